@@ -1,5 +1,5 @@
-//! Three servers, a balancer and its clients in one process: what goes where,
-//! who is refused, and what happens when a server dies.
+//! Balances connections of several clients over three servers in one process. Shows the
+//! distribution, a rate limit, and the failure of a server.
 //!
 //! ```sh
 //! cargo run --example in_process
@@ -29,10 +29,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let balancer = Arc::new(builder.build()?);
 
-    // The program accepts connections in its own way. Here it makes both ends.
+    // The program accepts the connections itself. This example also opens them.
     let listener = TcpListener::bind("127.0.0.1:0").await?;
 
-    println!("twelve connections of alice, and her limit is twelve:");
+    println!("alice opens 12 connections, which is her burst:");
     let (report, clients) = open(&balancer, &listener, "alice", 12).await?;
     for member in balancer.pool().members().iter() {
         let server = &member.server;
@@ -41,14 +41,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     close(clients).await?;
     report.print().await?;
 
-    println!("three more of alice at once, and three of bob:");
+    println!("alice opens 3 more, and bob opens 3:");
     for client in ["alice", "bob"] {
         let (report, clients) = open(&balancer, &listener, client, 3).await?;
         close(clients).await?;
         report.print().await?;
     }
 
-    println!("alpha dies, and six connections of carol come:");
+    println!("alpha stops, and carol opens 6 connections:");
     servers.remove(0).abort();
     let (report, clients) = open(&balancer, &listener, "carol", 6).await?;
     close(clients).await?;
@@ -67,7 +67,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What became of some connections.
+/// The results of a group of connections.
 struct Report {
     client: &'static str,
     balancing: JoinSet<Result<leastconn::Transfer, BalanceError>>,
@@ -75,23 +75,23 @@ struct Report {
 
 impl Report {
     async fn print(mut self) -> Result<(), Box<dyn Error>> {
-        let mut went = BTreeMap::new();
+        let mut counts = BTreeMap::new();
         while let Some(outcome) = self.balancing.join_next().await {
-            let what = match outcome? {
+            let result = match outcome? {
                 Ok(transfer) => format!("went to {}", transfer.server),
                 Err(error) => format!("refused: {}", error.reason()),
             };
-            *went.entry(what).or_insert(0) += 1;
+            *counts.entry(result).or_insert(0) += 1;
         }
-        for (what, count) in went {
-            println!("  {}: {count} {what}", self.client);
+        for (result, count) in counts {
+            println!("  {}: {count} {result}", self.client);
         }
         Ok(())
     }
 }
 
-/// Opens connections and has each balanced in a task of its own. Returns when
-/// each has had an answer, or was refused.
+/// Opens `count` connections and balances each in its own task. Returns when every connection
+/// received an answer or was refused.
 async fn open(
     balancer: &Arc<Balancer>,
     listener: &TcpListener,
@@ -108,7 +108,7 @@ async fn open(
             let (id, allowed) = (ClientId::from(client), Selector::all());
             balancer.balance(connection, &id, &allowed).await
         });
-        // A refused connection is closed, at any point of this.
+        // The write or the read fails if the connection is refused.
         let mut answer = [0; 5];
         if stream.write_all(b"hello").await.is_ok() && stream.read_exact(&mut answer).await.is_ok()
         {
@@ -133,7 +133,7 @@ async fn echo_server() -> Result<(Address, JoinHandle<()>), Box<dyn Error>> {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let (mut reader, mut writer) = stream.split();
-                // An error is the end of this connection and of nothing else.
+                // An error ends only this connection.
                 let _ = tokio::io::copy(&mut reader, &mut writer).await;
                 let _ = writer.shutdown().await;
             });

@@ -1,5 +1,5 @@
-//! A small TCP load balancer: listens at the first address and gives each
-//! connection to the server, of those that follow, that has the fewest.
+//! A small TCP load balancer: listens on the first address and forwards each connection to the
+//! server with the fewest connections.
 //!
 //! ```sh
 //! cargo run --example plain_tcp -- 127.0.0.1:8000 127.0.0.1:8081 127.0.0.1:8082
@@ -21,8 +21,8 @@ use tokio::{
 const USAGE: &str = "\
 usage: plain_tcp LISTEN SERVER...
 
-  LISTEN   where to listen: IP:PORT
-  SERVER   where connections go: HOST:PORT, one or more
+  LISTEN   address to listen on: IP:PORT
+  SERVER   server address: HOST:PORT, one or more
 
 example: plain_tcp 127.0.0.1:8000 127.0.0.1:8081 127.0.0.1:8082";
 
@@ -32,10 +32,10 @@ struct Arguments {
 }
 
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let listen = given.next().ok_or("where to listen is missing")?;
+    let listen = given.next().ok_or("LISTEN is missing")?;
     let listen = listen
         .parse()
-        .map_err(|_| format!("`{listen}` is not an IP address and port to listen at"))?;
+        .map_err(|_| format!("`{listen}` is not an IP address and port"))?;
     let servers: Vec<Address> = given
         .map(|server| {
             server
@@ -44,7 +44,7 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, Strin
         })
         .collect::<Result<_, _>>()?;
     if servers.is_empty() {
-        return Err("there is no server".to_owned());
+        return Err("SERVER is missing".to_owned());
     }
     Ok(Arguments { listen, servers })
 }
@@ -88,8 +88,11 @@ async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let balancer = Arc::new(builder.health_check(check, policy).build()?);
     let listener = TcpListener::bind(arguments.listen)
         .await
-        .map_err(|error| format!("cannot listen at {}: {error}", arguments.listen))?;
-    println!("listening at {}; Ctrl-C ends", listener.local_addr()?);
+        .map_err(|error| format!("cannot listen on {}: {error}", arguments.listen))?;
+    println!(
+        "listening on {}; press Ctrl-C to stop",
+        listener.local_addr()?
+    );
 
     let mut connections = JoinSet::new();
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
@@ -98,9 +101,9 @@ async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
             accepted = listener.accept() => match accepted {
                 Ok((connection, peer)) => {
                     backoff.reset();
-                    connections.spawn(carry(Arc::clone(&balancer), connection, peer));
+                    connections.spawn(handle(Arc::clone(&balancer), connection, peer));
                 }
-                // Out of descriptors, for instance: trying again at once would spin.
+                // For example out of file descriptors: retrying at once would spin.
                 Err(error) => {
                     eprintln!("cannot accept: {error}");
                     tokio::time::sleep(backoff.next_delay(random())).await;
@@ -113,7 +116,7 @@ async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
             }
         }
     }
-    println!("{} connections cut off", connections.len());
+    println!("{} open connections closed", connections.len());
     for member in balancer.pool().members().iter() {
         let (server, status) = (&member.server, member.server.status());
         let state = if status.is_up() { "up" } else { "down" };
@@ -126,8 +129,8 @@ async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-async fn carry(balancer: Arc<Balancer>, connection: TcpStream, peer: SocketAddr) {
-    // Small messages go on as they come.
+async fn handle(balancer: Arc<Balancer>, connection: TcpStream, peer: SocketAddr) {
+    // Do not delay small messages.
     let _ = connection.set_nodelay(true);
     let client = ClientId::from(peer.ip().to_string());
     match balancer

@@ -1,4 +1,4 @@
-//! Where a server listens: an IP address or a name, and a port; or a UNIX socket.
+//! Server addresses: host and port, or the path of a UNIX socket.
 
 use std::{
     fmt,
@@ -17,7 +17,7 @@ pub enum Address {
     Ip(SocketAddr),
     /// A host name and a port.
     Name {
-        /// The host name, as written.
+        /// The host name, not resolved.
         host: Arc<str>,
         /// The port.
         port: u16,
@@ -26,14 +26,14 @@ pub enum Address {
     Unix(Arc<Path>),
 }
 
-/// What the address of a UNIX socket begins with.
-const UNIX: &str = "unix:";
+/// Prefix of UNIX socket addresses.
+const UNIX_PREFIX: &str = "unix:";
 
-/// The longest path that the kernel takes.
+/// Maximum length of a UNIX socket path: `sun_path` without the terminating NUL.
 const MAX_PATH: usize = 107;
 
 impl Address {
-    /// The port. A UNIX socket has none.
+    /// The port. `None` for a UNIX socket.
     pub const fn port(&self) -> Option<u16> {
         match self {
             Self::Ip(address) => Some(address.port()),
@@ -42,7 +42,7 @@ impl Address {
         }
     }
 
-    /// The same host at another port. A UNIX socket stays as it is.
+    /// Replaces the port. The address of a UNIX socket is returned unchanged.
     pub fn with_port(&self, port: u16) -> Self {
         match self {
             Self::Ip(address) => Self::Ip(SocketAddr::new(address.ip(), port)),
@@ -54,7 +54,7 @@ impl Address {
         }
     }
 
-    /// The host as it belongs into an HTTP `Host` header; `localhost` for a UNIX socket.
+    /// The host without port, formatted for an HTTP `Host` header. `localhost` for a UNIX socket.
     pub fn host(&self) -> String {
         match self {
             Self::Ip(SocketAddr::V6(address)) => format!("[{}]", address.ip()),
@@ -76,31 +76,31 @@ impl fmt::Display for Address {
         match self {
             Self::Ip(address) => address.fmt(f),
             Self::Name { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+            Self::Unix(path) => write!(f, "{UNIX_PREFIX}{}", path.display()),
         }
     }
 }
 
-/// Why a text is not a server's address.
+/// A server address could not be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressError {
     /// There is no `:PORT` at the end.
     #[error("the port is missing: write HOST:PORT, for example `webapp1:80`")]
     MissingPort,
-    /// What stands after the last `:` is not a port that can be connected to.
+    /// The text after the last `:` is not a number from 1 to 65535.
     #[error("the port must be a number from 1 to 65535")]
     InvalidPort,
-    /// An IPv6 address needs brackets, so that its port can be told apart.
+    /// An IPv6 address without brackets, which makes the port ambiguous.
     #[error("an IPv6 address is written in brackets: `[::1]:80`")]
     UnbracketedV6,
-    /// What stands in brackets is not an IPv6 address.
+    /// The text in brackets is not an IPv6 address.
     #[error("not an IPv6 address between the brackets")]
     InvalidV6,
-    /// The host is empty, too long, or has characters no host name has.
+    /// The host is empty, too long, or contains characters that are not allowed in a host name.
     #[error("not a host name: letters, digits, `-`, `_` and `.`, each label at most 63 long")]
     InvalidHost,
-    /// The path of a UNIX socket is empty, too long, or has a NUL.
+    /// The path of a UNIX socket is empty, too long, or contains a NUL.
     #[error("the path of a UNIX socket has 1 to {MAX_PATH} bytes and no NUL")]
     InvalidPath,
 }
@@ -109,7 +109,7 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(path) = text.strip_prefix(UNIX) {
+        if let Some(path) = text.strip_prefix(UNIX_PREFIX) {
             return match path.len() {
                 1..=MAX_PATH if !path.contains('\0') => Ok(Self::Unix(Path::new(path).into())),
                 _ => Err(AddressError::InvalidPath),
@@ -120,7 +120,7 @@ impl FromStr for Address {
             return Err(AddressError::MissingPort);
         }
         if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-            // `::1` or `fe80::1:80`: nobody can say which part is the port.
+            // In `::1` and `fe80::1:80` the port is ambiguous.
             return Err(AddressError::UnbracketedV6);
         }
         let port = parse_port(port)?;
@@ -143,7 +143,7 @@ impl FromStr for Address {
 }
 
 fn parse_port(text: &str) -> Result<u16, AddressError> {
-    // `u16::from_str` takes a leading `+`.
+    // `u16::from_str` accepts a leading `+`.
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match text.parse() {
         Ok(port) if digits && port != 0 => Ok(port),
@@ -151,8 +151,8 @@ fn parse_port(text: &str) -> Result<u16, AddressError> {
     }
 }
 
-/// Host names as resolvers take them: RFC 1123 labels, and `_`, which container
-/// names have. A name of digits only is no name but a broken IPv4 address.
+/// Whether `host` is a host name as in RFC 1123, with `_` also allowed because container names
+/// contain it. Names of only digits and dots are rejected: they are malformed IPv4 addresses.
 fn is_host_name(host: &str) -> bool {
     let labels = host.strip_suffix('.').unwrap_or(host);
     (1..=253).contains(&labels.len())
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_ips_and_names() {
+    fn parses_ip_addresses_names_and_paths() {
         for text in [
             "127.0.0.1:80",
             "[::1]:8080",
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn reports_why_parsing_failed() {
         for (text, error) in [
             ("webapp1", AddressError::MissingPort),
             ("webapp1:", AddressError::InvalidPort),
@@ -202,7 +202,7 @@ mod tests {
             ("http://web:80", AddressError::UnbracketedV6),
         ] {
             let expected = if text.starts_with("http") {
-                // A URL is a common slip; any error will do, silence will not.
+                // A URL is a common mistake. Any error is acceptable.
                 text.parse::<Address>().is_err()
             } else {
                 text.parse::<Address>() == Err(error)

@@ -1,9 +1,9 @@
-//! Exponential back-off with jitter. Pure: the random number is an argument.
+//! Exponential backoff with jitter. The random number is an argument.
 
 use std::time::Duration;
 
-/// Delays that double from `min` to `max`, each shortened by up to half at
-/// random, so that many waiters do not come back in step.
+/// Delays that double from `min` to `max`. Each is shortened by a random part of up to one half, so
+/// that waiters do not retry in lockstep.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     min: Duration,
@@ -12,8 +12,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Delays from `min` to `max`; a `max` under `min` counts as `min`. A `min` of
-    /// zero stays zero.
+    /// Delays from `min` to `max`. A `max` below `min` is raised to `min`. If `min` is zero, all
+    /// delays are zero.
     pub fn new(min: Duration, max: Duration) -> Self {
         Self {
             min,
@@ -22,7 +22,7 @@ impl Backoff {
         }
     }
 
-    /// The next delay: between half of and all of the current step.
+    /// Returns a delay between half of the current step and the whole step, and doubles the step.
     pub fn next_delay(&mut self, random: u64) -> Duration {
         let step = self.next;
         self.next = step.saturating_mul(2).min(self.max);
@@ -30,16 +30,16 @@ impl Backoff {
         step.saturating_sub(half) + share(half, random)
     }
 
-    /// Starts over at `min`, after a success.
+    /// Restarts at `min`, after a success.
     pub const fn reset(&mut self) {
         self.next = self.min;
     }
 }
 
-/// `of` times a fraction that `random` draws from 0 to 1.
-pub fn share(of: Duration, random: u64) -> Duration {
-    // 584 years are enough of a delay, and keep the product within 128 bits.
-    let nanos = u64::try_from(of.as_nanos()).unwrap_or(u64::MAX);
+/// A random part of `duration`: `duration * random / 2^64`.
+pub fn share(duration: Duration, random: u64) -> Duration {
+    // Limited to 584 years, so that the product fits into 128 bits.
+    let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let share = (u128::from(nanos) * u128::from(random)) >> 64;
     Duration::from_nanos(share as u64)
 }
@@ -50,7 +50,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_longest_delay_does_not_overflow() {
+    fn longest_delay_does_not_overflow() {
         let mut backoff = Backoff::new(Duration::MAX, Duration::MAX);
         assert!(backoff.next_delay(u64::MAX) >= Duration::MAX / 2);
         assert!(share(Duration::MAX, u64::MAX) <= Duration::MAX);

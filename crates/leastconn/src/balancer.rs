@@ -73,7 +73,7 @@ pub struct Balancer {
 }
 
 /// Seconds between two sweeps of idle clients.
-const SWEEP: u64 = 60;
+const SWEEP_INTERVAL: u64 = 60;
 
 /// A connection that was relayed to a server and has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,7 +159,7 @@ impl Balancer {
 
     /// Admits a connection of `client`, connects to the server that the pool picks among
     /// those that are `allowed`, tries the next one if that fails, and relays until the
-    /// connection ends. [`Transfer::reason`] says how it ended.
+    /// connection ends. [`Transfer::reason`] is how it ended.
     ///
     /// The identity of the client is also the source for [`Balance::SourceHash`].
     ///
@@ -204,11 +204,12 @@ impl Balancer {
         })
     }
 
-    /// At most once a minute. Without new connections the table does not grow.
+    /// Runs at most once per [`SWEEP_INTERVAL`]. No timer is needed, because the table grows only
+    /// with new connections.
     fn forget_idle_clients(&self, now: Instant) {
         let seconds = now.saturating_duration_since(self.started).as_secs();
         let swept = self.swept.load(Ordering::Relaxed);
-        if seconds >= swept + SWEEP
+        if seconds >= swept + SWEEP_INTERVAL
             && self
                 .swept
                 .compare_exchange(swept, seconds, Ordering::Relaxed, Ordering::Relaxed)
@@ -244,13 +245,13 @@ impl BalancerBuilder {
         self
     }
 
-    /// How connecting is tried. The default is [`ConnectPolicy::default`].
+    /// Timeouts and retries of connects. The default is [`ConnectPolicy::default`].
     pub const fn connect(mut self, policy: ConnectPolicy) -> Self {
         self.connect = policy;
         self
     }
 
-    /// Time-outs of relayed connections. The default is [`RelayPolicy::default`].
+    /// Timeouts of relayed connections. The default is [`RelayPolicy::default`].
     pub const fn relay(mut self, policy: RelayPolicy) -> Self {
         self.relay = policy;
         self
@@ -305,7 +306,7 @@ impl BalancerBuilder {
     /// Builds the balancer and starts its health checks.
     ///
     /// # Errors
-    /// Without servers, or with two of the same name.
+    /// Without servers, or with two servers of the same name.
     ///
     /// # Panics
     /// With health checks, outside a Tokio runtime.

@@ -1,36 +1,33 @@
-//! Whether a server can be given connections: a pure state machine, fed with
-//! the outcomes of probes (active) and of real connects (passive).
+//! Server health: a pure state machine driven by the results of probes (active checks) and of
+//! connection attempts (passive checks).
 //!
-//! Active, as in HAProxy: `fall` failed probes in a row take a server down,
-//! `rise` good ones in a row bring it back. A server that was never probed
-//! counts as up, and its very first probe decides alone, so that a dead server
-//! is known after one probe and not after `fall` intervals.
+//! Active checks work as in HAProxy: `fall` consecutive failed probes mark a server as down, and
+//! `rise` consecutive successful probes mark it as up. A server starts as up, and its first probe
+//! alone sets its state, so a dead server is detected after one probe instead of `fall`.
 //!
-//! While no server of the upstream is available, one good probe brings a server
-//! up, whatever `rise` is: waiting for more would refuse clients, or send them to
-//! this same server as a last resort, and protect nothing.
+//! While no server of the upstream is available, one successful probe marks a server as up,
+//! whatever `rise` is. Requiring more would refuse clients without protecting anything.
 //!
-//! Passive, as in nginx: `max_fails` failed connects in a row, each at most
-//! `fail_timeout` after the one before, eject a server for `fail_timeout`. After
-//! that it is on trial: one connection is let through, its success ends the
-//! ejection, its failure ejects the server again, for `fail_timeout` times the number
-//! of ejections in a row (at most [`MAX_EJECTION`]). Where probes run, `rise` good ones
-//! in a row since the ejection end it early. Connects that began before an ejection, or
-//! that were made during it as a last resort, do not extend it.
+//! Passive checks work as in nginx: `max_fails` consecutive connect failures, each at most
+//! `fail_timeout` after the previous one, eject a server for `fail_timeout`. Then one trial
+//! connection is allowed. If it succeeds, the ejection ends. If it fails, the server is ejected
+//! again, for `fail_timeout` times the number of consecutive ejections (at most
+//! [`MAX_EJECTION`]). With active checks, `rise` consecutive successful probes also end an
+//! ejection. An ejection is not extended by connection attempts that started before it, or that
+//! used the ejected server as a last resort.
 //!
-//! No more than `max_ejected` of an upstream's servers are ejected at once (as Envoy's
-//! `max_ejection_percent`): a failure that all servers share says nothing about one.
+//! At most `max_ejected` of the servers of an upstream are ejected at once, like Envoy's
+//! `max_ejection_percent`: a failure that all servers share is no evidence against one of them.
 //!
-//! A row, not a window that begins with its first failure: of such windows, one
-//! can end between failures that are close together, and a server that fails
-//! every connect would not be ejected.
+//! Failures are counted as a run, not in fixed windows. A window can end between two failures
+//! that are close together, and then a server that fails every connect is never ejected.
 
 use std::{
     num::NonZeroU32,
     time::{Duration, Instant},
 };
 
-/// How many health checks change a server's state.
+/// Thresholds of active health checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ActivePolicy {
@@ -41,16 +38,16 @@ pub struct ActivePolicy {
 }
 
 impl ActivePolicy {
-    /// A server comes up after `rise` successful probes and goes down after `fall` failed ones.
+    /// Creates a policy from the two thresholds.
     pub const fn new(rise: NonZeroU32, fall: NonZeroU32) -> Self {
         Self { rise, fall }
     }
 }
 
-/// The longest that repeated ejections grow to. A longer `fail_timeout` does not grow.
+/// Upper limit for the duration of repeated ejections. A `fail_timeout` above it is used as it is.
 pub const MAX_EJECTION: Duration = Duration::from_secs(300);
 
-/// A part of a whole, from 0 to 1, exact to a millionth.
+/// A fraction from 0 to 1, in steps of one millionth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ratio {
     millionths: u32,
@@ -59,42 +56,42 @@ pub struct Ratio {
 impl Ratio {
     const ONE: f64 = 1e6;
 
-    /// Half.
+    /// 0.5.
     pub const HALF: Self = Self {
         millionths: 500_000,
     };
-    /// All.
+    /// 1.
     pub const ALL: Self = Self {
         millionths: 1_000_000,
     };
 
-    /// A part, if it is from 0 to 1.
-    pub fn new(part: f64) -> Option<Self> {
-        // In range, so the conversion is exact.
-        (0.0..=1.0).contains(&part).then(|| Self {
-            millionths: (part * Self::ONE).round() as u32,
+    /// Returns `None` unless `fraction` is from 0 to 1. Rounds to the nearest millionth.
+    pub fn new(fraction: f64) -> Option<Self> {
+        // In range, so the cast does not saturate.
+        (0.0..=1.0).contains(&fraction).then(|| Self {
+            millionths: (fraction * Self::ONE).round() as u32,
         })
     }
 
-    /// The part as a number from 0 to 1.
+    /// The fraction, from 0 to 1.
     pub fn get(self) -> f64 {
         f64::from(self.millionths) / Self::ONE
     }
 
-    /// This part of `count`, rounded down.
+    /// The product with `count`, rounded down.
     const fn of(self, count: usize) -> usize {
         (count as u128 * self.millionths as u128 / 1_000_000) as usize
     }
 }
 
-/// How many failed connects eject a server, and for how long.
+/// When connect failures eject a server, and for how long.
 ///
 /// ```
 /// use std::time::Duration;
 ///
 /// use leastconn::health::{PassivePolicy, Ratio};
 ///
-/// // Three failed connects in a row eject for 30 seconds, all servers if need be.
+/// // Three consecutive connect failures eject a server for 30 seconds. All servers may be ejected.
 /// let mut policy = PassivePolicy::default();
 /// policy.max_fails = 3;
 /// policy.fail_timeout = Duration::from_secs(30);
@@ -103,30 +100,30 @@ impl Ratio {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PassivePolicy {
-    /// Failed connects in a row that eject; 0: never.
+    /// Consecutive connect failures that eject a server. 0 disables ejection.
     pub max_fails: u32,
-    /// How long a failed connect is remembered, and how long a first ejection lasts.
+    /// How long a connect failure is remembered, and the duration of a first ejection.
     pub fail_timeout: Duration,
-    /// The part of an upstream's servers that may be ejected at once; see
+    /// The fraction of an upstream's servers that may be ejected at once; see
     /// [`PassivePolicy::max_ejected_of`].
     pub max_ejected: Ratio,
 }
 
 impl PassivePolicy {
-    /// How many of `servers` may be ejected at once: `max_ejected` of them, rounded down,
-    /// but at least one where there is another one, unless `max_ejected` is 0.
+    /// How many of `servers` may be ejected at once: `max_ejected` of them, rounded down, but at
+    /// least one if there are several servers and `max_ejected` is not 0.
     pub const fn max_ejected_of(&self, servers: usize) -> usize {
-        let part = self.max_ejected.of(servers);
-        if part == 0 && servers > 1 && self.max_ejected.millionths > 0 {
+        let share = self.max_ejected.of(servers);
+        if share == 0 && servers > 1 && self.max_ejected.millionths > 0 {
             1
         } else {
-            part
+            share
         }
     }
 }
 
 impl Default for PassivePolicy {
-    /// nginx's: one failure, ten seconds; and half of the servers at most.
+    /// As in nginx, one failure and ten seconds. At most half of the servers are ejected.
     fn default() -> Self {
         Self {
             max_fails: 1,
@@ -136,20 +133,20 @@ impl Default for PassivePolicy {
     }
 }
 
-/// What the health of one server depends on beside its own: its upstream's servers.
+/// State of the upstream's servers, which the health of each of them depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Siblings {
-    /// Servers of the upstream, this one included.
+    /// Number of servers of the upstream, including this one.
     pub servers: usize,
-    /// How many of the others are ejected.
+    /// Number of ejected servers, excluding this one.
     pub ejected: usize,
     /// Whether any server of the upstream is available.
     pub any_available: bool,
 }
 
 impl Siblings {
-    /// `ejected` of the others of `servers` are ejected, and some server is available.
+    /// Siblings of which some server is available.
     pub const fn new(servers: usize, ejected: usize) -> Self {
         Self {
             servers,
@@ -158,7 +155,7 @@ impl Siblings {
         }
     }
 
-    /// The same, while no server is available.
+    /// Sets `any_available` to false.
     #[must_use]
     pub const fn none_available(self) -> Self {
         Self {
@@ -168,14 +165,14 @@ impl Siblings {
     }
 }
 
-/// What a server's health allows.
+/// Whether a server can be given connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Availability {
-    /// It may be picked.
+    /// Connections are sent to it.
     Up,
-    /// Real connects failed: not before this time, and then one at a time until one succeeds.
+    /// Connects failed. A trial connection is allowed from this time on.
     Ejected(Instant),
-    /// Probes say that it does not work.
+    /// Probes failed.
     Down,
 }
 
@@ -184,112 +181,111 @@ pub enum Availability {
 pub struct Health {
     active: Option<ActivePolicy>,
     passive: PassivePolicy,
-    probed: bool,
-    up: bool,
-    /// Probes in a row that contradict `up`.
-    contrary: u32,
-    /// Good probes in a row since the last ejection.
-    good_since_ejection: u32,
-    /// Failed connects in a row.
-    fails: u32,
-    last_fail: Option<Instant>,
+    is_probed: bool,
+    is_up: bool,
+    /// Consecutive probes that contradict `is_up`.
+    contradicting_probes: u32,
+    /// Consecutive successful probes since the last ejection.
+    successes_since_ejection: u32,
+    /// Consecutive connect failures.
+    failures: u32,
+    last_failure: Option<Instant>,
     ejected_until: Option<Instant>,
-    /// When the last ejection began, also once it is over: connects that began before
-    /// are counted in it.
+    /// Start of the last ejection, kept after it ended: failures of connects that started
+    /// before it are ignored.
     ejected_at: Option<Instant>,
-    /// Ejections in a row.
+    /// Consecutive ejections.
     ejections: u32,
-    /// When the trial that is under way began.
-    trial_since: Option<Instant>,
+    /// Start of the current trial.
+    trial_started: Option<Instant>,
 }
 
 impl Health {
-    /// A server that is up until something says otherwise. Without an `active`
-    /// policy, probes are ignored.
+    /// A server that is up. Without an `active` policy, probes are ignored.
     pub const fn new(active: Option<ActivePolicy>, passive: PassivePolicy) -> Self {
         Self {
             active,
             passive,
-            probed: false,
-            up: true,
-            contrary: 0,
-            good_since_ejection: 0,
-            fails: 0,
-            last_fail: None,
+            is_probed: false,
+            is_up: true,
+            contradicting_probes: 0,
+            successes_since_ejection: 0,
+            failures: 0,
+            last_failure: None,
             ejected_until: None,
             ejected_at: None,
             ejections: 0,
-            trial_since: None,
+            trial_started: None,
         }
     }
 
-    /// What the server may be given now.
+    /// Whether the server can be given connections now.
     pub const fn availability(&self) -> Availability {
-        match (self.up, self.ejected_until) {
+        match (self.is_up, self.ejected_until) {
             (false, _) => Availability::Down,
             (true, Some(until)) => Availability::Ejected(until),
             (true, None) => Availability::Up,
         }
     }
 
-    /// Until when it is ejected, also while it is down.
+    /// The end of the ejection, also while the server is down.
     pub(crate) const fn ejected_until(&self) -> Option<Instant> {
         self.ejected_until
     }
 
-    /// A probe ended.
+    /// Records the result of a probe.
     pub fn probed(&mut self, success: bool, siblings: Siblings) {
         let Some(ActivePolicy { rise, fall }) = self.active else {
             return;
         };
-        let first = !std::mem::replace(&mut self.probed, true);
-        self.contrary = if success == self.up {
+        let first = !std::mem::replace(&mut self.is_probed, true);
+        self.contradicting_probes = if success == self.is_up {
             0
         } else {
-            self.contrary + 1
+            self.contradicting_probes + 1
         };
         let rise = if siblings.any_available {
             rise
         } else {
             NonZeroU32::MIN
         };
-        let needed = if self.up { fall } else { rise }.get();
-        if self.contrary >= needed || (first && self.contrary > 0) {
-            self.up = success;
-            self.contrary = 0;
+        let needed = if self.is_up { fall } else { rise }.get();
+        if self.contradicting_probes >= needed || (first && self.contradicting_probes > 0) {
+            self.is_up = success;
+            self.contradicting_probes = 0;
         }
-        self.good_since_ejection = if success {
-            self.good_since_ejection.saturating_add(1)
+        self.successes_since_ejection = if success {
+            self.successes_since_ejection.saturating_add(1)
         } else {
             0
         };
-        if self.ejected_until.is_some() && self.good_since_ejection >= rise.get() {
+        if self.ejected_until.is_some() && self.successes_since_ejection >= rise.get() {
             self.reinstate();
         }
     }
 
-    /// A real connect that began at `began` failed.
-    pub fn connect_failed(&mut self, began: Instant, now: Instant, siblings: Siblings) {
-        if self.passive.max_fails == 0 || self.ejected_at.is_some_and(|at| began < at) {
+    /// Records the failure of a connect that started at `started`.
+    pub fn connect_failed(&mut self, started: Instant, now: Instant, siblings: Siblings) {
+        if self.passive.max_fails == 0 || self.ejected_at.is_some_and(|at| started < at) {
             return;
         }
         if self.ejected_until.is_some() {
-            // Others than the trial are last resorts, which are expected to fail.
-            if self.trial_since.is_some_and(|trial| began >= trial) {
+            // Attempts other than the trial are last resorts, which are expected to fail.
+            if self.trial_started.is_some_and(|trial| started >= trial) {
                 self.eject(now);
             }
             return;
         }
-        let forgotten = self
-            .last_fail
+        let is_first = self
+            .last_failure
             .is_none_or(|last| now.saturating_duration_since(last) > self.passive.fail_timeout);
-        self.fails = if forgotten {
+        self.failures = if is_first {
             1
         } else {
-            self.fails.saturating_add(1)
+            self.failures.saturating_add(1)
         };
-        self.last_fail = Some(now);
-        if self.fails >= self.passive.max_fails
+        self.last_failure = Some(now);
+        if self.failures >= self.passive.max_fails
             && siblings.ejected < self.passive.max_ejected_of(siblings.servers)
         {
             self.eject(now);
@@ -299,51 +295,51 @@ impl Health {
     fn eject(&mut self, now: Instant) {
         self.ejections = self.ejections.saturating_add(1);
         let first = self.passive.fail_timeout;
-        let grown = first.saturating_mul(self.ejections);
-        self.ejected_until = Some(after(now, grown.min(MAX_EJECTION).max(first)));
+        let scaled = first.saturating_mul(self.ejections);
+        self.ejected_until = Some(after(now, scaled.min(MAX_EJECTION).max(first)));
         self.ejected_at = Some(now);
-        self.trial_since = None;
-        self.good_since_ejection = 0;
-        self.fails = 0;
-        self.last_fail = None;
+        self.trial_started = None;
+        self.successes_since_ejection = 0;
+        self.failures = 0;
+        self.last_failure = None;
     }
 
-    /// A real connect succeeded: what failed before no longer counts.
+    /// Records a successful connect: earlier failures no longer count.
     pub fn connect_succeeded(&mut self) {
         self.reinstate();
     }
 
-    /// Whether an ejection has lasted long enough for one connection to be tried.
+    /// Whether the ejection, if there is one, has lasted long enough for a trial connection.
     pub fn trial_is_due(&self, now: Instant) -> bool {
         self.ejected_until.is_none_or(|until| now >= until)
     }
 
-    /// The one connection of a trial that is due was let through. Holds the next
-    /// back until this one's outcome is known, or was lost for `fail_timeout`.
+    /// Records that a trial connection was started. The next trial is due when no result was
+    /// recorded within `fail_timeout`.
     pub fn start_trial(&mut self, now: Instant) {
         if self.ejected_until.is_some() {
             self.ejected_until = Some(after(now, self.passive.fail_timeout));
-            self.trial_since = Some(now);
+            self.trial_started = Some(now);
         }
     }
 
-    /// Whether some failure is remembered that a success would clear.
+    /// Whether the server is ejected or has connect failures that a success would clear.
     pub const fn is_troubled(&self) -> bool {
-        self.ejected_until.is_some() || self.fails > 0
+        self.ejected_until.is_some() || self.failures > 0
     }
 
-    /// Takes over changed policies; what is known of the server stays.
+    /// Replaces the policies and keeps the state of the server.
     pub const fn set_policies(&mut self, active: Option<ActivePolicy>, passive: PassivePolicy) {
         self.active = active;
         self.passive = passive;
         if active.is_none() {
-            // Nothing will ever bring it up again.
-            self.up = true;
-            self.contrary = 0;
-            self.probed = false;
+            // Without probes it would stay down forever.
+            self.is_up = true;
+            self.contradicting_probes = 0;
+            self.is_probed = false;
         }
         if passive.max_fails == 0 {
-            // Nothing would be ejected now, so nothing stays ejected.
+            // Ejection is disabled, so end the current one.
             self.reinstate();
         }
     }
@@ -351,17 +347,17 @@ impl Health {
     const fn reinstate(&mut self) {
         self.ejected_until = None;
         self.ejections = 0;
-        self.trial_since = None;
-        self.fails = 0;
-        self.last_fail = None;
+        self.trial_started = None;
+        self.failures = 0;
+        self.last_failure = None;
     }
 }
 
-/// `now + by`, or a time that nobody lives to see: `by` is configured, and the
-/// sum of an `Instant` and a large `Duration` panics.
-fn after(now: Instant, by: Duration) -> Instant {
+/// `now + delay`, with `delay` limited to a century: it is configured, and adding a large
+/// `Duration` to an `Instant` panics.
+fn after(now: Instant, delay: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
-    now.checked_add(by.min(CENTURY)).unwrap_or(now)
+    now.checked_add(delay.min(CENTURY)).unwrap_or(now)
 }
 
 #[cfg(test)]

@@ -1,19 +1,19 @@
-//! A connection's place on a server, counted while the lease lives.
+//! RAII guard that counts a connection on its server.
 
 use std::fmt;
 
 use crate::{server::Server, sync::Arc};
 
-/// One connection in flight on a server: counted when picked, before anything
-/// is dialled, and until this is dropped.
+/// One connection in flight on a server, counted from the pick, before dialling, until the lease
+/// is dropped.
 ///
-/// Load as a reference count (as in tower's `PendingRequests`): there is no
-/// call to forget and no path, early return or panic that leaks a count.
+/// Like tower's `PendingRequests`, a guard needs no explicit release call, so no early return or
+/// panic can leak a count.
 #[must_use = "the connection counts only while the lease is held"]
 pub struct Lease(Arc<Server>);
 
 impl Lease {
-    /// `server` must have been acquired for this lease.
+    /// Wraps a server whose count was already increased for this lease.
     pub(crate) const fn of_acquired(server: Arc<Server>) -> Self {
         Self(server)
     }
@@ -23,7 +23,7 @@ impl Lease {
         &self.0
     }
 
-    /// Ends the lease and keeps the server.
+    /// Releases the count and returns the server.
     pub(crate) fn into_server(self) -> Arc<Server> {
         Arc::clone(&self.0)
     }

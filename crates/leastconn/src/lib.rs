@@ -54,7 +54,7 @@
 //! | [`Limiter`], [`Permit`] | connection rate and concurrency of each client, in bounded memory |
 //! | [`health`] | when failed connects and probes take a server out, and when it returns |
 //! | [`net::Connect`] | dials the server that was picked, or the next one |
-//! | [`net::relay`](net::relay()) | relays bytes in both directions, with half-close, resets and time-outs |
+//! | [`net::relay`](net::relay()) | relays bytes in both directions, with half-close, resets and timeouts |
 //! | [`net::Checker`] | probes the servers |
 //!
 //! Everything except `net` and [`Balancer`] has no clock, no I/O and no tasks: the time is an

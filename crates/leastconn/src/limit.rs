@@ -1,21 +1,19 @@
-//! Limits per client: how many connections a second, and how many at once.
+//! Per-client limits: the rate of new connections and the number of concurrent connections.
 //!
-//! The rate is a token bucket, see [`RateLimit`]: from any moment on, `t` seconds
-//! admit at most `burst + rate * t` connections, and a client that always asks
-//! gets them all but one. A refused connection uses up nothing.
+//! The rate is a token bucket, see [`RateLimit`]. In any period of `t` seconds, at most
+//! `burst + rate * t` connections are admitted, and a client that retries all the time gets more
+//! than `burst + rate * t - 1`. Refused connections use no tokens.
 //!
-//! A client is forgotten only when it has no connection open and its bucket is
-//! full, which is what a client never seen has. So forgetting gives nobody a
-//! fresh burst. The table has a fixed capacity. When it is full of clients that may
-//! not be forgotten yet, strangers are refused, and those in it are served as before;
-//! or, in a table made by [`Limiter::forgetful`], clients without connections are
-//! forgotten early, those whose bucket is closest to full first.
+//! A client is forgotten only when it has no open connections and its bucket is full. A client
+//! that was never seen is in the same state, so forgetting does not grant another burst. The
+//! table has a fixed capacity. When it is full, [`Limiter::new`] refuses unknown clients and
+//! serves known ones as before. [`Limiter::forgetful`] instead forgets clients without
+//! connections early, those with the fullest buckets first.
 //!
-//! Cost: one uncontended lock and one or two hash look-ups for a connection,
-//! and about 200 bytes for a client while it is remembered.
+//! Cost: one uncontended lock and one or two hash lookups per connection, and about 200 bytes per
+//! remembered client.
 //!
-//! Source: nginx issue and Envoy issues 14664 and 27853 for what users miss
-//! elsewhere: limits per certificate.
+//! Source: Envoy issues 14664 and 27853, where users ask for limits per certificate.
 
 mod rate;
 
@@ -72,29 +70,29 @@ impl Limits {
     }
 }
 
-/// A client was not admitted. Nothing was counted against it.
+/// The client was not admitted. The attempt does not count against its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// Faster than its rate.
+    /// The client exceeds its connection rate.
     #[error(
         "the client opens connections faster than its rate limit; the next is admitted in {}",
         ShortDuration(*.retry_after)
     )]
     RateLimited {
-        /// When the next connection would be admitted.
+        /// Time until the next connection would be admitted.
         retry_after: Duration,
     },
-    /// At its number of connections.
-    #[error("the client has as many connections open as it may")]
+    /// The client has reached its maximum of concurrent connections.
+    #[error("the client has reached its maximum of concurrent connections")]
     TooManyConnections,
-    /// The table of clients is full of others.
-    #[error("too many clients at once to keep count of")]
+    /// The table has no room for another client.
+    #[error("the table of clients is full")]
     TableFull,
 }
 
 impl Refusal {
-    /// The stable code.
+    /// The reason code.
     pub const fn reason(&self) -> Reason {
         match self {
             Self::RateLimited { .. } => Reason::RateLimited,
@@ -104,7 +102,7 @@ impl Refusal {
     }
 }
 
-/// The table of all clients' buckets and counts.
+/// Rate and concurrency limits of all clients, in bounded memory.
 #[derive(Debug)]
 pub struct Limiter {
     epoch: Instant,
@@ -114,31 +112,31 @@ pub struct Limiter {
     when_full: WhenFull,
 }
 
-/// What a full table does about a client that it does not know.
+/// How a full table handles an unknown client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WhenFull {
     Refuse,
-    Forget,
+    ForgetEarly,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
     clients: HashMap<ClientId, Entry>,
-    /// When idle ones may be looked for again, since `epoch`.
+    /// Earliest time of the next sweep, in nanoseconds since `epoch`.
     next_sweep: u64,
 }
 
 #[derive(Debug, Default)]
 struct Entry {
     bucket: Bucket,
-    /// Connections open. Shared with the permits.
+    /// Number of open connections. Shared with the permits.
     open: Arc<AtomicU64>,
 }
 
 impl Entry {
     fn admit(&mut self, limits: &Limits, now: u64) -> Result<Permit, Refusal> {
-        // Only admissions add to it, and they hold the shard's lock: it can but
-        // shrink until it is counted up below.
+        // The count cannot grow before the increment below: only admissions increase it, and
+        // they hold the lock of the shard.
         let open = self.open.load(Ordering::Acquire);
         if limits
             .max_conns
@@ -160,7 +158,7 @@ impl Entry {
     }
 }
 
-/// Proof that a client was admitted: counts as one of its connections while it lives.
+/// Proof that a connection was admitted. It counts against the client's limit until it is dropped.
 #[must_use = "the connection counts only while the permit is held"]
 #[derive(Debug)]
 pub struct Permit(Arc<AtomicU64>);
@@ -171,37 +169,35 @@ impl Drop for Permit {
     }
 }
 
-/// Enough that cores rarely meet.
+/// Enough for lock contention to be rare.
 const MAX_SHARDS: usize = 64;
 
-/// Clients in a shard, at least, where there is more than one: identities fall
-/// into shards by chance, and in smaller ones chance would fill some long before
-/// the table is full.
+/// Minimum capacity of a shard if there are several. Clients are distributed by hash, so some of
+/// many small shards would be full long before the table is.
 const MIN_SHARD: usize = 1024;
 
-/// A full shard that forgets early forgets this part of its clients at a time, so that a
-/// pass over all of them is rare.
-const BATCH: usize = 16;
+/// Early forgetting removes `1 / EARLY_FRACTION` of the clients of a shard at once, so that passes
+/// over the whole shard are rare.
+const EARLY_FRACTION: usize = 16;
 
-/// How long a shard rests between sweeps for room, for each client in it: a
-/// hundred times of what looking at one takes. So a flood of strangers at a
-/// table that is full costs a hundredth of a core.
-const REST_PER_CLIENT: u64 = 1_000;
+/// Minimum time between two sweeps of a full shard, in nanoseconds per client. It is about a
+/// hundred times the cost of checking one client, so a flood of unknown clients spends at most one
+/// percent of a core on sweeps.
+const SWEEP_INTERVAL_PER_CLIENT: u64 = 1_000;
 
 impl Limiter {
-    /// A table for up to about `capacity` clients that are not idle. `epoch`
-    /// must not be later than any `now` given later.
+    /// Creates a table for about `capacity` clients that are not idle. `epoch` must not be later
+    /// than any `now` passed to the other methods.
     pub fn new(capacity: usize, epoch: Instant) -> Self {
         Self::with(capacity, epoch, WhenFull::Refuse)
     }
 
-    /// A table that never refuses a client for being full.
+    /// Creates a table that never refuses a client because it is full.
     ///
-    /// It makes room by forgetting clients without connections whose bucket is not full
-    /// yet: they may have another burst. Clients with connections stay, also beyond
-    /// `capacity`.
+    /// To make room, it forgets clients without connections before their bucket is full, which
+    /// allows them another burst. Clients with connections are kept even beyond `capacity`.
     pub fn forgetful(capacity: usize, epoch: Instant) -> Self {
-        Self::with(capacity, epoch, WhenFull::Forget)
+        Self::with(capacity, epoch, WhenFull::ForgetEarly)
     }
 
     fn with(capacity: usize, epoch: Instant, when_full: WhenFull) -> Self {
@@ -217,11 +213,10 @@ impl Limiter {
 
     /// Admits one connection of `client` under `limits`, or refuses it.
     ///
-    /// The limits come with each call, so changed ones hold from the next
-    /// connection on, with the client's past kept.
+    /// Changed limits apply from the next call on. What the client used before still counts.
     ///
     /// # Errors
-    /// When the client is over a limit, or the table is full.
+    /// If the client is over a limit, or the table is full.
     pub fn admit(
         &self,
         client: &ClientId,
@@ -240,7 +235,7 @@ impl Limiter {
         Ok(permit)
     }
 
-    /// Connections that `client` has open.
+    /// Number of connections that `client` has open.
     pub fn open(&self, client: &ClientId) -> u64 {
         lock(self.shard(client))
             .clients
@@ -248,7 +243,7 @@ impl Limiter {
             .map_or(0, |entry| entry.open.load(Ordering::Acquire))
     }
 
-    /// Clients that are remembered.
+    /// Number of remembered clients.
     pub fn len(&self) -> usize {
         self.shards
             .iter()
@@ -261,9 +256,9 @@ impl Limiter {
         self.len() == 0
     }
 
-    /// Forgets the clients that are idle at `now`, and gives their memory back.
-    /// Call it now and then (each minute); no decision depends on it while the
-    /// table has room.
+    /// Forgets the clients that are idle at `now` and releases their memory. Call it
+    /// periodically, for example every minute. It does not change any decision while the table
+    /// has room.
     pub fn forget_idle(&self, now: Instant) {
         let now = self.stamp(now);
         for shard in &self.shards {
@@ -279,7 +274,7 @@ impl Limiter {
         &self.shards[self.hasher.hash_one(client) as usize % self.shards.len()]
     }
 
-    /// Nanoseconds since the epoch.
+    /// Nanoseconds since `epoch`.
     fn stamp(&self, now: Instant) -> u64 {
         let nanos = now.saturating_duration_since(self.epoch).as_nanos();
         u64::try_from(nanos).unwrap_or(u64::MAX)
@@ -290,13 +285,15 @@ impl Shard {
     fn make_room(&mut self, capacity: usize, when_full: WhenFull, now: u64) -> Result<(), Refusal> {
         if self.clients.len() >= capacity && now >= self.next_sweep {
             self.sweep(now);
-            if when_full == WhenFull::Forget && self.clients.len() >= capacity {
-                self.forget_early(self.clients.len() - capacity + capacity.div_ceil(BATCH));
+            if when_full == WhenFull::ForgetEarly && self.clients.len() >= capacity {
+                self.forget_early(
+                    self.clients.len() - capacity + capacity.div_ceil(EARLY_FRACTION),
+                );
             }
-            // With room made, the next sweep is due when that is used up, however soon.
+            // If early forgetting made room, sweep again as soon as the shard is full.
             if self.clients.len() >= capacity || when_full == WhenFull::Refuse {
-                let rest = REST_PER_CLIENT.saturating_mul(capacity as u64);
-                self.next_sweep = now.saturating_add(rest);
+                let interval = SWEEP_INTERVAL_PER_CLIENT.saturating_mul(capacity as u64);
+                self.next_sweep = now.saturating_add(interval);
             }
         }
         if self.clients.len() >= capacity && when_full == WhenFull::Refuse {
@@ -305,8 +302,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Forgets up to `count` clients without connections, those first whose buckets are
-    /// full soonest.
+    /// Forgets up to `count` clients without connections, in the order in which their buckets
+    /// become full.
     fn forget_early(&mut self, count: usize) {
         let unused = |entry: &Entry| entry.open.load(Ordering::Acquire) == 0;
         let mut times: Vec<u64> = self
@@ -319,10 +316,10 @@ impl Shard {
             return;
         };
         let (_, &mut latest, _) = times.select_nth_unstable(last);
-        let mut left = count;
+        let mut remaining = count;
         self.clients.retain(|_, entry| {
-            let forget = left > 0 && entry.bucket.full_at() <= latest && unused(entry);
-            left -= usize::from(forget);
+            let forget = remaining > 0 && entry.bucket.full_at() <= latest && unused(entry);
+            remaining -= usize::from(forget);
             !forget
         });
     }

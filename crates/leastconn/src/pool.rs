@@ -57,7 +57,7 @@ pub use selector::Selector;
 ///     .build()?;
 /// let lease = pool.pick(&pool.all(), &Tried::default(), Instant::now()).expect("both are up");
 ///
-/// // The first server is replaced; its connection goes on and still counts.
+/// // The first server is replaced; its connection stays open and still counts.
 /// let change = pool.update([server("10.0.0.2:80")?, server("10.0.0.3:80")?])?;
 /// assert_eq!(change.removed[0].as_str(), "10.0.0.1:80");
 /// assert_eq!(lease.server().in_flight(), 1);

@@ -1,14 +1,14 @@
-//! Why a connection ended: one stable code each, the same in logs, metrics and
-//! typed errors.
+//! Reason codes: why a connection ended. The codes are stable, and the same in logs, metrics and
+//! errors.
 
 use std::fmt;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $code:literal,)+) => {
-        /// How a connection ended. Exactly one belongs to every connection.
+        /// How a connection ended. Every connection has exactly one reason.
         ///
-        /// The library raises those of limiting, connecting and relaying; a
-        /// server on top of it raises the others.
+        /// The library uses the reasons of limits, connecting and relaying. The others are for
+        /// servers that are built on it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum Reason {
@@ -28,72 +28,73 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// It ended well: both sides finished sending, all bytes were delivered.
+    /// Both sides finished sending, and all bytes were delivered.
     Ok = "ok",
     /// The client was not authorized before the handshake deadline.
     HandshakeTimeout = "handshake_timeout",
-    /// The TLS handshake broke: not TLS, no common version or suite, or the client went away.
+    /// The TLS handshake failed: not TLS, no common version or cipher suite, or the client closed
+    /// the connection.
     HandshakeFailed = "handshake_failed",
-    /// The client did not ask for TLS where it must do so in its own protocol (STARTTLS).
+    /// The client did not request TLS by STARTTLS on a listener that requires it.
     NotTls = "not_tls",
-    /// The client showed no certificate where one is required.
+    /// The client sent no certificate, and one is required.
     NoCertificate = "no_certificate",
-    /// The certificate does not chain to a trusted CA, or is not fit for a client.
+    /// The certificate does not chain to a trusted CA, or must not be used by a client.
     UntrustedCertificate = "untrusted_certificate",
     /// The certificate is outside its validity period.
     ExpiredCertificate = "expired_certificate",
-    /// The certificate, or one above it, is on a revocation list.
+    /// The certificate, or an issuer in its chain, is revoked by a CRL.
     RevokedCertificate = "revoked_certificate",
-    /// The revocation list that decides about the certificate has expired.
+    /// The CRL for the certificate has expired.
     CrlExpired = "crl_expired",
-    /// The certificate does not say one thing about who its owner is.
+    /// The certificate does not identify the client unambiguously.
     AmbiguousIdentity = "ambiguous_identity",
     /// No rule matches the client.
     UnknownClient = "unknown_client",
-    /// A rule matches, and grants no server of this upstream.
+    /// A rule matches, but allows no server of this upstream.
     NotAllowed = "not_allowed",
     /// The client opens connections faster than its rate limit.
     RateLimited = "rate_limited",
-    /// The client has as many connections open as it may.
+    /// The client has reached its maximum of concurrent connections.
     TooManyConnections = "too_many_connections",
-    /// The balancer itself is at a limit.
+    /// The balancer has reached one of its own limits.
     Overloaded = "overloaded",
-    /// No allowed server is ready to be tried.
+    /// No server that the client may use is available.
     NoServerAvailable = "no_server_available",
     /// Every server that was tried refused the connection or did not answer.
     ConnectFailed = "connect_failed",
-    /// No byte went either way for the idle time-out.
+    /// No byte was transferred in either direction for the idle timeout.
     IdleTimeout = "idle_timeout",
-    /// One side had finished sending, and no byte came for the half-close time-out.
+    /// One side had finished sending, and the other sent nothing for the half-close timeout.
     HalfCloseTimeout = "half_close_timeout",
     /// The connection reached its maximum age.
     MaxLifetime = "max_lifetime",
     /// The client reset the connection.
     ClientReset = "client_reset",
-    /// The client closed before a server was connected, without having sent anything.
+    /// The client closed the connection before a server was connected, and had sent nothing.
     ClientClosed = "client_closed",
     /// The server reset the connection.
     ServerReset = "server_reset",
-    /// The client ended its stream without the protocol's end, for TLS without
-    /// `close_notify`. Not a failure: all bytes were delivered.
+    /// The client ended a TLS stream without `close_notify`. Not a failure: all bytes were
+    /// delivered.
     ClientTruncated = "client_truncated",
-    /// The server ended its stream without the protocol's end, for TLS without
-    /// `close_notify`. Not a failure: all bytes were delivered.
+    /// The server ended a TLS stream without `close_notify`. Not a failure: all bytes were
+    /// delivered.
     ServerTruncated = "server_truncated",
-    /// TLS failed after the handshake: a bad record, a fatal alert, a limit.
+    /// TLS failed after the handshake: invalid record, fatal alert or exceeded limit.
     TlsError = "tls_error",
-    /// A change of the rules ended it.
+    /// A policy change no longer allows the connection.
     PolicyChanged = "policy_changed",
-    /// The balancer stopped before the connection had ended.
+    /// The balancer stopped before the connection ended.
     Drained = "drained",
-    /// An operator ended it.
+    /// An operator closed the connection.
     Killed = "killed",
 }
 
 impl Reason {
-    /// Whether the connection was refused or failed. A truncated stream is no
-    /// failure: many clients close without `close_notify` after a complete exchange. Nor is
-    /// a client that closes before a server is connected: monitors do.
+    /// Whether the connection was refused or failed. A truncated stream is not a failure, because
+    /// many clients close without `close_notify` after a complete exchange. Neither is a client
+    /// that closes before a server is connected, as monitoring probes do.
     pub const fn is_failure(self) -> bool {
         !matches!(
             self,
@@ -101,7 +102,7 @@ impl Reason {
         )
     }
 
-    /// Position in [`Reason::ALL`], for arrays of counters.
+    /// Position in [`Reason::ALL`], for use as an array index.
     pub const fn index(self) -> usize {
         self as usize
     }

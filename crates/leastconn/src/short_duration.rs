@@ -1,10 +1,10 @@
 use std::{fmt, time::Duration};
 
-/// A duration for people: at most three significant digits, as in `476ms`, `1.5s` or `16.7m`.
+/// Formats a duration with at most three significant digits, such as `476ms`, `1.5s` or `16.7m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShortDuration(pub Duration);
 
-/// Units with their length in nanoseconds, the largest first.
+/// Units and their length in nanoseconds, largest first.
 const UNITS: [(&str, f64); 6] = [
     ("d", 86_400e9),
     ("h", 3_600e9),
@@ -14,8 +14,8 @@ const UNITS: [(&str, f64); 6] = [
     ("us", 1e3),
 ];
 
-/// Up to this many of a unit, fewer than three digits would be shown of the next larger one.
-const MOST: f64 = 999.5;
+/// Below this count, a larger unit would show fewer than three digits.
+const MAX_COUNT: f64 = 999.5;
 
 impl fmt::Display for ShortDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -23,12 +23,12 @@ impl fmt::Display for ShortDuration {
         if nanos == 0.0 {
             return f.write_str("0s");
         }
-        // The smallest unit of which there are not too many. Seconds and minutes change to
-        // the next unit earlier, where people stop counting in them.
+        // The smallest unit with at most three digits. Seconds and minutes switch to the next unit
+        // at 100 already, because larger counts of them are hard to read.
         let is_fit = |&(unit, size): &(&str, f64)| match unit {
             "d" => true,
             "s" | "m" => nanos / size < 99.95,
-            _ => nanos / size < MOST,
+            _ => nanos / size < MAX_COUNT,
         };
         let fit = UNITS.iter().rev().find(|unit| is_fit(unit));
         let &(unit, size) = fit.unwrap_or(&UNITS[0]);
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_digits_are_shown() {
+    fn shows_three_significant_digits() {
         for (nanos, shown) in [
             (0, "0s"),
             (1, "0us"),

@@ -1,7 +1,7 @@
-//! The atomics and locks that the core is built on: `std`'s, or loom's under
-//! `--cfg loom`, so that the models in the tests explore the code that runs.
+//! Atomics and locks of the core: from `std`, or from loom under `--cfg loom`, so that the loom
+//! tests run the same code.
 //!
-//! `Arc` is `std`'s in both: no decision hangs on a reference count, and loom's
+//! `Arc` always comes from `std`: no decision depends on a reference count, and loom's `Arc`
 //! cannot hold a slice.
 
 pub(crate) use std::sync::Arc;
@@ -17,9 +17,8 @@ pub(crate) use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-/// Locks, and goes on after a panic in another holder: every critical section
-/// of this crate leaves its data whole at each step, and a balancer that stops
-/// counting because one task died would be the larger fault.
+/// Locks and ignores poisoning: every critical section of this crate keeps its data consistent at
+/// each step, so a panic in one task must not stop the counting of all connections.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     match mutex.lock() {
         Ok(guard) => guard,

@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use crate::Weight;
 
-    /// In flight and weight; weight 0 stands for a server that is out.
+    /// From pairs of in-flight connections and weight. Weight 0 marks an unavailable server.
     fn loads(of: &[(u32, u32)]) -> impl Iterator<Item = Option<(Load, ())>> {
         of.iter().map(|&(in_flight, weight)| {
             Weight::new(weight).map(|weight| (Load { in_flight, weight }, ()))
@@ -161,12 +161,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_is_less_loaded_than_the_one_picked(
+        fn picked_server_has_the_least_load(
             table in prop::collection::vec((prop_oneof![0u32..6, any::<u32>()], 0u32..6), 0..12),
             seed: u64,
         ) {
-            // By division, in a number with digits enough for it to be exact:
-            // two loads that differ do so by at least 1 / (65,535 * 65,535).
+            // Division in fixed point with 64 fractional bits. That is precise enough: different
+            // loads differ by at least 1 / (65,535 * 65,535).
             let load = |(in_flight, weight): (u32, u32)| {
                 (weight > 0).then(|| ((u128::from(in_flight) + 1) << 64) / u128::from(weight))
             };
@@ -178,18 +178,18 @@ mod tests {
     }
 
     #[test]
-    fn the_least_loaded_per_weight_wins() {
+    fn least_load_per_weight_wins() {
         assert_eq!(
             least(loads(&[(3, 1), (1, 1), (2, 1)]), 7).map(|p| p.0),
             Some(1)
         );
-        // (9+1)/5 = 2 against (1+1)/1 = 2 would tie; one less does not.
+        // (9+1)/5 would tie with (1+1)/1. (8+1)/5 is less.
         assert_eq!(least(loads(&[(1, 1), (8, 5)]), 7).map(|p| p.0), Some(1));
         assert_eq!(least(loads(&[]), 7), None);
     }
 
     #[test]
-    fn candidates_that_are_out_are_passed_over() {
+    fn unavailable_servers_are_skipped() {
         assert_eq!(
             least(loads(&[(0, 0), (9, 1), (0, 0)]), 7).map(|p| p.0),
             Some(1)
@@ -198,9 +198,9 @@ mod tests {
     }
 
     #[test]
-    fn ties_are_fair_even_beside_a_server_that_is_not_tied() {
-        // With "random start, first wins", position 2 would be drawn half the
-        // time: for the starts 1 and 2.
+    fn ties_are_broken_evenly() {
+        // If the first tie after a random start won, position 2 would win half of the picks:
+        // those that start at 1 or 2.
         let table = [(0, 1), (5, 1), (0, 1), (0, 1)];
         let mut wins = [0u32; 4];
         for seed in 0..30_000u64 {

@@ -29,7 +29,7 @@ pub(crate) trait Servers {
 
     fn weight(&self, position: usize) -> Weight;
 
-    /// All servers in order; `None` stands for one that is not open or in slow start. Sets
+    /// All servers in order; `None` if a server is not open or in slow start. Sets
     /// `ramping` if one is open and in slow start.
     ///
     /// The fast path: slow start costs a healthy server one test. An iterator, because access

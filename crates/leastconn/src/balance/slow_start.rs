@@ -58,7 +58,7 @@ impl Ramp {
         self.duration == 0
     }
 
-    /// The share after so many nanoseconds; `None`: the ramp has ended.
+    /// The share after `elapsed` nanoseconds. `None`: the ramp has ended.
     pub(crate) fn share_after(self, elapsed: u64) -> Option<u32> {
         let whole = elapsed.checked_div(self.duration)?;
         let rest = u128::from(elapsed % self.duration) * u128::from(FULL_SHARE);
@@ -72,7 +72,7 @@ impl Ramp {
         u32::try_from(share).ok().filter(|&share| share < self.end)
     }
 
-    /// The share after so many nanoseconds and the time left until the whole share. `None`:
+    /// The share after `elapsed` nanoseconds, and the time left until the whole share. `None`:
     /// the whole share is reached.
     pub(crate) fn progress(self, elapsed: u64) -> Option<(u32, Duration)> {
         let share = self

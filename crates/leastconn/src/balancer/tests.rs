@@ -6,9 +6,9 @@ use tokio::time::advance;
 use super::*;
 use crate::RateLimit;
 
-/// No socket is involved: the only server is in maintenance.
+/// Uses no sockets, because time is paused: the only server is in maintenance.
 #[tokio::test(start_paused = true)]
-async fn idle_clients_are_forgotten_while_others_come() {
+async fn idle_clients_are_forgotten() {
     let balancer = Balancer::builder("web")
         .server(ServerSpec::new(
             "web1",
@@ -23,7 +23,7 @@ async fn idle_clients_are_forgotten_while_others_come() {
     for server in balancer.pool().members().iter() {
         server.server.set_admin(crate::AdminState::Maint);
     }
-    let come = async |client: &str| {
+    let connect = async |client: &str| {
         let (stream, _peer) = tokio::net::UnixStream::pair().unwrap();
         let result = balancer
             .balance(stream, &client.into(), &Selector::all())
@@ -31,16 +31,16 @@ async fn idle_clients_are_forgotten_while_others_come() {
         assert_eq!(result.unwrap_err().reason(), Reason::NoServerAvailable);
     };
     for client in 0..1000 {
-        come(&format!("client{client}")).await;
+        connect(&format!("client{client}")).await;
     }
     assert_eq!(balancer.limiter.len(), 1000);
-    advance(Duration::from_secs(SWEEP)).await;
-    come("another").await;
+    advance(Duration::from_secs(SWEEP_INTERVAL)).await;
+    connect("another").await;
     assert_eq!(balancer.limiter.len(), 1);
 }
 
 #[tokio::test]
-async fn a_connection_given_up_is_seen_as_broken_by_both_sides() {
+async fn dropped_future_resets_both_sides() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -56,16 +56,16 @@ async fn a_connection_given_up_is_seen_as_broken_by_both_sides() {
     let allowed = Selector::all();
     let id = ClientId::from("c");
     let mut balancing = Box::pin(balancer.balance(connection, &id, &allowed));
-    let talk = async {
+    let exchange = async {
         let (mut server, _) = server.accept().await.unwrap();
-        client.write_all(b"half of it").await.unwrap();
+        client.write_all(b"incomplete").await.unwrap();
         let mut bytes = [0; 10];
         server.read_exact(&mut bytes).await.unwrap();
         server
     };
     let mut server = tokio::select! {
-        _ = &mut balancing => panic!("nobody ended it"),
-        server = talk => server,
+        _ = &mut balancing => panic!("the connection ended early"),
+        server = exchange => server,
     };
     drop(balancing);
     for stream in [&mut client, &mut server] {
@@ -76,7 +76,7 @@ async fn a_connection_given_up_is_seen_as_broken_by_both_sides() {
 }
 
 #[tokio::test]
-async fn a_client_may_be_allowed_only_what_there_is() {
+async fn selecting_an_unknown_server_fails() {
     let upstream = Upstream::start(Behaviour::Echo).await;
     let balancer = Balancer::builder("web")
         .server(ServerSpec::new("web1", upstream.addr()))

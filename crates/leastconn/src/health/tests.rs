@@ -6,7 +6,7 @@ use super::*;
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "there is no other way to an Instant; only differences matter"
+    reason = "an Instant cannot be constructed otherwise"
 )]
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -30,127 +30,127 @@ const fn passive(max_fails: u32, seconds: u64) -> PassivePolicy {
     }
 }
 
-/// Of two servers, the other one is available.
-const WELL: Siblings = Siblings::new(2, 0);
+/// Two servers, of which the other one is available.
+const AVAILABLE_SIBLING: Siblings = Siblings::new(2, 0);
 
 #[test]
-fn the_first_probe_decides_alone() {
+fn first_probe_alone_sets_the_state() {
     let mut health = Health::new(active(3, 3), passive(1, 10));
     assert_eq!(health.availability(), Availability::Up);
-    health.probed(false, WELL);
+    health.probed(false, AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Down);
-    // And only the first: coming up takes `rise`.
-    health.probed(true, WELL);
-    health.probed(true, WELL);
+    // Only the first probe: the next transition needs `rise` successes.
+    health.probed(true, AVAILABLE_SIBLING);
+    health.probed(true, AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Down);
-    health.probed(true, WELL);
+    health.probed(true, AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Up);
 }
 
 #[test]
-fn a_probe_that_differs_starts_the_count_anew() {
+fn differing_probe_resets_the_count() {
     let mut health = Health::new(active(1, 2), passive(1, 10));
     for success in [true, false, true, false] {
-        health.probed(success, WELL);
+        health.probed(success, AVAILABLE_SIBLING);
     }
     assert_eq!(health.availability(), Availability::Up);
-    health.probed(false, WELL);
+    health.probed(false, AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Down);
 }
 
 #[test]
-fn failures_add_up_while_none_is_long_after_the_one_before() {
+fn failures_within_fail_timeout_add_up() {
     let mut health = Health::new(None, passive(3, 10));
     for seconds in [0, 9, 11] {
         assert_eq!(health.availability(), Availability::Up);
-        health.connect_failed(at(seconds), at(seconds), WELL);
+        health.connect_failed(at(seconds), at(seconds), AVAILABLE_SIBLING);
     }
     assert_eq!(health.availability(), Availability::Ejected(at(21)));
 }
 
 #[test]
-fn a_failure_is_forgotten_after_fail_timeout() {
+fn failure_expires_after_fail_timeout() {
     let mut health = Health::new(None, passive(2, 10));
-    health.connect_failed(at(0), at(0), WELL);
-    health.connect_failed(at(11), at(11), WELL);
+    health.connect_failed(at(0), at(0), AVAILABLE_SIBLING);
+    health.connect_failed(at(11), at(11), AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Up);
 }
 
 #[test]
-fn a_success_clears_the_row_and_the_ejection() {
+fn success_clears_failures_and_ejection() {
     let mut health = Health::new(None, passive(2, 10));
-    health.connect_failed(at(0), at(0), WELL);
+    health.connect_failed(at(0), at(0), AVAILABLE_SIBLING);
     health.connect_succeeded();
-    health.connect_failed(at(1), at(1), WELL);
+    health.connect_failed(at(1), at(1), AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Up);
-    health.connect_failed(at(2), at(2), WELL);
+    health.connect_failed(at(2), at(2), AVAILABLE_SIBLING);
     health.connect_succeeded();
     assert_eq!(health.availability(), Availability::Up);
     assert!(!health.is_troubled());
 }
 
 #[test]
-fn a_failed_trial_ejects_anew_whatever_max_fails_is() {
+fn one_failed_trial_ejects_again() {
     let mut health = Health::new(None, passive(3, 10));
-    (0..3).for_each(|_| health.connect_failed(at(0), at(0), WELL));
+    (0..3).for_each(|_| health.connect_failed(at(0), at(0), AVAILABLE_SIBLING));
     assert!(!health.trial_is_due(at(9)));
     assert!(health.trial_is_due(at(10)));
     health.start_trial(at(12));
-    assert!(!health.trial_is_due(at(21)), "one at a time");
-    health.connect_failed(at(12), at(13), WELL);
+    assert!(!health.trial_is_due(at(21)), "only one trial at a time");
+    health.connect_failed(at(12), at(13), AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Ejected(at(33)));
 }
 
 #[test]
-fn repeated_ejections_last_longer_up_to_five_minutes() {
+fn repeated_ejections_grow_to_five_minutes() {
     let mut health = Health::new(None, passive(1, 10));
     let mut now = 0;
     for nth in 1..40 {
-        health.connect_failed(at(now), at(now), WELL);
-        let lasts = (10 * nth).min(300);
+        health.connect_failed(at(now), at(now), AVAILABLE_SIBLING);
+        let duration = (10 * nth).min(300);
         assert_eq!(
             health.availability(),
-            Availability::Ejected(at(now + lasts))
+            Availability::Ejected(at(now + duration))
         );
-        now += lasts;
+        now += duration;
         health.start_trial(at(now));
     }
     health.connect_succeeded();
-    health.connect_failed(at(now), at(now), WELL);
+    health.connect_failed(at(now), at(now), AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Ejected(at(now + 10)));
 
     let mut health = Health::new(None, passive(1, 600));
-    health.connect_failed(at(0), at(0), WELL);
+    health.connect_failed(at(0), at(0), AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Ejected(at(600)));
 }
 
 #[test]
-fn dials_from_before_an_ejection_do_not_extend_it() {
+fn earlier_dials_do_not_extend_an_ejection() {
     let mut health = Health::new(None, passive(1, 10));
-    health.connect_failed(at(0), at(5), WELL);
-    health.connect_failed(at(4), at(9), WELL);
+    health.connect_failed(at(0), at(5), AVAILABLE_SIBLING);
+    health.connect_failed(at(4), at(9), AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Ejected(at(15)));
-    // Nor do they end its trial, or eject a server that has recovered.
+    // They neither end its trial nor eject a server that has recovered.
     health.start_trial(at(15));
-    health.connect_failed(at(4), at(16), WELL);
+    health.connect_failed(at(4), at(16), AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Ejected(at(25)));
     health.connect_succeeded();
-    health.connect_failed(at(4), at(17), WELL);
+    health.connect_failed(at(4), at(17), AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Up);
 }
 
 #[test]
-fn failed_last_resorts_do_not_extend_an_ejection() {
+fn failed_last_resort_does_not_extend_ejection() {
     let mut health = Health::new(None, passive(1, 10));
-    health.connect_failed(at(0), at(0), WELL);
+    health.connect_failed(at(0), at(0), AVAILABLE_SIBLING);
     for second in 1..10 {
-        health.connect_failed(at(second), at(second), WELL);
+        health.connect_failed(at(second), at(second), AVAILABLE_SIBLING);
     }
     assert_eq!(health.availability(), Availability::Ejected(at(10)));
 }
 
 #[test]
-fn no_more_servers_are_ejected_than_may_be() {
+fn ejections_stay_within_max_ejected() {
     for (servers, most) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (100, 50)] {
         for ejected in 0..servers {
             let mut health = Health::new(None, passive(1, 10));
@@ -170,56 +170,56 @@ fn no_more_servers_are_ejected_than_may_be() {
 }
 
 #[test]
-fn one_good_probe_is_enough_while_no_server_is_available() {
+fn one_probe_revives_when_none_available() {
     let mut health = Health::new(active(3, 3), passive(1, 10));
-    let none = WELL.none_available();
-    health.probed(false, WELL);
-    health.probed(true, WELL);
+    let none_available = AVAILABLE_SIBLING.none_available();
+    health.probed(false, AVAILABLE_SIBLING);
+    health.probed(true, AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Down);
-    health.probed(true, none);
+    health.probed(true, none_available);
     assert_eq!(health.availability(), Availability::Up);
-    // Likewise for one that is ejected.
-    health.connect_failed(at(0), at(0), WELL);
-    health.probed(true, none);
+    // The same holds for an ejected server.
+    health.connect_failed(at(0), at(0), AVAILABLE_SIBLING);
+    health.probed(true, none_available);
     assert_eq!(health.availability(), Availability::Up);
 }
 
 #[test]
-fn a_trial_without_an_outcome_is_given_up_after_fail_timeout() {
+fn lost_trial_expires_after_fail_timeout() {
     let mut health = Health::new(None, passive(1, 10));
-    health.connect_failed(at(0), at(0), WELL);
+    health.connect_failed(at(0), at(0), AVAILABLE_SIBLING);
     health.start_trial(at(10));
     assert!(health.trial_is_due(at(20)));
 }
 
 #[test]
-fn max_fails_0_ejects_never_and_frees_what_was_ejected() {
+fn max_fails_zero_disables_ejection() {
     let mut health = Health::new(None, passive(0, 10));
-    (0..100).for_each(|_| health.connect_failed(at(0), at(0), WELL));
+    (0..100).for_each(|_| health.connect_failed(at(0), at(0), AVAILABLE_SIBLING));
     assert_eq!(health.availability(), Availability::Up);
 
     health.set_policies(None, passive(1, 10));
-    health.connect_failed(at(1), at(1), WELL);
+    health.connect_failed(at(1), at(1), AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Ejected(at(11)));
     health.set_policies(None, passive(0, 10));
     assert_eq!(health.availability(), Availability::Up);
 }
 
 #[test]
-fn without_probes_a_server_does_not_stay_down() {
+fn disabling_probes_revives_a_down_server() {
     let mut health = Health::new(active(1, 1), passive(1, 10));
-    health.probed(false, WELL);
+    health.probed(false, AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Down);
     health.set_policies(None, passive(1, 10));
     assert_eq!(health.availability(), Availability::Up);
 }
 
 #[test]
-fn an_endless_fail_timeout_does_not_panic() {
-    let mut endless = passive(1, 0);
-    endless.fail_timeout = Duration::MAX;
-    let mut health = Health::new(None, endless);
-    health.connect_failed(at(0), at(0), WELL);
+fn maximum_fail_timeout_does_not_panic() {
+    let mut policy = passive(1, 0);
+    policy.fail_timeout = Duration::MAX;
+    let mut health = Health::new(None, policy);
+    health.connect_failed(at(0), at(0), AVAILABLE_SIBLING);
     health.start_trial(at(1));
     assert!(!health.trial_is_due(at(1_000_000_000)));
 }
@@ -227,11 +227,11 @@ fn an_endless_fail_timeout_does_not_panic() {
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Probe(bool),
-    /// A connect that began so many seconds ago.
+    /// Failure of a connect that started this many seconds ago.
     Failed(u64),
     Succeeded,
-    /// A trial, if one is due.
-    Try,
+    /// Starts a trial if one is due.
+    Trial,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -239,29 +239,29 @@ fn event() -> impl Strategy<Value = Event> {
         any::<bool>().prop_map(Event::Probe),
         (0u64..6).prop_map(Event::Failed),
         Just(Event::Succeeded),
-        Just(Event::Try),
+        Just(Event::Trial),
     ]
 }
 
-/// What the module's head says, word by word, on lists of everything that
-/// happened instead of counters.
-struct ByTheBook {
+/// The rules of the module documentation, evaluated on the full history of events instead of
+/// counters.
+struct ReferenceModel {
     active: ActivePolicy,
     passive: PassivePolicy,
     up: bool,
     probes: Vec<bool>,
     failures: Vec<u64>,
-    /// Until when, and how many probes there were when it was ejected.
+    /// End of the ejection, and the number of probes when it started.
     ejected: Option<(u64, usize)>,
-    /// When each ejection since the last recovery began.
+    /// Start times of the ejections since the last recovery.
     ejections: Vec<u64>,
-    /// When the last ejection began, over or not.
+    /// Start of the last ejection, whether it is over or not.
     last_ejection: Option<u64>,
     trial: Option<u64>,
 }
 
-impl ByTheBook {
-    fn row_of(probes: &[bool], success: bool) -> usize {
+impl ReferenceModel {
+    fn run_length(probes: &[bool], success: bool) -> usize {
         probes.iter().rev().take_while(|&&p| p == success).count()
     }
 
@@ -276,12 +276,12 @@ impl ByTheBook {
         self.ejections.push(now);
         self.last_ejection = Some(now);
         self.trial = None;
-        let lasts = self.passive.fail_timeout.as_secs() * self.ejections.len() as u64;
-        self.ejected = Some((now + lasts.min(300), self.probes.len()));
+        let duration = self.passive.fail_timeout.as_secs() * self.ejections.len() as u64;
+        self.ejected = Some((now + duration.min(300), self.probes.len()));
         self.failures.clear();
     }
 
-    fn happen(&mut self, now: u64, event: Event) {
+    fn apply(&mut self, now: u64, event: Event) {
         let timeout = self.passive.fail_timeout.as_secs();
         let rise = self.active.rise.get() as usize;
         match event {
@@ -292,17 +292,17 @@ impl ByTheBook {
                 } else {
                     self.active.fall.get() as usize
                 };
-                if self.probes.len() == 1 || Self::row_of(&self.probes, success) >= needed {
+                if self.probes.len() == 1 || Self::run_length(&self.probes, success) >= needed {
                     self.up = success;
                 }
                 if let Some((_, before)) = self.ejected
-                    && Self::row_of(&self.probes[before..], true) >= rise
+                    && Self::run_length(&self.probes[before..], true) >= rise
                 {
                     self.recover();
                 }
             }
             Event::Succeeded => self.recover(),
-            Event::Try => {
+            Event::Trial => {
                 if let Some((until, _)) = &mut self.ejected
                     && now >= *until
                 {
@@ -316,21 +316,21 @@ impl ByTheBook {
                     .last_ejection
                     .is_some_and(|at| now.saturating_sub(ago) < at) => {}
             Event::Failed(ago) if self.ejected.is_some() => {
-                let began = now.saturating_sub(ago);
-                if self.trial.is_some_and(|trial| began >= trial) {
+                let started = now.saturating_sub(ago);
+                if self.trial.is_some_and(|trial| started >= trial) {
                     self.eject(now);
                 }
             }
             Event::Failed(_) => {
                 self.failures.push(now);
-                let row = self
+                let run = self
                     .failures
                     .windows(2)
                     .rev()
                     .take_while(|pair| pair[1] - pair[0] <= timeout)
                     .count()
                     + 1;
-                if row >= self.passive.max_fails as usize {
+                if run >= self.passive.max_fails as usize {
                     self.eject(now);
                 }
             }
@@ -348,32 +348,32 @@ impl ByTheBook {
 
 proptest! {
     #[test]
-    fn health_goes_by_the_book(
+    fn health_matches_the_reference_model(
         rise in 1u32..4, fall in 1u32..4, max_fails in 0u32..4, fail_timeout in 0u64..12,
         events in prop::collection::vec((0u64..8, event()), 0..80),
     ) {
         let (active, passive) = (active(rise, fall), passive(max_fails, fail_timeout));
         let mut health = Health::new(active, passive);
-        let mut book = ByTheBook {
+        let mut model = ReferenceModel {
             active: active.unwrap(), passive, up: true,
             probes: vec![], failures: vec![], ejected: None,
             ejections: vec![], last_ejection: None, trial: None,
         };
         let mut now = 0;
-        for (passes, event) in events {
-            now += passes;
+        for (elapsed, event) in events {
+            now += elapsed;
             match event {
-                Event::Probe(success) => health.probed(success, WELL),
+                Event::Probe(success) => health.probed(success, AVAILABLE_SIBLING),
                 Event::Failed(ago) => {
-                    health.connect_failed(at(now.saturating_sub(ago)), at(now), WELL);
+                    health.connect_failed(at(now.saturating_sub(ago)), at(now), AVAILABLE_SIBLING);
                 }
                 Event::Succeeded => health.connect_succeeded(),
-                Event::Try => if health.trial_is_due(at(now)) {
+                Event::Trial => if health.trial_is_due(at(now)) {
                     health.start_trial(at(now));
                 },
             }
-            book.happen(now, event);
-            prop_assert_eq!(health.availability(), book.availability());
+            model.apply(now, event);
+            prop_assert_eq!(health.availability(), model.availability());
         }
     }
 }

@@ -1,105 +1,104 @@
-//! The token bucket of one client: exact, without rounding.
+//! The token bucket of one client, in exact integer arithmetic.
 //!
-//! GCRA in its other form, the leaky bucket as a meter: how many connections
-//! are used up, as of when. A connection uses up one, time gives back `rate` a
-//! second, and one more is admitted while at most `burst - 1` are used up. The
-//! usual form keeps a time instead, and adds `1 / rate` to it: a fraction that
-//! has no finite binary form for a rate of 3, and whose error adds up. Counting
-//! in 10^-18 connections and in nanoseconds, with rates to nine decimal places,
-//! everything is a whole number: from any moment on, `t` seconds admit at most
-//! `burst + rate * t`, and a client that always asks gets them all but one,
-//! for as long as the process may live.
+//! This is GCRA in its leaky-bucket form. A bucket stores how much of the burst is used, and at
+//! what time. A connection uses one unit, `rate` units per second are restored, and a connection
+//! is admitted while at most `burst - 1` units are used.
 //!
-//! It also keeps what a client used, not when it would be free: a higher rate
-//! holds at once, for what was used up under the old one too.
+//! The usual form stores a theoretical arrival time and adds `1 / rate` to it. For a rate of 3
+//! that is a fraction without a finite binary representation, and its rounding error accumulates.
+//! Here the unit is 10^-18 connections, time is in nanoseconds and rates have nine decimal places,
+//! so all values are integers and the limit is exact for the lifetime of the process.
 //!
-//! Source: ITU-T I.371, annex A (both forms, and that they are equal).
+//! Storing usage instead of an arrival time also makes a raised rate apply at once, including to
+//! what was used under the old rate.
+//!
+//! Source: ITU-T I.371, annex A, which defines both forms and shows that they are equivalent.
 
 use std::{num::NonZeroU32, time::Duration};
 
-/// One connection, in the unit that buckets count in. A rate in 10^-9
-/// connections a second is as many of these a nanosecond.
+/// One connection, in the unit of buckets. A rate of `n` * 10^-9 connections per second restores
+/// `n` units per nanosecond.
 const CONNECTION: u128 = 1_000_000_000_000_000_000;
 
-/// New connections a second, and how many may come at once.
+/// A rate of new connections, with a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RateLimit {
-    /// In 10^-9 connections a second.
+    /// In 10^-9 connections per second.
     rate: u64,
     burst: NonZeroU32,
 }
 
 impl RateLimit {
-    /// `per_second` connections on average, to nine decimal places, and `burst`
-    /// at once. `None` unless the rate is between one in 11 days (1e-6) and 1e9.
+    /// Admits `per_second` connections on average, rounded to nine decimal places, and `burst` at
+    /// once. Returns `None` unless the rate is between 1e-6 (one connection in 11 days) and 1e9.
     pub fn new(per_second: f64, burst: NonZeroU32) -> Option<Self> {
-        // Written so as to refuse NaN. Rounding takes 0.3 for what was written,
-        // and not for the double next to it; whole rates come out exact.
+        // `contains` is false for NaN. Rounding turns the double nearest to 0.3 into exactly
+        // 0.3; integer rates are exact.
         let rate = (1e-6..=1e9)
             .contains(&per_second)
             .then(|| (per_second * 1e9).round() as u64)?;
         Some(Self { rate, burst })
     }
 
-    /// Connections a second.
+    /// Connections per second.
     pub const fn per_second(&self) -> f64 {
         self.rate as f64 / 1e9
     }
 
-    /// Connections that may come at once.
+    /// Number of connections that are admitted at once.
     pub const fn burst(&self) -> NonZeroU32 {
         self.burst
     }
 }
 
-/// What one client has used up. Times are nanoseconds since the table's epoch.
+/// The usage of one client. Times are in nanoseconds since the epoch of the table.
 ///
-/// Nothing here can overflow: `used` stays under 2^32 connections, which is
-/// 92 bits, and a time multiplied by a rate is under 124.
+/// The arithmetic cannot overflow: `used` is less than 2^32 connections, which fits into 92 bits,
+/// and the product of a time and a rate fits into 124 bits.
 #[derive(Debug, Default)]
 pub(super) struct Bucket {
     used: u128,
-    /// At which it is given back since `at`: that of the last limit.
+    /// The rate of the last limit, at which usage is restored since `updated`.
     rate: u64,
-    at: u64,
+    updated: u64,
 }
 
 impl Bucket {
     fn used(&self, now: u64) -> u128 {
-        let passed = now.saturating_sub(self.at);
+        let elapsed = now.saturating_sub(self.updated);
         self.used
-            .saturating_sub(u128::from(passed) * u128::from(self.rate))
+            .saturating_sub(u128::from(elapsed) * u128::from(self.rate))
     }
 
-    /// Whether nothing is used up: then this is as good as a new bucket.
+    /// Whether nothing is used, as in a new bucket.
     pub(super) fn is_full(&self, now: u64) -> bool {
         self.used(now) == 0
     }
 
-    /// When nothing will be used up any more, without further connections.
+    /// The time at which the bucket is full, without further connections.
     pub(super) fn full_at(&self) -> u64 {
         let time = match self.rate {
             0 => 0,
             rate => self.used.div_ceil(u128::from(rate)),
         };
         let time = u64::try_from(time).unwrap_or(u64::MAX);
-        self.at.saturating_add(time)
+        self.updated.saturating_add(time)
     }
 
-    /// Takes one connection out, or says how long until there is one.
+    /// Uses one connection, or returns the time until one is available.
     pub(super) fn take(&mut self, limit: &RateLimit, now: u64) -> Result<(), Duration> {
-        // Up to here the old rate holds, even if this is refused. Writing this
-        // down costs the client nothing: it is exact.
+        // The old rate applies until now, also if the connection is refused. The update is exact,
+        // so the client loses nothing.
         *self = Self {
             used: self.used(now),
             rate: limit.rate,
-            // Callers on several threads come here not quite in order.
-            at: now.max(self.at),
+            // Calls from several threads may arrive slightly out of order.
+            updated: now.max(self.updated),
         };
         let used = self.used + CONNECTION;
-        let over = used.saturating_sub(u128::from(limit.burst.get()) * CONNECTION);
-        if over > 0 {
-            let nanos = over.div_ceil(u128::from(limit.rate));
+        let excess = used.saturating_sub(u128::from(limit.burst.get()) * CONNECTION);
+        if excess > 0 {
+            let nanos = excess.div_ceil(u128::from(limit.rate));
             let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
             return Err(Duration::from_nanos(nanos));
         }

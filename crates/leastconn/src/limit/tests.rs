@@ -6,7 +6,7 @@ use super::{rate::Bucket, *};
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "there is no other way to an Instant; only differences matter"
+    reason = "an Instant cannot be constructed otherwise"
 )]
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -36,7 +36,7 @@ fn at_once(max_conns: u32) -> Limits {
 }
 
 #[test]
-fn a_burst_then_the_rate() {
+fn burst_is_followed_by_the_rate() {
     let limiter = limiter(10);
     let client = "alice".into();
     let limits = rate(10.0, 3);
@@ -46,12 +46,12 @@ fn a_burst_then_the_rate() {
         [SECOND / 10 - 1, SECOND / 10, SECOND / 10].map(admitted),
         [false, true, false]
     );
-    // Idle for long: the burst again, and no more than that.
+    // After a long idle time, only one burst is available.
     assert_eq!([DAY; 4].map(admitted), [true, true, true, false]);
 }
 
 #[test]
-fn three_a_second_are_three_in_each_second() {
+fn whole_rates_are_exact_every_second() {
     let limiter = limiter(10);
     let client = "alice".into();
     for per_second in [3.0, 7.0, 300.0] {
@@ -67,7 +67,7 @@ fn three_a_second_are_three_in_each_second() {
 }
 
 #[test]
-fn a_raised_rate_holds_at_once() {
+fn raised_rate_applies_immediately() {
     let limiter = limiter(10);
     let client = "alice".into();
     let hourly = rate(1.0 / 3600.0, 5);
@@ -75,23 +75,23 @@ fn a_raised_rate_holds_at_once() {
         let _ = limiter.admit(&client, &hourly, at(0)).unwrap();
     }
     assert!(limiter.admit(&client, &hourly, at(SECOND)).is_err());
-    let brisk = rate(100.0, 5);
+    let raised = rate(100.0, 5);
     assert_eq!(
-        limiter.admit(&client, &brisk, at(SECOND)).unwrap_err(),
+        limiter.admit(&client, &raised, at(SECOND)).unwrap_err(),
         Refusal::RateLimited {
-            // Of its burst it has the 3600th part of one, a second after.
+            // After one second, 1/3600 of a token was restored.
             retry_after: Duration::from_nanos(9_997_223)
         }
     );
     assert!(
         limiter
-            .admit(&client, &brisk, at(SECOND + SECOND / 100))
+            .admit(&client, &raised, at(SECOND + SECOND / 100))
             .is_ok()
     );
 }
 
 #[test]
-fn rates_that_make_no_sense_are_no_rates() {
+fn rates_out_of_range_are_rejected() {
     for per_second in [0.0, -1.0, 1e-7, 2e9, f64::NAN, f64::INFINITY] {
         assert_eq!(RateLimit::new(per_second, NonZeroU32::MIN), None);
     }
@@ -102,14 +102,14 @@ fn rates_that_make_no_sense_are_no_rates() {
 }
 
 #[test]
-fn the_slowest_rate_with_the_largest_burst_does_not_overflow() {
+fn extreme_rate_and_burst_do_not_overflow() {
     let mut bucket = Bucket::default();
     let limit = RateLimit::new(1e-6, NonZeroU32::MAX).unwrap();
     for _ in 0..1_000_000 {
         bucket.take(&limit, u64::MAX).unwrap();
     }
     let tight = RateLimit::new(1e-6, NonZeroU32::MIN).unwrap();
-    // 1e12 seconds: longer than a Duration from nanoseconds can say.
+    // 1e12 seconds are more nanoseconds than fit into 64 bits.
     assert_eq!(
         bucket.take(&tight, u64::MAX),
         Err(Duration::from_nanos(u64::MAX))
@@ -117,7 +117,7 @@ fn the_slowest_rate_with_the_largest_burst_does_not_overflow() {
 }
 
 #[test]
-fn connections_at_once_count_until_the_permit_drops() {
+fn connection_counts_until_permit_is_dropped() {
     let limiter = limiter(10);
     let client = "alice".into();
     let limits = at_once(2);
@@ -132,7 +132,7 @@ fn connections_at_once_count_until_the_permit_drops() {
 }
 
 #[test]
-fn too_many_at_once_uses_up_no_rate() {
+fn refusal_by_max_conns_uses_no_tokens() {
     let limiter = limiter(10);
     let client = "alice".into();
     let limits = Limits {
@@ -148,31 +148,27 @@ fn too_many_at_once_uses_up_no_rate() {
 }
 
 #[test]
-fn a_full_table_refuses_strangers_and_serves_those_it_knows() {
+fn full_table_refuses_only_unknown_clients() {
     let limiter = limiter(3);
     let limits = rate(1.0, 2);
     let clients: Vec<ClientId> = ["a", "b", "c"].map(ClientId::from).into();
     for client in &clients {
         assert!(limiter.admit(client, &limits, at(0)).is_ok());
     }
-    let stranger = "d".into();
-    let refused = limiter.admit(&stranger, &limits, at(0)).unwrap_err();
+    let unknown = "d".into();
+    let refused = limiter.admit(&unknown, &limits, at(0)).unwrap_err();
     assert_eq!(refused, Refusal::TableFull);
     for client in &clients {
         assert!(limiter.admit(client, &limits, at(1)).is_ok());
     }
-    // Each used two: idle two seconds later, and room is made without a sweeper.
-    assert!(limiter.admit(&stranger, &limits, at(SECOND)).is_err());
-    assert!(
-        limiter
-            .admit(&stranger, &limits, at(2 * SECOND + 1))
-            .is_ok()
-    );
+    // Each client used two tokens and is idle after two seconds. Admission makes room itself.
+    assert!(limiter.admit(&unknown, &limits, at(SECOND)).is_err());
+    assert!(limiter.admit(&unknown, &limits, at(2 * SECOND + 1)).is_ok());
     assert_eq!(limiter.len(), 1);
 }
 
 #[test]
-fn forgetful_table_forgets_the_fullest_bucket_first() {
+fn forgetful_limiter_evicts_fullest_bucket_first() {
     let limiter = Limiter::forgetful(3, *EPOCH);
     let limits = rate(1.0, 5);
     for (client, connections) in [("a", 3), ("b", 1), ("c", 2)] {
@@ -183,7 +179,7 @@ fn forgetful_table_forgets_the_fullest_bucket_first() {
     let held = limiter.admit(&"d".into(), &limits, at(0)).unwrap();
     assert_eq!(limiter.len(), 3);
     assert!(limiter.admit(&"e".into(), &limits, at(0)).is_ok());
-    // `a` has used 3 of 5, and is the last to be forgotten.
+    // `a` used most of its burst (3 of 5), so it was not forgotten.
     assert!(limiter.admit(&"a".into(), &limits, at(0)).is_ok());
     assert!(limiter.admit(&"a".into(), &limits, at(0)).is_ok());
     assert!(limiter.admit(&"a".into(), &limits, at(0)).is_err());
@@ -192,7 +188,7 @@ fn forgetful_table_forgets_the_fullest_bucket_first() {
 }
 
 #[test]
-fn forgetful_table_keeps_clients_with_connections_and_stays_bounded() {
+fn forgetful_limiter_keeps_connected_clients() {
     let limiter = Limiter::forgetful(2_000, *EPOCH);
     let limits = rate(1.0, 1);
     let held: Vec<_> = (0..500)
@@ -205,7 +201,7 @@ fn forgetful_table_keeps_clients_with_connections_and_stays_bounded() {
     for n in 0..20_000 {
         assert!(
             limiter
-                .admit(&format!("stranger {n}").into(), &limits, at(0))
+                .admit(&format!("unknown {n}").into(), &limits, at(0))
                 .is_ok()
         );
         assert!(limiter.len() <= 2_064, "{}", limiter.len());
@@ -214,7 +210,7 @@ fn forgetful_table_keeps_clients_with_connections_and_stays_bounded() {
         assert_eq!(limiter.open(&format!("held {n}").into()), 1);
     }
     drop(held);
-    // All of them open: the table grows, and shrinks again.
+    // Clients with open connections exceed the capacity until they close.
     let limiter = Limiter::forgetful(10, *EPOCH);
     let held: Vec<_> = (0..100)
         .map(|n| {
@@ -234,14 +230,14 @@ fn forgetful_table_keeps_clients_with_connections_and_stays_bounded() {
 }
 
 #[test]
-fn a_flood_of_strangers_does_not_grow_the_table() {
+fn unknown_clients_do_not_grow_full_table() {
     let capacity = 10_000;
     let limiter = limiter(capacity);
     let limits = rate(1.0, 1);
     let mut admitted = 0;
-    for stranger in 0..3 * capacity as u64 {
-        let client = format!("stranger {stranger}").into();
-        admitted += usize::from(limiter.admit(&client, &limits, at(stranger)).is_ok());
+    for unknown in 0..3 * capacity as u64 {
+        let client = format!("unknown {unknown}").into();
+        admitted += usize::from(limiter.admit(&client, &limits, at(unknown)).is_ok());
     }
     assert_eq!(admitted, limiter.len());
     assert!((capacity..capacity + 64).contains(&limiter.len()));
@@ -250,13 +246,13 @@ fn a_flood_of_strangers_does_not_grow_the_table() {
 }
 
 #[test]
-fn seed_never_forgets_a_clients_bucket() {
+fn clients_in_use_are_not_forgotten() {
     let limiter = limiter(1_000);
     let limits = rate(1.0, 3);
     let client: ClientId = "alice".into();
     let held = limiter.admit(&client, &limits, at(0)).unwrap();
     limiter.forget_idle(at(DAY));
-    assert_eq!(limiter.len(), 1, "it has a connection open");
+    assert_eq!(limiter.len(), 1, "it has an open connection");
     drop(held);
     assert!(limiter.admit(&client, &limits, at(DAY)).is_ok());
     limiter.forget_idle(at(DAY + SECOND - 1));
@@ -265,7 +261,7 @@ fn seed_never_forgets_a_clients_bucket() {
     assert!(limiter.is_empty());
 }
 
-/// The rates that the properties are held to, as fractions.
+/// Rates for the property tests, as fractions.
 const RATES: [(u64, u64); 8] = [
     (3, 1),
     (7, 1),
@@ -277,37 +273,37 @@ const RATES: [(u64, u64); 8] = [
     (1, 1_000_000),
 ];
 
-fn rate_limit((over, under): (u64, u64), burst: u32) -> RateLimit {
-    let per_second = over as f64 / under as f64;
+fn rate_limit((numerator, denominator): (u64, u64), burst: u32) -> RateLimit {
+    let per_second = numerator as f64 / denominator as f64;
     RateLimit::new(per_second, NonZeroU32::new(burst).unwrap()).unwrap()
 }
 
-/// GCRA as the standard has it, with the theoretical arrival time in exact
-/// fractions: multiples of `1 / over` nanoseconds.
+/// Reference GCRA with the theoretical arrival time of the standard, in exact multiples of
+/// `1 / numerator` nanoseconds.
 struct Gcra {
-    over: u128,
-    /// Of one connection.
+    numerator: u128,
+    /// Emission interval of one connection.
     interval: u128,
     burst: u128,
     tat: u128,
 }
 
 impl Gcra {
-    fn new((over, under): (u64, u64), burst: u32) -> Self {
+    fn new((numerator, denominator): (u64, u64), burst: u32) -> Self {
         Self {
-            over: over.into(),
-            interval: u128::from(under) * u128::from(SECOND),
+            numerator: numerator.into(),
+            interval: u128::from(denominator) * u128::from(SECOND),
             burst: burst.into(),
             tat: 0,
         }
     }
 
     fn admit(&mut self, now: u64) -> Result<(), Duration> {
-        let now = u128::from(now) * self.over;
+        let now = u128::from(now) * self.numerator;
         let tat = self.tat.max(now);
         let early = (tat - now).saturating_sub((self.burst - 1) * self.interval);
         if early > 0 {
-            return Err(Duration::from_nanos(early.div_ceil(self.over) as u64));
+            return Err(Duration::from_nanos(early.div_ceil(self.numerator) as u64));
         }
         self.tat = tat + self.interval;
         Ok(())
@@ -316,15 +312,15 @@ impl Gcra {
     /// Whether `n` connections are no more than `burst + rate * t`, less `spare`.
     fn allows(&self, n: usize, t: u64, spare: u128) -> bool {
         (n as u128 + spare) * self.interval
-            <= self.burst * self.interval + u128::from(t) * self.over
+            <= self.burst * self.interval + u128::from(t) * self.numerator
     }
 }
 
 proptest! {
     #[test]
-    fn decides_as_gcra_in_exact_fractions(
+    fn decisions_match_exact_gcra(
         fraction in prop::sample::select(&RATES[..]), burst in 1u32..20,
-        asks in prop::collection::vec((0u64..4, 0u64..1_000, -1i64..2), 1..200),
+        attempts in prop::collection::vec((0u64..4, 0u64..1_000, -1i64..2), 1..200),
     ) {
         let limiter = limiter(1);
         let client = "alice".into();
@@ -333,8 +329,8 @@ proptest! {
         let mut gcra = Gcra::new(fraction, burst);
         let mut admitted = Vec::new();
         let mut now = 0u64;
-        for (whole, thousandths, nanos) in asks {
-            // Often together, often near a whole interval, now and then a day apart.
+        for (whole, thousandths, nanos) in attempts {
+            // Mostly simultaneous or close to a multiple of the interval, rarely a day apart.
             now += match (whole, thousandths) {
                 (0, 990..) => DAY,
                 (0, _) => 0,
@@ -371,7 +367,7 @@ proptest! {
 }
 
 #[test]
-fn a_client_that_always_asks_gets_its_rate_over_days() {
+fn long_term_rate_is_exact() {
     for fraction in RATES {
         let burst = 5;
         let limit = rate_limit(fraction, burst);
@@ -380,8 +376,7 @@ fn a_client_that_always_asks_gets_its_rate_over_days() {
         let start = 30 * DAY;
         let mut now = start;
         let mut admitted = 0;
-        // A million connections, or 550 years: a millisecond to four days for 3
-        // a second and more.
+        // Up to a million connections or 550 years.
         while admitted < 1_000_000 && now < 200_000 * DAY {
             match bucket.take(&limit, now) {
                 Ok(()) => {
@@ -393,7 +388,7 @@ fn a_client_that_always_asks_gets_its_rate_over_days() {
                 }
                 Err(wait) => {
                     now += wait.as_nanos() as u64;
-                    // Refused up to the last nanosecond before, it had all but one.
+                    // One nanosecond earlier, one more connection exceeds the limit.
                     let before = now - start - 1;
                     assert!(
                         !gcra.allows(admitted, before, 1),
@@ -407,21 +402,21 @@ fn a_client_that_always_asks_gets_its_rate_over_days() {
 
 #[derive(Clone, Debug)]
 struct Step {
-    passes: u64,
+    elapsed: u64,
     client: usize,
     limits: usize,
     keep: bool,
-    /// Drop the permit that is held the longest.
+    /// Drop the oldest permit.
     close: bool,
     forget: bool,
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let passes = prop_oneof![Just(0), 0..SECOND, 0..10 * SECOND];
+    let elapsed = prop_oneof![Just(0), 0..SECOND, 0..10 * SECOND];
     let bools = (any::<bool>(), any::<bool>(), any::<bool>());
-    (passes, 0usize..3, 0usize..4, bools).prop_map(
-        |(passes, client, limits, (keep, close, forget))| Step {
-            passes,
+    (elapsed, 0usize..3, 0usize..4, bools).prop_map(
+        |(elapsed, client, limits, (keep, close, forget))| Step {
+            elapsed,
             client,
             limits,
             keep,
@@ -435,7 +430,7 @@ fn clients() -> [ClientId; 3] {
     ["a", "b", "c"].map(ClientId::from)
 }
 
-/// Clients change between these as configurations do.
+/// The property tests switch clients between these limits, as reloads do.
 fn some_limits() -> [Limits; 4] {
     let both = Limits {
         max_conns: NonZeroU32::new(2),
@@ -446,12 +441,12 @@ fn some_limits() -> [Limits; 4] {
 
 proptest! {
     #[test]
-    fn forgetting_changes_no_decision(steps in prop::collection::vec(step(), 1..200)) {
+    fn forgetting_does_not_change_decisions(steps in prop::collection::vec(step(), 1..200)) {
         let (remembers, forgets) = (limiter(100), limiter(100));
         let mut held = std::collections::VecDeque::new();
         let mut now = 0;
         for step in steps {
-            now += step.passes;
+            now += step.elapsed;
             if step.forget {
                 forgets.forget_idle(at(now));
             }
@@ -470,13 +465,13 @@ proptest! {
     }
 
     #[test]
-    fn a_refused_attempt_costs_nothing(
-        asks in prop::collection::vec((0..SECOND, 0usize..3), 1..200),
+    fn refused_attempts_use_no_tokens(
+        attempts in prop::collection::vec((0..SECOND, 0usize..3), 1..200),
     ) {
         let (asked, spared) = (limiter(100), limiter(100));
         let mut now = 0;
-        for (passes, client) in asks {
-            now += passes;
+        for (elapsed, client) in attempts {
+            now += elapsed;
             let limits = &some_limits()[client];
             let client = &clients()[client];
             if asked.admit(client, limits, at(now)).is_ok() {

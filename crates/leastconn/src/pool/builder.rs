@@ -148,10 +148,10 @@ impl<'a> PoolBuilder<'a> {
             |pool| Arc::clone(&pool.group),
         );
         let seeds = Seeds::new(self.seed);
-        let nobody = Candidates::new(Arc::new([]), 0, self.balance, &seeds);
+        let none = Candidates::new(Arc::new([]), 0, self.balance, &seeds);
         let pool = Pool {
             id: self.id,
-            membership: ArcSwap::from_pointee(Membership::empty(nobody)),
+            membership: ArcSwap::from_pointee(Membership::empty(none)),
             updating: Mutex::new(()),
             may_be_empty: self.may_be_empty,
             group,

@@ -12,7 +12,7 @@ use crate::{
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "there is no other way to an Instant; nothing here takes time"
+    reason = "an Instant cannot be constructed otherwise"
 )]
 static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -56,7 +56,7 @@ fn name(lease: &Lease) -> &str {
 }
 
 #[test]
-fn a_pool_needs_servers_with_names_of_their_own() {
+fn pool_requires_servers_with_unique_names() {
     let build = |servers: &[ServerSpec]| {
         let servers = servers.iter().cloned();
         Pool::builder("pool")
@@ -73,7 +73,7 @@ fn a_pool_needs_servers_with_names_of_their_own() {
 }
 
 #[test]
-fn a_lease_counts_from_the_pick_until_it_drops() {
+fn lease_counts_from_pick_to_drop() {
     let pool = pool([spec("a", 1)], 1);
     let server = pool.server("a").unwrap();
     let leases = [pick(&pool), pick(&pool)];
@@ -83,17 +83,17 @@ fn a_lease_counts_from_the_pick_until_it_drops() {
 }
 
 #[test]
-fn a_lease_that_unwinds_is_counted_off() {
+fn lease_is_released_on_panic() {
     let pool = pool([spec("a", 1)], 1);
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let _lease = pick(&pool);
-        panic!("a connection's task broke");
+        panic!("the task of the connection panics");
     }));
     assert_eq!(pool.members()[0].server.in_flight(), 0);
 }
 
 #[test]
-fn the_same_seed_picks_the_same_servers() {
+fn picks_are_reproducible_from_the_seed() {
     let run = |seed| -> Vec<String> {
         let pool = pool(["a", "b", "c"].map(|name| spec(name, 1)), seed);
         let leases: Vec<_> = (0..20).map_while(|_| pick(&pool)).collect();
@@ -104,7 +104,7 @@ fn the_same_seed_picks_the_same_servers() {
 }
 
 #[test]
-fn an_idle_pool_does_not_favour_a_server() {
+fn idle_pool_picks_servers_evenly() {
     let pool = pool(["a", "b", "c", "d"].map(|name| spec(name, 1)), 1);
     let mut picked = HashMap::<_, u32>::new();
     for _ in 0..4_000 {
@@ -118,7 +118,7 @@ fn an_idle_pool_does_not_favour_a_server() {
 }
 
 #[test]
-fn the_next_pool_shares_servers_with_their_counts_health_and_states() {
+fn successor_keeps_counts_health_and_admin_state() {
     let before = pool([spec("a", 1), spec("b", 2)], 1);
     let leases: Vec<_> = (0..4).map_while(|_| pick(&before)).collect();
     before.server("a").unwrap().set_admin(AdminState::Drain);
@@ -137,7 +137,7 @@ fn the_next_pool_shares_servers_with_their_counts_health_and_states() {
 }
 
 #[test]
-fn a_server_at_another_address_is_another_server() {
+fn changed_address_makes_a_new_server() {
     let before = pool([spec("a", 1)], 1);
     let lease = pick(&before).unwrap();
     let after = succeed(&before, [spec("a", 2)]);
@@ -146,7 +146,7 @@ fn a_server_at_another_address_is_another_server() {
 }
 
 #[test]
-fn a_succession_that_fails_leaves_the_servers_as_they_were() {
+fn failed_successor_leaves_servers_unchanged() {
     let before = pool([spec("a", 1)], 1);
     before.server("a").unwrap().connect_failed(*NOW, *NOW);
     let never = PassivePolicy {
@@ -166,7 +166,7 @@ fn a_succession_that_fails_leaves_the_servers_as_they_were() {
 }
 
 #[test]
-fn retries_go_to_each_server_once() {
+fn retries_try_each_server_once() {
     let pool = pool(["a", "b", "c"].map(|name| spec(name, 1)), 1);
     let mut tried = Tried::default();
     let mut names = BTreeSet::new();
@@ -178,12 +178,12 @@ fn retries_go_to_each_server_once() {
     let idle = |member: &Member| member.server.in_flight() == 0;
     assert!(
         pool.members().iter().all(idle),
-        "a failed try does not count on"
+        "failed attempts are not counted any more"
     );
 }
 
 #[test]
-fn backups_are_for_when_nobody_else_is_available() {
+fn backups_serve_only_without_primary_servers() {
     let backup = spec("b", 2).backup(true);
     let pool = pool([spec("a", 1), backup], 1);
     let leases: Vec<_> = (0..5).map_while(|_| pick(&pool)).collect();
@@ -193,20 +193,20 @@ fn backups_are_for_when_nobody_else_is_available() {
 }
 
 #[test]
-fn nobody_outside_the_subset_is_picked() {
+fn picks_stay_within_the_selector() {
     let pool = pool(["a", "b", "c"].map(|name| spec(name, 1)), 1);
     let only = pool.subset(|server| server.id().as_str() == "b");
     for _ in 0..10 {
         let lease = pool.pick(&only, &Tried::default(), *NOW).unwrap();
         assert_eq!(name(&lease), "b");
     }
-    let nobody = pool.subset(|_| false);
-    assert!(nobody.is_empty());
-    assert!(pool.pick(&nobody, &Tried::default(), *NOW).is_none());
+    let none = pool.subset(|_| false);
+    assert!(none.is_empty());
+    assert!(pool.pick(&none, &Tried::default(), *NOW).is_none());
 }
 
 #[test]
-fn a_trial_that_loses_its_swap_is_still_due() {
+fn trial_remains_due_after_lost_swap() {
     let pool = pool([spec("a", 1)], 1);
     let old = pick(&pool).unwrap();
     old.server().connect_failed(*NOW, *NOW);
@@ -218,8 +218,8 @@ fn a_trial_that_loses_its_swap_is_still_due() {
     assert!(pool.pick(&pool.all(), &Tried::default(), due).is_some());
 }
 
-/// A pool of three whose servers may all be ejected.
-fn three(panic: PanicPolicy) -> Pool {
+/// A pool of three servers, all of which may be ejected.
+fn pool_of_three(panic: PanicPolicy) -> Pool {
     let active = ActivePolicy {
         rise: NonZeroU32::MIN,
         fall: NonZeroU32::MIN,
@@ -235,8 +235,8 @@ fn three(panic: PanicPolicy) -> Pool {
 }
 
 #[test]
-fn without_available_servers_ejected_ones_are_picked_before_down_ones() {
-    let pool = three(PanicPolicy::Dial);
+fn ejected_servers_are_preferred_over_down_ones() {
+    let pool = pool_of_three(PanicPolicy::Dial);
     let server = |name| pool.server(name).unwrap();
     server("a").connect_failed(*NOW, *NOW);
     server("b").probed(false);
@@ -246,7 +246,7 @@ fn without_available_servers_ejected_ones_are_picked_before_down_ones() {
     assert!(pool.is_panicking());
     let leases: Vec<_> = (0..3).map(|_| pick(&pool).unwrap()).collect();
     assert!(leases.iter().all(|lease| name(lease) == "a"));
-    // A server that is down is no better than one that was just tried.
+    // A server that is down is not preferred over an ejected one that was just tried.
     let mut tried = Tried::default();
     tried.add(pick(&pool).unwrap());
     assert!(pool.pick(&pool.all(), &tried, *NOW).is_none());
@@ -260,7 +260,7 @@ fn without_available_servers_ejected_ones_are_picked_before_down_ones() {
     assert_eq!(
         names,
         ["b".to_owned()].into(),
-        "of two, the one without connections"
+        "least connections applies among down servers"
     );
     server("b").set_admin(AdminState::Maint);
     server("a").set_admin(AdminState::Drain);
@@ -271,21 +271,21 @@ fn without_available_servers_ejected_ones_are_picked_before_down_ones() {
 }
 
 #[test]
-fn a_client_with_one_ejected_server_still_reaches_it() {
+fn panic_policy_applies_within_the_selector() {
     for panic in [PanicPolicy::Dial, PanicPolicy::Refuse] {
-        let pool = three(panic);
+        let pool = pool_of_three(panic);
         let only = pool.subset(|server| server.id().as_str() == "b");
         pool.server("b").unwrap().connect_failed(*NOW, *NOW);
         let lease = pool.pick(&only, &Tried::default(), *NOW);
         assert_eq!(lease.is_some(), panic == PanicPolicy::Dial);
-        // Others have better ones.
+        // Clients that may use all servers get an available one.
         assert!((0..9).all(|_| name(&pick(&pool).unwrap()) != "b"));
         assert!(!pool.is_panicking());
     }
 }
 
 #[test]
-fn a_last_resort_keeps_within_max_conns() {
+fn last_resort_respects_max_conns() {
     for balance in [
         Balance::LeastConn,
         Balance::P2c,

@@ -1,30 +1,29 @@
-//! Why a server is not up, and since when.
+//! The reason and start of a server's outage.
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
 use crate::health::{Availability, Health};
 
-/// A probe or a connect that failed: when, and the error text.
+/// The time and error of a failed probe or connect.
 #[derive(Clone, Copy)]
 pub struct Failure<'a> {
     time: SystemTime,
     error: &'a dyn fmt::Display,
 }
 
-/// Since when a server has been ejected or down, and why.
+/// The start and reason of an ejection or of a server being down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outage {
-    /// When the server stopped to be up. Later failures do not change it.
+    /// When the server was ejected or went down. Later failures do not change it.
     pub since: SystemTime,
-    /// Of a server that is down: the error of the last failed probe. Of one that is
-    /// ejected: the error of the connect that ejected it. It may contain text of the
-    /// server.
+    /// For a server that is down, the error of the last failed probe. For an ejected server, the
+    /// error of the connect that caused the ejection. May contain text that the server sent.
     pub reason: Arc<str>,
 }
 
 impl<'a> Failure<'a> {
-    /// The failure at `time` with this error.
+    /// A failure at `time`. The error is formatted only if it is kept.
     pub fn new(time: SystemTime, error: &'a dyn fmt::Display) -> Self {
         Self { time, error }
     }
@@ -43,16 +42,16 @@ impl fmt::Debug for Failure<'_> {
     }
 }
 
-/// What a change of health comes from.
+/// The cause of a health change.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Cause<'a> {
     Probe(Failure<'a>),
     Connect(Failure<'a>),
-    /// A success, a changed policy, or a failure that is not described.
+    /// A success, a changed policy, or a failure without an error.
     Other,
 }
 
-/// Health, and the outage if it is not up.
+/// The health of a server, and the outage if it is not up.
 #[derive(Debug)]
 pub(super) struct Condition {
     pub(super) health: Health,
@@ -71,7 +70,7 @@ impl Condition {
         }
     }
 
-    /// Changes health, and keeps the error if it takes the server out.
+    /// Applies `change` to the health and stores the error if the server is not up afterwards.
     pub(super) fn change(&mut self, cause: Cause<'_>, change: impl FnOnce(&mut Health)) {
         let ejected_before = self.health.ejected_until();
         change(&mut self.health);
@@ -89,7 +88,7 @@ impl Condition {
                 self.since.get_or_insert(failure.time);
             }
             Cause::Connect(failure) => {
-                // A failed last resort changes nothing.
+                // A failed last resort does not change the ejection or its reason.
                 if self.health.ejected_until() != ejected_before {
                     self.connect_error = Some(failure.text());
                     self.since.get_or_insert(failure.time);

@@ -47,14 +47,14 @@ fn outage(seconds: u64, reason: &str) -> Option<Outage> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "there is no other way to an Instant; nothing here takes time"
+    reason = "an Instant cannot be constructed otherwise"
 )]
 fn now() -> Instant {
     Instant::now()
 }
 
 #[test]
-fn outage_begins_when_the_state_changes() {
+fn outage_starts_when_the_state_changes() {
     let pool = pool();
     let server = server(&pool);
     server.probed(true);
@@ -69,16 +69,16 @@ fn outage_begins_when_the_state_changes() {
 }
 
 #[test]
-fn reason_is_of_the_connect_that_ejected() {
+fn reason_comes_from_the_ejecting_connect() {
     let pool = pool();
-    let (server, began) = (server(&pool), now());
-    server.connect_failed_with(began, began, Failure::new(at(1), &"refused"));
+    let (server, started) = (server(&pool), now());
+    server.connect_failed_with(started, started, Failure::new(at(1), &"refused"));
     assert_eq!(server.outage(), outage(1, "refused"));
-    // A last resort: it changes nothing.
-    let later = began + Duration::from_secs(1);
+    // A failed last resort does not change the reason.
+    let later = started + Duration::from_secs(1);
     server.connect_failed_with(later, later, Failure::new(at(2), &"timed out"));
     assert_eq!(server.outage(), outage(1, "refused"));
-    // Ejected, and down since: the probe's error, and the time it was last up.
+    // Ejected, then down: the error of the probe, and the start of the ejection.
     server.probe_failed(Failure::new(at(3), &"HTTP status 503"));
     assert_eq!(server.status().availability, Availability::Down);
     assert_eq!(server.outage(), outage(1, "HTTP status 503"));
@@ -98,7 +98,7 @@ fn outage_survives_a_reload() {
         .build()
         .unwrap();
     assert_eq!(server(&next).outage(), outage(1, "refused"));
-    // Without probes it is not down.
+    // Without active checks the server is up.
     let next = next
         .successor()
         .servers(specs())
