@@ -85,7 +85,7 @@ impl Picker for RoundRobin {
     fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired> {
         loop {
             let position = self.next(context)?;
-            // A concurrent pick may change the word of the server. It keeps its place in the schedule.
+            // If a concurrent pick changed the word of the server, retry with the same server.
             let acquired = context.acquire_with(|| {
                 let open = context.open(position)?;
                 Some((position, open.word))
