@@ -69,7 +69,7 @@ impl Upstream {
     /// # Panics
     /// With health checks, outside a Tokio runtime.
     pub fn start(config: &config::Upstream) -> Result<Self, UpstreamError> {
-        Self::build(new_pool(config), config, static_servers(config))
+        Self::build(new_pool(config), config, configured_source(config))
     }
 
     /// Like [`Self::start`], but takes the members from `discover` while the upstream lives. It
@@ -110,7 +110,7 @@ impl Upstream {
     /// With health checks, outside a Tokio runtime.
     pub fn succeed(&self, config: &config::Upstream) -> Result<Self, UpstreamError> {
         let pool = configured(self.pool.successor(), config);
-        Self::build(pool, config, static_servers(config))
+        Self::build(pool, config, configured_source(config))
     }
 
     fn build(
@@ -186,7 +186,9 @@ impl Upstream {
     }
 }
 
-fn static_servers(config: &config::Upstream) -> StaticServers {
+/// Where the members of an upstream come from. A source with its own configuration is chosen
+/// here, for the start and for reloads.
+fn configured_source(config: &config::Upstream) -> impl Discover + use<> {
     StaticServers::new(config.servers.iter().cloned())
 }
 
