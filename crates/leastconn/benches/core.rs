@@ -1,4 +1,4 @@
-//! What a connection costs in the core: `cargo bench -p leastconn`.
+//! Cost of a connection in the core: `cargo bench -p leastconn`.
 
 mod support;
 
@@ -10,8 +10,7 @@ fn main() {
     divan::main();
 }
 
-/// Picking and dropping the lease. The threads of the second row contend for
-/// the same servers.
+/// Picks a server and drops the lease. With two threads, both contend for the same servers.
 #[divan::bench(args = [4, 64, 1000], threads = [1, 2])]
 fn pick_and_drop(bencher: Bencher<'_, '_>, servers: u16) {
     let (pool, _held) = busy(servers);
@@ -19,13 +18,13 @@ fn pick_and_drop(bencher: Bencher<'_, '_>, servers: u16) {
     bencher.bench(|| drop(pool.pick(black_box(&all), &tried, *NOW)));
 }
 
-/// Admitting one of so many identities, and dropping the permit.
+/// Admits one of `identities` clients and drops the permit.
 #[divan::bench(args = [1, 100_000], threads = [1, 2])]
 fn admit_and_drop(bencher: Bencher<'_, '_>, identities: usize) {
     let (limiter, clients, limits) = support::limiter(identities);
     let next = std::sync::atomic::AtomicUsize::new(0);
     bencher.bench(|| {
-        // A stride, so that no cache line is warm from the one before.
+        // A stride, so that the cache lines of the previous iteration are not reused.
         let number = next.fetch_add(7_919, std::sync::atomic::Ordering::Relaxed);
         drop(limiter.admit(black_box(&clients[number % identities]), &limits, *NOW));
     });

@@ -1,6 +1,5 @@
-//! Work of a fixed amount, for a program that counts instructions: see
-//! `scripts/instructions.sh`, which runs it with one amount and with another, so that
-//! what is done once is not counted.
+//! Fixed workloads for counting instructions. `scripts/instructions.sh` runs each with two
+//! iteration counts and takes the difference, so that startup is not counted.
 
 mod support;
 
@@ -10,8 +9,8 @@ use leastconn::Tried;
 use support::NOW;
 
 fn main() -> ExitCode {
-    let mut words = std::env::args().skip(1);
-    let (Some(what), Some(Ok(count))) = (words.next(), words.next().map(|n| n.parse())) else {
+    let mut args = std::env::args().skip(1);
+    let (Some(what), Some(Ok(count))) = (args.next(), args.next().map(|n| n.parse())) else {
         // `cargo bench` starts every benchmark, with arguments of its own.
         eprintln!("instructions: counted by scripts/instructions.sh");
         return ExitCode::SUCCESS;
@@ -24,7 +23,7 @@ fn main() -> ExitCode {
         "echo" => support::runtime().block_on(support::carry(count, 0)),
         "mebibyte" => support::runtime().block_on(support::carry(0, count << 20)),
         other => {
-            eprintln!("instructions: there is no work called {other}");
+            eprintln!("instructions: unknown workload `{other}`");
             return ExitCode::FAILURE;
         }
     }

@@ -1,5 +1,5 @@
-//! What both the timed and the counted benchmarks work on.
-#![allow(dead_code, reason = "each of them needs some of it")]
+//! Workloads shared by the timed and the instruction-counting benchmarks.
+#![allow(dead_code, reason = "each benchmark uses a part")]
 
 use std::{
     future::poll_fn,
@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 )]
 pub(crate) static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// A pool with some connections on each server, as it is in the middle of a day.
+/// A pool with about ten connections on each server.
 #[expect(clippy::expect_used, reason = "a benchmark may stop")]
 pub(crate) fn busy(servers: u16) -> (Pool, Vec<Option<Lease>>) {
     let specs = (0..servers).map(|number| {
@@ -42,8 +42,8 @@ pub(crate) fn busy(servers: u16) -> (Pool, Vec<Option<Lease>>) {
     (pool, held)
 }
 
-/// A limiter that knows these clients, and limits that refuse none of them: a refusal
-/// is not what is measured.
+/// A limiter that has seen these clients, and limits that refuse none of them, because only
+/// admission is measured.
 pub(crate) fn limiter(identities: usize) -> (Limiter, Vec<ClientId>, Limits) {
     let limiter = Limiter::new(2 * identities, *NOW);
     let limits = Limits::default()
@@ -58,7 +58,7 @@ pub(crate) fn limiter(identities: usize) -> (Limiter, Vec<ClientId>, Limits) {
     (limiter, clients, limits)
 }
 
-/// One end of a pipe in memory, as the relay wants it.
+/// One end of an in-memory pipe, as a [`Stream`].
 #[derive(Debug)]
 struct Memory(DuplexStream);
 
@@ -95,7 +95,7 @@ impl Stream for Memory {
 }
 
 /// A client and a server in memory, with the relay between them: `echoes` times 64
-/// bytes forth and back, then `bytes` from the server to the client.
+/// bytes in both directions, then `bytes` from the server to the client.
 #[expect(clippy::expect_used, reason = "a benchmark may stop")]
 pub(crate) async fn carry(echoes: usize, bytes: usize) {
     const PIPE: usize = 128 * 1024;
@@ -147,7 +147,7 @@ async fn take(client: &mut DuplexStream) -> io::Result<usize> {
     }
 }
 
-/// A runtime of this thread.
+/// A single-threaded runtime.
 #[expect(clippy::expect_used, reason = "a benchmark may stop")]
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()

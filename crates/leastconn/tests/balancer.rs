@@ -1,4 +1,4 @@
-//! The balancer as a whole: who is refused and why, and where the others go.
+//! Tests of the whole balancer: admission limits, allowed servers and distribution.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "support/rig.rs"]
@@ -31,7 +31,7 @@ async fn concurrent_connections_spread_evenly() {
         let connecting = rig.connect().await;
         arriving.spawn(async move {
             let mut stream = connecting;
-            // Connected to a server once it has said its name.
+            // The server sends its name once it has accepted the connection.
             read_line(&mut stream).await.unwrap();
             stream
         });
@@ -68,12 +68,12 @@ async fn rate_limited_client_is_refused_with_retry_after() {
         (900..=1000).contains(&retry_after.as_secs()),
         "{retry_after:?}"
     );
-    // No server saw it, and those admitted go on.
+    // No server saw the refused client; admitted connections continue.
     assert_eq!(upstream.accepted(), 2);
     for stream in &mut admitted {
         assert_eq!(roundtrip(stream, b"pong").await.unwrap(), b"pong");
     }
-    // Others have a rate of their own.
+    // Other clients have their own bucket.
     let (connection, mut other) = tokio::net::UnixStream::pair().unwrap();
     let (outcome, ()) = tokio::join!(
         async {

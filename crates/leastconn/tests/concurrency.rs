@@ -1,5 +1,5 @@
-//! Counts stay exact when threads pick, drop and drain at once.
-#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+//! Counts stay exact under concurrent picks, drops and drains.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::{
     net::SocketAddr,
@@ -48,7 +48,7 @@ fn in_flight(pool: &Pool) -> Vec<u32> {
         .collect()
 }
 
-/// Runs `run` on each of `threads` threads, all of which start at once.
+/// Runs `run` on `threads` threads that start at the same time.
 fn at_once<T: Send>(threads: usize, run: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let start = Barrier::new(threads);
     thread::scope(|scope| {
@@ -65,7 +65,7 @@ fn at_once<T: Send>(threads: usize, run: impl Fn(usize) -> T + Sync) -> Vec<T> {
     })
 }
 
-/// `connections` on as many threads, all held until they are counted.
+/// Picks once on each of `connections` threads and returns the counts while all are held.
 fn spread(pool: &Pool, connections: usize) -> Vec<u32> {
     let leases = at_once(connections, |_| pick(pool).unwrap());
     let counts = in_flight(pool);
@@ -101,12 +101,12 @@ fn concurrent_picks_follow_weights_within_one_connection() {
     }
 }
 
-/// The seed read the counts, dialled, and counted once the dial was done: all
-/// connections that came meanwhile saw the same server as the idlest.
+/// The seed program counted a connection only after dialling, so all connections that arrived
+/// during the dial chose the same server.
 #[test]
 fn seed_reads_counts_dials_then_counts() {
     let pool = pool((0..4).map(spec));
-    // Nobody has dialled yet, let alone succeeded: only picked.
+    // The connections were picked but not yet dialled.
     let leases: Vec<_> = (0..8).map(|_| pick(&pool).unwrap()).collect();
     assert_eq!(in_flight(&pool), [2; 4]);
     drop(leases);
@@ -171,7 +171,7 @@ fn max_conns_is_never_exceeded() {
     let open: [AtomicUsize; 3] = Default::default();
     at_once(8, |_| {
         for _ in 0..2_000 {
-            // Counted here inside of the lease's life, so never above the truth.
+            // Counted within the lifetime of the lease, so never more than the real count.
             let Some(lease) = pick(&pool) else { continue };
             let open = &open[lease.server().id().as_str().parse::<usize>().unwrap()];
             assert!(open.fetch_add(1, Ordering::SeqCst) < 2);
@@ -203,7 +203,7 @@ fn drained_server_is_never_picked() {
         }
         for _ in 0..2_000 {
             server.set_admin(AdminState::Drain);
-            // Connections of before may end; none comes on top.
+            // Existing connections may end; none is added.
             let counts: [u32; 20] = std::array::from_fn(|_| server.in_flight());
             assert!(
                 counts.is_sorted_by(|before, after| before >= after),

@@ -1,9 +1,9 @@
-//! How each way to balance spreads connections, and what it may not do.
+//! Distribution of each balancing algorithm, and the servers that it must not pick.
 //!
-//! Tolerances are those of statistics: a count of `n` draws with chance `p` is within
-//! five standard deviations, sqrt(n p (1 - p)), of `n p`, but for one time in 1.7
-//! million. Seeds are fixed, so that a test that passes once passes always.
-#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+//! Tolerances are five standard deviations: a count of `n` draws with probability `p` differs
+//! from `n p` by more than 5 sqrt(n p (1 - p)) once in 1.7 million. Seeds are fixed, so the tests
+//! are deterministic.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -60,12 +60,12 @@ fn pick_from(pool: &Pool, candidates: &Candidates, source: IpAddr) -> Option<Lea
     pool.pick_for(candidates, &request)
 }
 
-/// From each of so many addresses.
+/// `count` different source addresses.
 fn sources(count: u32) -> impl Iterator<Item = IpAddr> {
     (0..count).map(|n| Ipv4Addr::from(0x0a00_0000 + n).into())
 }
 
-/// Where each source goes: picked once, and given back at once.
+/// The server of each source. Leases are dropped at once.
 fn mapped(pool: &Pool, candidates: &Candidates, count: u32) -> Vec<usize> {
     sources(count)
         .map(|source| number(&pick_from(pool, candidates, source).unwrap()))
@@ -80,7 +80,7 @@ fn counts(picked: impl IntoIterator<Item = usize>, servers: usize) -> Vec<u32> {
     counts
 }
 
-/// Whether `counts` are what draws with chances in proportion to `weights` give.
+/// Asserts that `counts` are proportional to `weights`, within the tolerance.
 #[track_caller]
 fn assert_by_weight(counts: &[u32], weights: &[u32]) {
     let total = f64::from(weights.iter().sum::<u32>());
@@ -141,8 +141,7 @@ fn mapped_ipv4_address_is_the_same_source() {
     );
 }
 
-/// Known answers: if these change, every site's clients change servers with the
-/// release that does it.
+/// Known answers: a change would move clients to other servers with an upgrade.
 #[test]
 fn source_mapping_is_stable_between_releases() {
     let pool = pool(Balance::SourceHash, specs(&[1, 1, 1, 2]), 1);
@@ -162,7 +161,7 @@ fn removed_server_moves_only_its_own_sources() {
     for (before, without) in before.iter().zip(&without) {
         assert!(*without != 1 && (*before == 1 || before == without));
     }
-    // Those that moved are spread by weight, too.
+    // The moved sources also follow the weights.
     let moved = before.iter().zip(&without).filter(|(b, _)| **b == 1);
     assert_by_weight(&counts(moved.map(|(_, &to)| to), 4), &[1, 0, 1, 3]);
     server.set_admin(AdminState::Ready);
@@ -214,8 +213,8 @@ fn failed_source_moves_to_its_second_choice() {
 
 #[test]
 fn p2c_compares_two_different_servers() {
-    // With one of them loaded, the other is always the better one; who draws the
-    // same server twice would use the loaded one every fourth time.
+    // One server is loaded, so the other must always win. Drawing the same server twice would
+    // pick the loaded one in a quarter of the cases.
     let pool = pool(Balance::P2c, specs(&[1, 1]), 1);
     let only = pool.subset(|server| server.id().as_str() == "0");
     let _load: Vec<_> = (0..10).map(|_| pick(&pool, &only).unwrap()).collect();
@@ -226,13 +225,12 @@ fn p2c_compares_two_different_servers() {
 
 #[test]
 fn p2c_picks_idle_servers_by_weight() {
-    // Nobody has a connection, so the heavier of two always wins, and of two that are
-    // equal the first: the chance of server 3 (weight 3 of 6) is that of being drawn.
+    // All servers are idle, so the heavier of two wins, or the first of two equal ones. Server 3
+    // (weight 3 of 6) wins whenever it is drawn.
     let pool = pool(Balance::P2c, specs(&[1, 1, 1, 3]), 1);
     let picked = (0..60_000).map(|_| number(&pick(&pool, &pool.all()).unwrap()));
     let counts = counts(picked, 4);
-    // Drawn first: 1/2. Drawn second: each of the others is first with 1/6, and then
-    // it is 3 of 5.
+    // Probability to be drawn first: 1/2. To be drawn second: 3/5 after one of the others.
     let chance = 0.5 + 0.5 * 3.0 / 5.0;
     let deviation = (60_000.0 * chance * (1.0f64 - chance)).sqrt();
     let off = (f64::from(counts[3]) - 60_000.0 * chance).abs();
@@ -248,7 +246,7 @@ fn p2c_keeps_weighted_loads_close() {
         .map(|_| pick(&pool, &pool.all()).unwrap())
         .collect();
     for (count, weight) in counts(held.iter().map(number), 10).into_iter().zip(weights) {
-        // 24,000 over a weight of 24. At random, five standard deviations would be 150.
+        // 24,000 picks over a total weight of 24. Random picks would need a tolerance of 150.
         let load = f64::from(count) / f64::from(weight);
         assert!((load - 1_000.0).abs() <= 10.0, "{load} of weight {weight}");
     }
@@ -309,8 +307,8 @@ fn each_candidate_set_has_its_own_schedule() {
 }
 
 proptest! {
-    /// Each window of `n` picks gives each server its part of them, give or take one
-    /// for itself and what the others are off in the same window.
+    /// In each window of picks, each server is within its share of the window by one, plus the
+    /// deviation of the other servers.
     #[test]
     fn round_robin_is_even_in_every_window(
         weights in prop::collection::vec(1u32..12, 1..8), seed: u64,
@@ -320,7 +318,7 @@ proptest! {
         let picked: Vec<_> = (0..4 * total)
             .map(|_| number(&pick(&pool, &pool.all()).unwrap()))
             .collect();
-        // A whole number of rounds is exact, and the order is the same each round.
+        // Complete rounds are exact, and each round has the same order.
         let (first, rest) = picked.split_at(total as usize);
         prop_assert_eq!(counts(first.iter().copied(), weights.len()), weights.clone());
         prop_assert!(rest.chunks(total as usize).all(|round| round == first));
@@ -338,8 +336,8 @@ proptest! {
         }
     }
 
-    /// Whatever the way: nobody who must not be is chosen, and somebody is while
-    /// somebody may be.
+    /// With each algorithm, only eligible servers are picked, and one is picked if any is
+    /// eligible.
     #[test]
     fn pick_returns_eligible_servers_only(
         servers in prop::collection::vec((1u32..5, 0u32..3, any::<bool>(), 0u8..4), 1..8),
@@ -351,7 +349,7 @@ proptest! {
                 spec.max_conns = std::num::NonZeroU32::new(max_conns);
                 spec.backup = backup;
             }
-            // Any number of servers may be ejected, and then they are not used.
+            // All servers may be ejected, and ejected servers are not used.
             let mut passive = PassivePolicy::default();
             passive.max_ejected = Ratio::ALL;
             let pool = Pool::builder("pool").servers(all).passive(passive).balance(balance).panic(PanicPolicy::Refuse).seed(seed).build().unwrap();
@@ -420,11 +418,7 @@ fn changing_the_algorithm_keeps_counts() {
             .unwrap();
         held.extend((0..30).map(|_| pick(&pool, &pool.all()).unwrap()));
         let next = pool.successor().servers(specs(&[1, 1, 1])).build();
-        assert_eq!(
-            next.unwrap().balance(),
-            balance,
-            "unless it is told otherwise"
-        );
+        assert_eq!(next.unwrap().balance(), balance, "kept by default");
         let mut by_server = HashMap::<_, u32>::new();
         for lease in &held {
             *by_server.entry(number(lease)).or_default() += 1;
@@ -435,7 +429,7 @@ fn changing_the_algorithm_keeps_counts() {
             assert_eq!(member.server.in_flight(), has);
         }
     }
-    // And least connections evens out what the others left.
+    // Least connections then evens out the counts.
     held.extend((0..300).map(|_| pick(&pool, &pool.all()).unwrap()));
     let counts: Vec<_> = pool
         .members()

@@ -1,7 +1,7 @@
-//! A million identities stay within a byte budget, and none is left once idle.
+//! A million identities stay within a memory budget and are released once idle.
 //!
-//! Alone in its file: the allocator counts for the whole process.
-#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+//! In a test binary of its own, because the allocator counts for the whole process.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::{
     num::NonZeroU32,
@@ -14,14 +14,14 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static ALLOCATED: PeakAlloc = PeakAlloc;
 
-/// A quarter of them in a debug build, which takes a second for a hundred thousand: the
-/// tables are then as full as those of all, and grow in the same steps.
+/// Debug builds use a quarter, because 100,000 identities take a second. The tables grow in the
+/// same steps and reach the same load.
 const IDENTITIES: usize = if cfg!(debug_assertions) {
     250_000
 } else {
     1_000_000
 };
-/// For each, its name of 40 bytes included.
+/// Bytes per identity, including its name of 40 bytes.
 const BUDGET: usize = 256;
 
 fn identity(number: usize) -> ClientId {
@@ -39,11 +39,11 @@ fn million_identities_fit_and_expire() {
         .rate(RateLimit::new(1.0, NonZeroU32::MIN))
         .max_conns(NonZeroU32::new(1));
     let before = ALLOCATED.current_usage();
-    // A shard is full by chance before the table is: leave it some room.
+    // Shards fill unevenly: leave some spare capacity.
     let limiter = Limiter::new(IDENTITIES * 11 / 10, epoch);
     for number in 0..IDENTITIES {
         assert!(limiter.admit(&identity(number), &limits, epoch).is_ok());
-        // On the way, too: a table is at its emptiest just after it has grown.
+        // Check during growth too: overhead is highest just after a table has grown.
         if number > IDENTITIES / 2 && number % 1_000 == 0 {
             let each = (ALLOCATED.current_usage() - before) / number;
             assert!(each <= BUDGET, "{each} bytes for each of {number}");
@@ -51,7 +51,7 @@ fn million_identities_fit_and_expire() {
     }
     assert_eq!(limiter.len(), IDENTITIES);
 
-    // A flood of more has to stay outside.
+    // Further identities do not grow the table beyond its capacity.
     for number in IDENTITIES..IDENTITIES * 13 / 10 {
         let _ = limiter.admit(&identity(number), &limits, epoch);
     }
@@ -60,5 +60,5 @@ fn million_identities_fit_and_expire() {
     limiter.forget_idle(epoch + Duration::from_secs(1));
     assert!(limiter.is_empty());
     let left = ALLOCATED.current_usage() - before;
-    assert!(left <= 16 * 1024, "{left} bytes are left of nobody");
+    assert!(left <= 16 * 1024, "{left} bytes are left after expiry");
 }

@@ -1,16 +1,16 @@
-//! Models of the core under every interleaving of two or three threads.
+//! Loom models of the core: every interleaving of two or three threads.
 //!
 //! Run with
 //! ```text
 //! RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
 //!     cargo test -p leastconn --no-default-features --release --test loom
 //! ```
-//! Without the `tokio` feature, for Tokio has no network under `--cfg loom`; in
-//! release, for the number of interleavings; and in a directory of its own, for
-//! the flag is passed to every dependency. The core takes the time as an
-//! argument, so there is no clock to model.
+//! The `tokio` feature is off because Tokio has no network under `--cfg loom`. Release mode is
+//! needed for the number of interleavings. The separate target directory is needed because the
+//! flag applies to every dependency. The core takes the time as an argument, so there is no clock
+//! to model.
 #![cfg(loom)]
-#![allow(clippy::unwrap_used, reason = "a failed model is a failed test")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the model")]
 
 use std::{
     num::NonZeroU32,
@@ -39,8 +39,8 @@ fn spec(name: &str) -> ServerSpec {
     ServerSpec::new(name, std::net::SocketAddr::from(([127, 0, 0, 1], 80)))
 }
 
-/// A pool and all its servers. Failed connects eject at once, for ten seconds, and
-/// ejected servers are not used.
+/// A pool and all its servers. A failed connect ejects a server for ten seconds, and ejected
+/// servers are not used.
 #[derive(Clone)]
 struct Setup {
     pool: Arc<Pool>,
@@ -65,7 +65,7 @@ impl Setup {
         Self { pool, all }
     }
 
-    /// The same servers, chosen in another way.
+    /// Uses `balance` instead of least connections.
     fn by(servers: impl IntoIterator<Item = ServerSpec>, balance: Balance) -> Self {
         let pool = Pool::builder("pool")
             .servers(servers)
@@ -97,16 +97,16 @@ impl Setup {
     }
 }
 
-/// Any number of servers may be ejected.
+/// A policy under which all servers may be ejected.
 fn eject_all() -> PassivePolicy {
     let mut passive = PassivePolicy::default();
     passive.max_ejected = Ratio::ALL;
     passive
 }
 
-/// For models with so many steps that all of their interleavings take hours: those
-/// with at most three switches away from a thread that could go on.
-fn with_few_switches(model: impl Fn() + Sync + Send + 'static) {
+/// For models whose interleavings would take hours: explores those with at most three
+/// preemptions.
+fn model_with_bounded_preemption(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
     builder.check(model);
@@ -114,8 +114,8 @@ fn with_few_switches(model: impl Fn() + Sync + Send + 'static) {
 
 #[test]
 fn concurrent_picks_differ_by_at_most_one() {
-    // Even numbers of picks: of an odd one, the last evens a fault out. And of
-    // several seeds, some make both threads prefer the same server.
+    // Even numbers of picks, because an odd last pick would hide a difference. With some of the
+    // seeds, both threads prefer the same server.
     for (each, seed) in (1..=2).flat_map(|each| (0..8).map(move |seed| (each, seed))) {
         loom::model(move || {
             let setup = Setup::seeded([spec("a"), spec("b")], seed);
@@ -146,7 +146,7 @@ fn concurrent_picks_respect_max_conns() {
 #[test]
 fn concurrent_round_robin_picks_are_exact() {
     for each in 1..=2 {
-        with_few_switches(move || {
+        model_with_bounded_preemption(move || {
             let setup = Setup::by([spec("a"), spec("b")], Balance::RoundRobin);
             let picks = move |setup: Setup| -> Vec<_> {
                 (0..each).map(|_| setup.pick(at(0)).unwrap()).collect()
@@ -180,7 +180,7 @@ fn concurrent_picks_respect_max_conns_with_each_algorithm() {
 
 #[test]
 fn concurrent_picks_start_one_slow_start() {
-    with_few_switches(|| {
+    model_with_bounded_preemption(|| {
         let pool = Pool::builder("pool")
             .servers([spec("a")])
             .slow_start(Duration::from_secs(10))
@@ -196,7 +196,7 @@ fn concurrent_picks_start_one_slow_start() {
         let other = setup.spawn(|setup| setup.pick(at(0)));
         let one = setup.pick(at(0));
         let two = other.join().unwrap();
-        // There is nobody else, so it gets what comes, slow or not.
+        // It is the only server, so it gets all connections during its ramp.
         assert!(one.is_some() && two.is_some());
         let other = setup.spawn(|setup| setup.pick(at(10)));
         let three = setup.pick(at(10));
@@ -212,7 +212,7 @@ fn drained_server_is_never_picked() {
         let setup = Setup::new([spec("a")]);
         let other = setup.spawn(|setup| setup.pick(at(0)));
         setup.pool.members()[0].server.set_admin(AdminState::Drain);
-        // Counted or not, it is decided: nothing comes on top from here on.
+        // The other pick has succeeded or failed: no connection is added from here on.
         let then = setup.in_flight();
         assert!(setup.pick(at(0)).is_none());
         let lease = other.join().unwrap();
@@ -267,7 +267,7 @@ fn concurrent_failure_and_trial_leave_consistent_state() {
     loom::model(|| {
         let setup = Setup::new([spec("a")]);
         setup.pool.members()[0].server.connect_failed(at(0), at(0));
-        // A connect fails while the trial is due: it ends the trial, if that has begun.
+        // A connect fails when the trial is due. If the trial has begun, the failure ends it.
         let late = setup.spawn(|setup| {
             setup.pool.members()[0]
                 .server
@@ -439,7 +439,7 @@ fn concurrent_drop_admit_and_reap_keep_counts() {
         sweeps.join().unwrap();
         let alice = ClientId::from("alice");
         assert_eq!(limiter.open(&alice), 1);
-        // Whoever was counted on an entry that is forgotten would be lost here.
+        // A permit counted on an evicted entry would be missing here.
         let second = admit(&limiter, limits, at(1)).unwrap();
         assert!(admit(&limiter, limits, at(1)).is_err());
         drop((permit, second));

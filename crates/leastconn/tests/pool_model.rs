@@ -1,4 +1,4 @@
-//! Random sequences of operations on a pool keep its laws; see `model/pool.rs`.
+//! Property test: random operations on a pool against the model in `model/pool.rs`.
 
 use std::time::Instant;
 

@@ -1,8 +1,7 @@
-//! The faults of the program that this one took over from, one test each.
+//! Regression tests for the faults of the seed program, which this project replaced.
 //!
-//! The eighth, that it takes any of a certificate's common names, is tested
-//! where certificates are known: in the server crate.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+//! An eighth fault, accepting any common name of a certificate, is tested in the server crate.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 #[path = "support/rig.rs"]
 mod rig;
@@ -28,8 +27,8 @@ use leastconn_testkit::{
 use rig::{Rig, builder, raise_descriptor_limit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Many that arrive together all saw the same idle server, because they looked,
-/// dialled, and counted only then.
+/// The seed counted a connection after dialling, so simultaneous connections all chose the same
+/// idle server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn seed_counts_connections_after_dialling() {
     raise_descriptor_limit();
@@ -61,7 +60,7 @@ async fn seed_counts_connections_after_dialling() {
     }
     drop(connected);
 
-    // The count is there before the dial: one that was picked is not idle.
+    // A picked server is counted before it is dialled.
     let all: Candidates = pool.all();
     let leases: Vec<_> = (0..4)
         .map(|_| pool.pick(&all, &Tried::default(), now()).unwrap())
@@ -72,8 +71,8 @@ async fn seed_counts_connections_after_dialling() {
     drop(leases);
 }
 
-/// When connecting failed it closed the client's connection, and then tried the
-/// next server for nobody.
+/// When connecting failed, the seed closed the client's connection before it tried the next
+/// server.
 #[tokio::test]
 async fn seed_closes_the_client_before_retrying() {
     let (dead, well) = (
@@ -96,8 +95,8 @@ async fn seed_closes_the_client_before_retrying() {
     assert!(retried > 0, "the dead server was never tried first");
 }
 
-/// It closed both connections as soon as one side had finished sending, so a
-/// client that ends its question lost the answer.
+/// The seed closed both connections as soon as one side had finished sending, so a client that
+/// half-closed after its request lost the response.
 #[tokio::test]
 async fn seed_closes_both_sides_on_half_close() {
     let upstream = Upstream::start(Behaviour::DelayedResponse {
@@ -114,8 +113,7 @@ async fn seed_closes_both_sides_on_half_close() {
     assert_eq!(rig.outcome().await.unwrap().reason, Reason::Ok);
 }
 
-/// Each connection to a server got a read deadline two seconds after it was
-/// opened, and was cut off there.
+/// The seed closed each server connection two seconds after it was opened, by a read deadline.
 #[tokio::test]
 async fn seed_limits_server_reads_to_two_seconds() {
     let upstream = Upstream::named("web0").await;
@@ -129,7 +127,7 @@ async fn seed_limits_server_reads_to_two_seconds() {
     assert_eq!(rig.outcome().await.unwrap().reason, Reason::Ok);
 }
 
-/// Its first check of a server came one whole interval after the start.
+/// The seed's first health check came one interval after the start.
 #[tokio::test]
 async fn seed_checks_health_first_after_ten_seconds() {
     let (dead, well) = (
@@ -163,8 +161,7 @@ async fn seed_checks_health_first_after_ten_seconds() {
     assert!(now() - started < Duration::from_secs(5));
 }
 
-/// An upstream that a client was allowed and that did not exist was a null
-/// pointer when that client came.
+/// The seed dereferenced a null pointer if a client was allowed an upstream that did not exist.
 #[tokio::test]
 async fn seed_crashes_on_unknown_allowed_upstream() {
     let upstream = Upstream::start(Behaviour::Echo).await;
@@ -174,7 +171,7 @@ async fn seed_crashes_on_unknown_allowed_upstream() {
     assert_eq!(error.to_string(), "there is no server named `webapp9`");
 }
 
-/// It kept a token bucket for each client that ever came, for ever.
+/// The seed never released the token buckets of idle clients.
 #[test]
 fn seed_never_drops_idle_buckets() {
     let start: Instant = now();
@@ -185,7 +182,7 @@ fn seed_never_drops_idle_buckets() {
         drop(limiter.admit(&client, &limits, start).unwrap());
     }
     assert_eq!(limiter.len(), 10_000);
-    // Their buckets are full again after a twentieth of a second.
+    // The buckets are full again after 50 ms.
     limiter.forget_idle(start + Duration::from_secs(1));
     assert!(limiter.is_empty());
 }

@@ -1,6 +1,6 @@
-//! Whatever two sides do, in whatever order: what one sent is what the other
-//! gets, ends are passed on as what they were, and relaying ends.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+//! Property tests of the relay: for any sequence of events on both sides, data arrives
+//! unchanged, endings are forwarded truthfully, and the relay terminates.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 #[path = "support/scripted.rs"]
 mod scripted;
@@ -14,10 +14,10 @@ use scripted::{End, Script, Step, Take, check};
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (0u16..300).prop_map(Step::Bytes),
-        // Several scratch spaces.
+        // Up to several scratch buffers.
         2 => any::<u16>().prop_map(Step::Bytes),
         3 => Just(Step::Wait),
-        // All of them together are less than a time-out, so that none ends it.
+        // The sum of all pauses is below every timeout.
         1 => (1u64..100).prop_map(|ms| Step::Pause(Duration::from_millis(ms))),
     ];
     vec(step, 0..24)
@@ -110,7 +110,7 @@ fn each_ending_has_its_reason() {
             quiet(End::Truncated, Take::All),
             Reason::ServerTruncated,
         ),
-        // The end, and then the answer is not taken: one abrupt end.
+        // Truncation followed by a reset on write is reported as truncation.
         (
             quiet(End::Truncated, Take::Reset),
             quiet(End::Silent, Take::All),
@@ -126,7 +126,7 @@ fn each_ending_has_its_reason() {
             quiet(End::Silent, Take::All),
             Reason::TlsError,
         ),
-        // What the client sent cannot be delivered.
+        // The data of the client cannot be delivered.
         (
             quiet(End::Truncated, Take::All),
             quiet(End::Silent, Take::Stuck),
@@ -142,13 +142,13 @@ fn each_ending_has_its_reason() {
             quiet(End::Silent, Take::All),
             Reason::IdleTimeout,
         ),
-        // Sends, ends, and goes without waiting for the answer.
+        // The client half-closes, then closes without reading the response.
         (
             quiet(End::Orderly, Take::Closed),
             fine.clone(),
             Reason::ClientReset,
         ),
-        // Answers, ends, and goes without waiting for the whole question.
+        // The server half-closes, then closes without reading the whole request.
         (
             quiet(End::Silent, Take::All),
             quiet(End::Orderly, Take::Closed),
@@ -164,7 +164,7 @@ fn each_ending_has_its_reason() {
     }
 }
 
-/// The other direction goes on after a truncation that is passed on as an end.
+/// The other direction continues after a truncation that is forwarded as a close.
 #[test]
 fn truncation_forwarded_as_close_is_reported() {
     let server = Script {
@@ -176,7 +176,7 @@ fn truncation_forwarded_as_close_is_reported() {
     assert_eq!(reason, Some(Reason::ClientTruncated));
 }
 
-/// The write finds the reset, and the read then an end like any other.
+/// A write reports the reset; the next read reports an ordinary end.
 #[test]
 fn eof_after_reset_is_forwarded_as_reset() {
     let client = Script {
@@ -194,8 +194,8 @@ fn eof_after_reset_is_forwarded_as_reset() {
     assert_eq!(run(&client, &server, None), Some(Reason::ClientReset));
 }
 
-/// Each direction moves so much in its turn that the other gets none meanwhile;
-/// then it must come back by itself, for nothing else wakes it.
+/// Each direction uses up its poll budget. The relay must then wake itself, because no I/O event
+/// does.
 #[test]
 fn exhausted_poll_budget_reschedules_the_relay() {
     let endless = Script {
@@ -211,7 +211,7 @@ fn exhausted_poll_budget_reschedules_the_relay() {
             let start = tokio::time::Instant::now();
             let reason = check(&endless, &endless, OnTruncation::Reset, None).await;
             assert_eq!(reason, Some(Reason::Ok));
-            // Forgotten, it would have gone on when the next timer fired.
+            // Without the wake-up, it would have continued when the next timer fired.
             assert_eq!(start.elapsed(), Duration::ZERO);
         });
 }

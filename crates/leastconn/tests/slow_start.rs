@@ -1,6 +1,6 @@
-//! Slow start, by simulation: arrivals at a steady rate, connections of a given length,
-//! and in each interval no server that is beginning gets more than it may.
-#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+//! Simulations of slow start: connections of a fixed duration arrive at a steady rate, and the
+//! share of a ramping server is checked in each interval.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::{
     collections::VecDeque,
@@ -27,11 +27,11 @@ fn specs(weights: &[u32]) -> Vec<ServerSpec> {
     weights.iter().enumerate().map(spec).collect()
 }
 
-/// A site with arrivals that take the same time to be served, and a clock.
+/// A simulated site: arrivals at a fixed rate, connections of equal duration, and a clock.
 struct Site {
     pool: Pool,
     now: Instant,
-    /// Between two arrivals.
+    /// Time between two arrivals.
     gap: Duration,
     lives: Duration,
     open: VecDeque<(Instant, Lease)>,
@@ -65,7 +65,7 @@ impl Site {
         }
     }
 
-    /// Who got how many of those that came in `time`.
+    /// Simulates `time` and returns the number of connections by server.
     fn run(&mut self, time: Duration) -> Vec<u32> {
         let end = self.now + time;
         let mut got = vec![0; 16];
@@ -97,7 +97,7 @@ impl Site {
     }
 }
 
-/// The most that `n` draws with this chance give, but once in 3.5 million.
+/// Upper bound of `n` draws with this probability, exceeded once in 3.5 million.
 fn at_most(n: u32, chance: f64) -> f64 {
     let n = f64::from(n);
     n * chance + 5.0 * (n * chance * (1.0 - chance)).sqrt()
@@ -105,7 +105,7 @@ fn at_most(n: u32, chance: f64) -> f64 {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What each of the following seconds gave to `server`, and how many came.
+/// For each of `count` seconds: connections of `server`, and all connections.
 fn seconds(site: &mut Site, server: usize, count: u32) -> Vec<(u32, u32)> {
     (0..count)
         .map(|_| {
@@ -115,8 +115,8 @@ fn seconds(site: &mut Site, server: usize, count: u32) -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// Checks the seconds after a server that has `share` of the weight came back: within
-/// the slow start, and after it.
+/// Checks the seconds after the recovery of a server with `share` of the total weight, during
+/// and after the slow start.
 #[track_caller]
 fn assert_ramp(seconds: &[(u32, u32)], share: f64) {
     for (second, &(got, came)) in (1..).zip(seconds) {
@@ -137,8 +137,8 @@ fn assert_ramp(seconds: &[(u32, u32)], share: f64) {
 
 #[test]
 fn least_conn_ramp_is_bounded_each_second() {
-    // For short connections, and for those that outlive the slow start by far: there,
-    // the server has the fewest connections all the time.
+    // Short connections, and connections that far outlive the slow start, for which the ramping
+    // server always has the fewest connections.
     for lives in [SECOND, 600 * SECOND] {
         for maintained in [false, true] {
             let mut site = Site::new(Balance::LeastConn, &[1, 1, 1, 1], 1_000, lives);
@@ -156,7 +156,7 @@ fn least_conn_ramp_is_bounded_each_second() {
             }
             let ramp = seconds(&mut site, 2, 200);
             assert_ramp(&ramp, 0.25);
-            // It gets what it may, nearly: the ramp is not only a bound.
+            // The server also gets nearly what the ramp allows.
             let got: u32 = ramp[..60].iter().map(|second| second.0).sum();
             assert!(
                 (6_500..8_500).contains(&got),
@@ -172,7 +172,7 @@ fn least_conn_ramp_is_bounded_each_second() {
 
 #[test]
 fn without_slow_start_an_empty_server_gets_all_arrivals() {
-    // What the tests above would see if nothing was done.
+    // Control: the tests above would fail without slow start.
     let mut site = Site::with_slow_start(
         Duration::ZERO,
         Balance::LeastConn,
@@ -204,7 +204,7 @@ fn other_algorithms_ramp_by_weight() {
         site.run(5 * SECOND);
         site.set("2", AdminState::Ready);
         let ramp = seconds(&mut site, 2, 60);
-        // Beside three that have their whole share, it has w / (3 + w).
+        // With three servers at full weight, its share is w / (3 + w).
         for (second, &(got, came)) in (1..).zip(&ramp) {
             let [least, most] = [second - 1, second].map(|at| {
                 let weight = (f64::from(at) / 60.0).max(0.099);
@@ -235,7 +235,7 @@ fn p2c_ramp_is_bounded() {
     site.set("2", AdminState::Ready);
     for (second, (got, came)) in (1..).zip(seconds(&mut site, 2, 60)) {
         let weight = (f64::from(second) / 60.0).max(0.1);
-        // Drawn first, or second after one of the three others.
+        // Drawn first, or drawn second after one of the three others.
         let first = weight / (3.0 + weight);
         let chance = first + (1.0 - first) * weight / (2.0 + weight);
         assert!(
@@ -245,7 +245,7 @@ fn p2c_ramp_is_bounded() {
     }
 }
 
-/// There, nobody has fewer connections than the others: all have none.
+/// All servers are idle, so connection counts cannot bound the ramping server.
 #[test]
 fn ramp_applies_without_open_connections() {
     for balance in [Balance::LeastConn, Balance::P2c] {
@@ -255,7 +255,7 @@ fn ramp_applies_without_open_connections() {
         site.set("2", AdminState::Ready);
         let ramp = seconds(&mut site, 2, 60);
         let got = |seconds: &[(u32, u32)]| seconds.iter().map(|second| second.0).sum::<u32>();
-        // A tenth of its third, half of it, all of it; of two choices a little more.
+        // 10 %, 50 % and 100 % of its third; slightly more with p2c.
         let (first, middle, last) = (got(&ramp[..6]), got(&ramp[27..33]), got(&ramp[54..]));
         assert!((150..350).contains(&first), "{balance:?}: {first}");
         assert!((850..1350).contains(&middle), "{balance:?}: {middle}");
@@ -311,7 +311,7 @@ fn newest_of_several_ramping_servers_is_bounded() {
 
 #[test]
 fn joining_member_does_not_end_other_ramps() {
-    // Envoy issue 29008: there, the next member that joins ends everybody's slow start.
+    // Envoy issue 29008: a joining member ended the slow start of all members.
     let mut site = Site::new(Balance::LeastConn, &[1, 1, 1], 1_000, 600 * SECOND);
     site.set("2", AdminState::Maint);
     site.run(5 * SECOND);
@@ -320,7 +320,7 @@ fn joining_member_does_not_end_other_ramps() {
     let before = site.in_flight();
     let next = site.pool.successor().servers(specs(&[1, 1, 1, 1])).build();
     site.pool = next.unwrap();
-    assert_eq!(site.pool.slow_start(), SLOW, "unless it is told otherwise");
+    assert_eq!(site.pool.slow_start(), SLOW, "kept by default");
     assert_eq!(site.in_flight()[..3], before);
     for second in 1..=40 {
         let got = site.run(SECOND);
@@ -374,7 +374,7 @@ fn slow_start_begins_with_the_first_pick() {
     site.now += 10 * SLOW;
     assert!(
         site.run(SECOND)[1] < 150,
-        "a night without clients warms nobody"
+        "the ramp does not advance without connections"
     );
 }
 
@@ -394,7 +394,7 @@ fn enabling_slow_start_affects_new_servers_only() {
     site.pool = next.unwrap();
     let got = site.run(SECOND);
     assert!(got[1] > 350, "{got:?}");
-    assert!(got[2] < 150, "the one that is added does begin: {got:?}");
+    assert!(got[2] < 150, "the added server ramps: {got:?}");
 }
 
 #[test]
@@ -416,12 +416,12 @@ fn slow_start_progress_is_read_without_side_effects() {
         Some((seen.share, seen.remaining))
     };
     site.run(SECOND);
-    assert_eq!(seen(&site), None, "it began with the pool");
+    assert_eq!(seen(&site), None, "initial server");
     site.set("1", AdminState::Maint);
     site.run(SECOND);
-    assert_eq!(seen(&site), None, "it gets nothing at all");
+    assert_eq!(seen(&site), None, "in maintenance");
 
-    // The time begins with a pick, and not with a look.
+    // The first pick starts the ramp; reading the progress does not.
     site.set("1", AdminState::Ready);
     let tenth = 102.0 / 1024.0;
     assert_eq!(seen(&site), Some((tenth, SLOW)));
@@ -434,14 +434,14 @@ fn slow_start_progress_is_read_without_side_effects() {
         assert_eq!(seen(&site), Some((share, SLOW - passed * SECOND)));
     }
     site.set("1", AdminState::Drain);
-    assert_eq!(seen(&site), None, "it gets nothing new");
+    assert_eq!(seen(&site), None, "draining");
     site.set("1", AdminState::Ready);
     site.now = began + SLOW;
-    assert_eq!(seen(&site), None, "it may have its whole share");
+    assert_eq!(seen(&site), None, "ramp complete");
 
     site.set("1", AdminState::Maint);
     site.set("1", AdminState::Ready);
-    assert_eq!(seen(&site), Some((tenth, SLOW)), "it begins anew");
+    assert_eq!(seen(&site), Some((tenth, SLOW)), "ramp restarted");
     site.pool = site
         .pool
         .successor()

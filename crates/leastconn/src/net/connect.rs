@@ -28,7 +28,7 @@ use crate::{
 };
 use retry::Retry;
 
-/// How long and how often connecting is tried.
+/// Timeouts and retries of connecting.
 ///
 /// ```
 /// use std::time::Duration;
@@ -47,8 +47,8 @@ pub struct ConnectPolicy {
     pub timeout: Duration,
     /// How many further servers are tried in a round when connecting fails.
     pub retries: u32,
-    /// How long further rounds begin after the first one failed: after 100 ms, then after
-    /// delays that double up to a second, and sooner if a server becomes available. Zero: one
+    /// How long to retry after the first round failed. The delay between rounds starts at 100 ms
+    /// and doubles up to a second; a round starts early if a server becomes available. Zero: one
     /// round only.
     pub retry_for: Duration,
     /// TCP keepalive: silence after which the kernel probes the server; see
@@ -341,7 +341,7 @@ async fn dial<P: Prepare>(
 ) -> io::Result<P::Stream> {
     let deadline = now() + policy.timeout;
     let resolving = server.resolved.addresses(server.address(), now());
-    // No timer around the whole: the inner ones are enough, and each one costs.
+    // The inner timers bound the whole attempt: an outer one would only add cost.
     let result = match timeout_at(deadline.into(), resolving).await {
         Ok(Ok(addresses)) => {
             let dialer = Dialer {
@@ -418,8 +418,8 @@ impl<P: Prepare> Dialer<'_, P> {
     }
 }
 
-/// Keeps the server's own failure, for example a refusal by `127.0.0.1`, rather than that this
-/// host has no route to the next address, for example `::1` on a host without IPv6.
+/// Prefers the server's own failure (connection refused by `127.0.0.1`) to a local one (no
+/// address for `::1` on a host without IPv6).
 fn more_specific(earlier: Option<io::Error>, later: io::Error) -> io::Error {
     match earlier {
         Some(earlier) if fault(&later) == Fault::Local => earlier,

@@ -1,4 +1,4 @@
-//! Noticing that a client leaves while its server is being dialled.
+//! Detects clients that disconnect while a server is being dialled.
 
 use std::{future::poll_fn, io, pin::Pin, time::Duration};
 
@@ -7,21 +7,20 @@ use tokio::{io::Interest, net::TcpStream, time::sleep};
 use super::{Fault, Stream};
 use crate::Reason;
 
-/// How long a client that has closed in order, without having sent anything, is still
-/// served if a server is connected. It may only have closed its sending side, to read what
-/// the server says first; and with a server that answers at once, a monitor that connects
-/// and closes sees the server.
+/// How long dialling continues after a client has closed in order without sending anything.
+/// The client may have closed only its sending side and wait for the server to speak first. The
+/// grace period also lets monitoring that connects and closes reach a fast server.
 const GRACE: Duration = Duration::from_millis(200);
 
 /// How a client left before a server was connected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Departed {
-    /// It closed, with or without the end of its protocol (for TLS, `close_notify`), and had
-    /// sent nothing.
+    /// The client closed without sending data, with or without the protocol's own end (for
+    /// TLS, `close_notify`).
     #[error("the client closed before a server was connected")]
     Closed,
-    /// The connection broke.
+    /// The connection was reset or failed.
     #[error("the client's connection broke before a server was connected: {0}")]
     Broken(io::Error),
 }
@@ -40,13 +39,12 @@ impl Departed {
 /// Waits until the client leaves, without taking any data from `stream`: see
 /// [`Stream::poll_ahead`].
 ///
-/// A client that resets its connection has left. One that closes it has left 200 ms later,
-/// unless it has sent data: then it may have closed its sending side only, and waits for the
-/// answer. Poll it after whatever it is raced with, which costs a connection nothing if that
-/// is ready at once.
+/// Completes at once after a reset, and 200 ms after an orderly close. A client that has sent
+/// data may have closed only its sending side and wait for the answer, so its close is ignored.
+/// In a `select!`, poll this future last, so that it costs nothing if the other branch is ready.
 ///
 /// # Cancel safety
-/// It may be dropped and called again.
+/// Cancel safe.
 pub async fn departed<S: Stream>(stream: &mut S) -> Departed {
     match poll_fn(|cx| Pin::new(&mut *stream).poll_ahead(cx)).await {
         Ok(true) => {}
@@ -68,7 +66,8 @@ pub async fn departed<S: Stream>(stream: &mut S) -> Departed {
     }
 }
 
-/// Waits for the end of a TCP stream whose protocol has ended. `true`: something else came.
+/// Whether the TCP stream is still open after the end of its protocol: waits for a FIN, and
+/// returns `true` if data arrives instead.
 async fn is_half_open(socket: Option<&TcpStream>) -> bool {
     match socket {
         Some(socket) => matches!(socket.peek(&mut [0]).await, Ok(1..)),

@@ -1,19 +1,19 @@
-//! Whose fault a failed connect is: the server's, or the balancer's own.
+//! Classifies connect errors: a fault of the server, or of the balancer itself.
 //!
-//! A process that is out of file descriptors fails to connect to anybody. Were
-//! that held against the servers, a moment of overload would eject all of them.
+//! A process that is out of file descriptors cannot connect to any server. Counting that as
+//! server failures would eject all servers during a short overload.
 
 use std::io;
 
-/// What a failed connect or probe says.
+/// The cause of a failed connect or probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The server, or the way to it, does not work.
+    /// The server or the network path to it does not work.
     Server,
-    /// This host has no local address or port left towards that server; towards
-    /// another one it may have.
+    /// This host has no local address or port left for that server. Other servers may still
+    /// be reachable.
     Local,
-    /// This process or host is out of descriptors or memory, for every server.
+    /// This process or host is out of file descriptors or memory. Affects all servers.
     Exhausted,
 }
 

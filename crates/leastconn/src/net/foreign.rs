@@ -1,4 +1,4 @@
-//! Relaying streams of other crates.
+//! Adapter for streams of other crates.
 
 use std::{
     fmt, io,
@@ -13,18 +13,18 @@ use tokio::{
 
 use super::Stream;
 
-/// Makes any `AsyncRead + AsyncWrite` a [`Stream`], for example a TLS stream of another crate,
-/// for which neither crate can implement the trait.
+/// Adapts any `AsyncRead + AsyncWrite` type to [`Stream`], for example a TLS stream of another
+/// crate.
 ///
-/// The inner stream must report errors as [`Stream`] requires: an end without the protocol's
-/// own end as [`io::ErrorKind::UnexpectedEof`], and protocol errors as
+/// The inner stream must report errors as [`Stream`] requires: a connection closed without the
+/// protocol's own end as [`io::ErrorKind::UnexpectedEof`], and protocol errors as
 /// [`io::ErrorKind::InvalidData`]. `tokio-rustls` does.
 ///
 /// ```
 /// use leastconn::net::{Foreign, Stream};
 /// use tokio::{io::BufStream, net::TcpStream};
 ///
-/// /// `BufStream` stands for a TLS stream over TCP.
+/// /// `BufStream` takes the place of a TLS stream over TCP.
 /// fn relayed(stream: BufStream<TcpStream>) -> impl Stream {
 ///     Foreign::over_tcp(stream, |stream| stream.get_ref())
 /// }

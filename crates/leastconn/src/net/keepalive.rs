@@ -1,26 +1,26 @@
-//! Noticing that the other host is gone, although it never said so.
+//! TCP keepalive: detects peers that disappeared without closing the connection.
 
 use std::{io, os::fd::AsFd, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// Between two probes that are not answered, and at least before the first.
+/// Interval between unanswered probes, at most.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Probes without an answer that break the connection.
+/// Unanswered probes after which the kernel closes the connection.
 const PROBES: u32 = 3;
 
-/// Makes the system probe the other side of a connection once nothing has come
-/// from it for `idle`, in whole seconds: three probes ten seconds apart, or
-/// `idle` apart if that is less. Without an answer the connection breaks. Set on
-/// a listening socket, on Linux, it holds for what is accepted from it.
+/// Enables TCP keepalive on `socket`. After `idle` (whole seconds) without traffic from the
+/// peer, the kernel sends three probes, ten seconds apart, or `idle` apart if that is less. If
+/// none is answered, the connection fails with `ETIMEDOUT`. On Linux, accepted sockets inherit
+/// the setting of their listener.
 ///
-/// `TCP_USER_TIMEOUT` is left alone: it would also break a connection whose
-/// reader is alive and only takes its time.
+/// `TCP_USER_TIMEOUT` is not set: it would also end connections to a live peer that reads
+/// slowly.
 ///
 /// # Errors
-/// If the system refuses, which it does for other sockets than TCP ones.
+/// If `setsockopt` fails, for example because `socket` is not a TCP socket.
 pub fn set_keepalive(socket: &impl AsFd, idle: Duration) -> io::Result<()> {
-    // What Linux takes.
+    // The range that Linux accepts.
     let idle = Duration::from_secs(idle.as_secs().clamp(1, 32_767));
     let keepalive = TcpKeepalive::new()
         .with_time(idle)
@@ -40,7 +40,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let client = std::net::TcpStream::connect(address).unwrap();
         let (accepted, _) = listener.accept().unwrap();
-        let of = |socket: &std::net::TcpStream| {
+        let settings = |socket: &std::net::TcpStream| {
             let socket = SockRef::from(socket);
             (
                 socket.keepalive().unwrap(),
@@ -50,9 +50,9 @@ mod tests {
             )
         };
         let five = Duration::from_secs(5);
-        assert_eq!(of(&accepted), (true, five, five, 3));
-        assert!(!of(&client).0);
+        assert_eq!(settings(&accepted), (true, five, five, 3));
+        assert!(!settings(&client).0);
         set_keepalive(&client, Duration::MAX).unwrap();
-        assert_eq!(of(&client).1, Duration::from_secs(32_767));
+        assert_eq!(settings(&client).1, Duration::from_secs(32_767));
     }
 }

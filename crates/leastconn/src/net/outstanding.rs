@@ -1,19 +1,18 @@
-//! How many of the bytes that were written to a socket its peer has not
-//! acknowledged.
+//! Counts the bytes written to a socket that its peer has not acknowledged.
 //!
-//! Linux answers by `SIOCOUTQ` and `TCP_INFO`, for which there is no safe
-//! interface, and by `sock_diag` over netlink, which is used here. Where netlink is
-//! not to be had (a seccomp filter, a kernel without `tcp_diag`), the socket's
-//! writability with the smallest send buffer stands in for it: see [`is_sent`].
+//! Linux reports them through `SIOCOUTQ` and `TCP_INFO`, which have no safe wrapper, and through
+//! `sock_diag` over netlink, which is used here. If netlink is not available (a seccomp filter,
+//! a kernel without `tcp_diag`), the fallback is whether the socket is writable with the smallest
+//! send buffer: see [`is_sent`].
 
 use tokio::net::TcpStream;
 
-/// What a peer has not acknowledged.
+/// Data that a peer has not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outstanding {
-    /// Everything was acknowledged, or the connection is gone.
+    /// Everything was acknowledged, or the connection no longer exists.
     Nothing,
-    /// So many bytes of data and FIN; `u32::MAX` if the number is not known.
+    /// Unacknowledged bytes, including a FIN. `u32::MAX`: the number is not known.
     Bytes(u32),
 }
 
@@ -31,19 +30,18 @@ pub(super) fn outstanding(socket: &TcpStream) -> Outstanding {
     }
 }
 
-/// Elsewhere there is no way to know.
+/// Not available on other systems.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn outstanding(_: &TcpStream) -> Outstanding {
     Outstanding::Nothing
 }
 
-/// Whether everything was sent, and acknowledged but for one small segment.
+/// Whether everything was sent and acknowledged, except for at most one small segment.
 ///
-/// A socket is writable when it has no more unsent bytes than `TCP_NOTSENT_LOWAT`
-/// allows, and when what is unsent or unacknowledged takes less than two thirds of
-/// its send buffer: of the smallest, that is less than two segments take. The
-/// socket cannot be used for sending in earnest afterwards. After the end of
-/// sending, it is always writable.
+/// A socket is writable if its unsent bytes are within `TCP_NOTSENT_LOWAT` and its unsent and
+/// unacknowledged bytes take less than two thirds of the send buffer. Two thirds of the smallest
+/// buffer hold less than two segments. Sending on the socket is slow afterwards. After
+/// `shutdown(SHUT_WR)` a socket is always writable.
 #[cfg(target_os = "linux")]
 fn is_sent(socket: &TcpStream) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -71,11 +69,11 @@ mod diag {
 
     /// `struct nlmsghdr`.
     const HEADER: usize = 16;
-    /// With `struct inet_diag_req_v2`.
+    /// `struct nlmsghdr` and `struct inet_diag_req_v2`.
     const REQUEST: usize = HEADER + 56;
-    /// With `struct inet_diag_msg`.
+    /// `struct nlmsghdr` and `struct inet_diag_msg`.
     const ANSWER: usize = HEADER + 72;
-    /// `idiag_wqueue` in it.
+    /// Offset of `idiag_wqueue` in the answer.
     const WRITE_QUEUE: usize = HEADER + 60;
 
     const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -85,8 +83,8 @@ mod diag {
     /// Bytes of data and FIN that the peer has not acknowledged.
     ///
     /// # Errors
-    /// If the kernel does not answer, or does not find the socket: it may belong to
-    /// another network namespace, or be closed already.
+    /// If the kernel does not answer or does not find the socket, which may be closed or belong
+    /// to another network namespace.
     pub(super) fn write_queue(
         socket: &TcpStream,
         local: SocketAddr,
@@ -100,7 +98,7 @@ mod diag {
             Some(netlink::SOCK_DIAG),
         )?;
         send(&netlink, &request, SendFlags::empty())?;
-        // The kernel has answered before sending returns.
+        // The kernel queues the answer before `send` returns.
         let mut answer = [0; 512];
         let (length, _) = recv(&netlink, &mut answer, RecvFlags::DONTWAIT)?;
         parse(answer.get(..length).unwrap_or_default())
@@ -136,7 +134,7 @@ mod diag {
         put(&padded(local_ip));
         put(&padded(peer_ip));
         put(&interface.to_ne_bytes());
-        // The low half first, whatever the byte order.
+        // The low half comes first on every architecture.
         put(&(cookie as u32).to_ne_bytes());
         put(&((cookie >> 32) as u32).to_ne_bytes());
         bytes
@@ -153,7 +151,7 @@ mod diag {
         }
     }
 
-    /// The write queue, if this is the description of a socket.
+    /// The write queue, if `answer` describes a socket.
     fn parse(answer: &[u8]) -> Option<u32> {
         let kind = u16::from_ne_bytes([*answer.get(4)?, *answer.get(5)?]);
         let field = answer.get(WRITE_QUEUE..)?.first_chunk()?;

@@ -1,4 +1,4 @@
-//! What a fresh connection to a server needs before it can be used.
+//! Preparation of fresh connections to servers.
 
 use std::{future::ready, io};
 
@@ -7,26 +7,26 @@ use tokio::net::TcpStream;
 use super::Stream;
 use crate::Server;
 
-/// A step between "TCP is connected" and "the server can be used": sending a
-/// header, say, or an encryption handshake.
+/// A step between connecting and relaying, for example sending a PROXY header or a TLS
+/// handshake.
 ///
-/// It is part of an attempt: it runs within the attempt's deadline, and where it
-/// fails, the attempt has failed and the next server is tried. So it must be
-/// repeatable, with another connection each time.
+/// The step is part of a connection attempt: it runs within the attempt's deadline, and if it
+/// fails, the next server is tried. It may run several times for one client, each time on a new
+/// connection.
 pub trait Prepare: Send + Sync {
-    /// What the connection becomes.
+    /// The prepared stream.
     type Stream: Stream + Send;
 
-    /// Makes `stream`, just connected to an address of `server`, usable. For a server at a
-    /// UNIX socket it is what [`from_unix`](super::from_unix) makes.
+    /// Prepares `stream`, which has just been connected to an address of `server`. For a server
+    /// at a UNIX socket, `stream` comes from [`from_unix`](super::from_unix).
     ///
     /// # Errors
-    /// If the server does not play along. The message goes to the log as the
-    /// reason why connecting failed. An error of the system must keep its code:
-    /// it tells what the server did from what this process lacks.
+    /// If the server does not complete the step. The message is logged as the reason of the
+    /// failed attempt. System errors must keep their error code, which distinguishes faults of
+    /// the server from a lack of resources in this process.
     ///
     /// # Cancel safety
-    /// The future is dropped when its time is over, and the connection with it.
+    /// The future is dropped, and the connection closed, when the attempt times out.
     fn prepare(
         &self,
         stream: TcpStream,
@@ -46,7 +46,7 @@ impl<P: Prepare> Prepare for &P {
     }
 }
 
-/// Nothing: the TCP connection as it is.
+/// No preparation: returns the TCP connection unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Plain;
 

@@ -22,7 +22,7 @@ use super::{
 use crate::{Server, ShortDuration};
 pub use checker::Checker;
 
-/// What a health check asks and expects.
+/// The protocol of a health check and the expected answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Probe {
@@ -53,7 +53,7 @@ pub enum Probe {
         /// The user of the session. Need not exist.
         user: String,
     },
-    /// A Redis server answers `PING`, also with the demand for a password.
+    /// A Redis server answers `PING`, possibly with an authentication error.
     Redis,
 }
 
@@ -61,7 +61,7 @@ pub enum Probe {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Check {
-    /// What is asked and expected.
+    /// The protocol and the expected answer.
     pub probe: Probe,
     /// The port to probe, if not the port of the server.
     pub port: Option<u16>,
@@ -189,7 +189,7 @@ const MAX_ANSWER: usize = 16 * 1024;
 /// Dropping the future closes the connection. The server's health does not change here.
 pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Result<(), ProbeError> {
     let deadline = now() + check.timeout;
-    // Outside of `attempt`, for the error after a time-out.
+    // Outside of `attempt`, for the error after a timeout.
     let mut answer = Vec::new();
     let attempt = async {
         let address = server.address();

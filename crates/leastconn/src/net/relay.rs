@@ -1,16 +1,14 @@
-//! Carrying bytes both ways until both sides are done.
+//! Relays bytes in both directions until both sides have finished.
 //!
-//! One task a connection polls both directions. Bytes are read into scratch
-//! space of the worker thread, not of the connection, and written on at once;
-//! only what the receiver does not take now is kept with the connection, at
-//! most one scratch space each way. So an idle connection holds no buffer, and
-//! a slow reader stops its sender, who waits in the kernel.
+//! One task per connection polls both directions. Bytes are read into a scratch buffer of the
+//! worker thread and written at once. Only bytes that the receiver does not accept are stored
+//! with the connection, at most one scratch buffer per direction. An idle connection therefore
+//! holds no buffer, and a slow reader applies backpressure to its sender.
 //!
-//! Each end of sending is passed on alone (half-close): the other direction
-//! goes on until it ends too, or nothing moves for the half-close time-out. A
-//! side that breaks off (reset, truncation, protocol error) breaks the other off
-//! as well, but not before the other side has acknowledged everything that was
-//! received: a reset discards what the kernel still has to send.
+//! Half-closes are forwarded: the other direction continues until it ends too, or until no byte
+//! has moved for the half-close timeout. When one side fails (reset, truncation, protocol
+//! error), the other side is aborted, but only after it has acknowledged everything that was
+//! received: a reset discards data in the kernel's send buffer.
 
 mod buffered;
 mod delivery;
@@ -38,15 +36,15 @@ pub use self::splice::MAX_PIPES;
 use super::{Stream, now};
 use crate::Reason;
 
-/// Read at once, and at most kept for a direction whose receiver is slow. Half of
-/// it takes a quarter more CPU in uploads over TLS: see docs/performance.md.
+/// Size of a read, and most bytes that one direction buffers for a slow receiver. Half of it
+/// costs a quarter more CPU for uploads over TLS: see docs/performance.md.
 const SCRATCH: usize = 128 * 1024;
 
 thread_local! {
     static SCRATCH_SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
 }
 
-/// Time-outs of relayed connections, and how truncation is forwarded.
+/// Timeouts of relayed connections, and how truncation is forwarded.
 ///
 /// ```
 /// use std::time::Duration;
@@ -71,7 +69,7 @@ pub struct RelayPolicy {
 }
 
 impl Default for RelayPolicy {
-    /// Idle time-out of an hour, half-close time-out of a minute, [`OnTruncation::Reset`].
+    /// Idle timeout of an hour, half-close timeout of a minute, [`OnTruncation::Reset`].
     fn default() -> Self {
         Self {
             idle: Some(Duration::from_secs(3600)),
@@ -81,16 +79,15 @@ impl Default for RelayPolicy {
     }
 }
 
-/// How the end of a side that [truncated](super::Fault::Truncated) its stream is
-/// passed on, after everything that it had sent.
+/// How a [truncated](super::Fault::Truncated) stream is forwarded, after all of its data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnTruncation {
-    /// The connection is broken off, so that nobody takes a truncated transfer for
-    /// a complete one.
+    /// As a reset, so that the receiver does not mistake a truncated transfer for a complete
+    /// one.
     #[default]
     Reset,
-    /// As an orderly end of sending: the other direction goes on.
+    /// As an orderly half-close. The other direction continues.
     Close,
 }
 
@@ -98,7 +95,7 @@ pub enum OnTruncation {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct RelayOutcome {
-    /// The stable code.
+    /// The reason code.
     pub reason: Reason,
     /// The first error of the client's stream.
     pub client_error: Option<io::Error>,
@@ -106,10 +103,10 @@ pub struct RelayOutcome {
     pub server_error: Option<io::Error>,
 }
 
-/// What [`Traffic::buffered`] of one connection is at most.
+/// Upper bound of [`Traffic::buffered`].
 pub const MAX_BUFFERED: usize = 2 * SCRATCH;
 
-/// Bytes that a connection has carried, readable while it lives.
+/// Byte counters of a connection, readable while it is relayed.
 #[derive(Debug, Default)]
 pub struct Traffic {
     received: AtomicU64,
@@ -129,33 +126,31 @@ impl Traffic {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// About how many bytes are held for receivers that are slow: to choose between
-    /// connections when memory runs out.
+    /// Approximate number of bytes buffered for slow receivers. Used to choose which connections
+    /// to close when memory runs out.
     pub fn buffered(&self) -> u64 {
-        let [forth, back] = &self.buffered;
-        forth.load(Ordering::Relaxed) + back.load(Ordering::Relaxed)
+        let [to_server, to_client] = &self.buffered;
+        to_server.load(Ordering::Relaxed) + to_client.load(Ordering::Relaxed)
     }
 }
 
-/// Relays between the client (`downstream`) and the server (`upstream`) until
-/// both have finished sending, one breaks off, or a time-out passes.
+/// Relays between the client (`downstream`) and the server (`upstream`) until both have
+/// finished sending, one fails, or a timeout expires.
 ///
 /// The outcome's reason is [`Reason::Ok`], [`Reason::ClientReset`],
 /// [`Reason::ServerReset`], [`Reason::ClientTruncated`],
 /// [`Reason::ServerTruncated`], [`Reason::TlsError`], [`Reason::IdleTimeout`] or
-/// [`Reason::HalfCloseTimeout`]. The side that breaks off first decides, unless
-/// what it had sent could not be delivered within [`RelayPolicy::half_close`].
+/// [`Reason::HalfCloseTimeout`]. The side that fails first decides, unless its
+/// data could not be delivered within [`RelayPolicy::half_close`].
 ///
-/// Whatever the end, dropping the streams afterwards closes them as they should
-/// be. A side that was passed the other one's end of sending has all it will
-/// get, and is closed in order, so that what is still on its way to it arrives.
-/// Any other side is made to [abort](Stream::abort), unless both were idle: it
-/// must not take a connection that broke for one that was complete.
+/// Drop the streams afterwards. A side to which the other side's end was forwarded closes in
+/// order, so that data in transit arrives. Any other side is [aborted](Stream::abort), so that it
+/// does not mistake a failed connection for a complete one, unless both directions were idle.
 ///
 /// # Cancel safety
-/// The future may be dropped at any time. `traffic` then has what was carried,
-/// and the streams were made to abort as above: bytes that had been read and
-/// not yet written are lost, so relaying cannot be taken up again.
+/// The future may be dropped at any time. `traffic` then has the bytes relayed so far, and the
+/// streams are aborted as described above. Bytes that were read but not yet written are lost, so
+/// relaying cannot be resumed.
 pub async fn relay<D: Stream, U: Stream>(
     downstream: &mut D,
     upstream: &mut U,
@@ -164,8 +159,8 @@ pub async fn relay<D: Stream, U: Stream>(
 ) -> RelayOutcome {
     let mut pair = Pair::new(downstream, upstream, policy.on_truncation, traffic);
     let mut last_activity = now();
-    // Timers are moved seldom: an active connection only notes the time, and
-    // the timer looks at it when it fires.
+    // Re-arming a timer is expensive: activity only records the time, and the timer compares it
+    // when it fires.
     let mut armed = deadline(last_activity, policy.idle);
     let mut timer = pin!(sleep_until(armed.into()));
 
@@ -173,7 +168,7 @@ pub async fn relay<D: Stream, U: Stream>(
     let reason = poll_fn(|cx| {
         loop {
             let before = pair.progress();
-            let room = buffered::room(budget.next());
+            let room = buffered::limit_budget(budget.next());
             SCRATCH_SPACE.with_borrow_mut(|scratch| pair.poll(cx, &mut scratch[..room]));
             let after = pair.progress();
             budget.moved([0, 1].map(|way| after[way].carried - before[way].carried));
@@ -214,9 +209,9 @@ pub async fn relay<D: Stream, U: Stream>(
 }
 
 fn deadline(from: Instant, limit: Option<Duration>) -> Instant {
-    // "For ever": past every uptime, and within what timers can hold.
-    const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-    from + limit.map_or(FOR_EVER, |limit| limit.min(FOR_EVER))
+    // Longer than any uptime, and within the range of timers.
+    const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+    from + limit.map_or(NEVER, |limit| limit.min(NEVER))
 }
 
 #[cfg(test)]

@@ -1,19 +1,16 @@
-//! A server's IP addresses, remembered for a short while.
+//! A short-lived cache of a server's IP addresses.
 //!
-//! Names are looked up by the system's resolver, so `/etc/hosts` and container
-//! DNS work as everywhere else. It does not tell how long an answer holds;
-//! [`FRESH`] is short enough to follow a container that moved.
+//! Names are resolved by the system resolver, so `/etc/hosts` and container DNS work. It does
+//! not report a TTL; [`FRESH`] is short enough to follow a container that moved.
 //!
-//! There is one look-up at a time for each server, in a task of its own: the
-//! system's resolver occupies a thread until it is done, however long ago the
-//! connection that asked was given up, so look-ups that end with whoever asked
-//! would pile up threads. All who wait share its outcome.
+//! Each server has at most one lookup at a time, in its own task. The system resolver occupies a
+//! thread until it is done, even if the connection that requested the lookup was cancelled, so
+//! lookups per connection would accumulate threads. All waiting connections share the result.
 //!
-//! Nobody waits for a look-up while there is an answer: one that is not fresh is used
-//! while a newer one is looked up. When the resolver fails, or is slow, the last answer
-//! stays in use: a DNS outage must not take down servers that did not move. An answer that
-//! could not be renewed for [`OLD`] is used only if a newer one does not come in time, and
-//! for [`EXPIRED`] not at all.
+//! A stale answer is used while a lookup refreshes it. If the resolver fails or is slow, the last
+//! answer stays in use, so that a DNS outage does not take down servers that did not move. An
+//! answer older than [`OLD`] is used only if no newer one arrives within [`WAIT`], and an answer
+//! older than [`EXPIRED`] is not used.
 
 use std::{
     io,
@@ -34,28 +31,27 @@ use super::{
 };
 use crate::{Address, sync::lock};
 
-/// How long an answer is used without asking again.
+/// How long an answer is used without a new lookup.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// A dead server, or a dead resolver, must not turn every connection into a
-/// look-up: not more often than this.
+/// Least time between lookups while a server or the resolver fails.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// An answer of this age is not used at once: after a night without connections, names
-/// may have moved.
+/// Beyond this age, connections wait for a newer answer first: the name may have moved during a
+/// long time without connections.
 const OLD: Duration = Duration::from_secs(3600);
 
-/// How long a newer answer is waited for when there is only an old one.
+/// How long connections wait for a newer answer if there is only an old one.
 const WAIT: Duration = Duration::from_millis(500);
 
-/// An answer of this age is not used any more. Three days, as RFC 8767 recommends at most.
+/// Beyond this age, an answer is not used. Three days, as RFC 8767 recommends at most.
 const EXPIRED: Duration = Duration::from_secs(3 * 86_400);
 
 type Addresses = Arc<[SocketAddr]>;
-/// `None` while the look-up runs.
+/// `None` while the lookup runs.
 type Outcome = Option<Result<Addresses, Arc<io::Error>>>;
 
-/// What is known of one server's addresses.
+/// The cached addresses of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Resolved(Arc<Mutex<State>>);
 
@@ -63,16 +59,16 @@ pub(crate) struct Resolved(Arc<Mutex<State>>);
 struct State {
     answer: Option<Answer>,
     running: Option<watch::Receiver<Outcome>>,
-    /// When the last look-up ended.
+    /// When the last lookup ended.
     looked_up: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Answer {
     addresses: Addresses,
-    /// When the resolver gave it.
+    /// When the lookup ended.
     at: Instant,
-    /// When it is to be looked up again.
+    /// When a new lookup is due.
     stale: Instant,
 }
 
@@ -121,17 +117,17 @@ impl Resolved {
         match timeout(WAIT, outcome(running)).await {
             Ok(Ok(addresses)) => Ok(addresses),
             Ok(Err(error)) => {
-                tracing::debug!(%address, %error, "look-up failed, using the last answer");
+                tracing::debug!(%address, %error, "DNS lookup failed, using the last answer");
                 Ok(earlier)
             }
             Err(_) => {
-                tracing::debug!(%address, "look-up is slow, using the last answer");
+                tracing::debug!(%address, "DNS lookup is slow, using the last answer");
                 Ok(earlier)
             }
         }
     }
 
-    /// A connect failed: looks up anew, the server may have moved.
+    /// Starts a new lookup after a failed connect, because the server may have moved.
     pub(crate) fn invalidate(&self, address: &Address, now: Instant) {
         self.invalidate_by(address, now, addresses_of);
     }
@@ -174,7 +170,7 @@ impl State {
             .map(|answer| Arc::clone(&answer.addresses))
     }
 
-    /// The look-up that is under way. Without its sender it was cut off: its runtime ended.
+    /// The lookup in progress. A lookup whose sender was dropped has ended with its runtime.
     fn running(&self) -> Option<watch::Receiver<Outcome>> {
         let running = self.running.as_ref();
         running.filter(|r| r.has_changed().is_ok()).cloned()
@@ -185,17 +181,17 @@ async fn outcome(mut running: watch::Receiver<Outcome>) -> io::Result<Addresses>
     let outcome = running.wait_for(Option::is_some).await;
     match outcome.as_deref() {
         Ok(Some(Ok(addresses))) => Ok(Arc::clone(addresses)),
-        // Kept whole where it has a number: whose fault it is depends on it.
+        // Keep the OS error code: the classification of the fault depends on it.
         Ok(Some(Err(error))) => Err(error.raw_os_error().map_or_else(
             || io::Error::new(error.kind(), Arc::clone(error)),
             io::Error::from_raw_os_error,
         )),
         // The task ended without an outcome: the runtime is shutting down.
-        Ok(None) | Err(_) => Err(io::Error::other("the look-up was cut off")),
+        Ok(None) | Err(_) => Err(io::Error::other("the lookup was cancelled")),
     }
 }
 
-/// Starts a look-up that nobody's leaving ends.
+/// Starts a lookup that continues when its callers are cancelled.
 fn look_up(
     state: Arc<Mutex<State>>,
     asking: impl Future<Output = io::Result<Addresses>> + Send + 'static,
@@ -215,14 +211,14 @@ fn look_up(
                     stale: now + FRESH,
                 });
             }
-            // Not looked up again for each connection.
+            // Do not start a lookup for each connection.
             Err(_) => {
                 if let Some(answer) = &mut state.answer {
                     answer.stale = now() + AGAIN;
                 }
             }
         }
-        // Within the lock: whoever sees no look-up running sees its outcome.
+        // Send while the lock is held: a caller that sees no running lookup sees its result.
         sender.send_replace(Some(result.map_err(Arc::new)));
     });
     receiver
@@ -239,7 +235,7 @@ async fn addresses_of(host: Arc<str>, port: u16) -> io::Result<Addresses> {
         }
         Err(error) => error,
     };
-    // A resolver that cannot open its files or a socket calls the name unknown.
+    // A resolver that cannot open files or sockets reports the name as unknown.
     if let Err(own) = TcpSocket::new_v4()
         && fault(&own) == Fault::Exhausted
     {

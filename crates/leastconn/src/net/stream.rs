@@ -1,4 +1,4 @@
-//! What can be relayed: a byte stream that can also be broken off.
+//! The stream trait of the relay: a byte stream that can also be aborted.
 
 use std::{
     io,
@@ -13,35 +13,35 @@ use tokio::{
 
 /// A byte stream in both directions.
 ///
-/// Reading must tell an orderly end (`Ok(0)`) from a broken one (`Err`): for
-/// TLS, an end without `close_notify` is an error. The error's kind tells how
-/// the stream broke: see [`Fault`]. Bytes that were received before the error
-/// are returned first. Shutting down must end the sending direction only.
+/// Reads must distinguish an orderly end (`Ok(0)`) from a failure (`Err`). For TLS, an end
+/// without `close_notify` is an error. The kind of the error determines the [`Fault`]. Bytes
+/// received before an error must be returned before it. Shutdown must end the sending direction
+/// only.
 ///
-/// After a [`Fault::Protocol`], flushing must send what the protocol still has
-/// to tell the peer (for TLS, the alert).
+/// After a [`Fault::Protocol`], flushing must send what the protocol has queued for the peer
+/// (for TLS, the alert).
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
-    /// Makes the close that follows visible to the peer as a failure, not as
-    /// an orderly end: for TCP, a reset. May be called more than once.
+    /// Makes the peer see the following close as a failure instead of an orderly end. For TCP,
+    /// a reset. May be called more than once.
     fn abort(&mut self);
 
-    /// Ends the sending direction of a stream whose peer has ended its own, and
-    /// which is dropped next. What dropping does by itself, and in order, need
-    /// not be done here: for TCP, a system call less.
+    /// Ends the sending direction of a stream that is dropped next and whose peer has already
+    /// ended its own. Steps that an orderly drop performs can be left out: for TCP, this saves a
+    /// system call.
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_shutdown(cx)
     }
 
-    /// The stream itself if it is a TCP connection as it is, whose bytes the
-    /// system may move without our reading them.
+    /// The underlying TCP connection if its bytes are relayed unchanged, so that the kernel may
+    /// splice them.
     fn as_tcp(&self) -> Option<&TcpStream> {
         None
     }
 
     /// Polls for what comes next without taking it: `true` once there is data to read,
-    /// `false` at the orderly end of the stream. An error, or the end, may be consumed:
-    /// the stream is dropped then. [`departed`](super::departed) uses it while a server is
-    /// dialled. Streams that cannot tell stay pending, as the default does.
+    /// `false` at the orderly end of the stream. It may consume an error or the end, because
+    /// the stream is dropped afterwards. [`departed`](super::departed) uses it while a server is
+    /// dialled. The default implementation, for streams without support, is always pending.
     ///
     /// # Errors
     /// As reading: see [`Fault`].
@@ -50,29 +50,28 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
         Poll::Pending
     }
 
-    /// The TCP connection that it writes to, whatever it makes of the bytes before:
-    /// for the socket's options. `None`: there is none.
+    /// The TCP socket below this stream, for setting socket options. Bytes may be transformed
+    /// on the way (TLS). `None`: there is no TCP socket.
     fn socket(&self) -> Option<&TcpStream> {
         self.as_tcp()
     }
 }
 
-/// How a stream broke, told by the error that reading or writing it returned.
+/// How a stream failed, derived from the kind of the I/O error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// [`io::ErrorKind::UnexpectedEof`]: the transport ended in order, without the
     /// protocol's own end. For TLS, a FIN without `close_notify`.
     Truncated,
-    /// [`io::ErrorKind::InvalidData`]: the peer broke the protocol or reported
-    /// that we did, or a limit of the protocol was reached. The error within says
-    /// which.
+    /// [`io::ErrorKind::InvalidData`]: a protocol violation, an alert from the peer, or a limit
+    /// of the protocol. The inner error has the details.
     Protocol,
     /// Any other error: the connection was reset or timed out.
     Reset,
 }
 
 impl Fault {
-    /// The fault that `error` reports.
+    /// Classifies `error`.
     pub fn of(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Self::Truncated,
@@ -88,7 +87,7 @@ impl Stream for TcpStream {
         let _ = self.set_zero_linger();
     }
 
-    /// Nothing: closing a socket of which everything was read ends it in order.
+    /// Does nothing: closing a socket without unread data sends a FIN.
     fn poll_finish(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

@@ -1,11 +1,10 @@
-//! UNIX stream sockets, in place of TCP connections.
+//! UNIX stream sockets as upstream connections.
 //!
-//! A UNIX socket is carried in Tokio's `TcpStream`. All that the relay does with one
-//! (reading, writing, ending one direction, splicing, waiting for readiness) is the same
-//! for stream sockets of either family, and a type of its own would mean a branch for
-//! each byte of TCP, or a second copy of the relay. What differs: it has no IP addresses
-//! (`peer_addr` and `local_addr` fail), options of TCP do not apply to it, and it has no
-//! reset: [`Stream::abort`](super::Stream::abort) shows as an orderly end.
+//! A UNIX socket is wrapped in Tokio's `TcpStream`. All operations of the relay (read, write,
+//! shutdown, splice, readiness) work the same for stream sockets of both families. A separate
+//! type would need a branch on every TCP read and write, or a second copy of the relay. The
+//! differences: `peer_addr` and `local_addr` fail, TCP options do not apply, and there is no
+//! reset, so that the peer sees [`Stream::abort`](super::Stream::abort) as an orderly end.
 
 use std::{io, os::fd::OwnedFd, path::Path, time::Duration};
 
@@ -14,31 +13,30 @@ use tokio::{
     time::sleep,
 };
 
-/// How soon connecting is tried again while the server's backlog is full: the kernel
-/// tells nobody when there is room.
-const BACKLOG_IS_FULL: Duration = Duration::from_millis(10);
+/// Retry interval while the server's backlog is full: the kernel does not signal free space.
+const BACKLOG_RETRY: Duration = Duration::from_millis(10);
 
-/// Connects to the UNIX socket at `path`. While its backlog is full, this waits.
+/// Connects to the UNIX socket at `path`. Waits while its backlog is full.
 ///
 /// # Errors
 /// As `connect(2)`.
 ///
 /// # Cancel safety
-/// The connection is lost.
+/// Dropping the future closes the connection.
 pub async fn connect_unix(path: &Path) -> io::Result<TcpStream> {
     loop {
         match UnixStream::connect(path).await {
             Ok(stream) => return from_unix(stream),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(BACKLOG_IS_FULL).await,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(BACKLOG_RETRY).await,
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Carries a UNIX socket in a `TcpStream`: see the head of this file for what that means.
+/// Wraps a UNIX socket in a `TcpStream`, on which TCP options and addresses do not work.
 ///
 /// # Errors
-/// If it cannot be registered with the runtime.
+/// If the socket cannot be registered with the Tokio runtime.
 pub fn from_unix(stream: UnixStream) -> io::Result<TcpStream> {
     let descriptor = OwnedFd::from(stream.into_std()?);
     TcpStream::from_std(std::net::TcpStream::from(descriptor))

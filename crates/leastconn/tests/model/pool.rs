@@ -1,10 +1,10 @@
-//! Sequences of operations on a pool, run against a sequential model of it.
+//! A sequential model of a pool, against which sequences of operations are checked.
 //!
-//! The property test beside this and the fuzz targets share it: an operation is
-//! read from four bytes, so whatever produces bytes produces sequences. Each
-//! step is checked against the laws, and so is the end; see [`World::run`].
+//! Shared by the property test and the fuzz targets. An operation is decoded from four bytes, so
+//! that any byte source yields sequences. The invariants in [`World::run`] are checked after each
+//! step and at the end.
 
-#![allow(clippy::expect_used, reason = "a broken law is a panic")]
+#![allow(clippy::expect_used, reason = "a violated invariant panics")]
 
 use std::{
     num::NonZeroU32,
@@ -17,52 +17,52 @@ use leastconn::{
     health::{ActivePolicy, Availability, Health, PassivePolicy, Ratio, Siblings},
 };
 
-/// What can happen to a pool. Numbers are taken modulo what there is.
+/// An operation on a pool. Indices are taken modulo the number of servers or leases.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Op {
-    /// A connection comes, from a client that may use the servers in `allowed`.
+    /// A client that may use the servers in `allowed` connects.
     Pick {
-        /// A bit a server.
+        /// One bit per server.
         allowed: u8,
-        /// A bit a server that it was tried on before.
+        /// One bit per server that was already tried.
         tried: u8,
     },
     /// A connection ends.
     Drop(u8),
-    /// A connection's dial failed: it is tried on another server.
+    /// Dialling failed: another server is tried.
     Retry(u8),
-    /// A connect to a server failed, which began so many seconds ago.
+    /// A connect to a server failed. It began this many seconds ago.
     Failed(u8, u8),
     /// A connect to a server succeeded.
     Succeeded(u8),
     /// A probe of a server ended.
     Probed(u8, bool),
-    /// The operator wants something of a server.
+    /// The operator sets the state of a server.
     Admin(u8, AdminState),
-    /// Time passes: seconds.
+    /// Time passes, in seconds.
     Wait(u8),
-    /// The members change to the servers in the mask, with the same policies.
+    /// Replaces the members with the servers in the mask. Policies stay.
     Update {
-        /// One bit per server; none counts as all.
+        /// One bit per server. 0: all servers.
         members: u8,
         /// Determines weights, limits and backups.
         seed: u8,
     },
-    /// The configuration changes to the servers in the mask.
+    /// Replaces the pool with a successor that has the servers in the mask.
     Succeed {
-        /// A bit a server; none counts as all.
+        /// One bit per server. 0: all servers.
         members: u8,
-        /// Where weights, limits and backups come from.
+        /// Determines weights, limits and backups.
         seed: u8,
     },
 }
 
 impl Op {
-    /// Reads an operation; each one comes of some bytes.
+    /// Decodes an operation. Each operation has an encoding.
     pub(crate) fn from_bytes([kind, a, b, c]: [u8; 4]) -> Self {
         match kind % 16 {
-            // The most frequent, or servers would seldom be loaded. Of two
-            // random masks, seven in eight servers are allowed, one in four tried.
+            // Most frequent, so that servers carry load. Combining random masks allows 7/8 of the
+            // servers and marks 1/4 as tried.
             0..=5 => Self::Pick {
                 allowed: a | b | c,
                 tried: b & c,
@@ -89,17 +89,17 @@ impl Op {
     }
 }
 
-/// Servers that there are at most; which of them are members changes.
+/// Maximum number of servers.
 const SERVERS: u8 = 6;
 
-/// A server as the model sees it: what was done to it, and nothing shared.
+/// The expected state of a server.
 #[derive(Clone, Debug)]
 struct Expected {
     spec: ServerSpec,
     in_flight: u32,
     admin: AdminState,
     health: Health,
-    /// It came back, or was added: perhaps it is beginning slowly.
+    /// It recovered or was added, so it may be in slow start.
     may_be_slow: bool,
 }
 
@@ -125,7 +125,7 @@ impl Expected {
         self.admin == AdminState::Ready && self.has_room() && (down || !is_down)
     }
 
-    /// Whether it may be picked as long as others have nothing to do with it.
+    /// Whether it may be picked, regardless of other servers.
     fn is_available(&self, now: Instant) -> bool {
         let healthy = match self.health.availability() {
             Availability::Up => true,
@@ -135,7 +135,7 @@ impl Expected {
         self.admin == AdminState::Ready && healthy && self.has_room()
     }
 
-    /// What happens to its health, and what follows.
+    /// Applies `change` to the health, and tracks a possible slow start.
     fn change_health(&mut self, change: impl FnOnce(&mut Health)) {
         let before = self.health.availability();
         change(&mut self.health);
@@ -143,7 +143,7 @@ impl Expected {
         self.may_be_slow |= before != Availability::Up && after == Availability::Up;
     }
 
-    /// What a connection more would weigh, in numbers that have no remainder.
+    /// Load per weight with one more connection. Exact, because weights are powers of two.
     fn weight_of_one_more(&self) -> f64 {
         f64::from(self.in_flight + 1) / f64::from(self.spec.weight.get())
     }
@@ -154,7 +154,7 @@ impl Expected {
 pub(crate) struct World {
     pool: Pool,
     policies: (Option<ActivePolicy>, PassivePolicy),
-    /// By server number; those that are not members any more keep their leases.
+    /// By server number. `None`: not a member.
     expected: Vec<Option<Expected>>,
     leases: Vec<(usize, Lease)>,
     /// Leases of servers that left the configuration.
@@ -163,7 +163,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// All servers, `seed` decides what they are like.
+    /// A pool of all servers, with properties derived from `seed`.
     pub(crate) fn new(seed: u8, now: Instant) -> Self {
         let policies = policies(seed);
         let (active, passive) = policies;
@@ -187,20 +187,20 @@ impl World {
         }
     }
 
-    /// Runs all of `ops`, then ends all connections.
+    /// Runs `ops`, then drops all leases.
     ///
     /// # Panics
-    /// When a law is broken:
-    /// - a server in drain, in maintenance, full or tried is not picked;
-    /// - one that is ejected or down is picked only as a last resort: when no other could
-    ///   be, and the pool does not refuse then;
-    /// - no more servers are ejected than may be;
-    /// - a backup is picked only when no other server could be;
-    /// - with least connections, whoever is picked has the least per weight, but that
-    ///   one that is beginning slowly may have less;
-    /// - somebody is picked whenever somebody could be;
-    /// - a server on trial gets one connection at a time;
-    /// - in flight is what there are leases, on each server, and 0 in the end.
+    /// If an invariant is violated:
+    /// - A server that is draining, in maintenance, full or already tried is not picked.
+    /// - An ejected or down server is picked only as a last resort: if no other server is
+    ///   eligible and the pool does not refuse.
+    /// - At most the configured share of servers is ejected.
+    /// - A backup is picked only if no other server is eligible.
+    /// - With least connections, the picked server has the lowest load per weight, except that
+    ///   a server in slow start may have less.
+    /// - A server is picked whenever one is eligible.
+    /// - A server on trial has one connection at a time.
+    /// - The number in flight equals the number of leases of each server, and is 0 at the end.
     pub(crate) fn run(mut self, ops: impl IntoIterator<Item = Op>) {
         for op in ops {
             self.step(op);
@@ -267,7 +267,7 @@ impl World {
     }
 
     fn pick(&mut self, allowed: u8, tried: u8) {
-        // The only way into `Tried` is a lease: pick each such server alone.
+        // `Tried` accepts leases only: pick each of these servers separately.
         let mut already = Tried::default();
         let mut was_tried = 0;
         for number in servers().filter(|&number| has(tried, number)) {
@@ -284,7 +284,7 @@ impl World {
         self.pick_beside(allowed, was_tried, &already);
     }
 
-    /// The servers that could be picked, by what the documentation of `Pool::pick` says.
+    /// The eligible servers, according to the documentation of `Pool::pick`.
     fn could_be_picked(&self, allowed: u8, was_tried: u8) -> Vec<usize> {
         let among = |mask: u8, may: &dyn Fn(&Expected) -> bool| -> Vec<usize> {
             let is = |number: &usize| self.expected[*number].as_ref().is_some_and(may);
@@ -317,7 +317,7 @@ impl World {
         ejected
     }
 
-    /// A server that is on trial is, from now on.
+    /// Starts the trial of a server whose ejection has expired.
     fn was_picked(&mut self, number: usize) {
         let now = self.now;
         if let Some(expected) = &mut self.expected[number]
@@ -327,7 +327,7 @@ impl World {
         }
     }
 
-    /// What the other servers are like.
+    /// The state of the other servers.
     fn siblings(&self, server: usize) -> Siblings {
         let members = || self.expected.iter().enumerate();
         let is = |expected: &Expected, availability: fn(Availability) -> bool| {
@@ -413,14 +413,14 @@ impl World {
             let number = number_from(spec.id.as_str());
             self.expected[number] = Some(match before[number].take() {
                 Some(mut known) => {
-                    // Where nothing was slow, nothing is when that changes.
+                    // Enabling slow start does not affect existing servers.
                     known.may_be_slow &= was_slow;
                     known.change_health(|health| health.set_policies(active, passive));
                     Expected { spec, ..known }
                 }
                 None => {
-                    // Who comes back while it has leases goes on with them, and begins
-                    // anew otherwise.
+                    // A returning server keeps the leases that are still held, and otherwise
+                    // starts fresh.
                     let (back, stay) = std::mem::take(&mut self.orphans)
                         .into_iter()
                         .partition(|&(orphan, _)| orphan == number);
@@ -450,7 +450,7 @@ impl World {
         for member in self.pool.members().iter() {
             let number = number_from(member.server.id().as_str());
             let expected = self.expected[number].as_ref();
-            let expected = expected.expect("the members are those that are expected");
+            let expected = expected.expect("each member is expected");
             let leases = self.leases.iter().filter(|lease| lease.0 == number).count();
             let status = member.server.status();
             assert_eq!(status.in_flight as usize, leases);
@@ -493,7 +493,7 @@ impl World {
         let expected = self.expected[number].as_mut();
         change(
             server,
-            expected.expect("the members are those that are expected"),
+            expected.expect("each member is expected"),
             self.now,
             siblings,
         );
@@ -521,8 +521,8 @@ fn policies(seed: u8) -> (Option<ActivePolicy>, PassivePolicy) {
     (active, passive)
 }
 
-/// How the pool chooses comes of `seed`: in half of them by least connections, in
-/// half of them servers begin slowly, and half of them refuse while no server is available.
+/// Derives the algorithm, slow start and panic policy from `seed`. Half of the pools use least
+/// connections, half use slow start, and half refuse while no server is available.
 fn choosing(pool: PoolBuilder<'_>, seed: u8) -> PoolBuilder<'_> {
     let balance = match seed >> 2 & 7 {
         0 => Balance::P2c,
@@ -549,7 +549,7 @@ fn specs(members: u8, seed: u8) -> Vec<ServerSpec> {
     numbers.map(|number| spec(number, seed)).collect()
 }
 
-/// A server whose weight, limit and part as a backup come of `seed`.
+/// A server whose weight, limit and backup flag are derived from `seed`.
 fn spec(number: u8, seed: u8) -> ServerSpec {
     let draw = seed.wrapping_mul(37).wrapping_add(number.wrapping_mul(101));
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 8_000 + u16::from(number)));

@@ -1,4 +1,4 @@
-//! A balancer behind a listener, as a program would run it.
+//! A balancer behind a TCP listener.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -54,7 +54,7 @@ impl Rig {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// How the next connection to end ended.
+    /// The outcome of the next connection that ends.
     pub(crate) async fn outcome(&mut self) -> Outcome {
         within(DEADLINE, "a connection's end", self.outcomes.recv())
             .await
@@ -73,7 +73,7 @@ impl Drop for Rig {
     }
 }
 
-/// A balancer of these servers, named web0, web1 and so on.
+/// A balancer builder with these servers, named web0, web1 and so on.
 pub(crate) fn builder<'a>(upstreams: impl IntoIterator<Item = &'a Upstream>) -> BalancerBuilder {
     upstreams.into_iter().enumerate().fold(
         Balancer::builder("web"),
@@ -83,7 +83,7 @@ pub(crate) fn builder<'a>(upstreams: impl IntoIterator<Item = &'a Upstream>) -> 
     )
 }
 
-/// Tests that open many sockets ask for as many as the system lets them.
+/// Raises the soft limit of file descriptors to the hard limit.
 pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);

@@ -1,6 +1,5 @@
-//! A stream that does as a script says, and the laws that relaying obeys
-//! whatever the scripts are. Uses nothing but the public API, so that a property
-//! test and a fuzz target can both include this file.
+//! A scripted stream, and the invariants of the relay for any pair of scripts. Uses only the
+//! public API, so that property tests and fuzz targets can include this file.
 
 use std::{
     io,
@@ -15,18 +14,18 @@ use leastconn::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What one poll finds.
+/// The result of one poll.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
-    /// Up to this many bytes pass (at least one).
+    /// Up to this many bytes are transferred, and at least one.
     Bytes(u16),
-    /// Nothing now; ready at the next poll.
+    /// Pending once; ready at the next poll.
     Wait,
-    /// Nothing for this long.
+    /// Pending for this long.
     Pause(Duration),
 }
 
-/// How reading ends, after its steps.
+/// How reading ends after its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// In order.
@@ -37,35 +36,35 @@ pub(crate) enum End {
     Truncated,
     /// With a protocol error.
     Broken,
-    /// Never: silence.
+    /// Never: reads stay pending.
     Silent,
 }
 
-/// How writing goes after its steps.
+/// How writing continues after its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Take {
-    /// Everything is taken.
+    /// Everything is accepted.
     All,
     /// `BrokenPipe`, as after an orderly end and a close.
     Closed,
-    /// `ConnectionReset`; reading then finds an end, as the system reports it.
+    /// `ConnectionReset`; the next read then reports an end, as the kernel does.
     Reset,
     /// A protocol error, after which only the alert can be flushed.
     Broken,
-    /// Nothing is taken, ever.
+    /// Writes stay pending.
     Stuck,
 }
 
 /// One side of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
-    /// What reading finds.
+    /// Results of reads.
     pub(crate) reads: Vec<Step>,
     /// How reading ends.
     pub(crate) end: End,
-    /// What writing, flushing and shutting down find.
+    /// Results of writes, flushes and shutdowns.
     pub(crate) writes: Vec<Step>,
-    /// How they go on.
+    /// How writing continues afterwards.
     pub(crate) take: Take,
 }
 
@@ -82,22 +81,22 @@ struct Scripted {
     take: Take,
     read_pause: Option<Pin<Box<tokio::time::Sleep>>>,
     write_pause: Option<Pin<Box<tokio::time::Sleep>>>,
-    /// What was read from it.
+    /// Bytes read from this side.
     given: usize,
-    /// Reading found its end.
+    /// A read has reported the end.
     ended: bool,
-    /// Reading or writing found a reset.
+    /// A read or write has reported a reset.
     reset: bool,
-    /// Writing found it before reading found an end: there is no orderly one.
+    /// The stream failed before an orderly end.
     broke_off: bool,
-    /// Reading found a truncation or a protocol error.
+    /// A read has reported a truncation or a protocol error.
     faulty: bool,
-    /// Writing found a protocol error.
+    /// A write has reported a protocol error.
     exhausted: bool,
     policy: OnTruncation,
-    /// What was written to it.
+    /// Bytes written to this side.
     taken: Vec<u8>,
-    /// How much of it was flushed.
+    /// Number of flushed bytes.
     flushed: usize,
     writer_broke: bool,
     shut: bool,
@@ -129,7 +128,7 @@ impl Scripted {
         }
     }
 
-    /// How many bytes a write may pass.
+    /// Polls the next write step for the number of bytes it accepts.
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         assert!(!self.writer_broke, "touched after writing broke");
         if let Some(pause) = &mut self.write_pause {
@@ -151,7 +150,7 @@ impl Scripted {
             None => match self.take {
                 Take::All => Poll::Ready(Ok(usize::MAX)),
                 Take::Stuck => Poll::Pending,
-                // Only writing finds it.
+                // Reported by `poll_write` only.
                 Take::Broken => Poll::Ready(Ok(0)),
                 Take::Closed => {
                     self.writer_broke = true;
@@ -161,7 +160,7 @@ impl Scripted {
                     self.writer_broke = true;
                     self.reset = true;
                     self.broke_off = !self.ended;
-                    // What was on its way may be read; then there is an end.
+                    // Bytes in transit can still be read; then the end follows.
                     self.end = End::Orderly;
                     self.read_pause = None;
                     Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
@@ -277,18 +276,18 @@ impl Stream for Scripted {
     }
 }
 
-/// Longer than any idle time-out that [`check`] uses.
+/// Idle timeout of [`check`].
 const IDLE: Duration = Duration::from_secs(100);
-/// Its half-close time-out.
+/// Half-close timeout of [`check`].
 const HALF_CLOSE: Duration = Duration::from_secs(10);
 
-/// Relays between two scripted sides, and gives up after `polls` polls if that
-/// is given. Returns how it ended, if it did.
+/// Relays between two scripted sides and checks the invariants. With `polls`, the relay is dropped
+/// after that many polls. Returns the reason code if the relay has ended.
 ///
 /// Call it in a Tokio runtime whose time is paused.
 ///
 /// # Panics
-/// When a law is broken.
+/// If an invariant is violated.
 pub(crate) async fn check(
     client: &Script,
     server: &Script,
@@ -305,7 +304,7 @@ pub(crate) async fn check(
     let reason = {
         let mut relaying = pin!(relay(&mut down, &mut up, &timeouts, &traffic));
         match polls {
-            // Every script ends or falls silent, and then a time-out ends it.
+            // Every script ends or becomes silent; a timeout then ends the relay.
             None => Some(relaying.await.reason),
             Some(polls) => {
                 let mut cx = Context::from_waker(Waker::noop());
@@ -317,14 +316,14 @@ pub(crate) async fn check(
         }
     };
     if polls == Some(0) {
-        // A future that was never polled has not done anything.
+        // A future that was never polled has no effect.
         return None;
     }
 
     assert_eq!(traffic.received(), up.taken.len() as u64);
     assert_eq!(traffic.sent(), down.taken.len() as u64);
     for (from, to) in [(&down, &up), (&up, &down)] {
-        // In order, nothing lost within, nothing doubled, nothing made up.
+        // The received bytes are a prefix of the sent bytes.
         assert!(to.taken.len() <= from.given);
         assert!(
             to.taken
@@ -338,12 +337,16 @@ pub(crate) async fn check(
             "more than one buffer held back"
         );
         if to.shut {
-            // An end is passed on only if there was one, and after everything.
-            assert!(from.ended, "an end of sending that nobody sent");
-            assert_eq!(to.taken.len(), from.given, "an end before everything");
+            // An end is forwarded only after all data, and only if the sender ended.
+            assert!(from.ended, "forwarded an end that was not sent");
+            assert_eq!(
+                to.taken.len(),
+                from.given,
+                "forwarded an end before all data"
+            );
         }
         match reason {
-            // Closing must not look like an orderly end where there was none.
+            // The close looks orderly only if the sender ended in order.
             Some(Reason::Ok) => assert!(to.shut && !to.aborted && !from.faulty),
             Some(Reason::IdleTimeout) if !to.aborted => {
                 assert_eq!(to.taken.len(), from.given, "idle with bytes unsent");
@@ -357,20 +360,20 @@ pub(crate) async fn check(
         }
         assert!(
             !(from.broke_off && to.shut),
-            "a reset passed on as an orderly end"
+            "a reset was forwarded as an orderly end"
         );
-        // Silence is waited for only when everything was passed on.
+        // The relay waits only after it has flushed everything.
         let timed_out = matches!(reason, Some(Reason::IdleTimeout | Reason::HalfCloseTimeout));
         if timed_out && to.take == Take::All {
             assert_eq!(to.flushed, from.given, "waited with bytes unflushed");
         }
     }
-    // Nothing can be delivered to such a side.
+    // Sides to which nothing can be delivered.
     let lost = |to: &Scripted| to.writer_broke || to.reset || to.faulty || to.exhausted;
     match reason {
         Some(Reason::ClientReset) => {
             assert!(down.reset || down.writer_broke);
-            // What it sent before was delivered, unless the server went as well.
+            // Its data was delivered, unless the server failed as well.
             assert!(lost(&up) || up.flushed == down.given);
         }
         Some(Reason::ServerReset) => assert!(up.reset || up.writer_broke),
@@ -397,11 +400,11 @@ pub(crate) async fn check(
         }
         _ => {}
     }
-    // A time-out is for silence only.
-    let goes_on = |script: &Script| script.end != End::Silent && script.take != Take::Stuck;
-    if polls.is_none() && goes_on(client) && goes_on(server) {
+    // Timeouts require silence.
+    let is_active = |script: &Script| script.end != End::Silent && script.take != Take::Stuck;
+    if polls.is_none() && is_active(client) && is_active(server) {
         let timed_out = matches!(reason, Some(Reason::IdleTimeout | Reason::HalfCloseTimeout));
-        assert!(!timed_out, "forgotten, not silent: {reason:?}");
+        assert!(!timed_out, "timed out without silence: {reason:?}");
     }
     reason
 }

@@ -13,10 +13,10 @@ use crate::{
     net::{now, random},
 };
 
-/// Before the second round.
+/// Delay before the second round.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 
-/// Between later rounds.
+/// Longest delay between rounds.
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
 /// Connections that wait for the same server start over this time after its recovery, so

@@ -1,8 +1,8 @@
-//! The MySQL protocol, as far as a login without a password.
+//! MySQL health check: a login without a password.
 //!
-//! The server counts a connection that ends before the client has answered its greeting
-//! as an error of the client's host, and blocks the host after `max_connect_errors` in a
-//! row. A login that is refused is no such error.
+//! The server counts a connection that closes before the client has answered the greeting as
+//! a connection error, and blocks the client's host after `max_connect_errors` of them. A rejected
+//! login is not counted.
 
 use tokio::io::AsyncWriteExt;
 
@@ -11,7 +11,7 @@ use super::{Excerpt, ProbeError, Stream, drain, read_until};
 /// `PROTOCOL_41`, `SECURE_CONNECTION` and `PLUGIN_AUTH`.
 const CAPABILITIES: u32 = 0x0000_0200 | 0x0000_8000 | 0x0008_0000;
 
-/// The largest packet that we take, as the client announces it.
+/// Maximum packet size that the client announces.
 const MAX_PACKET: u32 = 1 << 24;
 
 /// `utf8_general_ci`
@@ -22,7 +22,7 @@ const ERROR: u8 = 0xff;
 const AUTH_SWITCH: u8 = 0xfe;
 const COM_QUIT: &[u8] = &[0x01];
 
-/// `SQLSTATE` of a login that is refused.
+/// `SQLSTATE` of a rejected login.
 const ACCESS_DENIED: &[u8] = b"28000";
 
 pub(super) async fn check<S: Stream>(
@@ -50,7 +50,7 @@ pub(super) async fn check<S: Stream>(
                 let error = error_of(&response);
                 return Err(error.unwrap_or_else(|| ProbeError::Unexpected(Excerpt::of(&response))));
             }
-            // Another method, or more of this one: the password is empty in each.
+            // Another authentication method, or more data of this one: send an empty password.
             Some(&AUTH_SWITCH | &0x01) => reply = Vec::new(),
             _ => return Err(ProbeError::Unexpected(Excerpt::of(&response))),
         }
@@ -65,7 +65,7 @@ fn login(user: &str) -> Vec<u8> {
     login.push(CHARSET);
     login.extend([0; 23]);
     login.extend(user.bytes().chain([0]));
-    // The length of the answer to the challenge.
+    // Length of the authentication response.
     login.push(0);
     login.extend(b"mysql_native_password\0");
     login
@@ -81,7 +81,7 @@ async fn send<S: Stream>(stream: &mut S, sequence: u8, payload: &[u8]) -> Result
     Ok(stream.flush().await?)
 }
 
-/// The next packet: its number in the exchange, and its payload.
+/// Reads the next packet. Returns its sequence number and payload.
 async fn packet<S: Stream>(
     stream: &mut S,
     answer: &mut Vec<u8>,
@@ -101,7 +101,7 @@ async fn packet<S: Stream>(
     Ok(packet)
 }
 
-/// What is wrong with the greeting, or what error it is.
+/// The error of a greeting or error packet, if any.
 fn error_of(packet: &[u8]) -> Option<ProbeError> {
     match packet {
         // Version 10 of the protocol.
@@ -111,7 +111,7 @@ fn error_of(packet: &[u8]) -> Option<ProbeError> {
     }
 }
 
-/// The login is refused: the server works.
+/// Whether the login was rejected, which shows that the server works.
 fn is_access_denied(packet: &[u8]) -> bool {
     packet.get(3) == Some(&b'#') && packet.get(4..9) == Some(ACCESS_DENIED)
 }

@@ -1,4 +1,4 @@
-//! The PostgreSQL protocol, as far as the server's first answer to a session.
+//! PostgreSQL health check: the first answer to a startup message.
 
 use tokio::io::AsyncWriteExt;
 
@@ -28,14 +28,14 @@ pub(super) async fn check<S: Stream>(
         Some((kind, rest.get(..length.checked_sub(4)?)?.to_vec()))
     });
     match message.await? {
-        // Taken without a password. A session must be ended.
+        // Accepted without a password: terminate the session.
         Some((b'R', request)) if request == [0; 4] => {
             stream.write_all(&TERMINATE).await?;
             stream.flush().await?;
             drain(stream).await;
             Ok(())
         }
-        // It asks for one: a client that has none closes.
+        // The server requests a password: close.
         Some((b'R', _)) => Ok(()),
         Some((b'E', fields)) => match unavailable(&fields) {
             None => Ok(()),

@@ -1,4 +1,4 @@
-//! The protocol of Redis and Valkey, as far as `PING`.
+//! Redis and Valkey health check: `PING`.
 
 use tokio::io::AsyncWriteExt;
 
@@ -7,8 +7,7 @@ use super::{Excerpt, ProbeError, Stream, drain, read_until};
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 const QUIT: &[u8] = b"*1\r\n$4\r\nQUIT\r\n";
 
-/// Answers of a server that works: that it does, and that clients need a password or may
-/// not ask.
+/// Answers of a working server, including those that require authentication or permission.
 const WORKS: [&[u8]; 3] = [b"+PONG", b"-NOAUTH", b"-NOPERM"];
 
 pub(super) async fn check<S: Stream>(

@@ -1,39 +1,38 @@
-//! What relayed connections hold for receivers that are slow, and how much they may.
+//! Accounting and limit of the bytes that relayed connections buffer for slow receivers.
 //!
-//! The total is of the whole process, as memory is. Connections that transfer without
-//! stalling only read it.
+//! The total is process-wide. Connections that do not stall only read it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// What is read at once when the allowance is used up: so much is held at most for each
-/// further receiver that is slow.
+/// Read size once the allowance is used up, and so the most that is buffered for each further
+/// slow receiver.
 const SCARCE: usize = 4 * 1024;
 
 static TOTAL: AtomicUsize = AtomicUsize::new(0);
 static ALLOWANCE: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// About how many bytes all relayed connections of the process hold for receivers that
-/// are slow.
+/// Approximate number of bytes that all relayed connections of the process buffer for slow
+/// receivers.
 pub fn buffered() -> usize {
     TOTAL.load(Ordering::Relaxed)
 }
 
-/// Sets how much [`buffered`] may be. Beyond it connections are still relayed, with
-/// buffers of 4 KiB. Initially there is no limit.
+/// Limits [`buffered`] to `bytes`. Above the limit, connections are relayed with buffers of
+/// 4 KiB. The default is no limit.
 pub fn set_buffer_allowance(bytes: usize) {
     ALLOWANCE.store(bytes, Ordering::Relaxed);
 }
 
-/// How much may be read at once, where `room` would be otherwise.
-pub(super) fn room(room: usize) -> usize {
+/// Reduces a poll budget if the allowance is used up.
+pub(super) fn limit_budget(budget: usize) -> usize {
     if TOTAL.load(Ordering::Relaxed) < ALLOWANCE.load(Ordering::Relaxed) {
-        room
+        budget
     } else {
-        room.min(SCARCE)
+        budget.min(SCARCE)
     }
 }
 
-/// What one direction holds.
+/// Bytes buffered by one direction.
 pub(super) struct Buffered<'a> {
     of_connection: &'a AtomicU64,
     bytes: usize,
@@ -51,7 +50,7 @@ impl<'a> Buffered<'a> {
         if self.bytes == bytes {
             return;
         }
-        // First the addition: the total never becomes negative.
+        // Add before subtracting, so that the total never becomes negative.
         TOTAL.fetch_add(bytes, Ordering::Relaxed);
         TOTAL.fetch_sub(self.bytes, Ordering::Relaxed);
         self.bytes = bytes;
@@ -72,7 +71,7 @@ mod tests {
     #[test]
     fn total_follows_each_direction() {
         let of_connection = AtomicU64::new(0);
-        // Other tests of this process may relay meanwhile: a size that none of them has.
+        // Larger than what concurrent tests of this process buffer.
         let size = 1 << 40;
         let mut one = Buffered::new(&of_connection);
         one.set(size);

@@ -1,4 +1,4 @@
-//! Waiting until a peer has received everything that was written to a socket.
+//! Waits until the peer has acknowledged everything that was written to a socket.
 
 use std::{
     task::Poll,
@@ -10,12 +10,12 @@ use super::super::{
     outstanding::{Outstanding, outstanding},
 };
 
-/// Time between the first two checks; it doubles up to `SLOWEST`. Nothing wakes a
-/// task when its peer acknowledges what was sent.
+/// Interval of the first checks. It doubles up to `SLOWEST`. Polling is needed because the
+/// kernel does not signal acknowledgements.
 const FIRST: Duration = Duration::from_millis(1);
 const SLOWEST: Duration = Duration::from_millis(50);
 
-/// One wait.
+/// State of one wait.
 pub(super) struct Delivery {
     pub(super) next_check: Instant,
     interval: Duration,
@@ -24,8 +24,8 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    /// Ready when the peer has acknowledged everything that was written to `writer`,
-    /// or never will. Wakes nobody: poll again at `next_check`.
+    /// Ready when the peer has acknowledged everything that was written to `writer`, or the
+    /// connection no longer exists. Registers no waker: poll again at `next_check`.
     pub(super) fn poll(state: &mut Option<Box<Self>>, writer: &impl Stream) -> Poll<()> {
         let Some(socket) = writer.socket() else {
             return Poll::Ready(());

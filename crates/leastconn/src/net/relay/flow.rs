@@ -20,85 +20,85 @@ use super::{
     splice::Splice,
 };
 
-/// The part of the room for which it is not worth asking once more: a TLS record may
-/// not fit, and what comes is a small piece at the price of a whole one.
+/// Reading stops when less than this fraction (1/4) of the buffer is free: the next TLS record
+/// may not fit, and a partial read costs as much as a full one.
 const LITTLE: usize = 4;
 
-/// Bytes that the system keeps for a stream's writer, beyond what is on its way,
-/// while there are others: `TCP_NOTSENT_LOWAT`. Half of it helps no more.
+/// `TCP_NOTSENT_LOWAT` of bulk transfers while other connections exchange short messages. A
+/// smaller value did not reduce their latency further.
 const UNSENT: u32 = 256 * 1024;
 
-/// Steps in one poll, most of which move bytes.
+/// Most steps in one poll.
 const STEPS: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Bytes may come.
+    /// The reader is open.
     Reading,
-    /// The reader has ended in order: pass that on.
+    /// The reader has ended in order; the end is being forwarded.
     Closing,
-    /// Ended, and passed on.
+    /// The end was forwarded.
     Done,
-    /// As `Done`, but the writer's peer may still send: closing a socket with unread
-    /// input resets it, so wait until the peer has acknowledged everything.
+    /// As `Done`, but the writer's peer may still send. Closing a socket with unread data sends a
+    /// reset, so wait until the peer has acknowledged everything.
     Confirming,
-    /// As `Done`, and acknowledged.
+    /// As `Done`, and the peer has acknowledged everything.
     Confirmed,
-    /// Nothing more is read. What was read is being delivered, and acknowledged.
+    /// Reading has stopped. Data read so far is being delivered and acknowledged.
     Breaking,
-    /// Nothing more is read, and what was read was delivered as far as possible.
+    /// Reading has stopped, and delivery has completed or failed.
     Broken,
-    /// The writer takes no more.
+    /// Writing failed.
     WriterBroke,
 }
 
-/// Changes whenever something happened that resets the idle time.
+/// Changes with every event that restarts the idle timeout.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Progress {
-    /// Bytes that the writer has taken.
+    /// Bytes that the writer has accepted.
     pub(super) carried: u64,
     phase: Phase,
     unacknowledged: u32,
 }
 
-/// One direction.
+/// State of one direction.
 pub(super) struct Flow<'a> {
     pub(super) phase: Phase,
-    /// Read, and not yet taken by the writer.
+    /// Bytes that were read but not yet accepted by the writer.
     unsent: Vec<u8>,
-    /// How much of `unsent` was taken since.
+    /// How many bytes of `unsent` the writer has accepted since.
     taken: usize,
-    /// Bytes on their way from socket to socket without coming to us.
+    /// Bytes in a kernel pipe between the two sockets.
     splice: Splice,
-    /// The system is told to keep little for the writer: see [`Flow::bound`].
+    /// `TCP_NOTSENT_LOWAT` of the writer is set: see [`Flow::bound`].
     is_bounded: bool,
-    /// The writer holds bytes that it may not have passed on.
+    /// The writer may hold bytes that need a flush.
     unflushed: bool,
-    /// Writing found the writer's connection reset.
+    /// A write failed because the writer's connection was reset.
     pub(super) writer_is_gone: bool,
-    /// The other flow, which writes where this one reads, found it reset. The
-    /// system tells of a reset once, and then reports an end like any other:
-    /// without this, a download cut short during an upload would look complete.
+    /// The other flow, which writes to this flow's reader, found it reset. The kernel reports a
+    /// reset only once and an ordinary end afterwards. Without this flag, a download cut short
+    /// during an upload would look complete.
     pub(super) reader_is_gone: bool,
-    /// The other flow is done: after this one, both streams are dropped.
+    /// The other flow is done: both streams are dropped after this one.
     pub(super) is_last: bool,
     on_truncation: OnTruncation,
-    /// What broke reading, or writing, first.
+    /// The first fault of reading and of writing.
     pub(super) read_fault: Option<Fault>,
     pub(super) write_fault: Option<Fault>,
     pub(super) read_error: Option<io::Error>,
     pub(super) write_error: Option<io::Error>,
-    /// Bytes were discarded because only an alert may follow.
+    /// Data was discarded because only an alert may still be sent.
     is_abandoned: bool,
-    /// The writer's connection was reset by us.
+    /// [`Flow::reset_writer`] was called.
     is_reset: bool,
-    /// Boxed: only connections that break need it.
+    /// Boxed to keep the flow small: only failing connections need it.
     delivery: Option<Box<Delivery>>,
     carried: u64,
     meter: &'a AtomicU64,
-    /// How much is held for the writer.
+    /// Bytes buffered for the writer.
     buffered: Buffered<'a>,
-    /// How much is read at once.
+    /// Size of the scratch buffer in this poll.
     room: usize,
 }
 
@@ -151,7 +151,7 @@ impl<'a> Flow<'a> {
         )
     }
 
-    /// The reader's orderly end was passed on.
+    /// Whether the reader's orderly end was forwarded.
     pub(super) const fn is_passed_on(&self) -> bool {
         matches!(
             self.phase,
@@ -159,31 +159,31 @@ impl<'a> Flow<'a> {
         )
     }
 
-    /// Over without an orderly end.
+    /// Whether the flow is over without an orderly end.
     pub(super) const fn is_cut_short(&self) -> bool {
         matches!(self.phase, Phase::Broken | Phase::WriterBroke)
     }
 
-    /// The half-close time-out holds, not the idle time-out.
+    /// Whether the half-close timeout applies instead of the idle timeout.
     pub(super) const fn is_half_closed(&self) -> bool {
         !matches!(self.phase, Phase::Reading | Phase::Closing)
     }
 
-    /// When to poll without being woken.
+    /// When to poll without a wake-up.
     pub(super) fn next_check(&self) -> Option<Instant> {
         let is_waiting = matches!(self.phase, Phase::Breaking | Phase::Confirming);
         let delivery = self.delivery.as_ref().filter(|_| is_waiting)?;
         Some(delivery.next_check)
     }
 
-    /// Reads no more: what was read is still delivered.
+    /// Stops reading. Data read so far is still delivered.
     pub(super) fn stop(&mut self) {
         if self.phase == Phase::Reading {
             self.phase = Phase::Breaking;
         }
     }
 
-    /// The writer's stream broke in its protocol: only its alert is still delivered.
+    /// Discards pending data after a protocol error of the writer. Only its alert is still sent.
     pub(super) fn abandon(&mut self) {
         let is_open = matches!(
             self.phase,
@@ -193,13 +193,13 @@ impl<'a> Flow<'a> {
             self.unsent = Vec::new();
             self.taken = 0;
             self.buffered.set(0);
-            // The alert, which was not written by this flow.
+            // The stream itself has queued the alert.
             self.unflushed = true;
             self.phase = Phase::Breaking;
         }
     }
 
-    /// The writer's connection was reset: nothing can be delivered any more.
+    /// Ends delivery because the writer's connection was reset.
     pub(super) fn give_up(&mut self) {
         self.phase = match self.phase {
             Phase::Breaking => Phase::Broken,
@@ -208,24 +208,24 @@ impl<'a> Flow<'a> {
         };
     }
 
-    /// Resets the writer's connection now, not when its stream is dropped.
+    /// Resets the writer's connection now instead of when its stream is dropped.
     pub(super) fn reset_writer(&mut self, writer: &impl Stream) {
         if !std::mem::replace(&mut self.is_reset, true)
             && let Some(socket) = writer.socket()
         {
-            // Fails only for a socket that is already gone.
+            // Fails only if the socket is already closed.
             let _ = rustix::net::connect_unspec(socket);
         }
     }
 
-    /// Waits, where everything was passed on, until it was acknowledged.
+    /// Waits for acknowledgement if everything was forwarded.
     pub(super) fn confirm(&mut self) {
         if self.phase == Phase::Done {
             self.phase = Phase::Confirming;
         }
     }
 
-    /// Waiting for the reader, with everything passed on.
+    /// Whether the flow waits for its reader with everything forwarded.
     pub(super) fn is_idle(&self) -> bool {
         self.phase == Phase::Reading
             && self.unsent.is_empty()
@@ -255,8 +255,7 @@ impl<'a> Flow<'a> {
         yield_to_others(cx);
     }
 
-    /// One read and write, or what else is next. `Pending` when there is
-    /// nothing to do until woken.
+    /// Performs one step of the current phase. `Pending`: no progress until the next wake-up.
     fn step(
         &mut self,
         cx: &mut Context<'_>,
@@ -285,8 +284,7 @@ impl<'a> Flow<'a> {
         }
         match self.phase {
             Phase::Reading => {
-                // Nothing is read while the writer holds something: one of them
-                // at most keeps bytes.
+                // Do not read while the writer holds data, so that only one of the two buffers.
                 ready!(self.flush(cx, writer));
                 if self.is_over() {
                     return Poll::Ready(());
@@ -344,8 +342,8 @@ impl<'a> Flow<'a> {
         Poll::Ready(())
     }
 
-    /// Reads until the scratch space is about full or nothing more is there:
-    /// several TLS records then go on in one write.
+    /// Reads until the scratch buffer is nearly full or no data is available, so that several
+    /// TLS records are forwarded in one write.
     fn read(
         &mut self,
         cx: &mut Context<'_>,
@@ -372,7 +370,7 @@ impl<'a> Flow<'a> {
         buffer.filled().len()
     }
 
-    /// Writes what the writer takes now.
+    /// Writes until the writer accepts no more. Returns the number of bytes written.
     fn write(&mut self, cx: &mut Context<'_>, writer: &mut impl Stream, bytes: &[u8]) -> usize {
         let mut taken = 0;
         while taken < bytes.len() {
@@ -401,13 +399,13 @@ impl<'a> Flow<'a> {
         match ready!(self.splice.poll_pull(cx, from, most)) {
             Some(Ok(0)) => self.reader_ended(),
             Some(Err(error)) => self.reader_broke(error),
-            // Without a pipe it goes on by copying.
+            // Without a pipe, the flow copies.
             Some(Ok(_)) | None => {}
         }
         Poll::Ready(())
     }
 
-    /// Moves bytes from the pipe to the writer, as many as it takes now.
+    /// Moves bytes from the pipe to the writer, as many as it accepts.
     fn push(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<()> {
         match ready!(self.splice.poll_push(cx, to)) {
             Ok(count) => self.carry(count),
@@ -416,14 +414,13 @@ impl<'a> Flow<'a> {
         Poll::Ready(())
     }
 
-    /// Has the system keep little, or as much as it will, of what the writer cannot
-    /// send yet.
+    /// Sets or removes the limit of unsent bytes in the kernel (`TCP_NOTSENT_LOWAT`).
     fn bound(&mut self, writer: &impl Stream, bounded: bool) {
         if self.is_bounded != bounded {
             self.is_bounded = bounded;
             if let Some(socket) = writer.socket() {
-                // Without, others wait a little longer.
-                // 0 is the system's own.
+                // On failure, other connections only see a higher latency. 0 restores the
+                // system default.
                 let most = if bounded { UNSENT } else { 0 };
                 let _ = SockRef::from(socket).set_tcp_notsent_lowat(most);
             }
@@ -440,13 +437,13 @@ impl<'a> Flow<'a> {
 
     fn carry(&mut self, count: usize) {
         self.carried += count as u64;
-        // Only this task writes it: no need for a locked addition.
+        // Only this task writes the counter, so no atomic addition is needed.
         self.meter.store(self.carried, Ordering::Relaxed);
     }
 
     fn reader_broke(&mut self, error: io::Error) {
         let fault = match Fault::of(&error) {
-            // The end that is found after a reset.
+            // The kernel reports an end after a reset was reported once.
             Fault::Truncated if self.reader_is_gone => Fault::Reset,
             fault => fault,
         };
@@ -459,9 +456,8 @@ impl<'a> Flow<'a> {
     }
 
     fn writer_broke(&mut self, error: io::Error) {
-        // A broken pipe is what writing finds after the other side finished
-        // sending in order and closed: what it sent before is whole. And where
-        // shutting down finds no connection, reading will still find out why.
+        // EPIPE: the peer finished sending in order and closed, so its data is complete.
+        // ENOTCONN from shutdown: the next read reports the cause.
         let is_orderly = matches!(
             error.kind(),
             io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected
@@ -473,14 +469,14 @@ impl<'a> Flow<'a> {
             return self.abandon();
         }
         self.phase = match self.phase {
-            // It need not be delivered any more; who broke off first is known.
+            // The side that failed first is already known.
             Phase::Breaking => Phase::Broken,
             _ => Phase::WriterBroke,
         };
         self.writer_is_gone |= fault.is_some();
     }
 
-    /// Passes on what the writer holds.
+    /// Flushes the writer if it may hold data.
     fn flush(&mut self, cx: &mut Context<'_>, writer: &mut impl Stream) -> Poll<()> {
         if self.unflushed {
             match Pin::new(writer).poll_flush(cx) {
@@ -490,7 +486,7 @@ impl<'a> Flow<'a> {
                 }
                 Poll::Ready(Err(error)) => self.writer_broke(error),
                 Poll::Pending => {
-                    // How much the writer holds it does not tell: this is the most.
+                    // The writer does not report how much it holds: assume the most.
                     self.buffered.set(self.room);
                     return Poll::Pending;
                 }

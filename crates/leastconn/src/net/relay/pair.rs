@@ -15,17 +15,17 @@ enum Side {
     Server,
 }
 
-/// Both streams and both flows. However it is dropped, the sides that would take
-/// a broken connection for a complete one are aborted.
+/// Both streams and both flows. Dropping it aborts each side that would otherwise mistake a
+/// failed connection for a complete one.
 pub(super) struct Pair<'a, D: Stream, U: Stream> {
     downstream: &'a mut D,
     upstream: &'a mut U,
     client_to_server: Flow<'a>,
     server_to_client: Flow<'a>,
     on_truncation: OnTruncation,
-    /// The side that broke off first.
+    /// The side that failed first.
     first: Option<Side>,
-    /// Neither side waits for anything: both are closed in order.
+    /// Timed out with nothing undelivered: both sides are closed in order.
     is_complete: bool,
 }
 
@@ -49,15 +49,15 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) {
-        let (forth, back) = (&mut self.client_to_server, &mut self.server_to_client);
-        forth.is_last = back.phase == Phase::Done;
-        forth.poll(cx, self.downstream, self.upstream, scratch);
-        back.is_last = forth.phase == Phase::Done;
-        back.reader_is_gone |= forth.writer_is_gone;
-        back.poll(cx, self.upstream, self.downstream, scratch);
+        let (to_server, to_client) = (&mut self.client_to_server, &mut self.server_to_client);
+        to_server.is_last = to_client.phase == Phase::Done;
+        to_server.poll(cx, self.downstream, self.upstream, scratch);
+        to_client.is_last = to_server.phase == Phase::Done;
+        to_client.reader_is_gone |= to_server.writer_is_gone;
+        to_client.poll(cx, self.upstream, self.downstream, scratch);
         let mut changed = false;
-        if back.writer_is_gone && !forth.reader_is_gone {
-            forth.reader_is_gone = true;
+        if to_client.writer_is_gone && !to_server.reader_is_gone {
+            to_server.reader_is_gone = true;
             changed = true;
         }
         let [client, server] = self.faults();
@@ -65,26 +65,25 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
             changed |= self.settle(client, server);
         }
         if changed {
-            // The flows were polled before this was known.
+            // The flows were polled before the change: poll them again.
             cx.waker().wake_by_ref();
         }
         self.reset_early();
     }
 
-    /// Resets a side that gets nothing more, where the other one has yet to
-    /// acknowledge what it was sent: it need not wait for that.
+    /// Resets a side to which nothing more is sent, without waiting until the other side has
+    /// acknowledged its data.
     fn reset_early(&mut self) {
-        let (forth, back) = (&mut self.client_to_server, &mut self.server_to_client);
-        if forth.phase == Phase::Broken && back.phase == Phase::Breaking {
-            forth.reset_writer(self.upstream);
+        let (to_server, to_client) = (&mut self.client_to_server, &mut self.server_to_client);
+        if to_server.phase == Phase::Broken && to_client.phase == Phase::Breaking {
+            to_server.reset_writer(self.upstream);
         }
-        if back.phase == Phase::Broken && forth.phase == Phase::Breaking {
-            back.reset_writer(self.downstream);
+        if to_client.phase == Phase::Broken && to_server.phase == Phase::Breaking {
+            to_client.reset_writer(self.downstream);
         }
     }
 
-    /// Has each flow end as the faults of both sides demand. Returns whether
-    /// anything changed.
+    /// Updates both flows after a fault of either side. Returns whether a phase changed.
     fn settle(&mut self, client: Option<Fault>, server: Option<Fault>) -> bool {
         let breaks = |fault| match fault {
             Some(Fault::Truncated) => self.on_truncation == OnTruncation::Reset,
@@ -97,24 +96,24 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
                 self.first = Some(Side::Server);
             }
         }
-        let (forth, back) = (&mut self.client_to_server, &mut self.server_to_client);
-        let before = (forth.phase, back.phase);
-        settle_side(client, forth, back);
-        settle_side(server, back, forth);
-        before != (forth.phase, back.phase)
+        let (to_server, to_client) = (&mut self.client_to_server, &mut self.server_to_client);
+        let before = (to_server.phase, to_client.phase);
+        settle_side(client, to_server, to_client);
+        settle_side(server, to_client, to_server);
+        before != (to_server.phase, to_client.phase)
     }
 
-    /// A flow ended before its reader had.
+    /// Whether a flow ended before its reader.
     fn is_cut_short(&self) -> bool {
         self.client_to_server.is_cut_short() || self.server_to_client.is_cut_short()
     }
 
-    /// What broke each stream first.
+    /// The first fault of the client's and of the server's stream.
     fn faults(&self) -> [Option<Fault>; 2] {
-        let (forth, back) = (&self.client_to_server, &self.server_to_client);
+        let (to_server, to_client) = (&self.client_to_server, &self.server_to_client);
         [
-            forth.read_fault.or(back.write_fault),
-            back.read_fault.or(forth.write_fault),
+            to_server.read_fault.or(to_client.write_fault),
+            to_client.read_fault.or(to_server.write_fault),
         ]
     }
 
@@ -125,12 +124,12 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
         ]
     }
 
-    /// The half-close time-out holds, not the idle time-out.
+    /// Whether the half-close timeout applies instead of the idle timeout.
     pub(super) const fn is_half_closed(&self) -> bool {
         self.client_to_server.is_half_closed() || self.server_to_client.is_half_closed()
     }
 
-    /// When a flow wants to be polled next without being woken.
+    /// When to poll next without a wake-up.
     pub(super) fn next_check(&self) -> Option<Instant> {
         let checks = [&self.client_to_server, &self.server_to_client].map(Flow::next_check);
         checks.into_iter().flatten().min()
@@ -138,56 +137,56 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
 
     /// How the connection ended, if it has.
     pub(super) fn ending(&self) -> Option<Reason> {
-        let (forth, back) = (&self.client_to_server, &self.server_to_client);
+        let (to_server, to_client) = (&self.client_to_server, &self.server_to_client);
         let [client, server] = self.faults();
         // Nothing more can be delivered to a side that was reset.
-        let is_over = forth.is_over() && back.is_over()
-            || forth.phase == Phase::Broken && client == Some(Fault::Reset)
-            || back.phase == Phase::Broken && server == Some(Fault::Reset);
+        let is_over = to_server.is_over() && to_client.is_over()
+            || to_server.phase == Phase::Broken && client == Some(Fault::Reset)
+            || to_client.phase == Phase::Broken && server == Some(Fault::Reset);
         is_over.then(|| self.reason())
     }
 
     fn reason(&self) -> Reason {
-        let (forth, back) = (&self.client_to_server, &self.server_to_client);
+        let (to_server, to_client) = (&self.client_to_server, &self.server_to_client);
         let [client, server] = self.faults();
         match self.first {
             Some(Side::Client) => client_reason(client),
             Some(Side::Server) => server_reason(server),
-            None if forth.phase == Phase::WriterBroke => server_reason(server),
-            None if back.phase == Phase::WriterBroke => client_reason(client),
+            None if to_server.phase == Phase::WriterBroke => server_reason(server),
+            None if to_client.phase == Phase::WriterBroke => client_reason(client),
             None if client.is_some() => client_reason(client),
             None if server.is_some() => server_reason(server),
             None => Reason::Ok,
         }
     }
 
-    /// The reason when the time-out that `reason` names has passed.
+    /// Returns the reason code after the timeout of `reason` has expired.
     pub(super) fn timed_out(&mut self, reason: Reason) -> Reason {
-        let (forth, back) = (&self.client_to_server, &self.server_to_client);
+        let (to_server, to_client) = (&self.client_to_server, &self.server_to_client);
         let delivered = match self.first {
-            Some(Side::Client) => forth.is_over(),
-            Some(Side::Server) => back.is_over(),
+            Some(Side::Client) => to_server.is_over(),
+            Some(Side::Server) => to_client.is_over(),
             None => false,
         };
-        self.is_complete = forth.is_idle() && back.is_idle();
+        self.is_complete = to_server.is_idle() && to_client.is_idle();
         if delivered { self.reason() } else { reason }
     }
 
     pub(super) fn into_outcome(mut self, reason: Reason) -> RelayOutcome {
-        let (forth, back) = (&mut self.client_to_server, &mut self.server_to_client);
+        let (to_server, to_client) = (&mut self.client_to_server, &mut self.server_to_client);
         RelayOutcome {
             reason,
-            client_error: forth.read_error.take().or(back.write_error.take()),
-            server_error: back.read_error.take().or(forth.write_error.take()),
+            client_error: to_server.read_error.take().or(to_client.write_error.take()),
+            server_error: to_client.read_error.take().or(to_server.write_error.take()),
         }
     }
 }
 
-/// Applies what became of one side's stream, which broke by `fault` if it did, to
-/// the flow that reads it (`from`) and the one that writes it (`to`).
+/// Applies the fault of one side, if any, to the flow that reads from it (`from`) and the flow
+/// that writes to it (`to`).
 fn settle_side(fault: Option<Fault>, from: &mut Flow<'_>, to: &mut Flow<'_>) {
     match fault {
-        // Nothing may follow but the alert.
+        // Only the alert may still be sent.
         Some(Fault::Protocol) => {
             from.stop();
             to.abandon();
@@ -196,7 +195,7 @@ fn settle_side(fault: Option<Fault>, from: &mut Flow<'_>, to: &mut Flow<'_>) {
         Some(Fault::Truncated) | None => {}
     }
     if from.phase == Phase::Broken {
-        // Everything that the side had sent was delivered, or cannot be.
+        // All data of this side was delivered or cannot be delivered.
         to.stop();
     }
     if from.is_cut_short() && fault != Some(Fault::Reset) {

@@ -1,15 +1,15 @@
 //! How many bytes a connection may move in one poll, and how it yields to others.
 //!
-//! Large budgets make streams cheap, and make everything behind them wait longer. So budgets
-//! are large while streams are among themselves, and small while connections of the same
-//! worker exchange short messages. With a small budget the unsent bytes of a stream in the
+//! Large budgets reduce the CPU cost of bulk transfers but increase the latency of other
+//! connections. Budgets are large while a worker has only bulk transfers, and small while its
+//! connections exchange short messages. With a small budget the unsent bytes of a stream in the
 //! kernel are bounded as well: the kernel sends them in bursts that keep other tasks off the
 //! processor for milliseconds. This costs a stream up to 50 % more, so it is not always on.
 //!
 //! # What this relies on
 //!
 //! A connection that used up its budget calls [`yield_to_others`]. Tokio wakes a yielding task
-//! only after the worker has polled the I/O driver, so connections that became ready meanwhile
+//! only after the worker has polled the I/O driver, so connections that became ready in between
 //! run first. Waking the task directly would put it into the run queue, and the worker polls
 //! the driver only every 61 polls. Tokio does not promise this order; the test
 //! `yielding_lets_ready_sockets_run_first` fails if it changes.

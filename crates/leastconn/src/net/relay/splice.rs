@@ -1,11 +1,9 @@
-//! Moving bytes from one TCP connection to another within the system, through a
-//! pipe: they are never copied to us and back.
+//! Moves bytes between TCP connections inside the kernel with `splice(2)`, through a pipe.
 //!
-//! Worth its while for much at once only. A direction copies until it has filled
-//! its scratch space, then splices, and copies again once little comes. A pipe
-//! belongs to a connection only while there are bytes in it; empty ones wait for the
-//! next that needs one, and are closed with the last connection that did. There are
-//! [`MAX_PIPES`] at most, and whoever gets none copies.
+//! This pays off for large amounts only. A direction copies until a read fills its scratch
+//! buffer, then splices, and returns to copying when reads become small. A connection owns a
+//! pipe only while the pipe holds bytes. Empty pipes are pooled, and closed when the last
+//! splicing connection ends. There are at most [`MAX_PIPES`]; connections without a pipe copy.
 
 use std::{
     io,
@@ -16,13 +14,13 @@ use std::{
 
 use tokio::{io::Interest, net::TcpStream};
 
-/// Pipes in the process, of two descriptors each.
+/// Maximum number of pipes in the process. Each uses two file descriptors.
 pub const MAX_PIPES: usize = 32;
 
-/// Bytes moved into a pipe at once, and its size where the system allows it.
+/// Requested size of a pipe.
 pub(super) const PIPE: usize = 256 * 1024;
 
-/// A direction that moves less at once copies from then on.
+/// A direction that splices less than this at once returns to copying.
 const WORTH_WHILE: usize = 16 * 1024;
 
 static PIPES: Mutex<Pipes> = Mutex::new(Pipes {
@@ -34,9 +32,9 @@ static PIPES: Mutex<Pipes> = Mutex::new(Pipes {
 /// All pipes of the process.
 struct Pipes {
     empty: Vec<Pipe>,
-    /// Empty ones, and those with bytes.
+    /// Number of pipes, empty or in use.
     count: usize,
-    /// Directions that have spliced and are not over.
+    /// Directions that have spliced and have not ended.
     users: usize,
 }
 
@@ -44,25 +42,25 @@ fn pipes() -> MutexGuard<'static, Pipes> {
     PIPES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes that went through pipes: proof that tests do not copy.
+/// Bytes moved through pipes. Lets tests verify that bytes were spliced.
 #[cfg(test)]
 static SPLICED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
-/// One direction's bytes in the system.
+/// Splice state of one direction.
 #[derive(Default)]
 pub(super) struct Splice {
-    /// Bytes come in large amounts.
+    /// The last read was large.
     much: bool,
-    /// With bytes in it.
+    /// Holds bytes that were not yet written.
     pipe: Option<Pipe>,
-    /// The system does not splice here: a sandbox may forbid it.
+    /// `splice` failed permanently, for example because a sandbox forbids it.
     is_refused: bool,
-    /// It has spliced, and is one of the pipes' users.
+    /// Counted in [`Pipes::users`].
     is_user: bool,
 }
 
 impl Splice {
-    /// No bytes are on their way.
+    /// Whether no bytes are in the pipe.
     pub(super) const fn is_empty(&self) -> bool {
         self.pipe.is_none()
     }
@@ -71,15 +69,13 @@ impl Splice {
         self.much
     }
 
-    /// Bytes were copied: all that was to be had, or as many as there is room for.
+    /// Records a copy. `much`: it nearly filled the scratch buffer.
     pub(super) const fn copied(&mut self, much: bool) {
         self.much = cfg!(target_os = "linux") && much && !self.is_refused;
     }
 
-    /// Moves up to `most` bytes that have come in `from` into a pipe; zero bytes are its
-    /// end.
-    ///
-    /// Without a pipe nothing is moved, and splicing is off until more comes.
+    /// Moves up to `most` bytes from `from` into a pipe. Returns 0 at the end of the stream, and
+    /// `None` if no pipe is available; the caller then copies.
     pub(super) fn poll_pull(
         &mut self,
         cx: &mut Context<'_>,
@@ -123,7 +119,7 @@ impl Splice {
         Poll::Ready(Some(moved))
     }
 
-    /// Moves what is in the pipe on to `to`, as much as it takes now.
+    /// Moves bytes from the pipe to `to`, as many as it accepts.
     pub(super) fn poll_push(
         &mut self,
         cx: &mut Context<'_>,
@@ -164,12 +160,12 @@ fn is_refusal(error: &io::Error) -> bool {
 struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
-    /// Bytes in it.
+    /// Bytes in the pipe.
     held: usize,
 }
 
 impl Pipe {
-    /// An empty one, if there may be one more.
+    /// Takes an empty pipe from the pool, or creates one below the limit.
     fn take() -> Option<Self> {
         let mut pipes = pipes();
         if let Some(pipe) = pipes.empty.pop() {
@@ -191,9 +187,9 @@ impl Pipe {
     #[cfg(target_os = "linux")]
     fn new() -> Option<Self> {
         use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
-        // Out of descriptors: copying does without.
+        // Out of file descriptors: the caller copies.
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        // Beyond what an unprivileged user may have it stays as small as it is.
+        // Fails above the limit of unprivileged users; the default size is used then.
         let _ = fcntl_setpipe_size(&write, PIPE);
         Some(Self {
             read,
@@ -214,7 +210,7 @@ impl Drop for Splice {
             return;
         }
         let mut pipes = pipes();
-        // What is left in it is nobody's any more: it cannot be used again.
+        // A pipe with leftover bytes cannot be reused.
         pipes.count -= usize::from(self.pipe.take().is_some());
         pipes.users -= 1;
         if pipes.users == 0 {
