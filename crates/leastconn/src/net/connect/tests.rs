@@ -19,7 +19,7 @@ const POLICY: ConnectPolicy = ConnectPolicy {
     keepalive: Some(Duration::from_secs(7)),
 };
 
-/// A pool in which all servers may be ejected, and are not used then.
+/// A pool in which all servers may be ejected, and ejected servers are not used.
 fn pool(addresses: &[SocketAddr]) -> Pool {
     pool_with(addresses, PassivePolicy::default())
 }
@@ -56,15 +56,14 @@ async fn connect_all(pool: &Pool, policy: &ConnectPolicy) -> Result<Connected, C
     .await
 }
 
-/// Where nobody listens, for as long as the second value lives.
+/// An address that refuses connections while the second value lives.
 async fn refusing() -> (SocketAddr, Upstream) {
     let upstream = Upstream::start(Behaviour::Echo).await;
     upstream.stop(OpenConnections::Close).await;
     (upstream.addr(), upstream)
 }
 
-/// Where connecting is neither accepted nor refused: the listener's queue is
-/// full, for as long as the second value lives.
+/// An address where connecting hangs, because the backlog is full while the second value lives.
 async fn black_hole() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
@@ -179,7 +178,7 @@ async fn dialling_connections_are_counted_until_cancelled() {
     assert_eq!(server(&pool, 0).in_flight(), 1);
     drop(dialling);
     assert_eq!(server(&pool, 0).in_flight(), 0);
-    // Given up says nothing about the server.
+    // A cancelled attempt does not change the health of the server.
     assert!(server(&pool, 0).status().is_up());
 }
 
@@ -260,7 +259,7 @@ fn local_error_does_not_hide_server_error() {
     }
 }
 
-/// Runs itself in a process of its own, whose limit it may use up.
+/// Runs itself in a child process with a low descriptor limit.
 #[test]
 fn descriptor_exhaustion_ejects_no_server() {
     const INNER: &str = "LEASTCONN_TEST_FEW_DESCRIPTORS";

@@ -12,7 +12,7 @@ use super::*;
 async fn pair(address: &str) -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind(address).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    // `[::]` is reached by IPv4, so that its addresses are mapped ones.
+    // Connect to `[::]` by IPv4, so that the socket has IPv4-mapped addresses.
     let host = if address.starts_with("[::]") {
         "127.0.0.1"
     } else {
@@ -23,7 +23,7 @@ async fn pair(address: &str) -> (TcpStream, TcpStream) {
     (accepted.unwrap().0, connected.unwrap())
 }
 
-/// Writes until the receiver takes no more.
+/// Writes until the send buffer is full.
 async fn fill(stream: &mut TcpStream) {
     let piece = vec![7; 64 * 1024];
     while timeout(Duration::from_millis(50), stream.write(&piece))

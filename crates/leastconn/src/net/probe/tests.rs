@@ -70,8 +70,8 @@ async fn probe_at(address: SocketAddr, check: &Check) -> Result<(), ProbeError> 
     .await
 }
 
-/// Answers one connection with these pieces, each in a segment of its own, and
-/// ends. Gives what it was asked.
+/// Answers one connection with `pieces`, each in its own segment, then closes. Returns the
+/// request.
 async fn answering(
     pieces: &'static [&'static str],
 ) -> (SocketAddr, tokio::task::JoinHandle<String>) {
@@ -141,7 +141,7 @@ async fn silent_server_times_out() {
 
 #[tokio::test]
 async fn probe_errors_quote_an_escaped_excerpt() {
-    let said = async |pieces: &'static [&'static str], check: Check, open: bool| {
+    let error_text = async |pieces: &'static [&'static str], check: Check, open: bool| {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let _server = tokio::spawn(async move {
@@ -161,16 +161,16 @@ async fn probe_errors_quote_an_escaped_excerpt() {
     };
     let expecting = || tcp(None, Some("+PONG"));
     assert_eq!(
-        said(&["-ERR \u{1b}[2Jno\n"], short(expecting()), true).await,
+        error_text(&["-ERR \u{1b}[2Jno\n"], short(expecting()), true).await,
         "the expected answer did not come within 1s, but \"-ERR \\x1b[2Jno\\n\""
     );
     assert_eq!(
-        said(&["HTTP/1."], short(http(200..=200)), true).await,
+        error_text(&["HTTP/1."], short(http(200..=200)), true).await,
         "the expected answer did not come within 1s, but \"HTTP/1.\""
     );
     const LONG: &str = "é\"0123456789012345678901234567890123456789012345678901234567890123456789";
     assert_eq!(
-        said(&[LONG], short(expecting()), true).await,
+        error_text(&[LONG], short(expecting()), true).await,
         format!(
             "the expected answer did not come within 1s, but {} bytes from \
              \"\\xc3\\xa9\\\"{}\" on",
@@ -179,15 +179,15 @@ async fn probe_errors_quote_an_escaped_excerpt() {
         )
     );
     assert_eq!(
-        said(&["220 mail\r\n"], expecting(), false).await,
+        error_text(&["220 mail\r\n"], expecting(), false).await,
         "the answer is not the expected one, but \"220 mail\\r\\n\""
     );
     assert_eq!(
-        said(&[], expecting(), false).await,
+        error_text(&[], expecting(), false).await,
         "the answer is not the expected one, but nothing"
     );
     assert_eq!(
-        said(&["SSH-2.0-x\r\n"], http(200..=200), false).await,
+        error_text(&["SSH-2.0-x\r\n"], http(200..=200), false).await,
         "the answer is not HTTP, but \"SSH-2.0-x\\r\\n\""
     );
 }
@@ -281,7 +281,7 @@ async fn becomes(pool: &Pool, up: bool) {
     .unwrap();
 }
 
-/// `rise` and `fall` themselves are the core's; here: that they are asked.
+/// Thresholds are tested with the health state; this tests that probes update it.
 #[tokio::test]
 async fn probes_change_server_health() {
     let upstream = Upstream::start(Behaviour::Http(200)).await;
@@ -299,7 +299,7 @@ async fn probes_change_server_health() {
     upstream.set_behaviour(Behaviour::Http(200));
     becomes(&pool, true).await;
 
-    // In maintenance nothing is asked; a probe that was under way may end.
+    // Servers in maintenance are not probed; a probe in progress may complete.
     pool.members()[0].server.set_admin(AdminState::Maint);
     sleep(30 * MS).await;
     upstream.wait_open(0).await;
@@ -323,14 +323,14 @@ async fn first_probe_is_immediate_and_decisive() {
         Upstream::start(Behaviour::Http(500)).await,
     );
     let pool = pool(&[ill.addr(), well.addr()], 2, 3);
-    // An interval longer than the test.
+    // The interval is longer than the test.
     let _checker = Checker::start(&pool, http(200..=200));
     becomes(&pool, false).await;
     well.wait_accepted(1).await;
     assert!(pool.members()[1].server.status().is_up());
 }
 
-/// Sends a line of its own, or refuses.
+/// Sends a greeting, or fails.
 struct Greeting(bool);
 
 impl Prepare for Greeting {
@@ -338,7 +338,7 @@ impl Prepare for Greeting {
 
     async fn prepare(&self, mut stream: TcpStream, _: &Server) -> io::Result<TcpStream> {
         if !self.0 {
-            return Err(io::Error::other("it would not say hello"));
+            return Err(io::Error::other("greeting refused"));
         }
         stream.write_all(b"hello ").await?;
         Ok(stream)
@@ -355,14 +355,14 @@ async fn probe_runs_step_first_and_reports_failure() {
     probing(&Greeting(true)).await.unwrap();
     let error = probing(&Greeting(false)).await.unwrap_err();
     assert!(error.is_server_fault());
-    assert_eq!(error.to_string(), "it would not say hello");
+    assert_eq!(error.to_string(), "greeting refused");
 
     let _checker = Checker::start_with(&pool, check.clone(), Greeting(false));
     becomes(&pool, false).await;
 }
 
-/// Answers one connection with these bytes, the first before anything was asked if it
-/// greets, and returns what the probe sent.
+/// Answers one connection with `answers`, after sending `greeting` if there is one. Returns the
+/// bytes that the probe sent.
 async fn scripted(
     greeting: &[u8],
     answers: &[&[u8]],
@@ -497,7 +497,7 @@ async fn redis_probe_accepts_authentication_errors() {
 async fn unavailable_upstreams_are_probed_every_second() {
     let upstream = Upstream::start(Behaviour::Http(200)).await;
     upstream.stop(OpenConnections::Close).await;
-    // An interval longer than the test, and more good probes than it has.
+    // The interval is longer than the test, and `rise` is above its number of probes.
     let pool = pool(&[upstream.addr()], 50, 1);
     let _checker = Checker::start(&pool, http(200..=200));
     becomes(&pool, false).await;

@@ -1,4 +1,4 @@
-//! Over real sockets; the laws under arbitrary schedules are in
+//! Tests over real sockets. Property tests with arbitrary schedules are in
 //! `tests/relay_properties.rs`.
 
 use std::{
@@ -22,7 +22,7 @@ use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// A client and a server, and the relay between them.
+/// A client, a server and the relay between them.
 struct Rig {
     client: TcpStream,
     server: TcpStream,
@@ -64,7 +64,7 @@ impl Rig {
     }
 }
 
-/// Two ends of a connection, with small buffers, so that they fill up soon.
+/// Both ends of a connection with small buffers, which fill up quickly.
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpSocket::new_v4().unwrap();
     listener.set_recv_buffer_size(32 * 1024).unwrap();
@@ -145,7 +145,7 @@ async fn answer_after_half_close_is_delivered() {
         first.write_all(b"question").await.unwrap();
         first.shutdown().await.unwrap();
         assert_eq!(read_to_end(second).await.unwrap(), b"question");
-        // The silence in which a careless proxy closes both.
+        // A proxy without half-close support would close both sides now.
         tokio::time::sleep(50 * MS).await;
         let answer = pattern(0, 1 << 20);
         let (written, read) = tokio::join!(second.write_all(&answer), async {
@@ -180,7 +180,7 @@ async fn both_sides_may_close_at_once() {
 
 #[tokio::test]
 async fn traffic_restarts_the_idle_timeout() {
-    // Much longer than the pauses below, whatever they come to.
+    // Much longer than the pauses below, even on a slow machine.
     let idle = 2000 * MS;
     let timeouts = RelayPolicy {
         idle: Some(idle),
@@ -190,7 +190,7 @@ async fn traffic_restarts_the_idle_timeout() {
     let mut rig = Rig::with(timeouts).await;
     let start = now();
     let mut last = start;
-    // Each byte starts the time anew; all together they take more than it.
+    // Each byte restarts the timeout. In total they take longer than the timeout.
     while last - start < 2 * idle {
         rig.client.write_all(b"x").await.unwrap();
         last = now();
@@ -200,7 +200,7 @@ async fn traffic_restarts_the_idle_timeout() {
     assert!(!rig.relaying.is_finished());
     assert_eq!(rig.reason().await, Reason::IdleTimeout);
     assert!(now() - last >= idle);
-    // With everything delivered it is an ordinary end.
+    // Everything was delivered, so the streams are closed in order.
     assert_eq!(read_kind(&mut rig.client).await, None);
     assert_eq!(read_kind(&mut rig.server).await, None);
 }
@@ -223,7 +223,7 @@ async fn idle_timeout_with_undelivered_bytes_aborts() {
 
 #[tokio::test]
 async fn half_close_timeout_restarts_with_each_byte() {
-    // Much longer than the pauses below, whatever they come to.
+    // Much longer than the pauses below, even on a slow machine.
     let half_close = 2000 * MS;
     let timeouts = RelayPolicy {
         idle: None,
@@ -231,7 +231,7 @@ async fn half_close_timeout_restarts_with_each_byte() {
         ..RelayPolicy::default()
     };
     let mut rig = Rig::with(timeouts).await;
-    // Before the half-close it does not hold.
+    // The timeout does not apply before the half-close.
     tokio::time::sleep(half_close + 50 * MS).await;
     rig.client.shutdown().await.unwrap();
     let start = now();
@@ -245,7 +245,7 @@ async fn half_close_timeout_restarts_with_each_byte() {
     assert!(!rig.relaying.is_finished());
     assert_eq!(rig.reason().await, Reason::HalfCloseTimeout);
     assert!(now() - last >= half_close);
-    // The answer was cut short, and the client can tell.
+    // The answer was cut short, so the client must see a reset.
     assert_eq!(
         read_kind(&mut rig.client).await,
         Some(ErrorKind::ConnectionReset)
@@ -279,15 +279,15 @@ async fn reset_is_forwarded_after_pending_bytes() {
     }
 }
 
-/// The write of one direction is what learns of the reset; the read of the
-/// other then finds an end. It must not be passed on as one.
+/// The write of one direction reports the reset, and the read of the other direction then reports
+/// an end, which must not be forwarded as an orderly end.
 #[tokio::test]
 async fn server_reset_during_upload_aborts_the_download() {
     let mut rig = Rig::new().await;
     rig.server.write_all(b"half of it").await.unwrap();
     let mut half = [0; 10];
     rig.client.read_exact(&mut half).await.unwrap();
-    // So that a write to the server is due.
+    // Causes a write to the server.
     fill(&mut rig.client).await;
     rig.server.set_zero_linger().unwrap();
     let (unused, _other_end) = pair().await;
@@ -299,11 +299,11 @@ async fn server_reset_during_upload_aborts_the_download() {
     assert_eq!(rig.reason().await, Reason::ServerReset);
 }
 
-/// Writes until nothing more is taken, and says how much was.
+/// Writes until no more is accepted, and returns the number of bytes.
 async fn fill(stream: &mut TcpStream) -> usize {
     let piece = vec![7; 16 * 1024];
     let mut taken = 0;
-    // Long enough that a relay that reads on would have done so.
+    // Long enough for a relay that does not stop reading.
     while let Ok(Ok(written)) = timeout(100 * MS, stream.write(&piece)).await {
         taken += written;
     }
@@ -314,12 +314,12 @@ async fn fill(stream: &mut TcpStream) -> usize {
 async fn slow_reader_blocks_its_sender() {
     let mut rig = Rig::new().await;
     let taken = fill(&mut rig.client).await;
-    // Two connections' buffers in the system (it doubles what is asked for, and
-    // send buffers grow to 4 MiB by themselves), and one scratch space.
+    // The kernel buffers of two connections (twice the requested size, and send buffers grow up
+    // to 4 MiB), and one scratch buffer.
     assert!(taken < 2 * (4 << 20) + 2 * (64 << 10) + SCRATCH, "{taken}");
     let carried = rig.traffic.received() as usize;
     assert!(carried <= taken && taken - carried <= (4 << 20) + (64 << 10) + SCRATCH);
-    // And nothing is lost for it.
+    // No data is lost.
     rig.client.shutdown().await.unwrap();
     assert_eq!(read_to_end(&mut rig.server).await.unwrap().len(), taken);
     rig.server.shutdown().await.unwrap();
@@ -337,7 +337,7 @@ async fn early_answer_reaches_an_uploading_client() {
     drop(std::mem::replace(&mut rig.server, unused));
     let mut answer = [0; 9];
     let upload = async {
-        // Until it is told; before, it does not read.
+        // Uploads without reading until the upload fails.
         while rig.client.write_all(&[0; 1000]).await.is_ok() {
             tokio::time::sleep(MS).await;
         }
@@ -348,7 +348,7 @@ async fn early_answer_reaches_an_uploading_client() {
     assert_eq!(rig.reason().await, Reason::ServerReset);
 }
 
-/// A slow client must not lose what it has been told is complete.
+/// A slow client must not lose an answer whose end was already forwarded.
 #[tokio::test]
 async fn half_close_timeout_keeps_a_complete_answer() {
     let timeouts = RelayPolicy {
@@ -357,7 +357,7 @@ async fn half_close_timeout_keeps_a_complete_answer() {
         ..RelayPolicy::default()
     };
     let mut rig = Rig::with(timeouts).await;
-    // More than the client's buffer holds: the rest waits in the balancer's.
+    // Exceeds the client's receive buffer: the rest stays in the send buffer of the balancer.
     let answer = pattern(0, 300_000);
     rig.server.write_all(&answer).await.unwrap();
     rig.server.shutdown().await.unwrap();
@@ -387,7 +387,7 @@ async fn bulk_transfer_does_not_starve_others() {
             quiet.client.read_exact(&mut bytes).await.unwrap();
         }
     };
-    within(DEADLINE, "200 turns of the quiet connection", talk).await;
+    within(DEADLINE, "200 exchanges of the quiet connection", talk).await;
     assert!(busy.traffic.received() > 0);
     flood.abort();
     drain.abort();

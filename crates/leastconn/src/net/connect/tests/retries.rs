@@ -1,4 +1,4 @@
-//! Rounds of attempts, and what is dialled while no server is available.
+//! Retry rounds and last-resort dialling.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ fn retrying() -> ConnectPolicy {
     ConnectPolicy::default()
 }
 
-/// As configured by default: half of the servers may be ejected, and last resorts are
-/// dialled.
+/// The default policies: at most half of the servers are ejected, and ejected servers are dialled
+/// as a last resort.
 fn default_pool(addresses: &[SocketAddr]) -> Pool {
     servers(addresses, PassivePolicy::default(), PanicPolicy::Dial)
 }
@@ -29,7 +29,7 @@ async fn server_restart_fails_no_connection() {
     assert_eq!(
         server(&pool, 0).in_flight(),
         0,
-        "nothing counts while waiting"
+        "waiting connections are not counted"
     );
     upstream.restart().await;
     let connected = within(DEADLINE, "all clients", clients.join_all()).await;
@@ -80,7 +80,7 @@ async fn full_and_drained_servers_fail_at_once() {
 #[tokio::test]
 async fn recovered_server_is_dialled_at_once() {
     let upstream = Upstream::start(Behaviour::Echo).await;
-    // Ejected, and not to be dialled: nothing but the probe brings it back.
+    // Ejected and not dialled as a last resort: only a probe can restore it.
     let active = crate::health::ActivePolicy {
         rise: std::num::NonZeroU32::MIN,
         fall: std::num::NonZeroU32::MIN,
@@ -101,7 +101,7 @@ async fn recovered_server_is_dialled_at_once() {
         let pool = Arc::clone(&pool);
         tokio::spawn(async move { connect(&pool, &Selector::all(), &policy).await })
     };
-    // Until the delay between rounds has grown.
+    // Wait until the delay between rounds has grown.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let start = now();
     server(&pool, 0).probed(true);

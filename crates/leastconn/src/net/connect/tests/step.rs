@@ -1,5 +1,4 @@
-//! A step on each fresh connection: what it makes is given, where it fails the
-//! attempt has failed.
+//! Preparation steps: their stream is returned, and their failure fails the attempt.
 
 use std::future::pending;
 
@@ -7,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
-/// Sends a greeting; or does as told, with the servers of that name.
+/// Sends a greeting, or misbehaves for the server named `with`.
 struct Greeting {
     with: &'static str,
     instead: Instead,
@@ -34,14 +33,14 @@ impl Prepare for Greeting {
 }
 
 fn unfriendly() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "it would not say hello")
+    io::Error::new(io::ErrorKind::InvalidData, "greeting refused")
 }
 
 fn out_of_descriptors() -> io::Error {
     io::Error::from_raw_os_error(libc::EMFILE)
 }
 
-/// Two servers that echo, of which the first is the one to be tried first.
+/// Two echo servers. The held lease makes the first one preferred.
 async fn two() -> (Pool, [Upstream; 2], Lease) {
     let upstreams = [
         Upstream::start(Behaviour::Echo).await,
@@ -120,8 +119,5 @@ async fn failed_step_is_reported_and_local_exhaustion_ignored() {
         .await;
     let error = error.map(|connected| connected.attempts).unwrap_err();
     assert_eq!(error.reason(), Reason::ConnectFailed);
-    assert!(
-        error.to_string().contains("it would not say hello"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("greeting refused"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Over real sockets with the system's own buffers, so that much comes at once.
+//! Tests over real sockets with default buffer sizes, so that reads are large.
 
 #![cfg(target_os = "linux")]
 
@@ -27,7 +27,7 @@ use crate::{
 
 const MIB: usize = 1 << 20;
 
-/// All pipes are the process', so whoever counts them wants no company.
+/// Serializes the tests, because the pipe pool is process-wide.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn pair() -> (TcpStream, TcpStream) {
@@ -37,7 +37,7 @@ async fn pair() -> (TcpStream, TcpStream) {
     (connected.unwrap(), accepted.unwrap().0)
 }
 
-/// A client, a server, and the relay between them.
+/// A client, a server and the relay between them.
 async fn rig() -> (TcpStream, TcpStream, JoinHandle<Reason>, Arc<Traffic>) {
     let (client, mut downstream) = pair().await;
     let (mut upstream, server) = pair().await;
@@ -67,7 +67,7 @@ async fn digest(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
     }
 }
 
-/// Both ways at once, each with its half-close.
+/// Transfers in both directions at once, each ended by a half-close.
 async fn exchange(forth: usize, back: usize) {
     let (mut client, mut server, relaying, traffic) = rig().await;
     let (forth, back) = (pattern(0, forth), pattern(7, back));
@@ -145,7 +145,7 @@ async fn server_reset_is_forwarded_while_splicing() {
     let mut came = vec![0; much.len()];
     let carry = async { tokio::join!(server.write_all(&much), client.read_exact(&mut came)) };
     within(DEADLINE, "all bytes", carry).await.0.unwrap();
-    // More is on its way than the client has read when the server breaks off.
+    // The client has not read everything when the server resets the connection.
     let _ = tokio::time::timeout(
         std::time::Duration::from_millis(100),
         server.write_all(&much),
@@ -183,8 +183,7 @@ async fn client_reset_is_detected_while_splicing() {
     assert!(sending.await.unwrap().is_err());
 }
 
-/// Waits until nothing moves any more: the number that were sent stays the same for
-/// several looks, between which whoever could go on would have.
+/// Waits until the transfer stalls: the number of bytes sent stays the same over several checks.
 async fn stalled(traffic: &Traffic) {
     let looks = async {
         let (mut before, mut same) = (0, 0);
@@ -233,7 +232,7 @@ async fn dropping_relay_with_full_pipe_aborts_both_sides() {
         let much = pattern(0, 16 * MIB);
         while server.write_all(&much).await.is_ok() {}
     });
-    // Nobody reads: when nothing moves any more, there are bytes in a pipe.
+    // Nothing is read, so bytes remain in a pipe when the transfer stalls.
     stalled(&traffic).await;
     let in_use = |pipes: &Pipes| pipes.count - pipes.empty.len();
     assert_eq!(in_use(&pipes()), 1);
@@ -245,7 +244,7 @@ async fn dropping_relay_with_full_pipe_aborts_both_sides() {
     assert_eq!(pipes().count, 0);
 }
 
-/// What one side sends, and how many milliseconds it waits before each piece.
+/// Pieces that one side sends: size, and delay in milliseconds before it.
 fn pieces() -> impl Strategy<Value = Vec<(usize, u64)>> {
     let size = prop_oneof![1usize..2000, 120_000usize..140_000, 1usize..1_500_000];
     vec((size, prop_oneof![3 => Just(0), 1 => 0u64..3]), 0..8)
@@ -268,8 +267,8 @@ async fn speak(mut stream: impl AsyncWriteExt + Unpin, pieces: &[(usize, u64)]) 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Small and large, in whatever order, from copying to splicing and back, with
-    /// large turns and, beside an exchange, short ones.
+    /// Small and large pieces switch between copying and splicing. A concurrent exchange of short
+    /// messages reduces the poll budget.
     #[test]
     fn random_transfers_arrive_intact(forth in pieces(), back in pieces(), beside in any::<bool>()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
