@@ -35,7 +35,7 @@ use crate::{Address, sync::lock};
 const FRESH: Duration = Duration::from_secs(5);
 
 /// Least time between lookups while a server or the resolver fails.
-const AGAIN: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Beyond this age, connections wait for a newer answer first: the name may have moved during a
 /// long time without connections.
@@ -145,7 +145,7 @@ impl Resolved {
         };
         let mut state = lock(&self.0);
         let last = state.looked_up;
-        let recently = last.is_some_and(|at| now.saturating_duration_since(at) < AGAIN);
+        let recently = last.is_some_and(|at| now.saturating_duration_since(at) < MIN_INTERVAL);
         if !recently && state.running().is_none() {
             self.look_up(&mut state, ask(Arc::clone(host), *port));
         }
@@ -214,7 +214,7 @@ fn look_up(
             // Do not start a lookup for each connection.
             Err(_) => {
                 if let Some(answer) = &mut state.answer {
-                    answer.stale = now() + AGAIN;
+                    answer.stale = now() + MIN_INTERVAL;
                 }
             }
         }

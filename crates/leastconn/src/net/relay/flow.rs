@@ -20,16 +20,16 @@ use super::{
     splice::Splice,
 };
 
-/// Reading stops when less than this fraction (1/4) of the buffer is free: the next TLS record
+/// Reading stops when less than a quarter of the buffer is free: the next TLS record
 /// may not fit, and a partial read costs as much as a full one.
-const LITTLE: usize = 4;
+const MIN_FREE_DIVISOR: usize = 4;
 
 /// `TCP_NOTSENT_LOWAT` of bulk transfers while other connections exchange short messages. A
 /// smaller value did not reduce their latency further.
 const UNSENT: u32 = 256 * 1024;
 
 /// Most steps in one poll.
-const STEPS: usize = 8;
+const MAX_STEPS: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -244,7 +244,7 @@ impl<'a> Flow<'a> {
     ) {
         self.room = scratch.len();
         let enough = self.carried.saturating_add(scratch.len() as u64);
-        for _ in 0..STEPS {
+        for _ in 0..MAX_STEPS {
             match self.step(cx, reader, writer, scratch) {
                 Poll::Pending => return,
                 Poll::Ready(()) if self.is_over() => return,
@@ -290,7 +290,7 @@ impl<'a> Flow<'a> {
                     return Poll::Ready(());
                 }
                 if let (Some(from), Some(to)) = (reader.as_tcp(), writer.as_tcp())
-                    && self.splice.is_worth_while()
+                    && self.splice.is_worthwhile()
                 {
                     self.bound(writer, PollBudget::is_short(scratch.len()));
                     ready!(self.pull(cx, from, 2 * scratch.len()));
@@ -308,11 +308,11 @@ impl<'a> Flow<'a> {
                     self.unsent = scratch[taken..filled].to_vec();
                     self.buffered.set(filled - taken);
                 }
-                let much = filled + scratch.len() / LITTLE > scratch.len();
-                if much {
+                let is_bulk = filled + scratch.len() / MIN_FREE_DIVISOR > scratch.len();
+                if is_bulk {
                     self.bound(writer, PollBudget::is_short(scratch.len()));
                 }
-                self.splice.copied(much);
+                self.splice.copied(is_bulk);
             }
             Phase::Closing => {
                 let writer = Pin::new(writer);
@@ -350,9 +350,9 @@ impl<'a> Flow<'a> {
         reader: &mut impl Stream,
         scratch: &mut [u8],
     ) -> usize {
-        let little = scratch.len() / LITTLE;
+        let min_free = scratch.len() / MIN_FREE_DIVISOR;
         let mut buffer = ReadBuf::new(scratch);
-        while buffer.remaining() >= little {
+        while buffer.remaining() >= min_free {
             let before = buffer.filled().len();
             match Pin::new(&mut *reader).poll_read(cx, &mut buffer) {
                 Poll::Pending => break,
@@ -395,8 +395,8 @@ impl<'a> Flow<'a> {
     }
 
     /// Moves bytes from the reader into a pipe.
-    fn pull(&mut self, cx: &mut Context<'_>, from: &TcpStream, most: usize) -> Poll<()> {
-        match ready!(self.splice.poll_pull(cx, from, most)) {
+    fn pull(&mut self, cx: &mut Context<'_>, from: &TcpStream, limit: usize) -> Poll<()> {
+        match ready!(self.splice.poll_pull(cx, from, limit)) {
             Some(Ok(0)) => self.reader_ended(),
             Some(Err(error)) => self.reader_broke(error),
             // Without a pipe, the flow copies.
@@ -421,8 +421,8 @@ impl<'a> Flow<'a> {
             if let Some(socket) = writer.socket() {
                 // On failure, other connections only see a higher latency. 0 restores the
                 // system default.
-                let most = if bounded { UNSENT } else { 0 };
-                let _ = SockRef::from(socket).set_tcp_notsent_lowat(most);
+                let limit = if bounded { UNSENT } else { 0 };
+                let _ = SockRef::from(socket).set_tcp_notsent_lowat(limit);
             }
         }
     }

@@ -21,7 +21,7 @@ pub const MAX_PIPES: usize = 32;
 pub(super) const PIPE: usize = 256 * 1024;
 
 /// A direction that splices less than this at once returns to copying.
-const WORTH_WHILE: usize = 16 * 1024;
+const MIN_BULK: usize = 16 * 1024;
 
 static PIPES: Mutex<Pipes> = Mutex::new(Pipes {
     empty: Vec::new(),
@@ -50,7 +50,7 @@ static SPLICED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize:
 #[derive(Default)]
 pub(super) struct Splice {
     /// The last read was large.
-    much: bool,
+    is_bulk: bool,
     /// Holds bytes that were not yet written.
     pipe: Option<Pipe>,
     /// `splice` failed permanently, for example because a sandbox forbids it.
@@ -65,28 +65,28 @@ impl Splice {
         self.pipe.is_none()
     }
 
-    pub(super) const fn is_worth_while(&self) -> bool {
-        self.much
+    pub(super) const fn is_worthwhile(&self) -> bool {
+        self.is_bulk
     }
 
-    /// Records a copy. `much`: it nearly filled the scratch buffer.
-    pub(super) const fn copied(&mut self, much: bool) {
-        self.much = cfg!(target_os = "linux") && much && !self.is_refused;
+    /// Records a copy. `is_bulk`: it nearly filled the scratch buffer.
+    pub(super) const fn copied(&mut self, is_bulk: bool) {
+        self.is_bulk = cfg!(target_os = "linux") && is_bulk && !self.is_refused;
     }
 
-    /// Moves up to `most` bytes from `from` into a pipe. Returns 0 at the end of the stream, and
+    /// Moves up to `limit` bytes from `from` into a pipe. Returns 0 at the end of the stream, and
     /// `None` if no pipe is available; the caller then copies.
     pub(super) fn poll_pull(
         &mut self,
         cx: &mut Context<'_>,
         from: &TcpStream,
-        most: usize,
+        limit: usize,
     ) -> Poll<Option<io::Result<usize>>> {
         if !std::mem::replace(&mut self.is_user, true) {
             pipes().users += 1;
         }
         let Some(mut pipe) = Pipe::take() else {
-            self.much = false;
+            self.is_bulk = false;
             return Poll::Ready(None);
         };
         let moved = loop {
@@ -98,7 +98,7 @@ impl Splice {
                 Poll::Ready(Err(error)) => break Err(error),
                 Poll::Ready(Ok(())) => {}
             }
-            match from.try_io(Interest::READABLE, || splice(from, &pipe.write, most)) {
+            match from.try_io(Interest::READABLE, || splice(from, &pipe.write, limit)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 moved => break moved,
             }
@@ -106,12 +106,12 @@ impl Splice {
         match moved {
             Err(error) if is_refusal(&error) => {
                 pipe.give_back();
-                (self.is_refused, self.much) = (true, false);
+                (self.is_refused, self.is_bulk) = (true, false);
                 return Poll::Ready(None);
             }
             Ok(0) | Err(_) => pipe.give_back(),
             Ok(count) => {
-                self.much = count >= WORTH_WHILE;
+                self.is_bulk = count >= MIN_BULK;
                 pipe.held = count;
                 self.pipe = Some(pipe);
             }
@@ -224,11 +224,11 @@ impl Drop for Splice {
 fn splice(
     from: impl std::os::fd::AsFd,
     to: impl std::os::fd::AsFd,
-    most: usize,
+    limit: usize,
 ) -> io::Result<usize> {
     use rustix::pipe::SpliceFlags;
     let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-    Ok(rustix::pipe::splice(from, None, to, None, most, flags)?)
+    Ok(rustix::pipe::splice(from, None, to, None, limit, flags)?)
 }
 
 #[cfg(not(target_os = "linux"))]

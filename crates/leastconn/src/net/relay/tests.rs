@@ -126,9 +126,9 @@ async fn bidirectional_transfer_arrives_intact() {
             digest(client_reads),
         )
     };
-    let (_, _, forth, back) = within(3 * DEADLINE, "all bytes", all).await;
-    assert_eq!(forth, sha256_hex(&pattern(0, FORTH as usize)));
-    assert_eq!(back, sha256_hex(&pattern(0, BACK as usize)));
+    let (_, _, to_server, to_client) = within(3 * DEADLINE, "all bytes", all).await;
+    assert_eq!(to_server, sha256_hex(&pattern(0, FORTH as usize)));
+    assert_eq!(to_client, sha256_hex(&pattern(0, BACK as usize)));
     assert_eq!(rig.reason().await, Reason::Ok);
     assert_eq!(rig.carried(), (FORTH, BACK));
 }

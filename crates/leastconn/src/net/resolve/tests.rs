@@ -52,7 +52,7 @@ async fn failed_connects_trigger_rate_limited_lookups() {
     invalidate(2);
     looked_up().await;
     assert_eq!(ask(&resolved, found(9)).await.unwrap(), found(1).unwrap());
-    advance(AGAIN).await;
+    advance(MIN_INTERVAL).await;
     invalidate(2);
     looked_up().await;
     assert_eq!(ask(&resolved, found(9)).await.unwrap(), found(2).unwrap());
@@ -69,7 +69,7 @@ async fn slow_or_failing_resolver_delays_no_connection() {
     assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
     looked_up().await;
     assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
-    advance(AGAIN).await;
+    advance(MIN_INTERVAL).await;
     let start = now();
     let slow = resolved.addresses_by(name(), now(), |_, _| async {
         sleep(Duration::from_secs(30)).await;
@@ -89,7 +89,7 @@ async fn old_answer_is_a_fallback_until_it_expires() {
     ask(&resolved, found(1)).await.unwrap();
     advance(OLD).await;
     assert_eq!(ask(&resolved, failure()).await.unwrap(), found(1).unwrap());
-    advance(AGAIN).await;
+    advance(MIN_INTERVAL).await;
     let start = now();
     let slow = resolved.addresses_by(name(), now(), |_, _| async {
         sleep(Duration::from_secs(5)).await;

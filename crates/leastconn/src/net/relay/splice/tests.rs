@@ -68,31 +68,31 @@ async fn digest(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
 }
 
 /// Transfers in both directions at once, each ended by a half-close.
-async fn exchange(forth: usize, back: usize) {
+async fn exchange(to_server: usize, to_client: usize) {
     let (mut client, mut server, relaying, traffic) = rig().await;
-    let (forth, back) = (pattern(0, forth), pattern(7, back));
+    let (to_server, to_client) = (pattern(0, to_server), pattern(7, to_client));
     let (mut client_reads, mut client_writes) = client.split();
     let (mut server_reads, mut server_writes) = server.split();
     let all = async {
         tokio::join!(
             async {
-                client_writes.write_all(&forth).await.unwrap();
+                client_writes.write_all(&to_server).await.unwrap();
                 client_writes.shutdown().await.unwrap();
             },
             async {
-                server_writes.write_all(&back).await.unwrap();
+                server_writes.write_all(&to_client).await.unwrap();
                 server_writes.shutdown().await.unwrap();
             },
             digest(&mut server_reads),
             digest(&mut client_reads),
         )
     };
-    let ((), (), forth_came, back_came) = within(3 * DEADLINE, "all bytes", all).await;
-    assert_eq!(forth_came, sha256_hex(&forth));
-    assert_eq!(back_came, sha256_hex(&back));
+    let ((), (), server_digest, client_digest) = within(3 * DEADLINE, "all bytes", all).await;
+    assert_eq!(server_digest, sha256_hex(&to_server));
+    assert_eq!(client_digest, sha256_hex(&to_client));
     assert_eq!(relaying.await.unwrap(), Reason::Ok);
-    assert_eq!(traffic.received(), forth.len() as u64);
-    assert_eq!(traffic.sent(), back.len() as u64);
+    assert_eq!(traffic.received(), to_server.len() as u64);
+    assert_eq!(traffic.sent(), to_client.len() as u64);
 }
 
 #[tokio::test]
@@ -122,12 +122,12 @@ async fn idle_connection_holds_no_pipe() {
     let _alone = ALONE.lock().await;
     let (mut client, mut server, relaying, _) = rig().await;
     let before = SPLICED.load(Ordering::Relaxed);
-    let much = pattern(0, 16 * MIB);
+    let bulk = pattern(0, 16 * MIB);
     for _ in 0..3 {
-        let mut came = vec![0; much.len()];
-        let carry = async { tokio::join!(client.write_all(&much), server.read_exact(&mut came)) };
+        let mut came = vec![0; bulk.len()];
+        let carry = async { tokio::join!(client.write_all(&bulk), server.read_exact(&mut came)) };
         within(DEADLINE, "all bytes", carry).await.0.unwrap();
-        assert_eq!(came, much);
+        assert_eq!(came, bulk);
         let pipes = pipes();
         assert_eq!((pipes.count, pipes.users), (pipes.empty.len(), 1));
     }
@@ -141,14 +141,14 @@ async fn idle_connection_holds_no_pipe() {
 async fn server_reset_is_forwarded_while_splicing() {
     let _alone = ALONE.lock().await;
     let (mut client, mut server, relaying, _) = rig().await;
-    let much = pattern(0, 16 * MIB);
-    let mut came = vec![0; much.len()];
-    let carry = async { tokio::join!(server.write_all(&much), client.read_exact(&mut came)) };
+    let bulk = pattern(0, 16 * MIB);
+    let mut came = vec![0; bulk.len()];
+    let carry = async { tokio::join!(server.write_all(&bulk), client.read_exact(&mut came)) };
     within(DEADLINE, "all bytes", carry).await.0.unwrap();
     // The client has not read everything when the server resets the connection.
     let _ = tokio::time::timeout(
         std::time::Duration::from_millis(100),
-        server.write_all(&much),
+        server.write_all(&bulk),
     )
     .await;
     server.abort();
@@ -156,7 +156,7 @@ async fn server_reset_is_forwarded_while_splicing() {
     let mut rest = Vec::new();
     let end = within(DEADLINE, "the end", client.read_to_end(&mut rest)).await;
     assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    assert_eq!(rest, much[..rest.len()]);
+    assert_eq!(rest, bulk[..rest.len()]);
     assert_eq!(relaying.await.unwrap(), Reason::ServerReset);
 }
 
@@ -164,12 +164,12 @@ async fn server_reset_is_forwarded_while_splicing() {
 async fn client_reset_is_detected_while_splicing() {
     let _alone = ALONE.lock().await;
     let (mut client, mut server, relaying, _) = rig().await;
-    let much = pattern(0, 16 * MIB);
+    let bulk = pattern(0, 16 * MIB);
     let mut came = vec![0; MIB];
     let sending = tokio::spawn(async move {
         let mut result = Ok(());
         while result.is_ok() {
-            result = server.write_all(&much).await;
+            result = server.write_all(&bulk).await;
         }
         result
     });
@@ -205,10 +205,10 @@ async fn stalled(traffic: &Traffic) {
 async fn slow_reader_blocks_sender_while_splicing() {
     let _alone = ALONE.lock().await;
     let (mut client, mut server, relaying, traffic) = rig().await;
-    let much = pattern(0, 64 * MIB);
-    let whole = sha256_hex(&much);
+    let bulk = pattern(0, 64 * MIB);
+    let whole = sha256_hex(&bulk);
     let sending = tokio::spawn(async move {
-        server.write_all(&much).await.unwrap();
+        server.write_all(&bulk).await.unwrap();
         server.shutdown().await.unwrap();
         server
     });
@@ -229,8 +229,8 @@ async fn dropping_relay_with_full_pipe_aborts_both_sides() {
     let _alone = ALONE.lock().await;
     let (mut client, mut server, relaying, traffic) = rig().await;
     let sending = tokio::spawn(async move {
-        let much = pattern(0, 16 * MIB);
-        while server.write_all(&much).await.is_ok() {}
+        let bulk = pattern(0, 16 * MIB);
+        while server.write_all(&bulk).await.is_ok() {}
     });
     // Nothing is read, so bytes remain in a pipe when the transfer stalls.
     stalled(&traffic).await;
@@ -270,7 +270,7 @@ proptest! {
     /// Small and large pieces switch between copying and splicing. A concurrent exchange of short
     /// messages reduces the poll budget.
     #[test]
-    fn random_transfers_arrive_intact(forth in pieces(), back in pieces(), beside in any::<bool>()) {
+    fn random_transfers_arrive_intact(to_server in pieces(), to_client in pieces(), beside in any::<bool>()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (got, reason) = runtime.block_on(async {
             let _alone = ALONE.lock().await;
@@ -294,17 +294,17 @@ proptest! {
                 tokio::join!(
                     digest(&mut server_reads),
                     digest(&mut client_reads),
-                    speak(client_writes, &forth),
-                    speak(server_writes, &back),
+                    speak(client_writes, &to_server),
+                    speak(server_writes, &to_client),
                 )
             };
-            let (forth, back, ..) = within(DEADLINE, "all bytes", all).await;
+            let (to_server, to_client, ..) = within(DEADLINE, "all bytes", all).await;
             let reason = relaying.await.unwrap();
             exchanging.abort();
             let _ = exchanging.await;
-            ([forth, back], reason)
+            ([to_server, to_client], reason)
         });
         prop_assert_eq!(reason, Reason::Ok);
-        prop_assert_eq!(got, [whole(&forth), whole(&back)]);
+        prop_assert_eq!(got, [whole(&to_server), whole(&to_client)]);
     }
 }
