@@ -139,7 +139,9 @@ pub async fn connect(
         }),
         Err(HandshakeError::Closed) => Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
-            Failure("the server closed the connection before the handshake was over".to_owned()),
+            Failure(
+                "the server closed the connection before the handshake was complete".to_owned(),
+            ),
         )),
         Err(HandshakeError::Io(error)) => Err(error),
         // Only handshakes with clients are scheduled.

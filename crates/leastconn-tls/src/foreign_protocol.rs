@@ -113,7 +113,7 @@ impl fmt::Display for ForeignProtocol {
             ),
             Self::Nothing => f.write_str(
                 "the client sent nothing: with some protocols (MySQL, SMTP, FTP, IMAP) clients \
-                 wait for the server to speak first, and must be told to begin with TLS",
+                 wait for the server to speak first, and must be configured to start with TLS",
             ),
         }
     }

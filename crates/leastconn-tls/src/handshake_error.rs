@@ -7,26 +7,26 @@ use rustls::{AlertDescription, Error};
 
 use crate::{alert, error_text, permit::Evicted, trust::certificate_reason};
 
-/// The handshake failed. The alert that says so to the client was sent, as far
-/// as the socket took it at once.
+/// Why a handshake failed. The alert was sent to the client, if the socket accepted it at
+/// once.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// TLS says no.
+    /// An error of the protocol or in the certificates.
     #[error("{}", text(.0))]
     Tls(#[from] Error),
-    /// The socket broke.
+    /// An error of the socket.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// Too many handshakes wait for their clients, and this one did for longest.
+    /// Too many handshakes waited for their clients, and this one for the longest time.
     #[error(transparent)]
     Evicted(#[from] Evicted),
-    /// The client closed in the middle.
-    #[error("the client closed the connection before the handshake was over")]
+    /// The client closed the connection during the handshake.
+    #[error("the client closed the connection before the handshake was complete")]
     Closed,
 }
 
 impl HandshakeError {
-    /// The stable code.
+    /// The reason code.
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Tls(Error::NoCertificatesPresented) => Reason::NoCertificate,
@@ -35,10 +35,8 @@ impl HandshakeError {
             _ => Reason::HandshakeFailed,
         }
     }
-}
 
-impl HandshakeError {
-    /// The error of a stream whose handshake it was.
+    /// The error of a stream whose handshake failed.
     pub(super) fn into_io(self) -> io::Error {
         match self {
             Self::Io(error) => error,

@@ -9,9 +9,9 @@
 //! who may connect: its result is a stream and the verified names of the peer. The order of
 //! handshakes is decided by a [`permit::Permit`].
 //!
-//! Modules, in the order in which data meets them:
+//! Modules, in the order of the data path:
 //!
-//! - settings: [`settings`], [`algorithms`], [`alpn`], `provider`, [`server`]
+//! - settings: [`settings`], [`algorithms`], [`alpn`], `provider`, `server`
 //! - ClientHello: `client_hello`, `offer`, [`foreign_protocol`]
 //! - handshake: [`permit`], `handshake`, `unbuffered`, `sessions`
 //! - trust: `trust` (chain verification), [`crl`], [`x509`]

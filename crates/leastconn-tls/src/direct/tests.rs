@@ -247,7 +247,7 @@ impl Talk {
             Op::Arrives(count) => self.wire.0.borrow_mut().readable += count,
             Op::ServerReads(room) => {
                 if let Poll::Ready(read) = self.server_reads(room) {
-                    assert!(read.unwrap() > 0, "an end that nobody sent");
+                    assert!(read.unwrap() > 0, "unexpected end of the stream");
                 }
             }
             Op::Leaves(count) => {
@@ -279,7 +279,7 @@ impl Talk {
             }
             wire.ended = true;
         }
-        let told = loop {
+        let received = loop {
             match self.server_reads(room) {
                 Poll::Ready(Ok(0)) => break None,
                 Poll::Ready(Ok(_)) => {}
@@ -292,7 +292,7 @@ impl Talk {
             End::CloseNotify => None,
             End::Truncated | End::Cut => Some(io::ErrorKind::UnexpectedEof),
         };
-        assert_eq!(told, expected);
+        assert_eq!(received, expected);
         // The end is reported again, and the other direction stays open.
         let again = match self.server_reads(room) {
             Poll::Ready(again) => again.map_err(|error| error.kind()),

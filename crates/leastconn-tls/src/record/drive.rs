@@ -215,7 +215,7 @@ pub(crate) fn drive(data: &[u8]) {
         let raw = op >> 5 == 2;
         match peer.give(&record) {
             Ok((Content::Data(_), out)) => {
-                assert!(!raw, "a record that nobody sealed was opened");
+                assert!(!raw, "a record was opened that was not sealed");
                 assert!(kind == content::DATA && out == body || tls13 && kind == 0);
                 assert!(message.is_empty(), "data within a message");
             }
