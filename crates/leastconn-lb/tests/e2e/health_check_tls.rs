@@ -88,10 +88,7 @@ async fn wrong_certificate_takes_the_server_down() {
                 lb.wait_metric(UP, 0.0, DEADLINE).await;
                 let down = lb
                     .wait_log(
-                        |line| {
-                            line.to_string()
-                                .contains("server is down: health check failed")
-                        },
+                        |line| line.to_string().contains("\"server down\""),
                         DEADLINE,
                     )
                     .await;

@@ -105,10 +105,7 @@ async fn nginx_is_connected_and_probed_by_mtls() {
     wrong.write(&dir, "server");
     let mut other = Nginx::start_tls("webapp4", dir.path(), "TLSv1.3").await;
     let lb = balancer(dir.path(), &format!("{TLS}\n{check}"), &[other.address()]).await;
-    let down = |line: &Value| {
-        line.to_string()
-            .contains("server is down: health check failed")
-    };
+    let down = |line: &Value| line.to_string().contains("\"server down\"");
     let line = lb.wait_log(down, DEADLINE).await;
     assert!(
         line.to_string().contains("is not for `web.internal`"),
@@ -123,10 +120,7 @@ async fn nginx_is_connected_and_probed_by_mtls() {
     other.restart().await;
     let again = |line: &Value| line.to_string().contains("server TLS recovered");
     lb.wait_log(again, DEADLINE).await;
-    let up = |line: &Value| {
-        line.to_string()
-            .contains("server is up: health check passed")
-    };
+    let up = |line: &Value| line.to_string().contains("\"server up\"");
     lb.wait_log(up, DEADLINE).await;
     let log = lb.stderr();
     assert_eq!(log.matches("is not for `web.internal`").count(), 2, "{log}");
@@ -220,10 +214,7 @@ async fn s_server_that_refuses_us_is_down() {
             &[server.port.address],
         )
         .await;
-        let down = |line: &Value| {
-            line.to_string()
-                .contains("server is down: health check failed")
-        };
+        let down = |line: &Value| line.to_string().contains("\"server down\"");
         let line = lb.wait_log(down, DEADLINE).await.to_string();
         assert!(line.contains("certificate"), "{version}: {line}");
         stop(&lb).await;

@@ -302,7 +302,7 @@ impl<'a, P: Prepare> Connect<'a, P> {
             let source = match dial(server, policy, self.step).await {
                 Ok(stream) => {
                     if server.connect_succeeded() {
-                        tracing::info!(upstream = %pool.id(), server = %server.id(), "server is up: a connection succeeded");
+                        tracing::info!(upstream = %pool.id(), server = %server.id(), cause = "connect", "server up");
                     }
                     return Ok(Connected {
                         stream,
@@ -319,7 +319,7 @@ impl<'a, P: Prepare> Connect<'a, P> {
             }
             let failure = Failure::new(SystemTime::now(), &source);
             if fault == Fault::Server && server.connect_failed_with(began, now(), failure) {
-                tracing::warn!(upstream = %pool.id(), server = %server.id(), error = %source, "server is down: connecting failed");
+                tracing::warn!(upstream = %pool.id(), server = %server.id(), cause = "connect", reason = %source, "server down");
             }
             last_failure = Some(ConnectError::Failed {
                 attempts,

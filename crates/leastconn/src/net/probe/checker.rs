@@ -244,10 +244,10 @@ impl<P: Prepare> Prober<P> {
         };
         match (changed, result) {
             (true, Ok(())) => {
-                tracing::info!(%upstream, server = %server.id(), "server is up: health check passed");
+                tracing::info!(%upstream, server = %server.id(), cause = "health check", "server up");
             }
             (true, Err(error)) => {
-                tracing::warn!(%upstream, server = %server.id(), %error, "server is down: health check failed");
+                tracing::warn!(%upstream, server = %server.id(), cause = "health check", reason = %error, "server down");
             }
             (false, Err(error)) => {
                 tracing::debug!(%upstream, server = %server.id(), %error, "health check failed");
