@@ -8,7 +8,7 @@ use super::{Problem, Problems, Severity};
 use crate::text::{is_hidden, visible};
 
 impl Problems {
-    /// Renders the problems with their lines, for a terminal. At most [`SHOWN`] errors and
+    /// Renders the problems with their lines, for a terminal. At most [`SHOWN`](super::SHOWN) errors and
     /// warnings are included.
     pub fn render(&self, colours: bool) -> String {
         let renderer = if colours {

@@ -5,7 +5,7 @@
 //! installs another snapshot at the same time. Neither waits for the other:
 //!
 //! - The connection stores the result of its authorization under the lock of its
-//!   [`ConnectionState`](crate::registry::ConnectionState), then checks whether its
+//!   [`ConnectionState`], then checks whether its
 //!   snapshot is still the newest.
 //! - The reload installs its snapshot, then visits every connection under the same lock.
 //!
