@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::TcpStream,
     time::{timeout, timeout_at},
@@ -20,6 +21,7 @@ use super::{
     keepalive::set_keepalive,
     now,
     prepare::{Plain, Prepare},
+    stream::Stream,
     unix::connect_unix,
 };
 use crate::{
@@ -428,7 +430,7 @@ fn more_specific(earlier: Option<io::Error>, later: io::Error) -> io::Error {
 }
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
+    let stream = dialling(address).await?;
     // If nothing listens on a port of this host in the ephemeral range, connect may choose the
     // same port as its source and connect to itself (TCP simultaneous open).
     if stream.local_addr()? == address {
@@ -439,6 +441,43 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     }
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// Connects with the same system calls as [`TcpStream::connect`]. If the future is dropped
+/// after the server has accepted, the server gets a RST: a FIN would look like a client that
+/// has finished.
+async fn dialling(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    match socket.connect(&address.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    let mut dialling = Dialling(Some(TcpStream::from_std(socket.into())?));
+    if let Some(stream) = &dialling.0 {
+        stream.writable().await?;
+    }
+    let stream = dialling.0.take();
+    let stream = stream.ok_or_else(|| io::Error::other("no socket"))?;
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(stream),
+    }
+}
+
+/// A socket whose connect is in progress.
+struct Dialling(Option<TcpStream>);
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        if let Some(stream) = &mut self.0 {
+            stream.abort();
+        }
+    }
 }
 
 fn timed_out() -> io::Error {

@@ -9,6 +9,7 @@ use crate::{
     health::{Availability, PassivePolicy, Ratio},
 };
 
+mod cancelled;
 mod retries;
 mod step;
 
