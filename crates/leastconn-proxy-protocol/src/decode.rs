@@ -1,4 +1,4 @@
-//! Decoding a header from the bytes received so far.
+//! Decodes a header from the bytes received so far.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -30,7 +30,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
     Err(HeaderError::Missing(Unexpected::of(bytes)))
 }
 
-/// Compares up to the length of the shorter one.
+/// Whether `bytes` and `start` agree in as many bytes as the shorter of the two has.
 fn begins_like(bytes: &[u8], start: &[u8]) -> bool {
     bytes
         .iter()
@@ -51,10 +51,11 @@ fn version_1(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
         .strip_suffix(b"\r")
         .ok_or(HeaderError::Malformed("line does not end in CR LF"))?;
     let line = str::from_utf8(line).map_err(|_| HeaderError::Malformed("not UTF-8"))?;
-    // Fields are separated by exactly one space: an empty field fails below.
+    // Fields are separated by exactly one space. A second space would produce an empty field,
+    // which is rejected below.
     let mut words = line.split(' ').skip(1);
     let header = match words.next() {
-        // The specification says to ignore the rest of the line.
+        // The specification says to ignore everything after `UNKNOWN`.
         Some("UNKNOWN") => Header::Local,
         Some("TCP4") => endpoints::<Ipv4Addr>(words)?,
         Some("TCP6") => endpoints::<Ipv6Addr>(words)?,
@@ -89,7 +90,7 @@ where
     )))
 }
 
-/// Stricter than `u16::from_str`, which accepts a leading `+` and leading zeros.
+/// Parses a port. Stricter than `u16::from_str`, which accepts a leading `+` and leading zeros.
 fn port(text: &str) -> Result<u16, HeaderError> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit());
     let canonical = text == "0" || !text.starts_with('0');
@@ -116,7 +117,7 @@ fn version_2(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
     if length > MAX_REST {
         return Err(HeaderError::TooLong(length));
     }
-    // The specification says to ignore family, addresses and TLVs of LOCAL.
+    // The specification says to ignore family, addresses and TLVs of a LOCAL header.
     let addresses = match (command, family) {
         (LOCAL, _) | (_, 0x00) => 0,
         (_, 0x11) => 2 * 4 + 2 * 2,
@@ -146,7 +147,7 @@ fn version_2(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
     Ok(Some((end, header)))
 }
 
-/// `bytes`: source address, destination address, source port, destination port.
+/// Layout of `bytes`: source address, destination address, source port, destination port.
 fn binary<A: Into<IpAddr>>(bytes: &[u8], address: impl Fn(&[u8]) -> Option<A>) -> Option<Header> {
     let (addresses, ports) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
     let (source, destination) = addresses.split_at(addresses.len() / 2);

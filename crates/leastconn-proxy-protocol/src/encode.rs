@@ -1,4 +1,4 @@
-//! Encoding a header.
+//! Encodes a header.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -18,9 +18,9 @@ pub enum Version {
     V2TlsFull,
 }
 
-/// The client's TLS session, for the TLVs of version 2.
+/// Properties of the client's TLS session, which are sent as TLVs of version 2.
 ///
-/// Texts longer than 1,024 bytes are left out: a truncated name would be another name.
+/// A text longer than 1,024 bytes is not sent: a truncated name would be a different name.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientTls<'a> {
@@ -30,8 +30,8 @@ pub struct ClientTls<'a> {
     pub cipher: &'a str,
     /// Whether an earlier session was resumed.
     pub resumed: bool,
-    /// Whether the client presented a certificate, in this connection or in the one that
-    /// it resumes. It must have been verified.
+    /// Whether the client presented a certificate, either in this connection or in the
+    /// original connection of a resumed session. The certificate must have been verified.
     pub certificate: bool,
     /// Common name of the certificate.
     pub cn: Option<&'a str>,
@@ -39,11 +39,11 @@ pub struct ClientTls<'a> {
     pub server_name: Option<&'a str>,
     /// Negotiated application protocol.
     pub alpn: Option<&'a str>,
-    /// Name that authorized the client, with its kind: `uri:spiffe://…`, `dns:…`. Sent as
-    /// TLV `0xe5`, a type reserved for applications.
+    /// The name by which the client was authorized, prefixed with its kind: `uri:spiffe://…`
+    /// or `dns:…`. Sent as TLV `0xe5`, a type reserved for applications.
     pub identity: Option<&'a str>,
-    /// Certificate in DER. Only sent by [`Version::V2TlsFull`], and left out if it does not
-    /// fit.
+    /// The client's certificate in DER. Only [`Version::V2TlsFull`] sends it, and only if the
+    /// header does not exceed its maximum length.
     pub der: Option<&'a [u8]>,
 }
 
@@ -72,26 +72,27 @@ const SSL_VERSION: u8 = 0x21;
 const SSL_CN: u8 = 0x22;
 const SSL_CIPHER: u8 = 0x23;
 const SSL_CLIENT_CERT: u8 = 0x28;
-/// In the range reserved for applications (0xE0 to 0xEF), and not used by AWS, Azure or
-/// Google.
+/// TLV type of the identity. It is in the range reserved for applications (0xE0 to 0xEF), and
+/// AWS, Azure and Google do not use it.
 const IDENTITY: u8 = 0xe5;
 
-/// Flags of [`SSL`].
+/// Flags in the value of the [`SSL`] TLV.
 const CLIENT_SSL: u8 = 0x01;
 const CLIENT_CERT_CONN: u8 = 0x02;
 const CLIENT_CERT_SESS: u8 = 0x04;
 
-/// Longer texts are left out: a truncated name would be another name, and receivers have
-/// limits of their own. Host names have at most 253 bytes, common names 64.
+/// Maximum length of a text. Longer texts are not sent: a truncated name would be a different
+/// name, and receivers have limits of their own. Host names have at most 253 bytes, common
+/// names 64.
 const MAX_TEXT: usize = 1024;
 
-/// Longest header after its fixed part.
+/// Maximum length of the part after the fixed part.
 const MAX_REST: usize = u16::MAX as usize;
 
-/// Two IPv6 addresses and ports.
+/// Length of two IPv6 addresses and two ports.
 const MAX_ADDRESSES: usize = 36;
 
-/// Version 1 header for a connection without addresses.
+/// Version 1 header of a connection whose addresses are not sent.
 const UNKNOWN: &[u8] = b"PROXY UNKNOWN\r\n";
 
 impl Version {
@@ -127,7 +128,8 @@ impl Version {
         }
     }
 
-    /// Encodes the header for the proxy's own connection, such as a health check.
+    /// Encodes the header for a connection that the proxy opens for itself, such as a health
+    /// check.
     #[must_use]
     pub fn encode_local(self) -> Vec<u8> {
         match self {
@@ -139,8 +141,8 @@ impl Version {
     }
 }
 
-/// Both addresses in one family, as the format requires: if they differ, the IPv4 address
-/// becomes an IPv4-mapped IPv6 address.
+/// Two addresses of the same family, as the format requires. If the families differ, the IPv4
+/// address is converted to an IPv4-mapped IPv6 address.
 enum SameFamily {
     V4(Endpoints),
     V6(Endpoints),
@@ -211,8 +213,8 @@ const fn mapped(end: SocketAddr) -> SocketAddr {
     }
 }
 
-/// `bytes` fits: texts have at most [`MAX_TEXT`] bytes, and a certificate that does not fit
-/// is left out.
+/// Encodes the length of `bytes`. It always fits into 16 bits: texts have at most
+/// [`MAX_TEXT`] bytes, and a certificate that does not fit is not sent.
 const fn length(bytes: usize) -> [u8; 2] {
     (bytes as u16).to_be_bytes()
 }
@@ -221,12 +223,12 @@ fn tlvs(tls: &ClientTls<'_>) -> Vec<u8> {
     let mut ssl = Vec::new();
     ssl.push(match (tls.certificate, tls.resumed) {
         (false, _) => CLIENT_SSL,
-        // A certificate of this connection also belongs to its session.
+        // A certificate presented in this connection is also the certificate of the session.
         (true, false) => CLIENT_SSL | CLIENT_CERT_CONN | CLIENT_CERT_SESS,
-        // Resumption does not present the certificate or prove its key again.
+        // In a resumed session the client does not present its certificate again.
         (true, true) => CLIENT_SSL | CLIENT_CERT_SESS,
     });
-    // 0: a certificate was presented and verified.
+    // The verification result. 0 means that a certificate was presented and verified.
     ssl.extend(u32::from(!tls.certificate).to_be_bytes());
     push(
         &mut ssl,
@@ -271,8 +273,8 @@ fn push(tlvs: &mut Vec<u8>, kind: u8, value: &[u8]) {
     }
 }
 
-/// OpenSSL's name, which HAProxy sends and receivers expect. For TLS 1.3 it equals the IANA
-/// name.
+/// The OpenSSL name of an IANA cipher suite. HAProxy sends OpenSSL names, and receivers
+/// expect them. TLS 1.3 cipher suites have the same name in both.
 fn openssl_name(cipher: &str) -> &str {
     match cipher {
         "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256" => "ECDHE-ECDSA-AES128-GCM-SHA256",

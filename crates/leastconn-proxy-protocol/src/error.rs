@@ -8,19 +8,20 @@ use super::{FIXED, MAX_REST};
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// Another protocol.
+    /// The bytes belong to another protocol.
     #[error("expected a PROXY header, got {0}")]
     Missing(Unexpected),
-    /// A header with invalid syntax. The text says what is wrong.
+    /// The header has invalid syntax. The text describes the error.
     #[error("malformed PROXY header: {0}")]
     Malformed(&'static str),
-    /// A valid header for a transport other than TCP.
+    /// The header is valid, but for a transport other than TCP.
     #[error("PROXY header for {0}: only TCP is supported")]
     OtherProtocol(&'static str),
     /// The CRC-32C of a version 2 header does not match.
     #[error("PROXY header with a wrong checksum")]
     Checksum,
-    /// A version 2 header with this many bytes after its fixed part.
+    /// The version 2 header has this many bytes after its fixed part, which is more than
+    /// accepted.
     #[error("PROXY header too long: {0} bytes after the first {FIXED}, limit {MAX_REST}")]
     TooLong(usize),
 }
@@ -50,7 +51,8 @@ impl fmt::Display for Unexpected {
 impl Unexpected {
     pub(super) fn of(bytes: &[u8]) -> Self {
         const METHODS: [&[u8]; 6] = [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"OPTIONS ", b"PRI * "];
-        // TLS record type "handshake". Only the first byte may have arrived.
+        // 0x16 is the TLS record type "handshake", and 3 is the major version. The second
+        // byte may not have arrived yet.
         if bytes.first() == Some(&0x16) && bytes.get(1).is_none_or(|&major| major == 3) {
             return Self::Tls;
         }

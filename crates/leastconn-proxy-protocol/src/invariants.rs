@@ -2,12 +2,17 @@
 
 use super::{Header, Version, parse};
 
-/// Parses every prefix of `data`, and encodes the result again. Panics if an invariant is
-/// violated.
-#[cfg_attr(test, expect(unreachable_pub, reason = "public for the fuzz target"))]
+/// Parses every prefix of `data`, and encodes each result again.
+///
+/// # Panics
+/// If an invariant is violated.
+#[cfg_attr(
+    test,
+    expect(unreachable_pub, reason = "the fuzz target uses this function")
+)]
 pub fn check_invariants(data: &[u8]) {
     let whole = parse(data);
-    // Further bytes do not change a result.
+    // Bytes that follow a complete or invalid header do not change the result.
     for cut in 0..data.len() {
         match parse(&data[..cut]) {
             Ok(None) => {}

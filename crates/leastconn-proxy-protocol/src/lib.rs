@@ -41,7 +41,7 @@ pub use error::{HeaderError, Unexpected};
 pub use invariants::check_invariants;
 pub use tlv::{Tlv, Tlvs, tlvs};
 
-/// Signature of version 2. No other protocol starts with these bytes.
+/// Signature of version 2. It was chosen so that no other protocol starts with it.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Fixed part of version 2: signature, command, family, and length of the rest.
@@ -50,22 +50,22 @@ const FIXED: usize = SIGNATURE.len() + 4;
 /// Longest version 1 header, including its line end.
 const MAX_V1: usize = 107;
 
-/// Longest accepted rest of a version 2 header: two IPv6 addresses and ports, and
-/// 4 KiB of TLVs.
+/// Maximum accepted length of the part after the fixed part of version 2: two IPv6 addresses,
+/// two ports, and 4 KiB of TLVs.
 const MAX_REST: usize = 36 + 4096;
 
 /// A decoded header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// The sender's own connection, such as a health check, or one whose addresses are
-    /// unknown or unspecified. Use the addresses of the socket.
+    /// The sender opened the connection for itself, for example as a health check, or the
+    /// client's addresses are unknown or unspecified. Use the addresses of the socket.
     Local,
-    /// A forwarded connection.
+    /// The sender forwards a connection between these addresses.
     Proxied(Endpoints),
 }
 
-/// The two ends of a forwarded connection. IPv4-mapped IPv6 addresses are stored as
-/// IPv4.
+/// The client's and the server's address of a forwarded connection. IPv4-mapped IPv6
+/// addresses are stored as IPv4 addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoints {
     /// Address of the client.

@@ -59,7 +59,7 @@ fn version_1_line_length_is_limited() {
     let long = longest(1);
     let error = HeaderError::Malformed("no line end within 107 bytes");
     assert_eq!(parse(long.as_bytes()), Err(error.clone()));
-    // Rejected as soon as the limit is reached.
+    // The line is rejected as soon as it reaches the limit.
     assert_eq!(parse(&long.as_bytes()[..MAX_V1]), Err(error));
     assert_eq!(parse(&long.as_bytes()[..MAX_V1 - 1]), Ok(None));
 }
@@ -98,7 +98,7 @@ fn ambiguous_version_1_line_is_rejected() {
     }
     let error = parse(b"PROXY UNKNOWN \xff\r\n").unwrap_err();
     assert_eq!(error, HeaderError::Malformed("not UTF-8"));
-    // Only the exact keyword and space start a version 1 header.
+    // A version 1 header starts with exactly `PROXY` and a space.
     assert!(matches!(parse(b"PROXY\t"), Err(HeaderError::Missing(_))));
 }
 
@@ -116,7 +116,7 @@ fn version_2_is_decoded() {
     assert_eq!(header(&v2(0x21, 0x21, &v6)), read);
     for local in [
         v2(0x20, 0x00, &[]),
-        // The rest of a LOCAL header is ignored.
+        // Everything after the fixed part of a LOCAL header is ignored.
         v2(0x20, 0x11, &V4),
         v2(0x20, 0x31, &[1, 2, 3]),
         v2(0x20, 0xff, &[0xff; 100]),
@@ -164,7 +164,7 @@ fn malformed_or_unsupported_version_2_is_rejected() {
     ] {
         assert_eq!(parse(&bytes), Err(error), "{bytes:x?}");
     }
-    // Rejected by its length, without waiting for 64 KiB.
+    // The header is rejected by its length field, before its 64 KiB have arrived.
     let long = [&SIGNATURE[..], &[0x21, 0x11, 0xff, 0xff]].concat();
     assert_eq!(parse(&long), Err(HeaderError::TooLong(65535)));
     assert!(parse(&v2(0x20, 0x00, &[0; 4132])).unwrap().is_some());
@@ -206,13 +206,14 @@ fn checksum_is_verified() {
     };
     let sealed = seal(&[4, 0, 1, 9, 3, 0, 4, 0, 0, 0, 0, 4, 0, 0], 7);
     assert!(header(&sealed).is_ok());
-    // Any flipped bit is detected, by lengths or by the checksum.
+    // Every flipped bit is detected, either by a length check or by the checksum.
     for at in FIXED..sealed.len() {
         for bit in 0..8 {
             let mut changed = sealed.clone();
             changed[at] ^= 1 << bit;
             let changed = parse(&changed);
-            // Except in the checksum's type, which makes it an unknown TLV.
+            // The exception is a flipped bit in the type of the checksum's TLV: the TLV then
+            // has an unknown type and is ignored.
             if changed.is_ok() {
                 assert_eq!(at, FIXED + V4.len() + 4, "bit {bit} of byte {at}");
             }
@@ -423,7 +424,7 @@ fn address() -> impl Strategy<Value = SocketAddr> {
 
 use std::net::IpAddr;
 
-/// Almost valid headers, which random bytes hardly ever produce.
+/// Headers that are almost valid. Random bytes hardly ever come close to a valid header.
 fn almost_valid() -> impl Strategy<Value = Vec<u8>> {
     let line = "PROXY (TCP4|TCP6|UNKNOWN|[A-Z]{0,8})( [0-9a-f.:]{0,12}){0,5}\r?\n?";
     let family = prop_oneof![Just(0x11), Just(0x21), Just(0x00), any::<u8>()];

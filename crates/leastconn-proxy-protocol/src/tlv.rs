@@ -2,7 +2,7 @@
 
 use super::{FIXED, HeaderError, SIGNATURE};
 
-/// Length of type and length.
+/// Length of the type and length fields of a TLV.
 const HEAD: usize = 3;
 
 const CRC32C: u8 = 0x03;
@@ -21,7 +21,7 @@ pub struct Tlv<'a> {
 pub struct Tlvs<'a>(&'a [u8]);
 
 impl<'a> Iterator for Tlvs<'a> {
-    /// An error is the last item.
+    /// An error is always the last item.
     type Item = Result<Tlv<'a>, HeaderError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -41,9 +41,9 @@ impl<'a> Iterator for Tlvs<'a> {
     }
 }
 
-/// Lists the TLVs of a complete header, in the order of the header.
+/// Lists the TLVs of a complete header, in the order in which they occur.
 ///
-/// `header` is exactly the header: the bytes up to the length that
+/// Pass exactly the header, without the bytes that follow it: the length is the one that
 /// [`parse`](crate::parse) returned. Headers of version 1, `LOCAL` headers and incomplete
 /// headers yield nothing.
 ///
@@ -72,8 +72,8 @@ pub fn tlvs(header: &[u8]) -> Tlvs<'_> {
     Tlvs(tlvs.filter(|_| is_proxy).unwrap_or_default())
 }
 
-/// Checks that `header[start..]` is a whole number of TLVs, and verifies the checksum if
-/// there is one.
+/// Checks that `header[start..]` consists of complete TLVs only, and verifies the checksum if
+/// the header contains one.
 pub(super) fn check(header: &[u8], start: usize) -> Result<(), HeaderError> {
     let mut checksum = None;
     let mut at = start;
@@ -93,7 +93,7 @@ pub(super) fn check(header: &[u8], start: usize) -> Result<(), HeaderError> {
     let Some(range) = checksum else {
         return Ok(());
     };
-    // The checksum covers the whole header, with zeros in its own place.
+    // The checksum is computed over the whole header, with the checksum field set to zero.
     let mut crc = Crc::new();
     crc.add(&header[..range.start]);
     crc.add(&[0; 4]);
@@ -105,7 +105,7 @@ pub(super) fn check(header: &[u8], start: usize) -> Result<(), HeaderError> {
     }
 }
 
-/// CRC-32C (Castagnoli), bit by bit. A lookup table would save microseconds per
+/// CRC-32C (Castagnoli), computed bit by bit. A lookup table would save only microseconds per
 /// connection.
 pub(super) struct Crc(u32);
 
@@ -115,7 +115,7 @@ impl Crc {
     }
 
     pub(super) fn add(&mut self, bytes: &[u8]) {
-        /// 0x1EDC6F41 with reversed bits.
+        /// The polynomial 0x1EDC6F41 with its bits reversed.
         const POLYNOMIAL: u32 = 0x82f6_3b78;
         for &byte in bytes {
             self.0 ^= u32::from(byte);

@@ -1,4 +1,5 @@
-//! Cost of a connection in the core: `cargo bench -p leastconn`.
+//! Cost per connection of picking a server and of admitting a client: `cargo bench -p
+//! leastconn`.
 
 mod support;
 
@@ -10,7 +11,8 @@ fn main() {
     divan::main();
 }
 
-/// Picks a server and drops the lease. With two threads, both contend for the same servers.
+/// Picks a server and drops the lease. With two threads, both threads pick from the same
+/// servers.
 #[divan::bench(args = [4, 64, 1000], threads = [1, 2])]
 fn pick_and_drop(bencher: Bencher<'_, '_>, servers: u16) {
     let (pool, _held) = busy(servers);
@@ -24,7 +26,8 @@ fn admit_and_drop(bencher: Bencher<'_, '_>, identities: usize) {
     let (limiter, clients, limits) = support::limiter(identities);
     let next = std::sync::atomic::AtomicUsize::new(0);
     bencher.bench(|| {
-        // A stride, so that the cache lines of the previous iteration are not reused.
+        // Skip to a distant client each time, so that its cache lines are not those of the
+        // previous iteration.
         let number = next.fetch_add(7_919, std::sync::atomic::Ordering::Relaxed);
         drop(limiter.admit(black_box(&clients[number % identities]), &limits, *NOW));
     });

@@ -11,7 +11,8 @@ use support::NOW;
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let (Some(what), Some(Ok(count))) = (args.next(), args.next().map(|n| n.parse())) else {
-        // `cargo bench` starts every benchmark, with arguments of its own.
+        // `cargo bench` runs every benchmark and passes its own arguments. Only print a hint
+        // then.
         eprintln!("instructions: counted by scripts/instructions.sh");
         return ExitCode::SUCCESS;
     };

@@ -9,14 +9,14 @@ fn main() {
     divan::main();
 }
 
-/// A new connection with `count` echoes of 64 bytes.
+/// Opens a connection and exchanges `count` messages of 64 bytes in each direction.
 #[divan::bench(args = [0, 1, 1000])]
 fn echoes(bencher: Bencher<'_, '_>, count: usize) {
     let runtime = support::runtime();
     bencher.bench_local(|| runtime.block_on(support::carry(count, 0)));
 }
 
-/// A new connection with a bulk transfer.
+/// Opens a connection and transfers `mib` MiB from the server to the client.
 #[divan::bench(args = [1, 16])]
 fn stream(bencher: Bencher<'_, '_>, mib: usize) {
     let runtime = support::runtime();

@@ -1,5 +1,5 @@
 //! Workloads shared by the timed and the instruction-counting benchmarks.
-#![allow(dead_code, reason = "each benchmark uses a part")]
+#![allow(dead_code, reason = "each benchmark uses only a part of this module")]
 
 use std::{
     future::poll_fn,
@@ -20,12 +20,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "there is no other way to an Instant; nothing here takes time"
+    reason = "an Instant cannot be constructed otherwise; no time is measured"
 )]
 pub(crate) static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// A pool with about ten connections on each server.
-#[expect(clippy::expect_used, reason = "a benchmark may stop")]
+#[expect(clippy::expect_used, reason = "an error aborts the benchmark")]
 pub(crate) fn busy(servers: u16) -> (Pool, Vec<Option<Lease>>) {
     let specs = (0..servers).map(|number| {
         let address = SocketAddr::from(([127, 0, 0, 1], number));
@@ -35,15 +35,15 @@ pub(crate) fn busy(servers: u16) -> (Pool, Vec<Option<Lease>>) {
         .servers(specs)
         .seed(1)
         .build()
-        .expect("there are servers, and their names differ");
+        .expect("there is at least one server, and names are unique");
     let held = (0..10 * u32::from(servers) + 1)
         .map(|_| pool.pick(&pool.all(), &Tried::default(), *NOW))
         .collect();
     (pool, held)
 }
 
-/// A limiter that has seen these clients, and limits that refuse none of them, because only
-/// admission is measured.
+/// A limiter that already knows `identities` clients. The limits admit all connections,
+/// because only the cost of an admission is measured.
 pub(crate) fn limiter(identities: usize) -> (Limiter, Vec<ClientId>, Limits) {
     let limiter = Limiter::new(2 * identities, *NOW);
     let limits = Limits::default()
@@ -94,9 +94,9 @@ impl Stream for Memory {
     fn abort(&mut self) {}
 }
 
-/// A client and a server in memory, with the relay between them: `echoes` times 64
-/// bytes in both directions, then `bytes` from the server to the client.
-#[expect(clippy::expect_used, reason = "a benchmark may stop")]
+/// Relays between a client and a server in memory: first `echoes` messages of 64 bytes in
+/// each direction, then `bytes` from the server to the client.
+#[expect(clippy::expect_used, reason = "an error aborts the benchmark")]
 pub(crate) async fn carry(echoes: usize, bytes: usize) {
     const PIPE: usize = 128 * 1024;
     let (mut client, downstream) = tokio::io::duplex(PIPE);
@@ -129,9 +129,9 @@ pub(crate) async fn carry(echoes: usize, bytes: usize) {
         server.shutdown().await
     };
     let (outcome, got, served) = tokio::join!(relaying, client, serving);
-    served.expect("the server's side works");
+    served.expect("the server's side succeeds");
     assert_eq!(outcome.reason, Reason::Ok);
-    assert_eq!(got.expect("the client's side works"), bytes);
+    assert_eq!(got.expect("the client's side succeeds"), bytes);
 }
 
 async fn take(client: &mut DuplexStream) -> io::Result<usize> {
@@ -147,11 +147,10 @@ async fn take(client: &mut DuplexStream) -> io::Result<usize> {
     }
 }
 
-/// A single-threaded runtime.
-#[expect(clippy::expect_used, reason = "a benchmark may stop")]
+#[expect(clippy::expect_used, reason = "an error aborts the benchmark")]
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("the system has descriptors")
+        .expect("file descriptors are available")
 }

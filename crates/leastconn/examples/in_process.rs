@@ -19,7 +19,7 @@ use tokio::{
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut servers = Vec::new();
-    // A burst of twelve, then one per second.
+    // A burst of twelve connections, then one connection per second.
     let rate = RateLimit::new(1.0, const { NonZeroU32::new(12).unwrap() });
     let mut builder = Balancer::builder("echo").limits(Limits::default().rate(rate));
     for name in ["alpha", "beta", "gamma"] {
@@ -29,7 +29,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let balancer = Arc::new(builder.build()?);
 
-    // The program accepts the connections itself. This example also opens them.
+    // In a real program only clients connect to this listener. In this example, the program
+    // itself also opens the clients' connections.
     let listener = TcpListener::bind("127.0.0.1:0").await?;
 
     println!("alice opens 12 connections, which is her burst:");
@@ -108,7 +109,7 @@ async fn open(
             let (id, allowed) = (ClientId::from(client), Selector::all());
             balancer.balance(connection, &id, &allowed).await
         });
-        // The write or the read fails if the connection is refused.
+        // If the connection is refused, the write or the read fails.
         let mut answer = [0; 5];
         if stream.write_all(b"hello").await.is_ok() && stream.read_exact(&mut answer).await.is_ok()
         {
@@ -133,7 +134,7 @@ async fn echo_server() -> Result<(Address, JoinHandle<()>), Box<dyn Error>> {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let (mut reader, mut writer) = stream.split();
-                // An error ends only this connection.
+                // An error ends this connection only.
                 let _ = tokio::io::copy(&mut reader, &mut writer).await;
                 let _ = writer.shutdown().await;
             });

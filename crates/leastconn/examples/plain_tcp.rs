@@ -103,7 +103,8 @@ async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
                     backoff.reset();
                     connections.spawn(handle(Arc::clone(&balancer), connection, peer));
                 }
-                // For example out of file descriptors: retrying at once would spin.
+                // For example, the process is out of file descriptors. Retrying without a
+                // delay would be a busy loop.
                 Err(error) => {
                     eprintln!("cannot accept: {error}");
                     tokio::time::sleep(backoff.next_delay(random())).await;
@@ -130,7 +131,7 @@ async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn handle(balancer: Arc<Balancer>, connection: TcpStream, peer: SocketAddr) {
-    // Do not delay small messages.
+    // Disable Nagle's algorithm, which would delay small messages.
     let _ = connection.set_nodelay(true);
     let client = ClientId::from(peer.ip().to_string());
     match balancer

@@ -10,7 +10,7 @@ use std::{
 
 /// A server's address: `10.0.0.7:80`, `[::1]:80`, `webapp1:80` or `unix:/run/app.sock`.
 ///
-/// A name is resolved when connecting, not here.
+/// Parsing does not resolve a host name. It is resolved when a connection is opened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// An IP address and a port.
@@ -54,7 +54,8 @@ impl Address {
         }
     }
 
-    /// The host without port, formatted for an HTTP `Host` header. `localhost` for a UNIX socket.
+    /// The host without the port, formatted for an HTTP `Host` header. For a UNIX socket,
+    /// this is `localhost`.
     pub fn host(&self) -> String {
         match self {
             Self::Ip(SocketAddr::V6(address)) => format!("[{}]", address.ip()),
@@ -120,7 +121,8 @@ impl FromStr for Address {
             return Err(AddressError::MissingPort);
         }
         if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-            // In `::1` and `fe80::1:80` the port is ambiguous.
+            // The text has several colons and no brackets: in `::1` and `fe80::1:80` the port
+            // is ambiguous.
             return Err(AddressError::UnbracketedV6);
         }
         let port = parse_port(port)?;
@@ -143,7 +145,7 @@ impl FromStr for Address {
 }
 
 fn parse_port(text: &str) -> Result<u16, AddressError> {
-    // `u16::from_str` accepts a leading `+`.
+    // `u16::from_str` would accept a leading `+`.
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match text.parse() {
         Ok(port) if digits && port != 0 => Ok(port),
@@ -151,8 +153,9 @@ fn parse_port(text: &str) -> Result<u16, AddressError> {
     }
 }
 
-/// Whether `host` is a host name as in RFC 1123, with `_` also allowed because container names
-/// contain it. Names of only digits and dots are rejected: they are malformed IPv4 addresses.
+/// Whether `host` is a host name according to RFC 1123. `_` is also allowed, because names of
+/// containers contain it. Names that consist only of digits and dots are rejected: they are
+/// malformed IPv4 addresses.
 fn is_host_name(host: &str) -> bool {
     let labels = host.strip_suffix('.').unwrap_or(host);
     (1..=253).contains(&labels.len())
@@ -202,7 +205,7 @@ mod tests {
             ("http://web:80", AddressError::UnbracketedV6),
         ] {
             let expected = if text.starts_with("http") {
-                // A URL is a common mistake. Any error is acceptable.
+                // URLs are a common mistake. The test accepts any of the errors.
                 text.parse::<Address>().is_err()
             } else {
                 text.parse::<Address>() == Err(error)

@@ -1,9 +1,9 @@
-//! Exponential backoff with jitter. The random number is an argument.
+//! Exponential backoff with jitter. The caller passes the random number.
 
 use std::time::Duration;
 
-/// Delays that double from `min` to `max`. Each is shortened by a random part of up to one half, so
-/// that waiters do not retry in lockstep.
+/// Delays that double from `min` to `max`. Each delay is shortened by a random amount of up
+/// to one half, so that several waiting tasks do not retry at the same time.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     min: Duration,
@@ -22,7 +22,8 @@ impl Backoff {
         }
     }
 
-    /// Returns a delay between half of the current step and the whole step, and doubles the step.
+    /// Returns a delay between half of the current step and the whole step, then doubles the
+    /// step.
     pub fn next_delay(&mut self, random: u64) -> Duration {
         let step = self.next;
         self.next = step.saturating_mul(2).min(self.max);
@@ -30,15 +31,15 @@ impl Backoff {
         step.saturating_sub(half) + share(half, random)
     }
 
-    /// Restarts at `min`, after a success.
+    /// Sets the step back to `min`. Call it after a success.
     pub const fn reset(&mut self) {
         self.next = self.min;
     }
 }
 
-/// A random part of `duration`: `duration * random / 2^64`.
+/// A random fraction of `duration`: `duration * random / 2^64`.
 pub fn share(duration: Duration, random: u64) -> Duration {
-    // Limited to 584 years, so that the product fits into 128 bits.
+    // A duration above 584 years is reduced, so that the product fits into 128 bits.
     let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let share = (u128::from(nanos) * u128::from(random)) >> 64;
     Duration::from_nanos(share as u64)

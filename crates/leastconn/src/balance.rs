@@ -1,13 +1,13 @@
 //! Balancing algorithms: which of the available servers gets the next connection.
 //!
-//! Each algorithm is one file with one type that implements [`Picker`]. A new one needs its
-//! file, a variant in [`Balance`] and a variant in [`AnyPicker`]; the matches below are
-//! exhaustive, so the compiler points at every place.
+//! Each algorithm is one type that implements [`Picker`], in a file of its own. A new
+//! algorithm needs a file, a variant in [`Balance`] and a variant in [`AnyPicker`]. The
+//! compiler reports every `match` below that lacks the new variant.
 //!
-//! Nothing here knows servers, locks or clocks: an algorithm sees [`Open`] servers through a
-//! [`PickContext`] and counts the connection with [`PickContext::try_acquire`]. Dispatch is a
-//! match on an enum and everything behind it is monomorphised; a pick allocates nothing
-//! unless servers are in slow start.
+//! Algorithms do not depend on servers, locks or clocks: an algorithm sees [`Open`] servers
+//! through a [`PickContext`] and counts the connection with [`PickContext::try_acquire`]. The
+//! algorithm is selected by a `match` on an enum, and the code of each algorithm is
+//! monomorphised. A pick allocates memory only if servers are in slow start.
 
 mod least_conn;
 mod p2c;
@@ -36,8 +36,8 @@ use source_hash::SourceHash;
 
 /// Balancing algorithm of a [`Pool`](crate::Pool).
 ///
-/// Weights, `max_conns`, backups, health, draining and the servers that a client may use are
-/// respected by all of them.
+/// All algorithms respect weights, `max_conns`, backups, health, draining and the set of
+/// servers that a client may use.
 ///
 /// ```
 /// use leastconn::Balance;
@@ -48,18 +48,19 @@ use source_hash::SourceHash;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Balance {
-    /// The server with the fewest connections per weight; exact for any number of threads.
+    /// The server with the fewest connections relative to its weight. Exact for any number of
+    /// threads.
     #[default]
     LeastConn,
-    /// Of two servers drawn by weight, the one with fewer connections per weight ("power of
-    /// two choices").
+    /// Draws two servers at random by weight, and takes the one with fewer connections
+    /// relative to its weight ("power of two choices").
     P2c,
-    /// Weighted round robin, without bursts.
+    /// Weighted round robin. A server with a large weight does not get bursts of connections.
     RoundRobin,
-    /// Random, by weight.
+    /// A random server. The probability of each server is proportional to its weight.
     Random,
     /// Rendezvous hashing of the [`Source`]: a source keeps its server while that server is
-    /// available. Connections without a source are balanced at random.
+    /// available. The server of a connection without a source is random.
     SourceHash,
 }
 
@@ -73,7 +74,7 @@ impl Balance {
         Self::SourceHash,
     ];
 
-    /// `least_conn`, `p2c`, `round_robin`, `random` or `source_hash`.
+    /// The name: `least_conn`, `p2c`, `round_robin`, `random` or `source_hash`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::LeastConn => "least_conn",
@@ -84,7 +85,7 @@ impl Balance {
         }
     }
 
-    /// The picker for servers of these weights, in this order.
+    /// Creates the picker for servers with these weights, in this order.
     pub(crate) fn picker(self, weights: impl Iterator<Item = Weight>, seeds: &Seeds) -> AnyPicker {
         match self {
             Self::LeastConn => AnyPicker::LeastConn(LeastConn),
@@ -102,7 +103,7 @@ impl fmt::Display for Balance {
     }
 }
 
-/// One of the algorithms, with the state that it keeps between picks.
+/// One of the algorithms, with the state that it keeps from pick to pick.
 #[derive(Debug)]
 pub(crate) enum AnyPicker {
     LeastConn(LeastConn),

@@ -1,4 +1,5 @@
-//! The whole path of a connection in one call: limit, pick, connect, relay.
+//! The whole path of a connection in one call: admit the client, pick a server, connect,
+//! relay.
 
 use std::{
     sync::{
@@ -22,7 +23,7 @@ use crate::{
 
 /// A load balancer for connections that a program accepts itself.
 ///
-/// Needs a Tokio runtime. Share it between tasks in an `Arc`.
+/// Needs a Tokio runtime. To use a balancer in several tasks, share it in an `Arc`.
 ///
 /// ```
 /// use leastconn::{Balancer, ClientId, Selector, ServerSpec};
@@ -65,14 +66,14 @@ pub struct Balancer {
     connect: ConnectPolicy,
     relay: RelayPolicy,
     started: Instant,
-    /// When idle clients were last forgotten, in seconds since `started`.
+    /// Time of the last removal of idle clients, in seconds since `started`.
     swept: AtomicU64,
     _checker: Option<Checker>,
-    /// Updates the members. Ends when it is dropped.
+    /// The task that updates the members. It is aborted when the balancer is dropped.
     _discovery: JoinSet<()>,
 }
 
-/// Seconds between two sweeps of idle clients.
+/// Minimum time between two removals of idle clients, in seconds.
 const SWEEP_INTERVAL: u64 = 60;
 
 /// A connection that was relayed to a server and has ended.
@@ -91,7 +92,7 @@ pub struct Transfer {
     pub reason: Reason,
 }
 
-/// A connection was not relayed to any server.
+/// The reason why a connection was not relayed to a server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BalanceError {
@@ -135,12 +136,13 @@ impl Balancer {
         }
     }
 
-    /// The servers with these names, for a client that may use only those. Make the selector
-    /// once for a client, not for each connection. [`Selector::all`] is every server.
+    /// Returns a selector for the servers with these names, for a client that may use only
+    /// those servers. Create the selector once per client, not for each connection.
+    /// [`Selector::all`] selects all servers.
     ///
     /// # Errors
-    /// If a name is not that of a present member. To allow servers that may join later, use
-    /// [`Selector::named`].
+    /// If there is no present member with one of the names. To allow servers that
+    /// may join later, use [`Selector::named`].
     pub fn select<'a>(
         &self,
         names: impl IntoIterator<Item = &'a str>,
@@ -157,19 +159,19 @@ impl Balancer {
         &self.pool
     }
 
-    /// Admits a connection of `client`, connects to the server that the pool picks among
-    /// those that are `allowed`, tries the next one if that fails, and relays until the
-    /// connection ends. [`Transfer::reason`] is how it ended.
+    /// Admits a connection of `client`, connects to a server that the pool picks from the
+    /// `allowed` servers, and relays until the connection ends. If connecting fails, it tries
+    /// the next server. [`Transfer::reason`] tells how the connection ended.
     ///
-    /// The identity of the client is also the source for [`Balance::SourceHash`].
+    /// The identity of the client is also used as the source for [`Balance::SourceHash`].
     ///
     /// # Errors
-    /// If the client is over a limit, no server accepted the connection, or the client left
-    /// before one did. The client's connection is closed.
+    /// If the client is over a limit, if no server accepted the connection, or if the client
+    /// left before a server accepted it. In each case the client's connection is closed.
     ///
     /// # Cancel safety
-    /// Dropping the future aborts both connections as [`net::relay()`] describes, and gives
-    /// back all counts.
+    /// Dropping the future aborts both connections as [`net::relay()`] describes. The
+    /// connection then no longer counts against the client's limits or on the server.
     pub async fn balance(
         &self,
         mut connection: impl Stream,
@@ -204,8 +206,8 @@ impl Balancer {
         })
     }
 
-    /// Runs at most once per [`SWEEP_INTERVAL`]. No timer is needed, because the table grows only
-    /// with new connections.
+    /// Removes idle clients at most once per [`SWEEP_INTERVAL`]. No timer is needed, because
+    /// the table grows only when a new connection is admitted.
     fn forget_idle_clients(&self, now: Instant) {
         let seconds = now.saturating_duration_since(self.started).as_secs();
         let swept = self.swept.load(Ordering::Relaxed);
@@ -239,65 +241,68 @@ impl BalancerBuilder {
         self
     }
 
-    /// Limits each client. The default: no limits.
+    /// Sets the limits of each client. The default is no limits.
     pub const fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Timeouts and retries of connects. The default is [`ConnectPolicy::default`].
+    /// Sets the timeouts and retries of connecting. The default is
+    /// [`ConnectPolicy::default`].
     pub const fn connect(mut self, policy: ConnectPolicy) -> Self {
         self.connect = policy;
         self
     }
 
-    /// Timeouts of relayed connections. The default is [`RelayPolicy::default`].
+    /// Sets the timeouts of relayed connections. The default is [`RelayPolicy::default`].
     pub const fn relay(mut self, policy: RelayPolicy) -> Self {
         self.relay = policy;
         self
     }
 
-    /// Probes the servers. The default: no probes.
+    /// Enables health checks. By default, servers are not probed.
     pub fn health_check(mut self, check: Check, policy: ActivePolicy) -> Self {
         self.check = Some(check);
         self.pool = self.pool.active(policy);
         self
     }
 
-    /// When failed connects eject a server. The default is [`PassivePolicy::default`].
+    /// Sets when failed connects eject a server. The default is [`PassivePolicy::default`].
     pub fn passive(mut self, policy: PassivePolicy) -> Self {
         self.pool = self.pool.passive(policy);
         self
     }
 
-    /// The balancing algorithm. The default is [`Balance::LeastConn`].
+    /// Sets the balancing algorithm. The default is [`Balance::LeastConn`].
     pub fn balance(mut self, balance: Balance) -> Self {
         self.pool = self.pool.balance(balance);
         self
     }
 
-    /// What happens to connections while no server is available. The default is
+    /// Sets what happens to connections while no server is available. The default is
     /// [`PanicPolicy::Dial`].
     pub fn panic(mut self, policy: PanicPolicy) -> Self {
         self.pool = self.pool.panic(policy);
         self
     }
 
-    /// How long a recovered or new server takes to get its whole share; see
+    /// Sets how long a recovered or new server takes to get its whole share; see
     /// [`PoolBuilder::slow_start`]. The default is zero.
     pub fn slow_start(mut self, duration: Duration) -> Self {
         self.pool = self.pool.slow_start(duration);
         self
     }
 
-    /// The maximum of clients that have connections or a partly used rate limit. A client
-    /// beyond it is refused. The default is 1,048,576.
+    /// Sets the capacity of the table of clients that have open connections or have recently
+    /// used part of their rate limit. While the table is full, further clients are refused.
+    /// The default is 1,048,576.
     pub const fn max_clients(mut self, clients: usize) -> Self {
         self.max_clients = clients;
         self
     }
 
-    /// The seed of ties and random choices, for repeatable tests. The default is random.
+    /// Sets the seed of tie-breaking and of random choices, for repeatable tests. The default
+    /// is random.
     pub fn seed(mut self, seed: u64) -> Self {
         self.pool = self.pool.seed(seed);
         self
@@ -306,10 +311,10 @@ impl BalancerBuilder {
     /// Builds the balancer and starts its health checks.
     ///
     /// # Errors
-    /// Without servers, or with two servers of the same name.
+    /// If there are no servers, or if two servers have the same name.
     ///
     /// # Panics
-    /// With health checks, outside a Tokio runtime.
+    /// If health checks are enabled and the method is called outside a Tokio runtime.
     pub fn build(self) -> Result<Balancer, PoolError> {
         let pool = Arc::new(self.pool.build()?);
         let checker = self.check.map(|check| Checker::start(&pool, check));
@@ -328,14 +333,14 @@ impl BalancerBuilder {
     }
 
     /// Builds the balancer, starts its health checks, and takes its members from `discover`
-    /// while it lives. Servers that were [added](Self::server) are the members until the first
-    /// snapshot; there may be none.
+    /// until the balancer is dropped. Servers that were [added](Self::server) are members
+    /// until `discover` yields its first snapshot. No server needs to be added.
     ///
     /// # Errors
-    /// With two servers of the same name.
+    /// If two servers have the same name.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub fn build_with(mut self, discover: impl Discover + 'static) -> Result<Balancer, PoolError> {
         self.pool = self.pool.may_be_empty(true);
         let mut balancer = self.build()?;

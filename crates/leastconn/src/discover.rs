@@ -1,15 +1,15 @@
-//! Where the members of a pool come from.
+//! Discovery of the members of a pool.
 
 use crate::{Pool, ServerSpec};
 
-/// A source of members: the servers of a file, a DNS name or a service registry.
+/// A source of members, for example a file, a DNS name or a service registry.
 ///
-/// It yields snapshots of the whole membership, each of which replaces the one before.
-/// [`follow`] applies them to a pool.
+/// Yields snapshots of the whole membership. Each snapshot replaces the previous one.
+/// [`follow`] applies the snapshots to a pool.
 ///
-/// The source decides what a failed look-up means. It should keep its last snapshot, and
-/// remove a server that is missing from an answer only after a while: a resolver that fails
-/// must not take servers down.
+/// The implementation decides how to handle a failed lookup. It should keep its last
+/// snapshot, and it should remove a server that is missing from an answer only after a delay.
+/// Otherwise a failing resolver would take servers down.
 ///
 /// ```
 /// use leastconn::{Address, Discover, ServerSpec};
@@ -26,11 +26,12 @@ use crate::{Pool, ServerSpec};
 /// }
 /// ```
 pub trait Discover: Send {
-    /// Waits for the next snapshot. The first one should be ready as soon as it is known.
-    /// `None`: the membership does not change any more.
+    /// Waits for the next snapshot. The first call should complete as soon as the members are
+    /// known. Returns `None` if the membership will not change any more.
     ///
     /// # Cancel safety
-    /// Must be cancel safe: a snapshot that was not returned is returned by the next call.
+    /// Implementations must be cancel safe: if the future is dropped, the next call returns
+    /// the snapshot that this call would have returned.
     fn next(&mut self) -> impl Future<Output = Option<Vec<ServerSpec>>> + Send;
 }
 
@@ -40,12 +41,12 @@ impl<D: Discover> Discover for &mut D {
     }
 }
 
-/// A fixed list of servers: one snapshot.
+/// A fixed list of servers. Yields a single snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct StaticServers(Option<Vec<ServerSpec>>);
 
 impl StaticServers {
-    /// The members are these.
+    /// Creates a source whose only snapshot contains these servers.
     pub fn new(servers: impl IntoIterator<Item = ServerSpec>) -> Self {
         Self(Some(servers.into_iter().collect()))
     }
@@ -57,8 +58,8 @@ impl Discover for StaticServers {
     }
 }
 
-/// Applies the snapshots of `discover` to `pool` until there are no more. A snapshot that the
-/// pool does not accept is logged, and the members stay as they are.
+/// Applies the snapshots of `discover` to `pool` until there are no more. If the pool rejects
+/// a snapshot, the error is logged and the members do not change.
 ///
 /// # Cancel safety
 /// Cancel safe.
@@ -84,6 +85,6 @@ fn log(pool: &Pool, updated: &Result<crate::MembershipChange, crate::PoolError>)
                 tracing::info!(%upstream, %server, "server left");
             }
         }
-        Err(error) => tracing::warn!(%upstream, %error, "members not updated"),
+        Err(error) => tracing::warn!(%upstream, %error, "update of members rejected"),
     }
 }

@@ -1,26 +1,29 @@
 //! Server health: a pure state machine driven by the results of probes (active checks) and of
 //! connection attempts (passive checks).
 //!
-//! Active checks work as in HAProxy: `fall` consecutive failed probes mark a server as down, and
-//! `rise` consecutive successful probes mark it as up. A server starts as up, and its first probe
-//! alone sets its state, so a dead server is detected after one probe instead of `fall`.
+//! Active checks work as in HAProxy: `fall` consecutive failed probes mark a server as down,
+//! and `rise` consecutive successful probes mark it as up. A server starts as up. The result
+//! of its very first probe sets its state immediately, so that a dead server is detected
+//! after one probe instead of after `fall` probes.
 //!
 //! While no server of the upstream is available, one successful probe marks a server as up,
-//! whatever `rise` is. Requiring more would refuse clients without protecting anything.
+//! whatever `rise` is. Waiting for more probes would only cause more clients to be refused.
 //!
 //! Passive checks work as in nginx: `max_fails` consecutive connect failures, each at most
 //! `fail_timeout` after the previous one, eject a server for `fail_timeout`. Then one trial
-//! connection is allowed. If it succeeds, the ejection ends. If it fails, the server is ejected
-//! again, for `fail_timeout` times the number of consecutive ejections (at most
-//! [`MAX_EJECTION`]). With active checks, `rise` consecutive successful probes also end an
-//! ejection. An ejection is not extended by connection attempts that started before it, or that
-//! used the ejected server as a last resort.
+//! connection is allowed. If it succeeds, the ejection ends. If it fails, the server is
+//! ejected again, for `fail_timeout` multiplied by the number of consecutive ejections (at
+//! most [`MAX_EJECTION`]). With active checks, `rise` consecutive successful probes also end
+//! an ejection. Connection attempts do not extend an ejection if they started before it, or
+//! if they used the ejected server as a last resort.
 //!
-//! At most `max_ejected` of the servers of an upstream are ejected at once, like Envoy's
-//! `max_ejection_percent`: a failure that all servers share is no evidence against one of them.
+//! At most the fraction `max_ejected` of the servers of an upstream is ejected at once, like
+//! `max_ejection_percent` in Envoy: if all servers fail at once, the cause is probably not in
+//! the servers.
 //!
-//! Failures are counted as a run, not in fixed windows. A window can end between two failures
-//! that are close together, and then a server that fails every connect is never ejected.
+//! Consecutive failures are counted without fixed time windows. A window can end between two
+//! failures that are close together, and a server that fails every connect might then never
+//! be ejected.
 
 use std::{
     num::NonZeroU32,
@@ -44,7 +47,7 @@ impl ActivePolicy {
     }
 }
 
-/// Upper limit for the duration of repeated ejections. A `fail_timeout` above it is used as it is.
+/// Upper limit for the duration of repeated ejections. A longer `fail_timeout` is not reduced.
 pub const MAX_EJECTION: Duration = Duration::from_secs(300);
 
 /// A fraction from 0 to 1, in steps of one millionth.
@@ -67,7 +70,7 @@ impl Ratio {
 
     /// Returns `None` unless `fraction` is from 0 to 1. Rounds to the nearest millionth.
     pub fn new(fraction: f64) -> Option<Self> {
-        // In range, so the cast does not saturate.
+        // The fraction is in range, so the cast does not saturate.
         (0.0..=1.0).contains(&fraction).then(|| Self {
             millionths: (fraction * Self::ONE).round() as u32,
         })
@@ -102,7 +105,8 @@ impl Ratio {
 pub struct PassivePolicy {
     /// Consecutive connect failures that eject a server. 0 disables ejection.
     pub max_fails: u32,
-    /// How long a connect failure is remembered, and the duration of a first ejection.
+    /// The time after which an earlier connect failure no longer counts, and the duration of
+    /// a first ejection.
     pub fail_timeout: Duration,
     /// The fraction of an upstream's servers that may be ejected at once; see
     /// [`PassivePolicy::max_ejected_of`].
@@ -110,8 +114,8 @@ pub struct PassivePolicy {
 }
 
 impl PassivePolicy {
-    /// How many of `servers` may be ejected at once: `max_ejected` of them, rounded down, but at
-    /// least one if there are several servers and `max_ejected` is not 0.
+    /// The number of servers that may be ejected at once: `max_ejected` times `servers`,
+    /// rounded down. With several servers, it is at least one unless `max_ejected` is 0.
     pub const fn max_ejected_of(&self, servers: usize) -> usize {
         let share = self.max_ejected.of(servers);
         if share == 0 && servers > 1 && self.max_ejected.millionths > 0 {
@@ -123,7 +127,8 @@ impl PassivePolicy {
 }
 
 impl Default for PassivePolicy {
-    /// As in nginx, one failure and ten seconds. At most half of the servers are ejected.
+    /// One failure and ten seconds, as in nginx. At most half of the servers are ejected at
+    /// once.
     fn default() -> Self {
         Self {
             max_fails: 1,
@@ -133,7 +138,7 @@ impl Default for PassivePolicy {
     }
 }
 
-/// State of the upstream's servers, which the health of each of them depends on.
+/// The state of the upstream, on which the health of each of its servers depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Siblings {
@@ -146,7 +151,7 @@ pub struct Siblings {
 }
 
 impl Siblings {
-    /// Siblings of which some server is available.
+    /// Creates the state of an upstream that has an available server.
     pub const fn new(servers: usize, ejected: usize) -> Self {
         Self {
             servers,
@@ -155,7 +160,7 @@ impl Siblings {
         }
     }
 
-    /// Sets `any_available` to false.
+    /// The same state, but without an available server.
     #[must_use]
     pub const fn none_available(self) -> Self {
         Self {
@@ -168,7 +173,7 @@ impl Siblings {
 /// Whether a server can be given connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Availability {
-    /// Connections are sent to it.
+    /// Connections are sent to the server.
     Up,
     /// Connects failed. A trial connection is allowed from this time on.
     Ejected(Instant),
@@ -183,7 +188,7 @@ pub struct Health {
     passive: PassivePolicy,
     is_probed: bool,
     is_up: bool,
-    /// Consecutive probes that contradict `is_up`.
+    /// Number of consecutive probes whose result contradicts `is_up`.
     contradicting_probes: u32,
     /// Consecutive successful probes since the last ejection.
     successes_since_ejection: u32,
@@ -191,8 +196,8 @@ pub struct Health {
     failures: u32,
     last_failure: Option<Instant>,
     ejected_until: Option<Instant>,
-    /// Start of the last ejection, kept after it ended: failures of connects that started
-    /// before it are ignored.
+    /// Start of the last ejection. It is kept after the ejection has ended, because failures
+    /// of connects that started before the ejection are ignored.
     ejected_at: Option<Instant>,
     /// Consecutive ejections.
     ejections: u32,
@@ -201,7 +206,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// A server that is up. Without an `active` policy, probes are ignored.
+    /// A server that is up. If `active` is `None`, results of probes are ignored.
     pub const fn new(active: Option<ActivePolicy>, passive: PassivePolicy) -> Self {
         Self {
             active,
@@ -228,7 +233,7 @@ impl Health {
         }
     }
 
-    /// The end of the ejection, also while the server is down.
+    /// The end of the ejection, even while the server is down.
     pub(crate) const fn ejected_until(&self) -> Option<Instant> {
         self.ejected_until
     }
@@ -270,7 +275,8 @@ impl Health {
             return;
         }
         if self.ejected_until.is_some() {
-            // Attempts other than the trial are last resorts, which are expected to fail.
+            // Other attempts during an ejection use the server as a last resort and are
+            // expected to fail.
             if self.trial_started.is_some_and(|trial| started >= trial) {
                 self.eject(now);
             }
@@ -314,8 +320,8 @@ impl Health {
         self.ejected_until.is_none_or(|until| now >= until)
     }
 
-    /// Records that a trial connection was started. The next trial is due when no result was
-    /// recorded within `fail_timeout`.
+    /// Records that a trial connection was started. If no result is recorded within
+    /// `fail_timeout`, the next trial is due.
     pub fn start_trial(&mut self, now: Instant) {
         if self.ejected_until.is_some() {
             self.ejected_until = Some(after(now, self.passive.fail_timeout));
@@ -333,13 +339,13 @@ impl Health {
         self.active = active;
         self.passive = passive;
         if active.is_none() {
-            // Without probes it would stay down forever.
+            // Without probes, a server that is down would never come up again.
             self.is_up = true;
             self.contradicting_probes = 0;
             self.is_probed = false;
         }
         if passive.max_fails == 0 {
-            // Ejection is disabled, so end the current one.
+            // Ejection is now disabled, so end the current ejection.
             self.reinstate();
         }
     }
@@ -353,8 +359,8 @@ impl Health {
     }
 }
 
-/// `now + delay`, with `delay` limited to a century: it is configured, and adding a large
-/// `Duration` to an `Instant` panics.
+/// Returns `now + delay`, with `delay` limited to a century. `delay` comes from the
+/// configuration, and adding a very large `Duration` to an `Instant` panics.
 fn after(now: Instant, delay: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
     now.checked_add(delay.min(CENTURY)).unwrap_or(now)

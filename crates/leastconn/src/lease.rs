@@ -4,16 +4,16 @@ use std::fmt;
 
 use crate::{server::Server, sync::Arc};
 
-/// One connection in flight on a server, counted from the pick, before dialling, until the lease
-/// is dropped.
+/// One connection in flight on a server. It is counted from the pick, before the server is
+/// dialled, until the lease is dropped.
 ///
-/// Like tower's `PendingRequests`, a guard needs no explicit release call, so no early return or
-/// panic can leak a count.
+/// The lease is a guard, like `PendingRequests` in tower: no explicit release call is needed,
+/// so neither an early return nor a panic leaks a count.
 #[must_use = "the connection counts only while the lease is held"]
 pub struct Lease(Arc<Server>);
 
 impl Lease {
-    /// Wraps a server whose count was already increased for this lease.
+    /// Wraps a server on which this connection has already been counted.
     pub(crate) const fn of_acquired(server: Arc<Server>) -> Self {
         Self(server)
     }
@@ -23,7 +23,7 @@ impl Lease {
         &self.0
     }
 
-    /// Releases the count and returns the server.
+    /// Ends the lease, so that the connection no longer counts, and returns the server.
     pub(crate) fn into_server(self) -> Arc<Server> {
         Arc::clone(&self.0)
     }

@@ -1,9 +1,10 @@
 //! Least-connections load balancing for TCP.
 //!
-//! Each connection goes to the server with the fewest connections. The library limits clients,
-//! picks a server and counts the connection before it is dialled, tries the next server if one
-//! does not answer, relays bytes in both directions, and tracks the health of the servers. It
-//! knows neither TLS nor configuration files; the program `leastconn-lb` adds those.
+//! Each connection goes to the server with the fewest connections. The library limits
+//! clients, picks a server and counts the connection before the server is dialled, tries
+//! another server if the first one does not answer, relays bytes in both directions, and
+//! tracks the health of the servers. It supports neither TLS nor configuration files; the
+//! program `leastconn-lb` adds both.
 //!
 //! # A load balancer
 #![cfg_attr(feature = "tokio", doc = "```no_run")]
@@ -58,8 +59,8 @@
 //! | [`net::Checker`] | probes the servers |
 //!
 //! Everything except `net` and [`Balancer`] has no clock, no I/O and no tasks: the time is an
-//! argument, and random choices come from a seed. Programs that connect by themselves can use
-//! these parts on any runtime:
+//! argument, and random choices come from a seed. Programs that open connections themselves
+//! can use these parts on any runtime:
 //!
 //! ```
 //! use std::time::Instant;
@@ -90,8 +91,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Streams other than `TcpStream`, such as TLS, can be relayed if they implement
-//! [`net::Stream`], or in the adapter [`net::Foreign`].
+//! Other streams than `TcpStream`, such as TLS streams, can be relayed if they implement
+//! [`net::Stream`] or are wrapped in the adapter [`net::Foreign`].
 //!
 //! # Balancing algorithms
 //!
@@ -123,21 +124,24 @@
 //!
 //! # Errors and reasons
 //!
-//! Every refusal, error and end of a connection has a [`Reason`], whose code is the same in
-//! logs, metrics and errors: `rate_limited`, `connect_failed`, `client_reset`, `ok`. A client
-//! over its limit gets a [`Refusal`]; if no server accepted the connection, there is a
-//! [`ConnectError`](net::ConnectError).
+//! Every refusal, error and end of a connection has a [`Reason`]. Its code is the same in
+//! logs, metrics and errors, for example `rate_limited`, `connect_failed`, `client_reset` or
+//! `ok`. A connection of a client over its limit fails with a [`Refusal`]. If no server
+//! accepts the connection, it fails with a [`ConnectError`](net::ConnectError).
 //!
 //! # Guarantees
 //!
 //! - Picking and counting are one step. With least connections, the numbers of concurrent
 //!   connections on equal servers never differ by more than one.
-//! - The leases of a server are the connections that are being dialled or open on it. Dropping
-//!   a lease, on whatever path, ends its count.
-//! - A connection is tried at most once on each server per round, invisibly to the client.
+//! - Every connection that is being dialled or is open on a server holds a lease. Dropping
+//!   the lease ends the count of the connection, even if a future is cancelled or a task
+//!   panics.
+//! - In each round of connection attempts, every server is tried at most once. The client
+//!   does not notice the retries.
 //! - Bytes are relayed in order and exactly once. The end of a direction is forwarded only if
-//!   the sender ended it, and after all of its bytes.
-//! - A broken connection never looks like a complete one: it is reset.
+//!   the sender has ended it, and only after all of the sender's bytes.
+//! - A connection that failed is reset, so that the peer does not mistake it for a complete
+//!   one.
 //! - A slow reader stops its sender. A connection buffers at most 128 KiB in each direction
 //!   (256 KiB while splicing), and nothing while it is idle.
 //! - Exhaustion of the balancer's own resources (file descriptors, memory, local ports) does not
@@ -146,9 +150,9 @@
 //!
 //! # Cancel safety
 //!
-//! Every future may be dropped at any time. Counts are given back, and connections that were
-//! not complete are reset, so that neither peer takes them for complete. Dropping a
-//! [`net::Checker`], or the [`Balancer`] that owns it, ends its probes.
+//! Every future may be dropped at any time. Its connections no longer count, and those that
+//! were not complete are reset, so that no peer mistakes them for complete connections.
+//! Dropping a [`net::Checker`], or the [`Balancer`] that owns it, ends its probes.
 //!
 //! # Features
 //!
@@ -190,7 +194,7 @@ pub use server::{Failure, Outage, Server, ServerStatus, SlowStart};
 pub use short_duration::ShortDuration;
 pub use spec::{AdminState, ClientId, PanicPolicy, ServerId, ServerSpec, UpstreamId, Weight};
 
-/// So that the example in the README compiles.
+/// Makes the example in the README a documentation test.
 #[cfg(all(doctest, feature = "tokio"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,19 +1,21 @@
 //! Per-client limits: the rate of new connections and the number of concurrent connections.
 //!
 //! The rate is a token bucket, see [`RateLimit`]. In any period of `t` seconds, at most
-//! `burst + rate * t` connections are admitted, and a client that retries all the time gets more
-//! than `burst + rate * t - 1`. Refused connections use no tokens.
+//! `burst + rate * t` connections of a client are admitted. If the client has not used its
+//! burst and retries all the time, more than `burst + rate * t - 1` connections are admitted.
+//! Refused connections use no tokens.
 //!
-//! A client is forgotten only when it has no open connections and its bucket is full. A client
-//! that was never seen is in the same state, so forgetting does not grant another burst. The
-//! table has a fixed capacity. When it is full, [`Limiter::new`] refuses unknown clients and
-//! serves known ones as before. [`Limiter::forgetful`] instead forgets clients without
-//! connections early, those with the fullest buckets first.
+//! A client is forgotten only when it has no open connections and its bucket is full. An
+//! unknown client is in the same state, so forgetting a client does not grant it another
+//! burst. The table has a fixed capacity. While the table is full, a limiter made with
+//! [`Limiter::new`] refuses unknown clients and serves known clients as before. A limiter
+//! made with [`Limiter::forgetful`] instead forgets clients without connections early,
+//! starting with those whose buckets are full soonest.
 //!
 //! Cost: one uncontended lock and one or two hash lookups per connection, and about 200 bytes per
 //! remembered client.
 //!
-//! Source: Envoy issues 14664 and 27853, where users ask for limits per certificate.
+//! Source: in Envoy issues 14664 and 27853, users ask for limits per certificate.
 
 mod rate;
 
@@ -33,7 +35,7 @@ use crate::{
     sync::{Arc, AtomicU64, Mutex, Ordering, lock},
 };
 
-/// The limits of one client. The default: no limits.
+/// The limits of one client. The default is no limits.
 ///
 /// ```
 /// use std::num::NonZeroU32;
@@ -112,7 +114,7 @@ pub struct Limiter {
     when_full: WhenFull,
 }
 
-/// How a full table handles an unknown client.
+/// What to do with an unknown client while the table is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WhenFull {
     Refuse,
@@ -129,14 +131,14 @@ struct Shard {
 #[derive(Debug, Default)]
 struct Entry {
     bucket: Bucket,
-    /// Number of open connections. Shared with the permits.
+    /// Number of open connections. Each permit of the client has a reference to it.
     open: Arc<AtomicU64>,
 }
 
 impl Entry {
     fn admit(&mut self, limits: &Limits, now: u64) -> Result<Permit, Refusal> {
-        // The count cannot grow before the increment below: only admissions increase it, and
-        // they hold the lock of the shard.
+        // Concurrently, the count can only decrease before the increment below: only
+        // admissions increase it, and admissions hold the lock of the shard.
         let open = self.open.load(Ordering::Acquire);
         if limits
             .max_conns
@@ -158,7 +160,8 @@ impl Entry {
     }
 }
 
-/// Proof that a connection was admitted. It counts against the client's limit until it is dropped.
+/// Proof that a connection was admitted. The connection counts against the client's limit
+/// until the permit is dropped.
 #[must_use = "the connection counts only while the permit is held"]
 #[derive(Debug)]
 pub struct Permit(Arc<AtomicU64>);
@@ -169,33 +172,34 @@ impl Drop for Permit {
     }
 }
 
-/// Enough for lock contention to be rare.
+/// Enough shards to make lock contention rare.
 const MAX_SHARDS: usize = 64;
 
-/// Minimum capacity of a shard if there are several. Clients are distributed by hash, so some of
-/// many small shards would be full long before the table is.
+/// Minimum capacity of a shard, if there are several shards. Clients are distributed by hash.
+/// With many small shards, some would be full long before the table is full.
 const MIN_SHARD: usize = 1024;
 
-/// Early forgetting removes `1 / EARLY_FRACTION` of the clients of a shard at once, so that passes
-/// over the whole shard are rare.
+/// Early forgetting removes `1 / EARLY_FRACTION` of the clients of a shard at once. A pass
+/// over the whole shard is therefore rare.
 const EARLY_FRACTION: usize = 16;
 
-/// Minimum time between two sweeps of a full shard, in nanoseconds per client. It is about a
-/// hundred times the cost of checking one client, so a flood of unknown clients spends at most one
-/// percent of a core on sweeps.
+/// Minimum time between two sweeps of a full shard, in nanoseconds per client in the shard.
+/// It is about a hundred times the cost of checking one client, so that during a flood of
+/// unknown clients at most one percent of a core is spent on sweeps.
 const SWEEP_INTERVAL_PER_CLIENT: u64 = 1_000;
 
 impl Limiter {
-    /// Creates a table for about `capacity` clients that are not idle. `epoch` must not be later
-    /// than any `now` passed to the other methods.
+    /// Creates a table for about `capacity` clients, not counting idle clients. `epoch` must
+    /// not be later than any `now` that is passed to the other methods.
     pub fn new(capacity: usize, epoch: Instant) -> Self {
         Self::with(capacity, epoch, WhenFull::Refuse)
     }
 
-    /// Creates a table that never refuses a client because it is full.
+    /// Creates a table that never refuses a client for lack of room.
     ///
-    /// To make room, it forgets clients without connections before their bucket is full, which
-    /// allows them another burst. Clients with connections are kept even beyond `capacity`.
+    /// To make room, the table forgets clients without connections before their buckets are
+    /// full. Such a client gets another burst. Clients with connections are always kept, so
+    /// their number can exceed `capacity`.
     pub fn forgetful(capacity: usize, epoch: Instant) -> Self {
         Self::with(capacity, epoch, WhenFull::ForgetEarly)
     }
@@ -213,7 +217,8 @@ impl Limiter {
 
     /// Admits one connection of `client` under `limits`, or refuses it.
     ///
-    /// Changed limits apply from the next call on. What the client used before still counts.
+    /// Limits may differ from call to call. Tokens that the client used under earlier limits,
+    /// and its open connections, still count.
     ///
     /// # Errors
     /// If the client is over a limit, or the table is full.
@@ -257,8 +262,8 @@ impl Limiter {
     }
 
     /// Forgets the clients that are idle at `now` and releases their memory. Call it
-    /// periodically, for example every minute. It does not change any decision while the table
-    /// has room.
+    /// periodically, for example every minute. While the table has room, the call does not
+    /// affect any later decision.
     pub fn forget_idle(&self, now: Instant) {
         let now = self.stamp(now);
         for shard in &self.shards {
@@ -290,7 +295,8 @@ impl Shard {
                     self.clients.len() - capacity + capacity.div_ceil(EARLY_FRACTION),
                 );
             }
-            // If early forgetting made room, sweep again as soon as the shard is full.
+            // If early forgetting made room, the next sweep may start as soon as the shard is
+            // full again.
             if self.clients.len() >= capacity || when_full == WhenFull::Refuse {
                 let interval = SWEEP_INTERVAL_PER_CLIENT.saturating_mul(capacity as u64);
                 self.next_sweep = now.saturating_add(interval);

@@ -25,16 +25,16 @@ pub use relay::{OnTruncation, RelayOutcome, RelayPolicy, Traffic, relay};
 pub use stream::{Fault, Stream};
 pub use unix::{connect_unix, from_unix};
 
-/// The monotonic clock: the one place that reads it.
+/// Returns the monotonic time. All code reads the clock through this function.
 ///
-/// It is Tokio's, so that it stands still where a test pauses Tokio's timers:
-/// with two clocks, a timer would fire at a time that has not come yet.
+/// It is Tokio's clock, so that it also stops when a test pauses Tokio's timers. With a
+/// different clock, a timer could fire before the time at which it is due.
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// A random number that differs from call to call and run to run: for jitter
-/// and for breaking ties, not for secrets.
+/// Returns a random number for jitter and for breaking ties. It differs between calls and
+/// between processes, but is not suitable for secrets.
 pub fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)

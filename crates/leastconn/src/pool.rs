@@ -1,13 +1,13 @@
 //! The servers of one upstream, and picking among them in one step.
 //!
-//! A pick chooses a server (see [`crate::balance`]) and counts the connection on it by
-//! compare-and-swap against the word that it saw; if another thread changed the server
-//! meanwhile, it chooses again. No lock is taken, except for a server on trial, and some pick
-//! always makes progress.
+//! A pick chooses a server (see [`crate::balance`]) and counts the connection on it with a
+//! compare-and-swap of the word that it has read. If another thread has changed the word
+//! meanwhile, the pick chooses again. Picks are lock-free, except that the pick of an ejected
+//! server for a trial connection takes the lock of that server.
 //!
-//! Cost: one cache line per candidate; some nanoseconds each, microseconds for 1,000 servers
-//! (`benches/core.rs`). A heap would need a lock, and "power of two choices" would be
-//! approximate (Envoy issue 4481).
+//! Cost: one cache line and some nanoseconds per candidate, which are microseconds for 1,000
+//! servers (`benches/core.rs`). A heap would need a lock, and "power of two choices" would
+//! only approximate least connections (Envoy issue 4481).
 
 mod builder;
 mod candidates;
@@ -39,9 +39,10 @@ pub use selector::Selector;
 
 /// The servers of one upstream.
 ///
-/// The members can change while the pool is in use ([`Pool::update`]); everything else is
-/// fixed. To change a policy or the balancing algorithm, build the pool's
-/// [successor](Pool::successor), which shares the servers with their connections and health.
+/// The members can change while the pool is in use ([`Pool::update`]). All other settings are
+/// fixed. To change a policy or the balancing algorithm, build a [successor](Pool::successor)
+/// of the pool. The successor shares the servers, including their connections and their
+/// health.
 ///
 /// ```
 /// use std::time::Instant;
@@ -70,7 +71,8 @@ pub struct Pool {
     /// Serializes updates of the membership.
     updating: Mutex<()>,
     may_be_empty: bool,
-    /// Shared with predecessors and successors.
+    /// The group of the upstream's servers, shared with predecessors and successors of this
+    /// pool.
     group: Arc<ServerGroup>,
     active: Option<ActivePolicy>,
     passive: PassivePolicy,
@@ -83,11 +85,11 @@ pub struct Pool {
     members: tokio::sync::watch::Sender<Arc<[Member]>>,
 }
 
-/// The members of a pool were not changed, or it was not built.
+/// An error of building a pool or of changing its members.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PoolError {
-    /// There is no server; see [`PoolBuilder::may_be_empty`].
+    /// The pool has no server; see [`PoolBuilder::may_be_empty`].
     #[error("upstream `{0}` has no servers")]
     Empty(UpstreamId),
     /// Two servers have the same name.
@@ -95,7 +97,8 @@ pub enum PoolError {
     DuplicateServer(UpstreamId, ServerId),
 }
 
-/// A server as a member of a pool: the server, which is shared, and its settings in this pool.
+/// A member of a pool: a server, which may be shared with other pools, and the settings of
+/// the server in this pool.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Member {
@@ -110,7 +113,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// Whether it has as many connections as it may have.
+    /// Whether the server has reached its maximum of concurrent connections.
     #[cfg(feature = "tokio")]
     pub(crate) fn is_full(&self) -> bool {
         let max = self.max_conns;
@@ -134,32 +137,35 @@ impl Pool {
         PoolBuilder::new(id.into())
     }
 
-    /// Starts building a pool that takes the place of this one when the configuration
-    /// changes, with the members and settings of this one as defaults.
+    /// Starts building a pool that replaces this pool when the configuration changes. The
+    /// members and settings of this pool are the defaults.
     ///
-    /// A server with the same name and address is the same server in both: it keeps its
-    /// connections, its health and its administrative state. A server that had left and still
-    /// has connections keeps those. New servers begin with slow start, if the new pool has it.
+    /// A server with the same name and address in both pools is the same server: it keeps its
+    /// connections, its health and its administrative state. If a server that has left this
+    /// pool rejoins while it still has connections, those connections still count. New
+    /// servers begin with slow start if it is enabled in the new pool.
     ///
-    /// This pool can still be used by connections that began with it, but its members must
-    /// not be [updated](Pool::update) any more.
+    /// Connections that began with this pool can continue to use it, but its members must not
+    /// be [updated](Pool::update) any more.
     pub fn successor(&self) -> PoolBuilder<'_> {
         PoolBuilder::succeeding(self)
     }
 
     /// Replaces the members.
     ///
-    /// A server with the same name and address as a present member is that member: it keeps
-    /// its connections, its health and its administrative state, and takes over the new
-    /// weight, limit and backup flag. Servers that are not in `servers` get no new
-    /// connections; their leases stay valid and count until they end. A server that rejoins
-    /// before that keeps its count. New servers begin with slow start, if the pool has it.
+    /// A server with the same name and address as a present member is the same server: it
+    /// keeps its connections, its health and its administrative state, and gets the new
+    /// weight, limit and backup flag. A member that is not in `servers` leaves the pool and
+    /// gets no new connections. Its leases remain valid and still count. If it rejoins while
+    /// it has leases, it keeps their count. New servers begin with slow start if it is
+    /// enabled.
     ///
-    /// [`Candidates`] made before keep the old members; [`Selector`]s follow.
+    /// [`Candidates`] that were made before the update keep the old members. [`Selector`]s
+    /// follow the update.
     ///
     /// # Errors
-    /// If `servers` is empty, unless the pool may be, or has two servers of the same name.
-    /// The members stay as they were.
+    /// If `servers` is empty and the pool [must not be empty](PoolBuilder::may_be_empty), or
+    /// if two servers have the same name. The members do not change in these cases.
     pub fn update(
         &self,
         servers: impl IntoIterator<Item = ServerSpec>,
@@ -204,9 +210,9 @@ impl Pool {
         self.panic
     }
 
-    /// Whether no server is available, but at least one that is ejected or down would be
-    /// dialled under [`PanicPolicy::Dial`]. Servers in drain or maint count as absent;
-    /// `max_conns` does not matter.
+    /// Whether the pool is in panic: no server is available, but at least one server is
+    /// ejected or down and could be dialled as a last resort. Servers in drain or maint are
+    /// disregarded, and so is `max_conns`.
     pub fn is_panicking(&self) -> bool {
         self.group.is_panicking()
     }
@@ -216,8 +222,9 @@ impl Pool {
         self.slow_start
     }
 
-    /// Progress of `server`, a member, in slow start at `now`. `None`: the server may get its
-    /// whole share, or cannot be picked. Does not start or end slow start.
+    /// Returns the slow start progress of the member `server` at `now`. Returns `None` if the
+    /// server may get its whole share or cannot be picked. The call neither starts nor ends
+    /// slow start.
     pub fn slow_start_of(&self, server: &Server, now: Instant) -> Option<SlowStart> {
         server.slow_start(now, self.ramp)
     }
@@ -232,7 +239,7 @@ impl Pool {
         self.membership.load().departed_in_use()
     }
 
-    /// The present member with that name.
+    /// Returns the present member with this name.
     pub fn server(&self, name: &str) -> Option<Arc<Server>> {
         let membership = self.membership.load();
         let mut members = membership.all.members().iter();
@@ -248,8 +255,8 @@ impl Pool {
 
     /// The present members that satisfy `is_allowed`, as candidates.
     ///
-    /// Make them once for a client, not for each connection: with [`Balance::RoundRobin`]
-    /// every call begins a new round.
+    /// Create the candidates once per client, not for each connection: with
+    /// [`Balance::RoundRobin`] every call begins a new round.
     pub fn subset(&self, is_allowed: impl FnMut(&Server) -> bool) -> Candidates {
         self.membership.load().subset(self, is_allowed)
     }
@@ -272,8 +279,9 @@ impl Pool {
         self.members.subscribe()
     }
 
-    /// Whether waiting could make a candidate available: one is ejected or down, or has become
-    /// available and has room, or the pool has no members yet. Not if all are in drain or
+    /// Whether a candidate could become available later. This is the case if a candidate is
+    /// ejected or down, if a candidate has become available and is below `max_conns`, or if
+    /// the pool has no members yet. It is not the case if all candidates are in drain or
     /// maint, or at `max_conns`.
     #[cfg(feature = "tokio")]
     pub(crate) fn may_recover(&self, candidates: &Candidates) -> bool {

@@ -7,8 +7,8 @@ macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $code:literal,)+) => {
         /// How a connection ended. Every connection has exactly one reason.
         ///
-        /// The library uses the reasons of limits, connecting and relaying. The others are for
-        /// servers that are built on it.
+        /// This library uses the reasons that concern limits, connecting and relaying. The
+        /// other reasons are for programs that use the library.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum Reason {
@@ -30,16 +30,17 @@ macro_rules! reasons {
 reasons! {
     /// Both sides finished sending, and all bytes were delivered.
     Ok = "ok",
-    /// The client was not authorized before the handshake deadline.
+    /// The client was not authorized before the handshake deadline expired.
     HandshakeTimeout = "handshake_timeout",
-    /// The TLS handshake failed: not TLS, no common version or cipher suite, or the client closed
-    /// the connection.
+    /// The TLS handshake failed. For example, the client did not speak TLS, there was no
+    /// common version or cipher suite, or the client closed the connection.
     HandshakeFailed = "handshake_failed",
-    /// The client did not request TLS by STARTTLS on a listener that requires it.
+    /// The client did not request TLS with STARTTLS, and the listener requires it.
     NotTls = "not_tls",
-    /// The client sent no certificate, and one is required.
+    /// The client sent no certificate, but a certificate is required.
     NoCertificate = "no_certificate",
-    /// The certificate does not chain to a trusted CA, or must not be used by a client.
+    /// The certificate does not chain to a trusted CA, or is not valid for client
+    /// authentication.
     UntrustedCertificate = "untrusted_certificate",
     /// The certificate is outside its validity period.
     ExpiredCertificate = "expired_certificate",
@@ -61,17 +62,19 @@ reasons! {
     Overloaded = "overloaded",
     /// No server that the client may use is available.
     NoServerAvailable = "no_server_available",
-    /// Every server that was tried refused the connection or did not answer.
+    /// All servers that were tried refused the connection or did not answer.
     ConnectFailed = "connect_failed",
-    /// No byte was transferred in either direction for the idle timeout.
+    /// No byte was transferred in either direction during the idle timeout.
     IdleTimeout = "idle_timeout",
-    /// One side had finished sending, and the other sent nothing for the half-close timeout.
+    /// One side had finished sending, and the other side sent nothing during the half-close
+    /// timeout.
     HalfCloseTimeout = "half_close_timeout",
     /// The connection reached its maximum age.
     MaxLifetime = "max_lifetime",
     /// The client reset the connection.
     ClientReset = "client_reset",
-    /// The client closed the connection before a server was connected, and had sent nothing.
+    /// The client closed the connection before a server was connected. It had not sent any
+    /// data.
     ClientClosed = "client_closed",
     /// The server reset the connection.
     ServerReset = "server_reset",
@@ -83,18 +86,19 @@ reasons! {
     ServerTruncated = "server_truncated",
     /// TLS failed after the handshake: invalid record, fatal alert or exceeded limit.
     TlsError = "tls_error",
-    /// A policy change no longer allows the connection.
+    /// After a policy change, the connection is no longer allowed.
     PolicyChanged = "policy_changed",
-    /// The balancer stopped before the connection ended.
+    /// The balancer was stopped before the connection had ended.
     Drained = "drained",
     /// An operator closed the connection.
     Killed = "killed",
 }
 
 impl Reason {
-    /// Whether the connection was refused or failed. A truncated stream is not a failure, because
-    /// many clients close without `close_notify` after a complete exchange. Neither is a client
-    /// that closes before a server is connected, as monitoring probes do.
+    /// Whether the connection was refused or failed. A truncated stream does not count as a
+    /// failure, because many clients close the connection without `close_notify` after a
+    /// complete exchange. A client that closes before a server is connected does not count as
+    /// a failure either, because monitoring probes do so.
     pub const fn is_failure(self) -> bool {
         !matches!(
             self,

@@ -1,8 +1,8 @@
 //! One server at run time: connection count, states, health.
 //!
-//! Count and states share one atomic word, so that a pick tests and counts in a single
-//! compare-and-swap: a server that was drained before the swap is not picked after it, and a
-//! count never exceeds `max_conns`.
+//! The connection count and the states share one atomic word, so that a pick checks the
+//! states and increases the count in a single compare-and-swap. A server that was set to
+//! drain before the compare-and-swap is not picked, and the count never exceeds `max_conns`.
 
 mod group;
 mod outage;
@@ -27,31 +27,33 @@ use crate::{
     sync::{AtomicU64, Mutex, Ordering, lock},
 };
 
-/// Lower half of the word: connections in flight.
+/// Mask of the connections in flight, in the lower half of the word.
 const IN_FLIGHT: u64 = 0xffff_ffff;
-/// Set by an operator: no new connections.
+/// An operator has set the server to drain: it gets no new connections.
 const DRAIN: u64 = 1 << 32;
-/// Set by an operator: no connections.
+/// An operator has set the server to maintenance: it gets no connections.
 const MAINT: u64 = 1 << 33;
-/// Health checks failed.
+/// The server is down because health checks failed.
 const DOWN: u64 = 1 << 34;
-/// Connects failed. Picked only for a trial connection, see [`Server::try_acquire`].
+/// The server is ejected because connects failed. It is picked only for a trial connection,
+/// see [`Server::try_acquire`].
 const EJECTED: u64 = 1 << 35;
-/// A failure is remembered that a successful connect has to clear. Saves a healthy server the
-/// lock of `condition` on each connect.
+/// A failure is remembered that a successful connect has to clear. If this bit is not set, a
+/// successful connect need not take the lock of `condition`.
 const TROUBLED: u64 = 1 << 36;
-/// In slow start, if the pool has one. The first pick that could choose the server starts the
-/// ramp; see [`crate::balance::slow_start`].
+/// The server is in slow start, if slow start is enabled in the pool. The first pick that
+/// could choose the server starts the ramp; see [`crate::balance::slow_start`].
 const RAMPING: u64 = 1 << 37;
-/// Dialled as a last resort since it was last available.
+/// The server was dialled as a last resort since it was last available.
 const LAST_RESORT: u64 = 1 << 38;
 
 const CLOSED: u64 = DRAIN | MAINT | DOWN;
 
 /// A server of a [`Pool`](crate::Pool), with its connection count, health and counters.
 ///
-/// It is shared by the pool, its [`Lease`](crate::Lease)s and a pool that succeeds it, and
-/// outlives its membership as long as one of them holds it.
+/// A server is shared by the pool, by the successor of the pool and by
+/// [`Lease`](crate::Lease)s. It exists until the last of them is dropped, even if it is no
+/// longer a member of a pool.
 #[derive(Debug)]
 pub struct Server {
     word: AtomicU64,
@@ -60,17 +62,18 @@ pub struct Server {
     name_hash: u64,
     address: Address,
     condition: Mutex<Condition>,
-    /// The servers of its upstream. Dangling once all pools of the upstream are dropped.
+    /// The group of the upstream's servers. Dangling once all pools of the upstream are
+    /// dropped.
     group: Weak<ServerGroup>,
-    /// While [`RAMPING`]: when the ramp started, as nanoseconds since `epoch` plus one.
-    /// Zero: not yet.
+    /// The start of the ramp in nanoseconds since `epoch`, plus one. Zero: the ramp has not
+    /// started. Used only while [`RAMPING`] is set.
     ramp_start: AtomicU64,
     epoch: OnceLock<Instant>,
     connections: AtomicU64,
     connect_failures: AtomicU64,
     #[cfg(feature = "tokio")]
     pub(crate) resolved: crate::net::resolve::Resolved,
-    /// Start of the last probe that has ended.
+    /// The time at which the last completed probe started.
     #[cfg(feature = "tokio")]
     pub(crate) last_probe: Mutex<Option<Instant>>,
 }
@@ -96,17 +99,17 @@ pub struct ServerStatus {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SlowStart {
-    /// The part of its share of new connections that the server may get: at least 0.1, less
-    /// than 1.
+    /// The fraction of its share of new connections that the server may get: at least 0.1,
+    /// and less than 1.
     pub share: f64,
-    /// Time left until the whole share. Does not shrink before the first pick that could have
-    /// chosen the server.
+    /// Time left until the server reaches its whole share. It starts to decrease at the first
+    /// pick that could have chosen the server.
     pub remaining: Duration,
 }
 
 impl ServerStatus {
     /// Whether health checks and connects allow the server to be picked. The state set by an
-    /// operator does not matter here.
+    /// operator is disregarded.
     pub fn is_up(&self) -> bool {
         self.availability == Availability::Up
     }
@@ -169,11 +172,12 @@ impl Server {
         }
     }
 
-    /// Sets the administrative state. Once this returns, a server in drain or maint is not
-    /// picked any more.
+    /// Sets the administrative state. After this method has returned, a server in drain or
+    /// maint is not picked any more.
     ///
-    /// Two changes to ready begin slow start, if the pool has one: from maint, and from drain
-    /// without any connection left. In both cases the server may have been restarted.
+    /// If slow start is enabled in the pool, it begins when a server changes from maint to
+    /// ready, or from drain to ready without any connection. In both cases the server may
+    /// have been restarted.
     pub fn set_admin(&self, state: AdminState) {
         let flags = match state {
             AdminState::Ready => 0,
@@ -194,21 +198,22 @@ impl Server {
         }
     }
 
-    /// When the server became ejected or down, and why. `None` if it is up, or if the failure
-    /// was reported without an error ([`Self::probed`], [`Self::connect_failed`]).
+    /// When and why the server was ejected or went down. Returns `None` if the server is up,
+    /// or if the failure was reported without an error ([`Self::probed`],
+    /// [`Self::connect_failed`]).
     pub fn outage(&self) -> Option<Outage> {
         lock(&self.condition).outage()
     }
 
-    /// Records the outcome of a health check. Returns whether [`ServerStatus::is_up`] changed.
+    /// Records the result of a health check. Returns whether [`ServerStatus::is_up`] changed.
     pub fn probed(&self, success: bool) -> bool {
         self.with_health(Cause::Other, |health, siblings| {
             health.probed(success, siblings);
         })
     }
 
-    /// Records a failed health check; if the server is down afterwards, [`Self::outage`] shows
-    /// the error. Returns whether [`ServerStatus::is_up`] changed.
+    /// Records a failed health check. If the server is down afterwards, [`Self::outage`]
+    /// returns the error. Returns whether [`ServerStatus::is_up`] changed.
     pub fn probe_failed(&self, failure: Failure<'_>) -> bool {
         self.with_health(Cause::Probe(failure), |health, siblings| {
             health.probed(false, siblings);
@@ -221,8 +226,8 @@ impl Server {
         self.record_failed_connect(began, now, Cause::Other)
     }
 
-    /// Like [`Self::connect_failed`]; if this ejects the server, [`Self::outage`] shows the
-    /// error.
+    /// Like [`Self::connect_failed`], but with an error. If the failure ejects the server,
+    /// [`Self::outage`] returns this error.
     pub fn connect_failed_with(&self, began: Instant, now: Instant, failure: Failure<'_>) -> bool {
         self.record_failed_connect(began, now, Cause::Connect(failure))
     }
@@ -243,8 +248,9 @@ impl Server {
         self.with_health(Cause::Other, |health, _| health.connect_succeeded())
     }
 
-    /// Changes health while the health of the other servers is locked: two servers must not
-    /// both become the last one that may be ejected.
+    /// Changes the health while the group of the upstream's servers is locked. Without this
+    /// lock, two servers could be ejected at the same time and exceed the maximum of ejected
+    /// servers.
     fn with_health(&self, cause: Cause<'_>, change: impl FnOnce(&mut Health, Siblings)) -> bool {
         match self.group.upgrade() {
             Some(group) => group.change(self, cause, change),
@@ -255,8 +261,8 @@ impl Server {
         }
     }
 
-    /// Changes health and publishes the result in the word. The lock is held while
-    /// publishing, so that concurrent changes are published in order.
+    /// Changes the health and publishes the result in the word. The lock is held until the
+    /// result is published, so that concurrent changes are published in order.
     fn change_health(&self, cause: Cause<'_>, change: impl FnOnce(&mut Health)) -> HealthChange {
         let mut condition = lock(&self.condition);
         let health = &condition.health;
@@ -284,15 +290,15 @@ impl Server {
         }
     }
 
-    /// Takes over the policies of a changed configuration.
+    /// Applies the policies of a changed configuration.
     pub(crate) fn set_policies(&self, active: Option<ActivePolicy>, passive: PassivePolicy) {
         self.with_health(Cause::Other, |health, _| {
             health.set_policies(active, passive);
         });
     }
 
-    /// The server left its pool and rejoins it before its last connection has ended. The
-    /// connections still count; everything else starts over.
+    /// Reuses a server that has left its pool and rejoins it while it still has connections.
+    /// These connections still count. All other state is reset.
     pub(crate) fn revive(&self, active: Option<ActivePolicy>, passive: PassivePolicy) {
         let mut condition = lock(&self.condition);
         *condition = Condition::new(Health::new(active, passive));
@@ -300,13 +306,13 @@ impl Server {
         self.update(|word| (word & IN_FLIGHT) | RAMPING);
     }
 
-    /// Whether the server may be picked without being a last resort.
+    /// Whether the server may be picked without being used as a last resort.
     pub(crate) fn is_available(&self) -> bool {
         self.word.load(Ordering::Acquire) & (CLOSED | EJECTED) == 0
     }
 
-    /// Whether the server is ejected or down, and not drained or in maintenance: it could be
-    /// picked as a last resort.
+    /// Whether the server is ejected or down, but neither in drain nor in maintenance. Such a
+    /// server may be picked as a last resort.
     pub(crate) fn is_unhealthy(&self) -> bool {
         let word = self.word.load(Ordering::Acquire);
         word & (DRAIN | MAINT) == 0 && word & (DOWN | EJECTED) != 0
@@ -330,7 +336,7 @@ impl Server {
 
 /// Slow start.
 impl Server {
-    /// Starts a ramp at the next pick that could choose the server.
+    /// Makes the next pick that could choose the server start a ramp.
     pub(crate) fn start_ramp(&self) {
         self.reset_ramp();
         self.update(|word| word | RAMPING);
@@ -341,13 +347,14 @@ impl Server {
         self.update(|word| word & !RAMPING);
     }
 
-    /// Must come before [`RAMPING`] is set, or a pick would see the start of an old ramp.
+    /// Clears the start of an earlier ramp. Must be called before [`RAMPING`] is set;
+    /// otherwise a pick could use the start of the earlier ramp.
     fn reset_ramp(&self) {
         self.ramp_start.store(0, Ordering::Relaxed);
     }
 
-    /// Progress of slow start at `now`, without starting or ending the ramp. `None`: not in
-    /// slow start, or cannot be picked.
+    /// Returns the progress of slow start at `now`, without starting or ending the ramp.
+    /// Returns `None` if the server is not in slow start or cannot be picked.
     pub(crate) fn slow_start(&self, now: Instant, ramp: Ramp) -> Option<SlowStart> {
         let word = self.word.load(Ordering::Acquire);
         if word & (CLOSED | EJECTED) != 0 || word & RAMPING == 0 {
@@ -364,8 +371,8 @@ impl Server {
         })
     }
 
-    /// The share that the ramp has reached, starting it if this is the first pick. `None`: the
-    /// ramp has ended.
+    /// Returns the share that the ramp has reached. Starts the ramp at the first call.
+    /// Returns `None` if the ramp has ended.
     fn ramp_share(&self, now: Instant, ramp: Ramp) -> Option<u32> {
         let now = stamp(*self.epoch.get_or_init(|| now), now);
         let mut start = self.ramp_start.load(Ordering::Relaxed);
@@ -381,8 +388,8 @@ impl Server {
 
 /// Picking.
 impl Server {
-    /// The word and the connections in flight if the server may be picked at `now` and is not
-    /// in slow start. Sets `ramping` if it is.
+    /// Returns the word and the number of connections in flight if the server may be picked
+    /// at `now` and is not in slow start. Sets `ramping` if the server is in slow start.
     pub(crate) fn steady(&self, now: Instant, ramping: &mut bool) -> Option<(u64, u32)> {
         let word = self.word.load(Ordering::Acquire);
         let in_flight = count(word);
@@ -394,7 +401,8 @@ impl Server {
                 *ramping = true;
                 return None;
             }
-            // A trial is one connection at a time: slow start would add nothing.
+            // A server on trial gets one connection at a time, so slow start does not apply
+            // to it.
             if !lock(&self.condition).health.trial_is_due(now) {
                 return None;
             }
@@ -402,8 +410,8 @@ impl Server {
         Some((word, in_flight))
     }
 
-    /// Like [`Self::steady`], but includes a server in slow start. Ends the ramp of one that
-    /// has reached its end.
+    /// Like [`Self::steady`], but includes a server in slow start. Clears the slow start
+    /// state of a server whose ramp has ended.
     pub(crate) fn available(&self, now: Instant, ramp: Ramp) -> Option<Candidate> {
         let mut ramping = false;
         let steady = self.steady(now, &mut ramping);
@@ -412,7 +420,7 @@ impl Server {
         }
         let Some(share) = self.ramp_share(now, ramp) else {
             self.end_ramp();
-            // If another ramp has started meanwhile, the next pick will see it.
+            // If another ramp has started meanwhile, the next pick applies it.
             return self.steady(now, &mut ramping).map(Candidate::steady);
         };
         let word = self.word.load(Ordering::Acquire);
@@ -424,8 +432,8 @@ impl Server {
         })
     }
 
-    /// Like [`Self::available`] for a last resort: an ejected server may be picked, and with
-    /// `down` a server that is down, too.
+    /// Like [`Self::available`], but for a last resort: an ejected server may be picked, and
+    /// with `down` also a server that is down.
     pub(crate) fn last_resort(&self, down: bool) -> Option<Candidate> {
         let word = self.word.load(Ordering::Acquire);
         let closed = if down { DRAIN | MAINT } else { CLOSED };
@@ -434,11 +442,13 @@ impl Server {
             .then_some(Candidate::steady((word, in_flight)))
     }
 
-    /// Counts one more connection if nothing changed since `seen`.
+    /// Counts one more connection, unless the word has changed from `seen`. Returns whether
+    /// the connection was counted.
     ///
-    /// On an ejected server this is the trial. It begins only once the connection is counted:
-    /// a trial that lost its compare-and-swap to the end of another connection must not delay
-    /// the next one. The lock is held over both, so only one trial begins.
+    /// On an ejected server, this connection is the trial. The trial is recorded only after
+    /// the connection was counted: if counting fails because another connection ended
+    /// concurrently, the next trial must not be delayed. The lock is held during both steps,
+    /// so that only one trial begins.
     #[inline]
     pub(crate) fn try_acquire(&self, seen: u64, now: Instant) -> bool {
         if seen & EJECTED == 0 {
@@ -464,8 +474,8 @@ impl Server {
             .is_ok()
     }
 
-    /// Like [`Self::try_acquire`] for a last resort. Also returns whether this is the first
-    /// such connection since the server was last available.
+    /// Like [`Self::try_acquire`], but for a last resort. The second value tells whether this
+    /// is the first such connection since the server was last available.
     pub(crate) fn try_acquire_last_resort(&self, seen: u64) -> (bool, bool) {
         let is_unhealthy = seen & (DOWN | EJECTED) != 0;
         let is_first = is_unhealthy && seen & LAST_RESORT == 0;
@@ -479,7 +489,7 @@ impl Server {
         (counted.is_ok(), is_first)
     }
 
-    /// Gives back what [`Self::try_acquire`] counted.
+    /// Decreases the count that [`Self::try_acquire`] has increased.
     pub(crate) fn release(&self) {
         let before = self.word.fetch_sub(1, Ordering::AcqRel);
         debug_assert_ne!(count(before), 0, "a lease was released twice");
@@ -490,20 +500,20 @@ impl Server {
     }
 }
 
-/// What a change of health did.
+/// The effects of a health change.
 #[derive(Clone, Copy, Debug)]
 struct HealthChange {
     is_up_changed: bool,
-    /// All remembered failures were cleared.
+    /// Whether all remembered failures were cleared.
     recovered: bool,
 }
 
-/// A server that may be picked, at one moment.
+/// A server that could be picked when it was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
     pub(crate) word: u64,
     pub(crate) in_flight: u32,
-    /// Progress of slow start, where [`FULL_SHARE`] is the whole share.
+    /// Progress of slow start, where [`FULL_SHARE`] stands for the whole share.
     pub(crate) ramp: Option<u32>,
 }
 
@@ -517,7 +527,7 @@ impl Candidate {
     }
 }
 
-/// Nanoseconds since `epoch` plus one, so that zero is free to mean "never".
+/// Returns the nanoseconds since `epoch`, plus one, so that zero can mean "never".
 fn stamp(epoch: Instant, now: Instant) -> u64 {
     let nanos = now.saturating_duration_since(epoch).as_nanos();
     u64::try_from(nanos).unwrap_or(u64::MAX).saturating_add(1)

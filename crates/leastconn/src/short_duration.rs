@@ -14,7 +14,7 @@ const UNITS: [(&str, f64); 6] = [
     ("us", 1e3),
 ];
 
-/// Below this count, a larger unit would show fewer than three digits.
+/// With a count below this, the next larger unit would show fewer than three digits.
 const MAX_COUNT: f64 = 999.5;
 
 impl fmt::Display for ShortDuration {
@@ -23,8 +23,9 @@ impl fmt::Display for ShortDuration {
         if nanos == 0.0 {
             return f.write_str("0s");
         }
-        // The smallest unit with at most three digits. Seconds and minutes switch to the next unit
-        // at 100 already, because larger counts of them are hard to read.
+        // Use the smallest unit for which the count has at most three digits. For seconds and
+        // minutes, use the next larger unit from 100 on, because larger counts of them are
+        // hard to read.
         let is_fit = |&(unit, size): &(&str, f64)| match unit {
             "d" => true,
             "s" | "m" => nanos / size < 99.95,

@@ -44,7 +44,7 @@ macro_rules! name {
 }
 
 name! {
-    /// The name of an upstream, a group of servers that do the same work.
+    /// The name of an upstream: a group of servers that provide the same service.
     UpstreamId
 }
 name! {
@@ -52,14 +52,15 @@ name! {
     ServerId
 }
 name! {
-    /// The identity of a client, for its limits: connections with the same identity share one
-    /// token bucket and one count.
+    /// The identity of a client, to which limits apply. Connections with the same identity
+    /// share one token bucket and one count of open connections.
     ClientId
 }
 
-/// A server's share of connections relative to the other servers, 1 to 65,535.
+/// A server's share of connections relative to the other servers, from 1 to 65,535.
 ///
-/// There is no weight 0: drain a server that should not get new connections.
+/// A weight of 0 is not possible. To stop new connections to a server, set its state to
+/// [drain](AdminState::Drain).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Weight(u16);
 
@@ -67,7 +68,7 @@ impl Weight {
     /// The default weight.
     pub const ONE: Self = Self(1);
 
-    /// `None` unless `weight` is 1 to 65,535.
+    /// Returns `None` unless `weight` is from 1 to 65,535.
     pub fn new(weight: u32) -> Option<Self> {
         u16::try_from(weight).ok().filter(|&w| w != 0).map(Self)
     }
@@ -84,13 +85,13 @@ impl Default for Weight {
     }
 }
 
-/// What happens to connections while none of the servers that they may use is available, but
-/// some are ejected or down.
+/// What happens to connections while none of the servers that they may use is available, and
+/// at least one of these servers is ejected or down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PanicPolicy {
-    /// Dial ejected servers, then servers that are down: the health information may be wrong,
-    /// and the alternative is to refuse.
+    /// Dial ejected servers first, then servers that are down. The health information may be
+    /// wrong, and the alternative would be to refuse the connections.
     #[default]
     Dial,
     /// Refuse the connections.
@@ -110,12 +111,12 @@ impl PanicPolicy {
 /// The administrative state of a server, set by an operator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AdminState {
-    /// Gets connections.
+    /// The server gets connections.
     #[default]
     Ready,
-    /// Gets no new connections and keeps the open ones.
+    /// The server gets no new connections. Its open connections continue.
     Drain,
-    /// Gets no connections and is expected not to work: it is not probed.
+    /// The server gets no connections and is not probed, because it is expected not to work.
     Maint,
 }
 
@@ -158,7 +159,7 @@ pub struct ServerSpec {
 }
 
 impl ServerSpec {
-    /// A server of weight 1 that has no maximum and is not a backup.
+    /// A server with weight 1 and without a maximum of connections, which is not a backup.
     pub fn new(id: impl Into<ServerId>, address: impl Into<Address>) -> Self {
         Self {
             id: id.into(),

@@ -1,8 +1,8 @@
-//! Atomics and locks of the core: from `std`, or from loom under `--cfg loom`, so that the loom
-//! tests run the same code.
+//! Atomics and locks of the core. They come from `std`, or under `--cfg loom` from loom, so
+//! that the loom tests run the same code.
 //!
-//! `Arc` always comes from `std`: no decision depends on a reference count, and loom's `Arc`
-//! cannot hold a slice.
+//! `Arc` always comes from `std`: loom's `Arc` cannot hold a slice, and the core makes no
+//! decisions based on reference counts.
 
 pub(crate) use std::sync::Arc;
 
@@ -17,8 +17,9 @@ pub(crate) use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-/// Locks and ignores poisoning: every critical section of this crate keeps its data consistent at
-/// each step, so a panic in one task must not stop the counting of all connections.
+/// Locks `mutex` and ignores poisoning. Every critical section of this crate keeps its data
+/// consistent at each step, so after a panic in one task, the other tasks can continue to use
+/// the data.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     match mutex.lock() {
         Ok(guard) => guard,

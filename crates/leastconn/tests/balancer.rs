@@ -1,5 +1,5 @@
 //! Tests of the whole balancer: admission limits, allowed servers and distribution.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 #[path = "support/rig.rs"]
 mod rig;
@@ -31,7 +31,7 @@ async fn concurrent_connections_spread_evenly() {
         let connecting = rig.connect().await;
         arriving.spawn(async move {
             let mut stream = connecting;
-            // The server sends its name once it has accepted the connection.
+            // The server sends its name when it has accepted the connection.
             read_line(&mut stream).await.unwrap();
             stream
         });
@@ -68,12 +68,12 @@ async fn rate_limited_client_is_refused_with_retry_after() {
         (900..=1000).contains(&retry_after.as_secs()),
         "{retry_after:?}"
     );
-    // No server saw the refused client; admitted connections continue.
+    // The refused client did not reach a server. Connections that were admitted continue.
     assert_eq!(upstream.accepted(), 2);
     for stream in &mut admitted {
         assert_eq!(roundtrip(stream, b"pong").await.unwrap(), b"pong");
     }
-    // Other clients have their own bucket.
+    // Every client has a bucket of its own.
     let (connection, mut other) = tokio::net::UnixStream::pair().unwrap();
     let (outcome, ()) = tokio::join!(
         async {

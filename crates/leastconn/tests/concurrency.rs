@@ -19,7 +19,7 @@ use leastconn::{
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "there is no other way to an Instant; nothing here takes time"
+    reason = "an Instant cannot be constructed otherwise; no time is measured"
 )]
 static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -48,7 +48,7 @@ fn in_flight(pool: &Pool) -> Vec<u32> {
         .collect()
 }
 
-/// Runs `run` on `threads` threads that start at the same time.
+/// Runs `run` on each of `threads` threads. All threads start at the same time.
 fn at_once<T: Send>(threads: usize, run: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let start = Barrier::new(threads);
     thread::scope(|scope| {
@@ -65,7 +65,8 @@ fn at_once<T: Send>(threads: usize, run: impl Fn(usize) -> T + Sync) -> Vec<T> {
     })
 }
 
-/// Picks once on each of `connections` threads and returns the counts while all are held.
+/// Picks one server on each of `connections` threads. Returns the counts while all leases are
+/// held.
 fn spread(pool: &Pool, connections: usize) -> Vec<u32> {
     let leases = at_once(connections, |_| pick(pool).unwrap());
     let counts = in_flight(pool);
@@ -101,12 +102,13 @@ fn concurrent_picks_follow_weights_within_one_connection() {
     }
 }
 
-/// The seed program counted a connection only after dialling, so all connections that arrived
-/// during the dial chose the same server.
+/// The seed program (the predecessor of this project) counted a connection only after
+/// dialling. All connections that arrived while a server was dialled therefore chose the same
+/// server.
 #[test]
 fn seed_reads_counts_dials_then_counts() {
     let pool = pool((0..4).map(spec));
-    // The connections were picked but not yet dialled.
+    // Pick without dialling, as for connections that arrive while a server is dialled.
     let leases: Vec<_> = (0..8).map(|_| pick(&pool).unwrap()).collect();
     assert_eq!(in_flight(&pool), [2; 4]);
     drop(leases);
@@ -171,7 +173,8 @@ fn max_conns_is_never_exceeded() {
     let open: [AtomicUsize; 3] = Default::default();
     at_once(8, |_| {
         for _ in 0..2_000 {
-            // Counted within the lifetime of the lease, so never more than the real count.
+            // The counter is increased after the pick and decreased before the lease is
+            // dropped, so it never exceeds the real count.
             let Some(lease) = pick(&pool) else { continue };
             let open = &open[lease.server().id().as_str().parse::<usize>().unwrap()];
             assert!(open.fetch_add(1, Ordering::SeqCst) < 2);
@@ -203,7 +206,7 @@ fn drained_server_is_never_picked() {
         }
         for _ in 0..2_000 {
             server.set_admin(AdminState::Drain);
-            // Existing connections may end; none is added.
+            // Open connections may end, but no connection is added.
             let counts: [u32; 20] = std::array::from_fn(|_| server.in_flight());
             assert!(
                 counts.is_sorted_by(|before, after| before >= after),

@@ -1,8 +1,9 @@
-//! Distribution of each balancing algorithm, and the servers that it must not pick.
+//! Tests the distribution of each balancing algorithm, and that it picks eligible servers
+//! only.
 //!
-//! Tolerances are five standard deviations: a count of `n` draws with probability `p` differs
-//! from `n p` by more than 5 sqrt(n p (1 - p)) once in 1.7 million. Seeds are fixed, so the tests
-//! are deterministic.
+//! The tolerances are five standard deviations: of `n` draws that each succeed with
+//! probability `p`, the number of successes differs from `n p` by more than 5 sqrt(n p (1 -
+//! p)) in one of 1.7 million cases. Seeds are fixed, so the tests are deterministic.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::{
@@ -21,7 +22,7 @@ use proptest::prelude::*;
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "there is no other way to an Instant; nothing here takes time"
+    reason = "an Instant cannot be constructed otherwise; no time is measured"
 )]
 static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -33,7 +34,7 @@ const ALL: [Balance; 5] = [
     Balance::SourceHash,
 ];
 
-/// Servers named by their numbers, with these weights.
+/// Servers with these weights, named "0", "1" and so on.
 fn specs(weights: &[u32]) -> Vec<ServerSpec> {
     let spec = |(number, &weight): (usize, &u32)| {
         ServerSpec::new(number.to_string(), SocketAddr::from(([127, 0, 0, 1], 80)))
@@ -65,7 +66,7 @@ fn sources(count: u32) -> impl Iterator<Item = IpAddr> {
     (0..count).map(|n| Ipv4Addr::from(0x0a00_0000 + n).into())
 }
 
-/// The server of each source. Leases are dropped at once.
+/// Picks a server for each source and returns their numbers. Leases are dropped at once.
 fn mapped(pool: &Pool, candidates: &Candidates, count: u32) -> Vec<usize> {
     sources(count)
         .map(|source| number(&pick_from(pool, candidates, source).unwrap()))
@@ -141,7 +142,8 @@ fn mapped_ipv4_address_is_the_same_source() {
     );
 }
 
-/// Known answers: a change would move clients to other servers with an upgrade.
+/// Compares with fixed expected values. If the mapping changed, an upgrade would move clients
+/// to other servers.
 #[test]
 fn source_mapping_is_stable_between_releases() {
     let pool = pool(Balance::SourceHash, specs(&[1, 1, 1, 2]), 1);
@@ -161,7 +163,7 @@ fn removed_server_moves_only_its_own_sources() {
     for (before, without) in before.iter().zip(&without) {
         assert!(*without != 1 && (*before == 1 || before == without));
     }
-    // The moved sources also follow the weights.
+    // The sources of the missing server are also distributed by weight.
     let moved = before.iter().zip(&without).filter(|(b, _)| **b == 1);
     assert_by_weight(&counts(moved.map(|(_, &to)| to), 4), &[1, 0, 1, 3]);
     server.set_admin(AdminState::Ready);
@@ -213,8 +215,8 @@ fn failed_source_moves_to_its_second_choice() {
 
 #[test]
 fn p2c_compares_two_different_servers() {
-    // One server is loaded, so the other must always win. Drawing the same server twice would
-    // pick the loaded one in a quarter of the cases.
+    // One server has more connections, so the other one must always win. If the same server
+    // could be drawn twice, the loaded server would be picked in a quarter of the cases.
     let pool = pool(Balance::P2c, specs(&[1, 1]), 1);
     let only = pool.subset(|server| server.id().as_str() == "0");
     let _load: Vec<_> = (0..10).map(|_| pick(&pool, &only).unwrap()).collect();
@@ -225,12 +227,14 @@ fn p2c_compares_two_different_servers() {
 
 #[test]
 fn p2c_picks_idle_servers_by_weight() {
-    // All servers are idle, so the heavier of two wins, or the first of two equal ones. Server 3
-    // (weight 3 of 6) wins whenever it is drawn.
+    // All servers are idle, so of the two drawn servers the one with the larger weight is
+    // picked, or the first one if their weights are equal. Server 3 has weight 3 of 6 and is
+    // picked whenever it is drawn.
     let pool = pool(Balance::P2c, specs(&[1, 1, 1, 3]), 1);
     let picked = (0..60_000).map(|_| number(&pick(&pool, &pool.all()).unwrap()));
     let counts = counts(picked, 4);
-    // Probability to be drawn first: 1/2. To be drawn second: 3/5 after one of the others.
+    // Server 3 is drawn first with probability 1/2. If another server is drawn first, server
+    // 3 is drawn second with probability 3/5.
     let chance = 0.5 + 0.5 * 3.0 / 5.0;
     let deviation = (60_000.0 * chance * (1.0f64 - chance)).sqrt();
     let off = (f64::from(counts[3]) - 60_000.0 * chance).abs();
@@ -246,7 +250,8 @@ fn p2c_keeps_weighted_loads_close() {
         .map(|_| pick(&pool, &pool.all()).unwrap())
         .collect();
     for (count, weight) in counts(held.iter().map(number), 10).into_iter().zip(weights) {
-        // 24,000 picks over a total weight of 24. Random picks would need a tolerance of 150.
+        // There are 24,000 picks and a total weight of 24. With random picks, the tolerance
+        // would have to be 150.
         let load = f64::from(count) / f64::from(weight);
         assert!((load - 1_000.0).abs() <= 10.0, "{load} of weight {weight}");
     }
@@ -307,8 +312,8 @@ fn each_candidate_set_has_its_own_schedule() {
 }
 
 proptest! {
-    /// In each window of picks, each server is within its share of the window by one, plus the
-    /// deviation of the other servers.
+    /// In each window of consecutive picks, the count of each server differs from its share
+    /// of the window by at most one, plus the deviation of the other servers.
     #[test]
     fn round_robin_is_even_in_every_window(
         weights in prop::collection::vec(1u32..12, 1..8), seed: u64,
@@ -318,7 +323,7 @@ proptest! {
         let picked: Vec<_> = (0..4 * total)
             .map(|_| number(&pick(&pool, &pool.all()).unwrap()))
             .collect();
-        // Complete rounds are exact, and each round has the same order.
+        // Each complete round has the exact counts, and all rounds have the same order.
         let (first, rest) = picked.split_at(total as usize);
         prop_assert_eq!(counts(first.iter().copied(), weights.len()), weights.clone());
         prop_assert!(rest.chunks(total as usize).all(|round| round == first));
@@ -336,8 +341,7 @@ proptest! {
         }
     }
 
-    /// With each algorithm, only eligible servers are picked, and one is picked if any is
-    /// eligible.
+    /// Each algorithm picks only eligible servers, and it picks one whenever there is one.
     #[test]
     fn pick_returns_eligible_servers_only(
         servers in prop::collection::vec((1u32..5, 0u32..3, any::<bool>(), 0u8..4), 1..8),
@@ -418,7 +422,11 @@ fn changing_the_algorithm_keeps_counts() {
             .unwrap();
         held.extend((0..30).map(|_| pick(&pool, &pool.all()).unwrap()));
         let next = pool.successor().servers(specs(&[1, 1, 1])).build();
-        assert_eq!(next.unwrap().balance(), balance, "kept by default");
+        assert_eq!(
+            next.unwrap().balance(),
+            balance,
+            "the successor keeps the algorithm by default"
+        );
         let mut by_server = HashMap::<_, u32>::new();
         for lease in &held {
             *by_server.entry(number(lease)).or_default() += 1;
@@ -429,7 +437,7 @@ fn changing_the_algorithm_keeps_counts() {
             assert_eq!(member.server.in_flight(), has);
         }
     }
-    // Least connections then evens out the counts.
+    // From now on, least connections evens out the counts.
     held.extend((0..300).map(|_| pick(&pool, &pool.all()).unwrap()));
     let counts: Vec<_> = pool
         .members()

@@ -1,6 +1,7 @@
 //! A million identities stay within a memory budget and are released once idle.
 //!
-//! In a test binary of its own, because the allocator counts for the whole process.
+//! The test has a binary of its own, because the allocator counts the memory of the whole
+//! process.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::{
@@ -14,14 +15,14 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static ALLOCATED: PeakAlloc = PeakAlloc;
 
-/// Debug builds use a quarter, because 100,000 identities take a second. The tables grow in the
-/// same steps and reach the same load.
+/// Number of identities. Debug builds use a quarter, because they need a second for 100,000
+/// identities. The tables grow in the same steps and reach the same load factor.
 const IDENTITIES: usize = if cfg!(debug_assertions) {
     250_000
 } else {
     1_000_000
 };
-/// Bytes per identity, including its name of 40 bytes.
+/// Maximum memory per identity in bytes, including its name of 40 bytes.
 const BUDGET: usize = 256;
 
 fn identity(number: usize) -> ClientId {
@@ -32,14 +33,14 @@ fn identity(number: usize) -> ClientId {
 fn million_identities_fit_and_expire() {
     #[expect(
         clippy::disallowed_methods,
-        reason = "there is no other way to an Instant; only differences matter"
+        reason = "an Instant cannot be constructed otherwise; only differences are used"
     )]
     let epoch = Instant::now();
     let limits = Limits::default()
         .rate(RateLimit::new(1.0, NonZeroU32::MIN))
         .max_conns(NonZeroU32::new(1));
     let before = ALLOCATED.current_usage();
-    // Shards fill unevenly: leave some spare capacity.
+    // Shards fill unevenly: provide some spare capacity.
     let limiter = Limiter::new(IDENTITIES * 11 / 10, epoch);
     for number in 0..IDENTITIES {
         assert!(limiter.admit(&identity(number), &limits, epoch).is_ok());
@@ -51,7 +52,7 @@ fn million_identities_fit_and_expire() {
     }
     assert_eq!(limiter.len(), IDENTITIES);
 
-    // Further identities do not grow the table beyond its capacity.
+    // Once the table has reached its capacity, further identities do not make it grow.
     for number in IDENTITIES..IDENTITIES * 13 / 10 {
         let _ = limiter.admit(&identity(number), &limits, epoch);
     }

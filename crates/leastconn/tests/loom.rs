@@ -5,10 +5,10 @@
 //! RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
 //!     cargo test -p leastconn --no-default-features --release --test loom
 //! ```
-//! The `tokio` feature is off because Tokio has no network under `--cfg loom`. Release mode is
-//! needed for the number of interleavings. The separate target directory is needed because the
-//! flag applies to every dependency. The core takes the time as an argument, so there is no clock
-//! to model.
+//! The `tokio` feature is off because Tokio has no networking under `--cfg loom`. A debug
+//! build would be too slow for the number of interleavings. The target directory is separate
+//! because the flag applies to all dependencies and would cause them to be rebuilt. The core
+//! takes the time as an argument, so no clock has to be modelled.
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a panic fails the model")]
 
@@ -27,7 +27,7 @@ use loom::thread;
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "there is no other way to an Instant; only differences matter"
+    reason = "an Instant cannot be constructed otherwise; only differences are used"
 )]
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -39,8 +39,8 @@ fn spec(name: &str) -> ServerSpec {
     ServerSpec::new(name, std::net::SocketAddr::from(([127, 0, 0, 1], 80)))
 }
 
-/// A pool and all its servers. A failed connect ejects a server for ten seconds, and ejected
-/// servers are not used.
+/// A pool and all of its servers. A failed connect ejects a server for ten seconds, and
+/// ejected servers are not picked.
 #[derive(Clone)]
 struct Setup {
     pool: Arc<Pool>,
@@ -104,8 +104,8 @@ fn eject_all() -> PassivePolicy {
     passive
 }
 
-/// For models whose interleavings would take hours: explores those with at most three
-/// preemptions.
+/// Explores only interleavings with at most three preemptions, for models whose full
+/// exploration would take hours.
 fn model_with_bounded_preemption(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
@@ -114,7 +114,8 @@ fn model_with_bounded_preemption(model: impl Fn() + Sync + Send + 'static) {
 
 #[test]
 fn concurrent_picks_differ_by_at_most_one() {
-    // Even numbers of picks, because an odd last pick would hide a difference. With some of the
+    // Each thread makes the same number of picks. The total is even, so equal counts are
+    // expected; with an odd total, a difference of one would be correct. With some of the
     // seeds, both threads prefer the same server.
     for (each, seed) in (1..=2).flat_map(|each| (0..8).map(move |seed| (each, seed))) {
         loom::model(move || {
@@ -196,7 +197,7 @@ fn concurrent_picks_start_one_slow_start() {
         let other = setup.spawn(|setup| setup.pick(at(0)));
         let one = setup.pick(at(0));
         let two = other.join().unwrap();
-        // It is the only server, so it gets all connections during its ramp.
+        // The pool has only one server, which therefore gets all connections during its ramp.
         assert!(one.is_some() && two.is_some());
         let other = setup.spawn(|setup| setup.pick(at(10)));
         let three = setup.pick(at(10));
@@ -212,7 +213,8 @@ fn drained_server_is_never_picked() {
         let setup = Setup::new([spec("a")]);
         let other = setup.spawn(|setup| setup.pick(at(0)));
         setup.pool.members()[0].server.set_admin(AdminState::Drain);
-        // The other pick has succeeded or failed: no connection is added from here on.
+        // By now the pick of the other thread has either counted its connection or will fail,
+        // so no connection is added from here on.
         let then = setup.in_flight();
         assert!(setup.pick(at(0)).is_none());
         let lease = other.join().unwrap();
@@ -267,7 +269,8 @@ fn concurrent_failure_and_trial_leave_consistent_state() {
     loom::model(|| {
         let setup = Setup::new([spec("a")]);
         setup.pool.members()[0].server.connect_failed(at(0), at(0));
-        // A connect fails when the trial is due. If the trial has begun, the failure ends it.
+        // A connect fails at the time when the trial is due. If the trial has already begun,
+        // this failure ends it.
         let late = setup.spawn(|setup| {
             setup.pool.members()[0]
                 .server
@@ -275,9 +278,12 @@ fn concurrent_failure_and_trial_leave_consistent_state() {
         });
         let trial = setup.pick(at(10));
         let _ = late.join().unwrap();
-        assert!(setup.pick(at(19)).is_none(), "one trial, or none yet");
+        assert!(
+            setup.pick(at(19)).is_none(),
+            "either a trial has begun, or none is due yet"
+        );
         drop(trial);
-        // The second ejection lasts twice as long.
+        // The second ejection lasts twice as long as the first one.
         assert!(setup.pick(at(30)).is_some());
     });
 }
@@ -439,7 +445,8 @@ fn concurrent_drop_admit_and_reap_keep_counts() {
         sweeps.join().unwrap();
         let alice = ClientId::from("alice");
         assert_eq!(limiter.open(&alice), 1);
-        // A permit counted on an evicted entry would be missing here.
+        // A permit that was counted on an evicted entry would not be included in the count of
+        // the new entry.
         let second = admit(&limiter, limits, at(1)).unwrap();
         assert!(admit(&limiter, limits, at(1)).is_err());
         drop((permit, second));

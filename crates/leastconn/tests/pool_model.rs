@@ -1,4 +1,5 @@
-//! Property test: random operations on a pool against the model in `model/pool.rs`.
+//! Property test: applies random operations to a pool and compares it with the model in
+//! `model/pool.rs`.
 
 use std::time::Instant;
 
@@ -19,7 +20,7 @@ proptest! {
     ) {
         #[expect(
             clippy::disallowed_methods,
-            reason = "there is no other way to an Instant; only differences matter"
+            reason = "an Instant cannot be constructed otherwise; only differences are used"
         )]
         let now = Instant::now();
         World::new(seed, now).run(ops);

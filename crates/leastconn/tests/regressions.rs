@@ -1,6 +1,8 @@
-//! Regression tests for the faults of the seed program, which this project replaced.
+//! Regression tests for the faults of the seed program: the program that this project
+//! replaced.
 //!
-//! An eighth fault, accepting any common name of a certificate, is tested in the server crate.
+//! The seed program also accepted any common name of a certificate. This fault is tested in
+//! the server crate.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 #[path = "support/rig.rs"]
@@ -27,8 +29,8 @@ use leastconn_testkit::{
 use rig::{Rig, builder, raise_descriptor_limit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// The seed counted a connection after dialling, so simultaneous connections all chose the same
-/// idle server.
+/// The seed program counted a connection only after dialling, so simultaneous connections all
+/// chose the same idle server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn seed_counts_connections_after_dialling() {
     raise_descriptor_limit();
@@ -60,7 +62,7 @@ async fn seed_counts_connections_after_dialling() {
     }
     drop(connected);
 
-    // A picked server is counted before it is dialled.
+    // A server is counted as soon as it is picked, before it is dialled.
     let all: Candidates = pool.all();
     let leases: Vec<_> = (0..4)
         .map(|_| pool.pick(&all, &Tried::default(), now()).unwrap())
@@ -71,8 +73,8 @@ async fn seed_counts_connections_after_dialling() {
     drop(leases);
 }
 
-/// When connecting failed, the seed closed the client's connection before it tried the next
-/// server.
+/// When connecting failed, the seed program closed the client's connection before it tried
+/// the next server.
 #[tokio::test]
 async fn seed_closes_the_client_before_retrying() {
     let (dead, well) = (
@@ -95,8 +97,8 @@ async fn seed_closes_the_client_before_retrying() {
     assert!(retried > 0, "the dead server was never tried first");
 }
 
-/// The seed closed both connections as soon as one side had finished sending, so a client that
-/// half-closed after its request lost the response.
+/// The seed program closed both connections as soon as one side had finished sending. A
+/// client that half-closed its connection after the request therefore lost the response.
 #[tokio::test]
 async fn seed_closes_both_sides_on_half_close() {
     let upstream = Upstream::start(Behaviour::DelayedResponse {
@@ -113,7 +115,8 @@ async fn seed_closes_both_sides_on_half_close() {
     assert_eq!(rig.outcome().await.unwrap().reason, Reason::Ok);
 }
 
-/// The seed closed each server connection two seconds after it was opened, by a read deadline.
+/// The seed program set a read deadline on each server connection, which closed the
+/// connection two seconds after it was opened.
 #[tokio::test]
 async fn seed_limits_server_reads_to_two_seconds() {
     let upstream = Upstream::named("web0").await;
@@ -127,7 +130,7 @@ async fn seed_limits_server_reads_to_two_seconds() {
     assert_eq!(rig.outcome().await.unwrap().reason, Reason::Ok);
 }
 
-/// The seed's first health check came one interval after the start.
+/// The seed program performed its first health check only one interval after the start.
 #[tokio::test]
 async fn seed_checks_health_first_after_ten_seconds() {
     let (dead, well) = (
@@ -161,7 +164,8 @@ async fn seed_checks_health_first_after_ten_seconds() {
     assert!(now() - started < Duration::from_secs(5));
 }
 
-/// The seed dereferenced a null pointer if a client was allowed an upstream that did not exist.
+/// The seed program dereferenced a null pointer if a rule allowed a client to use an upstream
+/// that did not exist.
 #[tokio::test]
 async fn seed_crashes_on_unknown_allowed_upstream() {
     let upstream = Upstream::start(Behaviour::Echo).await;
@@ -171,7 +175,7 @@ async fn seed_crashes_on_unknown_allowed_upstream() {
     assert_eq!(error.to_string(), "there is no server named `webapp9`");
 }
 
-/// The seed never released the token buckets of idle clients.
+/// The seed program never released the token buckets of idle clients.
 #[test]
 fn seed_never_drops_idle_buckets() {
     let start: Instant = now();

@@ -1,5 +1,5 @@
-//! Property tests of the relay: for any sequence of events on both sides, data arrives
-//! unchanged, endings are forwarded truthfully, and the relay terminates.
+//! Property tests of the relay. For any sequence of events on both sides, data arrives
+//! unchanged, each kind of ending is forwarded correctly, and the relay terminates.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 #[path = "support/scripted.rs"]
@@ -14,10 +14,10 @@ use scripted::{End, Script, Step, Take, check};
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (0u16..300).prop_map(Step::Bytes),
-        // Up to several scratch buffers.
+        // The number of bytes ranges up to several scratch buffers.
         2 => any::<u16>().prop_map(Step::Bytes),
         3 => Just(Step::Wait),
-        // The sum of all pauses is below every timeout.
+        // The sum of all pauses is shorter than each timeout.
         1 => (1u64..100).prop_map(|ms| Step::Pause(Duration::from_millis(ms))),
     ];
     vec(step, 0..24)
@@ -110,7 +110,7 @@ fn each_ending_has_its_reason() {
             quiet(End::Truncated, Take::All),
             Reason::ServerTruncated,
         ),
-        // Truncation followed by a reset on write is reported as truncation.
+        // If a truncation is followed by a reset on write, the truncation is reported.
         (
             quiet(End::Truncated, Take::Reset),
             quiet(End::Silent, Take::All),
@@ -126,7 +126,7 @@ fn each_ending_has_its_reason() {
             quiet(End::Silent, Take::All),
             Reason::TlsError,
         ),
-        // The data of the client cannot be delivered.
+        // The data that the client has sent cannot be delivered.
         (
             quiet(End::Truncated, Take::All),
             quiet(End::Silent, Take::Stuck),
@@ -142,13 +142,14 @@ fn each_ending_has_its_reason() {
             quiet(End::Silent, Take::All),
             Reason::IdleTimeout,
         ),
-        // The client half-closes, then closes without reading the response.
+        // The client half-closes its connection, then closes it without reading the response.
         (
             quiet(End::Orderly, Take::Closed),
             fine.clone(),
             Reason::ClientReset,
         ),
-        // The server half-closes, then closes without reading the whole request.
+        // The server half-closes its connection, then closes it without reading the whole
+        // request.
         (
             quiet(End::Silent, Take::All),
             quiet(End::Orderly, Take::Closed),
@@ -164,7 +165,7 @@ fn each_ending_has_its_reason() {
     }
 }
 
-/// The other direction continues after a truncation that is forwarded as a close.
+/// If a truncation is forwarded as a close, the other direction continues.
 #[test]
 fn truncation_forwarded_as_close_is_reported() {
     let server = Script {
@@ -176,7 +177,7 @@ fn truncation_forwarded_as_close_is_reported() {
     assert_eq!(reason, Some(Reason::ClientTruncated));
 }
 
-/// A write reports the reset; the next read reports an ordinary end.
+/// A write reports the reset, and the next read reports an ordinary end.
 #[test]
 fn eof_after_reset_is_forwarded_as_reset() {
     let client = Script {
@@ -194,8 +195,8 @@ fn eof_after_reset_is_forwarded_as_reset() {
     assert_eq!(run(&client, &server, None), Some(Reason::ClientReset));
 }
 
-/// Each direction uses up its poll budget. The relay must then wake itself, because no I/O event
-/// does.
+/// Each direction uses up its poll budget. The relay must then wake itself, because no I/O
+/// event will occur.
 #[test]
 fn exhausted_poll_budget_reschedules_the_relay() {
     let endless = Script {
@@ -211,7 +212,8 @@ fn exhausted_poll_budget_reschedules_the_relay() {
             let start = tokio::time::Instant::now();
             let reason = check(&endless, &endless, OnTruncation::Reset, None).await;
             assert_eq!(reason, Some(Reason::Ok));
-            // Without the wake-up, it would have continued when the next timer fired.
+            // Without the wake-up, the relay would have continued only when the next timer
+            // fired.
             assert_eq!(start.elapsed(), Duration::ZERO);
         });
 }

@@ -13,7 +13,7 @@ use leastconn::{AdminState, Balance, Lease, PickRequest, Pool, ServerSpec, Sourc
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "there is no other way to an Instant; only differences matter"
+    reason = "an Instant cannot be constructed otherwise; only differences are used"
 )]
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -97,7 +97,8 @@ impl Site {
     }
 }
 
-/// Upper bound of `n` draws with this probability, exceeded once in 3.5 million.
+/// An upper bound for the number of successes in `n` draws with this probability. It is
+/// exceeded in one of 3.5 million cases.
 fn at_most(n: u32, chance: f64) -> f64 {
     let n = f64::from(n);
     n * chance + 5.0 * (n * chance * (1.0 - chance)).sqrt()
@@ -105,7 +106,8 @@ fn at_most(n: u32, chance: f64) -> f64 {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// For each of `count` seconds: connections of `server`, and all connections.
+/// For each of `count` seconds, returns the number of new connections to `server` and the
+/// number of all new connections.
 fn seconds(site: &mut Site, server: usize, count: u32) -> Vec<(u32, u32)> {
     (0..count)
         .map(|_| {
@@ -115,12 +117,12 @@ fn seconds(site: &mut Site, server: usize, count: u32) -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// Checks the seconds after the recovery of a server with `share` of the total weight, during
-/// and after the slow start.
+/// Checks each second after the recovery of a server, both during and after slow start.
+/// `share` is the server's fraction of the total weight.
 #[track_caller]
 fn assert_ramp(seconds: &[(u32, u32)], share: f64) {
     for (second, &(got, came)) in (1..).zip(seconds) {
-        // At the end of the second.
+        // The limit at the end of the second, as a multiple of the share.
         let times = f64::from(second) / SLOW.as_secs_f64();
         let times = if times <= 1.0 {
             times.max(0.1)
@@ -137,8 +139,8 @@ fn assert_ramp(seconds: &[(u32, u32)], share: f64) {
 
 #[test]
 fn least_conn_ramp_is_bounded_each_second() {
-    // Short connections, and connections that far outlive the slow start, for which the ramping
-    // server always has the fewest connections.
+    // Tests both short connections and connections that last much longer than the slow start.
+    // In the second case the ramping server always has the fewest connections.
     for lives in [SECOND, 600 * SECOND] {
         for maintained in [false, true] {
             let mut site = Site::new(Balance::LeastConn, &[1, 1, 1, 1], 1_000, lives);
@@ -156,7 +158,8 @@ fn least_conn_ramp_is_bounded_each_second() {
             }
             let ramp = seconds(&mut site, 2, 200);
             assert_ramp(&ramp, 0.25);
-            // The server also gets nearly what the ramp allows.
+            // The server gets not only less, but also nearly as many connections as the ramp
+            // allows.
             let got: u32 = ramp[..60].iter().map(|second| second.0).sum();
             assert!(
                 (6_500..8_500).contains(&got),
@@ -172,7 +175,7 @@ fn least_conn_ramp_is_bounded_each_second() {
 
 #[test]
 fn without_slow_start_an_empty_server_gets_all_arrivals() {
-    // Control: the tests above would fail without slow start.
+    // Control experiment: without slow start, the checks above would fail.
     let mut site = Site::with_slow_start(
         Duration::ZERO,
         Balance::LeastConn,
@@ -204,7 +207,8 @@ fn other_algorithms_ramp_by_weight() {
         site.run(5 * SECOND);
         site.set("2", AdminState::Ready);
         let ramp = seconds(&mut site, 2, 60);
-        // With three servers at full weight, its share is w / (3 + w).
+        // The other three servers have their full weight, so the share of the ramping server
+        // is w / (3 + w).
         for (second, &(got, came)) in (1..).zip(&ramp) {
             let [least, most] = [second - 1, second].map(|at| {
                 let weight = (f64::from(at) / 60.0).max(0.099);
@@ -235,7 +239,8 @@ fn p2c_ramp_is_bounded() {
     site.set("2", AdminState::Ready);
     for (second, (got, came)) in (1..).zip(seconds(&mut site, 2, 60)) {
         let weight = (f64::from(second) / 60.0).max(0.1);
-        // Drawn first, or drawn second after one of the three others.
+        // The probability that the server is drawn first, and the probability that it is
+        // drawn first or, after one of the three other servers, second.
         let first = weight / (3.0 + weight);
         let chance = first + (1.0 - first) * weight / (2.0 + weight);
         assert!(
@@ -245,7 +250,7 @@ fn p2c_ramp_is_bounded() {
     }
 }
 
-/// All servers are idle, so connection counts cannot bound the ramping server.
+/// All servers are idle, so their connection counts cannot limit the ramping server.
 #[test]
 fn ramp_applies_without_open_connections() {
     for balance in [Balance::LeastConn, Balance::P2c] {
@@ -255,7 +260,8 @@ fn ramp_applies_without_open_connections() {
         site.set("2", AdminState::Ready);
         let ramp = seconds(&mut site, 2, 60);
         let got = |seconds: &[(u32, u32)]| seconds.iter().map(|second| second.0).sum::<u32>();
-        // 10 %, 50 % and 100 % of its third; slightly more with p2c.
+        // The server gets 10 %, 50 % and 100 % of its share, which is a third. With p2c it
+        // gets slightly more.
         let (first, middle, last) = (got(&ramp[..6]), got(&ramp[27..33]), got(&ramp[54..]));
         assert!((150..350).contains(&first), "{balance:?}: {first}");
         assert!((850..1350).contains(&middle), "{balance:?}: {middle}");
@@ -311,7 +317,7 @@ fn newest_of_several_ramping_servers_is_bounded() {
 
 #[test]
 fn joining_member_does_not_end_other_ramps() {
-    // Envoy issue 29008: a joining member ended the slow start of all members.
+    // In Envoy issue 29008, a member that joined ended the slow start of all members.
     let mut site = Site::new(Balance::LeastConn, &[1, 1, 1], 1_000, 600 * SECOND);
     site.set("2", AdminState::Maint);
     site.run(5 * SECOND);
@@ -320,7 +326,11 @@ fn joining_member_does_not_end_other_ramps() {
     let before = site.in_flight();
     let next = site.pool.successor().servers(specs(&[1, 1, 1, 1])).build();
     site.pool = next.unwrap();
-    assert_eq!(site.pool.slow_start(), SLOW, "kept by default");
+    assert_eq!(
+        site.pool.slow_start(),
+        SLOW,
+        "the successor keeps the duration by default"
+    );
     assert_eq!(site.in_flight()[..3], before);
     for second in 1..=40 {
         let got = site.run(SECOND);
@@ -421,7 +431,7 @@ fn slow_start_progress_is_read_without_side_effects() {
     site.run(SECOND);
     assert_eq!(seen(&site), None, "in maintenance");
 
-    // The first pick starts the ramp; reading the progress does not.
+    // The ramp starts at the first pick. Reading the progress does not start it.
     site.set("1", AdminState::Ready);
     let tenth = 102.0 / 1024.0;
     assert_eq!(seen(&site), Some((tenth, SLOW)));

@@ -1,24 +1,25 @@
 //! Least connections, weighted and exact.
 //!
-//! The next connection goes to the server with the smallest `(in_flight + 1) / weight`, that
-//! is, where it adds the least load. Counting the new connection makes an idle server of
-//! weight 1 lose against an idle one of weight 5. Fractions are compared by cross
-//! multiplication: exact, and without a division.
+//! The next connection goes to the server with the smallest `(in_flight + 1) / weight`: the
+//! load that the server has once the new connection is added. Because the new connection is
+//! included, an idle server of weight 5 is preferred to an idle server of weight 1. Fractions
+//! are compared by cross multiplication, which is exact and needs no division.
 //!
-//! Ties are the normal case (in an idle pool all servers are tied). Starting the scan at a
-//! random position and taking the first would favour a server that follows one that is not
-//! tied. Instead each server gets a pseudo-random number from the seed and its position, and
-//! the smallest number among the tied wins.
+//! Ties are the normal case: in an idle pool all servers are tied. A scan that starts at a
+//! random position and takes the first tied server would favour a server that comes after one
+//! that is not tied. Instead, a pseudo-random number is computed for each server from the
+//! seed and its position, and of the tied servers the one with the smallest number wins.
 //!
-//! The scan is followed by a compare-and-swap of the word that it saw; if that fails, the scan
-//! starts again. While only picks run, counts only grow, so a server that was the least loaded
-//! when it was seen, and has the same count now, still is: n concurrent connections on m equal
-//! servers never differ by more than one, for any number of threads.
+//! After the scan, a compare-and-swap replaces the word that the scan read from the chosen
+//! server. If the word has changed, the scan starts again. As long as no connection ends,
+//! counts only grow. A server whose count has not changed since the scan is therefore still
+//! the least loaded one. As a result, the counts of equal servers never differ by more than
+//! one, for any number of threads.
 //!
-//! Cost: one cache line and one or two multiplications per server.
+//! Cost per server: one cache line and one or two multiplications.
 //!
-//! Source: HAProxy `lb_fwlc.c` (load plus one over weight); Envoy issue 31146 (ties must not go
-//! to the first host).
+//! Source: HAProxy `lb_fwlc.c` (dividing load plus one by weight); Envoy issue 31146 (ties
+//! must not go to the first host).
 
 use std::cmp::Ordering;
 
@@ -33,7 +34,8 @@ use super::{
 pub(crate) struct LeastConn;
 
 impl Picker for LeastConn {
-    // Not inlined among the other algorithms, so that the scan has all registers.
+    // Not inlined into the dispatch over all algorithms, so that the scan can use all
+    // registers.
     #[inline(never)]
     fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired> {
         loop {
@@ -59,7 +61,8 @@ const fn load(open: Open) -> Load {
     }
 }
 
-/// The candidate with the least load: its position, and what came with its load. Skips `None`.
+/// Returns the candidate with the least load: its position and the value that accompanies its
+/// load. Ignores candidates that are `None`.
 fn least<T>(candidates: impl Iterator<Item = Option<(Load, T)>>, seed: u64) -> Option<(usize, T)> {
     let mut best: Option<(usize, Load, T)> = None;
     for (position, candidate) in candidates.enumerate() {
@@ -80,13 +83,17 @@ fn least<T>(candidates: impl Iterator<Item = Option<(Load, T)>>, seed: u64) -> O
     best.map(|(position, _, payload)| (position, payload))
 }
 
-/// Least connections while servers are in slow start. At most one of those takes part in a
-/// pick, drawn so that each gets no more than the ramp allows of all new connections; it wins
-/// only if no other server has less load.
+/// Least connections while some servers are in slow start.
 ///
-/// If all open servers are in slow start, those past their whole share take part as if they
-/// were steady. If there are none of these either, the better of two drawn by progress wins:
-/// no server can be spared, yet the newest must not get every connection.
+/// At most one server in slow start takes part in a pick. It is drawn at random, so that each
+/// such server gets no more of all new connections than its ramp allows. It is picked only if
+/// no other server has less load.
+///
+/// If all open servers are in slow start, those that have passed their whole share are
+/// treated like servers that are not in slow start. If no server has passed its whole share,
+/// two servers are drawn with probabilities proportional to their shares so far, and the
+/// better one is picked. In that case every server is needed, but the newest server must not
+/// get all connections.
 #[cold]
 #[inline(never)]
 fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>) -> Option<Acquired> {
@@ -102,7 +109,7 @@ fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>) -> Option<Acqui
         let Some(takes_part) = takes_part else {
             return better_of_two(context, seed);
         };
-        // The slice of new connections that each of the other servers may get.
+        // The fraction of new connections that a server in slow start may get.
         let slice = |open: Open| {
             let ramp = open.ramp.filter(|_| !takes_part(open));
             u64::from(open.weight.get()) * u64::from(ramp.unwrap_or(0))
@@ -124,7 +131,7 @@ fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>) -> Option<Acqui
             .iter()
             .map(|&(position, open)| takes_part(open).then_some((load(open), (position, open))));
         let (_, least) = least(loads, seed)?;
-        // The drawn server wins ties: how often it may win was decided by the draw.
+        // The drawn server wins ties: the draw has already limited how often it can win.
         let (position, open) = drawn
             .filter(|drawn| load(least.1).compare(load(drawn.1)) != Ordering::Less)
             .unwrap_or(least);
@@ -132,8 +139,8 @@ fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>) -> Option<Acqui
     })
 }
 
-/// All open servers. A server in slow start ramps beyond its whole share here, until it may
-/// get every new connection.
+/// Returns all open servers. Here the ramp of a server in slow start goes on beyond its whole
+/// share, until the server may get every new connection.
 fn open_servers<S: Servers>(context: &PickContext<'_, S>) -> Vec<(usize, Open)> {
     (0..context.servers.len())
         .filter_map(|position| {
@@ -152,7 +159,8 @@ mod tests {
     use super::*;
     use crate::Weight;
 
-    /// From pairs of in-flight connections and weight. Weight 0 marks an unavailable server.
+    /// Creates loads from pairs of in-flight connections and weight. Weight 0 stands for an
+    /// unavailable server.
     fn loads(of: &[(u32, u32)]) -> impl Iterator<Item = Option<(Load, ())>> {
         of.iter().map(|&(in_flight, weight)| {
             Weight::new(weight).map(|weight| (Load { in_flight, weight }, ()))
@@ -165,15 +173,15 @@ mod tests {
             table in prop::collection::vec((prop_oneof![0u32..6, any::<u32>()], 0u32..6), 0..12),
             seed: u64,
         ) {
-            // Division in fixed point with 64 fractional bits. That is precise enough: different
-            // loads differ by at least 1 / (65,535 * 65,535).
+            // Divide in fixed point with 64 fractional bits. This is precise enough, because
+            // two different loads differ by at least 1 / (65,535 * 65,535).
             let load = |(in_flight, weight): (u32, u32)| {
                 (weight > 0).then(|| ((u128::from(in_flight) + 1) << 64) / u128::from(weight))
             };
             let expected = table.iter().copied().filter_map(load).min();
             let picked = least(loads(&table), seed).map(|(position, ())| position);
             prop_assert_eq!(picked.and_then(|position| load(table[position])), expected);
-            prop_assert_eq!(least(loads(&table), seed).map(|p| p.0), picked, "the same seed");
+            prop_assert_eq!(least(loads(&table), seed).map(|p| p.0), picked, "the choice depends only on the seed");
         }
     }
 
@@ -183,7 +191,8 @@ mod tests {
             least(loads(&[(3, 1), (1, 1), (2, 1)]), 7).map(|p| p.0),
             Some(1)
         );
-        // (9+1)/5 would tie with (1+1)/1. (8+1)/5 is less.
+        // The second server wins: (8+1)/5 is less than (1+1)/1. With 9 connections there
+        // would be a tie: (9+1)/5 = (1+1)/1.
         assert_eq!(least(loads(&[(1, 1), (8, 5)]), 7).map(|p| p.0), Some(1));
         assert_eq!(least(loads(&[]), 7), None);
     }
@@ -199,8 +208,8 @@ mod tests {
 
     #[test]
     fn ties_are_broken_evenly() {
-        // If the first tie after a random start won, position 2 would win half of the picks:
-        // those that start at 1 or 2.
+        // Position 1 is not tied. If the scan started at a random position and took the first
+        // tied server, position 2 would win half of the picks: those that start at 1 or 2.
         let table = [(0, 1), (5, 1), (0, 1), (0, 1)];
         let mut wins = [0u32; 4];
         for seed in 0..30_000u64 {

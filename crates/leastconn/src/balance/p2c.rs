@@ -1,12 +1,14 @@
-//! Power of two choices: the less loaded of two servers that are drawn by weight.
+//! Power of two choices: two servers are drawn at random by weight, and the less loaded one
+//! is picked.
 //!
-//! Looks at a few servers only, however many there are: draws a position, accepts it with the
-//! probability of its share relative to the largest weight, and continues until there are two
-//! different servers. After [`MAX_DRAWS`] it draws what is missing from a scan of all servers,
-//! with the same probabilities.
+//! A pick looks at a few servers only, whatever the size of the pool. It draws a position and
+//! accepts the server there with a probability of its share divided by the largest weight. It
+//! repeats this until two different servers are accepted. If there are fewer than two after
+//! [`MAX_DRAWS`] draws, it scans all servers and draws the missing ones with the same
+//! probabilities.
 //!
 //! Source: M. Mitzenmacher, "The power of two choices in randomized load balancing" (2001);
-//! Envoy issue 29873 (two draws of the same server are no choice).
+//! Envoy issue 29873 (the two servers must be different).
 
 use super::{
     picker::{Acquired, Open, PickContext, Picker, Servers},
@@ -14,7 +16,7 @@ use super::{
     slow_start::FULL_SHARE,
 };
 
-/// Draws before all servers are scanned.
+/// Maximum number of draws before all servers are scanned.
 const MAX_DRAWS: usize = 16;
 
 #[derive(Debug)]
@@ -22,13 +24,15 @@ pub(crate) struct P2c;
 
 impl Picker for P2c {
     fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired> {
-        // Retries keep the seed: a new one would favour servers that change less often.
+        // Keep the seed when the pick is retried: with a new seed, servers that change less
+        // often would be favoured.
         let seed = context.next_seed();
         context.acquire_with(|| better_of_two(context, seed))
     }
 }
 
-/// The better of two servers: its position and the word seen there.
+/// Draws two servers and returns the better one: its position and the word that was read from
+/// it.
 pub(super) fn better_of_two<S: Servers>(
     context: &PickContext<'_, S>,
     seed: u64,
@@ -53,9 +57,10 @@ pub(super) fn better_of_two<S: Servers>(
     };
     let first = first.or_else(|| scan(mix64(!seed, 0), None))?;
     let second = second.or_else(|| scan(mix64(!seed, 1), Some(first.0)));
-    // The second has to win by weight and by share. A server in slow start is drawn first as
-    // seldom as it should be and must not win more often by being drawn second. Comparing by
-    // share alone would keep it from ever winning against idle servers.
+    // The second server must have less load both by weight and by share. A server in slow
+    // start is rarely drawn first, as intended; without the comparison by share it would win
+    // too often when it is drawn second. A comparison by share alone would never let it win
+    // against an idle server.
     let is_better = |second: Open| {
         is_lighter(second, first.1, |open| open.weight.get().into())
             && is_lighter(second, first.1, Open::share)
@@ -64,20 +69,21 @@ pub(super) fn better_of_two<S: Servers>(
     Some((position, better.word))
 }
 
-/// Whether one more connection is less load on `a` than on `b`, per `share`.
+/// Whether one more connection results in a lower load on `a` than on `b`, where `share`
+/// returns the divisor of the load.
 fn is_lighter(a: Open, b: Open, share: fn(Open) -> u32) -> bool {
     let weighed = |of: Open, by: Open| (u64::from(of.in_flight) + 1) * u64::from(share(by));
     weighed(a, b) < weighed(b, a)
 }
 
-/// Open servers, drawn independently by share.
+/// Draws up to two different open servers, each with a probability proportional to its share.
 fn draws<S: Servers>(
     context: &PickContext<'_, S>,
     seed: u64,
 ) -> impl Iterator<Item = (usize, Open)> {
     let count = context.servers.len();
     let max_share = u64::from(context.weights.max.get()) * u64::from(FULL_SHARE);
-    // Scanning two servers is faster than drawing.
+    // With at most two servers, a scan is faster than draws.
     let draws = if count > 2 { MAX_DRAWS } else { 0 };
     (0..draws).filter_map(move |n| {
         let position = scale_below(mix64(seed, 2 * n), count as u64) as usize;

@@ -14,40 +14,42 @@ use crate::{
 
 /// A balancing algorithm.
 pub(crate) trait Picker {
-    /// Chooses an open server and counts the connection on it. `None`: no server is open.
+    /// Chooses an open server and counts the connection on it. Returns `None` if no server is
+    /// open.
     ///
-    /// If counting fails because another thread changed the server since it was looked at,
-    /// the algorithm has to choose again.
+    /// If another thread changes the server between the choice and the counting, counting
+    /// fails, and the algorithm must choose again.
     fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired>;
 }
 
-/// The servers of one pick, in a fixed order. Implemented by the pool, once for available
-/// servers and once for servers of last resort.
+/// The servers of one pick, in a fixed order. The pool implements this trait twice: for
+/// available servers and for servers of last resort.
 pub(crate) trait Servers {
-    /// How many there are, open or not.
+    /// Number of servers, whether open or not.
     fn len(&self) -> usize;
 
     fn weight(&self, position: usize) -> Weight;
 
-    /// All servers in order; `None` if a server is not open or in slow start. Sets
-    /// `ramping` if one is open and in slow start.
+    /// Iterates over all servers in order. The item is `None` if the server is not open or is
+    /// in slow start. Sets `ramping` if an open server is in slow start.
     ///
-    /// The fast path: slow start costs a healthy server one test. An iterator, because access
-    /// by position would cost a bounds check per server.
+    /// This is the fast path: for a server that is not in slow start, checking for slow start
+    /// costs a single test. It is an iterator because access by position would cost a bounds
+    /// check per server.
     fn steady(&self, now: Instant, ramping: &mut bool) -> impl Iterator<Item = Option<Steady>>;
 
-    /// The server at `position` if it is open, in slow start or not.
+    /// Returns the server at `position` if it is open, whether in slow start or not.
     fn open(&self, position: usize, now: Instant, ramp: Ramp) -> Option<Open>;
 
     /// A hash of the name of the server at `position`.
     fn name_hash(&self, position: usize) -> u64;
 
-    /// Counts a connection on the server at `position`, unless the server changed since
-    /// `seen`.
+    /// Counts a connection on the server at `position`, unless the server's word has changed
+    /// from `seen`. Returns whether the connection was counted.
     fn try_acquire(&self, position: usize, seen: u64, now: Instant) -> bool;
 }
 
-/// A server that may be picked and is not in slow start, at one moment.
+/// A server that could be picked and was not in slow start when it was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Steady {
     pub(crate) load: Load,
@@ -63,7 +65,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Compares the load of two servers with one more connection each.
+    /// Compares the loads that two servers would have with one more connection each.
     pub(crate) fn compare(self, other: Self) -> Ordering {
         let weighed =
             |of: Self, by: Self| (u64::from(of.in_flight) + 1) * u64::from(by.weight.get());
@@ -71,7 +73,7 @@ impl Load {
     }
 }
 
-/// A server that may be picked, at one moment.
+/// A server that could be picked when it was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Open {
     /// The server's atomic word, for [`Servers::try_acquire`].
@@ -79,14 +81,14 @@ pub(crate) struct Open {
     /// Connections being dialled or open.
     pub(crate) in_flight: u32,
     pub(crate) weight: Weight,
-    /// Progress of slow start, where [`FULL_SHARE`] is the whole share. `None`: not in slow
-    /// start.
+    /// Progress of slow start, where [`FULL_SHARE`] stands for the whole share. `None`: the
+    /// server is not in slow start.
     pub(crate) ramp: Option<u32>,
 }
 
 impl Open {
-    /// The share of new connections that this server is to get, relative to the others: its
-    /// weight, reduced while it is in slow start.
+    /// The server's share of new connections relative to the other servers: its weight,
+    /// reduced while the server is in slow start.
     pub(crate) fn share(self) -> u32 {
         let part = self.ramp.map_or(FULL_SHARE, |ramp| ramp.min(FULL_SHARE));
         u32::from(self.weight.get()) * part
@@ -106,29 +108,29 @@ impl Acquired {
     }
 }
 
-/// What an algorithm may base its choice on.
+/// The input of an algorithm.
 #[derive(Debug)]
 pub(crate) struct PickContext<'a, S> {
     pub(crate) servers: S,
     pub(crate) now: Instant,
-    /// Where the connection comes from, if the caller said so.
+    /// The source of the connection, if the caller has set one.
     pub(crate) source: Option<Source>,
     pub(crate) seeds: &'a Seeds,
     pub(crate) ramp: &'a Ramp,
     pub(crate) weights: &'a Weights,
 }
 
-/// Figures about the weights of a set of servers.
+/// Sum and maximum of the weights.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weights {
-    /// The sum for all servers of the pool, whether candidates or not.
+    /// Sum over all servers of the pool, including those that are not candidates.
     pub(crate) total: u64,
-    /// The largest of the candidates.
+    /// Largest weight of the candidates.
     pub(crate) max: Weight,
 }
 
 impl<S: Servers> PickContext<'_, S> {
-    /// All servers in order; `None` stands for one that is not open.
+    /// Iterates over all servers in order. The item is `None` if the server is not open.
     pub(crate) fn all(&self) -> impl Iterator<Item = Option<Open>> {
         (0..self.servers.len()).map(|position| self.open(position))
     }
@@ -142,15 +144,16 @@ impl<S: Servers> PickContext<'_, S> {
         self.seeds.next()
     }
 
-    /// Counts the connection on the server at `position`, if the server did not change since
-    /// its `word` was read.
+    /// Counts the connection on the server at `position`, unless the server's word has
+    /// changed from `word`. Returns `None` in that case.
     pub(crate) fn try_acquire(&self, position: usize, word: u64) -> Option<Acquired> {
         self.servers
             .try_acquire(position, word, self.now)
             .then_some(Acquired { position })
     }
 
-    /// Calls `choose` for a position and the word seen there until counting succeeds.
+    /// Calls `choose`, which returns a position and the word that was read there, and counts
+    /// the connection on that server. Repeats both steps until counting succeeds.
     pub(crate) fn acquire_with(
         &self,
         mut choose: impl FnMut() -> Option<(usize, u64)>,
@@ -164,7 +167,7 @@ impl<S: Servers> PickContext<'_, S> {
     }
 }
 
-/// A sequence of random numbers, shared by all threads that pick.
+/// A sequence of random numbers that is shared by all threads.
 #[derive(Debug)]
 pub(crate) struct Seeds(AtomicU64);
 

@@ -10,7 +10,8 @@ pub(crate) struct Random;
 
 impl Picker for Random {
     fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired> {
-        // Retries keep the seed: a new one would favour servers that change less often.
+        // Keep the seed when the pick is retried: with a new seed, servers that change less
+        // often would be favoured.
         let seed = context.next_seed();
         context.acquire_with(|| {
             let shares = context

@@ -1,18 +1,18 @@
 //! Weighted round robin without bursts and without a lock.
 //!
-//! Earliest deadline first: each server has a virtual time at which it is due, and the server
-//! that is due first is next. A pick moves the server's deadline on by 1 / weight, so a server
-//! of weight 5 among five of weight 1 gets every second connection and never five in a row.
-//! Between any two moments each server gets the connections that its weight says, give or take
-//! one. Deadlines start spread over the first round; otherwise servers of the same weight would
-//! stay in step.
+//! Earliest deadline first: each server has a deadline in virtual time, and the server with
+//! the earliest deadline is picked. A pick adds 1 / weight to the deadline of the server. For
+//! example, a server of weight 5 among five servers of weight 1 gets every second connection
+//! and never five in a row. In any period, the number of connections of each server differs
+//! from its share by weight by at most one. The first deadlines are spread over one round;
+//! otherwise servers of the same weight would always be due at the same time.
 //!
-//! A pick is one compare-and-swap of the deadline that the scan saw. Deadlines only grow, so if
-//! the swap succeeds, no other server was due earlier: n picks by any number of threads are the
-//! n picks that one thread would have made.
+//! A pick is one compare-and-swap of the deadline that the scan has read. Deadlines only
+//! grow, so if the compare-and-swap succeeds, no other server has an earlier deadline. Any
+//! number of threads therefore make the same n picks that one thread would have made.
 //!
-//! A server that was not available for a while does not make up for the picks it missed: it is
-//! due once, now.
+//! A server that was unavailable for a while does not get extra connections for the picks
+//! that it missed: its old deadline counts as the deadline of the latest pick.
 //!
 //! Source: Envoy's `edf_scheduler.h`. nginx's smooth weighted round robin has the same effect
 //! under a lock.
@@ -27,21 +27,23 @@ use crate::{
     sync::{AtomicU64, Ordering},
 };
 
-/// Virtual time between two picks of a server of weight 1. For the largest weight it is 256,
-/// which bounds the rounding error to 1 %; a server of weight 1 can be picked 10^12 times.
+/// Virtual time between two picks of a server of weight 1. For a server of the largest weight
+/// this time is 256, which limits the rounding error to 1 %. A server of weight 1 can be
+/// picked 10^12 times before virtual time overflows.
 const ROUND: u64 = 1 << 24;
 
-/// The schedule of one set of servers.
+/// The deadlines of the servers of one pick.
 #[derive(Debug)]
 pub(crate) struct RoundRobin {
     deadlines: Box<[AtomicU64]>,
-    /// The deadline of the latest pick. Earlier deadlines count as this one.
+    /// The deadline of the latest pick. An earlier deadline of a server is treated as equal
+    /// to it.
     time: AtomicU64,
 }
 
 impl RoundRobin {
     pub(super) fn new(weights: impl Iterator<Item = Weight>, seed: u64) -> Self {
-        // Steps of the golden ratio spread any number of points evenly.
+        // Multiples of the golden ratio are evenly spread for any number of positions.
         let point = |position: u64| seed.wrapping_add(position.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let deadlines = weights.zip(0..).map(|(weight, position)| {
             let share = u32::from(weight.get()) * FULL_SHARE;
@@ -53,7 +55,7 @@ impl RoundRobin {
         }
     }
 
-    /// Takes the next position among the open servers.
+    /// Returns the position of the next open server, and moves its deadline.
     fn next<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<usize> {
         loop {
             let time = self.time.load(Ordering::Relaxed);
@@ -64,7 +66,7 @@ impl RoundRobin {
                 .filter_map(|(position, (open, deadline))| {
                     Some((deadline.load(Ordering::Relaxed), position, open?.share()))
                 })
-                // Among several that are overdue, the one that has waited longest.
+                // Of several overdue servers, the one with the earliest deadline is next.
                 .min_by_key(|&(deadline, position, _)| (deadline.max(time), deadline, position));
             let (seen, position, share) = earliest?;
             let due = seen.max(time);
@@ -85,7 +87,7 @@ impl Picker for RoundRobin {
     fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired> {
         loop {
             let position = self.next(context)?;
-            // If a concurrent pick changed the word of the server, retry with the same server.
+            // If a concurrent pick has changed the server's word, retry with the same server.
             let acquired = context.acquire_with(|| {
                 let open = context.open(position)?;
                 Some((position, open.word))
@@ -97,7 +99,7 @@ impl Picker for RoundRobin {
     }
 }
 
-/// Virtual time between two picks of a server with this share.
+/// Virtual time between two picks of a server with this share of new connections.
 fn interval(share: u32) -> u64 {
     ROUND * u64::from(FULL_SHARE) / u64::from(share)
 }

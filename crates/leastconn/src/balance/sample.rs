@@ -1,7 +1,7 @@
 //! Random numbers and weighted sampling.
 
-/// A pseudo-random number for `position`: the finalizer of splitmix64 on `seed` and position.
-/// A bijection for a fixed seed, so no two positions get the same number.
+/// Computes a pseudo-random number from `seed` and `position` with the finalizer of
+/// splitmix64. For a fixed seed this is a bijection, so no two positions get the same number.
 pub(crate) const fn mix64(seed: u64, position: usize) -> u64 {
     let mut z = seed.wrapping_add((position as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -9,20 +9,21 @@ pub(crate) const fn mix64(seed: u64, position: usize) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Maps a random number to one below `bound`.
+/// Maps a random 64-bit number to a number below `bound`.
 pub(super) const fn scale_below(random: u64, bound: u64) -> u64 {
     ((random as u128 * bound as u128) >> 64) as u64
 }
 
-/// One of the candidates, each with a probability proportional to its share: the position and
-/// what came with the share. Skips `None`. Shares must not be zero, and their sum must fit a
-/// `u64`.
+/// Draws one of the candidates, each with a probability proportional to its share. Returns
+/// its position and the value that accompanies its share. Ignores candidates that are `None`.
+/// Shares must not be zero, and their sum must fit into a `u64`.
 ///
-/// One pass without knowing the sum of the shares: candidate `k` replaces the chosen one with
-/// the probability of its share in the sum so far.
+/// Needs only one pass, because the sum of all shares need not be known: candidate `k`
+/// replaces the chosen candidate with a probability of its share divided by the sum of the
+/// shares up to and including `k`.
 ///
 /// Source: M. T. Chao, "A general purpose unequal probability sampling plan" (1982), for a
-/// sample of one.
+/// sample of size one.
 pub(super) fn weighted_sample<T>(
     candidates: impl Iterator<Item = Option<(u32, T)>>,
     seed: u64,

@@ -1,45 +1,51 @@
-//! Slow start: how fast a server that is new or recovered ramps up to its share. Pure.
+//! Slow start: how fast a new or recovered server ramps up to its share of connections. This
+//! module has no side effects.
 //!
-//! A cold server must not get a surge of new connections. With least connections it would get
-//! all of them until it has as many as the others. A smaller weight alone does not help: at a
-//! tenth of its weight the server still gets all new connections until it has a tenth of what
-//! the others have, and then whatever it takes to keep up with its growing weight. Therefore
-//! slow start bounds a server's part of the *new* connections:
+//! A server with cold caches must not get a surge of new connections. With least connections
+//! it would get all new connections until it has as many as the other servers. Reducing its
+//! weight does not help: at a tenth of its weight, the server still gets all new connections
+//! until it has a tenth of the connections of another server, and then as many as its growing
+//! weight allows. Therefore slow start limits the fraction of *new* connections that a server
+//! gets:
 //!
-//! - During `slow_start` a server gets at most its share by weight times the elapsed part of
-//!   the time, and a tenth of its share at first.
-//! - After that, [`Balance::LeastConn`] would still send everything to a server whose
-//!   connections are long-lived and that therefore has fewer than its peers. The bound goes on
-//!   growing: twice the share after the second `slow_start`, four times after the third, and so
-//!   on until the server may get every new connection.
+//! - During the configured `slow_start` time, the limit grows linearly with the elapsed time
+//!   up to the server's share by weight. It is never less than a tenth of that share.
+//! - After `slow_start`, a server with long-lived connections still has fewer connections
+//!   than its peers, and [`Balance::LeastConn`] would send all new connections to it.
+//!   Therefore the limit continues to grow: to twice the share at the end of a second period
+//!   of `slow_start`, to four times the share at the end of a third period, and so on until
+//!   the server may get every new connection.
 //!
-//! A tenth at first, as in Envoy (`min_weight_percent`): enough to show that the server works
-//! and to warm its caches. With less, a small site would send it nothing.
+//! The limit starts at a tenth of the share, as in Envoy (`min_weight_percent`). This is
+//! enough to show that the server works and to warm its caches. With a lower limit, a server
+//! of a small site would get no connections at first.
 //!
-//! The time runs from the first pick that could have chosen the server. So no clock is needed
-//! when it recovers, and a night without connections does not count as warming up.
+//! The time is measured from the first pick that could have chosen the server. Therefore the
+//! recovery itself needs no clock, and a night without connections does not count as warming
+//! up.
 //!
 //! [`Balance::LeastConn`]: crate::Balance::LeastConn
 
 use std::time::Duration;
 
-/// A server's whole share.
+/// A server's whole share, in the unit of shares.
 pub(crate) const FULL_SHARE: u32 = 1024;
 
-/// The share at first.
+/// The share at the start of a ramp.
 const FIRST_SHARE: u64 = FULL_SHARE as u64 / 10;
 
-/// Duration and end of slow start.
+/// The duration of slow start, and the share at which it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ramp {
-    /// Nanoseconds to the whole share.
+    /// Nanoseconds until the whole share is reached.
     duration: u64,
     /// The share at which the ramp ends, at least [`FULL_SHARE`].
     end: u32,
 }
 
 impl Ramp {
-    /// Up to the whole share. A duration of zero is no slow start.
+    /// Creates a ramp that ends at the whole share. With a duration of zero there is no slow
+    /// start.
     pub(crate) fn new(duration: Duration) -> Self {
         Self {
             duration: u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX),
@@ -47,22 +53,22 @@ impl Ramp {
         }
     }
 
-    /// The same, up to `times` the whole share.
+    /// The same ramp, but ending at `times` the whole share.
     pub(crate) fn up_to(self, times: u64) -> Self {
         let end = u32::try_from(times.saturating_mul(FULL_SHARE.into())).unwrap_or(u32::MAX);
         Self { end, ..self }
     }
 
-    /// Whether there is no slow start.
+    /// Whether slow start is disabled.
     pub(crate) const fn is_none(self) -> bool {
         self.duration == 0
     }
 
-    /// The share after `elapsed` nanoseconds. `None`: the ramp has ended.
+    /// Returns the share after `elapsed` nanoseconds, or `None` if the ramp has ended.
     pub(crate) fn share_after(self, elapsed: u64) -> Option<u32> {
         let whole = elapsed.checked_div(self.duration)?;
         let rest = u128::from(elapsed % self.duration) * u128::from(FULL_SHARE);
-        // Less than FULL_SHARE.
+        // `part` is less than FULL_SHARE, so the cast is lossless.
         let part = (rest / u128::from(self.duration)) as u64;
         let share = match whole {
             0 => part.max(FIRST_SHARE),
@@ -72,8 +78,8 @@ impl Ramp {
         u32::try_from(share).ok().filter(|&share| share < self.end)
     }
 
-    /// The share after `elapsed` nanoseconds, and the time left until the whole share. `None`:
-    /// the whole share is reached.
+    /// Returns the share after `elapsed` nanoseconds and the time left until the whole share
+    /// is reached, or `None` if it has been reached.
     pub(crate) fn progress(self, elapsed: u64) -> Option<(u32, Duration)> {
         let share = self
             .share_after(elapsed)

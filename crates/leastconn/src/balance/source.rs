@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
-/// Where a connection comes from, as [`Balance::SourceHash`](crate::Balance::SourceHash) sees
-/// it.
+/// The origin of a connection, usually the client's address or user name.
+/// [`Balance::SourceHash`](crate::Balance::SourceHash) sends connections of the same source
+/// to the same server.
 ///
-/// The hash is not keyed: several balancers, and one that was restarted, send a source to the
-/// same server. A client that controls many addresses can therefore choose its server.
+/// The hash has no secret key, so that several balancers send a source to the same server,
+/// also after a restart. As a consequence, a client that controls many addresses can choose
+/// its server.
 ///
 /// ```
 /// use std::net::IpAddr;
@@ -22,7 +24,7 @@ use std::net::IpAddr;
 pub struct Source(u64);
 
 impl Source {
-    /// The source that these bytes identify, for example a user name.
+    /// Creates a source from bytes that identify it, for example a user name.
     pub const fn of(bytes: &[u8]) -> Self {
         Self(fnv1a(bytes))
     }
@@ -42,7 +44,8 @@ impl From<IpAddr> for Source {
     }
 }
 
-/// FNV-1a. The hasher of `std` may change with any release, which would move sources.
+/// FNV-1a. The hasher of `std` may change with any Rust release, and sources would then move
+/// to other servers.
 pub(crate) const fn fnv1a(bytes: &[u8]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325;
     let mut at = 0;

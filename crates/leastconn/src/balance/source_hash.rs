@@ -1,11 +1,13 @@
 //! Weighted rendezvous hashing: connections of one source go to one server.
 //!
-//! Each server gets a score of the source, its name and its weight; the highest score wins. A
-//! server that comes, goes or changes its weight moves no source between two other servers.
+//! For each server, a score is computed from the source, the name of the server and the
+//! weight of the server. The server with the highest score is picked. When a server joins,
+//! leaves or changes its weight, sources move only to or from that server, not between two
+//! other servers.
 //!
 //! Source: D. Thaler and C. Ravishankar, "Using name-based mappings to increase hit rates"
-//! (1998); weights by `-w / ln(u)`, C. Schindelhauer and G. Schomaker, "Weighted distributed
-//! hash tables" (2005).
+//! (1998). The formula for weights, `-w / ln(u)`, is from C. Schindelhauer and G. Schomaker,
+//! "Weighted distributed hash tables" (2005).
 
 use super::{
     picker::{Acquired, PickContext, Picker, Servers},
@@ -41,7 +43,7 @@ fn highest_score<S: Servers>(context: &PickContext<'_, S>, source: u64) -> Optio
 }
 
 fn score(share: u32, hash: u64) -> f64 {
-    // 53 bits, and neither 0 nor 1: the score is a positive number.
+    // Use 53 bits and exclude 0 and 1, so that the score is a positive finite number.
     let uniform = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     -f64::from(share) / uniform.ln()
 }

@@ -30,7 +30,7 @@ const fn passive(max_fails: u32, seconds: u64) -> PassivePolicy {
     }
 }
 
-/// Two servers, of which the other one is available.
+/// An upstream of two servers, in which the other server is available.
 const AVAILABLE_SIBLING: Siblings = Siblings::new(2, 0);
 
 #[test]
@@ -39,7 +39,7 @@ fn first_probe_alone_sets_the_state() {
     assert_eq!(health.availability(), Availability::Up);
     health.probed(false, AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Down);
-    // Only the first probe: the next transition needs `rise` successes.
+    // Only the first probe alone sets the state: the next change needs `rise` successes.
     health.probed(true, AVAILABLE_SIBLING);
     health.probed(true, AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Down);
@@ -130,7 +130,8 @@ fn earlier_dials_do_not_extend_an_ejection() {
     health.connect_failed(at(0), at(5), AVAILABLE_SIBLING);
     health.connect_failed(at(4), at(9), AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Ejected(at(15)));
-    // They neither end its trial nor eject a server that has recovered.
+    // Failures of connects that started before the ejection neither end a trial nor eject a
+    // server that has recovered.
     health.start_trial(at(15));
     health.connect_failed(at(4), at(16), AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Ejected(at(25)));
@@ -178,7 +179,7 @@ fn one_probe_revives_when_none_available() {
     assert_eq!(health.availability(), Availability::Down);
     health.probed(true, none_available);
     assert_eq!(health.availability(), Availability::Up);
-    // The same holds for an ejected server.
+    // One successful probe also ends the ejection of a server.
     health.connect_failed(at(0), at(0), AVAILABLE_SIBLING);
     health.probed(true, none_available);
     assert_eq!(health.availability(), Availability::Up);
@@ -227,7 +228,7 @@ fn maximum_fail_timeout_does_not_panic() {
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Probe(bool),
-    /// Failure of a connect that started this many seconds ago.
+    /// A connect failed that had started this many seconds earlier.
     Failed(u64),
     Succeeded,
     /// Starts a trial if one is due.
@@ -243,7 +244,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// The rules of the module documentation, evaluated on the full history of events instead of
+/// The rules of the module documentation, evaluated on the full history of events without any
 /// counters.
 struct ReferenceModel {
     active: ActivePolicy,
@@ -255,7 +256,7 @@ struct ReferenceModel {
     ejected: Option<(u64, usize)>,
     /// Start times of the ejections since the last recovery.
     ejections: Vec<u64>,
-    /// Start of the last ejection, whether it is over or not.
+    /// Start of the last ejection, even if the ejection has ended.
     last_ejection: Option<u64>,
     trial: Option<u64>,
 }

@@ -1,39 +1,42 @@
 //! The token bucket of one client, in exact integer arithmetic.
 //!
-//! This is GCRA in its leaky-bucket form. A bucket stores how much of the burst is used, and at
-//! what time. A connection uses one unit, `rate` units per second are restored, and a connection
-//! is admitted while at most `burst - 1` units are used.
+//! This is GCRA (the generic cell rate algorithm) in its leaky-bucket form. A bucket stores
+//! how much of the burst is used and the time of the last update. A connection uses one
+//! token, and `rate` tokens per second are restored. A connection is admitted while at most
+//! `burst - 1` tokens are used.
 //!
-//! The usual form stores a theoretical arrival time and adds `1 / rate` to it. For a rate of 3
-//! that is a fraction without a finite binary representation, and its rounding error accumulates.
-//! Here the unit is 10^-18 connections, time is in nanoseconds and rates have nine decimal places,
-//! so all values are integers and the limit is exact for the lifetime of the process.
+//! The usual form stores a theoretical arrival time and adds `1 / rate` to it for each
+//! connection. For a rate of 3, this fraction has no finite binary representation, and the
+//! rounding error accumulates. Here usage is in units of 10^-18 connections, time is in
+//! nanoseconds and rates have nine decimal places. All values are integers, and the limit is
+//! exact for the lifetime of the process.
 //!
-//! Storing usage instead of an arrival time also makes a raised rate apply at once, including to
-//! what was used under the old rate.
+//! Because usage is stored instead of an arrival time, a raised rate applies at once: tokens
+//! that were used under the old rate are restored at the new rate.
 //!
 //! Source: ITU-T I.371, annex A, which defines both forms and shows that they are equivalent.
 
 use std::{num::NonZeroU32, time::Duration};
 
-/// One connection, in the unit of buckets. A rate of `n` * 10^-9 connections per second restores
-/// `n` units per nanosecond.
+/// One connection in the unit of usage. A rate of `n` * 10^-9 connections per second restores
+/// `n` units of usage per nanosecond.
 const CONNECTION: u128 = 1_000_000_000_000_000_000;
 
 /// A rate of new connections, with a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RateLimit {
-    /// In 10^-9 connections per second.
+    /// The rate in 10^-9 connections per second.
     rate: u64,
     burst: NonZeroU32,
 }
 
 impl RateLimit {
-    /// Admits `per_second` connections on average, rounded to nine decimal places, and `burst` at
-    /// once. Returns `None` unless the rate is between 1e-6 (one connection in 11 days) and 1e9.
+    /// Creates a limit of `per_second` connections on average, rounded to nine decimal
+    /// places, and of `burst` connections at once. Returns `None` unless the rate is between
+    /// 1e-6 (one connection in 11 days) and 1e9.
     pub fn new(per_second: f64, burst: NonZeroU32) -> Option<Self> {
-        // `contains` is false for NaN. Rounding turns the double nearest to 0.3 into exactly
-        // 0.3; integer rates are exact.
+        // `contains` returns false for NaN. Integer rates are exact. Rounding also makes
+        // decimal fractions exact, for example the double nearest to 0.3.
         let rate = (1e-6..=1e9)
             .contains(&per_second)
             .then(|| (per_second * 1e9).round() as u64)?;
@@ -58,7 +61,7 @@ impl RateLimit {
 #[derive(Debug, Default)]
 pub(super) struct Bucket {
     used: u128,
-    /// The rate of the last limit, at which usage is restored since `updated`.
+    /// The rate of the last limit. Usage since `updated` is restored at this rate.
     rate: u64,
     updated: u64,
 }
@@ -75,7 +78,7 @@ impl Bucket {
         self.used(now) == 0
     }
 
-    /// The time at which the bucket is full, without further connections.
+    /// The time at which the bucket will be full if no connections are admitted until then.
     pub(super) fn full_at(&self) -> u64 {
         let time = match self.rate {
             0 => 0,
@@ -85,14 +88,14 @@ impl Bucket {
         self.updated.saturating_add(time)
     }
 
-    /// Uses one connection, or returns the time until one is available.
+    /// Uses one token. If none is available, returns the time until one is.
     pub(super) fn take(&mut self, limit: &RateLimit, now: u64) -> Result<(), Duration> {
-        // The old rate applies until now, also if the connection is refused. The update is exact,
-        // so the client loses nothing.
+        // Until now, usage was restored at the old rate. Update the bucket even if the
+        // connection is refused: the update is exact, so the client loses nothing.
         *self = Self {
             used: self.used(now),
             rate: limit.rate,
-            // Calls from several threads may arrive slightly out of order.
+            // `now` of concurrent calls may be slightly out of order.
             updated: now.max(self.updated),
         };
         let used = self.used + CONNECTION;

@@ -79,7 +79,7 @@ fn raised_rate_applies_immediately() {
     assert_eq!(
         limiter.admit(&client, &raised, at(SECOND)).unwrap_err(),
         Refusal::RateLimited {
-            // After one second, 1/3600 of a token was restored.
+            // After one second, 1/3600 of a token has been restored.
             retry_after: Duration::from_nanos(9_997_223)
         }
     );
@@ -109,7 +109,7 @@ fn extreme_rate_and_burst_do_not_overflow() {
         bucket.take(&limit, u64::MAX).unwrap();
     }
     let tight = RateLimit::new(1e-6, NonZeroU32::MIN).unwrap();
-    // 1e12 seconds are more nanoseconds than fit into 64 bits.
+    // 1e12 seconds in nanoseconds exceed 64 bits.
     assert_eq!(
         bucket.take(&tight, u64::MAX),
         Err(Duration::from_nanos(u64::MAX))
@@ -161,7 +161,8 @@ fn full_table_refuses_only_unknown_clients() {
     for client in &clients {
         assert!(limiter.admit(client, &limits, at(1)).is_ok());
     }
-    // Each client used two tokens and is idle after two seconds. Admission makes room itself.
+    // Each client has used two tokens and is idle after two seconds. `admit` itself then
+    // makes room.
     assert!(limiter.admit(&unknown, &limits, at(SECOND)).is_err());
     assert!(limiter.admit(&unknown, &limits, at(2 * SECOND + 1)).is_ok());
     assert_eq!(limiter.len(), 1);
@@ -252,11 +253,19 @@ fn clients_in_use_are_not_forgotten() {
     let client: ClientId = "alice".into();
     let held = limiter.admit(&client, &limits, at(0)).unwrap();
     limiter.forget_idle(at(DAY));
-    assert_eq!(limiter.len(), 1, "it has an open connection");
+    assert_eq!(
+        limiter.len(),
+        1,
+        "the remaining client has an open connection"
+    );
     drop(held);
     assert!(limiter.admit(&client, &limits, at(DAY)).is_ok());
     limiter.forget_idle(at(DAY + SECOND - 1));
-    assert_eq!(limiter.len(), 1, "its bucket is not full");
+    assert_eq!(
+        limiter.len(),
+        1,
+        "the bucket of the remaining client is not full"
+    );
     limiter.forget_idle(at(DAY + SECOND));
     assert!(limiter.is_empty());
 }
@@ -278,11 +287,11 @@ fn rate_limit((numerator, denominator): (u64, u64), burst: u32) -> RateLimit {
     RateLimit::new(per_second, NonZeroU32::new(burst).unwrap()).unwrap()
 }
 
-/// Reference GCRA with the theoretical arrival time of the standard, in exact multiples of
-/// `1 / numerator` nanoseconds.
+/// A reference implementation of GCRA with the theoretical arrival time of the standard.
+/// Times are exact multiples of `1 / numerator` nanoseconds.
 struct Gcra {
     numerator: u128,
-    /// Emission interval of one connection.
+    /// Emission interval: the time after which one more connection conforms.
     interval: u128,
     burst: u128,
     tat: u128,
@@ -309,7 +318,7 @@ impl Gcra {
         Ok(())
     }
 
-    /// Whether `n` connections are no more than `burst + rate * t`, less `spare`.
+    /// Whether `n` connections are at most `burst + rate * t`, reduced by `spare`.
     fn allows(&self, n: usize, t: u64, spare: u128) -> bool {
         (n as u128 + spare) * self.interval
             <= self.burst * self.interval + u128::from(t) * self.numerator
@@ -330,7 +339,8 @@ proptest! {
         let mut admitted = Vec::new();
         let mut now = 0u64;
         for (whole, thousandths, nanos) in attempts {
-            // Mostly simultaneous or close to a multiple of the interval, rarely a day apart.
+            // Most connections arrive simultaneously or close to a multiple of the emission
+            // interval, and a few arrive a day later.
             now += match (whole, thousandths) {
                 (0, 990..) => DAY,
                 (0, _) => 0,
@@ -376,7 +386,7 @@ fn long_term_rate_is_exact() {
         let start = 30 * DAY;
         let mut now = start;
         let mut admitted = 0;
-        // Up to a million connections or 550 years.
+        // Simulate up to a million connections or 550 years.
         while admitted < 1_000_000 && now < 200_000 * DAY {
             match bucket.take(&limit, now) {
                 Ok(()) => {
@@ -388,7 +398,8 @@ fn long_term_rate_is_exact() {
                 }
                 Err(wait) => {
                     now += wait.as_nanos() as u64;
-                    // One nanosecond earlier, one more connection exceeds the limit.
+                    // One nanosecond earlier, one more connection would have exceeded the
+                    // limit.
                     let before = now - start - 1;
                     assert!(
                         !gcra.allows(admitted, before, 1),
@@ -406,7 +417,7 @@ struct Step {
     client: usize,
     limits: usize,
     keep: bool,
-    /// Drop the oldest permit.
+    /// Whether to drop the oldest permit.
     close: bool,
     forget: bool,
 }
@@ -430,7 +441,7 @@ fn clients() -> [ClientId; 3] {
     ["a", "b", "c"].map(ClientId::from)
 }
 
-/// The property tests switch clients between these limits, as reloads do.
+/// The limits between which the property tests switch clients, as a reload does.
 fn some_limits() -> [Limits; 4] {
     let both = Limits {
         max_conns: NonZeroU32::new(2),

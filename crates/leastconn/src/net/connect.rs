@@ -1,4 +1,4 @@
-//! Opening a connection to a server: pick, dial, and retry with the next one.
+//! Opens a connection to a server: picks a server, dials it, and retries with another one.
 
 mod retry;
 
@@ -47,20 +47,20 @@ pub struct ConnectPolicy {
     /// Time limit of one attempt: resolving the server's name, connecting, and
     /// [preparing](Connect::prepare) the connection.
     pub timeout: Duration,
-    /// How many further servers are tried in a round when connecting fails.
+    /// How many more servers are tried in a round after the first one failed.
     pub retries: u32,
-    /// How long to retry after the first round failed. The delay between rounds starts at 100 ms
-    /// and doubles up to a second; a round starts early if a server becomes available. Zero: one
-    /// round only.
+    /// For how long further rounds are started after the first round has failed. The delay
+    /// between rounds starts at 100 ms and doubles up to one second. A round starts early if
+    /// a server becomes available. Zero: there is only one round.
     pub retry_for: Duration,
-    /// TCP keepalive: silence after which the kernel probes the server; see
+    /// TCP keepalive: the time without traffic after which the kernel probes the server; see
     /// [`set_keepalive`]. `None`: no keepalive.
     pub keepalive: Option<Duration>,
 }
 
 impl Default for ConnectPolicy {
-    /// 5 seconds for an attempt, 2 retries, 3 seconds for further rounds, keepalive after a
-    /// minute.
+    /// An attempt takes up to 5 seconds, a round has up to 2 retries, further rounds start
+    /// for 3 seconds, and keepalive probes start after a minute.
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(5),
@@ -76,18 +76,18 @@ impl Default for ConnectPolicy {
 pub struct Connected<S = TcpStream> {
     /// The connection.
     pub stream: S,
-    /// Counts the connection on its server. Hold it as long as the connection.
+    /// Counts the connection on its server. Keep the lease as long as the connection is open.
     pub lease: Lease,
-    /// Attempts that were made, including the successful one.
+    /// Number of attempts, including the successful one.
     pub attempts: u32,
 }
 
-/// Counter of attempts to connect, readable while and after [`Connect::run`] runs.
+/// Counter of attempts to connect. It can be read during and after [`Connect::run`].
 #[derive(Debug, Default)]
 pub struct Attempts(AtomicU32);
 
 impl Attempts {
-    /// Attempts that have begun.
+    /// Number of attempts that were started.
     pub fn get(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
@@ -101,13 +101,13 @@ impl Attempts {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// No selected server was available, so none was tried.
+    /// None of the selected servers was available, so no attempt was made.
     #[error("none of the allowed servers is available")]
     NoServerAvailable,
     /// Every attempt failed.
     #[error("connecting failed {attempts} time(s), last to `{server}`: {source}")]
     Failed {
-        /// Attempts that were made.
+        /// Number of attempts.
         attempts: u32,
         /// The server of the last attempt.
         server: ServerId,
@@ -118,7 +118,7 @@ pub enum ConnectError {
     /// not change, and no other server is tried.
     #[error("the balancer cannot open another connection: {source}")]
     Exhausted {
-        /// Attempts that were made, including the one that met the limit.
+        /// Number of attempts, including the one that failed for lack of resources.
         attempts: u32,
         /// The error of the system call.
         source: io::Error,
@@ -135,7 +135,7 @@ impl ConnectError {
         }
     }
 
-    /// Attempts that were made.
+    /// Number of attempts.
     pub const fn attempts(&self) -> u32 {
         match self {
             Self::NoServerAvailable => 0,
@@ -144,7 +144,8 @@ impl ConnectError {
     }
 }
 
-/// Opens a connection to one of the selected servers. Short for [`Connect`] without options.
+/// Opens a connection to one of the selected servers. This is a shortcut for [`Connect`]
+/// without options.
 ///
 /// # Errors
 /// As [`Connect::run`].
@@ -159,7 +160,8 @@ pub async fn connect(
     Connect::new(pool, selector, policy).run().await
 }
 
-/// Opens a connection to a server of a pool, in [`Connect::run`].
+/// Builder for opening a connection to a server of a pool. [`Connect::run`] opens the
+/// connection.
 ///
 /// ```no_run
 /// # async fn example(pool: leastconn::Pool, peer: std::net::SocketAddr) {
@@ -189,7 +191,8 @@ pub struct Connect<'a, P = Plain> {
 }
 
 impl<'a> Connect<'a> {
-    /// A plain TCP connection to one of the servers of `pool` that `selector` selects.
+    /// Creates a builder for a plain TCP connection to one of the servers of `pool` that
+    /// `selector` selects.
     pub const fn new(pool: &'a Pool, selector: &'a Selector, policy: &'a ConnectPolicy) -> Self {
         Self {
             pool,
@@ -203,21 +206,21 @@ impl<'a> Connect<'a> {
 }
 
 impl<'a, P: Prepare> Connect<'a, P> {
-    /// Sets where the connection comes from, for
+    /// Sets the source of the connection, for
     /// [`Balance::SourceHash`](crate::Balance::SourceHash).
     pub fn source(self, source: impl Into<Source>) -> Self {
         let source = Some(source.into());
         Self { source, ..self }
     }
 
-    /// Counts attempts in `attempts`, which stays readable when the future is dropped.
+    /// Counts attempts in `attempts`, which can still be read after the future was dropped.
     pub const fn attempts(mut self, attempts: &'a Attempts) -> Self {
         self.attempts = Some(attempts);
         self
     }
 
-    /// Prepares each fresh connection with `step`, within the time of the attempt. If it
-    /// fails, the attempt has failed.
+    /// Prepares each new connection with `step`, within the time limit of the attempt. If
+    /// `step` fails, the attempt fails.
     pub fn prepare<Q: Prepare>(self, step: &'a Q) -> Connect<'a, Q> {
         let Self {
             pool,
@@ -237,27 +240,31 @@ impl<'a, P: Prepare> Connect<'a, P> {
         }
     }
 
-    /// Connects to the server that the pool picks; if that fails, to the next one, each at
-    /// most once, until one answers, [`ConnectPolicy::retries`] are used up, or no server is
-    /// left. Then waits and begins another round, for [`ConnectPolicy::retry_for`]: the
-    /// restart of a server costs clients a delay and no connection. If waiting cannot make a
-    /// server available (all are in drain or maint, or at `max_conns`), it fails at once.
+    /// Connects to the server that the pool picks. If that fails, it tries other servers,
+    /// each at most once, until one of them answers, [`ConnectPolicy::retries`] are used up,
+    /// or no server is left. This is one round. If a round fails, the method waits and starts
+    /// another one, for at most [`ConnectPolicy::retry_for`]. The restart of a server
+    /// therefore delays clients, but their connections do not fail. The method fails without
+    /// waiting if no server can become available: if all servers are in drain or maint, or at
+    /// `max_conns`.
     ///
-    /// A connection counts on its server from before it is dialled, so that concurrent
-    /// connections do not all see the same idle server. While it waits it counts on none. Each
-    /// round uses the members that the pool has then.
+    /// A connection counts on its server before the server is dialled, so that concurrent
+    /// connections do not all choose the same idle server. While the method waits between
+    /// rounds, the connection does not count on any server. Each round uses the members that
+    /// the pool has at that time.
     ///
-    /// Outcomes change the health of the server, unless the failure is the balancer's own: out
-    /// of file descriptors or memory it gives up at once, and without a local address or port
-    /// for one server it tries the next.
+    /// The outcome of each attempt is recorded in the health of the server, unless the
+    /// failure is local. If this process is out of file descriptors or memory, the method
+    /// fails at once. If there is no local address or port for one server, it tries the next
+    /// server.
     ///
     /// # Errors
-    /// If no selected server is available, all attempts failed, or the balancer cannot open
-    /// any connection now.
+    /// If no selected server is available, if all attempts failed, or if this process is out
+    /// of file descriptors or memory.
     ///
     /// # Cancel safety
-    /// Dropping the future closes the connection that was being opened and gives back its
-    /// count. It does not change the server's health.
+    /// Dropping the future closes the connection that was being opened, which then no longer
+    /// counts on its server. The server's health does not change.
     pub async fn run(self) -> Result<Connected<P::Stream>, ConnectError> {
         let (pool, policy) = (self.pool, self.policy);
         let own_attempts = Attempts::default();
@@ -283,8 +290,8 @@ impl<'a, P: Prepare> Connect<'a, P> {
         Err(failure.unwrap_or(ConnectError::NoServerAvailable))
     }
 
-    /// Tries candidates, each at most once. Fails with the last failure, or with `None` if no
-    /// candidate was tried.
+    /// Tries candidates, each at most once. Returns the error of the last attempt, or `None`
+    /// as the error if no candidate was tried.
     async fn round(
         &self,
         candidates: &Candidates,
@@ -334,8 +341,7 @@ impl<'a, P: Prepare> Connect<'a, P> {
     }
 }
 
-/// Connects to one server, trying all of its addresses within the time for one
-/// attempt.
+/// Connects to one server, trying all of its addresses within the time limit of the attempt.
 async fn dial<P: Prepare>(
     server: &Server,
     policy: &ConnectPolicy,
@@ -343,7 +349,7 @@ async fn dial<P: Prepare>(
 ) -> io::Result<P::Stream> {
     let deadline = now() + policy.timeout;
     let resolving = server.resolved.addresses(server.address(), now());
-    // The inner timers bound the whole attempt: an outer one would only add cost.
+    // The inner timeouts limit the whole attempt. An outer timeout would only add cost.
     let result = match timeout_at(deadline.into(), resolving).await {
         Ok(Ok(addresses)) => {
             let dialer = Dialer {
@@ -365,7 +371,7 @@ async fn dial<P: Prepare>(
     result
 }
 
-/// Opens connections to one server.
+/// Opens connections to the addresses of one server.
 pub(crate) struct Dialer<'a, P> {
     pub(crate) server: &'a Server,
     pub(crate) keepalive: Option<Duration>,
@@ -373,8 +379,8 @@ pub(crate) struct Dialer<'a, P> {
 }
 
 impl<P: Prepare> Dialer<'_, P> {
-    /// Connects to the first address that answers. The time left is divided among the
-    /// remaining addresses, so that a silent one does not use it up.
+    /// Connects to the first address that answers. The remaining time is divided among the
+    /// remaining addresses, so that an address that does not answer does not use all of it.
     pub(crate) async fn any(
         &self,
         addresses: &[SocketAddr],
@@ -388,7 +394,7 @@ impl<P: Prepare> Dialer<'_, P> {
         for (position, &address) in addresses.iter().enumerate() {
             let left = deadline.saturating_duration_since(now());
             let others = u32::try_from(addresses.len() - position).unwrap_or(u32::MAX);
-            // One timer for connecting and preparing.
+            // One timeout for both connecting and preparing.
             let error = match timeout(left / others, self.one(address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => error,
@@ -413,15 +419,16 @@ impl<P: Prepare> Dialer<'_, P> {
         if let Some(idle) = self.keepalive
             && let Err(error) = set_keepalive(&stream, idle)
         {
-            // Not fatal. The socket may have been reset already, which shows later.
-            tracing::debug!(server = %self.server.id(), %error, "no keepalive");
+            // Not fatal. If the cause is a reset of the connection, a later read or write
+            // reports it.
+            tracing::debug!(server = %self.server.id(), %error, "failed to enable TCP keepalive");
         }
         self.step.prepare(stream, self.server).await
     }
 }
 
-/// Prefers the server's own failure (connection refused by `127.0.0.1`) to a local one (no
-/// address for `::1` on a host without IPv6).
+/// Of two errors, prefers the one that the server caused (connection refused by `127.0.0.1`)
+/// to a local one (no local address to reach `::1` from on a host without IPv6).
 fn more_specific(earlier: Option<io::Error>, later: io::Error) -> io::Error {
     match earlier {
         Some(earlier) if fault(&later) == Fault::Local => earlier,
@@ -431,8 +438,9 @@ fn more_specific(earlier: Option<io::Error>, later: io::Error) -> io::Error {
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = dialling(address).await?;
-    // If nothing listens on a port of this host in the ephemeral range, connect may choose the
-    // same port as its source and connect to itself (TCP simultaneous open).
+    // If nothing listens on a local port in the ephemeral range, the kernel may choose the
+    // same port as the source port, and the socket connects to itself (TCP simultaneous
+    // open).
     if stream.local_addr()? == address {
         return Err(io::Error::new(
             io::ErrorKind::ConnectionRefused,

@@ -7,17 +7,18 @@ use tokio::{io::Interest, net::TcpStream, time::sleep};
 use super::{Fault, Stream};
 use crate::Reason;
 
-/// How long dialling continues after a client has closed in order without sending anything.
-/// The client may have closed only its sending side and wait for the server to speak first. The
-/// grace period also lets monitoring that connects and closes reach a fast server.
+/// How long dialling continues after a client has closed its connection in order without
+/// sending anything. The client may have closed only its sending direction and wait for the
+/// server to speak first. The grace period also lets a monitoring probe that connects and
+/// closes reach a server that accepts quickly.
 const GRACE: Duration = Duration::from_millis(200);
 
 /// How a client left before a server was connected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Departed {
-    /// The client closed without sending data, with or without the protocol's own end (for
-    /// TLS, `close_notify`).
+    /// The client closed the connection without sending data. The end may lack the end marker
+    /// of the protocol (for TLS, `close_notify`).
     #[error("the client closed before a server was connected")]
     Closed,
     /// The connection was reset or failed.
@@ -26,7 +27,7 @@ pub enum Departed {
 }
 
 impl Departed {
-    /// The stable code.
+    /// The reason code.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Closed => Reason::ClientClosed,
@@ -36,12 +37,13 @@ impl Departed {
     }
 }
 
-/// Waits until the client leaves, without taking any data from `stream`: see
+/// Waits until the client leaves. Does not consume any data of `stream`: see
 /// [`Stream::poll_ahead`].
 ///
-/// Completes at once after a reset, and 200 ms after an orderly close. A client that has sent
-/// data may have closed only its sending side and wait for the answer, so its close is ignored.
-/// In a `select!`, poll this future last, so that it costs nothing if the other branch is ready.
+/// Completes immediately after a reset, and 200 ms after an orderly close. The close of a
+/// client that has sent data is ignored, because the client may have closed only its sending
+/// direction and wait for the response. In a `select!`, poll this future last, so that it
+/// costs nothing if another branch is ready.
 ///
 /// # Cancel safety
 /// Cancel safe.
@@ -66,8 +68,8 @@ pub async fn departed<S: Stream>(stream: &mut S) -> Departed {
     }
 }
 
-/// Whether the TCP stream is still open after the end of its protocol: waits for a FIN, and
-/// returns `true` if data arrives instead.
+/// Whether the TCP connection is still open after the end marker of the protocol. Waits for a
+/// FIN, and returns `true` if data arrives instead.
 async fn is_half_open(socket: Option<&TcpStream>) -> bool {
     match socket {
         Some(socket) => matches!(socket.peek(&mut [0]).await, Ok(1..)),

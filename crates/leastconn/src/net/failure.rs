@@ -1,7 +1,7 @@
-//! Classifies connect errors: a fault of the server, or of the balancer itself.
+//! Classifies connect errors: the cause is either the server or the balancer itself.
 //!
-//! A process that is out of file descriptors cannot connect to any server. Counting that as
-//! server failures would eject all servers during a short overload.
+//! A process that is out of file descriptors cannot connect to any server. If this counted as
+//! a failure of the servers, all servers would be ejected during a short overload.
 
 use std::io;
 
@@ -10,10 +10,11 @@ use std::io;
 pub(crate) enum Fault {
     /// The server or the network path to it does not work.
     Server,
-    /// This host has no local address or port left for that server. Other servers may still
-    /// be reachable.
+    /// This host has no local address or port left for connections to this server. Other
+    /// servers may still be reachable.
     Local,
-    /// This process or host is out of file descriptors or memory. Affects all servers.
+    /// This process or host is out of file descriptors or memory. It cannot connect to any
+    /// server.
     Exhausted,
 }
 

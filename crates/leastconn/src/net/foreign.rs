@@ -16,9 +16,10 @@ use super::Stream;
 /// Adapts any `AsyncRead + AsyncWrite` type to [`Stream`], for example a TLS stream of another
 /// crate.
 ///
-/// The inner stream must report errors as [`Stream`] requires: a connection closed without the
-/// protocol's own end as [`io::ErrorKind::UnexpectedEof`], and protocol errors as
-/// [`io::ErrorKind::InvalidData`]. `tokio-rustls` does.
+/// The inner stream must report errors as [`Stream`] requires:
+/// [`io::ErrorKind::UnexpectedEof`] for a connection that was closed without the end marker
+/// of the protocol, and [`io::ErrorKind::InvalidData`] for a protocol error. The streams of
+/// `tokio-rustls` meet this requirement.
 ///
 /// ```
 /// use leastconn::net::{Foreign, Stream};
@@ -35,9 +36,9 @@ pub struct Foreign<S> {
 }
 
 impl<S> Foreign<S> {
-    /// A stream without a TCP socket. [`Stream::abort`] does nothing: dropping the stream has
-    /// to look like a failure to the peer, as dropping a TLS stream without `close_notify`
-    /// does.
+    /// Wraps a stream that has no TCP socket. [`Stream::abort`] does nothing. Therefore the
+    /// peer must be able to recognise the drop of the stream as a failure, as with a TLS
+    /// stream that is dropped without `close_notify`.
     pub const fn new(stream: S) -> Self {
         Self {
             stream,
@@ -45,8 +46,8 @@ impl<S> Foreign<S> {
         }
     }
 
-    /// A stream over the TCP socket that `socket` returns. [`Stream::abort`] resets the
-    /// connection.
+    /// Wraps a stream over a TCP socket. `socket` returns that socket. [`Stream::abort`]
+    /// resets the connection.
     pub const fn over_tcp(stream: S, socket: fn(&S) -> &TcpStream) -> Self {
         Self {
             stream,
@@ -54,12 +55,12 @@ impl<S> Foreign<S> {
         }
     }
 
-    /// The inner stream.
+    /// Returns a reference to the inner stream.
     pub const fn get_ref(&self) -> &S {
         &self.stream
     }
 
-    /// The inner stream.
+    /// Returns the inner stream.
     pub fn into_inner(self) -> S {
         self.stream
     }

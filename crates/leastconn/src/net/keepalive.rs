@@ -4,23 +4,24 @@ use std::{io, os::fd::AsFd, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// Interval between unanswered probes, at most.
+/// Maximum interval between unanswered probes.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Unanswered probes after which the kernel closes the connection.
+/// Number of unanswered probes after which the kernel closes the connection.
 const PROBES: u32 = 3;
 
-/// Enables TCP keepalive on `socket`. After `idle` (whole seconds) without traffic from the
-/// peer, the kernel sends three probes, ten seconds apart, or `idle` apart if that is less. If
-/// none is answered, the connection fails with `ETIMEDOUT`. On Linux, accepted sockets inherit
-/// the setting of their listener.
+/// Enables TCP keepalive on `socket`. After the time `idle` (in whole seconds) without
+/// traffic from the peer, the kernel sends three probes. The interval between probes is ten
+/// seconds, or `idle` if that is shorter. If the peer answers none of the probes, the
+/// connection fails with `ETIMEDOUT`. On Linux, accepted sockets inherit the settings of
+/// their listener.
 ///
-/// `TCP_USER_TIMEOUT` is not set: it would also end connections to a live peer that reads
+/// `TCP_USER_TIMEOUT` is not set: it would also close connections whose peer works but reads
 /// slowly.
 ///
 /// # Errors
 /// If `setsockopt` fails, for example because `socket` is not a TCP socket.
 pub fn set_keepalive(socket: &impl AsFd, idle: Duration) -> io::Result<()> {
-    // The range that Linux accepts.
+    // Limit the value to the range that Linux accepts.
     let idle = Duration::from_secs(idle.as_secs().clamp(1, 32_767));
     let keepalive = TcpKeepalive::new()
         .with_time(idle)

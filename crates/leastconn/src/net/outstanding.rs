@@ -1,9 +1,10 @@
 //! Counts the bytes written to a socket that its peer has not acknowledged.
 //!
-//! Linux reports them through `SIOCOUTQ` and `TCP_INFO`, which have no safe wrapper, and through
-//! `sock_diag` over netlink, which is used here. If netlink is not available (a seccomp filter,
-//! a kernel without `tcp_diag`), the fallback is whether the socket is writable with the smallest
-//! send buffer: see [`is_sent`].
+//! Linux reports this number through `SIOCOUTQ` and `TCP_INFO`, which have no safe wrapper,
+//! and through `sock_diag` over netlink, which this module uses. Netlink may be unavailable,
+//! for example because of a seccomp filter or a kernel without `tcp_diag`. In that case the
+//! module checks whether the socket is writable with the smallest send buffer: see
+//! [`is_sent`].
 
 use tokio::net::TcpStream;
 
@@ -12,13 +13,13 @@ use tokio::net::TcpStream;
 pub(super) enum Outstanding {
     /// Everything was acknowledged, or the connection no longer exists.
     Nothing,
-    /// Unacknowledged bytes, including a FIN. `u32::MAX`: the number is not known.
+    /// Number of unacknowledged bytes, including a FIN. `u32::MAX`: the number is not known.
     Bytes(u32),
 }
 
 #[cfg(target_os = "linux")]
 pub(super) fn outstanding(socket: &TcpStream) -> Outstanding {
-    // A reset connection has no peer.
+    // A socket without a peer address has been reset.
     let (Ok(local), Ok(peer)) = (socket.local_addr(), socket.peer_addr()) else {
         return Outstanding::Nothing;
     };
@@ -30,18 +31,19 @@ pub(super) fn outstanding(socket: &TcpStream) -> Outstanding {
     }
 }
 
-/// Not available on other systems.
+/// The number is not available on other operating systems.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn outstanding(_: &TcpStream) -> Outstanding {
     Outstanding::Nothing
 }
 
-/// Whether everything was sent and acknowledged, except for at most one small segment.
+/// Whether all data was sent and acknowledged, except for at most one small segment.
 ///
-/// A socket is writable if its unsent bytes are within `TCP_NOTSENT_LOWAT` and its unsent and
-/// unacknowledged bytes take less than two thirds of the send buffer. Two thirds of the smallest
-/// buffer hold less than two segments. Sending on the socket is slow afterwards. After
-/// `shutdown(SHUT_WR)` a socket is always writable.
+/// A socket is writable if its unsent bytes are below `TCP_NOTSENT_LOWAT`, and if its unsent
+/// and unacknowledged bytes together occupy less than two thirds of the send buffer. Two
+/// thirds of the smallest buffer hold less than two segments. This function reduces the send
+/// buffer permanently, so that sending is slow afterwards. It must not be used after
+/// `shutdown(SHUT_WR)`, because the socket is then always writable.
 #[cfg(target_os = "linux")]
 fn is_sent(socket: &TcpStream) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -98,7 +100,7 @@ mod diag {
             Some(netlink::SOCK_DIAG),
         )?;
         send(&netlink, &request, SendFlags::empty())?;
-        // The kernel queues the answer before `send` returns.
+        // The kernel has queued the answer when `send` returns.
         let mut answer = [0; 512];
         let (length, _) = recv(&netlink, &mut answer, RecvFlags::DONTWAIT)?;
         parse(answer.get(..length).unwrap_or_default())
@@ -124,17 +126,17 @@ mod diag {
         put(&(REQUEST as u32).to_ne_bytes());
         put(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
         put(&NLM_F_REQUEST.to_ne_bytes());
-        // Sequence number, and the kernel's address.
+        // Sequence number, and the netlink address of the kernel: both zero.
         put(&[0; 8]);
         put(&[family.as_raw() as u8, IPPROTO_TCP, 0, 0]);
-        // Any state.
+        // Match a socket in any TCP state.
         put(&u32::MAX.to_ne_bytes());
         put(&local.port().to_be_bytes());
         put(&peer.port().to_be_bytes());
         put(&padded(local_ip));
         put(&padded(peer_ip));
         put(&interface.to_ne_bytes());
-        // The low half comes first on every architecture.
+        // The kernel expects the low half first on every architecture.
         put(&(cookie as u32).to_ne_bytes());
         put(&((cookie >> 32) as u32).to_ne_bytes());
         bytes
@@ -151,7 +153,7 @@ mod diag {
         }
     }
 
-    /// The write queue, if `answer` describes a socket.
+    /// Returns the size of the write queue, or `None` if `answer` does not describe a socket.
     fn parse(answer: &[u8]) -> Option<u32> {
         let kind = u16::from_ne_bytes([*answer.get(4)?, *answer.get(5)?]);
         let field = answer.get(WRITE_QUEUE..)?.first_chunk()?;

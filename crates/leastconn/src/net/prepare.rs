@@ -1,4 +1,4 @@
-//! Preparation of fresh connections to servers.
+//! Preparation of new connections to servers.
 
 use std::{future::ready, io};
 
@@ -7,12 +7,12 @@ use tokio::net::TcpStream;
 use super::Stream;
 use crate::Server;
 
-/// A step between connecting and relaying, for example sending a PROXY header or a TLS
-/// handshake.
+/// A step between connecting and relaying, for example sending a PROXY header or performing a
+/// TLS handshake.
 ///
-/// The step is part of a connection attempt: it runs within the attempt's deadline, and if it
-/// fails, the next server is tried. It may run several times for one client, each time on a new
-/// connection.
+/// The step is part of a connection attempt. It runs within the time limit of the attempt,
+/// and if it fails, the next server is tried. For one client it may run several times, each
+/// time on a new connection.
 pub trait Prepare: Send + Sync {
     /// The prepared stream.
     type Stream: Stream + Send;
@@ -22,11 +22,11 @@ pub trait Prepare: Send + Sync {
     ///
     /// # Errors
     /// If the server does not complete the step. The message is logged as the reason of the
-    /// failed attempt. System errors must keep their error code, which distinguishes faults of
-    /// the server from a lack of resources in this process.
+    /// failed attempt. System errors must keep their error code, because the code
+    /// distinguishes a fault of the server from a lack of resources in this process.
     ///
     /// # Cancel safety
-    /// The future is dropped, and the connection closed, when the attempt times out.
+    /// When the attempt times out, the future is dropped and the connection is closed.
     fn prepare(
         &self,
         stream: TcpStream,

@@ -26,34 +26,34 @@ pub use checker::Checker;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Probe {
-    /// Accepts a connection and, with `expect`, answers.
+    /// The server accepts a connection. If `expect` is set, it must also answer.
     Tcp {
         /// Bytes to send once connected.
         send: Option<Vec<u8>>,
         /// Bytes that must occur in the first 16 KiB of the answer.
         expect: Option<Vec<u8>>,
     },
-    /// Answers an HTTP/1.1 `GET` with one of certain status codes.
+    /// The server answers an HTTP/1.1 `GET` request with one of the given status codes.
     Http {
         /// The request target: path and query.
         path: String,
-        /// Status codes of a working server.
+        /// Status codes of a healthy server.
         status: Vec<RangeInclusive<u16>>,
     },
-    /// A MySQL or MariaDB server sends its greeting and answers a login, with anything but an
-    /// error that concerns all clients. The login is completed because a server blocks a host
-    /// after `max_connect_errors` connections that end before it.
+    /// A MySQL or MariaDB server sends its greeting and answers a login. Any answer counts as
+    /// success, except errors that concern all clients. The probe completes the login because
+    /// a server blocks a host after `max_connect_errors` connections that end before login.
     Mysql {
-        /// The user to log in as, without a password. Need not exist.
+        /// The user to log in as, without a password. The user need not exist.
         user: String,
     },
-    /// A PostgreSQL server answers a startup message: asks for a password, accepts the user or
-    /// rejects it.
+    /// A PostgreSQL server answers a startup message: it requests a password, accepts the
+    /// user or rejects the user.
     Postgres {
-        /// The user of the session. Need not exist.
+        /// The user of the session. The user need not exist.
         user: String,
     },
-    /// A Redis server answers `PING`, possibly with an authentication error.
+    /// A Redis server answers `PING`. An authentication error also counts as success.
     Redis,
 }
 
@@ -63,9 +63,10 @@ pub enum Probe {
 pub struct Check {
     /// The protocol and the expected answer.
     pub probe: Probe,
-    /// The port to probe, if not the port of the server.
+    /// The port to probe. `None`: the port of the server.
     pub port: Option<u16>,
-    /// Time from the start of one probe to the start of the next, jittered by 10 % both ways.
+    /// Time from the start of one probe to the start of the next. The actual time varies
+    /// randomly by up to 10 % in both directions.
     pub interval: Duration,
     /// Time limit of one probe.
     pub timeout: Duration,
@@ -110,16 +111,16 @@ pub enum ProbeError {
     Incomplete {
         /// The time limit.
         limit: Duration,
-        /// The beginning of the answer.
+        /// The start of the answer.
         answer: Excerpt,
     },
-    /// The answer ended, or reached 16 KiB, without the expected bytes.
+    /// The answer ended, or exceeded 16 KiB, without containing the expected bytes.
     #[error("the answer is not the expected one, but {0}")]
     Unexpected(Excerpt),
     /// The answer is not HTTP/1.x.
     #[error("the answer is not HTTP, but {0}")]
     NotHttp(Excerpt),
-    /// The answer has a status code that is not expected.
+    /// The answer has an unexpected status code.
     #[error("HTTP status {0}")]
     Status(u16),
     /// The server answered with an error that concerns all clients.
@@ -136,15 +137,16 @@ impl ProbeError {
 }
 
 impl ProbeError {
-    /// Whether the server failed, as opposed to this process being out of file descriptors,
-    /// memory or local ports.
+    /// Whether the server failed. If not, this process is out of file descriptors, memory or
+    /// local ports.
     pub fn is_server_fault(&self) -> bool {
         !matches!(self, Self::Io(error) if fault(error) != Fault::Server)
     }
 }
 
-/// The beginning of an answer, for error messages. [Display](fmt::Display) escapes everything
-/// but visible ASCII, so that a server cannot inject control characters into a log or terminal.
+/// The start of an answer, for error messages. [Display](fmt::Display) escapes everything
+/// except visible ASCII characters, so that a server cannot inject control characters into a
+/// log or terminal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Excerpt {
     start: Box<[u8]>,
@@ -153,7 +155,7 @@ pub struct Excerpt {
 }
 
 impl Excerpt {
-    /// Bytes that are kept.
+    /// Maximum number of bytes in an excerpt.
     const LONGEST: usize = 64;
 
     fn of(answer: &[u8]) -> Self {
@@ -176,20 +178,22 @@ impl fmt::Display for Excerpt {
     }
 }
 
-/// Bytes of an answer that are examined.
+/// Maximum number of bytes of an answer that are examined.
 const MAX_ANSWER: usize = 16 * 1024;
 
-/// Probes a server once, over a connection that is prepared with `step` within the same time
-/// limit.
+/// Probes a server once over a new connection. The connection is first prepared with `step`,
+/// within the time limit of the probe.
 ///
 /// # Errors
-/// If the server does not answer as expected in time.
+/// If the server does not answer as expected within the time limit.
 ///
 /// # Cancel safety
-/// Dropping the future closes the connection. The server's health does not change here.
+/// Dropping the future closes the connection. This function does not change the server's
+/// health.
 pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Result<(), ProbeError> {
     let deadline = now() + check.timeout;
-    // Outside of `attempt`, for the error after a timeout.
+    // Declared outside of `attempt`, so that the error after a timeout can contain the
+    // incomplete answer.
     let mut answer = Vec::new();
     let attempt = async {
         let address = server.address();
@@ -235,7 +239,7 @@ pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Resu
             Probe::Postgres { user } => postgres::check(&mut stream, user, &mut answer).await?,
             Probe::Redis => redis::check(&mut stream, &mut answer).await?,
         }
-        // An orderly close. The server has answered, so an error does not matter.
+        // Close in order. Errors are ignored, because the server has already answered.
         let _ = poll_fn(|cx| Pin::new(&mut stream).poll_finish(cx)).await;
         Ok(())
     };
@@ -280,7 +284,8 @@ async fn read_status<S: Stream>(stream: &mut S, answer: &mut Vec<u8>) -> Result<
         let mut response = httparse::Response::new(&mut headers);
         let parsed = response.parse(answer);
         match (response.code, parsed) {
-            // The status line is enough: headers may be malformed or not have arrived.
+            // The status line is sufficient: headers may be malformed or not have arrived
+            // yet.
             (Some(code), _) => Some(Some(code)),
             (None, Ok(_)) => None,
             (None, Err(_)) => Some(None),
@@ -290,7 +295,7 @@ async fn read_status<S: Stream>(stream: &mut S, answer: &mut Vec<u8>) -> Result<
     code.ok_or_else(|| ProbeError::NotHttp(Excerpt::of(answer)))
 }
 
-/// Reads until `found` returns something. `None`: the answer ended before.
+/// Reads until `found` returns a value. Returns `None` if the answer ends before.
 async fn read_until<S: Stream, T>(
     stream: &mut S,
     answer: &mut Vec<u8>,
@@ -310,7 +315,8 @@ async fn read_until<S: Stream, T>(
     }
 }
 
-/// Reads until the server closes: closing a socket with unread data would reset the connection.
+/// Reads until the server closes the connection. Closing a socket with unread data would
+/// reset the connection.
 async fn drain<S: Stream>(stream: &mut S) {
     let mut rest = [0; 1024];
     while let Ok(1..) = stream.read(&mut rest).await {}

@@ -1,14 +1,16 @@
 //! Relays bytes in both directions until both sides have finished.
 //!
 //! One task per connection polls both directions. Bytes are read into a scratch buffer of the
-//! worker thread and written at once. Only bytes that the receiver does not accept are stored
-//! with the connection, at most one scratch buffer per direction. An idle connection therefore
-//! holds no buffer, and a slow reader applies backpressure to its sender.
+//! worker thread and written immediately. Only bytes that the receiver does not accept are
+//! stored in the state of the connection, at most one scratch buffer per direction. An idle
+//! connection therefore holds no buffer, and a slow receiver applies backpressure to the
+//! sender.
 //!
-//! Half-closes are forwarded: the other direction continues until it ends too, or until no byte
-//! has moved for the half-close timeout. When one side fails (reset, truncation, protocol
-//! error), the other side is aborted, but only after it has acknowledged everything that was
-//! received: a reset discards data in the kernel's send buffer.
+//! Half-closes are forwarded: the other direction continues until it ends as well, or until
+//! no byte has moved for the half-close timeout. When one side fails (reset, truncation,
+//! protocol error), the other side is aborted. This is delayed until the other side has
+//! acknowledged all data that the failed side had sent, because a reset discards data in the
+//! kernel's send buffer.
 
 mod buffered;
 mod delivery;
@@ -36,8 +38,9 @@ pub use self::splice::MAX_PIPES;
 use super::{Stream, now};
 use crate::Reason;
 
-/// Size of a read, and most bytes that one direction buffers for a slow receiver. Half of it
-/// costs a quarter more CPU for uploads over TLS: see docs/performance.md.
+/// Size of a read, and the maximum number of bytes that one direction buffers for a slow
+/// receiver. With half of this size, uploads over TLS need a quarter more CPU time: see
+/// docs/performance.md.
 const SCRATCH: usize = 128 * 1024;
 
 thread_local! {
@@ -57,12 +60,12 @@ thread_local! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RelayPolicy {
-    /// Ends a connection on which no byte moved in either direction for this long, while both
-    /// sides may still send. `None`: never.
+    /// Closes a connection if no byte has moved in either direction for this time and both
+    /// sides may still send. `None`: no timeout.
     pub idle: Option<Duration>,
     /// Replaces `idle` once the end of one direction has been forwarded (half-close). Also
-    /// limits how long a broken connection waits for the receiver to acknowledge what was
-    /// sent. `None`: never.
+    /// limits how long the relay of a broken connection waits until the receiver has
+    /// acknowledged the data that was sent. `None`: no timeout.
     pub half_close: Option<Duration>,
     /// How a truncated stream is forwarded.
     pub on_truncation: OnTruncation,
@@ -79,15 +82,16 @@ impl Default for RelayPolicy {
     }
 }
 
-/// How a [truncated](super::Fault::Truncated) stream is forwarded, after all of its data.
+/// How the relay forwards a [truncated](super::Fault::Truncated) stream, once all of its data
+/// is forwarded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnTruncation {
-    /// As a reset, so that the receiver does not mistake a truncated transfer for a complete
-    /// one.
+    /// Reset the receiver's connection, so that the receiver does not mistake a truncated
+    /// transfer for a complete one.
     #[default]
     Reset,
-    /// As an orderly half-close. The other direction continues.
+    /// Close the sending direction in order. The other direction continues.
     Close,
 }
 
@@ -106,12 +110,12 @@ pub struct RelayOutcome {
 /// Upper bound of [`Traffic::buffered`].
 pub const MAX_BUFFERED: usize = 2 * SCRATCH;
 
-/// Byte counters of a connection, readable while it is relayed.
+/// Byte counters of a connection. They can be read while it is relayed.
 #[derive(Debug, Default)]
 pub struct Traffic {
     received: AtomicU64,
     sent: AtomicU64,
-    /// To the server, and to the client.
+    /// Bytes buffered for the server, and for the client.
     buffered: [AtomicU64; 2],
 }
 
@@ -135,22 +139,24 @@ impl Traffic {
 }
 
 /// Relays between the client (`downstream`) and the server (`upstream`) until both have
-/// finished sending, one fails, or a timeout expires.
+/// finished sending, one side fails, or a timeout expires.
 ///
-/// The outcome's reason is [`Reason::Ok`], [`Reason::ClientReset`],
-/// [`Reason::ServerReset`], [`Reason::ClientTruncated`],
-/// [`Reason::ServerTruncated`], [`Reason::TlsError`], [`Reason::IdleTimeout`] or
-/// [`Reason::HalfCloseTimeout`]. The side that fails first decides, unless its
-/// data could not be delivered within [`RelayPolicy::half_close`].
+/// The outcome's reason is [`Reason::Ok`], [`Reason::ClientReset`], [`Reason::ServerReset`],
+/// [`Reason::ClientTruncated`], [`Reason::ServerTruncated`], [`Reason::TlsError`],
+/// [`Reason::IdleTimeout`] or [`Reason::HalfCloseTimeout`]. The side that fails first
+/// determines the reason, unless its data could not be delivered within
+/// [`RelayPolicy::half_close`].
 ///
-/// Drop the streams afterwards. A side to which the other side's end was forwarded closes in
-/// order, so that data in transit arrives. Any other side is [aborted](Stream::abort), so that it
-/// does not mistake a failed connection for a complete one, unless both directions were idle.
+/// Drop the streams afterwards. If the end of one side was forwarded to the other side, the
+/// connection of the other side is closed in order, so that data in transit arrives.
+/// Otherwise that connection is [aborted](Stream::abort), so that the peer does not mistake a
+/// failed connection for a complete one. The exception is a timeout that expires when all
+/// received data is delivered: both connections are then closed in order.
 ///
 /// # Cancel safety
-/// The future may be dropped at any time. `traffic` then has the bytes relayed so far, and the
-/// streams are aborted as described above. Bytes that were read but not yet written are lost, so
-/// relaying cannot be resumed.
+/// The future may be dropped at any time. `traffic` then contains the number of bytes relayed
+/// so far, and the streams are aborted as described above. Bytes that were read but not yet
+/// written are lost, so relaying cannot be resumed.
 pub async fn relay<D: Stream, U: Stream>(
     downstream: &mut D,
     upstream: &mut U,
@@ -159,8 +165,8 @@ pub async fn relay<D: Stream, U: Stream>(
 ) -> RelayOutcome {
     let mut pair = Pair::new(downstream, upstream, policy.on_truncation, traffic);
     let mut last_activity = now();
-    // Re-arming a timer is expensive: activity only records the time, and the timer compares it
-    // when it fires.
+    // Re-arming a timer is expensive. Activity therefore only updates the time of the last
+    // activity, and when the timer fires, the timeout is checked against that time.
     let mut armed = deadline(last_activity, policy.idle);
     let mut timer = pin!(sleep_until(armed.into()));
 
@@ -209,7 +215,7 @@ pub async fn relay<D: Stream, U: Stream>(
 }
 
 fn deadline(from: Instant, limit: Option<Duration>) -> Instant {
-    // Longer than any uptime, and within the range of timers.
+    // A time that is longer than any uptime and within the range of timers.
     const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     from + limit.map_or(NEVER, |limit| limit.min(NEVER))
 }

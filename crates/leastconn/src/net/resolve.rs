@@ -1,16 +1,18 @@
 //! A short-lived cache of a server's IP addresses.
 //!
-//! Names are resolved by the system resolver, so `/etc/hosts` and container DNS work. It does
-//! not report a TTL; [`FRESH`] is short enough to follow a container that moved.
+//! Names are resolved by the system resolver, so `/etc/hosts` and container DNS work. The
+//! system resolver does not report a TTL. [`FRESH`] is short enough to follow a container
+//! that moves to another address.
 //!
-//! Each server has at most one lookup at a time, in its own task. The system resolver occupies a
-//! thread until it is done, even if the connection that requested the lookup was cancelled, so
-//! lookups per connection would accumulate threads. All waiting connections share the result.
+//! For each server there is at most one lookup at a time, in a task of its own, and all
+//! waiting connections share the result. With one lookup per connection, threads would
+//! accumulate: the system resolver occupies a thread until the lookup completes, even if the
+//! connection that requested it was cancelled.
 //!
-//! A stale answer is used while a lookup refreshes it. If the resolver fails or is slow, the last
-//! answer stays in use, so that a DNS outage does not take down servers that did not move. An
-//! answer older than [`OLD`] is used only if no newer one arrives within [`WAIT`], and an answer
-//! older than [`EXPIRED`] is not used.
+//! A stale answer is used while a lookup refreshes it. If the resolver fails or is slow, the
+//! last answer remains in use, so that a DNS outage does not take down servers whose
+//! addresses have not changed. An answer older than [`OLD`] is used only if no newer answer
+//! arrives within [`WAIT`]. An answer older than [`EXPIRED`] is not used.
 
 use std::{
     io,
@@ -34,21 +36,21 @@ use crate::{Address, sync::lock};
 /// How long an answer is used without a new lookup.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// Least time between lookups while a server or the resolver fails.
+/// Minimum time between lookups while connects or lookups fail.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Beyond this age, connections wait for a newer answer first: the name may have moved during a
-/// long time without connections.
+/// If the answer is older than this, connections first wait for a newer answer: the server's
+/// address may have changed during a long time without connections.
 const OLD: Duration = Duration::from_secs(3600);
 
-/// How long connections wait for a newer answer if there is only an old one.
+/// How long connections wait for a newer answer if the cached answer is older than [`OLD`].
 const WAIT: Duration = Duration::from_millis(500);
 
-/// Beyond this age, an answer is not used. Three days, as RFC 8767 recommends at most.
+/// Answers older than this are not used. Three days is the maximum that RFC 8767 recommends.
 const EXPIRED: Duration = Duration::from_secs(3 * 86_400);
 
 type Addresses = Arc<[SocketAddr]>;
-/// `None` while the lookup runs.
+/// The result of a lookup. `None` while the lookup runs.
 type Outcome = Option<Result<Addresses, Arc<io::Error>>>;
 
 /// The cached addresses of one server.
@@ -59,21 +61,21 @@ pub(crate) struct Resolved(Arc<Mutex<State>>);
 struct State {
     answer: Option<Answer>,
     running: Option<watch::Receiver<Outcome>>,
-    /// When the last lookup ended.
+    /// Time at which the last lookup ended.
     looked_up: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Answer {
     addresses: Addresses,
-    /// When the lookup ended.
+    /// Time at which the lookup ended.
     at: Instant,
-    /// When a new lookup is due.
+    /// Time at which a new lookup is due.
     stale: Instant,
 }
 
 impl Resolved {
-    /// The IP addresses of `address`, all of them, in the resolver's order.
+    /// Returns all IP addresses of `address`, in the resolver's order.
     pub(crate) async fn addresses(&self, address: &Address, now: Instant) -> io::Result<Addresses> {
         self.addresses_by(address, now, addresses_of).await
     }
@@ -90,7 +92,7 @@ impl Resolved {
         let (host, port) = match address {
             Address::Ip(address) => return Ok([*address].into()),
             Address::Name { host, port } => (host, *port),
-            // Connected to by its path.
+            // A UNIX socket is connected to by its path, without an IP address.
             Address::Unix(_) => return Ok(Arc::default()),
         };
         let (earlier, running) = {
@@ -127,7 +129,8 @@ impl Resolved {
         }
     }
 
-    /// Starts a new lookup after a failed connect, because the server may have moved.
+    /// Starts a new lookup after a failed connect, because the server's address may have
+    /// changed.
     pub(crate) fn invalidate(&self, address: &Address, now: Instant) {
         self.invalidate_by(address, now, addresses_of);
     }
@@ -170,7 +173,8 @@ impl State {
             .map(|answer| Arc::clone(&answer.addresses))
     }
 
-    /// The lookup in progress. A lookup whose sender was dropped has ended with its runtime.
+    /// Returns the receiver of the lookup in progress. If the sender was dropped, the lookup
+    /// has ended with its runtime.
     fn running(&self) -> Option<watch::Receiver<Outcome>> {
         let running = self.running.as_ref();
         running.filter(|r| r.has_changed().is_ok()).cloned()
@@ -181,17 +185,17 @@ async fn outcome(mut running: watch::Receiver<Outcome>) -> io::Result<Addresses>
     let outcome = running.wait_for(Option::is_some).await;
     match outcome.as_deref() {
         Ok(Some(Ok(addresses))) => Ok(Arc::clone(addresses)),
-        // Keep the OS error code: the classification of the fault depends on it.
+        // Keep the OS error code: it determines how the fault is classified.
         Ok(Some(Err(error))) => Err(error.raw_os_error().map_or_else(
             || io::Error::new(error.kind(), Arc::clone(error)),
             io::Error::from_raw_os_error,
         )),
-        // The task ended without an outcome: the runtime is shutting down.
+        // The task ended without a result, because the runtime is shutting down.
         Ok(None) | Err(_) => Err(io::Error::other("the lookup was cancelled")),
     }
 }
 
-/// Starts a lookup that continues when its callers are cancelled.
+/// Starts a lookup. It continues even if the callers are cancelled.
 fn look_up(
     state: Arc<Mutex<State>>,
     asking: impl Future<Output = io::Result<Addresses>> + Send + 'static,
@@ -211,14 +215,16 @@ fn look_up(
                     stale: now + FRESH,
                 });
             }
-            // Do not start a lookup for each connection.
+            // Limit the rate of lookups after a failure: do not start one for each
+            // connection.
             Err(_) => {
                 if let Some(answer) = &mut state.answer {
                     answer.stale = now() + MIN_INTERVAL;
                 }
             }
         }
-        // Send while the lock is held: a caller that sees no running lookup sees its result.
+        // Send while holding the lock: a caller that sees no running lookup then sees the
+        // result.
         sender.send_replace(Some(result.map_err(Arc::new)));
     });
     receiver
@@ -235,7 +241,8 @@ async fn addresses_of(host: Arc<str>, port: u16) -> io::Result<Addresses> {
         }
         Err(error) => error,
     };
-    // A resolver that cannot open files or sockets reports the name as unknown.
+    // A resolver that cannot open files or sockets reports an unknown name. Check whether
+    // this process can still open a socket.
     if let Err(own) = TcpSocket::new_v4()
         && fault(&own) == Fault::Exhausted
     {

@@ -15,56 +15,57 @@ use tokio::{
 ///
 /// Reads must distinguish an orderly end (`Ok(0)`) from a failure (`Err`). For TLS, an end
 /// without `close_notify` is an error. The kind of the error determines the [`Fault`]. Bytes
-/// received before an error must be returned before it. Shutdown must end the sending direction
-/// only.
+/// that were received before an error must be returned before the error. A shutdown must end
+/// the sending direction only.
 ///
-/// After a [`Fault::Protocol`], flushing must send what the protocol has queued for the peer
-/// (for TLS, the alert).
+/// After a [`Fault::Protocol`], a flush must send the data that the protocol has queued for
+/// the peer (for TLS, the alert).
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
-    /// Makes the peer see the following close as a failure instead of an orderly end. For TCP,
-    /// a reset. May be called more than once.
+    /// Makes the peer see the subsequent close as a failure instead of an orderly end. On
+    /// TCP, the connection is reset. May be called more than once.
     fn abort(&mut self);
 
-    /// Ends the sending direction of a stream that is dropped next and whose peer has already
-    /// ended its own. Steps that an orderly drop performs can be left out: for TCP, this saves a
-    /// system call.
+    /// Ends the sending direction of a stream whose peer has already ended its own sending
+    /// direction. The stream is dropped right afterwards. Steps that the drop itself performs
+    /// can be omitted: for TCP, this saves a system call.
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_shutdown(cx)
     }
 
-    /// The underlying TCP connection if its bytes are relayed unchanged, so that the kernel may
-    /// splice them.
+    /// The underlying TCP connection, if its bytes are relayed unchanged and the kernel may
+    /// therefore splice them. Otherwise `None`.
     fn as_tcp(&self) -> Option<&TcpStream> {
         None
     }
 
-    /// Polls for what comes next without taking it: `true` once there is data to read,
-    /// `false` at the orderly end of the stream. It may consume an error or the end, because
-    /// the stream is dropped afterwards. [`departed`](super::departed) uses it while a server is
-    /// dialled. The default implementation, for streams without support, is always pending.
+    /// Waits for data or the end of the stream without consuming data. Returns `true` when
+    /// there is data to read, and `false` at the orderly end of the stream. An error or the
+    /// end may be consumed, because the stream is dropped afterwards.
+    /// [`departed`](super::departed) uses this method while a server is dialled. The default
+    /// implementation, for streams without support, is always pending.
     ///
     /// # Errors
-    /// As reading: see [`Fault`].
+    /// The same errors as a read: see [`Fault`].
     fn poll_ahead(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let _ = cx;
         Poll::Pending
     }
 
-    /// The TCP socket below this stream, for setting socket options. Bytes may be transformed
-    /// on the way (TLS). `None`: there is no TCP socket.
+    /// The TCP socket below this stream, for setting socket options. The stream may transform
+    /// its bytes (TLS). `None`: there is no TCP socket.
     fn socket(&self) -> Option<&TcpStream> {
         self.as_tcp()
     }
 }
 
-/// How a stream failed, derived from the kind of the I/O error.
+/// How a stream failed. The fault is derived from the kind of the I/O error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// [`io::ErrorKind::UnexpectedEof`]: the transport ended in order, without the
-    /// protocol's own end. For TLS, a FIN without `close_notify`.
+    /// [`io::ErrorKind::UnexpectedEof`]: the transport ended in order, but without the end
+    /// marker of the protocol. For TLS, a FIN without `close_notify`.
     Truncated,
-    /// [`io::ErrorKind::InvalidData`]: a protocol violation, an alert from the peer, or a limit
-    /// of the protocol. The inner error has the details.
+    /// [`io::ErrorKind::InvalidData`]: a protocol violation, an alert from the peer, or an
+    /// exceeded limit of the protocol. The inner error contains the details.
     Protocol,
     /// Any other error: the connection was reset or timed out.
     Reset,
@@ -83,7 +84,7 @@ impl Fault {
 
 impl Stream for TcpStream {
     fn abort(&mut self) {
-        // Fails only for a socket that is already gone.
+        // Fails only if the socket is already closed.
         let _ = self.set_zero_linger();
     }
 
@@ -104,7 +105,7 @@ impl Stream for TcpStream {
 }
 
 impl Stream for UnixStream {
-    /// UNIX sockets have no reset: the peer sees an orderly end.
+    /// UNIX sockets cannot be reset: the peer sees an orderly end.
     fn abort(&mut self) {}
 }
 

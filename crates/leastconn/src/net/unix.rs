@@ -1,10 +1,11 @@
 //! UNIX stream sockets as upstream connections.
 //!
 //! A UNIX socket is wrapped in Tokio's `TcpStream`. All operations of the relay (read, write,
-//! shutdown, splice, readiness) work the same for stream sockets of both families. A separate
-//! type would need a branch on every TCP read and write, or a second copy of the relay. The
-//! differences: `peer_addr` and `local_addr` fail, TCP options do not apply, and there is no
-//! reset, so that the peer sees [`Stream::abort`](super::Stream::abort) as an orderly end.
+//! shutdown, splice, readiness) work the same for stream sockets of both families. With a
+//! separate type, every TCP read and write would need a branch, or the relay would have to be
+//! compiled twice. There are three differences to TCP: `peer_addr` and `local_addr` fail, TCP
+//! options do not apply, and a UNIX socket cannot be reset, so that the peer sees
+//! [`Stream::abort`](super::Stream::abort) as an orderly end.
 
 use std::{io, os::fd::OwnedFd, path::Path, time::Duration};
 
@@ -13,13 +14,14 @@ use tokio::{
     time::sleep,
 };
 
-/// Retry interval while the server's backlog is full: the kernel does not signal free space.
+/// Retry interval while the server's backlog is full. The kernel does not notify when there
+/// is room again.
 const BACKLOG_RETRY: Duration = Duration::from_millis(10);
 
 /// Connects to the UNIX socket at `path`. Waits while its backlog is full.
 ///
 /// # Errors
-/// As `connect(2)`.
+/// The same errors as `connect(2)`.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.
@@ -33,7 +35,8 @@ pub async fn connect_unix(path: &Path) -> io::Result<TcpStream> {
     }
 }
 
-/// Wraps a UNIX socket in a `TcpStream`, on which TCP options and addresses do not work.
+/// Wraps a UNIX socket in a `TcpStream`. TCP options and addresses do not work on this
+/// stream.
 ///
 /// # Errors
 /// If the socket cannot be registered with the Tokio runtime.

@@ -1,4 +1,4 @@
-//! Building a pool, the first one of an upstream or a successor.
+//! Builds the first pool of an upstream, or a successor of a pool.
 
 use std::time::Duration;
 
@@ -72,65 +72,67 @@ impl<'a> PoolBuilder<'a> {
         self
     }
 
-    /// Replaces all servers, including those of the predecessor.
+    /// Replaces all servers, including those of the predecessor pool.
     pub fn servers(mut self, servers: impl IntoIterator<Item = ServerSpec>) -> Self {
         self.servers = servers.into_iter().collect();
         self
     }
 
-    /// Whether the pool may have no servers at all, for a membership that is not known yet.
-    /// The default is `false`: [`Self::build`] and [`Pool::update`] fail without servers, so
-    /// that a broken source of members does not take all of them out.
+    /// Sets whether the pool may have no servers, for example because its members are not
+    /// known yet. The default is `false`: [`Self::build`] and [`Pool::update`] then fail if
+    /// there are no servers, so that a broken source of members cannot remove all servers.
     pub const fn may_be_empty(mut self, may_be_empty: bool) -> Self {
         self.may_be_empty = may_be_empty;
         self
     }
 
-    /// How many health checks change the state of a server. The default is `None`: outcomes of
-    /// health checks are ignored.
+    /// Sets how many health checks change the state of a server. With `None`, which is the
+    /// default, results of health checks are ignored.
     pub fn active(mut self, policy: impl Into<Option<ActivePolicy>>) -> Self {
         self.active = policy.into();
         self
     }
 
-    /// When failed connects eject a server. The default: one failed connect, for ten seconds,
-    /// at most half of the servers.
+    /// Sets when failed connects eject a server. By default, one failed connect ejects a
+    /// server for ten seconds, and at most half of the servers are ejected at once.
     pub const fn passive(mut self, policy: PassivePolicy) -> Self {
         self.passive = policy;
         self
     }
 
-    /// The balancing algorithm. The default is [`Balance::LeastConn`].
+    /// Sets the balancing algorithm. The default is [`Balance::LeastConn`].
     pub const fn balance(mut self, balance: Balance) -> Self {
         self.balance = balance;
         self
     }
 
-    /// What happens to connections while no server is available. The default is
+    /// Sets what happens to connections while no server is available. The default is
     /// [`PanicPolicy::Dial`].
     pub const fn panic(mut self, policy: PanicPolicy) -> Self {
         self.panic = policy;
         self
     }
 
-    /// How long a server takes to get its whole share of new connections after it was down,
-    /// ejected, in maintenance or drained of all connections, or when it joined a running
-    /// pool. The default is zero: it gets its whole share at once, as the first servers of a
-    /// pool always do.
+    /// Sets how long a server takes to reach its whole share of new connections. This applies
+    /// when the server was down, ejected or in maintenance, when it was drained and all its
+    /// connections have ended, and when it has joined a running pool. With zero, which is the
+    /// default, a server gets its whole share at once. The first servers of a pool always do.
     ///
-    /// The server starts with a tenth of its share by weight, growing linearly. With least
-    /// connections the bound goes on growing after that: to twice the share after the same
-    /// time again, then four times, until the server has caught up with peers that hold
-    /// long-lived connections. The time runs from the first pick that could have chosen the
-    /// server. If all available servers are in slow start, they share the connections by
-    /// progress.
+    /// At first the server gets at most a tenth of its share by weight. This limit grows
+    /// linearly up to the whole share. With least connections the limit continues to grow: to
+    /// twice the share after a second period of this duration, to four times the share after
+    /// a third, and so on, until the server has as many connections as peers that hold
+    /// long-lived connections. The time is measured from the first pick that could have
+    /// chosen the server. If all available servers are in slow start, the connections are
+    /// distributed according to their progress.
     pub const fn slow_start(mut self, duration: Duration) -> Self {
         self.slow_start = duration;
         self
     }
 
-    /// The seed of ties and random choices: with the same seed, the same sequence of
-    /// operations picks the same servers. The default is 0, or comes from the predecessor.
+    /// Sets the seed of tie-breaking and of random choices. With the same seed, the same
+    /// sequence of operations picks the same servers. The default is the seed of the
+    /// predecessor pool, or 0.
     pub const fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
@@ -139,8 +141,8 @@ impl<'a> PoolBuilder<'a> {
     /// Builds the pool.
     ///
     /// # Errors
-    /// Without servers, unless [`Self::may_be_empty`], or with two of the same name. The
-    /// predecessor is unchanged then.
+    /// If there are no servers and [`Self::may_be_empty`] is not set, or if two servers have
+    /// the same name. The predecessor pool does not change in these cases.
     pub fn build(self) -> Result<Pool, PoolError> {
         let before = self.predecessor.map(|pool| pool.membership.load_full());
         let group = self.predecessor.map_or_else(
@@ -166,7 +168,8 @@ impl<'a> PoolBuilder<'a> {
             members: tokio::sync::watch::Sender::new(Arc::new([])),
         };
         let merge = Merge::new(&pool, self.servers, before.as_deref())?;
-        // From here on nothing fails; only now may shared servers change.
+        // Nothing can fail from here on, so servers that are shared with the predecessor may
+        // be changed now.
         if let (Some(predecessor), Some(before)) = (self.predecessor, &before)
             && predecessor.ramp.is_none()
         {

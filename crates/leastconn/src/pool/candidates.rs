@@ -1,4 +1,4 @@
-//! A set of servers that a pick chooses from.
+//! The servers from which a pick chooses.
 
 use super::Member;
 use crate::{
@@ -8,10 +8,11 @@ use crate::{
     sync::Arc,
 };
 
-/// Some members of a pool, as they were at one moment, to [pick](super::Pool::pick) from.
+/// Members of a pool from which a connection is [picked](super::Pool::pick). The set is a
+/// snapshot: it does not follow later changes of the membership.
 ///
-/// Cheap to clone; clones share the state of the balancing algorithm. For a set that follows
-/// changes of the membership, see [`Selector`](super::Selector).
+/// Clones are cheap and share the state of the balancing algorithm. A
+/// [`Selector`](super::Selector) follows changes of the membership.
 #[derive(Clone, Debug)]
 pub struct Candidates(Arc<Set>);
 
@@ -45,7 +46,7 @@ impl Candidates {
         &self.0.members
     }
 
-    /// Whether there is no server.
+    /// Whether the set contains no server.
     pub fn is_empty(&self) -> bool {
         self.0.members.is_empty()
     }
@@ -63,14 +64,14 @@ impl Candidates {
     }
 }
 
-/// The servers that one connection was tried on, and is not tried on again.
+/// The servers on which one connection was already tried. Picks exclude these servers.
 #[derive(Clone, Debug, Default)]
 pub struct Tried(Vec<Arc<Server>>);
 
 impl Tried {
     pub(super) const NONE: &'static Self = &Self(Vec::new());
 
-    /// Excludes the server of `lease` from further picks, and ends the lease.
+    /// Excludes the server of `lease` from further picks, and drops the lease.
     pub fn add(&mut self, lease: Lease) {
         self.0.push(lease.into_server());
     }

@@ -1,4 +1,4 @@
-//! The members of a pool at one moment, and the step from one membership to the next.
+//! The members of a pool at one moment, and how one membership is replaced by the next.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,10 +17,10 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MembershipChange {
-    /// Servers that joined, in the order of the update.
+    /// Servers that joined, in the order in which the update lists them.
     pub added: Vec<ServerId>,
-    /// Servers that left, in the order that they had. A server whose address changed is in
-    /// both lists.
+    /// Servers that left, in the order in which they were listed before. A server whose
+    /// address changed is in both lists.
     pub removed: Vec<ServerId>,
 }
 
@@ -34,8 +34,8 @@ impl MembershipChange {
 #[derive(Debug)]
 pub(super) struct Membership {
     pub(super) all: Candidates,
-    /// Servers that left. Their leases keep them alive; also a pick that began before they
-    /// left may still add one.
+    /// Servers that left the pool. Their leases keep them alive. A pick that began before a
+    /// server left can still add a lease.
     departed: Vec<Weak<Server>>,
     total_weight: u64,
 }
@@ -78,7 +78,8 @@ impl Membership {
         )
     }
 
-    /// The servers that will have left with the next membership, if they are not in it.
+    /// Returns the present members and the servers that left earlier and are still in use.
+    /// Those that do not become members of the next membership are its departed servers.
     pub(super) fn departed(&self) -> Vec<Weak<Server>> {
         let members = self.all.members().iter();
         let members = members.map(|member| Arc::downgrade(&member.server));
@@ -96,7 +97,8 @@ impl Membership {
         members.map(Member::spec).eq(servers.iter().cloned())
     }
 
-    /// Without slow start every server has its whole share, whether a pick looked at it or not.
+    /// Ends slow start on all members. Without slow start every server has its whole share,
+    /// even if no pick has looked at it yet.
     pub(super) fn end_ramps(&self) {
         for member in self.all.members().iter() {
             member.server.end_ramp();
@@ -104,17 +106,18 @@ impl Membership {
     }
 }
 
-/// The next members of a pool, checked and not yet in use.
+/// The next members of a pool. They were validated but are not in use yet.
 pub(super) struct Merge {
     members: Vec<Member>,
     joined: Vec<Arc<Server>>,
-    /// Servers that had left with connections, and rejoin.
+    /// Servers that had left the pool, still have connections, and now rejoin.
     rejoined: Vec<Arc<Server>>,
     is_first: bool,
 }
 
 impl Merge {
-    /// Finds the servers of `specs` among those of `before`. Changes nothing.
+    /// Finds the servers of `specs` among the servers of `before`. Does not change any
+    /// server.
     pub(super) fn new(
         pool: &Pool,
         specs: impl IntoIterator<Item = ServerSpec>,
@@ -180,7 +183,7 @@ impl Merge {
         }
     }
 
-    /// Applies the change to the servers, and returns the members.
+    /// Applies the policies and states to the servers, and returns the new members.
     pub(super) fn commit(self, pool: &Pool) -> Arc<[Member]> {
         for server in self.rejoined {
             server.revive(pool.active, pool.passive);

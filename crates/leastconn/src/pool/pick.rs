@@ -1,4 +1,5 @@
-//! Picking: primaries first, then backups, then servers of last resort.
+//! Picks a server: first among primaries, then among backups, then among servers of last
+//! resort.
 
 use std::time::{Duration, Instant};
 
@@ -11,20 +12,20 @@ use crate::{
     sync::Arc,
 };
 
-/// What a pick depends on besides the candidates.
+/// The inputs of a pick, apart from the candidates.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct PickRequest<'a> {
     /// The present time.
     pub now: Instant,
-    /// Servers that are not picked.
+    /// Servers that must not be picked.
     pub tried: &'a Tried,
-    /// Where the connection comes from, for [`Balance::SourceHash`](crate::Balance).
+    /// The source of the connection, for [`Balance::SourceHash`](crate::Balance).
     pub source: Option<Source>,
 }
 
 impl<'a> PickRequest<'a> {
-    /// A pick at `now` without a source, of a connection that was not tried on any server.
+    /// A request without a source, for a connection that was not tried on any server yet.
     pub const fn new(now: Instant) -> Self {
         Self {
             now,
@@ -33,13 +34,13 @@ impl<'a> PickRequest<'a> {
         }
     }
 
-    /// Excludes servers.
+    /// Sets the servers that must not be picked.
     #[must_use]
     pub const fn tried(self, tried: &'a Tried) -> Self {
         Self { tried, ..self }
     }
 
-    /// Sets where the connection comes from.
+    /// Sets the source of the connection.
     #[must_use]
     pub fn source(self, source: impl Into<Option<Source>>) -> Self {
         let source = source.into();
@@ -48,20 +49,20 @@ impl<'a> PickRequest<'a> {
 }
 
 impl Pool {
-    /// Picks one of `candidates` that is available at `now` and not in `tried`, by the pool's
-    /// [`Balance`](crate::Balance), and counts the connection on it. Backups are considered
-    /// only if no other candidate is available.
+    /// Picks one of `candidates` that is available at `now` and not in `tried`, using the
+    /// pool's [`Balance`](crate::Balance) algorithm, and counts the connection on it. Backups
+    /// are considered only if no other candidate is available.
     ///
-    /// If none is available, [`PanicPolicy::Dial`] picks an ejected candidate in the same way,
-    /// and one that is down only if all candidates are down. Candidates in drain or maint are
-    /// never picked.
+    /// If no candidate is available and the pool has [`PanicPolicy::Dial`], an ejected
+    /// candidate is picked in the same way. A candidate that is down is picked only if all
+    /// candidates are down. Candidates in drain or maint are never picked.
     ///
-    /// `None`: no candidate may be picked.
+    /// Returns `None` if no candidate can be picked.
     pub fn pick(&self, candidates: &Candidates, tried: &Tried, now: Instant) -> Option<Lease> {
         self.pick_for(candidates, &PickRequest::new(now).tried(tried))
     }
 
-    /// Like [`Self::pick`], for a request with further properties.
+    /// Like [`Self::pick`], but for a request that may have further properties.
     pub fn pick_for(&self, candidates: &Candidates, request: &PickRequest<'_>) -> Option<Lease> {
         let tier = |backup| Tier {
             members: candidates.members(),
@@ -91,10 +92,10 @@ impl Pool {
         Some(Lease::of_acquired(Arc::clone(server)))
     }
 
-    /// Picks an ejected candidate that was not tried, or one that is down if all candidates
-    /// are down. A candidate that is not down is preferred even if it was tried or is full:
-    /// one that is down may not answer before the client gives up, while the other may recover
-    /// until the next attempt.
+    /// Picks an ejected candidate that was not tried. If all candidates are down, picks one
+    /// of those. As long as one candidate is not down, no candidate that is down is picked,
+    /// even if the other one was tried or is full: a server that is down may not answer
+    /// before the client gives up, while the other one may recover before the next attempt.
     #[cold]
     fn pick_last_resort(
         &self,
@@ -124,15 +125,15 @@ impl Pool {
         }
         let mut members = candidates.members().iter();
         if members.any(|member| member.server.is_not_down()) {
-            // It may have come up since.
+            // A candidate may have come up since the first call.
             return pick_tiers(false);
         }
         pick_tiers(true)
     }
 }
 
-/// The available servers of one tier, primaries or backups. Includes an ejected server whose
-/// trial is due.
+/// The available servers of one tier (primaries or backups), including an ejected server
+/// whose trial is due.
 #[derive(Clone, Copy)]
 struct Tier<'a> {
     members: &'a [Member],
@@ -146,7 +147,7 @@ impl Tier<'_> {
     }
 }
 
-/// `None` if the server is at `max_conns`.
+/// Returns `None` if the server is at `max_conns`.
 fn open(member: &Member, seen: Candidate) -> Option<Open> {
     let max = member.max_conns;
     let is_full = max.is_some_and(|max| seen.in_flight >= max.get());
@@ -168,8 +169,8 @@ impl Servers for Tier<'_> {
     }
 
     fn steady(&self, now: Instant, ramping: &mut bool) -> impl Iterator<Item = Option<Steady>> {
-        // A copy, so that its fields stay in registers: the loop has atomic loads, across which
-        // the compiler would read them again from memory.
+        // Copy the tier, so that its fields stay in registers. Otherwise the compiler would
+        // read them from memory again after each atomic load of the loop.
         let tier = *self;
         self.members.iter().map(move |member| {
             if !tier.includes(member) {
@@ -201,9 +202,12 @@ impl Servers for Tier<'_> {
     }
 }
 
-/// Servers of one tier that are ejected, or with `down` also those that are down.
+/// The ejected servers of one tier. With `down`, also the servers of the tier that are down.
 struct LastResort<'a> {
-    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "for the log"))]
+    #[cfg_attr(
+        not(feature = "tokio"),
+        expect(dead_code, reason = "used only for logging")
+    )]
     upstream: &'a UpstreamId,
     tier: Tier<'a>,
     down: bool,
@@ -218,7 +222,7 @@ impl Servers for LastResort<'_> {
         self.tier.weight(position)
     }
 
-    /// No server of last resort is in slow start.
+    /// Slow start does not apply to servers of last resort.
     fn steady(&self, now: Instant, _: &mut bool) -> impl Iterator<Item = Option<Steady>> {
         let ramp = Ramp::new(Duration::ZERO);
         (0..self.len()).map(move |position| {

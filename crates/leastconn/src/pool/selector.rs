@@ -1,4 +1,4 @@
-//! Which servers a client may use, independent of which of them are members now.
+//! Which servers a client may use. This does not depend on the present members.
 
 use std::collections::HashSet;
 
@@ -9,9 +9,9 @@ use crate::{spec::ServerId, sync::Arc};
 
 /// The servers that a client may use: all servers of a pool, or those with certain names.
 ///
-/// Follows the membership of the pool: a server that joins under a selected name is included
-/// from the next connection on. Make one for a client or a rule and keep it; clones are cheap,
-/// and the candidates are computed once for each membership.
+/// A selector follows the membership of the pool: a server that joins under a selected name
+/// is included from the next connection on. Create one selector for each client or rule and
+/// keep it. Clones are cheap, and the candidates are computed only once for each membership.
 ///
 /// ```
 /// use leastconn::{Address, Pool, Selector, ServerSpec};
@@ -43,7 +43,7 @@ struct Named {
     resolved: ArcSwapOption<Resolved>,
 }
 
-/// The candidates under one membership.
+/// The candidates, and the membership for which they were computed.
 #[derive(Debug)]
 struct Resolved {
     membership: Arc<Membership>,
@@ -51,12 +51,12 @@ struct Resolved {
 }
 
 impl Selector {
-    /// All servers.
+    /// Selects all servers.
     pub const fn all() -> Self {
         Self(Kind::All)
     }
 
-    /// The servers with these names, whether they are members now or join later.
+    /// Selects the servers with these names, whether they are members now or join later.
     pub fn named<N: Into<ServerId>>(names: impl IntoIterator<Item = N>) -> Self {
         Self(Kind::Named(Arc::new(Named {
             names: names.into_iter().map(Into::into).collect(),
@@ -94,7 +94,8 @@ impl Named {
             return resolved.candidates.clone();
         }
         let candidates = membership.subset(pool, |server| self.names.contains(server.id()));
-        // A concurrent call may store an older membership: the next call corrects it.
+        // A concurrent call may replace this value with that of an older membership. The next
+        // call corrects it.
         self.resolved.store(Some(Arc::new(Resolved {
             membership: Arc::clone(&membership),
             candidates: candidates.clone(),
@@ -103,7 +104,7 @@ impl Named {
     }
 }
 
-/// Exactly these candidates, whatever the membership of the pool becomes.
+/// Selects exactly these candidates, even if the membership of the pool changes.
 impl From<Candidates> for Selector {
     fn from(candidates: Candidates) -> Self {
         Self(Kind::Fixed(candidates))

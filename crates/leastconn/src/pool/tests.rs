@@ -20,7 +20,7 @@ fn spec(name: &str, port: u16) -> ServerSpec {
     ServerSpec::new(name, SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
-/// Any number of servers may be ejected.
+/// A policy under which all servers may be ejected.
 fn eject_all() -> PassivePolicy {
     PassivePolicy {
         max_ejected: Ratio::ALL,
@@ -178,7 +178,7 @@ fn retries_try_each_server_once() {
     let idle = |member: &Member| member.server.in_flight() == 0;
     assert!(
         pool.members().iter().all(idle),
-        "failed attempts are not counted any more"
+        "connections of failed attempts no longer count"
     );
 }
 
@@ -214,7 +214,10 @@ fn trial_remains_due_after_lost_swap() {
     let server = pool.server("a").unwrap();
     let seen = server.steady(due, &mut false).unwrap().0;
     drop(old);
-    assert!(!server.try_acquire(seen, due), "the count has changed");
+    assert!(
+        !server.try_acquire(seen, due),
+        "the count has changed since it was read"
+    );
     assert!(pool.pick(&pool.all(), &Tried::default(), due).is_some());
 }
 
@@ -246,7 +249,7 @@ fn ejected_servers_are_preferred_over_down_ones() {
     assert!(pool.is_panicking());
     let leases: Vec<_> = (0..3).map(|_| pick(&pool).unwrap()).collect();
     assert!(leases.iter().all(|lease| name(lease) == "a"));
-    // A server that is down is not preferred over an ejected one that was just tried.
+    // A server that is down is not preferred to an ejected server that was just tried.
     let mut tried = Tried::default();
     tried.add(pick(&pool).unwrap());
     assert!(pool.pick(&pool.all(), &tried, *NOW).is_none());
@@ -260,7 +263,7 @@ fn ejected_servers_are_preferred_over_down_ones() {
     assert_eq!(
         names,
         ["b".to_owned()].into(),
-        "least connections applies among down servers"
+        "least connections also applies to servers that are down"
     );
     server("b").set_admin(AdminState::Maint);
     server("a").set_admin(AdminState::Drain);
@@ -278,7 +281,7 @@ fn panic_policy_applies_within_the_selector() {
         pool.server("b").unwrap().connect_failed(*NOW, *NOW);
         let lease = pool.pick(&only, &Tried::default(), *NOW);
         assert_eq!(lease.is_some(), panic == PanicPolicy::Dial);
-        // Clients that may use all servers get an available one.
+        // A client that may use all servers gets an available server.
         assert!((0..9).all(|_| name(&pick(&pool).unwrap()) != "b"));
         assert!(!pool.is_panicking());
     }

@@ -1,8 +1,8 @@
-//! The servers of one upstream, for decisions about one server that depend on the others: how
-//! many may be ejected, and whether any is available.
+//! The servers of one upstream. Some decisions about one server depend on the other servers:
+//! whether another server may be ejected, and whether any server is available.
 //!
-//! Shared by all pools that succeed each other, so it lasts across reloads. Only changes of
-//! health and membership come here; picks do not.
+//! A pool shares the group with its successors, so the group persists across reloads. It is
+//! locked for changes of health, administrative state and membership, but not for picks.
 
 use super::{Cause, EJECTED, Server};
 use crate::{
@@ -13,11 +13,14 @@ use crate::{
 
 #[derive(Debug)]
 pub(crate) struct ServerGroup {
-    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "for the log"))]
+    #[cfg_attr(
+        not(feature = "tokio"),
+        expect(dead_code, reason = "used only for logging")
+    )]
     id: UpstreamId,
     state: Mutex<State>,
-    /// Whether the upstream is in panic. Sent, changed or not, whenever a server becomes
-    /// available or unavailable.
+    /// Whether the upstream is in panic. The value is sent whenever a server becomes
+    /// available or unavailable, even if the value itself has not changed.
     #[cfg(feature = "tokio")]
     panicking: tokio::sync::watch::Sender<bool>,
 }
@@ -49,12 +52,13 @@ impl ServerGroup {
         lock(&self.state).panic = panic;
     }
 
-    /// Looks at the servers again after the administrative state of one has changed.
+    /// Updates the panic state after the administrative state of a server has changed.
     pub(super) fn refresh(&self) {
         self.publish(lock(&self.state));
     }
 
-    /// Changes the health of `server`. Returns whether it came up or went out.
+    /// Changes the health of `server`. Returns whether the server came up, went down or was
+    /// ejected.
     pub(super) fn change(
         &self,
         server: &Server,
@@ -78,12 +82,13 @@ impl ServerGroup {
         changed.is_up_changed
     }
 
-    /// Whether no server is available, but one could be picked as a last resort.
+    /// Whether no server is available, but at least one could be picked as a last resort.
     pub(crate) fn is_panicking(&self) -> bool {
         lock(&self.state).is_panicking
     }
 
-    /// Publishes while the lock is held, so that the last one to publish has seen all changes.
+    /// Publishes the panic state while the lock is held, so that the value published last
+    /// takes all changes into account.
     fn publish(&self, mut state: MutexGuard<'_, State>) {
         let before = state.is_panicking;
         state.is_panicking =

@@ -11,11 +11,11 @@ pub struct Failure<'a> {
     error: &'a dyn fmt::Display,
 }
 
-/// The start and reason of an ejection or of a server being down.
+/// The start and the reason of an outage: the server is ejected or down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outage {
-    /// When the server was ejected or went down. Later failures do not change it.
+    /// When the outage started. Later failures do not change this time.
     pub since: SystemTime,
     /// For a server that is down, the error of the last failed probe. For an ejected server, the
     /// error of the connect that caused the ejection. May contain text that the server sent.
@@ -23,7 +23,7 @@ pub struct Outage {
 }
 
 impl<'a> Failure<'a> {
-    /// A failure at `time`. The error is formatted only if it is kept.
+    /// A failure at `time`. `error` is formatted only if the failure is stored.
     pub fn new(time: SystemTime, error: &'a dyn fmt::Display) -> Self {
         Self { time, error }
     }
@@ -47,7 +47,7 @@ impl fmt::Debug for Failure<'_> {
 pub(super) enum Cause<'a> {
     Probe(Failure<'a>),
     Connect(Failure<'a>),
-    /// A success, a changed policy, or a failure without an error.
+    /// The cause is a success, a changed policy, or a failure without an error.
     Other,
 }
 
@@ -70,7 +70,7 @@ impl Condition {
         }
     }
 
-    /// Applies `change` to the health and stores the error if the server is not up afterwards.
+    /// Applies `change` to the health. If the server is not up afterwards, stores the error.
     pub(super) fn change(&mut self, cause: Cause<'_>, change: impl FnOnce(&mut Health)) {
         let ejected_before = self.health.ejected_until();
         change(&mut self.health);
@@ -88,7 +88,8 @@ impl Condition {
                 self.since.get_or_insert(failure.time);
             }
             Cause::Connect(failure) => {
-                // A failed last resort does not change the ejection or its reason.
+                // If a connection to a last resort fails, neither the ejection nor its reason
+                // changes.
                 if self.health.ejected_until() != ejected_before {
                     self.connect_error = Some(failure.text());
                     self.since.get_or_insert(failure.time);

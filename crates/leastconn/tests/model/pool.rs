@@ -1,8 +1,9 @@
-//! A sequential model of a pool, against which sequences of operations are checked.
+//! A sequential model of a pool. Tests apply sequences of operations to a pool and compare it
+//! with the model.
 //!
-//! Shared by the property test and the fuzz targets. An operation is decoded from four bytes, so
-//! that any byte source yields sequences. The invariants in [`World::run`] are checked after each
-//! step and at the end.
+//! The model is used by the property test and by the fuzz targets. Each operation is decoded
+//! from four bytes, so that any source of bytes yields a sequence of operations. The
+//! invariants in [`World::run`] are checked after each operation and at the end.
 
 #![allow(clippy::expect_used, reason = "a violated invariant panics")]
 
@@ -20,7 +21,7 @@ use leastconn::{
 /// An operation on a pool. Indices are taken modulo the number of servers or leases.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Op {
-    /// A client that may use the servers in `allowed` connects.
+    /// A client connects that may use the servers in `allowed`.
     Pick {
         /// One bit per server.
         allowed: u8,
@@ -29,19 +30,19 @@ pub(crate) enum Op {
     },
     /// A connection ends.
     Drop(u8),
-    /// Dialling failed: another server is tried.
+    /// Dialling a server failed, and another server is tried.
     Retry(u8),
-    /// A connect to a server failed. It began this many seconds ago.
+    /// A connect to a server failed that began this many seconds ago.
     Failed(u8, u8),
     /// A connect to a server succeeded.
     Succeeded(u8),
-    /// A probe of a server ended.
+    /// A probe of a server ended with success or failure.
     Probed(u8, bool),
     /// The operator sets the state of a server.
     Admin(u8, AdminState),
     /// Time passes, in seconds.
     Wait(u8),
-    /// Replaces the members with the servers in the mask. Policies stay.
+    /// Replaces the members with the servers in the mask. The policies do not change.
     Update {
         /// One bit per server. 0: all servers.
         members: u8,
@@ -58,11 +59,12 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    /// Decodes an operation. Each operation has an encoding.
+    /// Decodes an operation. There is an encoding for each operation.
     pub(crate) fn from_bytes([kind, a, b, c]: [u8; 4]) -> Self {
         match kind % 16 {
-            // Most frequent, so that servers carry load. Combining random masks allows 7/8 of the
-            // servers and marks 1/4 as tried.
+            // Picks are the most frequent operation, so that servers have connections. Two
+            // random masks are combined: on average 7/8 of the servers are allowed, and 1/4
+            // were already tried.
             0..=5 => Self::Pick {
                 allowed: a | b | c,
                 tried: b & c,
@@ -99,7 +101,7 @@ struct Expected {
     in_flight: u32,
     admin: AdminState,
     health: Health,
-    /// It recovered or was added, so it may be in slow start.
+    /// Whether the server may be in slow start, because it recovered or was added.
     may_be_slow: bool,
 }
 
@@ -119,13 +121,14 @@ impl Expected {
         max.is_none_or(|max| self.in_flight < max.get())
     }
 
-    /// Whether it may be picked as a last resort, `down` or not.
+    /// Whether the server may be picked as a last resort, including servers that are down if
+    /// `down` is set.
     fn is_last_resort(&self, down: bool) -> bool {
         let is_down = self.health.availability() == Availability::Down;
         self.admin == AdminState::Ready && self.has_room() && (down || !is_down)
     }
 
-    /// Whether it may be picked, regardless of other servers.
+    /// Whether the server may be picked, regardless of the other servers.
     fn is_available(&self, now: Instant) -> bool {
         let healthy = match self.health.availability() {
             Availability::Up => true,
@@ -135,7 +138,8 @@ impl Expected {
         self.admin == AdminState::Ready && healthy && self.has_room()
     }
 
-    /// Applies `change` to the health, and tracks a possible slow start.
+    /// Applies `change` to the health. If the server recovers, it may be in slow start
+    /// afterwards.
     fn change_health(&mut self, change: impl FnOnce(&mut Health)) {
         let before = self.health.availability();
         change(&mut self.health);
@@ -143,7 +147,8 @@ impl Expected {
         self.may_be_slow |= before != Availability::Up && after == Availability::Up;
     }
 
-    /// Load per weight with one more connection. Exact, because weights are powers of two.
+    /// Load per weight once one more connection is added. Exact, because weights are powers
+    /// of two.
     fn weight_of_one_more(&self) -> f64 {
         f64::from(self.in_flight + 1) / f64::from(self.spec.weight.get())
     }
@@ -154,16 +159,16 @@ impl Expected {
 pub(crate) struct World {
     pool: Pool,
     policies: (Option<ActivePolicy>, PassivePolicy),
-    /// By server number. `None`: not a member.
+    /// Indexed by server number. `None`: the server is not a member.
     expected: Vec<Option<Expected>>,
     leases: Vec<(usize, Lease)>,
-    /// Leases of servers that left the configuration.
+    /// Leases of servers that are no longer members, with the server number.
     orphans: Vec<(usize, Lease)>,
     now: Instant,
 }
 
 impl World {
-    /// A pool of all servers, with properties derived from `seed`.
+    /// A pool of all servers. Its settings are derived from `seed`.
     pub(crate) fn new(seed: u8, now: Instant) -> Self {
         let policies = policies(seed);
         let (active, passive) = policies;
@@ -175,7 +180,7 @@ impl World {
             .seed(seed.into());
         let pool = choosing(pool, seed).build();
         Self {
-            pool: pool.expect("there are servers, and their names differ"),
+            pool: pool.expect("there is at least one server, and names are unique"),
             policies,
             expected: specs
                 .into_iter()
@@ -192,15 +197,16 @@ impl World {
     /// # Panics
     /// If an invariant is violated:
     /// - A server that is draining, in maintenance, full or already tried is not picked.
-    /// - An ejected or down server is picked only as a last resort: if no other server is
-    ///   eligible and the pool does not refuse.
+    /// - A server that is ejected or down is picked only as a last resort: if no other server
+    ///   is eligible and the pool does not have `PanicPolicy::Refuse`.
     /// - At most the configured share of servers is ejected.
     /// - A backup is picked only if no other server is eligible.
-    /// - With least connections, the picked server has the lowest load per weight, except that
-    ///   a server in slow start may have less.
+    /// - With least connections, no other eligible server has a lower load per weight than
+    ///   the picked server, except for servers in slow start.
     /// - A server is picked whenever one is eligible.
     /// - A server on trial has one connection at a time.
-    /// - The number in flight equals the number of leases of each server, and is 0 at the end.
+    /// - The number of connections in flight on each server equals the number of its leases,
+    ///   and is 0 at the end.
     pub(crate) fn run(mut self, ops: impl IntoIterator<Item = Op>) {
         for op in ops {
             self.step(op);
@@ -267,7 +273,7 @@ impl World {
     }
 
     fn pick(&mut self, allowed: u8, tried: u8) {
-        // `Tried` accepts leases only: pick each of these servers separately.
+        // `Tried` can only be built from leases, so pick each of these servers separately.
         let mut already = Tried::default();
         let mut was_tried = 0;
         for number in servers().filter(|&number| has(tried, number)) {
@@ -284,7 +290,7 @@ impl World {
         self.pick_beside(allowed, was_tried, &already);
     }
 
-    /// The eligible servers, according to the documentation of `Pool::pick`.
+    /// Returns the eligible servers according to the documentation of `Pool::pick`.
     fn could_be_picked(&self, allowed: u8, was_tried: u8) -> Vec<usize> {
         let among = |mask: u8, may: &dyn Fn(&Expected) -> bool| -> Vec<usize> {
             let is = |number: &usize| self.expected[*number].as_ref().is_some_and(may);
@@ -317,7 +323,7 @@ impl World {
         ejected
     }
 
-    /// Starts the trial of a server whose ejection has expired.
+    /// If the ejection of the picked server has expired, starts its trial.
     fn was_picked(&mut self, number: usize) {
         let now = self.now;
         if let Some(expected) = &mut self.expected[number]
@@ -327,7 +333,7 @@ impl World {
         }
     }
 
-    /// The state of the other servers.
+    /// The state of the upstream, as seen by one of its servers.
     fn siblings(&self, server: usize) -> Siblings {
         let members = || self.expected.iter().enumerate();
         let is = |expected: &Expected, availability: fn(Availability) -> bool| {
@@ -385,7 +391,7 @@ impl World {
         let specs = specs(members, seed);
         let was_slow = !self.pool.slow_start().is_zero();
         let updated = self.pool.update(specs.clone());
-        updated.expect("there are servers, and their names differ");
+        updated.expect("there is at least one server, and names are unique");
         self.replace_members(specs, was_slow);
     }
 
@@ -401,7 +407,7 @@ impl World {
             .active(active)
             .passive(passive);
         let next = choosing(next, seed).build();
-        self.pool = next.expect("there are servers, and their names differ");
+        self.pool = next.expect("there is at least one server, and names are unique");
         self.replace_members(specs, was_slow);
     }
 
@@ -419,14 +425,17 @@ impl World {
                     Expected { spec, ..known }
                 }
                 None => {
-                    // A returning server keeps the leases that are still held, and otherwise
-                    // starts fresh.
+                    // A server that rejoins keeps the leases that are still held. All other
+                    // state is reset.
                     let (back, stay) = std::mem::take(&mut self.orphans)
                         .into_iter()
                         .partition(|&(orphan, _)| orphan == number);
                     self.orphans = stay;
                     let back: Vec<(usize, Lease)> = back;
-                    let in_flight = back.len().try_into().expect("there are few leases");
+                    let in_flight = back
+                        .len()
+                        .try_into()
+                        .expect("the number of leases is small");
                     self.leases.extend(back);
                     Expected {
                         may_be_slow: true,
@@ -450,7 +459,7 @@ impl World {
         for member in self.pool.members().iter() {
             let number = number_from(member.server.id().as_str());
             let expected = self.expected[number].as_ref();
-            let expected = expected.expect("each member is expected");
+            let expected = expected.expect("each member has an expected state");
             let leases = self.leases.iter().filter(|lease| lease.0 == number).count();
             let status = member.server.status();
             assert_eq!(status.in_flight as usize, leases);
@@ -493,7 +502,7 @@ impl World {
         let expected = self.expected[number].as_mut();
         change(
             server,
-            expected.expect("each member is expected"),
+            expected.expect("each member has an expected state"),
             self.now,
             siblings,
         );
@@ -541,7 +550,7 @@ fn choosing(pool: PoolBuilder<'_>, seed: u8) -> PoolBuilder<'_> {
         .slow_start(Duration::from_secs(u64::from(seed >> 5 & 1) * 7))
 }
 
-/// The servers in the mask `members`; an empty mask counts as all.
+/// The servers in the mask `members`. An empty mask stands for all servers.
 fn specs(members: u8, seed: u8) -> Vec<ServerSpec> {
     let is_member =
         |number: &u8| members.is_multiple_of(1 << SERVERS) || has(members, (*number).into());
@@ -554,7 +563,7 @@ fn spec(number: u8, seed: u8) -> ServerSpec {
     let draw = seed.wrapping_mul(37).wrapping_add(number.wrapping_mul(101));
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 8_000 + u16::from(number)));
     ServerSpec::new(number.to_string(), address)
-        // Powers of two, so that loads are exact as floating-point numbers.
+        // Weights are powers of two, so that loads are exact as floating-point numbers.
         .weight(Weight::new(1 << (draw % 3)).unwrap_or_default())
         .max_conns(NonZeroU32::new(u32::from(draw / 3 % 4)))
         .backup((draw / 16).is_multiple_of(3))

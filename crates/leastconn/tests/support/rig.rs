@@ -37,7 +37,7 @@ impl Rig {
                     let outcome = balancer
                         .balance(connection, &client, &Selector::all())
                         .await;
-                    // The test may be over.
+                    // The receiver is dropped if the test is already over.
                     let _ = sender.send(outcome).await;
                 });
             }
@@ -54,7 +54,7 @@ impl Rig {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// The outcome of the next connection that ends.
+    /// Waits for a connection to end and returns its outcome.
     pub(crate) async fn outcome(&mut self) -> Outcome {
         within(DEADLINE, "a connection's end", self.outcomes.recv())
             .await
@@ -73,7 +73,7 @@ impl Drop for Rig {
     }
 }
 
-/// A balancer builder with these servers, named web0, web1 and so on.
+/// A balancer builder with these servers, which are named web0, web1 and so on.
 pub(crate) fn builder<'a>(upstreams: impl IntoIterator<Item = &'a Upstream>) -> BalancerBuilder {
     upstreams.into_iter().enumerate().fold(
         Balancer::builder("web"),
@@ -83,7 +83,7 @@ pub(crate) fn builder<'a>(upstreams: impl IntoIterator<Item = &'a Upstream>) -> 
     )
 }
 
-/// Raises the soft limit of file descriptors to the hard limit.
+/// Raises the soft limit of open file descriptors to the hard limit.
 pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);

@@ -1,5 +1,5 @@
-//! A scripted stream, and the invariants of the relay for any pair of scripts. Uses only the
-//! public API, so that property tests and fuzz targets can include this file.
+//! A scripted stream, and a check of the invariants of the relay for any pair of scripts. The
+//! file uses only the public API, so that property tests and fuzz targets can include it.
 
 use std::{
     io,
@@ -17,39 +17,40 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// The result of one poll.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
-    /// Up to this many bytes are transferred, and at least one.
+    /// Transfers at least one byte, and at most this many bytes.
     Bytes(u16),
-    /// Pending once; ready at the next poll.
+    /// Returns `Pending` once, and is ready at the next poll.
     Wait,
-    /// Pending for this long.
+    /// Returns `Pending` for this long.
     Pause(Duration),
 }
 
-/// How reading ends after its steps.
+/// How reading ends after the steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// In order.
+    /// With an orderly end.
     Orderly,
     /// With a reset.
     Reset,
-    /// Without the protocol's own end.
+    /// With the end of the transport, but without the end marker of the protocol.
     Truncated,
     /// With a protocol error.
     Broken,
-    /// Never: reads stay pending.
+    /// Reading does not end: reads stay pending.
     Silent,
 }
 
-/// How writing continues after its steps.
+/// How writing continues after the steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Take {
-    /// Everything is accepted.
+    /// Writes accept everything.
     All,
-    /// `BrokenPipe`, as after an orderly end and a close.
+    /// Writes fail with `BrokenPipe`, as after an orderly end and a close.
     Closed,
-    /// `ConnectionReset`; the next read then reports an end, as the kernel does.
+    /// Writes fail with `ConnectionReset`. The next read then reports an ordinary end, as the
+    /// kernel does.
     Reset,
-    /// A protocol error, after which only the alert can be flushed.
+    /// Writes fail with a protocol error. Afterwards, only the alert can be flushed.
     Broken,
     /// Writes stay pending.
     Stuck,
@@ -62,13 +63,14 @@ pub(crate) struct Script {
     pub(crate) reads: Vec<Step>,
     /// How reading ends.
     pub(crate) end: End,
-    /// Results of writes, flushes and shutdowns.
+    /// Results of writes, flushes and shutdowns, in one sequence.
     pub(crate) writes: Vec<Step>,
     /// How writing continues afterwards.
     pub(crate) take: Take,
 }
 
-/// Distinct for each offset within 251 bytes, and for each side.
+/// Returns the byte that a side sends at an offset. The bytes at 251 consecutive offsets
+/// differ, and so do those of the two sides at the same offset.
 fn byte(side: u8, offset: usize) -> u8 {
     (offset % 251) as u8 ^ side
 }
@@ -81,17 +83,17 @@ struct Scripted {
     take: Take,
     read_pause: Option<Pin<Box<tokio::time::Sleep>>>,
     write_pause: Option<Pin<Box<tokio::time::Sleep>>>,
-    /// Bytes read from this side.
+    /// Number of bytes that were read from this side.
     given: usize,
-    /// A read has reported the end.
+    /// Whether a read has reported the end.
     ended: bool,
-    /// A read or write has reported a reset.
+    /// Whether a read or write has reported a reset.
     reset: bool,
-    /// The stream failed before an orderly end.
+    /// Whether the stream failed before an orderly end.
     broke_off: bool,
-    /// A read has reported a truncation or a protocol error.
+    /// Whether a read has reported a truncation or a protocol error.
     faulty: bool,
-    /// A write has reported a protocol error.
+    /// Whether a write has reported a protocol error.
     exhausted: bool,
     policy: OnTruncation,
     /// Bytes written to this side.
@@ -128,9 +130,9 @@ impl Scripted {
         }
     }
 
-    /// Polls the next write step for the number of bytes it accepts.
+    /// Performs the next write step and returns the number of bytes that it accepts.
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        assert!(!self.writer_broke, "touched after writing broke");
+        assert!(!self.writer_broke, "used after a write error");
         if let Some(pause) = &mut self.write_pause {
             std::task::ready!(pause.as_mut().poll(cx));
             self.write_pause = None;
@@ -150,7 +152,7 @@ impl Scripted {
             None => match self.take {
                 Take::All => Poll::Ready(Ok(usize::MAX)),
                 Take::Stuck => Poll::Pending,
-                // Reported by `poll_write` only.
+                // Only `poll_write` reports this error.
                 Take::Broken => Poll::Ready(Ok(0)),
                 Take::Closed => {
                     self.writer_broke = true;
@@ -160,7 +162,8 @@ impl Scripted {
                     self.writer_broke = true;
                     self.reset = true;
                     self.broke_off = !self.ended;
-                    // Bytes in transit can still be read; then the end follows.
+                    // A read can still return the bytes in transit. Afterwards it reports the
+                    // end.
                     self.end = End::Orderly;
                     self.read_pause = None;
                     Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
@@ -178,7 +181,7 @@ impl AsyncRead for Scripted {
     ) -> Poll<io::Result<()>> {
         assert!(
             buffer.remaining() > 0,
-            "a read into nothing looks like an end"
+            "a read into an empty buffer looks like an end"
         );
         assert!(!self.ended, "read after the end");
         if let Some(pause) = &mut self.read_pause {
@@ -281,10 +284,10 @@ const IDLE: Duration = Duration::from_secs(100);
 /// Half-close timeout of [`check`].
 const HALF_CLOSE: Duration = Duration::from_secs(10);
 
-/// Relays between two scripted sides and checks the invariants. With `polls`, the relay is dropped
-/// after that many polls. Returns the reason code if the relay has ended.
+/// Relays between two scripted sides and checks the invariants. If `polls` is set, the relay
+/// is dropped after that many polls. Returns the reason code if the relay has ended before.
 ///
-/// Call it in a Tokio runtime whose time is paused.
+/// Must be called in a Tokio runtime with paused time.
 ///
 /// # Panics
 /// If an invariant is violated.
@@ -304,7 +307,8 @@ pub(crate) async fn check(
     let reason = {
         let mut relaying = pin!(relay(&mut down, &mut up, &timeouts, &traffic));
         match polls {
-            // Every script ends or becomes silent; a timeout then ends the relay.
+            // Every script ends or becomes silent. In the latter case, a timeout ends the
+            // relay.
             None => Some(relaying.await.reason),
             Some(polls) => {
                 let mut cx = Context::from_waker(Waker::noop());
@@ -316,40 +320,41 @@ pub(crate) async fn check(
         }
     };
     if polls == Some(0) {
-        // A future that was never polled has no effect.
+        // A future that is dropped before its first poll has no effect.
         return None;
     }
 
     assert_eq!(traffic.received(), up.taken.len() as u64);
     assert_eq!(traffic.sent(), down.taken.len() as u64);
     for (from, to) in [(&down, &up), (&up, &down)] {
-        // The received bytes are a prefix of the sent bytes.
+        // The bytes received by one side are a prefix of the bytes sent by the other side.
         assert!(to.taken.len() <= from.given);
         assert!(
             to.taken
                 .iter()
                 .enumerate()
                 .all(|(offset, &b)| b == byte(from.side, offset)),
-            "the bytes differ"
+            "received bytes differ from sent bytes"
         );
         assert!(
             from.given - to.taken.len() <= 128 * 1024,
-            "more than one buffer held back"
+            "more than one buffer of bytes is undelivered"
         );
         if to.shut {
-            // An end is forwarded only after all data, and only if the sender ended.
+            // An end is forwarded only if the sender has ended, and only after all data of
+            // the sender.
             assert!(from.ended, "forwarded an end that was not sent");
             assert_eq!(
                 to.taken.len(),
                 from.given,
-                "forwarded an end before all data"
+                "forwarded an end before all data was delivered"
             );
         }
         match reason {
-            // The close looks orderly only if the sender ended in order.
+            // A connection looks closed in order only if the sender has ended in order.
             Some(Reason::Ok) => assert!(to.shut && !to.aborted && !from.faulty),
             Some(Reason::IdleTimeout) if !to.aborted => {
-                assert_eq!(to.taken.len(), from.given, "idle with bytes unsent");
+                assert_eq!(to.taken.len(), from.given, "idle with undelivered bytes");
             }
             _ => assert!(
                 to.shut != to.aborted,
@@ -362,18 +367,21 @@ pub(crate) async fn check(
             !(from.broke_off && to.shut),
             "a reset was forwarded as an orderly end"
         );
-        // The relay waits only after it has flushed everything.
+        // When the relay waits, it has flushed everything.
         let timed_out = matches!(reason, Some(Reason::IdleTimeout | Reason::HalfCloseTimeout));
         if timed_out && to.take == Take::All {
-            assert_eq!(to.flushed, from.given, "waited with bytes unflushed");
+            assert_eq!(
+                to.flushed, from.given,
+                "the relay waited without flushing all bytes"
+            );
         }
     }
-    // Sides to which nothing can be delivered.
+    // Whether nothing can be delivered to this side any more.
     let lost = |to: &Scripted| to.writer_broke || to.reset || to.faulty || to.exhausted;
     match reason {
         Some(Reason::ClientReset) => {
             assert!(down.reset || down.writer_broke);
-            // Its data was delivered, unless the server failed as well.
+            // The data of the client was delivered, unless the server failed as well.
             assert!(lost(&up) || up.flushed == down.given);
         }
         Some(Reason::ServerReset) => assert!(up.reset || up.writer_broke),
@@ -400,7 +408,7 @@ pub(crate) async fn check(
         }
         _ => {}
     }
-    // Timeouts require silence.
+    // A timeout can occur only if one of the sides stops sending or accepting data.
     let is_active = |script: &Script| script.end != End::Silent && script.take != Take::Stuck;
     if polls.is_none() && is_active(client) && is_active(server) {
         let timed_out = matches!(reason, Some(Reason::IdleTimeout | Reason::HalfCloseTimeout));

@@ -1,4 +1,4 @@
-//! Waiting between rounds of attempts.
+//! Delays between rounds of connection attempts.
 
 use std::time::{Duration, Instant};
 
@@ -19,11 +19,11 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// Longest delay between rounds.
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
-/// Connections that wait for the same server start over this time after its recovery, so
-/// that they do not overflow its backlog.
+/// When a server recovers, connections that wait for it start over this period instead of all
+/// at once, so that they do not overflow its backlog.
 const SPREAD: Duration = Duration::from_millis(50);
 
-/// Bound of `retry_for`: adding more to an `Instant` may overflow.
+/// Maximum of `retry_for`: adding more to an `Instant` may overflow.
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// The schedule of the rounds after the first one.
@@ -34,7 +34,7 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    /// Further rounds may begin until `time` from now.
+    /// Allows further rounds to start until `time` from now.
     pub(super) fn new(pool: &Pool, time: Duration) -> Self {
         Self {
             deadline: now() + time.min(YEAR),
@@ -43,7 +43,8 @@ impl Retry {
         }
     }
 
-    /// Waits until the next round may begin. Returns `false` if the time is over.
+    /// Waits until the next round may start. Returns `false` if the time for further rounds
+    /// is over.
     pub(super) async fn wait(&mut self, candidates: &Candidates) -> bool {
         let start = now();
         if start >= self.deadline {

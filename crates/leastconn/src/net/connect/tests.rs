@@ -57,14 +57,16 @@ async fn connect_all(pool: &Pool, policy: &ConnectPolicy) -> Result<Connected, C
     .await
 }
 
-/// An address that refuses connections while the second value lives.
+/// An address that refuses connections. It stays reserved until the returned `Upstream` is
+/// dropped.
 async fn refusing() -> (SocketAddr, Upstream) {
     let upstream = Upstream::start(Behaviour::Echo).await;
     upstream.stop(OpenConnections::Close).await;
     (upstream.addr(), upstream)
 }
 
-/// An address where connecting hangs, because the backlog is full while the second value lives.
+/// An address on which connecting hangs, because its backlog is full until the returned
+/// sockets are dropped.
 async fn black_hole() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
@@ -73,7 +75,7 @@ async fn black_hole() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
     let mut queue = Vec::new();
     while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
         queue.push(stream.unwrap());
-        assert!(queue.len() < 4096, "the queue never fills up");
+        assert!(queue.len() < 4096, "the backlog never fills up");
     }
     (address, (listener, queue))
 }
@@ -260,7 +262,7 @@ fn local_error_does_not_hide_server_error() {
     }
 }
 
-/// Runs itself in a child process with a low descriptor limit.
+/// The test runs itself again in a child process with a low limit of file descriptors.
 #[test]
 fn descriptor_exhaustion_ejects_no_server() {
     const INNER: &str = "LEASTCONN_TEST_FEW_DESCRIPTORS";

@@ -52,7 +52,7 @@ async fn half_close_after_data_is_no_departure() {
     stays(&mut accepted).await;
     let mut request = Vec::new();
     accepted.read_to_end(&mut request).await.unwrap();
-    assert_eq!(request, b"request", "nothing is taken");
+    assert_eq!(request, b"request", "departed() consumes no data");
 }
 
 #[tokio::test]

@@ -12,7 +12,8 @@ use super::*;
 async fn pair(address: &str) -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind(address).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    // Connect to `[::]` by IPv4, so that the socket has IPv4-mapped addresses.
+    // Connect to a listener on `[::]` over IPv4, so that the socket has IPv4-mapped
+    // addresses.
     let host = if address.starts_with("[::]") {
         "127.0.0.1"
     } else {
@@ -48,11 +49,11 @@ async fn unacknowledged_bytes_are_counted_per_address_family() {
         assert_eq!(outstanding(&sender), Outstanding::Nothing, "{address}");
         fill(&mut sender).await;
         let Outstanding::Bytes(count) = outstanding(&sender) else {
-            panic!("{address}: nothing outstanding");
+            panic!("{address}: no unacknowledged bytes");
         };
         assert!(
             (1..u32::MAX).contains(&count),
-            "{address}: {count}: netlink does not answer"
+            "{address}: {count}: netlink is not available"
         );
         let drain = tokio::spawn(async move {
             let mut buffer = vec![0; 64 * 1024];

@@ -1,4 +1,4 @@
-//! Probing the servers of a pool at an interval.
+//! Probes the servers of a pool periodically.
 
 use std::{
     sync::Arc,
@@ -25,27 +25,28 @@ use crate::{
     sync::{Mutex, lock},
 };
 
-/// While no server of an upstream is available, each is probed at this interval if its own is
-/// longer: clients wait for the first one that recovers.
+/// Maximum interval while no server of an upstream is available. Clients are waiting for the
+/// first server to recover.
 pub(super) const URGENT: Duration = Duration::from_secs(1);
 
-/// The first probes of servers that join a running pool are spread over this time, or over the
-/// interval if it is shorter.
+/// The first probes of servers that join a running pool are spread over this period, or over
+/// the probe interval if that is shorter.
 pub(super) const SPREAD: Duration = Duration::from_secs(1);
 
-/// Probes the members of a pool until it is dropped: each at once, and then at the interval, or
-/// every second while no server is available.
+/// Probes the members of a pool until the checker is dropped. Each server is probed at once
+/// and then at the configured interval, or every second while no server is available.
 ///
-/// It follows the membership of the pool. Servers that stay keep their schedule, also when the
-/// checker of a [successor](Pool::successor) takes over; first probes of servers that join are
-/// spread over a second. Servers in maint are not probed.
+/// The checker follows the membership of the pool. Servers that stay in the pool keep their
+/// schedule, even if the checker of a [successor](Pool::successor) takes over. The first
+/// probes of servers that join are spread over one second. Servers in maint are not probed.
 #[derive(Debug)]
 pub struct Checker {
-    /// Dropping them ends their tasks. The supervisor does not keep them.
+    /// The tasks that probe the servers. They are aborted when the checker is dropped: the
+    /// supervisor task holds only a weak reference.
     _probers: Arc<Mutex<Probers>>,
     _supervisor: JoinSet<()>,
     servers: usize,
-    /// How many of the first members have been probed.
+    /// How many of the initial members have been probed.
     probed: watch::Receiver<usize>,
 }
 
@@ -53,16 +54,16 @@ impl Checker {
     /// Starts probing on the current Tokio runtime.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub fn start(pool: &Pool, check: Check) -> Self {
         Self::start_with(pool, check, Plain)
     }
 
-    /// Like [`Self::start`], but each fresh connection is prepared with `step` first, within
-    /// the time limit of the probe.
+    /// Like [`Self::start`], but prepares each new connection with `step`, within the time
+    /// limit of the probe.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub fn start_with<P: Prepare + 'static>(pool: &Pool, check: Check, step: P) -> Self {
         let settings = Settings {
             upstream: pool.id().clone(),
@@ -99,8 +100,8 @@ impl Checker {
         }
     }
 
-    /// Completes once every server that was a member at the start has been probed, whatever
-    /// the outcome: at the latest after the check's time limit. Also completes when the
+    /// Completes when each server that was a member at the start has been probed, with any
+    /// result. This takes at most the time limit of the check. Also completes when the
     /// checker is dropped.
     ///
     /// # Cancel safety
@@ -108,13 +109,13 @@ impl Checker {
     pub fn first_round(&self) -> impl Future<Output = ()> + Send + use<> {
         let (mut probed, servers) = (self.probed.clone(), self.servers);
         async move {
-            // An error: the probers have ended.
+            // An error means that the tasks that probe the servers have ended.
             let _ = probed.wait_for(|&probed| probed >= servers).await;
         }
     }
 }
 
-/// What all probers of a pool share.
+/// Settings and state that all probers of a pool share.
 struct Settings<P> {
     upstream: UpstreamId,
     check: Arc<Check>,
@@ -123,7 +124,7 @@ struct Settings<P> {
     panicking: watch::Receiver<bool>,
 }
 
-/// One task for each member.
+/// The tasks that probe the servers, one for each member.
 #[derive(Debug, Default)]
 struct Probers {
     tasks: JoinSet<()>,
@@ -131,7 +132,7 @@ struct Probers {
 }
 
 impl Probers {
-    /// Ends the probers of servers that left.
+    /// Aborts the tasks of servers that have left the pool.
     fn keep_only(&mut self, members: &[Member]) {
         self.running.retain(|(server, task)| {
             let stays = members.iter().any(|m| Arc::ptr_eq(&m.server, server));
@@ -143,7 +144,7 @@ impl Probers {
         while self.tasks.try_join_next().is_some() {}
     }
 
-    /// Starts probing the members that are not probed yet. With `is_running`, the first probes
+    /// Starts a task for each member that has none. If `is_running` is set, the first probes
     /// of servers that were never probed are spread.
     fn start<P: Prepare + 'static>(
         &mut self,
@@ -174,12 +175,12 @@ impl Probers {
     }
 }
 
-/// Whether the server was never probed.
+/// Whether the server has never been probed.
 fn is_new(member: &Member) -> bool {
     lock(&member.server.last_probe).is_none()
 }
 
-/// Start times of the first probes of `new` servers.
+/// Returns the times at which `new` servers are probed for the first time.
 fn spread(new: usize, is_running: bool, interval: Duration) -> impl Iterator<Item = Instant> {
     let start = now();
     let time = if is_running {
@@ -201,8 +202,9 @@ struct Prober<P> {
 }
 
 impl<P: Prepare> Prober<P> {
-    /// Begins at `start`, or at the interval after the last probe. Increments `first` after
-    /// the first probe, or at once if the server was probed before.
+    /// Probes the server until the task is aborted. The first probe begins at `start`, or one
+    /// interval after the last probe. Increments `first` after the first probe, or at once if
+    /// the server was already probed before.
     async fn run(mut self, start: Option<Instant>, first: Option<watch::Sender<usize>>) {
         let count_first = |first: Option<watch::Sender<usize>>| {
             if let Some(first) = first {
@@ -256,9 +258,9 @@ impl<P: Prepare> Prober<P> {
         }
     }
 
-    /// Waits until the next probe is due after one that began at `start`.
+    /// Waits until the probe after the one that began at `start` is due.
     async fn wait_since(&mut self, start: Instant) {
-        // Jitter keeps the probes of many servers from falling into step.
+        // Jitter prevents the probes of many servers from being sent at the same time.
         let random = random();
         let jittered = |time: Duration| time - time / 10 + share(time / 5, random);
         let interval = self.check.interval;

@@ -1,20 +1,20 @@
 //! MySQL health check: a login without a password.
 //!
-//! The server counts a connection that closes before the client has answered the greeting as
-//! a connection error, and blocks the client's host after `max_connect_errors` of them. A rejected
-//! login is not counted.
+//! If a connection is closed before the client has answered the greeting, the server counts a
+//! connection error. After `max_connect_errors` connection errors it blocks the client's
+//! host. A rejected login is not a connection error.
 
 use tokio::io::AsyncWriteExt;
 
 use super::{Excerpt, ProbeError, Stream, drain, read_until};
 
-/// `PROTOCOL_41`, `SECURE_CONNECTION` and `PLUGIN_AUTH`.
+/// Capability flags `PROTOCOL_41`, `SECURE_CONNECTION` and `PLUGIN_AUTH`.
 const CAPABILITIES: u32 = 0x0000_0200 | 0x0000_8000 | 0x0008_0000;
 
-/// Maximum packet size that the client announces.
+/// Maximum packet size that the client sends in its login.
 const MAX_PACKET: u32 = 1 << 24;
 
-/// `utf8_general_ci`
+/// Character set `utf8_general_ci`.
 const CHARSET: u8 = 33;
 
 const OK: u8 = 0x00;
@@ -50,14 +50,15 @@ pub(super) async fn check<S: Stream>(
                 let error = error_of(&response);
                 return Err(error.unwrap_or_else(|| ProbeError::Unexpected(Excerpt::of(&response))));
             }
-            // Another authentication method, or more data of this one: send an empty password.
+            // The server requests another authentication method or more data. Send an empty
+            // password.
             Some(&AUTH_SWITCH | &0x01) => reply = Vec::new(),
             _ => return Err(ProbeError::Unexpected(Excerpt::of(&response))),
         }
     }
 }
 
-/// `HandshakeResponse41` of `user`, without a password.
+/// Encodes `HandshakeResponse41` for `user`, without a password.
 fn login(user: &str) -> Vec<u8> {
     let mut login = Vec::new();
     login.extend(CAPABILITIES.to_le_bytes());
@@ -65,7 +66,7 @@ fn login(user: &str) -> Vec<u8> {
     login.push(CHARSET);
     login.extend([0; 23]);
     login.extend(user.bytes().chain([0]));
-    // Length of the authentication response.
+    // Length of the authentication response, which is empty.
     login.push(0);
     login.extend(b"mysql_native_password\0");
     login
@@ -101,17 +102,17 @@ async fn packet<S: Stream>(
     Ok(packet)
 }
 
-/// The error of a greeting or error packet, if any.
+/// Returns the error that a greeting or error packet reports, if any.
 fn error_of(packet: &[u8]) -> Option<ProbeError> {
     match packet {
-        // Version 10 of the protocol.
+        // The greeting has protocol version 10.
         [10, ..] => None,
         [ERROR, _, _, text @ ..] => Some(ProbeError::server(text)),
         other => Some(ProbeError::Unexpected(Excerpt::of(other))),
     }
 }
 
-/// Whether the login was rejected, which shows that the server works.
+/// Whether the server rejected the login. This shows that the server works.
 fn is_access_denied(packet: &[u8]) -> bool {
     packet.get(3) == Some(&b'#') && packet.get(4..9) == Some(ACCESS_DENIED)
 }

@@ -4,13 +4,13 @@ use tokio::io::AsyncWriteExt;
 
 use super::{Excerpt, ProbeError, Stream, drain, read_until};
 
-/// Version 3.0.
+/// Protocol version 3.0.
 const PROTOCOL: u32 = 196_608;
 
 const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 
-/// `SQLSTATE`s that concern all clients: the server starts, stops or recovers
-/// (`cannot_connect_now`), or has no connection left (`too_many_connections`).
+/// `SQLSTATE` codes that concern all clients: the server is starting, stopping or recovering
+/// (`cannot_connect_now`), or it has no free connection (`too_many_connections`).
 const UNAVAILABLE: [&[u8]; 2] = [b"57P03", b"53300"];
 
 pub(super) async fn check<S: Stream>(
@@ -23,19 +23,19 @@ pub(super) async fn check<S: Stream>(
     let message = read_until(stream, answer, |answer| {
         let (header, rest) = answer.split_first_chunk::<5>()?;
         let [kind, a, b, c, d] = *header;
-        // The length counts itself.
+        // The length includes the length field itself.
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).ok()?;
         Some((kind, rest.get(..length.checked_sub(4)?)?.to_vec()))
     });
     match message.await? {
-        // Accepted without a password: terminate the session.
+        // The server accepts the user without a password. Terminate the session.
         Some((b'R', request)) if request == [0; 4] => {
             stream.write_all(&TERMINATE).await?;
             stream.flush().await?;
             drain(stream).await;
             Ok(())
         }
-        // The server requests a password: close.
+        // The server requests a password. Close the connection.
         Some((b'R', _)) => Ok(()),
         Some((b'E', fields)) => match unavailable(&fields) {
             None => Ok(()),
@@ -65,8 +65,8 @@ fn startup(user: &str) -> Vec<u8> {
     startup
 }
 
-/// The message of an error that concerns all clients. Fields are a letter and text that
-/// ends with a NUL.
+/// Returns the message of an error that concerns all clients. Each field is a letter,
+/// followed by a text that ends with a NUL byte.
 fn unavailable(fields: &[u8]) -> Option<&[u8]> {
     let field = |letter: u8| {
         let mut all = fields.split(|&byte| byte == 0);

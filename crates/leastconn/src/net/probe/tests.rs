@@ -70,8 +70,8 @@ async fn probe_at(address: SocketAddr, check: &Check) -> Result<(), ProbeError> 
     .await
 }
 
-/// Answers one connection with `pieces`, each in its own segment, then closes. Returns the
-/// request.
+/// Answers one connection with `pieces`, each in a segment of its own, then closes the
+/// connection. Returns the request.
 async fn answering(
     pieces: &'static [&'static str],
 ) -> (SocketAddr, tokio::task::JoinHandle<String>) {
@@ -281,7 +281,8 @@ async fn becomes(pool: &Pool, up: bool) {
     .unwrap();
 }
 
-/// Thresholds are tested with the health state; this tests that probes update it.
+/// This test only covers that probes update the health state. The thresholds are covered by
+/// the tests of the health state.
 #[tokio::test]
 async fn probes_change_server_health() {
     let upstream = Upstream::start(Behaviour::Http(200)).await;
@@ -299,7 +300,8 @@ async fn probes_change_server_health() {
     upstream.set_behaviour(Behaviour::Http(200));
     becomes(&pool, true).await;
 
-    // Servers in maintenance are not probed; a probe in progress may complete.
+    // Servers in maintenance are not probed, but a probe that is already in progress may
+    // complete.
     pool.members()[0].server.set_admin(AdminState::Maint);
     sleep(30 * MS).await;
     upstream.wait_open(0).await;
@@ -313,7 +315,11 @@ async fn probes_change_server_health() {
     upstream.wait_open(0).await;
     let asked = upstream.accepted();
     sleep(50 * MS).await;
-    assert_eq!(upstream.accepted(), asked, "probed after the checker's end");
+    assert_eq!(
+        upstream.accepted(),
+        asked,
+        "the server was probed after the checker was dropped"
+    );
 }
 
 #[tokio::test]
@@ -323,14 +329,14 @@ async fn first_probe_is_immediate_and_decisive() {
         Upstream::start(Behaviour::Http(500)).await,
     );
     let pool = pool(&[ill.addr(), well.addr()], 2, 3);
-    // The interval is longer than the test.
+    // The interval is longer than the test, so there is only one probe.
     let _checker = Checker::start(&pool, http(200..=200));
     becomes(&pool, false).await;
     well.wait_accepted(1).await;
     assert!(pool.members()[1].server.status().is_up());
 }
 
-/// Sends a greeting, or fails.
+/// A step that sends a greeting, or fails if the field is `false`.
 struct Greeting(bool);
 
 impl Prepare for Greeting {
@@ -361,8 +367,8 @@ async fn probe_runs_step_first_and_reports_failure() {
     becomes(&pool, false).await;
 }
 
-/// Answers one connection with `answers`, after sending `greeting` if there is one. Returns the
-/// bytes that the probe sent.
+/// Accepts one connection, sends `greeting` if there is one, and answers with `answers`.
+/// Returns the bytes that the probe has sent.
 async fn scripted(
     greeting: &[u8],
     answers: &[&[u8]],
@@ -420,7 +426,7 @@ async fn mysql_login_is_completed() {
         let (address, script) = scripted(&greeting, &answers).await;
         probe_at(address, &mysql()).await.unwrap();
         let seen = script.await.unwrap();
-        assert_eq!(seen[3], 1, "the number of the first answer");
+        assert_eq!(seen[3], 1, "sequence number of the first response");
         assert!(seen.windows(9).any(|window| window == b"leastconn"));
         assert!(seen.ends_with(&last), "{seen:?}");
     }
@@ -497,7 +503,8 @@ async fn redis_probe_accepts_authentication_errors() {
 async fn unavailable_upstreams_are_probed_every_second() {
     let upstream = Upstream::start(Behaviour::Http(200)).await;
     upstream.stop(OpenConnections::Close).await;
-    // The interval is longer than the test, and `rise` is above its number of probes.
+    // The interval is longer than the test, and `rise` is larger than the number of probes in
+    // the test.
     let pool = pool(&[upstream.addr()], 50, 1);
     let _checker = Checker::start(&pool, http(200..=200));
     becomes(&pool, false).await;
@@ -507,7 +514,11 @@ async fn unavailable_upstreams_are_probed_every_second() {
     assert!(now() - start < 5 * URGENT, "{:?}", now() - start);
     let probes = upstream.accepted();
     sleep(2 * URGENT).await;
-    assert_eq!(upstream.accepted(), probes, "at the interval again");
+    assert_eq!(
+        upstream.accepted(),
+        probes,
+        "probes return to the configured interval"
+    );
 }
 
 #[tokio::test]
@@ -539,5 +550,5 @@ async fn successor_pool_keeps_probe_schedule_and_spreads_new() {
     within(DEADLINE, "the new servers' probes", next.first_round()).await;
     assert!(now() - start >= SPREAD / 2, "{:?}", now() - start);
     let probes: Vec<_> = upstreams.iter().map(Upstream::accepted).collect();
-    assert_eq!(probes, [1; 5], "the first one was not probed again");
+    assert_eq!(probes, [1; 5], "the first server was not probed again");
 }

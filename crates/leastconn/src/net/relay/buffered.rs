@@ -1,11 +1,11 @@
-//! Accounting and limit of the bytes that relayed connections buffer for slow receivers.
+//! Counts and limits the bytes that relayed connections buffer for slow receivers.
 //!
-//! The total is process-wide. Connections that do not stall only read it.
+//! The total is process-wide. A connection that buffers nothing only reads the total.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Read size once the allowance is used up, and so the most that is buffered for each further
-/// slow receiver.
+/// Read size while the total exceeds the limit. It is also the maximum number of bytes that
+/// each further slow receiver adds to the total.
 const SCARCE: usize = 4 * 1024;
 
 static TOTAL: AtomicUsize = AtomicUsize::new(0);
@@ -17,13 +17,13 @@ pub fn buffered() -> usize {
     TOTAL.load(Ordering::Relaxed)
 }
 
-/// Limits [`buffered`] to `bytes`. Above the limit, connections are relayed with buffers of
-/// 4 KiB. The default is no limit.
+/// Sets a limit for the total of [`buffered`]. Above the limit, connections are relayed with
+/// buffers of 4 KiB. The default is no limit.
 pub fn set_buffer_allowance(bytes: usize) {
     ALLOWANCE.store(bytes, Ordering::Relaxed);
 }
 
-/// Reduces a poll budget if the allowance is used up.
+/// Reduces a poll budget while the total exceeds the limit.
 pub(super) fn limit_budget(budget: usize) -> usize {
     if TOTAL.load(Ordering::Relaxed) < ALLOWANCE.load(Ordering::Relaxed) {
         budget
@@ -32,7 +32,7 @@ pub(super) fn limit_budget(budget: usize) -> usize {
     }
 }
 
-/// Bytes buffered by one direction.
+/// Number of bytes that one direction buffers.
 pub(super) struct Buffered<'a> {
     of_connection: &'a AtomicU64,
     bytes: usize,
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn total_follows_each_direction() {
         let of_connection = AtomicU64::new(0);
-        // Larger than what concurrent tests of this process buffer.
+        // Larger than the total of all tests that run concurrently in this process.
         let size = 1 << 40;
         let mut one = Buffered::new(&of_connection);
         one.set(size);

@@ -10,22 +10,23 @@ use super::super::{
     outstanding::{Outstanding, outstanding},
 };
 
-/// Interval of the first checks. It doubles up to `SLOWEST`. Polling is needed because the
-/// kernel does not signal acknowledgements.
+/// Interval of the first checks. It doubles up to `SLOWEST`. The socket must be checked
+/// repeatedly, because the kernel does not notify about acknowledgements.
 const FIRST: Duration = Duration::from_millis(1);
 const SLOWEST: Duration = Duration::from_millis(50);
 
-/// State of one wait.
+/// State of waiting for the acknowledgement.
 pub(super) struct Delivery {
     pub(super) next_check: Instant,
     interval: Duration,
-    /// Bytes that the peer had not acknowledged at the last check.
+    /// Number of bytes that the peer had not acknowledged at the last check.
     pub(super) unacknowledged: u32,
 }
 
 impl Delivery {
-    /// Ready when the peer has acknowledged everything that was written to `writer`, or the
-    /// connection no longer exists. Registers no waker: poll again at `next_check`.
+    /// Completes when the peer has acknowledged everything that was written to `writer`, or
+    /// when the connection no longer exists. Does not register a waker: poll again at
+    /// `next_check`.
     pub(super) fn poll(state: &mut Option<Box<Self>>, writer: &impl Stream) -> Poll<()> {
         let Some(socket) = writer.socket() else {
             return Poll::Ready(());

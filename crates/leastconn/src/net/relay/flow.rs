@@ -20,29 +20,31 @@ use super::{
     splice::Splice,
 };
 
-/// Reading stops when less than a quarter of the buffer is free: the next TLS record
-/// may not fit, and a partial read costs as much as a full one.
+/// Reading stops when less than a quarter of the buffer is free. The next TLS record may then
+/// not fit, and a partial read costs as much as a full one.
 const MIN_FREE_DIVISOR: usize = 4;
 
-/// `TCP_NOTSENT_LOWAT` of bulk transfers while other connections exchange short messages. A
-/// smaller value did not reduce their latency further.
+/// Value of `TCP_NOTSENT_LOWAT` for bulk transfers while other connections exchange short
+/// messages. In measurements, a smaller value did not reduce the latency of those connections
+/// further.
 const UNSENT: u32 = 256 * 1024;
 
-/// Most steps in one poll.
+/// Maximum number of steps in one poll.
 const MAX_STEPS: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The reader is open.
     Reading,
-    /// The reader has ended in order; the end is being forwarded.
+    /// The reader has ended in order. The end is being forwarded.
     Closing,
     /// The end was forwarded.
     Done,
-    /// As `Done`, but the writer's peer may still send. Closing a socket with unread data sends a
-    /// reset, so wait until the peer has acknowledged everything.
+    /// The end was forwarded as in `Done`, but the writer's peer may still send. Closing a
+    /// socket with unread data sends a reset, so wait until the peer has acknowledged
+    /// everything.
     Confirming,
-    /// As `Done`, and the peer has acknowledged everything.
+    /// The end was forwarded as in `Done`, and the peer has acknowledged everything.
     Confirmed,
     /// Reading has stopped. Data read so far is being delivered and acknowledged.
     Breaking,
@@ -52,7 +54,7 @@ pub(super) enum Phase {
     WriterBroke,
 }
 
-/// Changes with every event that restarts the idle timeout.
+/// Changes whenever an event occurs that restarts the idle timeout.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Progress {
     /// Bytes that the writer has accepted.
@@ -64,39 +66,40 @@ pub(super) struct Progress {
 /// State of one direction.
 pub(super) struct Flow<'a> {
     pub(super) phase: Phase,
-    /// Bytes that were read but not yet accepted by the writer.
+    /// Bytes that were read and that the writer did not accept at once.
     unsent: Vec<u8>,
-    /// How many bytes of `unsent` the writer has accepted since.
+    /// Number of bytes at the start of `unsent` that the writer has accepted since.
     taken: usize,
     /// Bytes in a kernel pipe between the two sockets.
     splice: Splice,
-    /// `TCP_NOTSENT_LOWAT` of the writer is set: see [`Flow::bound`].
+    /// Whether `TCP_NOTSENT_LOWAT` of the writer is set: see [`Flow::bound`].
     is_bounded: bool,
-    /// The writer may hold bytes that need a flush.
+    /// Whether the writer may hold bytes that need a flush.
     unflushed: bool,
-    /// A write failed because the writer's connection was reset.
+    /// Whether a write failed because the writer's connection was reset.
     pub(super) writer_is_gone: bool,
-    /// The other flow, which writes to this flow's reader, found it reset. The kernel reports a
-    /// reset only once and an ordinary end afterwards. Without this flag, a download cut short
-    /// during an upload would look complete.
+    /// Whether a write of the other flow reported that this flow's reader was reset. The
+    /// kernel reports a reset only once; further reads report an ordinary end. Without this
+    /// flag, a download that is cut short during an upload would look complete.
     pub(super) reader_is_gone: bool,
-    /// The other flow is done: both streams are dropped after this one.
+    /// Whether the other flow is done. Both streams are then dropped as soon as this flow
+    /// ends.
     pub(super) is_last: bool,
     on_truncation: OnTruncation,
-    /// The first fault of reading and of writing.
+    /// The first fault of reading, and below that of writing.
     pub(super) read_fault: Option<Fault>,
     pub(super) write_fault: Option<Fault>,
     pub(super) read_error: Option<io::Error>,
     pub(super) write_error: Option<io::Error>,
-    /// Data was discarded because only an alert may still be sent.
+    /// Whether data was discarded because only an alert may still be sent.
     is_abandoned: bool,
-    /// [`Flow::reset_writer`] was called.
+    /// Whether [`Flow::reset_writer`] was called.
     is_reset: bool,
-    /// Boxed to keep the flow small: only failing connections need it.
+    /// Boxed to keep `Flow` small: only failing connections use it.
     delivery: Option<Box<Delivery>>,
     carried: u64,
     meter: &'a AtomicU64,
-    /// Bytes buffered for the writer.
+    /// Number of bytes buffered for the writer.
     buffered: Buffered<'a>,
     /// Size of the scratch buffer in this poll.
     room: usize,
@@ -151,7 +154,7 @@ impl<'a> Flow<'a> {
         )
     }
 
-    /// Whether the reader's orderly end was forwarded.
+    /// Whether the orderly end of the reader was forwarded.
     pub(super) const fn is_passed_on(&self) -> bool {
         matches!(
             self.phase,
@@ -159,7 +162,7 @@ impl<'a> Flow<'a> {
         )
     }
 
-    /// Whether the flow is over without an orderly end.
+    /// Whether the flow has ended without an orderly end of the reader.
     pub(super) const fn is_cut_short(&self) -> bool {
         matches!(self.phase, Phase::Broken | Phase::WriterBroke)
     }
@@ -169,21 +172,22 @@ impl<'a> Flow<'a> {
         !matches!(self.phase, Phase::Reading | Phase::Closing)
     }
 
-    /// When to poll without a wake-up.
+    /// The time of the next poll if no wake-up occurs before.
     pub(super) fn next_check(&self) -> Option<Instant> {
         let is_waiting = matches!(self.phase, Phase::Breaking | Phase::Confirming);
         let delivery = self.delivery.as_ref().filter(|_| is_waiting)?;
         Some(delivery.next_check)
     }
 
-    /// Stops reading. Data read so far is still delivered.
+    /// Stops reading. Data that was already read is still delivered.
     pub(super) fn stop(&mut self) {
         if self.phase == Phase::Reading {
             self.phase = Phase::Breaking;
         }
     }
 
-    /// Discards pending data after a protocol error of the writer. Only its alert is still sent.
+    /// Discards pending data after a protocol error on the writer. Only the writer's alert is
+    /// still sent.
     pub(super) fn abandon(&mut self) {
         let is_open = matches!(
             self.phase,
@@ -193,7 +197,7 @@ impl<'a> Flow<'a> {
             self.unsent = Vec::new();
             self.taken = 0;
             self.buffered.set(0);
-            // The stream itself has queued the alert.
+            // The stream has already queued the alert: flush it.
             self.unflushed = true;
             self.phase = Phase::Breaking;
         }
@@ -218,14 +222,15 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Waits for acknowledgement if everything was forwarded.
+    /// If the end was forwarded, waits until the peer has acknowledged everything.
     pub(super) fn confirm(&mut self) {
         if self.phase == Phase::Done {
             self.phase = Phase::Confirming;
         }
     }
 
-    /// Whether the flow waits for its reader with everything forwarded.
+    /// Whether everything that was read has been forwarded, and the flow waits for its
+    /// reader.
     pub(super) fn is_idle(&self) -> bool {
         self.phase == Phase::Reading
             && self.unsent.is_empty()
@@ -233,8 +238,8 @@ impl<'a> Flow<'a> {
             && !self.unflushed
     }
 
-    /// Moves bytes, up to about the size of `scratch`, then yields to other tasks. Does not
-    /// touch the streams once the flow is over.
+    /// Moves bytes, up to about the size of `scratch`, then yields to other tasks. Once the
+    /// flow has ended, the streams are not used any more.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -255,7 +260,8 @@ impl<'a> Flow<'a> {
         yield_to_others(cx);
     }
 
-    /// Performs one step of the current phase. `Pending`: no progress until the next wake-up.
+    /// Performs one step of the current phase. Returns `Pending` if there is no progress
+    /// until the next wake-up.
     fn step(
         &mut self,
         cx: &mut Context<'_>,
@@ -284,7 +290,8 @@ impl<'a> Flow<'a> {
         }
         match self.phase {
             Phase::Reading => {
-                // Do not read while the writer holds data, so that only one of the two buffers.
+                // Do not read while the writer holds data, so that only one of them buffers
+                // data: the flow or the writer.
                 ready!(self.flush(cx, writer));
                 if self.is_over() {
                     return Poll::Ready(());
@@ -399,7 +406,7 @@ impl<'a> Flow<'a> {
         match ready!(self.splice.poll_pull(cx, from, limit)) {
             Some(Ok(0)) => self.reader_ended(),
             Some(Err(error)) => self.reader_broke(error),
-            // Without a pipe, the flow copies.
+            // No pipe is available, so the flow copies.
             Some(Ok(_)) | None => {}
         }
         Poll::Ready(())
@@ -419,8 +426,8 @@ impl<'a> Flow<'a> {
         if self.is_bounded != bounded {
             self.is_bounded = bounded;
             if let Some(socket) = writer.socket() {
-                // On failure, other connections only see a higher latency. 0 restores the
-                // system default.
+                // An error is ignored: it only increases the latency of other connections. 0
+                // restores the system default.
                 let limit = if bounded { UNSENT } else { 0 };
                 let _ = SockRef::from(socket).set_tcp_notsent_lowat(limit);
             }
@@ -437,13 +444,13 @@ impl<'a> Flow<'a> {
 
     fn carry(&mut self, count: usize) {
         self.carried += count as u64;
-        // Only this task writes the counter, so no atomic addition is needed.
+        // Only this task writes the counter, so an atomic addition is not needed.
         self.meter.store(self.carried, Ordering::Relaxed);
     }
 
     fn reader_broke(&mut self, error: io::Error) {
         let fault = match Fault::of(&error) {
-            // The kernel reports an end after a reset was reported once.
+            // After a reset was reported once, the kernel reports an ordinary end.
             Fault::Truncated if self.reader_is_gone => Fault::Reset,
             fault => fault,
         };
@@ -456,8 +463,8 @@ impl<'a> Flow<'a> {
     }
 
     fn writer_broke(&mut self, error: io::Error) {
-        // EPIPE: the peer finished sending in order and closed, so its data is complete.
-        // ENOTCONN from shutdown: the next read reports the cause.
+        // EPIPE means that the peer has finished sending in order and closed, so its data is
+        // complete. ENOTCONN is an error of `shutdown`; the next read reports its cause.
         let is_orderly = matches!(
             error.kind(),
             io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected
@@ -469,14 +476,15 @@ impl<'a> Flow<'a> {
             return self.abandon();
         }
         self.phase = match self.phase {
-            // The side that failed first is already known.
+            // Reading has already stopped because of an earlier failure. This failure only
+            // ends the delivery.
             Phase::Breaking => Phase::Broken,
             _ => Phase::WriterBroke,
         };
         self.writer_is_gone |= fault.is_some();
     }
 
-    /// Flushes the writer if it may hold data.
+    /// Flushes the writer if it may hold bytes that need a flush.
     fn flush(&mut self, cx: &mut Context<'_>, writer: &mut impl Stream) -> Poll<()> {
         if self.unflushed {
             match Pin::new(writer).poll_flush(cx) {
@@ -486,7 +494,7 @@ impl<'a> Flow<'a> {
                 }
                 Poll::Ready(Err(error)) => self.writer_broke(error),
                 Poll::Pending => {
-                    // The writer does not report how much it holds: assume the most.
+                    // The writer does not report how many bytes it holds: assume the maximum.
                     self.buffered.set(self.room);
                     return Poll::Pending;
                 }

@@ -1,4 +1,5 @@
-//! Both directions of a relayed connection, and how they end together.
+//! Both directions of a relayed connection, and how they affect each other when one of them
+//! ends.
 
 use std::{task::Context, time::Instant};
 
@@ -15,8 +16,8 @@ enum Side {
     Server,
 }
 
-/// Both streams and both flows. Dropping it aborts each side that would otherwise mistake a
-/// failed connection for a complete one.
+/// Both streams and both flows. When the pair is dropped, it aborts each side that would
+/// otherwise mistake a failed connection for a complete one.
 pub(super) struct Pair<'a, D: Stream, U: Stream> {
     downstream: &'a mut D,
     upstream: &'a mut U,
@@ -25,7 +26,8 @@ pub(super) struct Pair<'a, D: Stream, U: Stream> {
     on_truncation: OnTruncation,
     /// The side that failed first.
     first: Option<Side>,
-    /// Timed out with nothing undelivered: both sides are closed in order.
+    /// Whether a timeout expired when all received data was delivered. Both sides are then
+    /// closed in order.
     is_complete: bool,
 }
 
@@ -65,14 +67,14 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
             changed |= self.settle(client, server);
         }
         if changed {
-            // The flows were polled before the change: poll them again.
+            // Both flows were polled before the phase changed: poll them again.
             cx.waker().wake_by_ref();
         }
         self.reset_early();
     }
 
-    /// Resets a side to which nothing more is sent, without waiting until the other side has
-    /// acknowledged its data.
+    /// Resets the connection of a side to which nothing more is sent. Does not wait until the
+    /// other side has acknowledged its data.
     fn reset_early(&mut self) {
         let (to_server, to_client) = (&mut self.client_to_server, &mut self.server_to_client);
         if to_server.phase == Phase::Broken && to_client.phase == Phase::Breaking {
@@ -83,7 +85,8 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
         }
     }
 
-    /// Updates both flows after a fault of either side. Returns whether a phase changed.
+    /// Updates both flows after a fault on either side. Returns whether the phase of a flow
+    /// has changed.
     fn settle(&mut self, client: Option<Fault>, server: Option<Fault>) -> bool {
         let breaks = |fault| match fault {
             Some(Fault::Truncated) => self.on_truncation == OnTruncation::Reset,
@@ -103,12 +106,12 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
         before != (to_server.phase, to_client.phase)
     }
 
-    /// Whether a flow ended before its reader.
+    /// Whether a flow has ended without an orderly end of its reader.
     fn is_cut_short(&self) -> bool {
         self.client_to_server.is_cut_short() || self.server_to_client.is_cut_short()
     }
 
-    /// The first fault of the client's and of the server's stream.
+    /// The first fault of the client's stream, and the first fault of the server's stream.
     fn faults(&self) -> [Option<Fault>; 2] {
         let (to_server, to_client) = (&self.client_to_server, &self.server_to_client);
         [
@@ -129,17 +132,17 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
         self.client_to_server.is_half_closed() || self.server_to_client.is_half_closed()
     }
 
-    /// When to poll next without a wake-up.
+    /// The time of the next poll if no wake-up occurs before.
     pub(super) fn next_check(&self) -> Option<Instant> {
         let checks = [&self.client_to_server, &self.server_to_client].map(Flow::next_check);
         checks.into_iter().flatten().min()
     }
 
-    /// How the connection ended, if it has.
+    /// Returns how the connection ended, or `None` if it has not ended.
     pub(super) fn ending(&self) -> Option<Reason> {
         let (to_server, to_client) = (&self.client_to_server, &self.server_to_client);
         let [client, server] = self.faults();
-        // Nothing more can be delivered to a side that was reset.
+        // A flow does not have to deliver anything more to a side that was reset.
         let is_over = to_server.is_over() && to_client.is_over()
             || to_server.phase == Phase::Broken && client == Some(Fault::Reset)
             || to_client.phase == Phase::Broken && server == Some(Fault::Reset);
@@ -160,7 +163,8 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
         }
     }
 
-    /// Returns the reason code after the timeout of `reason` has expired.
+    /// Returns the reason code of the connection after a timeout. `reason` is the reason code
+    /// of that timeout.
     pub(super) fn timed_out(&mut self, reason: Reason) -> Reason {
         let (to_server, to_client) = (&self.client_to_server, &self.server_to_client);
         let delivered = match self.first {
@@ -182,11 +186,11 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
     }
 }
 
-/// Applies the fault of one side, if any, to the flow that reads from it (`from`) and the flow
-/// that writes to it (`to`).
+/// Applies a fault of one side to the flow that reads from this side (`from`) and to the flow
+/// that writes to it (`to`). `None` stands for no fault.
 fn settle_side(fault: Option<Fault>, from: &mut Flow<'_>, to: &mut Flow<'_>) {
     match fault {
-        // Only the alert may still be sent.
+        // Only the alert may still be sent to this side.
         Some(Fault::Protocol) => {
             from.stop();
             to.abandon();
@@ -195,7 +199,7 @@ fn settle_side(fault: Option<Fault>, from: &mut Flow<'_>, to: &mut Flow<'_>) {
         Some(Fault::Truncated) | None => {}
     }
     if from.phase == Phase::Broken {
-        // All data of this side was delivered or cannot be delivered.
+        // All data that this side has sent was delivered, or can no longer be delivered.
         to.stop();
     }
     if from.is_cut_short() && fault != Some(Fault::Reset) {

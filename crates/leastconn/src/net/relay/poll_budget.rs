@@ -1,18 +1,19 @@
 //! How many bytes a connection may move in one poll, and how it yields to others.
 //!
 //! Large budgets reduce the CPU cost of bulk transfers but increase the latency of other
-//! connections. Budgets are large while a worker has only bulk transfers, and small while its
-//! connections exchange short messages. With a small budget the unsent bytes of a stream in the
-//! kernel are bounded as well: the kernel sends them in bursts that keep other tasks off the
-//! processor for milliseconds. This costs a stream up to 50 % more, so it is not always on.
+//! connections. Budgets are large while all connections of a worker are bulk transfers, and
+//! small while some of them exchange short messages. While budgets are small, the number of
+//! unsent bytes of a bulk transfer in the kernel is limited as well. Otherwise the kernel
+//! sends these bytes in bursts that occupy the processor for milliseconds. The limit
+//! increases the CPU cost of a bulk transfer by up to 50 %, so it is not always set.
 //!
 //! # What this relies on
 //!
-//! A connection that used up its budget calls [`yield_to_others`]. Tokio wakes a yielding task
-//! only after the worker has polled the I/O driver, so connections that became ready in between
-//! run first. Waking the task directly would put it into the run queue, and the worker polls
-//! the driver only every 61 polls. Tokio does not promise this order; the test
-//! `yielding_lets_ready_sockets_run_first` fails if it changes.
+//! A connection that has used up its budget calls [`yield_to_others`]. Tokio wakes a task
+//! that yields only after the worker has polled the I/O driver, so connections whose sockets
+//! have become ready run first. A task that wakes itself directly enters the run queue, and
+//! the worker polls the I/O driver only after every 61 tasks. Tokio does not guarantee this
+//! order; the test `yielding_lets_ready_sockets_run_first` fails if it changes.
 
 use std::{
     cell::Cell,
@@ -27,20 +28,21 @@ use super::SCRATCH;
 /// The small budget.
 const SHORT: usize = SCRATCH / 4;
 
-/// A poll that moves more bytes than this belongs to a stream.
+/// A connection that moves more bytes than this in one poll is a bulk transfer ("stream").
 const EXCHANGE: u64 = 16 * 1024;
 
-/// Polls for which the last observation is taken to hold.
+/// Number of polls for which the last observation remains in effect.
 const MEMORY: u32 = 64;
 
 thread_local! {
-    /// Short exchanges on connections of this worker.
+    /// Number of short exchanges on all connections of this worker so far.
     static EXCHANGES: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Has the current task polled again after the I/O driver; see the module documentation.
+/// Makes the runtime poll the current task again after it has polled the I/O driver; see the
+/// module documentation.
 pub(super) fn yield_to_others(cx: &mut Context<'_>) {
-    // The future has registered the wake-up once it was polled.
+    // Polling the future once registers the wake-up.
     let _: Poll<()> = pin!(yield_now()).poll(cx);
 }
 
@@ -49,15 +51,16 @@ pub(super) fn yield_to_others(cx: &mut Context<'_>) {
 pub(super) struct PollBudget {
     /// The value of `EXCHANGES` at the last poll.
     seen: u32,
-    /// Polls for which the budget stays small.
+    /// Number of polls for which the budget remains small.
     short: u32,
-    /// Polls for which the connection counts as a stream.
+    /// Number of polls for which the connection remains classified as a stream.
     stream: u32,
     last: Moved,
 }
 
-/// Direction of the last bytes that were few. An exchange alternates; bytes in one direction
-/// only are a slow stream, and no peer waits for an answer to them.
+/// Direction in which the last small number of bytes moved. In an exchange, the direction
+/// alternates. If bytes move in one direction only, the connection is a slow stream, and no
+/// peer waits for a response.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Moved {
     #[default]
@@ -67,7 +70,7 @@ enum Moved {
 }
 
 impl PollBudget {
-    /// Bytes that the next poll may move.
+    /// The number of bytes that the next poll may move.
     pub(super) fn next(&mut self) -> usize {
         let exchanges = EXCHANGES.get();
         if exchanges != self.seen {
@@ -83,7 +86,7 @@ impl PollBudget {
         }
     }
 
-    /// Records the bytes that a poll moved: to the server, and to the client.
+    /// Records the numbers of bytes that a poll moved to the server and to the client.
     pub(super) fn moved(&mut self, [to_server, to_client]: [u64; 2]) {
         if to_server.max(to_client) > EXCHANGE {
             self.stream = MEMORY;
@@ -97,7 +100,7 @@ impl PollBudget {
         };
         let is_answer = moved == Moved::Both || moved != self.last;
         self.last = moved;
-        // The small pieces of a stream are no exchanges.
+        // If a stream moves few bytes in a poll, this is not an exchange.
         match self.stream.checked_sub(1) {
             Some(left) => self.stream = left,
             None if is_answer => {
@@ -108,7 +111,7 @@ impl PollBudget {
         }
     }
 
-    /// Whether a budget of so many bytes is small.
+    /// Whether `budget` is a small budget.
     pub(super) const fn is_short(budget: usize) -> bool {
         budget < SCRATCH
     }
@@ -124,7 +127,7 @@ mod tests {
         for round in 0..1000 {
             for stream in [&mut a, &mut b] {
                 assert_eq!(stream.next(), SCRATCH);
-                // Sometimes few bytes are available.
+                // In some polls of a bulk transfer only few bytes are available.
                 stream.moved([0, if round % 10 == 3 { 100 } else { 128 * 1024 }]);
             }
         }
@@ -199,10 +202,10 @@ mod tests {
             far.read_exact(&mut [0]).await.unwrap();
             flag.store(true, Ordering::Relaxed);
         });
-        // Waits for the socket.
+        // Wait until the socket is ready.
         yield_now().await;
         near.write_all(&[1]).await.unwrap();
-        // A task of its own: the main task is not in the run queue.
+        // The task under test is spawned, because the main task is not in the run queue.
         let yielding = tokio::spawn(async move {
             let mut polls = 0;
             poll_fn(|cx| {

@@ -1,9 +1,10 @@
 //! Moves bytes between TCP connections inside the kernel with `splice(2)`, through a pipe.
 //!
-//! This pays off for large amounts only. A direction copies until a read fills its scratch
-//! buffer, then splices, and returns to copying when reads become small. A connection owns a
-//! pipe only while the pipe holds bytes. Empty pipes are pooled, and closed when the last
-//! splicing connection ends. There are at most [`MAX_PIPES`]; connections without a pipe copy.
+//! Splicing pays off for large transfers only. A direction copies until a read fills its
+//! scratch buffer, then splices, and returns to copying when reads become small. A connection
+//! owns a pipe only while the pipe holds bytes. Empty pipes are pooled. They are closed when
+//! the last connection that has spliced ends. There are at most [`MAX_PIPES`] pipes; a
+//! connection that gets no pipe copies.
 
 use std::{
     io,
@@ -20,7 +21,7 @@ pub const MAX_PIPES: usize = 32;
 /// Requested size of a pipe.
 pub(super) const PIPE: usize = 256 * 1024;
 
-/// A direction that splices less than this at once returns to copying.
+/// If fewer bytes than this are spliced at once, the direction returns to copying.
 const MIN_BULK: usize = 16 * 1024;
 
 static PIPES: Mutex<Pipes> = Mutex::new(Pipes {
@@ -32,9 +33,9 @@ static PIPES: Mutex<Pipes> = Mutex::new(Pipes {
 /// All pipes of the process.
 struct Pipes {
     empty: Vec<Pipe>,
-    /// Number of pipes, empty or in use.
+    /// Number of pipes, both empty and in use.
     count: usize,
-    /// Directions that have spliced and have not ended.
+    /// Number of directions that have spliced and have not ended.
     users: usize,
 }
 
@@ -42,25 +43,25 @@ fn pipes() -> MutexGuard<'static, Pipes> {
     PIPES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes moved through pipes. Lets tests verify that bytes were spliced.
+/// Number of bytes that moved through pipes. Tests use it to verify that bytes were spliced.
 #[cfg(test)]
 static SPLICED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
 /// Splice state of one direction.
 #[derive(Default)]
 pub(super) struct Splice {
-    /// The last read was large.
+    /// Whether the last read was large.
     is_bulk: bool,
-    /// Holds bytes that were not yet written.
+    /// The pipe, while it holds bytes that were not yet written.
     pipe: Option<Pipe>,
-    /// `splice` failed permanently, for example because a sandbox forbids it.
+    /// Whether `splice` failed permanently, for example because a sandbox forbids it.
     is_refused: bool,
-    /// Counted in [`Pipes::users`].
+    /// Whether this direction is counted in [`Pipes::users`].
     is_user: bool,
 }
 
 impl Splice {
-    /// Whether no bytes are in the pipe.
+    /// Whether the pipe holds no bytes.
     pub(super) const fn is_empty(&self) -> bool {
         self.pipe.is_none()
     }
@@ -69,7 +70,7 @@ impl Splice {
         self.is_bulk
     }
 
-    /// Records a copy. `is_bulk`: it nearly filled the scratch buffer.
+    /// Records that bytes were copied. `is_bulk`: they nearly filled the scratch buffer.
     pub(super) const fn copied(&mut self, is_bulk: bool) {
         self.is_bulk = cfg!(target_os = "linux") && is_bulk && !self.is_refused;
     }
@@ -160,12 +161,12 @@ fn is_refusal(error: &io::Error) -> bool {
 struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
-    /// Bytes in the pipe.
+    /// Number of bytes in the pipe.
     held: usize,
 }
 
 impl Pipe {
-    /// Takes an empty pipe from the pool, or creates one below the limit.
+    /// Takes an empty pipe from the pool, or creates one if the limit permits.
     fn take() -> Option<Self> {
         let mut pipes = pipes();
         if let Some(pipe) = pipes.empty.pop() {
@@ -189,7 +190,8 @@ impl Pipe {
         use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
         // Out of file descriptors: the caller copies.
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        // Fails above the limit of unprivileged users; the default size is used then.
+        // Fails above the kernel's limit for unprivileged users. The pipe then keeps its
+        // default size.
         let _ = fcntl_setpipe_size(&write, PIPE);
         Some(Self {
             read,
@@ -210,7 +212,7 @@ impl Drop for Splice {
             return;
         }
         let mut pipes = pipes();
-        // A pipe with leftover bytes cannot be reused.
+        // A pipe that still holds bytes cannot be reused.
         pipes.count -= usize::from(self.pipe.take().is_some());
         pipes.users -= 1;
         if pipes.users == 0 {

@@ -64,7 +64,7 @@ impl Rig {
     }
 }
 
-/// Both ends of a connection with small buffers, which fill up quickly.
+/// Both ends of a connection with small buffers that fill up quickly.
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpSocket::new_v4().unwrap();
     listener.set_recv_buffer_size(32 * 1024).unwrap();
@@ -180,7 +180,7 @@ async fn both_sides_may_close_at_once() {
 
 #[tokio::test]
 async fn traffic_restarts_the_idle_timeout() {
-    // Much longer than the pauses below, even on a slow machine.
+    // The timeout is much longer than the pauses below, even on a slow machine.
     let idle = 2000 * MS;
     let timeouts = RelayPolicy {
         idle: Some(idle),
@@ -190,7 +190,7 @@ async fn traffic_restarts_the_idle_timeout() {
     let mut rig = Rig::with(timeouts).await;
     let start = now();
     let mut last = start;
-    // Each byte restarts the timeout. In total they take longer than the timeout.
+    // Each byte restarts the timeout. All bytes together take longer than the timeout.
     while last - start < 2 * idle {
         rig.client.write_all(b"x").await.unwrap();
         last = now();
@@ -223,7 +223,7 @@ async fn idle_timeout_with_undelivered_bytes_aborts() {
 
 #[tokio::test]
 async fn half_close_timeout_restarts_with_each_byte() {
-    // Much longer than the pauses below, even on a slow machine.
+    // The timeout is much longer than the pauses below, even on a slow machine.
     let half_close = 2000 * MS;
     let timeouts = RelayPolicy {
         idle: None,
@@ -245,7 +245,7 @@ async fn half_close_timeout_restarts_with_each_byte() {
     assert!(!rig.relaying.is_finished());
     assert_eq!(rig.reason().await, Reason::HalfCloseTimeout);
     assert!(now() - last >= half_close);
-    // The answer was cut short, so the client must see a reset.
+    // The response was cut short, so the client must see a reset.
     assert_eq!(
         read_kind(&mut rig.client).await,
         Some(ErrorKind::ConnectionReset)
@@ -279,15 +279,15 @@ async fn reset_is_forwarded_after_pending_bytes() {
     }
 }
 
-/// The write of one direction reports the reset, and the read of the other direction then reports
-/// an end, which must not be forwarded as an orderly end.
+/// A write in one direction reports the reset. A read in the other direction then reports an
+/// ordinary end, which must not be forwarded as an orderly end.
 #[tokio::test]
 async fn server_reset_during_upload_aborts_the_download() {
     let mut rig = Rig::new().await;
     rig.server.write_all(b"half of it").await.unwrap();
     let mut half = [0; 10];
     rig.client.read_exact(&mut half).await.unwrap();
-    // Causes a write to the server.
+    // This makes the relay write to the server.
     fill(&mut rig.client).await;
     rig.server.set_zero_linger().unwrap();
     let (unused, _other_end) = pair().await;
@@ -299,11 +299,11 @@ async fn server_reset_during_upload_aborts_the_download() {
     assert_eq!(rig.reason().await, Reason::ServerReset);
 }
 
-/// Writes until no more is accepted, and returns the number of bytes.
+/// Writes until the peer's buffers are full, and returns the number of bytes.
 async fn fill(stream: &mut TcpStream) -> usize {
     let piece = vec![7; 16 * 1024];
     let mut taken = 0;
-    // Long enough for a relay that does not stop reading.
+    // The timeout is long enough for a relay that is still reading.
     while let Ok(Ok(written)) = timeout(100 * MS, stream.write(&piece)).await {
         taken += written;
     }
@@ -314,8 +314,8 @@ async fn fill(stream: &mut TcpStream) -> usize {
 async fn slow_reader_blocks_its_sender() {
     let mut rig = Rig::new().await;
     let taken = fill(&mut rig.client).await;
-    // The kernel buffers of two connections (twice the requested size, and send buffers grow up
-    // to 4 MiB), and one scratch buffer.
+    // The limit is the size of the kernel buffers of two connections (twice the requested
+    // size; send buffers grow up to 4 MiB) plus one scratch buffer.
     assert!(taken < 2 * (4 << 20) + 2 * (64 << 10) + SCRATCH, "{taken}");
     let carried = rig.traffic.received() as usize;
     assert!(carried <= taken && taken - carried <= (4 << 20) + (64 << 10) + SCRATCH);
@@ -337,7 +337,7 @@ async fn early_answer_reaches_an_uploading_client() {
     drop(std::mem::replace(&mut rig.server, unused));
     let mut answer = [0; 9];
     let upload = async {
-        // Uploads without reading until the upload fails.
+        // Upload without reading the response until the upload fails.
         while rig.client.write_all(&[0; 1000]).await.is_ok() {
             tokio::time::sleep(MS).await;
         }
@@ -348,7 +348,7 @@ async fn early_answer_reaches_an_uploading_client() {
     assert_eq!(rig.reason().await, Reason::ServerReset);
 }
 
-/// A slow client must not lose an answer whose end was already forwarded.
+/// A slow client must receive the whole response if its end was already forwarded.
 #[tokio::test]
 async fn half_close_timeout_keeps_a_complete_answer() {
     let timeouts = RelayPolicy {
@@ -357,7 +357,8 @@ async fn half_close_timeout_keeps_a_complete_answer() {
         ..RelayPolicy::default()
     };
     let mut rig = Rig::with(timeouts).await;
-    // Exceeds the client's receive buffer: the rest stays in the send buffer of the balancer.
+    // The response is larger than the client's receive buffer: the rest stays in the send
+    // buffer of the balancer.
     let answer = pattern(0, 300_000);
     rig.server.write_all(&answer).await.unwrap();
     rig.server.shutdown().await.unwrap();

@@ -27,7 +27,7 @@ fn failure() -> io::Result<Addresses> {
     Err(io::ErrorKind::TimedOut.into())
 }
 
-/// Lets an immediate lookup complete.
+/// Waits until a lookup that needs no time has completed.
 async fn looked_up() {
     tokio::task::yield_now().await;
 }
@@ -65,7 +65,7 @@ async fn slow_or_failing_resolver_delays_no_connection() {
     advance(FRESH).await;
     assert_eq!(ask(&resolved, failure()).await.unwrap(), found(1).unwrap());
     looked_up().await;
-    // A failing resolver is not asked for each connection.
+    // While the resolver fails, it is not queried for each connection.
     assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
     looked_up().await;
     assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
@@ -78,7 +78,7 @@ async fn slow_or_failing_resolver_delays_no_connection() {
     assert_eq!(slow.await.unwrap(), found(1).unwrap());
     assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
     assert_eq!(now(), start);
-    // A late answer is used once it arrives.
+    // An answer that arrives late is used from then on.
     sleep(Duration::from_secs(31)).await;
     assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(3).unwrap());
 }
@@ -137,7 +137,7 @@ async fn failed_lookup_is_shared_and_keeps_its_error_code() {
     for result in [one, other] {
         assert_eq!(fault(&result.unwrap_err()), Fault::Exhausted);
     }
-    // Without an earlier answer, each request starts a lookup.
+    // If there is no earlier answer, each request starts a lookup.
     assert_eq!(ask(&resolved, found(1)).await.unwrap(), found(1).unwrap());
 }
 

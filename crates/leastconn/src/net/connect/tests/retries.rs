@@ -10,8 +10,8 @@ fn retrying() -> ConnectPolicy {
     ConnectPolicy::default()
 }
 
-/// The default policies: at most half of the servers are ejected, and ejected servers are dialled
-/// as a last resort.
+/// A pool with default policies: at most half of the servers are ejected, and ejected servers
+/// are dialled as a last resort.
 fn default_pool(addresses: &[SocketAddr]) -> Pool {
     servers(addresses, PassivePolicy::default(), PanicPolicy::Dial)
 }
@@ -29,7 +29,7 @@ async fn server_restart_fails_no_connection() {
     assert_eq!(
         server(&pool, 0).in_flight(),
         0,
-        "waiting connections are not counted"
+        "connections that wait between rounds are not counted"
     );
     upstream.restart().await;
     let connected = within(DEADLINE, "all clients", clients.join_all()).await;
@@ -80,7 +80,7 @@ async fn full_and_drained_servers_fail_at_once() {
 #[tokio::test]
 async fn recovered_server_is_dialled_at_once() {
     let upstream = Upstream::start(Behaviour::Echo).await;
-    // Ejected and not dialled as a last resort: only a probe can restore it.
+    // The server is ejected and not dialled as a last resort, so only a probe can restore it.
     let active = crate::health::ActivePolicy {
         rise: std::num::NonZeroU32::MIN,
         fall: std::num::NonZeroU32::MIN,
@@ -101,7 +101,7 @@ async fn recovered_server_is_dialled_at_once() {
         let pool = Arc::clone(&pool);
         tokio::spawn(async move { connect(&pool, &Selector::all(), &policy).await })
     };
-    // Wait until the delay between rounds has grown.
+    // Wait until the delay between rounds has increased.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let start = now();
     server(&pool, 0).probed(true);
@@ -123,7 +123,10 @@ async fn ejected_server_is_dialled_as_last_resort() {
     let connected = connect_all(&pool, &POLICY).await.unwrap();
     assert_eq!(connected.attempts, 2);
     assert_eq!(connected.lease.server().id().as_str(), "web1");
-    assert!(server(&pool, 1).status().is_up(), "and is found to work");
+    assert!(
+        server(&pool, 1).status().is_up(),
+        "the successful connect ends the ejection"
+    );
 }
 
 #[tokio::test]
@@ -138,7 +141,7 @@ async fn attempts_are_readable_after_cancellation() {
             .await
             .is_err()
     );
-    // A slow machine may fit in a second attempt.
+    // On a slow machine, there may be time for only one attempt.
     assert!(attempts.get() >= 1);
     assert_eq!(server(&pool, 0).in_flight(), 0);
 }

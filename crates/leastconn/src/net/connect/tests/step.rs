@@ -1,4 +1,5 @@
-//! Preparation steps: their stream is returned, and their failure fails the attempt.
+//! Preparation steps: the stream that a step returns is the result, and if the step fails,
+//! the attempt fails.
 
 use std::future::pending;
 
@@ -6,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
-/// Sends a greeting, or misbehaves for the server named `with`.
+/// A step that sends a greeting. For the server named `with`, it fails or hangs instead.
 struct Greeting {
     with: &'static str,
     instead: Instead,
@@ -40,7 +41,8 @@ fn out_of_descriptors() -> io::Error {
     io::Error::from_raw_os_error(libc::EMFILE)
 }
 
-/// Two echo servers. The held lease makes the first one preferred.
+/// Two echo servers. The returned lease counts on the second server, so that the first one is
+/// picked first.
 async fn two() -> (Pool, [Upstream; 2], Lease) {
     let upstreams = [
         Upstream::start(Behaviour::Echo).await,

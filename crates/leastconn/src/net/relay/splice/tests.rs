@@ -67,7 +67,7 @@ async fn digest(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
     }
 }
 
-/// Transfers in both directions at once, each ended by a half-close.
+/// Transfers bytes in both directions at once. Each direction ends with a half-close.
 async fn exchange(to_server: usize, to_client: usize) {
     let (mut client, mut server, relaying, traffic) = rig().await;
     let (to_server, to_client) = (pattern(0, to_server), pattern(7, to_client));
@@ -145,7 +145,7 @@ async fn server_reset_is_forwarded_while_splicing() {
     let mut came = vec![0; bulk.len()];
     let carry = async { tokio::join!(server.write_all(&bulk), client.read_exact(&mut came)) };
     within(DEADLINE, "all bytes", carry).await.0.unwrap();
-    // The client has not read everything when the server resets the connection.
+    // When the server resets the connection, the client has not read everything yet.
     let _ = tokio::time::timeout(
         std::time::Duration::from_millis(100),
         server.write_all(&bulk),
@@ -183,7 +183,8 @@ async fn client_reset_is_detected_while_splicing() {
     assert!(sending.await.unwrap().is_err());
 }
 
-/// Waits until the transfer stalls: the number of bytes sent stays the same over several checks.
+/// Waits until the transfer stalls: until the number of bytes sent is the same in several
+/// checks.
 async fn stalled(traffic: &Traffic) {
     let looks = async {
         let (mut before, mut same) = (0, 0);
@@ -212,7 +213,7 @@ async fn slow_reader_blocks_sender_while_splicing() {
         server.shutdown().await.unwrap();
         server
     });
-    // Nothing is read.
+    // The client does not read, so the transfer stalls.
     stalled(&traffic).await;
     assert!(!sending.is_finished());
     assert_eq!(
@@ -232,7 +233,7 @@ async fn dropping_relay_with_full_pipe_aborts_both_sides() {
         let bulk = pattern(0, 16 * MIB);
         while server.write_all(&bulk).await.is_ok() {}
     });
-    // Nothing is read, so bytes remain in a pipe when the transfer stalls.
+    // The client does not read, so bytes remain in a pipe when the transfer stalls.
     stalled(&traffic).await;
     let in_use = |pipes: &Pipes| pipes.count - pipes.empty.len();
     assert_eq!(in_use(&pipes()), 1);
@@ -244,7 +245,8 @@ async fn dropping_relay_with_full_pipe_aborts_both_sides() {
     assert_eq!(pipes().count, 0);
 }
 
-/// Pieces that one side sends: size, and delay in milliseconds before it.
+/// The pieces that one side sends: the size of each piece, and the delay before it in
+/// milliseconds.
 fn pieces() -> impl Strategy<Value = Vec<(usize, u64)>> {
     let size = prop_oneof![1usize..2000, 120_000usize..140_000, 1usize..1_500_000];
     vec((size, prop_oneof![3 => Just(0), 1 => 0u64..3]), 0..8)
