@@ -2,7 +2,7 @@
 
 use rustls::AlertDescription;
 
-/// The name of an alert in RFC 8446.
+/// The name of an alert, as in RFC 8446.
 pub(super) fn name(alert: AlertDescription) -> String {
     let camel = match alert {
         AlertDescription::UnknownCA => "UnknownCa",

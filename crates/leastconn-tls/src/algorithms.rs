@@ -2,11 +2,11 @@
 
 use rustls::{CipherSuite, NamedGroup};
 
-/// Algorithms in order of preference. Neither list is empty.
+/// Algorithms in order of preference. Each list has at least one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Algorithms {
     pub groups: Vec<NamedGroup>,
-    /// Cipher suites of both TLS versions.
+    /// Cipher suites of TLS 1.2 and TLS 1.3.
     pub suites: Vec<CipherSuite>,
 }
 
@@ -33,8 +33,8 @@ impl Algorithms {
     }
 }
 
-/// Post-quantum first: traffic recorded today must stay secret when there are quantum
-/// computers.
+/// Post-quantum groups are first: nobody who records traffic today may be able to decrypt
+/// it later with a quantum computer.
 const DEFAULT_GROUPS: [NamedGroup; 4] = [
     NamedGroup::X25519MLKEM768,
     NamedGroup::X25519,
@@ -50,7 +50,7 @@ const GROUPS: [(&str, NamedGroup); 5] = [
     ("P-384", NamedGroup::secp384r1),
 ];
 
-/// Other names of the same groups, in lower case.
+/// Aliases of key exchange groups, in lower case.
 const GROUP_ALIASES: [(&str, &str); 6] = [
     ("p256", "P-256"),
     ("secp256r1", "P-256"),
@@ -60,8 +60,9 @@ const GROUP_ALIASES: [(&str, &str); 6] = [
     ("curve25519", "X25519"),
 ];
 
-/// Name, OpenSSL's name and suite of all supported suites, in the default order. AES-128
-/// first: SHA-384 in the AES-256 suites makes handshakes noticeably slower.
+/// The name, OpenSSL's name and the suite of each supported cipher suite, in the default
+/// order. AES-128 suites are first: the SHA-384 of the AES-256 suites makes handshakes
+/// noticeably slower.
 const SUITES: [(&str, &str, CipherSuite); 9] = [
     (
         "TLS_AES_128_GCM_SHA256",
@@ -121,7 +122,7 @@ impl Algorithms {
         SUITES.iter().map(|(name, ..)| *name)
     }
 
-    /// Finds a group by its name or an alias, in any case.
+    /// Finds a group by its name or by an alias. Case does not matter.
     pub fn group(text: &str) -> Option<NamedGroup> {
         let lower = text.to_ascii_lowercase();
         let alias = GROUP_ALIASES.iter().find(|(alias, _)| *alias == lower);
@@ -130,7 +131,7 @@ impl Algorithms {
         GROUPS.iter().find(same).map(|(_, group)| *group)
     }
 
-    /// Finds a cipher suite by its IANA or OpenSSL name, in any case.
+    /// Finds a cipher suite by its IANA or OpenSSL name. Case does not matter.
     pub fn suite(text: &str) -> Option<CipherSuite> {
         let same = |(name, openssl, _): &&(&str, &str, CipherSuite)| {
             name.eq_ignore_ascii_case(text) || openssl.eq_ignore_ascii_case(text)

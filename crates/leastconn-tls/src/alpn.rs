@@ -1,16 +1,16 @@
 //! Application-Layer Protocol Negotiation (RFC 7301).
 
-/// Protocol names in order of preference. Empty: none are negotiated.
+/// Protocol names in order of preference. If there is none, no protocol is negotiated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alpn(Vec<String>);
 
 impl Alpn {
-    /// Each name must have 1 to 255 bytes, and no name may occur twice.
+    /// Creates the list. Each name must have 1 to 255 bytes, and no name may occur twice.
     pub fn new(names: Vec<String>) -> Self {
         Self(names)
     }
 
-    /// The protocol of PostgreSQL.
+    /// A list with only the protocol of PostgreSQL.
     pub fn postgresql() -> Self {
         Self(vec!["postgresql".to_owned()])
     }
@@ -28,7 +28,7 @@ impl Alpn {
         self.0.iter().any(|known| known == name)
     }
 
-    /// The names in the form that rustls takes.
+    /// The names as byte strings, as rustls expects them.
     pub fn protocols(&self) -> Vec<Vec<u8>> {
         self.names().map(|name| name.as_bytes().to_vec()).collect()
     }

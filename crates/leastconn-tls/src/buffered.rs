@@ -1,4 +1,4 @@
-//! A TLS stream with the record layer of rustls: rustls implements the protocol, this
+//! A TLS stream with the record layer of rustls: rustls implements the protocol, and this
 //! module reads and writes the TCP socket.
 
 mod boundary;
@@ -30,27 +30,28 @@ use crate::{permit::Permit, sessions::ConnectionSessions};
 use boundary::{Boundary, Step};
 use suites::Request;
 
-/// Plaintext in bytes that rustls may hold for a full socket before writes wait.
+/// How many bytes of plaintext rustls may buffer while the socket is full. After that,
+/// writes wait.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Ciphertext in bytes per read. By itself rustls reads 4 KiB at a time, which takes four
-/// system calls for a full record.
+/// Maximum bytes of ciphertext per read. By itself rustls reads 4 KiB at a time, which
+/// takes four system calls for a full record.
 const RECEIVE: usize = 64 * 1024;
 
-/// Smallest read in bytes, if there is hardly room for plaintext: the rest of a record and
-/// the beginning of the next one.
+/// Minimum bytes of ciphertext per read, for a reader with hardly any room for plaintext:
+/// enough for the rest of a record and the beginning of the next record.
 const SMALLEST_READ: usize = 4 * 1024;
 
-/// Key updates in a row after which the counter of rustls is reset. rustls refuses the
-/// 33rd; here [`ControlLimit`] limits their rate.
+/// After this many key updates in a row, the counter of rustls is reset. rustls would
+/// refuse the 33rd; here [`ControlLimit`] limits the rate of key updates instead.
 const RESET_AFTER: u32 = 32;
 
 thread_local! {
-    /// The receive buffer of a worker thread: empty between polls.
+    /// The receive buffer of a worker thread. It is empty between polls.
     static RECEIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECEIVE].into());
 }
 
-/// A socket whose bytes are passed to the [`Boundary`].
+/// A socket that reports each byte it reads to the [`Boundary`].
 struct TrackedSocket<'a, 'cx> {
     socket: Polled<'a, 'cx>,
     boundary: &'a mut Boundary,
@@ -64,25 +65,28 @@ impl Read for TrackedSocket<'_, '_> {
     }
 }
 
-/// Either side of a connection: see [`super::TlsStream`] and [`super::client`].
+/// The client's or the server's side of a TLS connection: see [`super::TlsStream`] and
+/// [`super::client`].
 pub(super) struct Buffered {
     socket: TcpStream,
     session: Box<Connection>,
     /// Ciphertext that rustls was not given yet, because the reader had no room for more
-    /// plaintext. Almost always empty.
+    /// plaintext or because of `pause`. Almost always empty.
     unprocessed: Vec<u8>,
-    /// The record boundaries in what rustls was given.
+    /// The record boundaries in the bytes that rustls was given.
     boundary: Boundary,
-    /// An error found after bytes that are returned first.
+    /// An error that a read found after some plaintext. That read returns the plaintext,
+    /// the next read returns the error.
     failed: Option<io::Error>,
     control: ControlLimit,
-    /// Control records since the last record with data.
+    /// Number of control records since the last record with data.
     control_in_a_row: u32,
-    /// rustls may hold back an answer to a control record.
+    /// Whether rustls may hold back an answer to a control record.
     is_answering: bool,
-    /// rustls is given no record before it elapses: too many come without data.
+    /// rustls is given no record before this timer expires, because the peer sent too many
+    /// records without data.
     pause: Option<Pin<Box<Sleep>>>,
-    /// Records with data that were sent.
+    /// Number of records with data that were sent.
     sealed: u64,
     close_notify_sent: bool,
 }
@@ -106,7 +110,7 @@ impl Buffered {
         }
     }
 
-    /// Tells the stream that rustls was given `bytes` before.
+    /// Advances the record boundaries over `bytes`, which rustls was given before.
     pub(super) fn was_given(&mut self, bytes: &[u8]) {
         self.boundary.skip(bytes);
     }
@@ -120,14 +124,14 @@ impl Buffered {
         &self.socket
     }
 
-    /// Drops the TLS state, for closing.
+    /// Drops the TLS state and returns the socket, to be closed.
     pub(super) fn into_socket(self) -> TcpStream {
         self.socket
     }
 
-    /// Completes the handshake, each flight in a time slice of `permit`. `early` was
-    /// received already. `sessions` learns when the handshake is complete. Returns which side
-    /// sent the last flight.
+    /// Completes the handshake. Each flight is processed in a time slice of `permit`.
+    /// `early` holds the bytes that were already received. `sessions` is told when the
+    /// handshake is complete. Returns which side sent the last flight.
     pub(super) async fn handshake(
         &mut self,
         mut early: &[u8],
@@ -136,7 +140,8 @@ impl Buffered {
     ) -> Result<LastFlight, HandshakeError> {
         loop {
             if let Some(sessions) = sessions.filter(|_| !self.session.is_handshaking()) {
-                // Before the client can know that the handshake is complete.
+                // Do this before sending what rustls has ready: after that, the client can
+                // know that the handshake is complete.
                 sessions.complete(&self.session);
             }
             let last = if self.session.wants_write() {
@@ -151,7 +156,7 @@ impl Buffered {
                 return Ok(last);
             }
             if !early.is_empty() {
-                // rustls refuses it at once if it is not TLS.
+                // If these bytes are not TLS, rustls refuses them at once.
                 let before = early;
                 let count = self.session.read_tls(&mut early)?;
                 self.boundary.skip(&before[..count]);
@@ -167,8 +172,8 @@ impl Buffered {
         }
     }
 
-    /// Without the worker's buffer: what follows the handshake must stay in the socket or
-    /// in rustls.
+    /// Does not use the worker's buffer: data that follows the handshake must stay in the
+    /// socket or in rustls.
     fn poll_read_tls(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Self {
             socket,
@@ -183,7 +188,7 @@ impl Buffered {
         }
     }
 
-    /// Lets rustls process what it was given.
+    /// Lets rustls process the ciphertext that it was given.
     fn process(&mut self, cx: &mut Context<'_>) -> Result<(), HandshakeError> {
         let Err(error) = self.session.process_new_packets() else {
             return Ok(());
@@ -200,12 +205,12 @@ impl Buffered {
     /// needs more ciphertext.
     ///
     /// # Errors
-    /// If the stream ended without `close_notify`. rustls reports that on every call, and
-    /// so does this function: also after bytes that the caller may not have read yet.
+    /// If the stream ended without `close_notify`. rustls reports this error on every call,
+    /// and so does this function: it may add bytes to `buffer` and then fail.
     fn take_plaintext(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<bool> {
         while buffer.remaining() > 0 {
             match self.session.reader().read(buffer.initialize_unfilled()) {
-                // `close_notify`: the end.
+                // The peer sent `close_notify`.
                 Ok(0) => return Ok(true),
                 Ok(count) => buffer.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -215,8 +220,8 @@ impl Buffered {
         Ok(true)
     }
 
-    /// Gives ciphertext to rustls, record by record, and takes out the plaintext. Returns
-    /// the ciphertext for which there is no room, or that must wait for a pause.
+    /// Gives ciphertext to rustls, record by record, and moves the plaintext into `buffer`.
+    /// Returns the ciphertext that is left, because `buffer` is full or because of `pause`.
     fn decrypt<'a>(
         &mut self,
         cx: &mut Context<'_>,
@@ -260,7 +265,8 @@ impl Buffered {
         self.session.protocol_version() == Some(ProtocolVersion::TLSv1_3)
     }
 
-    /// Gives a record header to rustls, if it is valid.
+    /// Gives a complete record header to rustls. Ends the connection if the header is
+    /// invalid.
     fn begin_record(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if let Err(why) = payload_length(self.boundary.header(), self.is_tls13()) {
             return Err(self.refuse(cx, why));
@@ -273,7 +279,7 @@ impl Buffered {
         Ok(())
     }
 
-    /// Counts a record without data.
+    /// Counts a control record. Pauses or ends the connection if there were too many.
     fn count_control(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.control.take(net::now()) {
             Verdict::Process => {}
@@ -300,7 +306,7 @@ impl Buffered {
             .map_err(|error| HandshakeError::Tls(error).into_io())
     }
 
-    /// Ends the connection with the alert for `why`, if the socket accepts it now.
+    /// Ends the connection because of `why`. Sends the alert if the socket accepts it now.
     fn refuse(&mut self, cx: &mut Context<'_>, why: Violation) -> io::Error {
         if !self.boundary.is_within_given_header() {
             let _ = self.request(Request::for_violation(why));
@@ -309,7 +315,7 @@ impl Buffered {
         into_io(why)
     }
 
-    /// The error of a record that rustls refused.
+    /// Converts the error of a record that rustls refused.
     fn explain(&self, error: HandshakeError) -> io::Error {
         match error {
             HandshakeError::Tls(error) if error == suites::UNEXPECTED => {
@@ -324,9 +330,10 @@ impl Buffered {
         }
     }
 
-    /// Sends answers to control records, which rustls holds back until data is written.
+    /// Sends answers to control records. rustls holds them back until data is written.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // While one answer waits for the socket, the next one answers all further requests.
+        // First finish sending the previous answer. While it waits for the socket, further
+        // requests are collected, and one answer covers all of them.
         ready!(self.poll_send(cx))?;
         if !self.close_notify_sent {
             let _ = self.session.writer().write(&[])?;
@@ -336,10 +343,10 @@ impl Buffered {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether this many bytes may be sealed. At its key limit rustls ends a TLS 1.2
+    /// Whether `bytes` more bytes may be sealed. At its key limit, rustls ends a TLS 1.2
     /// connection as if all data had been sent.
     fn may_seal(&self, bytes: usize) -> bool {
-        /// The handshake record, alerts and `close_notify`.
+        /// Records without data: the handshake record, alerts and `close_notify`.
         const OTHERS: u64 = 16;
         match self.session.negotiated_cipher_suite() {
             Some(SupportedCipherSuite::Tls12(suite)) => {
@@ -350,7 +357,7 @@ impl Buffered {
         }
     }
 
-    /// Writes everything that rustls has ready.
+    /// Writes all ciphertext that rustls has ready to the socket.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self {
             socket, session, ..
@@ -369,7 +376,7 @@ impl Buffered {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads as much ciphertext as there is room for plaintext.
+    /// Reads about as much ciphertext as `buffer` has room for plaintext, and decrypts it.
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -380,8 +387,8 @@ impl Buffered {
             let mut ciphertext = ReadBuf::new(&mut received[..size]);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut ciphertext))?;
             if ciphertext.filled().is_empty() {
-                // Tell rustls that the stream ended. It reports a truncation when it is
-                // asked for plaintext.
+                // Tell rustls that the stream ended. If `close_notify` is missing, rustls
+                // reports a truncation when it is asked for plaintext.
                 self.session.read_tls(&mut io::empty())?;
                 self.process(cx).map_err(HandshakeError::into_io)?;
                 return Poll::Ready(Ok(()));
@@ -415,7 +422,8 @@ impl AsyncRead for Buffered {
 }
 
 impl Buffered {
-    /// Reads as [`AsyncRead::poll_read`] does, but may add bytes to `buffer` and fail.
+    /// Like [`AsyncRead::poll_read`], but may both add bytes to `buffer` and return an
+    /// error.
     fn poll_plaintext(
         &mut self,
         cx: &mut Context<'_>,
@@ -425,11 +433,11 @@ impl Buffered {
         loop {
             let enough = self.take_plaintext(buffer)?;
             if self.is_answering {
-                // Also if nothing is written. If the socket is full, it wakes this task
-                // later.
+                // Send answers even if the caller writes nothing. If the socket is full, it
+                // wakes this task later.
                 let _ = self.poll_answer(cx)?;
             }
-            // The buffer is full, or the stream ended, or at least something was read.
+            // Stop if the buffer is full, the stream has ended or something was read.
             if enough || buffer.filled().len() > before {
                 return Poll::Ready(Ok(()));
             }
@@ -445,8 +453,8 @@ impl Buffered {
                 self.unprocessed = left.to_vec();
             }
             if self.session.wants_write() {
-                // An answer of the protocol, such as to a key update. If the socket is
-                // full, the next write sends it.
+                // rustls has an answer to send, such as to a key update. If the socket is
+                // full, the next write sends the answer.
                 let _ = self.poll_send(cx)?;
             }
         }
@@ -461,7 +469,7 @@ impl AsyncWrite for Buffered {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if !this.may_seal(bytes.len()) {
-            // Nothing may be sent any more: a `close_notify` would claim that the data is
+            // Send nothing more, not even `close_notify`: it would claim that the data is
             // complete.
             this.close_notify_sent = true;
             return Poll::Ready(Err(into_io(Violation::Exhausted)));
@@ -470,12 +478,12 @@ impl AsyncWrite for Buffered {
             let count = this.session.writer().write(bytes)?;
             this.sealed += count.div_ceil(MAX_PLAINTEXT) as u64;
             this.control.sent(count);
-            // Send at once: nothing else will follow to send it with.
+            // Send at once: there may be no later write that would send this data.
             let sent = this.poll_send(cx)?;
             if count > 0 || bytes.is_empty() {
                 return Poll::Ready(Ok(count));
             }
-            // rustls' buffer is full: wait for the socket.
+            // The buffer of rustls is full: wait for the socket.
             ready!(sent);
         }
     }
@@ -484,7 +492,7 @@ impl AsyncWrite for Buffered {
         self.get_mut().poll_send(cx)
     }
 
-    /// `close_notify`, then the TCP half-close: the peer may continue to send.
+    /// Sends `close_notify`, then the FIN. The peer may continue to send.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_close_notify(cx))?;
@@ -507,7 +515,7 @@ impl net::Stream for Buffered {
         self.socket.abort();
     }
 
-    /// Sends `close_notify`; the FIN follows when the socket is closed.
+    /// Sends `close_notify`. The FIN follows when the socket is closed.
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.get_mut().poll_close_notify(cx)
     }

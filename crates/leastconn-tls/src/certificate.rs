@@ -1,16 +1,17 @@
 //! The names in a client certificate, parsed strictly.
 //!
 //! A certificate with two common names, or with text that can be read in two ways, is
-//! refused as a whole, whichever rule one of the readings would match. Types are never
-//! mixed: a DNS name matches only `dns` rules, whatever its text looks like.
+//! refused as a whole, even if a rule matches one of the readings. Types are never mixed: a
+//! DNS name matches only `dns` rules, whatever its text looks like.
 //!
 //! Several organizational units, DNS names or URIs are not ambiguous, except that a SPIFFE
 //! ID must be the only URI.
 //!
-//! A name with an unknown string type, or whose bytes are not valid for its type, does not
-//! refuse the client by itself: only rules that match on that name cannot be decided.
+//! A name with an unknown string type, or with bytes that are not valid for its type, is
+//! not by itself a reason to refuse the client. Only rules that match on such a name cannot
+//! be decided.
 //!
-//! Trust, validity and revocation have been verified before.
+//! This module does not check trust, validity or revocation: they were verified before.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use leastconn::Reason;
@@ -24,8 +25,8 @@ use crate::{
     spiffe::{self, SpiffeError},
 };
 
-/// Maximum number of subject alternative names, and of organizational units: each is looked
-/// up in the rules. Public CAs allow a hundred.
+/// Maximum number of subject alternative names, and of organizational units. Each name
+/// costs a lookup in the rules. Public CAs allow a hundred names.
 pub const MAX_NAMES: usize = 256;
 
 /// The names in a certificate.
@@ -35,7 +36,8 @@ pub struct Certificate {
     pub cn: Option<String>,
     /// DNS names among the subject alternative names, in lower case.
     pub dns: Vec<String>,
-    /// URIs among the subject alternative names. A SPIFFE ID is the only one.
+    /// URIs among the subject alternative names. If one of them is a SPIFFE ID, there is no
+    /// other URI.
     pub uri: Vec<String>,
     /// The SHA-256 of the `SubjectPublicKeyInfo`, in hex, lower case.
     pub spki: String,
@@ -45,14 +47,15 @@ pub struct Certificate {
     pub issuer_cn: Option<String>,
     /// The serial number in hex, as `openssl x509 -serial` prints it.
     pub serial: String,
-    /// Errors of names that cannot be decoded.
+    /// Errors of names that could not be decoded. They matter only to rules that match on
+    /// such a name.
     pub unreadable: Vec<Ambiguous>,
 }
 
 /// Why a certificate is ambiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ambiguous {
-    /// It does not parse, although the TLS library accepted it.
+    /// The certificate does not parse, although the TLS library accepted it.
     #[error("the certificate does not parse")]
     Unreadable,
     /// More than one common name.
@@ -73,30 +76,30 @@ pub enum Ambiguous {
     /// An organizational unit with control characters.
     #[error("an organizational unit of the certificate's subject is not plain text")]
     UnreadableUnit,
-    /// The issuer has more than one common name, or one that is not plain text.
+    /// The issuer has more than one common name, or a common name that is not plain text.
     #[error(
         "the certificate's issuer has more than one common name, or one that is not plain text"
     )]
     UnreadableIssuer,
-    /// The same extension twice, or one that does not parse.
+    /// An extension occurs twice or does not parse.
     #[error("the certificate's subject alternative names do not parse")]
     UnreadableAlternativeNames,
-    /// A name with a constructed encoding.
+    /// An alternative name has a constructed encoding.
     #[error("an alternative name of the certificate has a constructed tag, which DER forbids")]
     ConstructedName,
-    /// A DNS name with characters that are not allowed in one.
+    /// A DNS name with characters that are not allowed there.
     #[error("a DNS name in the certificate contains control or non-ASCII characters")]
     UnreadableDnsName,
-    /// A URI with characters that are not allowed in one.
+    /// A URI with characters that are not allowed there.
     #[error("a URI in the certificate contains control or non-ASCII characters")]
     UnreadableUri,
     /// A URI with the scheme `spiffe` that is not a SPIFFE ID.
     #[error("the certificate's SPIFFE ID is not valid: {0}")]
     InvalidSpiffeId(SpiffeError),
-    /// A SPIFFE ID beside other URIs.
+    /// A SPIFFE ID together with other URIs.
     #[error("the certificate has a SPIFFE ID and other URIs: a SPIFFE ID must be the only URI")]
     SeveralUris,
-    /// More than [`MAX_NAMES`].
+    /// More than [`MAX_NAMES`] alternative names or organizational units.
     #[error("the certificate has more than {MAX_NAMES} names")]
     TooManyNames,
 }
@@ -109,10 +112,10 @@ impl Ambiguous {
 }
 
 impl Certificate {
-    /// Reads a certificate in DER.
+    /// Reads the names in a certificate, which is encoded in DER.
     ///
     /// # Errors
-    /// If it is ambiguous.
+    /// If the certificate is ambiguous.
     pub fn from_der(der: &[u8]) -> Result<Self, Ambiguous> {
         let (rest, certificate) =
             X509Certificate::from_der(der).map_err(|_| Ambiguous::Unreadable)?;
@@ -175,10 +178,11 @@ pub fn spki(certificate: &X509Certificate<'_>) -> String {
     lower_hex(digest(&SHA256, certificate.public_key().raw).as_ref())
 }
 
-/// Notes a name that cannot be decoded in `unreadable`.
+/// Replaces a name that cannot be decoded by an empty value, and adds its error to
+/// `unreadable`.
 ///
 /// # Errors
-/// Errors for which the certificate is refused whatever the rules match on.
+/// All other errors. They refuse the certificate, whatever the rules match on.
 fn readable<T: Default>(
     name: Result<T, Ambiguous>,
     unreadable: &mut Vec<Ambiguous>,
@@ -194,7 +198,8 @@ fn readable<T: Default>(
 }
 
 fn common_name(certificate: &X509Certificate<'_>) -> Result<Option<String>, Ambiguous> {
-    // Over all attributes of all relative names: `CN=a+CN=b` is two as well.
+    // Count over all attributes of all relative names: `CN=a+CN=b` has two common names,
+    // too.
     let mut names = certificate.subject().iter_common_name();
     let Some(name) = names.next() else {
         return Ok(None);
@@ -231,8 +236,8 @@ fn units(certificate: &X509Certificate<'_>) -> Result<Vec<String>, Ambiguous> {
     Ok(units)
 }
 
-/// An unreadable issuer is an error, not an absent name: the client must not fall through to
-/// a later rule.
+/// An unreadable issuer is an error, not an absent name. Otherwise the client could fall
+/// through to a later rule.
 fn issuer(certificate: &X509Certificate<'_>) -> Result<Option<String>, Ambiguous> {
     let mut names = certificate.issuer().iter_common_name();
     let Some(name) = names.next() else {
@@ -248,8 +253,8 @@ fn decoded(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
 }
 
 /// Whether every alternative name that is a string, an address or an object identifier has
-/// a primitive encoding, as DER requires. The parser accepts constructed ones, which other
-/// implementations read differently.
+/// a primitive encoding, as DER requires. The parser also accepts constructed encodings,
+/// but other implementations read them differently.
 fn has_primitive_names(certificate: &X509Certificate<'_>) -> bool {
     let names = certificate.get_extension_unique(&OID_X509_EXT_SUBJECT_ALT_NAME);
     let Ok(Some(names)) = names else {
@@ -273,7 +278,7 @@ fn has_primitive_names(certificate: &X509Certificate<'_>) -> bool {
 
 /// A serial number in hex, as `openssl x509 -serial` prints it.
 pub fn serial(bytes: &[u8]) -> String {
-    // DER puts a zero byte before a number whose first bit is set.
+    // DER puts a zero byte before a positive number whose first bit is set.
     let bytes = match bytes {
         [0, rest @ ..] if !rest.is_empty() => rest,
         all => all,
@@ -311,7 +316,7 @@ pub fn check(read: &Certificate) {
     }
 }
 
-/// For the fuzz target `identity`.
+/// Entry point of the fuzz target `identity`.
 #[cfg(fuzzing)]
 pub fn fuzz(der: &[u8]) {
     if let Ok(read) = Certificate::from_der(der) {

@@ -1,11 +1,11 @@
 //! TLS to the servers: configuration, verification of the server, and the stream.
 //!
-//! The records are always those of rustls, whatever `tls_records` says: a server may send
-//! session tickets at any time, which the other record layer does not parse, and
-//! connections to a few near servers gain little from it.
+//! This side always uses the record layer of rustls, whatever `tls_records` says. A server
+//! may send session tickets at any time, which the record layer of this crate does not
+//! parse. Connections to a few near servers would gain little from that layer.
 //!
-//! Session resumption is off: rustls does not verify the chain of a resumed session, so a
-//! revoked server would keep its session.
+//! Session resumption is off. rustls does not verify the chain of a resumed session, so a
+//! revoked server could continue to resume its session.
 
 mod expected;
 mod self_signed;
@@ -46,7 +46,7 @@ use crate::{
     settings::{ClientSettings, RecordLayer},
 };
 
-/// The configuration of rustls for the servers of an upstream.
+/// The rustls configuration for connections to the servers of an upstream.
 ///
 /// # Errors
 /// If rustls rejects the settings.
@@ -58,7 +58,7 @@ pub fn client_config(tls: &ClientSettings) -> Result<Arc<ClientConfig>, TlsError
         ChainVerifier::new(ca, crls, algorithms, Usage::Server)
     };
     let authorities = verifier(&material.ca, Arc::clone(&material.crls))?;
-    // No CRL covers these: they are not CAs.
+    // These verifiers get no CRLs: a CRL cannot cover certificates that no CA issued.
     let self_signed = material.self_signed.iter();
     let self_signed = self_signed.map(|own| {
         let only = verifier(std::slice::from_ref(own), Arc::default())?;
@@ -83,12 +83,12 @@ pub fn client_config(tls: &ClientSettings) -> Result<Arc<ClientConfig>, TlsError
     Ok(Arc::new(config))
 }
 
-/// A TLS error with its explanation, as the inner error of an [`io::Error`].
+/// The text of a TLS error, as the inner error of an [`io::Error`].
 #[derive(Debug, thiserror::Error)]
 #[error("TLS: {0}")]
 pub struct Failure(String);
 
-/// Whether TLS failed, not the TCP connection below it.
+/// Whether TLS failed, and not the TCP connection below it.
 pub fn is_failure(error: &io::Error) -> bool {
     let is_explained = error
         .get_ref()
@@ -98,19 +98,20 @@ pub fn is_failure(error: &io::Error) -> bool {
 
 /// An established TLS connection to a server.
 ///
-/// Reading distinguishes an orderly end (`close_notify`) from a broken stream. The inner
-/// error is a [`Failure`] if TLS explains it. The kind is [`io::ErrorKind::UnexpectedEof`]
-/// if the TCP stream ended without `close_notify`.
+/// Reading distinguishes an orderly end (`close_notify`) from a broken stream. If TLS
+/// caused an error, its inner error is a [`Failure`]. If the TCP stream ended without
+/// `close_notify`, the kind of the error is [`io::ErrorKind::UnexpectedEof`].
 pub struct ClientStream(Buffered);
 
-/// Does the handshake with a server, whose certificate must be valid for `name`. `alpn` is
-/// the only application protocol to offer; with `None`, those of `config` are.
+/// Does the handshake with a server, whose certificate must be valid for `name`. If `alpn`
+/// is `Some`, it is the only application protocol that is offered. Otherwise the protocols
+/// of `config` are offered.
 ///
 /// # Errors
-/// With a [`Failure`] as inner error. Errors of the socket are returned unchanged.
+/// TLS errors have a [`Failure`] as inner error. Socket I/O errors are returned unchanged.
 ///
 /// # Cancel safety
-/// The connection is lost.
+/// Dropping the future closes the connection.
 pub async fn connect(
     socket: TcpStream,
     config: Arc<ClientConfig>,
@@ -144,7 +145,7 @@ pub async fn connect(
             ),
         )),
         Err(HandshakeError::Io(error)) => Err(error),
-        // Only handshakes with clients are scheduled.
+        // This error cannot occur: only handshakes with clients are scheduled.
         Err(error @ HandshakeError::Evicted(_)) => Err(io::Error::other(error)),
     }
 }
@@ -157,14 +158,14 @@ fn failed(error: &rustls::Error) -> io::Error {
 }
 
 impl ClientStream {
-    /// Whether the server may still refuse our certificate: in TLS 1.3 it verifies it after
-    /// the handshake is complete for the client.
+    /// Whether the server may still refuse our certificate. In TLS 1.3 the handshake is
+    /// complete for the client before the server verifies the client's certificate.
     pub fn may_still_be_refused(&self) -> bool {
         self.0.session().protocol_version() == Some(ProtocolVersion::TLSv1_3)
     }
 }
 
-/// Explains errors of rustls.
+/// Adds explanations to errors of rustls.
 fn explained(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match (error.kind(), inner) {

@@ -1,9 +1,9 @@
-//! The certificate chains that clients presented, interned: each chain is stored once while
-//! a connection is open that presented it.
+//! The certificate chains that clients presented, interned: a chain is stored once, as long
+//! as a connection that presented it is open.
 //!
-//! They are kept to re-authorize open connections when CAs, CRLs or rules change and when
-//! a certificate expires. The certificate of a client with many connections is parsed
-//! once.
+//! Chains are kept to re-authorize open connections when CAs, CRLs or rules change, and
+//! when a certificate expires. If a client has many connections, its certificate is parsed
+//! only once.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,10 +21,10 @@ use crate::{
     distinguished_name,
 };
 
-/// Enough that workers rarely contend for the same shard.
+/// Number of shards: enough that worker threads rarely contend for the same shard.
 const SHARDS: usize = 16;
 
-/// SHA-256 of a chain, lengths included.
+/// SHA-256 of a chain, including the lengths of its certificates.
 pub type Fingerprint = [u8; 32];
 
 /// The chains of open connections.
@@ -33,16 +33,16 @@ pub struct ChainStore([Mutex<Shard>; SHARDS]);
 
 type Shard = HashMap<Fingerprint, Weak<ClientChain>>;
 
-/// A chain that a client presented in a handshake, which verified it and proved possession
-/// of its key.
+/// A chain that a client presented in a handshake. The handshake verified it and proved
+/// that the client has the private key.
 #[derive(Debug)]
 pub struct ClientChain {
     /// The names in the leaf certificate.
     pub certificate: Arc<Certificate>,
-    /// The leaf first.
+    /// The certificates, the leaf first.
     chain: Box<[CertificateDer<'static>]>,
     fingerprint: Fingerprint,
-    /// Hash of issuer and serial number of each certificate, as in [`RevokedNames`].
+    /// The hash of issuer and serial number of each certificate, as in [`RevokedNames`].
     names: Box<[u64]>,
     store: Weak<ChainStore>,
 }
@@ -56,10 +56,11 @@ pub struct Unreadable {
 }
 
 impl ChainStore {
-    /// Returns the stored chain equal to `chain`, which must not be empty, or stores it.
+    /// Returns the stored chain equal to `chain`, or stores `chain`, which must not be
+    /// empty.
     ///
     /// # Errors
-    /// If its leaf is ambiguous.
+    /// If the leaf certificate is ambiguous.
     pub fn intern(
         self: &Arc<Self>,
         chain: Vec<CertificateDer<'static>>,
@@ -70,8 +71,8 @@ impl ChainStore {
         }
         let presented = Arc::new(ClientChain::read(chain, fingerprint, self)?);
         let mut shard = self.shard(&fingerprint);
-        // Another connection may have stored it meanwhile. Unlock before dropping ours:
-        // its `Drop` locks the shard.
+        // Another connection may have stored an equal chain meanwhile. Unlock before
+        // dropping ours: its `Drop` locks the shard.
         if let Some(known) = shard.get(&fingerprint).and_then(Weak::upgrade) {
             drop(shard);
             return Ok(known);
@@ -103,7 +104,8 @@ impl ChainStore {
     }
 }
 
-/// A panic cannot leave a shard inconsistent: each change is one call.
+/// Ignores poisoning: a panic cannot leave a shard inconsistent, because each change is one
+/// call.
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock()
 }
@@ -121,7 +123,8 @@ impl ClientChain {
         };
         let mut names = Vec::new();
         for der in &chain {
-            // A certificate that does not parse cannot be part of the verified path.
+            // Skip a certificate that does not parse: it cannot be part of the verified
+            // path.
             if let Ok((_, certificate)) = X509Certificate::from_der(der) {
                 names.push(name(
                     certificate.issuer().as_raw(),
@@ -153,7 +156,7 @@ impl ClientChain {
         &self.chain[0]
     }
 
-    /// Whether one of its certificates is in `revoked`.
+    /// Whether one of the chain's certificates is in `revoked`.
     pub fn is_named_in(&self, revoked: &RevokedNames) -> bool {
         self.names.iter().any(|name| revoked.0.contains(name))
     }
@@ -165,7 +168,8 @@ impl Drop for ClientChain {
             return;
         };
         let mut shard = store.shard(&self.fingerprint);
-        // An equal chain may have been stored since the last reference was dropped.
+        // Remove the entry only if it is dead: an equal chain may have been stored since
+        // the last reference to this chain was dropped.
         if let Some(entry) = shard.get(&self.fingerprint)
             && entry.strong_count() == 0
         {
@@ -191,7 +195,7 @@ pub(crate) fn fingerprint_of(
     use aws_lc_rs::digest::{Context, SHA256};
     let mut context = Context::new(&SHA256);
     for der in intermediates.iter().map(|der| &**der).chain([end_entity]) {
-        // Lengths make the concatenation unambiguous.
+        // Hash the lengths, too: they make the concatenation unambiguous.
         context.update(&(der.len() as u64).to_be_bytes());
         context.update(der);
     }
@@ -200,10 +204,12 @@ pub(crate) fn fingerprint_of(
     fingerprint
 }
 
-/// All certificates that some CRLs revoke, by a 64-bit hash of issuer and serial number.
+/// All certificates that a set of CRLs revokes, as 64-bit hashes of issuer and serial
+/// number.
 ///
-/// A hash collision is harmless where the set only orders re-authorization. It would end
-/// a connection only on a removed listener, with a probability of 2^-64 per certificate.
+/// Where the set only decides the order of re-authorization, a hash collision is harmless.
+/// Only on a removed listener would a collision end a connection. Its probability is 2^-64
+/// per certificate.
 #[derive(Debug, Default)]
 pub struct RevokedNames(HashSet<u64, BuildHasherDefault<DefaultHasher>>);
 
@@ -216,7 +222,8 @@ impl RevokedNames {
     }
 }
 
-/// Leading zeros of `serial` are ignored: parsed CRLs have none.
+/// The hash of an issuer and a serial number. Leading zeros of `serial` are ignored,
+/// because parsed CRLs have none.
 fn name(issuer: &[u8], serial: &[u8]) -> u64 {
     let serial = without_zeros(serial);
     BuildHasherDefault::<DefaultHasher>::default()

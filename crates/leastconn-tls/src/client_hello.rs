@@ -25,9 +25,9 @@ use framing::{Found, HelloFraming, MAX_BYTES};
 /// A complete ClientHello.
 pub struct Hello {
     pub(super) accepted: Accepted,
-    /// Everything that was received, for handshakes without `accepted`.
+    /// All received bytes. Handshakes that do not use `accepted` parse them again.
     pub(super) bytes: Vec<u8>,
-    /// Length of the ClientHello in `bytes`. The rest is not parsed yet.
+    /// Length of the ClientHello in `bytes`. The bytes after it are not parsed yet.
     pub(super) length: usize,
 }
 
@@ -40,8 +40,8 @@ impl Hello {
             .map(str::to_ascii_lowercase)
     }
 
-    /// Returns the first of `ours` that the client offers, unless rustls chooses the same
-    /// group: it uses the client's order.
+    /// Returns the first group in `ours` that the client offers. Returns `None` if rustls
+    /// chooses the same group: rustls follows the client's order.
     pub(super) fn preferred_group(
         &self,
         ours: impl Iterator<Item = NamedGroup> + Clone,
@@ -55,7 +55,7 @@ impl Hello {
         if *chosen == preferred {
             return None;
         }
-        // TLS 1.2 has no post-quantum groups.
+        // A post-quantum group cannot be used in TLS 1.2.
         let offer = Offer::parse(&self.bytes)?;
         let usable = |group: &NamedGroup| {
             offer.has_tls13()
@@ -74,18 +74,18 @@ impl Hello {
     }
 }
 
-/// Read size in bytes: more than most ClientHellos.
+/// Size of a read in bytes: more than most ClientHellos need.
 const CHUNK: usize = 4 * 1024;
 
-/// Reads the ClientHello. `bytes`, empty at first, receives what was read, for callers that
-/// give up.
+/// Reads the ClientHello. `bytes`, which must be empty, collects the received bytes, so
+/// that a caller that stops waiting can examine them.
 ///
 /// # Errors
-/// If it is not a ClientHello, or is followed by something that cannot be TLS, or the
-/// client closes the connection.
+/// If the received bytes are not a ClientHello, if data follows it that cannot be TLS, or
+/// if the client closes the connection.
 ///
 /// # Cancel safety
-/// Received bytes are lost: close the socket.
+/// After dropping the future, close the socket: part of the ClientHello was read from it.
 pub async fn read_hello(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<Hello, Box<Failed>> {
     let mut framing = HelloFraming::default();
     poll_fn(|cx| {
@@ -106,12 +106,14 @@ pub async fn read_hello(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<H
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(error) => return Poll::Ready(Err(error.into())),
             };
-            // Never double the capacity: unauthenticated clients hold this buffer.
+            // Reserve only what is needed, never double the capacity: unauthenticated
+            // clients hold this buffer.
             bytes.reserve_exact(count);
             bytes.extend_from_slice(&chunk[..count]);
             let parsed = match framing.advance(bytes) {
                 Found::Incomplete => {
-                    // Reserve it at once: growing step by step fragments the heap.
+                    // Reserve the missing bytes at once: growing step by step would
+                    // fragment the heap.
                     bytes.reserve_exact(framing.missing().min(MAX_BYTES - bytes.len()));
                     continue;
                 }
@@ -149,13 +151,14 @@ pub async fn read_hello(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<H
     .await
 }
 
-/// Data after the ClientHello that cannot follow it.
+/// The error for data that cannot follow a ClientHello.
 const UNEXPECTED: Error = Error::PeerMisbehaved(PeerMisbehaved::KeyEpochWithPendingFragment);
 
-/// A ClientHello that rustls would continue to read.
+/// The error for a ClientHello that is too long, although rustls would continue to read it.
 const TOO_LONG: Error = Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge);
 
-/// Lets rustls parse the ClientHello in the first `length` bytes. Takes `bytes` on success.
+/// Parses the ClientHello in the first `length` bytes with rustls. Takes `bytes` on
+/// success.
 fn parse(bytes: &mut Vec<u8>, length: usize) -> Result<Hello, (Error, Option<AcceptedAlert>)> {
     let mut acceptor = Acceptor::default();
     let mut rest = bytes.get(..length).unwrap_or_default();
@@ -182,7 +185,7 @@ fn parse(bytes: &mut Vec<u8>, length: usize) -> Result<Hello, (Error, Option<Acc
 /// Sends the alert, if the socket accepts it now, and records it in the diagnostics.
 pub(super) fn send_alert(failed: &mut Failed, mut alert: AcceptedAlert, socket: &mut impl Write) {
     let mut bytes = Vec::new();
-    // Writing to memory does not fail.
+    // A write to memory does not fail.
     let _ = alert.write_all(&mut bytes);
     send_bytes(failed, &bytes, socket);
 }

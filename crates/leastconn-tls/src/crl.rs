@@ -1,8 +1,8 @@
 //! Certificate revocation lists (CRLs, RFC 5280, section 5): parsing, signatures, and the
 //! revocation status of certificates.
 //!
-//! A CRL belongs to the name and the key of its issuer: a CA that was re-keyed under the
-//! same name has one CRL for each key. Signatures are verified once, when a CRL is loaded.
+//! A CRL belongs to a name and a key of its issuer: a CA that was re-keyed under the same
+//! name has one CRL for each key. Signatures are verified once, when a CRL is loaded.
 
 mod authorities;
 mod scope;
@@ -41,31 +41,32 @@ pub struct RevocationList {
     /// The issuer's name in backticks.
     pub issuer: String,
     raw_issuer: Box<[u8]>,
-    /// In canonical form: names that are equal by RFC 5280 are equal byte by byte.
+    /// The issuer's name in canonical form: names that are equal by RFC 5280 are equal byte
+    /// by byte.
     canonical_issuer: Box<[u8]>,
     /// `cRLNumber`, big-endian, without leading zeros.
     number: Option<Box<[u8]>>,
     /// `thisUpdate`.
     pub this_update: Timestamp,
-    /// `nextUpdate`. RFC 5280 requires it.
+    /// `nextUpdate`. RFC 5280 requires this field.
     pub next_update: Option<Timestamp>,
-    /// Only version 2 has extensions.
+    /// Whether this is a version 2 CRL. Version 1 has no extensions.
     pub is_version_2: bool,
-    /// `authorityKeyIdentifier`: identifies the key of the issuer.
+    /// `authorityKeyIdentifier`: identifies the issuer's key.
     key_id: Option<Box<[u8]>>,
     scope: Scope,
     serials: Serials,
 }
 
 impl RevocationList {
-    /// The issuer's name in canonical form: names that are equal by RFC 5280 are equal byte by
-    /// byte.
+    /// The issuer's name in canonical form: names that are equal by RFC 5280 are equal byte
+    /// by byte.
     pub fn canonical_issuer(&self) -> &[u8] {
         &self.canonical_issuer
     }
 
     /// # Errors
-    /// An error text that starts with "it", for the CRL.
+    /// An error text in which the CRL is called "it".
     pub fn parse(der: CertificateRevocationListDer<'static>) -> Result<Self, String> {
         let (rest, parsed) = CertificateRevocationList::from_der(&der).map_err(malformed)?;
         if !rest.is_empty() {
@@ -117,22 +118,22 @@ impl RevocationList {
         self.key_id.as_deref()
     }
 
-    /// Whether it lists a serial number, given as the content of a DER INTEGER.
+    /// Whether the CRL lists a serial number. `serial` is the content of a DER INTEGER.
     pub fn lists_serial(&self, serial: &[u8]) -> bool {
         self.serials.contain(serial)
     }
 
-    /// The serial numbers that it lists, without leading zeros.
+    /// The listed serial numbers, without leading zeros.
     pub fn serials(&self) -> impl Iterator<Item = &[u8]> {
         self.serials.iter()
     }
 
-    /// A CRL without `nextUpdate` counts as expired.
+    /// Whether `nextUpdate` has passed. A CRL without `nextUpdate` counts as expired.
     pub fn has_expired(&self, now: Timestamp) -> bool {
         self.next_update.is_none_or(|end| end <= now)
     }
 
-    /// Number and date for messages: "number 7 of 2026-01-01T00:00:00Z".
+    /// CRL number and date for messages, such as "number 7 of 2026-01-01T00:00:00Z".
     pub fn describe(&self) -> String {
         match &self.number {
             Some(number) => format!("number {} of {}", decimal(number), self.this_update),
@@ -140,14 +141,14 @@ impl RevocationList {
         }
     }
 
-    /// Whether it is older than another CRL of its issuer and partition.
+    /// Whether this CRL is older than `other`, a CRL of the same issuer and partition.
     pub fn is_older_than(&self, other: &Self) -> bool {
         let by_number = self.number.is_some() && other.number.is_some();
         self.compare_age(other, by_number).is_lt()
     }
 
-    /// Compares CRL numbers, then `thisUpdate`. A CRL without a number violates RFC 5280;
-    /// without `by_number`, `thisUpdate` is compared first.
+    /// Compares the CRL numbers first if `by_number`, otherwise `thisUpdate` first. A CRL
+    /// without a number violates RFC 5280.
     fn compare_age(&self, other: &Self, by_number: bool) -> Ordering {
         let number = |list: &Self| {
             list.number
@@ -164,7 +165,7 @@ impl RevocationList {
     }
 }
 
-/// All other fields are derived from the encoded CRL.
+/// Compares the encoded CRLs only: all other fields are derived from the encoding.
 impl PartialEq for RevocationList {
     fn eq(&self, other: &Self) -> bool {
         self.der == other.der
@@ -173,7 +174,7 @@ impl PartialEq for RevocationList {
 
 impl Eq for RevocationList {}
 
-/// A name for messages: in backticks, or "an empty name".
+/// A distinguished name for messages: in backticks, or "an empty name".
 pub fn display_name(name: &X509Name<'_>) -> String {
     match name.to_string() {
         empty if empty.is_empty() => "an empty name".to_owned(),
@@ -181,7 +182,8 @@ pub fn display_name(name: &X509Name<'_>) -> String {
     }
 }
 
-/// Times out of the range of [`Timestamp`] become its minimum or maximum.
+/// Converts a time. A time outside the range of [`Timestamp`] becomes its minimum or
+/// maximum.
 pub fn timestamp(time: ASN1Time) -> Timestamp {
     let seconds = time.timestamp();
     Timestamp::from_second(seconds).unwrap_or(if seconds < 0 {
@@ -191,7 +193,7 @@ pub fn timestamp(time: ASN1Time) -> Timestamp {
     })
 }
 
-/// Explains an error of the parser, which names only the expected element.
+/// Explains a parser error, which by itself names only the expected element.
 pub fn malformed(error: x509_parser::nom::Err<X509Error>) -> String {
     match X509Error::from(error) {
         X509Error::Der(_) | X509Error::NomError(_) | X509Error::Generic => {
@@ -207,7 +209,8 @@ pub fn without_zeros(bytes: &[u8]) -> &[u8] {
     &bytes[zeros..]
 }
 
-/// Decimal up to 16 bytes, otherwise hexadecimal: CRL numbers can have 20 bytes.
+/// Formats numbers of up to 16 bytes in decimal, and longer ones in hexadecimal. CRL
+/// numbers can have 20 bytes.
 fn decimal(number: &[u8]) -> String {
     if number.len() <= 16 {
         let value = number

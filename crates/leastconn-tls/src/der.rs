@@ -1,6 +1,6 @@
 //! Encoding of DER values.
 
-/// Encodes a value with its tag.
+/// Encodes a value, given its tag and content.
 pub fn encode(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut out = vec![tag];
     let length = content.len();

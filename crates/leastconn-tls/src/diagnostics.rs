@@ -12,26 +12,28 @@ use super::{
 };
 use crate::foreign_protocol::ForeignProtocol;
 
-/// What is known of a client whose handshake failed.
+/// What is known about a client whose handshake failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics {
     /// The negotiated version.
     pub version: Option<&'static str>,
     /// The versions that the client offered, if none was negotiated.
     pub offered: Vec<&'static str>,
-    /// The application protocols that the client offered, if ALPN found none in common.
+    /// The application protocols that the client offered, if the server supports none of
+    /// them.
     pub protocols: Vec<String>,
     /// What was received instead of a ClientHello.
     pub foreign_protocol: Option<ForeignProtocol>,
     pub rejected: Option<Box<RejectedCertificate>>,
-    /// Details of the error in the certificate, if they say more than the error of rustls.
+    /// Details of the certificate error, if they say more than the error of rustls.
     pub detail: Option<String>,
     pub alert_sent: Option<String>,
     pub alert_received: Option<String>,
 }
 
 impl Diagnostics {
-    /// Call right after the call to rustls that failed with `error`, before the next await.
+    /// Collects what is known about a failed handshake. Call this right after the call to
+    /// rustls that failed with `error`, before the next await.
     pub(super) fn gather(error: &Error, session: Option<&CommonState>) -> Self {
         let mut diagnostics = Self {
             version: session
@@ -60,7 +62,7 @@ impl Diagnostics {
         diagnostics
     }
 
-    /// For a certificate that is refused after its handshake.
+    /// Diagnostics for a certificate that is refused after its handshake.
     pub fn of(certificate: &[u8]) -> Self {
         Self {
             rejected: RejectedCertificate::from_der(certificate).map(Box::new),
@@ -72,7 +74,7 @@ impl Diagnostics {
         self.alert_sent = Some(alert::name(alert));
     }
 
-    /// Records an unencrypted alert at the end of what was sent to the client.
+    /// Records the alert, if the bytes sent to the client end with an unencrypted alert.
     pub(super) fn saw_sent(&mut self, bytes: &[u8]) {
         const LENGTH: usize = HEADER + 2;
         let last = bytes.len().checked_sub(LENGTH).map(|at| &bytes[at..]);
@@ -83,8 +85,8 @@ impl Diagnostics {
         }
     }
 
-    /// The error text: the protocol received instead of TLS, or the verifier's details, or
-    /// the error.
+    /// The error text. It names the protocol received instead of TLS, if any. Otherwise it
+    /// gives the verifier's details, if any. Otherwise it is the text of the error.
     fn explain(&self, error: &HandshakeError) -> String {
         match (&self.foreign_protocol, &self.detail) {
             (Some(protocol), _) => protocol.to_string(),
@@ -93,8 +95,8 @@ impl Diagnostics {
         }
     }
 
-    /// A prefix that explains the error better: rustls first reports what no older client
-    /// has.
+    /// A prefix for the error text that names the client's offer. The error of rustls alone
+    /// can mislead: for an old client, it names a missing feature that no old client has.
     fn preface(&self) -> String {
         if !self.protocols.is_empty() {
             return format!("the client offers {}: ", self.protocols.join(", "));

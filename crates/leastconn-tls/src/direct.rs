@@ -1,11 +1,14 @@
-//! A TLS stream with the record layer of this crate. Records are opened from the worker's
-//! buffer into the reader's, and sealed from the writer's buffer into the worker's, so that
-//! only the ciphers and the kernel copy data.
+//! A TLS stream with the record layer of this crate. Received records are opened from the
+//! worker's buffer into the reader's buffer. Sent records are sealed from the writer's
+//! buffer into the worker's buffer. Thus only the ciphers and the kernel copy data.
 //!
-//! An idle connection keeps nothing but keys. Buffers are allocated temporarily for the
-//! beginning of an incomplete record, for the rest of a record that did not fit into the
-//! reader's buffer, and for sealed records that the socket did not accept (at most [`SEND`]
-//! bytes of plaintext).
+//! An idle connection keeps nothing but keys. Buffers are allocated only as long as they
+//! are needed:
+//!
+//! - for the beginning of an incomplete record;
+//! - for the rest of a record that did not fit into the reader's buffer;
+//! - for sealed records that the socket did not accept (at most [`SEND`] bytes of
+//!   plaintext).
 
 mod kernel;
 
@@ -28,27 +31,27 @@ use super::record::{Content, MAX_OVERHEAD, MAX_PLAINTEXT, Records, Rekey, SMALL,
 use kernel::KernelKeys;
 pub(crate) use kernel::KernelSecrets;
 
-/// Plaintext in bytes that is sealed before the socket is written to.
+/// How many bytes of plaintext are sealed before the socket is written to.
 const SEND: usize = 128 * 1024;
 
-/// Plaintext in bytes of one record, when there is enough.
+/// How many bytes of plaintext a record carries, if there are enough.
 const FRAGMENT: usize = MAX_PLAINTEXT;
 
 /// Size of the largest record in bytes.
 const MAX_RECORD: usize = MAX_PLAINTEXT + 2048 + 5;
 
-/// Size of the receive buffer in bytes: a kept incomplete record and one read.
+/// Size of the receive buffer in bytes: room for a kept incomplete record and for one read.
 const RECEIVE: usize = 128 * 1024 + MAX_RECORD;
 
-/// Smallest read in bytes.
+/// Minimum size of a read in bytes.
 const SMALLEST_READ: usize = 4 * 1024;
 
 const SEALED: usize = SEND + SEND.div_ceil(FRAGMENT) * (MAX_OVERHEAD + SMALL);
 
-/// Buffers of a worker thread: empty between polls.
+/// Buffers of a worker thread. They are empty between polls.
 struct Scratch {
     received: Box<[u8]>,
-    /// Plaintext of a record that does not fit into the reader's buffer.
+    /// Plaintext of a record for which the reader's buffer is too small.
     opened: Box<[u8]>,
     sealed: Box<[u8]>,
 }
@@ -61,7 +64,7 @@ thread_local! {
     });
 }
 
-/// A buffer of which a prefix was consumed.
+/// A buffer whose first bytes were consumed.
 #[derive(Default)]
 struct PartialBuffer {
     bytes: Box<[u8]>,
@@ -74,8 +77,8 @@ impl PartialBuffer {
         self.consumed = 0;
     }
 
-    /// Appends to the remaining bytes. Rare: an alert after records that the socket did not
-    /// accept.
+    /// Appends to the remaining bytes. This is rare: it happens if an alert follows records
+    /// that the socket did not accept.
     fn append(&mut self, bytes: &[u8]) {
         let mut all = self.remaining().to_vec();
         all.extend_from_slice(bytes);
@@ -90,8 +93,8 @@ impl PartialBuffer {
         self.consumed >= self.bytes.len()
     }
 
-    /// Frees the buffer when it is empty, and the consumed half when half is consumed: the
-    /// rest may stay for long.
+    /// Consumes `count` bytes. Frees the buffer when it is empty, and its consumed part
+    /// when that is half of the buffer: the rest may stay for a long time.
     fn advance(&mut self, count: usize) {
         self.consumed += count;
         if self.is_empty() {
@@ -104,11 +107,11 @@ impl PartialBuffer {
     }
 }
 
-/// Continues after a handshake with the records of this crate. `unopened` was received
-/// after the client's last flight.
+/// Continues a connection after its handshake with the record layer of this crate.
+/// `unopened` was received after the client's last flight.
 ///
 /// # Errors
-/// With the socket, if the secrets are not usable.
+/// If the secrets are not usable. The error comes with the socket.
 pub(crate) fn into_direct<S: AsyncRead + AsyncWrite + Unpin>(
     socket: S,
     kernel: KernelSecrets,
@@ -140,24 +143,27 @@ pub(crate) struct DirectStream<S, K = KernelKeys> {
 
 struct State<K> {
     records: Records<K>,
-    /// Received, not opened: usually the beginning of a record.
+    /// Bytes that were received but not opened: usually the beginning of a record.
     unopened: PartialBuffer,
-    /// Opened, not read.
+    /// Plaintext that was opened but not read.
     unread: PartialBuffer,
-    /// Sealed, not accepted by the socket.
+    /// Records that were sealed but not accepted by the socket.
     unsent: PartialBuffer,
-    /// `unsent` ends with an answer to the client, which is sent without a write by the
-    /// caller.
+    /// Whether `unsent` ends with an answer to the client. An answer is sent even if the
+    /// caller does not write.
     is_answering: bool,
-    /// Reading pauses until it elapses: the client sends too many records without data.
+    /// Nothing is read before this timer expires, because the client sent too many records
+    /// without data.
     pause: Option<Pin<Box<Sleep>>>,
-    /// `close_notify` was received.
+    /// Whether `close_notify` was received.
     ended: bool,
-    /// The client violated the protocol or truncated the stream: nothing more is read.
+    /// Whether the client violated the protocol or truncated the stream. If so, nothing
+    /// more is read.
     broken: bool,
-    /// An error found after bytes that are returned first.
+    /// An error that a read found after some plaintext. That read returns the plaintext,
+    /// the next read returns the error.
     failed: Option<io::Error>,
-    /// `close_notify` or a fatal alert was sealed: nothing may follow.
+    /// Whether `close_notify` or a fatal alert was sealed. If so, nothing may follow.
     closed: bool,
 }
 
@@ -187,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         self.socket
     }
 
-    /// Sends what is kept, then pending answers.
+    /// Sends `unsent`, then pending answers to control records.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { socket, state } = self;
         loop {
@@ -209,7 +215,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         }
     }
 
-    /// Ends the connection for a violation, with an alert if the socket accepts it now.
+    /// Ends the connection because of a violation. Sends an alert if the socket accepts it
+    /// now.
     fn refuse(&mut self, cx: &mut Context<'_>, why: Violation) -> io::Error {
         self.state.broken = true;
         self.state.unopened = PartialBuffer::default();
@@ -224,7 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         into_io(why)
     }
 
-    /// Reads as many bytes as fit, and opens the records.
+    /// Reads as many bytes as fit, and opens the records in them.
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -238,10 +245,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
             Ok(_) => {}
             Err(why) => return Poll::Ready(Err(self.refuse(cx, why))),
         }
-        // `kept` is less than one record, so there is room for more.
+        // `kept` is less than one record, so the receive buffer has room for more.
         let mut filled = kept.len();
         scratch.received[..filled].copy_from_slice(kept);
-        // Fill the reader's buffer with whole records, if it is large enough.
+        // Read enough for whole records to fill the reader's buffer, if it is large enough
+        // for that.
         let room = buffer.remaining();
         let wanted = room + room / MAX_PLAINTEXT * (5 + 1 + 16);
         let size = wanted.saturating_sub(filled).max(SMALLEST_READ);
@@ -299,7 +307,8 @@ impl<K: Rekey> State<K> {
         self.pause = Some(Box::pin(sleep(delay)));
     }
 
-    /// Opens complete records while there is room. Returns the number of bytes consumed.
+    /// Opens complete records while `buffer` has room. Returns the number of bytes
+    /// consumed.
     fn open(
         &mut self,
         received: &[u8],
@@ -368,7 +377,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncRead for DirectStream<S, 
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
-    /// Reads as [`AsyncRead::poll_read`] does, but may add bytes to `buffer` and fail.
+    /// Like [`AsyncRead::poll_read`], but may both add bytes to `buffer` and return an
+    /// error.
     fn poll_plaintext(
         &mut self,
         cx: &mut Context<'_>,
@@ -378,8 +388,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         loop {
             self.state.take_unread(buffer);
             if self.state.records.has_pending_control() || self.state.is_answering {
-                // Also if nothing is written. If the socket is full, it wakes this task
-                // later.
+                // Send answers even if the caller writes nothing. If the socket is full, it
+                // wakes this task later.
                 let _ = self.poll_send(cx)?;
             }
             if buffer.remaining() == 0 || buffer.filled().len() > before || self.state.ended {
@@ -415,8 +425,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncWrite for DirectStream<S,
             for fragment in bytes.chunks(FRAGMENT) {
                 let room = &mut scratch.sealed[length..];
                 length += state.records.seal(fragment, room).map_err(|why| {
-                    // The record is not sent, so nothing may be sent any more: a
-                    // `close_notify` would claim that the data is complete.
+                    // The record was not sent. Send nothing more, not even `close_notify`:
+                    // it would claim that the data is complete.
                     state.closed = true;
                     into_io(why)
                 })?;
@@ -442,7 +452,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncWrite for DirectStream<S,
         self.get_mut().poll_send(cx)
     }
 
-    /// `close_notify`, then the TCP half-close: the client may continue to send.
+    /// Sends `close_notify`, then the FIN. The client may continue to send.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_close_notify(cx))?;
@@ -474,8 +484,8 @@ impl<S: leastconn::net::Stream, K: Rekey> leastconn::net::Stream for DirectStrea
         self.socket.abort();
     }
 
-    /// Sends `close_notify` with `MSG_MORE`, so that the FIN of the following close is in
-    /// the same segment.
+    /// Sends `close_notify` with `MSG_MORE`: the FIN that follows when the socket is closed
+    /// is then in the same segment.
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_seal_end(cx))?;
@@ -487,7 +497,7 @@ impl<S: leastconn::net::Stream, K: Rekey> leastconn::net::Stream for DirectStrea
                 state.unsent.advance(count);
             }
         }
-        // Whatever was not sent is sent here, and errors are reported here.
+        // This sends what is left, and reports the errors that were ignored above.
         this.poll_send(cx)
     }
 

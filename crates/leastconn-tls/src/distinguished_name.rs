@@ -6,10 +6,10 @@ use x509_parser::der_parser::asn1_rs::{Any, FromDer, Tag};
 
 use crate::der;
 
-/// Decodes an attribute value by its ASN.1 string type. `None` if it is not a string, or its
-/// bytes are not valid for the type.
+/// Decodes an attribute value by its ASN.1 string type. Returns `None` if the value is not
+/// a string, or if its bytes are not valid for the type.
 ///
-/// A `TeletexString` must be ASCII: software disagrees on the meaning of other bytes.
+/// A `TeletexString` must be ASCII: implementations disagree on the meaning of other bytes.
 pub fn decode(value: &Any<'_>) -> Option<String> {
     let bytes = value.data;
     match value.tag() {
@@ -41,8 +41,9 @@ pub fn decode(value: &Any<'_>) -> Option<String> {
 }
 
 /// The canonical form of a distinguished name: names that are equal by RFC 5280, section
-/// 7.1, have the same form. It ignores string types, case and repeated spaces. `name` is the
-/// complete SEQUENCE. A name that does not parse is returned unchanged.
+/// 7.1, have the same form. The form does not depend on string types, case and repeated
+/// spaces. `name` is the complete SEQUENCE. A name that does not parse is returned
+/// unchanged.
 pub fn canonical(name: &[u8]) -> Vec<u8> {
     match canonical_rdns(name) {
         Some(rdns) => der::encode(0x30, &rdns.concat()),
@@ -50,8 +51,8 @@ pub fn canonical(name: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The relative names of [`canonical`], each with its header. `None` if the name does not
-/// parse.
+/// The relative names in the form of [`canonical`], each with its header. `None` if the
+/// name does not parse.
 pub fn canonical_rdns(name: &[u8]) -> Option<Vec<Vec<u8>>> {
     let (rest, sequence) = Any::from_der(name).ok()?;
     if !rest.is_empty() || sequence.tag() != Tag::Sequence {

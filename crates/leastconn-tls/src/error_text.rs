@@ -1,5 +1,5 @@
-//! Texts for errors of rustls and rustls-webpki, which print as the names of their
-//! variants.
+//! Texts for errors of rustls and rustls-webpki, which by themselves display as names of
+//! enum variants.
 
 mod client;
 mod server;
@@ -12,9 +12,9 @@ use rustls::{CertificateError, Error, InvalidMessage, pki_types::UnixTime};
 pub(crate) use client::client_certificate;
 pub(crate) use server::server_error;
 
-/// Explains an error of a certificate, and what to do about it. `whose` is "the client's",
-/// "the server's" or "the". Callers handle errors that depend on an authority, a CRL or a
-/// name, because they know which.
+/// Explains a certificate error, and what to do about it. `whose` is "the client's", "the
+/// server's" or "the". Errors that depend on an authority, a CRL or a name are handled by
+/// the callers, which know the authority, the CRL or the name.
 pub(crate) fn certificate(whose: &str, error: &CertificateError) -> String {
     use CertificateError as C;
     let own = format!("{whose} certificate");
@@ -29,7 +29,7 @@ pub(crate) fn certificate(whose: &str, error: &CertificateError) -> String {
         C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             format!("{any} is signed with an algorithm that does not fit its issuer's key")
         }
-        // Errors of webpki display as the name of their variant.
+        // An error of webpki displays as the name of its variant.
         C::Other(other) => match &*other.0.to_string() {
             "UnsupportedCertVersion" => format!(
                 "{any} is of X.509 version 1, which is not supported: issue it again with \
@@ -52,7 +52,7 @@ pub(crate) fn certificate(whose: &str, error: &CertificateError) -> String {
             "EmptyEkuExtension" => {
                 format!("{any} has an empty extended key usage, which allows no use")
             }
-            // An error text of this crate, not the name of a variant.
+            // This is an error text of this crate, not the name of a variant.
             sentence if sentence.contains(' ') => sentence.to_owned(),
             name => format!("{any} cannot be used: {}", split_name(name)),
         },
@@ -134,7 +134,7 @@ fn variant_name(value: &impl Debug) -> String {
 }
 
 fn split_name(debug: &str) -> String {
-    // Leave out the fields of the variant.
+    // Omit the fields of the variant.
     let end = debug.find(|c: char| !c.is_ascii_alphanumeric());
     let mut words: Vec<String> = Vec::new();
     for c in debug[..end.unwrap_or(debug.len())].chars() {

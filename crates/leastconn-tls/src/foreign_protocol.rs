@@ -1,5 +1,5 @@
-//! Recognizes other protocols by their first bytes, where a ClientHello was expected. Only
-//! used for the `detail` of a refusal.
+//! Recognizes other protocols by their first bytes, if they arrive instead of a
+//! ClientHello. The result is used only for the `detail` of a refusal.
 
 use std::fmt;
 
@@ -8,19 +8,19 @@ use std::fmt;
 pub enum ForeignProtocol {
     /// A known protocol.
     Known(&'static Protocol),
-    /// The first bytes of an unknown protocol.
+    /// An unknown protocol, with its first bytes.
     Bytes(Vec<u8>),
-    /// Nothing was received.
+    /// Nothing was received, although the client did not close the connection.
     Nothing,
-    /// Nothing was received before the client closed the connection.
+    /// The client closed the connection, and nothing was received before.
     Closed,
 }
 
-/// A protocol, for messages.
+/// A protocol, with the texts for messages.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Protocol {
     what: &'static str,
-    /// The remedy.
+    /// What the operator can do about it.
     help: &'static str,
 }
 
@@ -92,7 +92,7 @@ impl ForeignProtocol {
         }
     }
 
-    /// As [`Self::of`], but returns `None` if `bytes` may be the beginning of a
+    /// Like [`Self::of`], but returns `None` if `bytes` may be the beginning of a
     /// ClientHello.
     pub fn unless_tls(bytes: &[u8]) -> Option<Self> {
         let is_tls = bytes.first() == Some(&0x16) && bytes.get(1).is_none_or(|&major| major == 3);
@@ -146,7 +146,7 @@ fn text(bytes: &[u8]) -> Option<&'static Protocol> {
     }
 }
 
-/// An array of bulk strings: `*2\r\n$5\r\nHELLO\r\n…`.
+/// Whether `bytes` begin with an array of bulk strings: `*2\r\n$5\r\nHELLO\r\n…`.
 fn is_redis(bytes: &[u8]) -> bool {
     let Some(rest) = bytes.strip_prefix(b"*") else {
         return false;
@@ -156,7 +156,7 @@ fn is_redis(bytes: &[u8]) -> bool {
 }
 
 fn binary(bytes: &[u8]) -> Option<&'static Protocol> {
-    // A plausible length, and enough bytes to be sure.
+    // The length must be plausible, and there must be enough bytes to be sure.
     let be32 = |at: usize| {
         let four = bytes.get(at..at + 4)?.first_chunk::<4>()?;
         Some(u32::from_be_bytes(*four))
@@ -171,22 +171,23 @@ fn binary(bytes: &[u8]) -> Option<&'static Protocol> {
         (Some(8..=10_000), Some(code)) if matches!(code >> 16, 2 | 3) && code & 0xffff < 16 => {
             return Some(&POSTGRES_PLAIN);
         }
-        // ApiVersions request: key 18, a small version.
+        // An ApiVersions request has key 18 and a small version.
         (Some(8..=100_000), Some(code)) if code >> 16 == 18 && code & 0xffff < 16 => {
             return Some(&KAFKA);
         }
         _ => {}
     }
     match bytes {
-        // TPKT, version 3.
+        // A TPKT header of version 3.
         [3, 0, ..] => Some(&RDP),
         [0x12, 1, _, _, 0, 0, ..] => Some(&SQL_SERVER),
         [0x15, 3, ..] => Some(&ALERT),
         [high, _, 1, 0 | 3, ..] if high & 0x80 != 0 => Some(&SSL2),
         [0x10, rest @ ..] if rest.windows(4).take(6).any(|four| four == b"MQTT") => Some(&MQTT),
-        // A message with an ID, and a bind request or an extended request.
+        // An LDAP message has an ID, then a bind request or an extended request.
         [0x30, rest @ ..] if is_ldap(rest) => Some(&LDAP),
-        // Length, ID, not a response, and OP_MSG or OP_QUERY.
+        // A MongoDB message has a length, an ID, no ID of a request that it responds to,
+        // and the operation code OP_MSG or OP_QUERY.
         _ if is_mongodb(bytes) => Some(&MONGODB),
         _ => None,
     }

@@ -1,4 +1,4 @@
-//! The handshake after the ClientHello, which costs signatures.
+//! The part of the handshake after the ClientHello. It costs signatures.
 
 use std::{future::poll_fn, io, task::Poll};
 
@@ -21,16 +21,16 @@ use crate::{
     unbuffered::{Handshaken, handshake_for_direct},
 };
 
-/// Completes the handshake after the ClientHello, each step in a time slice of `permit`.
-/// The returned client is trusted and has proven possession of its key, if the listener
-/// requires a certificate.
+/// Completes the handshake after the ClientHello. Each step runs in a time slice of
+/// `permit`. If the listener requires a certificate, the returned client is trusted and has
+/// proven possession of its key.
 ///
 /// # Errors
-/// With the socket, on which the alert was sent if there is one: let the client read it
-/// before closing.
+/// The error comes with the socket. If an alert was sent on it, let the client read the
+/// alert before closing the socket.
 ///
 /// # Cancel safety
-/// The connection is lost.
+/// Dropping the future closes the connection.
 pub async fn accept(
     socket: TcpStream,
     hello: Hello,
@@ -48,11 +48,11 @@ async fn finish(
 ) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
     let config = server.config(&hello);
     if server.records == RecordLayer::Direct {
-        // Free it: handshakes may take long.
+        // Free the parsed ClientHello: handshakes may take long.
         drop(hello.accepted);
         return direct(socket, hello.bytes, config, permit).await;
     }
-    // Signs the answer to the ClientHello.
+    // This step signs the answer to the ClientHello.
     let turn = permit.time_slice().await;
     let session = hello.accepted.into_connection(config.config);
     drop(turn);

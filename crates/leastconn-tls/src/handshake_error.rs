@@ -7,17 +7,18 @@ use rustls::{AlertDescription, Error};
 
 use crate::{alert, error_text, permit::Evicted, trust::certificate_reason};
 
-/// Why a handshake failed. The alert was sent to the client, if the socket accepted it at
-/// once.
+/// Why a handshake failed. If there is an alert for the error, it was sent to the client,
+/// unless the socket did not accept it at once.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// An error of the protocol or in the certificates.
+    /// A protocol error, or an error in the certificates.
     #[error("{}", text(.0))]
     Tls(#[from] Error),
-    /// An error of the socket.
+    /// A socket I/O error.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// Too many handshakes waited for their clients, and this one for the longest time.
+    /// Too many handshakes were waiting for their clients, and this handshake had waited
+    /// longest.
     #[error(transparent)]
     Evicted(#[from] Evicted),
     /// The client closed the connection during the handshake.
@@ -36,7 +37,7 @@ impl HandshakeError {
         }
     }
 
-    /// The error of a stream whose handshake failed.
+    /// The error that a stream returns if its handshake failed.
     pub(super) fn into_io(self) -> io::Error {
         match self {
             Self::Io(error) => error,

@@ -1,13 +1,14 @@
 //! Mutual TLS for a load balancer.
 //!
-//! Clients are authenticated by certificates that authorities and CRLs vouch for, or by a
-//! pinned public key; servers by name, URI or key. The handshake is that of rustls, the
-//! chain verification that of rustls-webpki with checks that it does not make, and the
-//! records after the handshake are by default those of this crate ([`settings::RecordLayer`]).
+//! Clients are authenticated by certificates that a trusted authority issued and that no
+//! CRL revokes, or by a pinned public key. Servers are authenticated by name, URI or key.
+//! rustls does the handshake. rustls-webpki verifies chains, and this crate adds checks
+//! that rustls-webpki does not make. By default, this crate also implements the records
+//! after the handshake ([`settings::RecordLayer`]).
 //!
-//! The crate knows neither the configuration file, which becomes [`settings`] elsewhere, nor
-//! who may connect: its result is a stream and the verified names of the peer. The order of
-//! handshakes is decided by a [`permit::Permit`].
+//! The crate knows neither the configuration file, which other crates convert to
+//! [`settings`], nor the rules that decide who may connect. Its result is a stream and the
+//! verified names of the peer. A [`permit::Permit`] decides the order of handshakes.
 //!
 //! Modules, in the order of the data path:
 //!
@@ -18,7 +19,7 @@
 //! - names: [`distinguished_name`], [`certificate`], [`spiffe`], [`pattern`], [`client_chain`]
 //! - errors: [`ChainError`], [`HandshakeError`], `diagnostics`, `rejected`, [`error_text`]
 //! - records: `stream`, `record` and `direct` (own), `buffered` (rustls)
-//! - towards servers: [`client`]
+//! - TLS to servers: [`client`]
 
 #[macro_use]
 mod delegate;
@@ -69,19 +70,19 @@ pub use stream::{TlsStream, negotiated};
 pub use tls_error::TlsError;
 pub use trust::{ChainError, PathError, Trust, trusts};
 
-/// For the fuzz target `tls_record`.
+/// Entry point of the fuzz target `tls_record`.
 #[cfg(fuzzing)]
 pub fn fuzz_records(data: &[u8]) {
     record::drive::drive(data);
 }
 
-/// For the fuzz target `tls_stream`.
+/// Entry point of the fuzz target `tls_stream`.
 #[cfg(fuzzing)]
 pub fn fuzz_stream(data: &[u8]) {
     direct::drive::drive(data);
 }
 
-/// For the fuzz target `patterns`.
+/// Entry point of the fuzz target `patterns`.
 #[cfg(fuzzing)]
 pub fn fuzz_patterns(wide: &str, narrow: &str, name: &str) {
     pattern::drive::drive(wide, narrow, name);

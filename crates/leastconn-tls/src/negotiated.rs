@@ -6,9 +6,10 @@ use rustls::{CipherSuite, ProtocolVersion, pki_types::CertificateDer};
 pub(super) struct Negotiated {
     pub(super) version: Option<ProtocolVersion>,
     pub(super) suite: Option<CipherSuite>,
-    /// The leaf certificate first.
+    /// The peer's certificates, the leaf first.
     pub(super) peer: Option<Vec<CertificateDer<'static>>>,
-    /// Whether an earlier session was resumed, without a certificate or proof of its key.
+    /// Whether an earlier session was resumed. If so, the peer sent neither a certificate
+    /// nor a proof of its key.
     pub(super) resumed: bool,
     /// The negotiated application protocol.
     pub(super) alpn: Option<Box<[u8]>>,

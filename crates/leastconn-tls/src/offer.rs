@@ -1,15 +1,16 @@
-//! Fields of a ClientHello that rustls does not expose: the offered versions, for the log
-//! of a failed negotiation, and the extended master secret, without which TLS 1.2 sessions
-//! must not be resumed.
+//! Reads fields of a ClientHello that rustls does not expose:
 //!
-//! rustls parses the same bytes and decides about the handshake.
+//! - the offered versions, for the log of a failed negotiation;
+//! - the extended master secret, without which TLS 1.2 sessions must not be resumed.
+//!
+//! rustls parses the same bytes. It alone decides about the handshake.
 
 /// Extension types.
 const ALPN: u16 = 16;
 const EXTENDED_MASTER_SECRET: u16 = 23;
 const SUPPORTED_VERSIONS: u16 = 43;
 
-/// Maximum number of application protocols in a message.
+/// Maximum number of application protocols that a message names.
 const MAX_PROTOCOLS: usize = 8;
 
 const HANDSHAKE: u8 = 22;
@@ -17,7 +18,7 @@ const CLIENT_HELLO: u8 = 1;
 
 const TLS13: u16 = 0x0304;
 
-/// The offer of a ClientHello.
+/// What a client offers in its ClientHello.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Offer {
     versions: Vec<u16>,
@@ -33,7 +34,7 @@ impl Offer {
         let mut hello = Reader(&message);
         let legacy = hello.u16()?;
         hello.take(32)?;
-        // Session ID, cipher suites, compression methods.
+        // Skip session ID, cipher suites and compression methods.
         hello.list8()?;
         hello.list16()?;
         hello.list8()?;
@@ -42,7 +43,7 @@ impl Offer {
             extended_master_secret: false,
             protocols: Vec::new(),
         };
-        // SSL 3 has no extensions.
+        // A ClientHello of SSL 3 has no extensions.
         let mut extensions = Reader(hello.list16().unwrap_or_default());
         while let Some(kind) = extensions.u16() {
             let mut body = Reader(extensions.list16()?);
@@ -63,7 +64,7 @@ impl Offer {
         Some(offer)
     }
 
-    /// The known versions, in the client's order.
+    /// The names of the known versions, in the client's order.
     pub(super) fn versions(&self) -> Vec<&'static str> {
         let name = |version: &u16| match *version {
             TLS13 => Some("1.3"),
@@ -76,8 +77,8 @@ impl Offer {
         self.versions.iter().filter_map(name).collect()
     }
 
-    /// The first application protocols as text for a message: long names and names that are
-    /// not UTF-8 are altered.
+    /// The first application protocols, as text for a message. Long names are cut, and
+    /// bytes that are not UTF-8 are replaced.
     pub(super) fn protocols(&self) -> Vec<String> {
         const LONGEST: usize = 64;
         let cut = |name: &Vec<u8>| {
@@ -93,15 +94,16 @@ impl Offer {
         self.versions.contains(&TLS13)
     }
 
-    /// Whether a session of this client may be resumed. In TLS 1.2 without the extended
-    /// master secret, a man in the middle could synchronize two sessions and resume the
-    /// session of a client with a certificate: RFC 7627, section 1.
+    /// Whether a session of this client may be resumed. In TLS 1.2 this requires the
+    /// extended master secret: without it, a man in the middle could synchronize two
+    /// sessions and resume the session of a client with a certificate (RFC 7627, section
+    /// 1).
     pub(super) fn may_resume(&self) -> bool {
         self.extended_master_secret || self.versions.contains(&TLS13)
     }
 }
 
-/// The body of the first handshake message, which may be fragmented.
+/// The body of the first handshake message, which may span several records.
 fn message(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut records = Reader(bytes);
     let mut message = Vec::new();
@@ -141,13 +143,13 @@ impl<'a> Reader<'a> {
             .map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
-    /// A field with a length of one byte.
+    /// Reads a field whose length is given in one byte.
     fn list8(&mut self) -> Option<&'a [u8]> {
         let length = self.u8()?;
         self.take(length.into())
     }
 
-    /// A field with a length of two bytes.
+    /// Reads a field whose length is given in two bytes.
     fn list16(&mut self) -> Option<&'a [u8]> {
         let length = self.u16()?;
         self.take(length.into())
@@ -222,7 +224,8 @@ mod tests {
 
     #[test]
     fn tls10_hello_is_parsed() {
-        // TLS 1.0: a random, no session, one suite, no compression, no extensions.
+        // A ClientHello of TLS 1.0 with a random, no session, one suite, no compression and
+        // no extensions.
         let body = [&[3, 1][..], &[7; 32], &[0, 0, 2, 0, 0x2f, 1, 0]].concat();
         let length = u8::try_from(body.len()).unwrap();
         let records = [&[22, 3, 1, 0, length + 4, 1, 0, 0, length][..], &body].concat();

@@ -1,9 +1,9 @@
 //! Patterns for names in certificates and in SNI.
 //!
 //! `*` in a pattern matches exactly one whole DNS label, or one whole segment of a URI's
-//! path. A `*` in a name is not a wildcard: such a name matches no pattern with a
-//! wildcard, and no DNS pattern at all. A wildcard certificate therefore does not match
-//! the names that it covers.
+//! path. A `*` in a name is not a wildcard: such a name matches no pattern with a wildcard,
+//! and no DNS pattern at all. A wildcard certificate therefore does not match patterns for
+//! the names that it is valid for.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod drive;
@@ -27,12 +27,12 @@ use crate::spiffe::SpiffeError;
 pub enum PatternError {
     #[error("it is empty")]
     Empty,
-    /// A `*` next to other characters of a label, or `**`.
+    /// A `*` next to other characters of a label, or a `**`.
     #[error("`*` stands for one whole label: `*.example.com`, not `web*.example.com` or `**`")]
     PartialWildcard,
     #[error("there is an empty label: a dot at the start or the end, or two dots in a row")]
     EmptyLabel,
-    /// A label of more than 63, or a name of more than 253 characters.
+    /// A label of more than 63 characters, or a name of more than 253.
     #[error("a DNS name has at most 253 characters, and each label at most 63")]
     TooLong,
     #[error("a DNS name has letters, digits, `-` and `_` only, not {0:?}")]
@@ -43,7 +43,7 @@ pub enum PatternError {
     IpAddress,
     #[error("a name with control characters is never accepted")]
     ControlCharacter,
-    /// A `*` in a text that has no wildcards.
+    /// A `*` in a text that cannot have wildcards.
     #[error("`*` is not a wildcard here: the text is compared literally")]
     NoWildcards,
     /// A `*` next to other characters of a segment or in the authority, or a `**` that is
@@ -53,7 +53,7 @@ pub enum PatternError {
          `spiffe://example.org/ns/*/sa/web` or `https://example.org/ns/**`"
     )]
     PartialUriWildcard,
-    /// A `*` in a URI without segments, or that readers can interpret differently.
+    /// A `*` in a URI without segments, or in a URI that parsers interpret differently.
     #[error("{0}")]
     NotPlain(NotPlain),
     #[error("a URI begins with its scheme, as in `spiffe://example.org/web`")]
@@ -73,7 +73,7 @@ pub enum PatternError {
 /// A pattern for DNS names. Matching ignores case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DnsPattern<T = Box<str>> {
-    /// In lower case.
+    /// The pattern in lower case.
     text: T,
 }
 
@@ -103,7 +103,7 @@ impl DnsPattern {
 }
 
 impl<'a> DnsPattern<&'a str> {
-    /// A pattern from the text of another one, without checks.
+    /// Creates a pattern from the text of a parsed pattern, without checks.
     pub const fn parsed(text: &'a str) -> Self {
         Self { text }
     }
@@ -123,7 +123,7 @@ impl<T: AsRef<str>> DnsPattern<T> {
         covers(self.as_str(), other.as_str())
     }
 
-    /// In lower case.
+    /// The pattern in lower case.
     pub fn as_str(&self) -> &str {
         self.text.as_ref()
     }
@@ -169,7 +169,7 @@ impl CnPattern {
 }
 
 impl<'a> CnPattern<&'a str> {
-    /// A pattern from the text of another one, without checks.
+    /// Creates a pattern from the text of a parsed pattern, without checks.
     pub const fn parsed(text: &'a str) -> Self {
         Self { text }
     }

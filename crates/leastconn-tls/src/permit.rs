@@ -1,8 +1,9 @@
-//! Scheduling of handshakes: the interface to the scheduler.
+//! The interface between handshakes and the handshake scheduler.
 
 use leastconn::Reason;
 
-/// The handshake was ended while it waited for its client, because too many handshakes did.
+/// The handshake was ended while it waited for its client, because too many handshakes were
+/// waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the client was slow to answer while too many handshakes waited for their clients")]
 pub struct Evicted;
@@ -14,15 +15,15 @@ impl Evicted {
     }
 }
 
-/// A handshake in progress, from the view of its scheduler.
+/// A handshake in progress, as its scheduler sees it.
 ///
-/// The handshake asks for a [time slice](Self::time_slice) before each step that costs CPU
-/// time, and reports each wait for the client, during which the scheduler may let another
-/// handshake run.
+/// The handshake requests a [time slice](Self::time_slice) before each step that costs CPU
+/// time. It also reports each wait for the client. During such a wait, the scheduler may
+/// let another handshake run.
 ///
-/// The futures need not be `Send`, because sockets in tests are not.
+/// The futures need not be `Send`, because sockets in tests are not `Send`.
 pub trait Permit {
-    /// The CPU for one step, until this is dropped.
+    /// The right to use the CPU for one step, until this value is dropped.
     type TimeSlice<'a>
     where
         Self: 'a;
@@ -31,23 +32,24 @@ pub trait Permit {
     /// time slice before the next network operation.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the queue.
+    /// Dropping the future releases its place in the queue.
     fn time_slice(&self) -> impl Future<Output = Self::TimeSlice<'_>>;
 
-    /// Waits for an event that only the client can cause.
+    /// Waits for `client`, an event that only the client can cause.
     ///
     /// # Errors
-    /// If the handshake must end, because too many wait.
+    /// If the handshake is evicted, because too many handshakes are waiting.
     ///
     /// # Cancel safety
-    /// That of `client`.
+    /// The same as that of `client`.
     fn wait_for_client<T>(
         &self,
         client: impl Future<Output = T>,
     ) -> impl Future<Output = Result<T, Evicted>>;
 }
 
-/// The permit of handshakes that are not scheduled: they run at once and are never evicted.
+/// The permit for handshakes that are not scheduled: each step runs at once, and the
+/// handshake is never evicted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unscheduled;
 

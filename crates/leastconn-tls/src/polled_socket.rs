@@ -1,4 +1,4 @@
-//! A TCP socket as `Read` and `Write` within one poll.
+//! A TCP socket that implements `Read` and `Write` for the duration of one poll.
 
 use std::{
     io::{self, IoSlice, Read, Write},
@@ -11,8 +11,8 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A TCP socket for rustls: operations that would block return `WouldBlock`, and wake the
-/// task when they can continue.
+/// A TCP socket for rustls. An operation that would block returns `WouldBlock`, and the
+/// task is woken when the operation can continue.
 pub(super) struct Polled<'a, 'cx> {
     pub(super) socket: &'a mut TcpStream,
     pub(super) cx: &'a mut Context<'cx>,

@@ -34,7 +34,7 @@ pub(super) fn provider(algorithms: &Algorithms, records: RecordLayer) -> CryptoP
     }
 }
 
-/// The versions from `min` for which there is a cipher suite.
+/// The protocol versions, from `min` on, for which there is a cipher suite.
 pub(super) fn versions(
     min: MinVersion,
     provider: &CryptoProvider,

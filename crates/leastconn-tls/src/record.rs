@@ -2,10 +2,11 @@
 //! directly into the reader's buffer, and sealed from the writer's buffer directly into the
 //! bytes to send. rustls does the handshake and derives all keys.
 //!
-//! RFC 8446 sections 4.6.3, 5 and 6; RFC 5246 section 6; RFC 5288; RFC 7905. Besides
-//! application data, a peer may send a KeyUpdate (TLS 1.3), a renegotiation request, which
-//! is refused once (TLS 1.2), or an alert. Everything else ends the connection, and so do
-//! too many of these ([`ControlLimit`]).
+//! Sources: RFC 8446, sections 4.6.3, 5 and 6; RFC 5246, section 6; RFC 5288; RFC 7905.
+//!
+//! Besides application data, a peer may send alerts, KeyUpdates (TLS 1.3) and one
+//! renegotiation request, which is refused (TLS 1.2). Everything else ends the connection.
+//! Too many records without data end it, too ([`ControlLimit`]).
 
 mod cipher;
 mod control_limit;
@@ -45,7 +46,7 @@ pub(crate) const SMALL: usize = 64;
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Violation {
-    /// Forged, damaged or out of order.
+    /// The record is forged, damaged or out of order.
     #[error("bad record MAC")]
     BadRecord,
     #[error("record too long")]
@@ -62,7 +63,7 @@ pub(crate) enum Violation {
     TooManyControlRecords,
     #[error("the peer sent the alert {}", alert_name(*.0))]
     Alerted(u8),
-    /// Only in TLS 1.2: TLS 1.3 updates keys.
+    /// Only in TLS 1.2: in TLS 1.3 the keys are updated before the limit.
     #[error(
         "key limit: one key may seal 2^24 records, and TLS 1.2 cannot renew keys while connected"
     )]
@@ -72,7 +73,7 @@ pub(crate) enum Violation {
 }
 
 impl Violation {
-    /// The alert for the peer, if any.
+    /// The alert that is sent to the peer, if any.
     pub(crate) const fn alert(self) -> Option<AlertDescription> {
         match self {
             Self::BadRecord => Some(AlertDescription::BadRecordMac),
@@ -92,8 +93,8 @@ fn alert_name(code: u8) -> String {
     alert::name(AlertDescription::from(code))
 }
 
-/// The length of a record's payload, from a header received after the handshake. Checks
-/// everything that a header allows to check: RFC 8446, 5.1 and 5.2; RFC 5246, 6.2.
+/// The length of a record's payload, from a header received after the handshake. Makes all
+/// checks that are possible with the header alone: RFC 8446, 5.1 and 5.2; RFC 5246, 6.2.
 pub(super) fn payload_length(header: [u8; HEADER], is_tls13: bool) -> Result<usize, Violation> {
     let [kind, major, _, high, low] = header;
     let first = if is_tls13 {
@@ -123,21 +124,23 @@ pub(crate) trait Rekey {
 /// The content of an opened record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// Number of bytes of plaintext, at the beginning of the buffer.
+    /// The record has data: this many bytes of plaintext at the beginning of the buffer.
     Data(usize),
-    /// No data.
+    /// The record has no data.
     Nothing,
-    /// No data, and the peer sent many such records: delay reading by this time.
+    /// The record has no data, and the peer sent many such records: wait this long before
+    /// the next read.
     Pause(Duration),
-    /// `close_notify`.
+    /// The peer sent `close_notify`.
     End,
 }
 
-/// Empty records and warnings in a row that are accepted. rustls refuses the 33rd empty
-/// record without an alert, and counts a few that the peer did not send.
+/// How many empty records and warnings in a row are accepted. The limit must be lower than
+/// that of rustls: rustls refuses the 33rd empty record without an alert, and counts a few
+/// that the peer did not send.
 pub(super) const EMPTY_IN_A_ROW: u8 = 30;
 
-/// Control records to send before anything else.
+/// Control records that must be sent before anything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct PendingControl {
     key_update: bool,
@@ -146,28 +149,28 @@ struct PendingControl {
 
 /// Both directions of an established connection.
 pub(crate) struct Records<K> {
-    /// `None` for TLS 1.2, which has no key updates.
+    /// The source of new keys. `None` for TLS 1.2, which has no key updates.
     keys: Option<K>,
     receiving: Cipher,
     received: u64,
     sending: Cipher,
     sent: u64,
-    /// Records that one key may seal: RFC 8446, 5.5.
+    /// Number of records that one key may seal: RFC 8446, 5.5.
     limit: u64,
-    /// The beginning of a KeyUpdate in several records.
+    /// The beginning of a KeyUpdate that arrives in several records.
     message: [u8; 5],
     message_len: u8,
     renegotiation_refused: bool,
     pending: PendingControl,
-    /// Empty records and warnings since the last record of another kind.
+    /// Number of empty records and warnings since the last record of another kind.
     empty: u8,
     limit_of_control: ControlLimit,
     clock: fn() -> Instant,
 }
 
 impl<K: Rekey> Records<K> {
-    /// `receiving` and `sending` are the secrets, each with the number of records that the
-    /// handshake used them for.
+    /// `receiving` and `sending` hold the secrets of each direction, and how many records
+    /// of the handshake used these secrets.
     pub(crate) fn new(
         suite: SupportedCipherSuite,
         keys: K,
@@ -185,7 +188,7 @@ impl<K: Rekey> Records<K> {
             received: receiving.0,
             sending: Cipher::new(version, sending.1)?,
             sent: sending.0,
-            // Whatever the suite allows, sequence numbers must not wrap.
+            // Sequence numbers must not wrap, even if the suite allows more records.
             limit: common.confidentiality_limit.min(1 << 48),
             message: [0; 5],
             message_len: 0,
@@ -210,12 +213,12 @@ impl<K: Rekey> Records<K> {
         Ok(Some(HEADER + payload))
     }
 
-    /// The space that [`Self::open`] needs for a record of `length` bytes.
+    /// How many bytes of space [`Self::open`] needs for a record of `length` bytes.
     pub(crate) const fn room(&self, length: usize) -> usize {
         self.receiving.room(length)
     }
 
-    /// Opens the next record, which must be complete, into `out`. All of `out` may be
+    /// Opens `record`, the next complete record, into `out`. All of `out` may be
     /// overwritten.
     pub(crate) fn open(&mut self, record: &[u8], out: &mut [u8]) -> Result<Content, Violation> {
         let (kind, length) = self.receiving.open(self.received, record, out)?;
@@ -225,7 +228,8 @@ impl<K: Rekey> Records<K> {
             self.empty = 0;
             return Ok(Content::Data(length));
         }
-        // "Handshake messages MUST NOT be interleaved with other record types."
+        // RFC 8446, 5.1: "Handshake messages MUST NOT be interleaved with other record
+        // types."
         if self.message_len > 0 && kind != content::HANDSHAKE {
             return Err(Violation::Unexpected);
         }
@@ -259,18 +263,18 @@ impl<K: Rekey> Records<K> {
         match *alert {
             [WARNING | FATAL, CLOSE_NOTIFY] => Ok(Content::End),
             [WARNING, USER_CANCELED] => Ok(Content::Nothing),
-            // TLS 1.3 has no other warnings: every other alert is an error.
+            // TLS 1.3 has no other warnings: it treats every other alert as an error.
             [WARNING, _] if !self.is_tls13() => Ok(Content::Nothing),
             [WARNING | FATAL, description] => Err(Violation::Alerted(description)),
-            // "zero-length": RFC 8446, 5.4.
+            // RFC 8446, 5.4, forbids zero-length alerts.
             [] => Err(Violation::Unexpected),
             _ => Err(Violation::IllegalAlert),
         }
     }
 
-    /// A KeyUpdate, in one record or several.
+    /// Processes a KeyUpdate that arrives in one record or in several.
     fn handshake13(&mut self, plaintext: &[u8]) -> Result<Content, Violation> {
-        // Empty fragments are forbidden: RFC 8446, 5.1.
+        // RFC 8446, 5.1, forbids empty fragments.
         if plaintext.is_empty() {
             return Err(Violation::Unexpected);
         }
@@ -287,11 +291,11 @@ impl<K: Rekey> Records<K> {
             return Err(Violation::MalformedKeyUpdate);
         }
         if fits < plaintext.len() {
-            // Data after the KeyUpdate, under the old keys.
+            // Data follows the KeyUpdate in a record under the old keys.
             return Err(Violation::Unexpected);
         }
         if length < self.message.len() {
-            // At most 4.
+            // The length is at most 4.
             self.message_len = length as u8;
             return Ok(Content::Nothing);
         }
@@ -309,8 +313,9 @@ impl<K: Rekey> Records<K> {
         Ok(Content::Nothing)
     }
 
-    /// Refuses a renegotiation request once; a second one is an error, as in rustls. Only
-    /// requests in a single record are recognized: no implementation fragments them.
+    /// Answers the first renegotiation request with a refusal. A second request is an
+    /// error, as in rustls. Only requests in a single record are recognized: no
+    /// implementation fragments them.
     fn handshake12(&mut self, plaintext: &[u8]) -> Result<Content, Violation> {
         match *plaintext {
             [CLIENT_HELLO, a, b, c, ref body @ ..]
@@ -330,7 +335,7 @@ impl<K: Rekey> Records<K> {
         self.pending.key_update || self.pending.no_renegotiation
     }
 
-    /// Seals a pending answer into `out` of at least [`SMALL`] bytes.
+    /// Seals a pending answer into `out`, which needs at least [`SMALL`] bytes.
     pub(crate) fn seal_control(&mut self, out: &mut [u8]) -> Result<usize, Violation> {
         if std::mem::take(&mut self.pending.no_renegotiation) {
             return self.alert(AlertDescription::NoRenegotiation, WARNING, out);
@@ -356,14 +361,15 @@ impl<K: Rekey> Records<K> {
         Ok(length)
     }
 
-    /// Seals at most [`MAX_PLAINTEXT`] bytes into `out`, which needs [`MAX_OVERHEAD`] more,
-    /// and [`SMALL`] for a preceding KeyUpdate.
+    /// Seals at most [`MAX_PLAINTEXT`] bytes into `out`. `out` needs [`MAX_OVERHEAD`] bytes
+    /// more than `plaintext`, and [`SMALL`] bytes for a KeyUpdate that may precede the
+    /// data.
     pub(crate) fn seal(&mut self, plaintext: &[u8], out: &mut [u8]) -> Result<usize, Violation> {
         let mut length = 0;
         while self.has_pending_control() {
             length += self.seal_control(out.get_mut(length..).ok_or(Violation::Keys)?)?;
         }
-        // The KeyUpdate itself needs the last sequence number.
+        // Update the keys before the last sequence number: the KeyUpdate itself needs it.
         if self.sent + 1 >= self.limit {
             length += self.update_sending(out.get_mut(length..).ok_or(Violation::Keys)?)?;
         }
@@ -373,8 +379,8 @@ impl<K: Rekey> Records<K> {
         Ok(length)
     }
 
-    /// Increments the sequence number first, so that none is used twice even after an
-    /// error.
+    /// Seals one record. Increments the sequence number first, so that no sequence number
+    /// is used twice, even after an error.
     fn seal_next(
         &mut self,
         kind: u8,
@@ -391,7 +397,7 @@ impl<K: Rekey> Records<K> {
         self.alert(AlertDescription::CloseNotify, WARNING, out)
     }
 
-    /// Seals the alert for a violation, if there is one.
+    /// Seals the alert for a violation. Seals nothing if the violation has no alert.
     pub(crate) fn refuse(&mut self, why: Violation, out: &mut [u8]) -> Result<usize, Violation> {
         match why.alert() {
             Some(description) => self.alert(description, FATAL, out),

@@ -1,11 +1,13 @@
 //! The certificate for which a handshake was refused.
 //!
 //! All connections of a listener share one verifier, which can return only an error to
-//! rustls. It leaves further details in a task-local slot of the handshake's future, which
-//! exists only while that future is polled. So verification outside a handshake
-//! (re-authorization, resumption) leaves nothing, and details cannot be mixed up between
-//! clients. A verifier per connection would achieve the same, but needs a `ServerConfig`
-//! per connection.
+//! rustls. The verifier leaves further details in a task-local slot of the handshake's
+//! future. The slot exists only while that future is polled. Therefore verification outside
+//! a handshake (re-authorization, resumption) leaves nothing, and details of different
+//! clients cannot be mixed up.
+//!
+//! A verifier per connection would achieve the same, but would need a `ServerConfig` per
+//! connection.
 
 use std::{borrow::Cow, cell::RefCell};
 
@@ -24,13 +26,13 @@ const LONGEST: usize = 256;
 /// A rejected certificate and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rejected {
-    /// Its contents, if it can be parsed.
+    /// The contents of the certificate, if it can be parsed.
     pub(super) certificate: Option<Box<RejectedCertificate>>,
     /// The error text, if it says more than the error of rustls.
     pub(super) detail: Option<String>,
 }
 
-/// The contents of a certificate that was not verified: do not rely on any of them.
+/// The contents of a certificate that was not verified: none of them can be relied on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedCertificate {
     /// The serial number in hex, as `openssl x509 -serial` prints it.
@@ -43,8 +45,8 @@ pub struct RejectedCertificate {
 
 impl RejectedCertificate {
     pub(super) fn from_der(der: &[u8]) -> Option<Self> {
-        // Skip the contents of extensions: tens of thousands of names take milliseconds to
-        // parse.
+        // Do not parse the contents of extensions: parsing tens of thousands of names takes
+        // milliseconds.
         let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
         let (_, certificate) = parser.parse(der).ok()?;
         let not_after = certificate.validity().not_after.timestamp();
@@ -74,7 +76,7 @@ pub(super) async fn with_slot<F: Future>(handshake: F) -> F::Output {
 }
 
 /// Stores a rejected certificate in the slot of the handshake that is being polled, if
-/// there is one. Replaces an earlier one.
+/// there is a slot. Replaces an earlier certificate.
 pub(super) fn put(der: &[u8], detail: Option<String>) {
     let _ = REJECTED.try_with(|slot| {
         slot.replace(Some(Rejected {
@@ -125,12 +127,12 @@ mod tests {
     async fn slot_belongs_to_one_handshake() {
         let ca = TestCa::new("some CA");
         let [one, two, three] = ["one", "two", "three"].map(|name| ca.leaf(name).build());
-        // Outside a handshake, as in re-authorization.
+        // There is no slot outside a handshake, for example in re-authorization.
         put(one.der(), None);
         let handshake = |cert: leastconn_testkit::pki::Cert| async move {
             assert_eq!(take(), None);
             put(cert.der(), None);
-            // Another handshake runs on this thread in between.
+            // Another handshake runs on this thread meanwhile.
             tokio::task::yield_now().await;
             subject()
         };

@@ -1,4 +1,4 @@
-//! The server side of TLS: the configurations of rustls for one listener.
+//! The server side of TLS: the rustls configurations of one listener.
 
 use std::sync::Arc;
 
@@ -21,15 +21,16 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Server {
     pub(super) config: Arc<ServerConfig>,
-    /// The same configuration for each key exchange group alone, in the order of the
-    /// settings: rustls itself follows the client's preference.
+    /// The same configuration restricted to one key exchange group, for each group in the
+    /// order of the settings. This enforces the order of the settings: rustls itself
+    /// follows the client's preference.
     by_group: Arc<[(NamedGroup, Arc<ServerConfig>)]>,
     pub(super) records: RecordLayer,
     pub(super) sessions: Option<Arc<Sessions>>,
 }
 
-/// A server with a configuration of rustls, for tests and benchmarks: direct records if it
-/// allows secrets to be extracted.
+/// Creates a server from a rustls configuration, for tests and benchmarks. It uses direct
+/// records if the configuration allows secrets to be extracted.
 impl From<Arc<ServerConfig>> for Server {
     fn from(config: Arc<ServerConfig>) -> Self {
         Self {
@@ -46,7 +47,7 @@ impl From<Arc<ServerConfig>> for Server {
 }
 
 impl Server {
-    /// The configuration for one connection.
+    /// Chooses the configuration for the connection of a client.
     pub(super) fn config(&self, hello: &Hello) -> ConnectionConfig {
         let config = hello
             .preferred_group(self.by_group.iter().map(|(group, _)| *group))
@@ -68,7 +69,7 @@ impl Server {
 /// The configuration of one connection.
 pub(super) struct ConnectionConfig {
     pub(super) config: Arc<ServerConfig>,
-    /// Called when the handshake is complete.
+    /// The sessions of this connection, which must be told when the handshake is complete.
     pub(super) sessions: Option<Arc<ConnectionSessions>>,
 }
 
@@ -81,7 +82,7 @@ impl From<Arc<ServerConfig>> for ConnectionConfig {
     }
 }
 
-/// Makes the configuration of a listener. Without `trust`, clients are not asked for a
+/// Creates the configuration of a listener. Without `trust`, clients are not asked for a
 /// certificate.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
-//! The settings of one TLS endpoint, with every file loaded and checked. Where they come
-//! from is not known here: `leastconn-config` makes them from a `tls` table.
+//! The settings of one TLS endpoint, with every file loaded and checked. They do not depend
+//! on the configuration format: `leastconn-config` creates them from a `tls` table.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -13,21 +13,21 @@ use crate::{
     pattern::{Spki, UriPattern},
 };
 
-/// TLS towards clients.
+/// TLS settings towards clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSettings {
     /// The oldest protocol version that is accepted.
     pub min_version: MinVersion,
     /// Whether clients must present a certificate.
     pub client_auth: ClientAuth,
-    /// How long after its full handshake a session may be resumed; `None`: sessions
-    /// are not resumed.
+    /// How long after its full handshake a session may be resumed. `None` if sessions are
+    /// not resumed.
     pub resumption: Option<Duration>,
     /// Key exchange groups and cipher suites.
     pub algorithms: Algorithms,
     /// Application protocols that are negotiated.
     pub alpn: Alpn,
-    /// Public keys of clients that need no authority.
+    /// Public keys of clients that need no certificate from an authority.
     pub client_pins: Vec<Spki>,
     /// Certificates, key and CRLs. Shared, so that a clone does not copy keys.
     pub material: Arc<ServerMaterial>,
@@ -40,30 +40,30 @@ pub struct ServerMaterial {
     pub cert_chain: Vec<CertificateDer<'static>>,
     /// The key of the first certificate of the chain. Its `Debug` form is redacted.
     pub key: PrivateKeyDer<'static>,
-    /// The authorities that client certificates may be issued by. Some may have expired.
+    /// The authorities that may issue client certificates. Some of them may have expired.
     pub client_ca: Vec<CertificateDer<'static>>,
     /// The CRLs in force, each signed by one of `client_ca`.
     pub crls: Arc<CrlStore>,
 }
 
-/// TLS towards servers.
+/// TLS settings towards servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientSettings {
     /// The oldest protocol version that is accepted.
     pub min_version: MinVersion,
-    /// The name that every server's certificate must be valid for. `None`: each server's
-    /// own host, which was checked to be a name that a certificate can carry.
+    /// The name that every server's certificate must be valid for. If `None`, this is each
+    /// server's own host, which was checked to be a name that a certificate can contain.
     pub server_name: Option<ServerName<'static>>,
     /// If not empty, every server's certificate must have one of these URIs.
     pub uris: Vec<UriPattern>,
     /// If not empty, every server must have one of these public keys.
     pub pins: Vec<Spki>,
-    /// Whether an authority must have issued the servers' certificates; otherwise a
-    /// pinned key is enough.
+    /// Whether an authority must have issued the servers' certificates. If not, a pinned
+    /// key is enough.
     pub needs_authority: bool,
     /// Key exchange groups and cipher suites.
     pub algorithms: Algorithms,
-    /// Application protocols that servers are offered.
+    /// Application protocols that are offered to servers.
     pub alpn: Alpn,
     /// Certificates, key and CRLs. Shared, so that a clone does not copy keys.
     pub material: Arc<ClientMaterial>,
@@ -96,14 +96,14 @@ impl ClientSettings {
 /// Certificates, key and CRLs of a TLS client.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ClientMaterial {
-    /// The authorities that servers' certificates may be issued by.
+    /// The authorities that may issue server certificates.
     pub ca: Vec<CertificateDer<'static>>,
-    /// Self-signed server certificates that are not authorities: each is accepted from
-    /// the server that presents it, and nothing signed with its key is.
+    /// Self-signed server certificates that are not authorities. Each is accepted from the
+    /// server that presents it, but no certificate signed with its key is accepted.
     pub self_signed: Vec<CertificateDer<'static>>,
     /// The CRLs in force, each signed by one of `ca`.
     pub crls: Arc<CrlStore>,
-    /// The certificate for servers that ask for one; `None`: none is sent.
+    /// The certificate for servers that request one. If `None`, no certificate is sent.
     pub own: Option<KeyPair>,
 }
 
@@ -126,29 +126,31 @@ pub enum MinVersion {
 /// Whether clients must present a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// They must, issued by a trusted authority or with a pinned key.
+    /// Clients must present a certificate that a trusted authority issued, or whose key is
+    /// pinned.
     Required,
-    /// They are not asked for one.
+    /// Clients are not asked for a certificate.
     None,
 }
 
-/// Which implementation seals and opens TLS records. Peers cannot tell the difference;
+/// Which implementation seals and opens TLS records. Peers cannot tell the difference; only
 /// the cost differs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RecordLayer {
-    /// The one in this crate, directly between the socket's and the relay's buffers.
+    /// The record layer of this crate, which works directly on the buffers of the socket
+    /// and the relay.
     #[default]
     Direct,
-    /// rustls, with its internal buffers.
+    /// The record layer of rustls, which has internal buffers.
     Rustls,
 }
 
-/// The names of authorities that fit into a CertificateRequest, in bytes: Java takes
-/// handshake messages of at most 32,768 bytes, of which the rest of this one needs less
-/// than 256. TLS itself allows 65,535.
+/// Maximum size in bytes of the authority names in a CertificateRequest. Java accepts
+/// handshake messages of at most 32,768 bytes, and the other fields of this message need
+/// less than 256. TLS itself allows 65,535 bytes of names.
 pub const MAX_CA_NAMES: usize = 32_768 - 256;
 
-/// The encoded size of names of these lengths in a CertificateRequest.
+/// The encoded size, in a CertificateRequest, of names with these lengths.
 pub fn ca_names_length(names: impl Iterator<Item = usize>) -> usize {
     names.map(|length| length + 2).sum()
 }

@@ -1,8 +1,8 @@
 //! Strict validation of SPIFFE IDs.
 //!
-//! IDs are compared as text, so each ID must have only one spelling. A port, a user, a
-//! query, percent-encoding or an upper-case letter in the trust domain make a URI invalid
-//! as a SPIFFE ID. Nothing is normalized.
+//! IDs are compared as text, so each ID must have only one spelling. A URI is not a valid
+//! SPIFFE ID if it has a port, a user, a query or percent-encoding, or an upper-case letter
+//! in the trust domain. This module normalizes nothing.
 //!
 //! Source: SPIFFE-ID, sections 2 to 2.3 (trust domain, path, length).
 
@@ -30,10 +30,10 @@ pub enum SpiffeError {
     /// Percent-encoding, a query, a fragment, or a character that is not allowed in paths.
     #[error("a SPIFFE path has letters, digits, `.`, `-` and `_` only, not {0:?}")]
     Path(char),
-    /// `//`, or a `/` at the end.
+    /// An empty segment: `//`, or a `/` at the end.
     #[error("a SPIFFE path has no empty segments, and no `/` at its end")]
     EmptySegment,
-    /// `.` or `..`
+    /// A segment `.` or `..`.
     #[error("a SPIFFE path has no segments `.` or `..`")]
     DotSegment,
     #[error("a SPIFFE ID has at most 2048 bytes, and its trust domain at most 255")]
@@ -51,13 +51,13 @@ pub fn has_spiffe_scheme(uri: &str) -> bool {
 /// Checks that a text is a SPIFFE ID. The path may be absent.
 ///
 /// # Errors
-/// The first violation.
+/// The first violation that was found.
 pub fn check(text: &str) -> Result<(), SpiffeError> {
     check_parts(text, |segment, _| check_segment(segment))
 }
 
-/// Like [`check`], with another check for path segments, which gets each segment and
-/// whether it is the last one.
+/// Like [`check`], but also calls a check for each path segment. The arguments of that
+/// check are the segment and whether it is the last one.
 pub(crate) fn check_parts<E: From<SpiffeError>>(
     text: &str,
     segment: impl Fn(&str, bool) -> Result<(), E>,
@@ -119,7 +119,7 @@ mod tests {
         }
     }
 
-    /// Row 12 in `docs/threats.md`.
+    /// Modified SPIFFE IDs: threat 12 in `docs/threats.md`.
     #[test]
     fn invalid_spiffe_ids_are_refused() {
         use SpiffeError::{
@@ -179,7 +179,7 @@ mod tests {
     }
 
     proptest! {
-        /// Compares with a second implementation.
+        /// Compares [`check`] with a second implementation.
         #[test]
         fn both_implementations_agree(text in "(spiffe://|SPIFFE://|spiffe:/)?[a-zA-B./?%:@ _-]{0,20}") {
             let good = text.strip_prefix("spiffe://").is_some_and(|rest| {

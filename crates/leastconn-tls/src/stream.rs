@@ -18,18 +18,18 @@ use super::{
     negotiated::{Negotiated, to_owned, version_name},
 };
 
-/// Bytes of plaintext that are read in advance while a server is being dialled.
+/// How many bytes of plaintext are read in advance while a server is being dialled.
 const AHEAD: usize = 4 * 1024;
 
 /// The server's side of an established TLS connection.
 ///
-/// Reading distinguishes an orderly end (`close_notify`) from a truncation: the end of the
-/// TCP stream without `close_notify` is [`io::ErrorKind::UnexpectedEof`].
+/// Reading distinguishes an orderly end (`close_notify`) from a truncation: if the TCP
+/// stream ends without `close_notify`, reading fails with [`io::ErrorKind::UnexpectedEof`].
 pub struct TlsStream {
     records: Records,
-    /// Read in advance: see [`leastconn::net::departed`].
+    /// Bytes that were read in advance: see [`leastconn::net::departed`].
     ahead: Option<Box<[u8]>>,
-    /// Boxed, as is the state of the record layers: tasks hold and move streams.
+    /// Boxed, like the state of the record layers, because tasks hold and move streams.
     negotiated: Box<Negotiated>,
 }
 
@@ -69,7 +69,7 @@ impl TlsStream {
         &self.negotiated
     }
 
-    /// Whether it resumed a session of an earlier connection.
+    /// Whether the client resumed a session of an earlier connection.
     pub fn is_resumed(&self) -> bool {
         self.negotiated.resumed
     }
@@ -80,14 +80,14 @@ impl TlsStream {
         name.and_then(|name| str::from_utf8(name).ok())
     }
 
-    /// The client's certificate and intermediates, if it presented any: verified, and with
-    /// proof of possession of the key. Taken, so that the stream does not keep the chain in
-    /// memory.
+    /// Takes the client's certificate and intermediates, if the client presented any. The
+    /// chain was verified, and the client has proven possession of the key. After this
+    /// call, the stream does not keep the chain in memory.
     pub fn take_peer_chain(&mut self) -> Option<Vec<CertificateDer<'static>>> {
         self.negotiated.peer.take()
     }
 
-    /// Returns bytes that were read in advance.
+    /// Moves bytes that were read in advance into `buffer`.
     fn take_ahead(&mut self, buffer: &mut ReadBuf<'_>) {
         let Some(bytes) = self.ahead.take() else {
             return;
@@ -99,7 +99,7 @@ impl TlsStream {
         }
     }
 
-    /// Drops the TLS state, for closing.
+    /// Drops the TLS state and returns the socket, to be closed.
     pub fn into_socket(self) -> TcpStream {
         match self.records {
             Records::Direct(stream) => stream.into_socket(),
@@ -171,7 +171,7 @@ pub fn negotiated(stream: &TlsStream) -> (&'static str, &'static str) {
     let version = stream.negotiated().version;
     let version = version.map_or("unknown", version_name);
     let cipher = match stream.negotiated().suite {
-        // rustls names these with another prefix than IANA.
+        // For these suites, rustls uses another prefix than IANA.
         Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",
         Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => "TLS_AES_256_GCM_SHA384",
         Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => "TLS_CHACHA20_POLY1305_SHA256",

@@ -55,7 +55,7 @@ pub(crate) struct Validity {
 pub struct Trust(Arc<CachingVerifier>);
 
 impl Trust {
-    /// `None` if clients need no certificate. A client may send at most
+    /// Returns `None` if clients need no certificate. A client may send at most
     /// `max_intermediates` certificates besides its own.
     ///
     /// # Errors
@@ -85,9 +85,8 @@ impl Trust {
     }
 
     /// Verifies the chain of a new connection as of `now`, in seconds since 1970. The
-    /// handshake has verified it too, possibly some seconds earlier. Returns the last
-    /// second in which all certificates of the path are valid, including the
-    /// authority's.
+    /// handshake has also verified it, possibly some seconds earlier. Returns the last
+    /// second in which all certificates of the path are valid, including the authority's.
     ///
     /// # Errors
     /// If the chain is not accepted.
@@ -97,11 +96,11 @@ impl Trust {
         Ok(validity.until)
     }
 
-    /// Verifies the chain of an open connection. `kept_from` is the last second in which
-    /// its certificates were valid, if the connection may stay open after expiry.
+    /// Verifies the chain of an open connection. If the connection may stay open after its
+    /// certificates have expired, `kept_from` is the last second in which they were valid.
     ///
-    /// An expired CRL does not end open connections: clients that it revokes were
-    /// disconnected when it was loaded, and new clients are refused.
+    /// An expired CRL does not end open connections. The clients whose certificates it
+    /// revokes were disconnected when the CRL was loaded, and new clients are refused.
     ///
     /// # Errors
     /// If the chain is no longer accepted.
@@ -129,8 +128,8 @@ impl Trust {
 /// intermediates, for `explain`. Only a handshake proves that the client has the key.
 ///
 /// # Errors
-/// The outer error if an authority cannot be used as a trust anchor. The inner error is
-/// the one of the handshake.
+/// The outer error means that an authority cannot be used as a trust anchor. The inner error
+/// is the error that the handshake would return.
 pub fn trusts(
     tls: &ServerSettings,
     max_intermediates: usize,
@@ -144,7 +143,7 @@ pub fn trusts(
     Ok(verified.map(drop))
 }
 
-/// Times before 1970 become 1970.
+/// Converts to [`UnixTime`]. Times before 1970 become 1970.
 fn unix_time(seconds: i64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(seconds.try_into().unwrap_or(0)))
 }

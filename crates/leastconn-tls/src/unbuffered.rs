@@ -1,17 +1,20 @@
 //! The handshake of a connection that continues with the record layer of this crate. rustls
-//! works on our buffers, and extracts the keys at the end. Afterwards only its key schedule
-//! is left (`KernelConnection`).
+//! works on our buffers, and hands over the keys at the end. Afterwards, only the key
+//! schedule of rustls is left (`KernelConnection`).
 //!
-//! `ServerConnection::dangerous_extract_secrets` is no alternative: it extracts the keys
-//! without the key schedule, so that key updates are impossible, and rustls may have opened
-//! records that followed the handshake.
+//! `ServerConnection::dangerous_extract_secrets` is no alternative. It extracts the keys
+//! without the key schedule, so that key updates would be impossible. Besides, rustls may
+//! already have opened records that followed the handshake.
 //!
-//! All uses of this API of rustls are in this file, because rustls 0.24 changes it:
-//! `ServerHandshake` replaces `Acceptor` and `UnbufferedServerConnection`, with `start()`,
-//! `NeedsInput::process` on a `SliceInput`, `Accepted::choose_config`, which appends the
-//! answer to a `Vec`, and a `SplitConnection` at the end, whose
-//! `dangerous_into_kernel_connection` returns what [`finish`] needs. The ClientHello, now
-//! parsed by [`read_hello`](super::read_hello) and again here, is then parsed once.
+//! All uses of this rustls API are in this file, because rustls 0.24 changes the API:
+//!
+//! - `ServerHandshake` replaces `Acceptor` and `UnbufferedServerConnection`. It begins with
+//!   `start()`, and takes input with `NeedsInput::process` on a `SliceInput`.
+//! - `Accepted::choose_config` appends the answer to a `Vec`.
+//! - The handshake ends with a `SplitConnection`, whose `dangerous_into_kernel_connection`
+//!   returns what [`finish`] needs.
+//! - The ClientHello is parsed only once. Now it is parsed by
+//!   [`read_hello`](super::read_hello) and again here.
 
 use std::{
     future::poll_fn,
@@ -38,21 +41,21 @@ use super::{
     server::ConnectionConfig,
 };
 
-/// Maximum number of received bytes that rustls has not consumed: the largest handshake
-/// message that rustls accepts, with the record headers.
+/// Maximum number of received bytes that rustls has not consumed: the size of the largest
+/// handshake message that rustls accepts, with the headers of its records.
 const MAX_PENDING: usize = 128 * 1024;
 
 /// Maximum payload of a record in any version, in bytes.
 const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 2048;
 
-/// Read size in bytes: more than any flight without a long chain.
+/// Size of a read in bytes: more than any flight without a long certificate chain.
 const CHUNK: usize = 4 * 1024;
 
 /// The result of a handshake.
 pub(super) struct Handshaken {
     pub(super) secrets: KernelSecrets,
     pub(super) negotiated: Negotiated,
-    /// Received after the handshake.
+    /// What was received after the handshake, still encrypted.
     pub(super) unopened: Vec<u8>,
     pub(super) last: LastFlight,
 }
@@ -73,14 +76,14 @@ pub(super) async fn handshake_for_direct<S: AsyncRead + AsyncWrite + Unpin>(
     })
 }
 
-/// How far rustls got with the received bytes.
+/// How far rustls has processed the received bytes.
 enum Progress {
     Blocked,
     Done,
 }
 
-/// Returns the session, what was received after the handshake, and who sent the last
-/// flight.
+/// Does the handshake. Returns the session, what was received after the handshake, and
+/// which side sent the last flight.
 async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     mut received: Vec<u8>,
@@ -89,11 +92,11 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(UnbufferedServerConnection, Vec<u8>, LastFlight), Box<Failed>> {
     let mut session = UnbufferedServerConnection::new(config.config)?;
     let mut answer = Vec::new();
-    // At most this much can follow the last record of the handshake, which must fit into
-    // the buffer of the stream.
+    // A chunk is the largest amount of data that can follow the last record of the
+    // handshake. It must fit into the buffer of the stream.
     let mut chunk = [0; CHUNK];
-    // Number of bytes given to rustls. One record at a time: rustls must not open what
-    // follows the handshake.
+    // Number of bytes given to rustls. It gets one record at a time, because it must not
+    // open records that follow the handshake.
     let mut given = 0;
     loop {
         let progress = if is_next_complete(&received, given) {
@@ -111,7 +114,8 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
             }
         };
         if let (Progress::Done, Some(sessions)) = (&progress, &config.sessions) {
-            // Before the client can know that the handshake is complete.
+            // Do this before sending what rustls has ready: after that, the client can know
+            // that the handshake is complete.
             sessions.complete(&session);
         }
         let last = if answer.is_empty() {
@@ -138,7 +142,7 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Gives rustls one record after the other, until it has an answer or needs more.
+/// Gives rustls one record after the other, until it has an answer or needs more data.
 fn advance(
     session: &mut UnbufferedServerConnection,
     received: &mut Vec<u8>,
@@ -172,7 +176,7 @@ async fn try_write<S: AsyncWrite + Unpin>(socket: &mut S, alert: &[u8]) {
     .await;
 }
 
-/// The length of a record, or of its header alone if rustls will refuse it.
+/// The length of a record, or only of its header if rustls will refuse the record.
 fn record_length(bytes: &[u8]) -> Option<usize> {
     let header = bytes.first_chunk::<HEADER>()?;
     let payload = usize::from(u16::from_be_bytes([header[3], header[4]]));
@@ -180,8 +184,8 @@ fn record_length(bytes: &[u8]) -> Option<usize> {
     Some(HEADER + if is_record { payload } else { 0 })
 }
 
-/// Lets rustls process the first `given` bytes of `received` and collects its answer.
-/// Removes consumed bytes.
+/// Lets rustls process the first `given` bytes of `received`, and collects its answer.
+/// Removes the bytes that rustls has consumed.
 fn work(
     session: &mut UnbufferedServerConnection,
     received: &mut Vec<u8>,
@@ -211,14 +215,14 @@ fn work(
                 }
                 false
             }
-            // Early data, which is disabled, or data after the handshake, which rustls was
-            // not given.
+            // This is early data, which is disabled, or data after the handshake, which
+            // rustls was not given.
             Ok(_) => return Err(Error::HandshakeNotComplete.into()),
         };
         received.drain(..discard);
         *given -= discard;
         match failed.take() {
-            // Continue only while there is something to send, which is the alert: rustls
+            // Continue only while there is something to send: that is the alert. rustls
             // returns the same error again.
             Some(why) if !session.wants_write() => return Err(why),
             None if !more && session.is_handshaking() => return Ok(Progress::Blocked),

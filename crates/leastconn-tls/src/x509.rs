@@ -1,4 +1,4 @@
-//! Parts of X.509 that both the configuration and chain verification check.
+//! The parts of X.509 that both the configuration check and chain verification need.
 
 pub mod constraints;
 pub mod extensions;

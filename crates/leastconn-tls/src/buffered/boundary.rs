@@ -2,31 +2,32 @@
 
 use super::super::record::HEADER;
 
-/// Follows a stream of TLS records by their headers.
+/// Tracks the boundaries in a stream of TLS records by their headers.
 #[derive(Debug, Default)]
 pub(super) struct Boundary {
     header: [u8; HEADER],
-    /// Bytes of `header` that were received.
+    /// Number of bytes of `header` that were received.
     have: usize,
-    /// Bytes of `header` that rustls was given: during the handshake it reads by itself.
+    /// Number of bytes of `header` that rustls was given. During the handshake rustls
+    /// itself reads from the socket, so it can have read a part of a header.
     given: usize,
-    /// Bytes of the record's payload that are missing.
+    /// Number of bytes of the record's payload that are missing.
     left: usize,
 }
 
-/// The next step in a stream of records.
+/// The result of advancing in a stream of records.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Number of bytes that were kept: the header is incomplete.
+    /// The header is incomplete. Holds the number of bytes that were added to it.
     Incomplete(usize),
-    /// Number of bytes that completed a header.
+    /// The header is complete. Holds the number of bytes that completed it.
     Header(usize),
-    /// Number of bytes of a payload, and whether the record ends with them.
+    /// Number of bytes of payload, and whether the record ends after them.
     Payload(usize, bool),
 }
 
 impl Boundary {
-    /// Advances in `bytes`, at most to the end of a header or record.
+    /// Advances in `bytes`, at most to the end of a header or of a record.
     pub(super) fn advance(&mut self, bytes: &[u8]) -> Step {
         if self.left == 0 {
             let count = bytes.len().min(HEADER - self.have);
@@ -44,7 +45,7 @@ impl Boundary {
         Step::Payload(count, self.left == 0)
     }
 
-    /// Advances over all `bytes`, which rustls reads by itself.
+    /// Advances over all `bytes`, which rustls has read itself.
     pub(super) fn skip(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (Step::Incomplete(count) | Step::Header(count) | Step::Payload(count, _)) =
@@ -59,14 +60,14 @@ impl Boundary {
         self.header
     }
 
-    /// The last header and how much of it rustls was given; from now on all of it counts as
-    /// given.
+    /// The last header, and how many of its bytes rustls was given. From now on, the whole
+    /// header counts as given.
     pub(super) fn take_header(&mut self) -> ([u8; HEADER], usize) {
         (self.header, std::mem::take(&mut self.given))
     }
 
-    /// Whether rustls was given only a part of a header: nothing may be inserted before the
-    /// rest.
+    /// Whether rustls was given only a part of a header. If so, no other record may be
+    /// given to it before the rest of the header.
     pub(super) const fn is_within_given_header(&self) -> bool {
         self.given > 0
     }
@@ -79,7 +80,6 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Boundaries do not depend on how the bytes are split.
         #[test]
         fn boundaries_do_not_depend_on_splits(
             lengths in proptest::collection::vec(1..300_usize, 0..10),

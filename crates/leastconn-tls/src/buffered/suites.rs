@@ -1,14 +1,19 @@
-//! The cipher suites of rustls with decrypters that also accept *requests* from
+//! The cipher suites of rustls, with decrypters that also accept *requests* from
 //! [`Buffered`].
 //!
-//! rustls answers an invalid record header with `decode_error`, whatever the RFC requires,
-//! sends no alert for some violations, and refuses the 33rd key update between two records
-//! with data, although a JDK at its key limit sends hundreds. rustls has no option for any
-//! of this. But a cipher suite sees every record, and the error that it returns selects the
-//! alert.
+//! rustls has no option to change the following behaviour:
+//!
+//! - It answers an invalid record header with `decode_error`, whatever alert the RFC
+//!   requires.
+//! - It sends no alert for some violations.
+//! - It refuses the 33rd key update between two records with data, although a JDK at its
+//!   key limit sends hundreds.
+//!
+//! A cipher suite sees every record, and the error that it returns selects the alert.
+//! Therefore [`Buffered`] passes requests to the decrypter of the suite.
 //!
 //! A request is a record whose payload is shorter than an authentication tag. A peer cannot
-//! send one: [`Buffered`] refuses such headers before rustls sees them.
+//! send a request: [`Buffered`] refuses such headers before rustls sees them.
 //!
 //! [`Buffered`]: super::Buffered
 
@@ -30,16 +35,16 @@ use rustls::{
 
 use super::super::record::{EMPTY_IN_A_ROW, HEADER, TAG, Violation, content};
 
-/// The error that rustls answers with `unexpected_message`, and that it does not return by
-/// itself after the handshake.
+/// An error that rustls answers with the alert `unexpected_message`. After the handshake,
+/// rustls itself never returns this error.
 pub(super) const UNEXPECTED: Error =
     Error::PeerMisbehaved(PeerMisbehaved::IllegalMiddleboxChangeCipherSpec);
 
 /// A request of [`Buffered`](super::Buffered) to the decrypter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// Decrypt to an empty record, after which rustls counts key updates from zero. Without
-    /// effect within a handshake message.
+    /// Decrypt to an empty record, after which rustls counts key updates from zero. The
+    /// request has no effect within a handshake message.
     ResetKeyUpdates = 0,
     UnexpectedMessage = 1,
     RecordOverflow = 2,
@@ -59,7 +64,7 @@ impl Request {
         [content::DATA, 3, 3, 0, 1, self as u8]
     }
 
-    /// The error for a request; `None` for [`Self::ResetKeyUpdates`].
+    /// The error that a request causes. `None` for [`Self::ResetKeyUpdates`].
     fn error(code: u8) -> Option<Error> {
         match code {
             0 => None,
@@ -70,7 +75,7 @@ impl Request {
     }
 }
 
-/// Replaces the suites by those that accept requests.
+/// Replaces each suite by a suite whose decrypters accept requests.
 pub(in super::super) fn wrap(suites: &mut [SupportedCipherSuite]) {
     for suite in suites {
         let name = suite.suite();
@@ -192,11 +197,12 @@ impl Tls12AeadAlgorithm for Aead12 {
 struct Decrypter {
     inner: Box<dyn MessageDecrypter>,
     is_tls13: bool,
-    /// Number of requests under these keys: rustls numbers them like records.
+    /// Number of requests received under these keys. rustls numbers requests like records.
     requests: u64,
-    /// Empty records and warnings since the last record of another kind.
+    /// Number of empty records and warnings since the last record of another kind.
     empty: u8,
-    /// Handshake records in TLS 1.2: Finished, then requests to renegotiate.
+    /// Number of handshake records in TLS 1.2. The first is Finished, later ones request
+    /// renegotiation.
     handshake_records: u8,
     message: HandshakeMessage,
 }
@@ -247,8 +253,8 @@ impl Decrypter {
         })
     }
 
-    /// Whether a record has no meaning for rustls. rustls counts warnings, but sends no
-    /// alert when it refuses one.
+    /// Whether rustls ignores this record. rustls counts warning alerts and refuses too many
+    /// of them, but sends no alert then.
     fn is_idle(&self, message: &InboundPlainMessage<'_>) -> bool {
         const WARNING: u8 = 1;
         const CLOSE_NOTIFY: u8 = 0;
@@ -282,12 +288,12 @@ impl MessageDecrypter for Decrypter {
         }
         let opened = self.inner.decrypt(record, number - self.requests);
         let mut message = opened.map_err(|error| match error {
-            // No content type: rustls sends no alert for it.
+            // The record has no content type. rustls sends no alert for this violation.
             Error::PeerMisbehaved(PeerMisbehaved::IllegalTlsInnerPlaintext) => UNEXPECTED,
             other => other,
         })?;
         if !self.message.is_complete() && message.typ != ContentType::Handshake {
-            // rustls refuses it too, but sends no alert.
+            // rustls refuses this record too, but sends no alert.
             return Err(UNEXPECTED);
         }
         if self.is_idle(&message) {
@@ -296,7 +302,7 @@ impl MessageDecrypter for Decrypter {
             }
             self.empty += 1;
             message.typ = ContentType::ApplicationData;
-            // rustls expects a slice of the buffer.
+            // rustls expects the payload to be a slice of the buffer.
             message.payload = &message.payload[..0];
             return Ok(message);
         }
@@ -311,8 +317,8 @@ impl MessageDecrypter for Decrypter {
         }
         match message.typ {
             ContentType::ApplicationData => Ok(message),
-            // RFC 8446, 5.4: "the receiving implementation MUST terminate the connection
-            // with an "unexpected_message" alert".
+            // RFC 8446, 5.4, requires that a zero-length record of these types ends the
+            // connection with the alert `unexpected_message`.
             ContentType::Handshake | ContentType::Alert if !message.payload.is_empty() => {
                 Ok(message)
             }

@@ -165,7 +165,7 @@ fn wildcards_are_kept_literally() {
     assert_eq!(read.dns, ["*.example"]);
 }
 
-/// Compares with the key that rustls parses.
+/// Compares with the hash of the key that rustls parses.
 #[test]
 fn spki_is_the_hash_of_the_public_key() {
     for cert in [leaf("a").build(), leaf("a").rsa().build()] {

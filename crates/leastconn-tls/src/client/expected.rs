@@ -16,23 +16,23 @@ use crate::{
     trust::{Pins, parseable},
 };
 
-/// Maximum number of URIs of a certificate in an error.
+/// Maximum number of the certificate's URIs that an error names.
 const NAMED: usize = 4;
 
-/// Maximum length of each in characters.
+/// Maximum length of a URI in an error, in characters.
 const LONGEST: usize = 100;
 
-/// What a server's certificate must be valid for. All requirements must be met.
+/// The requirements for a server's certificate. All of them must be met.
 #[derive(Debug)]
 pub(super) struct Expected {
     verifies_name: bool,
     uris: Box<[UriPattern]>,
     pins: Pins,
-    /// Whether a CA must have issued it; otherwise a pinned key is enough.
+    /// Whether a CA must have issued the certificate. If not, a pinned key is enough.
     pub(super) needs_authority: bool,
 }
 
-/// The certificate belongs to another server.
+/// The error for a certificate that belongs to another server.
 #[derive(Debug, thiserror::Error)]
 #[error("the server's certificate {0}")]
 struct OtherServer(String);
@@ -51,10 +51,10 @@ impl Expected {
         }
     }
 
-    /// Checks a certificate.
+    /// Checks a certificate against all requirements.
     ///
     /// # Errors
-    /// Names the requirement that is not met.
+    /// The first requirement that is not met.
     pub(super) fn check(
         &self,
         certificate: &CertificateDer<'_>,

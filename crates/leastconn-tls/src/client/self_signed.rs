@@ -1,8 +1,9 @@
 //! Self-signed server certificates.
 //!
-//! webpki treats every trust anchor as a CA, whatever its basic constraints say, and would
-//! trust everything signed by its key. So each of these certificates has a verifier of its
-//! own, which is used for exactly this certificate.
+//! webpki treats every trust anchor as a CA, whatever its basic constraints say. It would
+//! trust every certificate signed with the key of a self-signed certificate. Therefore each
+//! self-signed certificate has its own verifier, which is used only if the server presents
+//! exactly this certificate.
 
 use rustls::{
     DigitallySignedStruct, Error, SignatureScheme,
@@ -17,12 +18,12 @@ use crate::{
     trust::{ChainError, ChainVerifier, Tolerance, Usage, parseable, verify_pinned},
 };
 
-/// Trusts certificates issued by the CAs, and some self-signed certificates.
+/// Trusts certificates issued by the CAs, and individual self-signed certificates.
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub(super) authorities: ChainVerifier,
     pub(super) self_signed: Vec<(CertificateDer<'static>, ChainVerifier)>,
-    /// Further requirements for the certificate.
+    /// Further requirements for the server's certificate.
     pub(super) expected: Expected,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
@@ -47,7 +48,7 @@ impl ServerCertVerifier for Verifier {
         verifier
             .verify(end_entity, intermediates, now, Tolerance::default())
             .map_err(|error| {
-                // Other errors are explained where the server's name is known.
+                // Other errors are explained by the caller, which knows the server's name.
                 if !matches!(error, ChainError::Certificate(_)) {
                     rejected::put(end_entity, Some(error.text(Usage::Server)));
                 }

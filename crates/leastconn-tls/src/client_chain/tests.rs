@@ -73,9 +73,9 @@ fn crls_name_certificates_by_issuer_and_serial() {
     let shown = chains.intern(leaf.chain_der.clone()).unwrap();
     assert!(shown.is_named_in(&revoked_by(&below.crl(&[&other, &leaf]))));
     assert!(!shown.is_named_in(&revoked_by(&below.crl(&[&other]))));
-    // The intermediate CA.
+    // This CRL revokes the intermediate CA.
     assert!(shown.is_named_in(&revoked_by(&root.crl(&[below.cert()]))));
-    // Same serial number, other issuer.
+    // This CRL has the same serial number, but another issuer.
     assert!(!shown.is_named_in(&revoked_by(&root.crl(&[&leaf]))));
     assert!(!shown.is_named_in(&RevokedNames::default()));
 }

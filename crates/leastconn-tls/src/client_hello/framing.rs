@@ -1,33 +1,35 @@
-//! Finds the end of a ClientHello while it is received. rustls parses it only when it is
-//! complete, because its own buffers are twice as large.
+//! Finds the end of a ClientHello while it is being received. rustls parses the ClientHello
+//! only when it is complete, because its own buffers would be twice as large.
 
 use crate::record::{HEADER, MAX_PLAINTEXT};
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 
-/// Maximum length of a ClientHello without its header: ten times that of real clients, and
-/// the limit of Java for handshake messages. rustls accepts 64 KiB.
+/// Maximum length of a ClientHello in bytes, without its header: ten times that of real
+/// clients, and Java's limit for handshake messages. rustls accepts 64 KiB.
 const MAX_MESSAGE: usize = 32 * 1024;
 
-/// Maximum number of bytes received before the ClientHello is complete: the longest one in
-/// full records. In many small records it must be shorter.
+/// Maximum number of bytes received before the ClientHello is complete: enough for the
+/// longest ClientHello in full records. In many small records a ClientHello must be
+/// shorter, because the record headers count, too.
 pub(super) const MAX_BYTES: usize = 34 * 1024;
 
 /// The result of parsing the bytes received so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Incomplete,
-    /// The message ends after this many bytes; `true` if the record ends there, too.
+    /// The message ends after this many bytes. The flag is `true` if the record ends there,
+    /// too.
     Complete(usize, bool),
-    /// Not a ClientHello, or too long.
+    /// The bytes are not a ClientHello, or it is too long.
     Malformed,
 }
 
-/// The state of parsing records and the message in them.
+/// The state of parsing the records and the message in them.
 #[derive(Debug, Default)]
 pub(super) struct HelloFraming {
-    /// Number of bytes parsed.
+    /// Number of bytes that were parsed.
     at: usize,
     record: [u8; HEADER],
     record_have: usize,
@@ -38,7 +40,8 @@ pub(super) struct HelloFraming {
 }
 
 impl HelloFraming {
-    /// Minimum number of missing bytes, if they come in the largest records.
+    /// Minimum number of missing bytes. It is exact if they arrive in the largest possible
+    /// records.
     pub(super) fn missing(&self) -> usize {
         let records = self
             .message_left
@@ -47,7 +50,7 @@ impl HelloFraming {
         self.message_left + records * HEADER
     }
 
-    /// Parses the new bytes in `bytes`, which holds everything received.
+    /// Parses the new bytes at the end of `bytes`, which holds everything received so far.
     pub(super) fn advance(&mut self, bytes: &[u8]) -> Found {
         while let Some(&byte) = bytes.get(self.at) {
             if self.record_left == 0 {
@@ -97,7 +100,7 @@ impl HelloFraming {
     }
 }
 
-/// Whether data after a ClientHello may be the beginning of a record.
+/// Whether `bytes`, which follow a ClientHello, may be the beginning of a record.
 pub(in super::super) fn may_be_record(bytes: &[u8]) -> bool {
     let kind = bytes.first().is_none_or(|kind| (20..=23).contains(kind));
     kind && bytes.get(1).is_none_or(|major| *major == 3)

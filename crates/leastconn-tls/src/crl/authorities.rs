@@ -1,5 +1,5 @@
-//! Revocation of authorities. Chain verification ends at a trusted authority, so it does
-//! not notice that the authority itself, or an authority above it, is revoked.
+//! Revocation of authorities. Chain verification ends at a trusted authority. It does not
+//! detect that this authority, or an authority above it, is revoked.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,8 +19,9 @@ pub struct Revocation {
 }
 
 impl CrlStore {
-    /// The revocation of each authority, in their order. An authority is revoked if a CRL
-    /// lists it, or if all its issuers among `authorities` are revoked.
+    /// Returns for each of `authorities`, in their order, whether and by which CRL it is
+    /// revoked. An authority is revoked if a CRL lists it, or if all its issuers among
+    /// `authorities` are revoked.
     pub fn revoked_authorities(
         &self,
         authorities: &[CertificateDer<'_>],
@@ -55,7 +56,7 @@ impl CrlStore {
             .zip(&parsed)
             .map(|(der, child)| issuers(der, child.as_ref(), &by_name, algorithms))
             .collect();
-        // Each round finds an authority below revoked ones.
+        // Each round finds one authority whose issuers are all revoked.
         loop {
             let below = (0..authorities.len()).find_map(|at| {
                 let above = &issuers[at];
@@ -71,8 +72,8 @@ impl CrlStore {
         }
     }
 
-    /// The CRL that lists an authority's certificate: the issuer must have the CRL's name,
-    /// and the key that signed both.
+    /// The CRL that lists an authority's certificate. The certificate's issuer must have
+    /// the CRL's name, and the same key must have signed the certificate and the CRL.
     fn listing(
         &self,
         der: &CertificateDer<'_>,
@@ -93,8 +94,8 @@ impl CrlStore {
     }
 }
 
-/// Indices and public keys (SubjectPublicKeyInfo) of authorities, by subject in canonical
-/// form.
+/// The index and the public key (SubjectPublicKeyInfo) of each authority, by its subject in
+/// canonical form.
 type ByName<'a> = HashMap<Vec<u8>, Vec<(usize, &'a [u8])>>;
 
 /// The indices of the authorities that issued a certificate.

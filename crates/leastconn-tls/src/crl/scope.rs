@@ -15,20 +15,20 @@ use x509_parser::{
 pub enum Role {
     /// The peer's own certificate.
     EndEntity,
-    /// A CA certificate above it.
+    /// A CA certificate above the peer's certificate.
     Issuer,
 }
 
-/// What a CRL covers. The default is every certificate of its issuer.
+/// The certificates that a CRL covers. The default is every certificate of its issuer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Scope {
-    /// The value of the extension. A newer CRL with the same value replaces an older one.
+    /// The value of the extension. A newer CRL replaces an older CRL with the same value.
     pub(super) raw: Box<[u8]>,
     users_only: bool,
     issuers_only: bool,
-    /// Whether it names a distribution point, and so covers only a partition.
+    /// Whether the CRL names a distribution point, and so covers only a partition.
     is_partition: bool,
-    /// Where the CRL is published.
+    /// The URIs at which the CRL is published.
     pub(super) uris: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ pub(super) enum Coverage {
     /// The CRL shows whether the certificate is revoked.
     Full,
     /// The certificate names no distribution point, so it can be in any partition. The CRL
-    /// can revoke it, but cannot show that it is good.
+    /// can show that the certificate is revoked, but not that it is good.
     RevokesOnly,
     /// The CRL does not cover the certificate.
     None,
@@ -77,9 +77,9 @@ impl Scope {
 /// The distribution points that a certificate names for its CRL.
 #[derive(Debug)]
 pub(super) enum Points {
-    /// There is no such extension.
+    /// The certificate has no such extension.
     Absent,
-    /// Empty if no distribution point is supported.
+    /// The URIs of the supported distribution points. Empty if none is supported.
     Uris(Vec<String>),
 }
 
@@ -94,7 +94,7 @@ impl Points {
         let ParsedExtension::CRLDistributionPoints(points) = extension else {
             return Self::Uris(Vec::new());
         };
-        // Indirect CRLs and CRLs for some reasons only are not supported.
+        // Indirect CRLs, and CRLs for only some revocation reasons, are not supported.
         let usable = |point: &&CRLDistributionPoint<'_>| {
             point.crl_issuer.is_none() && point.reasons.is_none()
         };

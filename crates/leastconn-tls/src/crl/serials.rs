@@ -2,12 +2,12 @@
 
 use super::without_zeros;
 
-/// Sorted serial numbers without leading zeros. Some CAs write a leading zero and some do
-/// not, for the same certificate.
+/// Sorted serial numbers without leading zeros. For the same certificate, some CAs write a
+/// leading zero and some do not.
 #[derive(Debug, Default)]
 pub(super) struct Serials {
     bytes: Box<[u8]>,
-    /// The end of each number in `bytes`.
+    /// The end offset of each number in `bytes`.
     ends: Box<[u32]>,
 }
 
@@ -47,7 +47,7 @@ impl<'a> FromIterator<&'a [u8]> for Serials {
         let bytes = all.concat();
         let mut end = 0;
         let ends = all.iter().map(|serial| {
-            // Fits: files over 64 MiB are not read.
+            // The offset fits: files over 64 MiB are not read.
             end += serial.len() as u32;
             end
         });

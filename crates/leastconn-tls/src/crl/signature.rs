@@ -6,14 +6,14 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use super::RevocationList;
 use crate::distinguished_name;
 
-/// Why an authority did not sign a CRL, or must not.
+/// Why a CRL does not count as signed by an authority.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SignatureError {
     /// The CRL names another issuer.
     OtherName,
-    /// The name matches, and another key signed the CRL, or the CRL was modified.
+    /// The name matches, but another key signed the CRL, or the CRL was modified.
     OtherKey,
-    /// The name matches, and the signature algorithm of the CRL is not supported.
+    /// The name matches, but the signature algorithm of the CRL is not supported.
     Algorithm(String),
     /// The authority's key usage lacks cRLSign.
     NoCrlSign,
@@ -24,7 +24,7 @@ impl RevocationList {
     /// (SubjectPublicKeyInfo).
     ///
     /// # Errors
-    /// If it did not, or if its key usage lacks cRLSign.
+    /// If the authority did not sign the CRL, or if its key usage lacks cRLSign.
     pub fn signed_by(
         &self,
         authority: &CertificateDer<'_>,
@@ -71,19 +71,20 @@ pub(super) fn verify(
     verified.then_some(()).ok_or(SignatureError::OtherKey)
 }
 
-/// Splits a certificate or CRL: `SEQUENCE { message, SEQUENCE algorithm, BIT STRING
-/// signature }`. Returns the message with its header, and the contents of the others.
+/// Splits a certificate or CRL:
+/// `SEQUENCE { message, SEQUENCE algorithm, BIT STRING signature }`. Returns the message
+/// with its header, and the contents of the algorithm and of the signature.
 pub(super) fn parts(der: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let (content, _) = body(der)?;
     let (_, after_message) = body(content)?;
     let message = &content[..content.len() - after_message.len()];
     let (algorithm, after_algorithm) = body(after_message)?;
     let (signature, _) = body(after_algorithm)?;
-    // The first byte is the number of unused bits.
+    // The first byte of a bit string is the number of unused bits.
     Some((message, algorithm, signature.strip_prefix(&[0])?))
 }
 
-/// The content of the first DER element, and the bytes after it.
+/// Returns the content of the first DER element and the bytes after the element.
 fn body(der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (_tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;

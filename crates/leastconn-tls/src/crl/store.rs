@@ -1,4 +1,4 @@
-//! The CRLs of one `tls` table that are in force, and the status of certificates.
+//! The CRLs in force for one `tls` table, and the revocation status of certificates.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -18,26 +18,26 @@ pub struct Loaded {
     pub list: Arc<RevocationList>,
     /// Path of its file, as configured.
     pub file: Arc<str>,
-    /// The public keys (SubjectPublicKeyInfo) that verify its signature. All belong to
-    /// authorities with its issuer's name.
+    /// The public keys (SubjectPublicKeyInfo) that verify its signature. All of them belong
+    /// to authorities that have the name of the CRL's issuer.
     pub keys: Vec<Box<[u8]>>,
 }
 
 /// A CRL that is in force.
 pub type InForce = Loaded;
 
-/// A CRL that a newer one replaces.
+/// A CRL that is ignored because a newer CRL replaces it.
 #[derive(Clone, Debug)]
 pub struct Superseded {
     pub ignored: Loaded,
-    /// The CRL that is in force instead.
+    /// The CRL that replaces it.
     pub by: Loaded,
-    /// Whether the ignored CRL is newer by `thisUpdate`: its issuer may have restarted the
-    /// numbering.
+    /// Whether the ignored CRL has the later `thisUpdate`. If so, its issuer may have
+    /// restarted the numbering.
     pub is_younger_by_date: bool,
 }
 
-/// The CRLs in force: the newest one for each issuer (name and key) and partition.
+/// The CRLs in force: the newest CRL for each issuer (name and key) and partition.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CrlStore {
     lists: Vec<InForce>,
@@ -49,7 +49,7 @@ pub struct CrlStore {
 pub enum Status {
     /// Not revoked.
     Good {
-        /// The first `nextUpdate` of the CRLs that were consulted.
+        /// The earliest `nextUpdate` of the CRLs that were consulted.
         until: Timestamp,
     },
     Revoked {
@@ -74,11 +74,12 @@ pub enum Status {
 /// Why no CRL covers a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// No CRL has the name of its issuer.
+    /// No CRL has the name of the certificate's issuer.
     Issuer,
-    /// The CRLs with the name of its issuer are signed with another key.
+    /// There are CRLs with the name of the certificate's issuer, but another key signed
+    /// them.
     Key,
-    /// The CRLs of its issuer are for other distribution points.
+    /// The CRLs of the certificate's issuer are for other distribution points.
     Partition {
         /// Distribution points of the CRLs.
         lists: Vec<String>,
@@ -88,7 +89,7 @@ pub enum Missing {
 }
 
 impl CrlStore {
-    /// Keeps the newest CRL of each issuer and partition, and returns the others too.
+    /// Keeps the newest CRLs of each issuer and partition. Returns the other CRLs, too.
     pub fn new(loaded: Vec<Loaded>) -> (Self, Vec<Superseded>) {
         let mut groups: Vec<Vec<Loaded>> = Vec::new();
         let mut known: HashMap<_, usize> = HashMap::new();
@@ -126,7 +127,7 @@ impl CrlStore {
         (store, superseded)
     }
 
-    /// The CRLs with the same issuer (name and key) and partition as `other`.
+    /// The CRLs in force with the same issuer (name and key) and partition as `other`.
     pub fn like<'a>(&'a self, other: &'a Loaded) -> impl Iterator<Item = &'a InForce> {
         self.of_name(&other.list.raw_issuer).filter(|one| {
             one.list.scope.raw == other.list.scope.raw
@@ -199,7 +200,7 @@ impl CrlStore {
             .filter(|(_, coverage)| *coverage == Coverage::Full)
             .map(|(one, _)| *one)
             .collect();
-        // One current CRL that covers the certificate is sufficient.
+        // One current CRL with full coverage is sufficient.
         let needed = match full.iter().find(|one| is_current(one)) {
             Some(one) => vec![*one],
             None => full,
@@ -224,8 +225,8 @@ impl CrlStore {
     }
 }
 
-/// Splits a group into its newest CRLs and the others. Different CRLs of the same age are
-/// in force together.
+/// Splits a group of CRLs into the newest CRLs and the others. Different CRLs of the same
+/// age are in force together.
 fn newest(mut group: Vec<Loaded>) -> (Vec<Loaded>, Vec<Loaded>) {
     let by_number = group.iter().all(|one| one.list.number.is_some());
     let mut unique: Vec<Loaded> = Vec::new();

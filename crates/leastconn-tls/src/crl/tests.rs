@@ -38,7 +38,7 @@ fn loaded(cas: &[&TestCa], lists: &[String]) -> Vec<Loaded> {
     each.collect()
 }
 
-/// A store of `lists` (PEM), each signed by one of `cas`.
+/// A store of `lists` (PEM). Each list is signed by one of `cas`.
 pub(crate) fn store(cas: &[&TestCa], lists: &[String]) -> CrlStore {
     CrlStore::new(loaded(cas, lists)).0
 }
@@ -86,7 +86,7 @@ fn newest_crl_decides_in_any_order() {
             .number(1)
             .validity(-3 * DAY, DAY)
             .revoke(&held),
-        // Newer by date, but the number decides.
+        // This CRL is newer by date, but the CRL number decides.
         ca.crl_builder().number(255).validity(-DAY, DAY),
         ca.crl_builder()
             .number(256)
@@ -97,12 +97,15 @@ fn newest_crl_decides_in_any_order() {
     for order in orders(&lists) {
         let (store, superseded) = CrlStore::new(loaded(&[&ca], &order));
         assert!(is_revoked(&status(&store, &ca, &revoked)));
-        assert!(is_good(&status(&store, &ca, &held)), "no longer revoked");
+        assert!(
+            is_good(&status(&store, &ca, &held)),
+            "the newest CRL no longer revokes it"
+        );
         assert!(is_good(&status(&store, &ca, &other)));
         let younger = superseded.iter().filter(|one| one.is_younger_by_date);
         assert_eq!((superseded.len(), younger.count()), (2, 1));
     }
-    // With the same number, the later date decides.
+    // If the numbers are equal, the later date decides.
     let lists = [
         ca.crl_builder().validity(-2 * DAY, DAY),
         ca.crl_builder().validity(-DAY, DAY).revoke(&revoked),
@@ -184,7 +187,7 @@ fn partitions_are_combined() {
         assert!(is_good(&status(&store, &ca, &second)));
         assert!(
             is_revoked(&status(&store, &ca, &nowhere)),
-            "listed in any partition"
+            "a CRL of any partition can revoke it"
         );
     }
     let only_one = store(&[&ca], &lists[..2]);
@@ -195,7 +198,7 @@ fn partitions_are_combined() {
             certificate: vec![TWO.to_owned()],
         })
     );
-    // A full CRL replaces the expired CRL of a partition.
+    // A full CRL is used instead of the expired CRL of a partition.
     let lists = [
         ca.crl_builder()
             .distribution_point(ONE)
@@ -270,7 +273,7 @@ fn authorities_below_a_revoked_one_are_revoked() {
     assert_eq!(
         is_revoked(&with_reissued),
         [false, true, false, false, false, false],
-        "another certificate of its issuer is valid"
+        "its issuer has another certificate, which is not revoked"
     );
 }
 

@@ -1,5 +1,5 @@
-//! A stream over a socket in memory, with a client that does anything, for property tests
-//! and fuzzing.
+//! A stream over an in-memory socket and a client that behaves arbitrarily, for property
+//! tests and fuzzing.
 
 use std::{pin::Pin, sync::LazyLock, task::Poll};
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::record::{content, drive::pair};
 
-/// For the timer of a pause.
+/// The runtime for the timer of a pause.
 static RUNTIME: LazyLock<Option<Runtime>> =
     LazyLock::new(|| Builder::new_current_thread().enable_time().build().ok());
 
@@ -29,8 +29,8 @@ fn counted(from: usize, count: usize) -> Vec<u8> {
     bytes
 }
 
-/// Each side must read all bytes that the other sent in valid records, in order, until an
-/// error ends the connection, and nothing else.
+/// Performs the operations that `data` encodes. Each side must read exactly the bytes that
+/// the other side sent in valid records, in order, until an error ends the connection.
 pub(crate) fn drive(data: &[u8]) {
     let Some((&setting, mut data)) = data.split_first() else {
         return;
@@ -39,16 +39,16 @@ pub(crate) fn drive(data: &[u8]) {
         return;
     };
     let wire = Socket::default();
-    // Only received data arrives byte by byte: for sent data it would take too long.
+    // Only reads are split into pieces: splitting writes would take too long.
     wire.0.borrow_mut().piece = usize::from(setting >> 2) * 97;
     let mut stream = DirectStream::new(wire.clone(), records, &[]);
     let _entered = RUNTIME.as_ref().map(Runtime::enter);
     let (mut sent, mut read) = (Vec::new(), Vec::new());
     let (mut to_write, mut written, mut back) = (0, 0, Vec::new());
-    // Records without data, of which too many cause a pause or are refused.
+    // Maximum number of records without data. More of them can cause a pause or a refusal.
     const EMPTY: usize = 30;
     let mut empty = 0;
-    // The client sent something invalid, so that it may be refused.
+    // Whether the client sent something invalid, so that it may be refused.
     let mut odd = false;
     let mut given_up = false;
     while let [op, length, rest @ ..] = data {
@@ -112,15 +112,16 @@ pub(crate) fn drive(data: &[u8]) {
                 read.extend_from_slice(buffer.filled());
             }
             _ => {
-                // As much as a stream accepts at once, and more.
+                // Offer up to 70,000 bytes, which can be more than the stream accepts at
+                // once.
                 to_write = (to_write + many).min(written + 70_000);
                 let left = counted(written, to_write - written);
                 if let Poll::Ready(count) = Pin::new(&mut stream).poll_write(&mut context(), &left)
                 {
                     match count {
                         Ok(count) => written += count,
-                        // An alert was sent last. A read may have found the reason after
-                        // bytes that it returned first.
+                        // The stream has sent an alert before. The reason may be in
+                        // `failed`, if a read found it after bytes that it returned first.
                         Err(_) => assert!(given_up || stream.state.failed.is_some()),
                     }
                 }
@@ -138,7 +139,10 @@ pub(crate) fn drive(data: &[u8]) {
             Poll::Ready(Ok(())) => read.extend_from_slice(buffer.filled()),
             Poll::Ready(Err(_)) => break,
             Poll::Pending => {
-                assert!(empty > EMPTY, "waits for more than there is");
+                assert!(
+                    empty > EMPTY,
+                    "the stream waits although everything has arrived"
+                );
                 break;
             }
         }
@@ -150,10 +154,11 @@ pub(crate) fn drive(data: &[u8]) {
     }
     let shut = Pin::new(&mut stream).poll_shutdown(&mut context());
     assert!(matches!(shut, Poll::Ready(Ok(()))));
-    // All of it opens, in order, under the keys of its key updates.
+    // All records sent by the stream must open, in order, under the keys selected by its
+    // key updates.
     let came = std::mem::take(&mut wire.0.borrow_mut().outbound);
     let Ok(seen) = client.back(&came) else {
-        panic!("what was sent does not open");
+        panic!("a sent record does not open");
     };
     for (kind, plaintext) in seen {
         if kind == content::DATA {

@@ -7,7 +7,8 @@ use rustls::{
 
 use crate::record::Rekey;
 
-/// The traffic secrets of a finished handshake and the key schedule for the next ones.
+/// The traffic secrets of a finished handshake, and the key schedule that derives later
+/// secrets.
 pub(crate) struct KernelSecrets {
     pub(super) secrets: ExtractedSecrets,
     pub(super) connection: KernelConnection<ServerConnectionData>,

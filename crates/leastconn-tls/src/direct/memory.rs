@@ -1,4 +1,4 @@
-//! A socket in memory that reads and writes as many bytes as the test allows.
+//! An in-memory socket that reads and writes as many bytes as the test allows.
 
 use std::{
     cell::RefCell,
@@ -11,30 +11,30 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The bytes in transit, and how many of them may pass.
+/// The bytes in transit, and how many of them may be read and written.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
-    /// To our side, not yet read.
+    /// Bytes sent to our side that it has not read yet.
     pub(super) inbound: VecDeque<u8>,
     /// Bytes of `inbound` that may be read before reading blocks.
     pub(super) readable: usize,
-    /// Maximum number of bytes per read or write, if not 0.
+    /// Maximum number of bytes per read; 0 means no limit.
     pub(super) piece: usize,
-    /// The peer has sent FIN after `inbound`.
+    /// Whether the peer has sent FIN after `inbound`.
     pub(super) ended: bool,
-    /// From our side, not yet received by the peer.
+    /// Bytes sent by our side that the peer has not received yet.
     pub(super) outbound: Vec<u8>,
-    /// Bytes that may be written before writing blocks.
+    /// Number of bytes that may be written before writing blocks.
     pub(super) writable: usize,
-    /// Our side has sent FIN.
+    /// Whether our side has sent FIN.
     pub(super) shut: bool,
 }
 
-/// Our end. The test keeps another handle.
+/// Our end of the connection. The test keeps another handle to the wire.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Socket(pub(super) Rc<RefCell<Wire>>);
 
-/// Without a waker: the test repeats polls.
+/// A context without a waker: the test polls repeatedly.
 pub(super) fn context() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
@@ -72,7 +72,7 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let mut wire = self.0.borrow_mut();
-        assert!(!wire.shut, "written behind the end");
+        assert!(!wire.shut, "bytes were written after FIN");
         let count = bytes.len().min(wire.writable);
         if count == 0 && !bytes.is_empty() {
             return Poll::Pending;

@@ -1,4 +1,5 @@
-//! Arbitrary sequences of operations of both sides, with rustls as the client.
+//! Arbitrary sequences of operations on both sides of a connection, with rustls as the
+//! client.
 
 use std::{
     io::{Read, Write},
@@ -25,18 +26,18 @@ use crate::{
     unbuffered::handshake_for_direct,
 };
 
-/// An operation of one side, or of the wire between them.
+/// An operation of the client, of the server or of the wire between them.
 #[derive(Clone, Debug)]
 enum Op {
     ClientWrites(usize),
     ServerWrites(usize),
-    /// The client updates its keys and requests an update of the server's.
+    /// The client updates its keys and requests a key update of the server.
     ClientUpdates,
-    /// This many bytes from the client arrive.
+    /// This many bytes from the client arrive at the server.
     Arrives(usize),
     /// The server reads once into a buffer of this size.
     ServerReads(usize),
-    /// This many bytes from the server arrive.
+    /// This many bytes from the server arrive at the client.
     Leaves(usize),
     ClientReads,
 }
@@ -46,7 +47,7 @@ enum End {
     CloseNotify,
     /// FIN without `close_notify`.
     Truncated,
-    /// FIN within a record.
+    /// FIN in the middle of a record.
     Cut,
 }
 
@@ -182,7 +183,7 @@ impl Talk {
             to_write: 0,
             client_read: Vec::new(),
         };
-        // Completes the handshake in TLS 1.2.
+        // In TLS 1.2 this read completes the handshake.
         talk.client_reads();
         talk
     }
@@ -240,7 +241,7 @@ impl Talk {
                 self.server_writes();
             }
             Op::ClientUpdates => {
-                // Fails in TLS 1.2.
+                // In TLS 1.2 this call fails.
                 let _ = self.client.refresh_traffic_keys();
                 self.client_sends();
             }
@@ -258,7 +259,7 @@ impl Talk {
         }
     }
 
-    /// Delivers everything, then ends both sides.
+    /// Delivers all bytes in transit, then ends both sides.
     fn settle(mut self, end: End, room: usize) {
         {
             let mut wire = self.wire.0.borrow_mut();
@@ -284,7 +285,7 @@ impl Talk {
                 Poll::Ready(Ok(0)) => break None,
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => break Some(error.kind()),
-                Poll::Pending => panic!("waits for more than there is"),
+                Poll::Pending => panic!("the stream waits although everything has arrived"),
             }
         };
         assert!(self.server_read == pattern(0, self.client_wrote));
@@ -293,10 +294,10 @@ impl Talk {
             End::Truncated | End::Cut => Some(io::ErrorKind::UnexpectedEof),
         };
         assert_eq!(received, expected);
-        // The end is reported again, and the other direction stays open.
+        // A further read reports the end again, and the other direction stays open.
         let again = match self.server_reads(room) {
             Poll::Ready(again) => again.map_err(|error| error.kind()),
-            Poll::Pending => panic!("no longer at the end"),
+            Poll::Pending => panic!("the stream no longer reports its end"),
         };
         assert_eq!(again, expected.map_or(Ok(0), Err));
         self.to_write += 100;
@@ -328,7 +329,8 @@ fn exhausted_key_ends_sending_without_close_notify() {
     }
     let shut = Pin::new(&mut stream).poll_shutdown(&mut context());
     assert!(matches!(shut, Poll::Ready(Ok(()))));
-    // FIN without `close_notify`: the client must learn that data is missing.
+    // The server sent FIN without `close_notify`: the client must learn that data is
+    // missing.
     assert!(wire.0.borrow().shut);
     let seen = client.back(&wire.0.borrow().outbound).unwrap();
     assert_eq!(seen, vec![(content::DATA, b"some".to_vec()); 2]);
@@ -337,8 +339,8 @@ fn exhausted_key_ends_sending_without_close_notify() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever both sides do and however the wire splits it, the same bytes arrive, the
-    /// end is reported correctly, and nothing stays in memory.
+    /// Whatever both sides do, and however the wire splits the bytes, the bytes arrive
+    /// unchanged, the end is reported correctly, and nothing stays in memory.
     #[test]
     fn bytes_and_end_of_stream_arrive(
         suite in prop::sample::select(aws_lc_rs::ALL_CIPHER_SUITES),
@@ -357,15 +359,15 @@ proptest! {
         talk.settle(end, room);
     }
 
-    /// The property of the fuzz target.
+    /// The property that the fuzz target checks.
     #[test]
     fn arbitrary_client_behaviour(
         setting: u8,
         ops in prop::collection::vec(
             prop_oneof![
                 8 => (any::<u8>(), any::<u8>()).prop_map(|(op, size)| {
-                    // For operations with a body, use only those that random bytes can
-                    // encode.
+                    // Operations 1 and 2 have a body, which must follow them in `data`.
+                    // Replace them by operation 0.
                     vec![if (1..3).contains(&(op & 7)) { op & 0xf8 } else { op }, size]
                 }),
                 1 => prop::collection::vec(any::<u8>(), 0..10),

@@ -86,7 +86,7 @@ fn bare_name(presented: &str) -> &str {
     }
 }
 
-/// IP addresses in DNS names. They match no server.
+/// The presented DNS names that are IP addresses. Such names match no server.
 fn ips_in_dns_names(presented: &[String]) -> impl Iterator<Item = &str> {
     presented
         .iter()
@@ -136,7 +136,8 @@ fn received_alert(alert: AlertDescription) -> String {
                 alert::name(alert)
             )
         }
-        // Servers with TLS 1.2 send it for a missing certificate, among other causes.
+        // Servers with TLS 1.2 send this alert for a missing certificate, among other
+        // causes.
         A::HandshakeFailure => {
             "the server refuses the handshake (alert handshake_failure): no common cipher suite, \
              or it demands a certificate"

@@ -1,4 +1,5 @@
-//! Properties of any two patterns and any name, for the fuzz target and a property test.
+//! The properties that hold for any two patterns and any name, for the fuzz target and a
+//! property test.
 
 use super::{CnPattern, DnsPattern, ExactText, Spki, UriPattern, plain};
 use crate::spiffe;

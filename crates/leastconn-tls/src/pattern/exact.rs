@@ -32,7 +32,7 @@ impl ExactText {
 pub struct Spki(Box<str>);
 
 impl Spki {
-    /// Parses 64 hexadecimal digits, optionally with a `:` between each two.
+    /// Parses 64 hexadecimal digits, optionally with a `:` after every second digit.
     ///
     /// # Errors
     /// If the text is anything else.
@@ -55,7 +55,7 @@ impl Spki {
         Ok(Self(digits.to_ascii_lowercase().into()))
     }
 
-    /// 64 digits in lower case.
+    /// The hash as 64 hexadecimal digits in lower case.
     pub fn as_str(&self) -> &str {
         &self.0
     }

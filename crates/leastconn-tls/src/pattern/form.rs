@@ -1,9 +1,9 @@
 //! The positions of wildcards in a pattern.
 //!
-//! Replacing the parts of a text at these positions by wildcards yields the only pattern
-//! of this form that can match the text. A set of very many patterns has few forms, so a
-//! lookup needs one hash table access for each form instead of a comparison with each
-//! pattern.
+//! If the parts of a text at these positions are replaced by wildcards, the result is the
+//! only pattern of this form that can match the text. Even a very large set of patterns has
+//! few forms. A lookup therefore needs one hash table access for each form, instead of a
+//! comparison with each pattern.
 
 /// A part of a pattern: a label of a DNS name or a segment of a URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,8 +36,8 @@ impl Form {
         }
     }
 
-    /// The only pattern of this form that can match `text`, or can cover it if `text` is a
-    /// pattern. `None` if the number of parts differs.
+    /// The only pattern of this form that can match `text`, or that can cover `text` if it
+    /// is a pattern. `None` if the number of parts differs.
     pub fn candidate(&self, text: &str) -> Option<String> {
         let mut pattern = String::with_capacity(text.len());
         let mut given = text.split(self.separator);

@@ -1,9 +1,9 @@
-//! URIs that wildcards can match: those whose path has segments that every URI parser
-//! reads in the same way.
+//! URIs that patterns with wildcards can match. The path of such a URI has segments that
+//! every URI parser reads in the same way.
 //!
-//! Nothing is decoded, resolved or normalized here, and other parsers do so. A `*` must
-//! therefore not match parts such as `..`, `%2F` and `a?b`, which are one segment for some
-//! parsers and not for others. URIs with such parts match only their complete text.
+//! This module decodes, resolves and normalizes nothing, but other parsers do. Therefore
+//! `*` must not match parts such as `..`, `%2F` and `a?b`, which some parsers read as one
+//! segment and others do not. URIs with such parts match only their complete text.
 //!
 //! Source: RFC 3986, sections 2.1 to 2.3 (characters), 3.2 and 3.3 (authority, path).
 
@@ -11,16 +11,16 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotPlain {
-    /// Not of the form `scheme://authority/path`.
+    /// The URI does not have the form `scheme://authority/path`.
     #[error("`*` stands for a segment of a path: the URI must begin like `https://example.org/`")]
     NoAuthority,
     /// A character that is not allowed in authorities.
     #[error("with a `*`, the authority of a URI cannot contain {0:?}")]
     Authority(char),
-    /// `//`, or a `/` at the end.
+    /// An empty segment: `//`, or a `/` at the end.
     #[error("with a `*`, a URI cannot have empty segments or a `/` at its end")]
     EmptySegment,
-    /// `.` or `..`, also with parameters.
+    /// A segment `.` or `..`, also with parameters.
     #[error("with a `*`, a URI cannot have segments `.` or `..`")]
     DotSegment,
     /// A query, a fragment, or a character that is not allowed in paths.
@@ -39,8 +39,8 @@ pub(super) fn check(uri: &str) -> Result<(), NotPlain> {
     check_parts(uri, |segment, _| check_segment(segment))
 }
 
-/// Like [`check`], with another check for path segments, which gets each segment and
-/// whether it is the last one.
+/// Like [`check`], but also calls a check for each path segment. The arguments of that
+/// check are the segment and whether it is the last one.
 pub(super) fn check_parts<E: From<NotPlain>>(
     uri: &str,
     segment: impl Fn(&str, bool) -> Result<(), E>,
@@ -57,8 +57,8 @@ pub(super) fn check_parts<E: From<NotPlain>>(
     Ok(())
 }
 
-/// No wildcard matches a part of the authority, so its structure does not matter. It must
-/// not be empty: some parsers take `a` in `https:///a` as the host.
+/// Checks the authority of a URI. Wildcards match no part of it, so its structure does not
+/// matter. It must not be empty: some parsers take `a` in `https:///a` as the host.
 fn check_authority(text: &str) -> Result<(), NotPlain> {
     if text.is_empty() {
         return Err(NotPlain::NoAuthority);
@@ -103,7 +103,7 @@ fn check_plain(text: &str) -> Result<(), NotPlain> {
     }
 }
 
-/// The byte that a percent-encoding stands for.
+/// The byte that a percent-encoding encodes.
 fn check_escape(digits: &str) -> Result<u8, NotPlain> {
     if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(NotPlain::Escape);
@@ -115,7 +115,8 @@ fn check_escape(digits: &str) -> Result<u8, NotPlain> {
     }
 }
 
-/// Characters that a segment can contain besides percent-encodings, without `*`.
+/// Whether a path segment can contain this character outside percent-encodings. `*` is not
+/// included.
 const fn is_plain(c: char) -> bool {
     is_unreserved(c)
         || matches!(
@@ -147,7 +148,7 @@ mod tests {
         }
     }
 
-    /// Row 12a in `docs/threats.md`.
+    /// Modified URIs that are not SPIFFE IDs: threat 12a in `docs/threats.md`.
     #[test]
     fn ambiguous_uris_are_not_plain() {
         use NotPlain::{Authority, DotSegment, EmptySegment, Escape, NoAuthority, Path};
@@ -200,7 +201,7 @@ mod tests {
     }
 
     proptest! {
-        /// Compares with a parser that decodes.
+        /// Compares with a parser that decodes percent-encodings.
         #[test]
         fn decoding_does_not_change_segments(
             path in "([ab./;?#*\\\\]|%2[0-9a-fA-F]|%[0-9a-f]{2}|%){1,12}",

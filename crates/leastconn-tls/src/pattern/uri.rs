@@ -14,7 +14,8 @@ use crate::spiffe::{self, SpiffeError};
 
 /// A pattern for URIs.
 ///
-/// `*` matches one whole segment of the path, `**` at its end one or more segments.
+/// `*` matches one whole segment of the path. `**` at the end of the path matches one or
+/// more segments.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UriPattern<T = Box<str>> {
     text: T,
@@ -22,9 +23,12 @@ pub struct UriPattern<T = Box<str>> {
 
 impl UriPattern {
     /// # Errors
-    /// If the text is not a URI, has the scheme `spiffe` and is not a SPIFFE ID, has a `*`
-    /// that is neither a whole segment of a path nor `**` at its end, or has a `*` and
-    /// parts that parsers read differently.
+    /// If the text:
+    ///
+    /// - is not a URI;
+    /// - has the scheme `spiffe` and is not a SPIFFE ID;
+    /// - has a `*` that is neither a whole segment of a path nor `**` at its end;
+    /// - has a `*` and parts that parsers read differently.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         if text.is_empty() {
             return Err(PatternError::Empty);
@@ -41,7 +45,7 @@ impl UriPattern {
 }
 
 impl<'a> UriPattern<&'a str> {
-    /// A pattern from the text of another one, without checks.
+    /// Creates a pattern from the text of a parsed pattern, without checks.
     pub const fn parsed(text: &'a str) -> Self {
         Self { text }
     }
@@ -60,7 +64,8 @@ impl<T: AsRef<str>> UriPattern<T> {
                 return false;
             };
             match wanted {
-                // At the end of the pattern. At least one segment is left.
+                // `**` is the end of the pattern, and at least one segment of the URI is
+                // left.
                 "**" => return is_unambiguous(uri),
                 "*" => {}
                 wanted if wanted == segment => {}
@@ -76,7 +81,7 @@ impl<T: AsRef<str>> UriPattern<T> {
 
     /// Whether this pattern matches every URI that `other` matches.
     pub fn covers(&self, other: &Self) -> bool {
-        // A pattern without wildcards can be a URI that no wildcard matches.
+        // Without wildcards, `other` can be a URI that no wildcard matches.
         if !other.is_wildcard() {
             return self.matches(other.as_str());
         }

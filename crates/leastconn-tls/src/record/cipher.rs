@@ -1,5 +1,5 @@
-//! The keys of one direction: seals and opens records from one buffer into another, without
-//! further copies.
+//! The keys of one direction. They seal and open records from one buffer into another,
+//! without further copies.
 
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce,
@@ -9,20 +9,20 @@ use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
 
 use super::{Violation, content};
 
-/// Type, version and length.
+/// Length of a record header: type, version and length.
 pub(crate) const HEADER: usize = 5;
-/// Tag length of all suites.
+/// Tag length of all cipher suites.
 pub(crate) const TAG: usize = 16;
 /// Length of the explicit nonce of AES-GCM in TLS 1.2.
 const EXPLICIT: usize = 8;
-/// Maximum plaintext of a record.
+/// Maximum length of a record's plaintext.
 pub(crate) const MAX_PLAINTEXT: usize = 1 << 14;
-/// Maximum overhead of a record that we send.
+/// Maximum overhead of a record that this side sends.
 pub(crate) const MAX_OVERHEAD: usize = HEADER + EXPLICIT + TAG;
 
 const VERSION: [u8; 2] = [3, 3];
 
-/// How nonce and additional data are formed.
+/// How the nonce and the additional data of a record are formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Construction {
     /// RFC 8446, 5.2: inner content type, implicit nonce.
@@ -77,7 +77,8 @@ impl Cipher {
         }
     }
 
-    /// Maximum size of the plaintext of a record, with padding and inner content type.
+    /// Maximum size of the plaintext in a record of `record` bytes, including padding and
+    /// inner content type.
     pub(crate) const fn room(&self, record: usize) -> usize {
         record.saturating_sub(HEADER + self.explicit() + TAG)
     }
@@ -127,7 +128,7 @@ impl Cipher {
     }
 
     /// Opens a complete record into the beginning of `out`, which needs [`Self::room`]
-    /// bytes. Returns its type and the length of its plaintext.
+    /// bytes. Returns the type of the record and the length of its plaintext.
     pub(crate) fn open(
         &self,
         sequence: u64,
@@ -154,7 +155,7 @@ impl Cipher {
                 }
                 let nonce = Nonce::assume_unique_for_key(self.nonce(sequence));
                 let length = u16::from_be_bytes([header[3], header[4]]);
-                // Not the received version, which "MUST be ignored".
+                // Do not use the received version, which "MUST be ignored".
                 let aad = Aad::from(header_of(kind, VERSION, length));
                 self.key
                     .open_separate_gather(nonce, aad, ciphertext, tag, plaintext)
@@ -200,13 +201,13 @@ const fn header_of(kind: u8, version: [u8; 2], length: u16) -> [u8; HEADER] {
     [kind, version[0], version[1], length[0], length[1]]
 }
 
-/// RFC 5246, 6.2.3.3.
+/// The additional data of a TLS 1.2 record: RFC 5246, 6.2.3.3.
 fn aad12(sequence: u64, kind: u8, version: [u8; 2], length: usize) -> [u8; 13] {
     let mut aad = [0; 13];
     aad[..8].copy_from_slice(&sequence.to_be_bytes());
     aad[8] = kind;
     aad[9..11].copy_from_slice(&version);
-    // At most 2^14 + 2048.
+    // The length fits: it is at most 2^14 + 2048.
     aad[11..].copy_from_slice(&(length as u16).to_be_bytes());
     aad
 }

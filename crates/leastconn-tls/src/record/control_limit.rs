@@ -3,29 +3,30 @@
 
 use std::time::{Duration, Instant};
 
-/// Control records that are read without delay.
+/// Number of control records that are read without delay.
 const BURST: u32 = 100;
 
-/// One more is allowed per interval. HAProxy allows as many key updates.
+/// One more control record is allowed per interval. HAProxy allows key updates at the same
+/// rate.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Control records that are read with a delay. The next one ends the connection, unless the
-/// peer paused long enough for a full burst.
+/// Number of control records that are read with a delay, after the burst. The next control
+/// record ends the connection, unless the peer paused long enough for a full burst.
 const DELAYED: u32 = 200;
 
-/// Bytes of sent data that allow one more control record. A JDK that has reached its key
-/// limit requests new keys with each record that it reads, until it reads our answer after
-/// everything that was in flight: at most once per 16 KiB.
+/// How many bytes of sent data allow one more control record. A JDK that has reached its
+/// key limit requests new keys with each record that it reads, until it reads our answer,
+/// which follows everything that was in flight. That is at most one request per 16 KiB.
 const BYTES_PER_CREDIT: usize = 4 * 1024;
 
-/// Maximum data in flight to a peer: send buffer and receive buffer.
+/// Maximum amount of data in flight to a peer: send buffer and receive buffer.
 const IN_FLIGHT: usize = 16 * 1024 * 1024;
 
 /// What to do with a control record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Process,
-    /// Process it, and read the next record after the delay.
+    /// Process the control record, but wait this long before reading the next record.
     Delay(Duration),
     /// End the connection.
     Refuse,
@@ -33,14 +34,15 @@ pub(crate) enum Verdict {
 
 /// A token bucket for control records, which cost work and carry no data.
 ///
-/// Data from the peer does not refill it: one byte between two key updates must not make
-/// them free. Data that we send does, see [`BYTES_PER_CREDIT`]: receiving that costs the
-/// peer far more.
+/// Data from the peer does not refill the bucket: otherwise the peer could make key updates
+/// free by sending one byte between two of them. Data that we send refills the bucket, see
+/// [`BYTES_PER_CREDIT`]: receiving that data costs the peer far more than a control record
+/// costs us.
 #[derive(Debug)]
 pub(crate) struct ControlLimit {
     left: u32,
     delayed: u32,
-    /// Time up to which tokens were added; `None`: no control record was received.
+    /// Time up to which tokens were added. `None` if no control record was received.
     counted: Option<Instant>,
     sent: usize,
 }
@@ -55,12 +57,12 @@ impl ControlLimit {
         }
     }
 
-    /// Counts sent data.
+    /// Adds the credit for sent data.
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.sent = self.sent.saturating_add(bytes).min(IN_FLIGHT);
     }
 
-    /// Counts a control record.
+    /// Takes a token for a control record.
     pub(crate) fn take(&mut self, now: Instant) -> Verdict {
         self.refill(now);
         if let Some(sent) = self.sent.checked_sub(BYTES_PER_CREDIT) {
@@ -75,7 +77,7 @@ impl ControlLimit {
             return Verdict::Refuse;
         }
         self.delayed += 1;
-        // The delay must not refill the bucket as well.
+        // Do not add tokens for the time of the delay.
         self.counted = Some(now + INTERVAL);
         Verdict::Delay(INTERVAL)
     }
@@ -108,7 +110,7 @@ mod tests {
     fn flood_is_delayed_and_then_refused() {
         let mut now = leastconn::net::now();
         let mut limit = ControlLimit::new();
-        // The first delayed record ends the count.
+        // `takes` stops counting at the first delayed record.
         assert_eq!(takes(&mut limit, now), BURST);
         for _ in 1..DELAYED {
             now += INTERVAL;
@@ -136,7 +138,7 @@ mod tests {
         let mut limit = ControlLimit::new();
         limit.sent(1 << 20);
         assert_eq!(takes(&mut limit, now), BURST + (1 << 20) / 4096);
-        // The credit is bounded.
+        // The credit for sent data is limited.
         let mut limit = ControlLimit::new();
         limit.sent(1 << 40);
         assert_eq!(takes(&mut limit, now), BURST + (16 << 20) / 4096);
@@ -148,7 +150,7 @@ mod tests {
         let mut limit = ControlLimit::new();
         let mut free = 0;
         loop {
-            // An echo of one byte for each of them.
+            // Each control record is answered by an echo of one byte.
             limit.sent(1);
             if limit.take(now) != Verdict::Process {
                 break;

@@ -22,7 +22,7 @@ fn secrets(chacha: bool, direction: u8, generation: u8) -> ConnectionTrafficSecr
 const RECEIVING: u8 = 0x5a;
 const SENDING: u8 = 0xa5;
 
-/// A key schedule without secrets.
+/// A key schedule whose keys depend only on the number of key updates.
 pub(crate) struct Counted {
     chacha: bool,
     receiving: u8,
@@ -41,11 +41,11 @@ impl Rekey for Counted {
     }
 }
 
-/// A client that knows the keys.
+/// A client that knows the keys of the connection.
 pub(crate) struct Client {
     version: ProtocolVersion,
     chacha: bool,
-    /// For sending to the record layer.
+    /// Cipher, sequence number and number of key updates for sending to the record layer.
     there: (Cipher, u64, u8),
     back: (Cipher, u64, u8),
 }
@@ -62,7 +62,7 @@ impl Client {
         Ok(record)
     }
 
-    /// New sending keys, as after a KeyUpdate.
+    /// Switches to new sending keys, as after a KeyUpdate.
     pub(crate) fn rekey(&mut self) -> Result<(), Violation> {
         let next = self.there.2.wrapping_add(1);
         let secrets = secrets(self.chacha, RECEIVING, next);
@@ -95,7 +95,7 @@ impl Client {
     }
 }
 
-/// A constant time: results depend only on the input.
+/// A fixed clock, so that results depend only on the input.
 fn still() -> Instant {
     static NOW: OnceLock<Instant> = OnceLock::new();
     *NOW.get_or_init(leastconn::net::now)
@@ -144,7 +144,7 @@ pub(crate) fn limited<K>(mut records: Records<K>, limit: u64) -> Records<K> {
     records
 }
 
-/// Both ends, record by record.
+/// A client and a record layer that exchange complete records.
 pub(crate) struct Peer {
     pub(crate) client: Client,
     pub(crate) records: Records<Counted>,
@@ -169,10 +169,11 @@ impl Peer {
     }
 }
 
-/// Lets a client do anything that `data` encodes: records of any type and content,
-/// correctly sealed or with one bit flipped, key updates, and raw bytes. The server sends
-/// in between. Checks that nothing panics, that received data is what was sent, that key
-/// updates are followed and answered, and that an alert can be sealed after a violation.
+/// Lets a client perform the operations that `data` encodes: it sends records of any type
+/// and content, correctly sealed or with one bit flipped, key updates, and raw bytes.
+/// Between these operations, the server sends data. Checks that nothing panics, that
+/// received data is what was sent, that key updates are followed and answered, and that an
+/// alert can be sealed after a violation.
 pub(crate) fn drive(data: &[u8]) {
     let Some((&setting, mut data)) = data.split_first() else {
         return;
@@ -181,7 +182,7 @@ pub(crate) fn drive(data: &[u8]) {
     let Ok(mut peer) = Peer::new(tls13, setting & 2 > 0) else {
         return;
     };
-    // The incomplete handshake message so far.
+    // The incomplete handshake message received so far.
     let mut message = Vec::new();
     while let [op, length, rest @ ..] = data {
         let (body, rest) = rest.split_at(rest.len().min(usize::from(*length)));
@@ -194,8 +195,8 @@ pub(crate) fn drive(data: &[u8]) {
         match op >> 5 {
             // The server sends.
             0 => {
-                assert!(server_says(&mut peer, body), "what was sent does not open");
-                // The client has not.
+                assert!(server_says(&mut peer, body), "a sent record does not open");
+                // The client has not sent its record: take back the sequence number.
                 peer.client.there.1 -= 1;
                 continue;
             }
@@ -206,7 +207,7 @@ pub(crate) fn drive(data: &[u8]) {
                     return;
                 }
                 record[at] ^= 1 << (kind & 7);
-                assert!(peer.give(&record).is_err(), "a forgery was opened");
+                assert!(peer.give(&record).is_err(), "a forged record was opened");
                 return;
             }
             2 => record = body.to_vec(),
@@ -215,9 +216,12 @@ pub(crate) fn drive(data: &[u8]) {
         let raw = op >> 5 == 2;
         match peer.give(&record) {
             Ok((Content::Data(_), out)) => {
-                assert!(!raw, "a record was opened that was not sealed");
+                assert!(!raw, "raw bytes were opened as a record");
                 assert!(kind == content::DATA && out == body || tls13 && kind == 0);
-                assert!(message.is_empty(), "data within a message");
+                assert!(
+                    message.is_empty(),
+                    "data was accepted within a handshake message"
+                );
             }
             Ok((Content::Nothing | Content::Pause(_), _))
                 if tls13 && kind == content::HANDSHAKE =>
@@ -245,11 +249,15 @@ pub(crate) fn drive(data: &[u8]) {
             }
         }
     }
-    assert!(server_says(&mut peer, b"the end"), "the end does not open");
+    assert!(
+        server_says(&mut peer, b"the end"),
+        "the last sent record does not open"
+    );
     assert!(!peer.records.has_pending_control());
 }
 
-/// Sends data, after pending control records.
+/// Sends pending control records, then data. Returns whether the client
+/// received exactly these records.
 fn server_says(peer: &mut Peer, data: &[u8]) -> bool {
     let mut out = vec![0; data.len() + MAX_OVERHEAD + SMALL];
     let (update, refusal) = (

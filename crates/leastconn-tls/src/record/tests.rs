@@ -1,4 +1,4 @@
-//! The record layer against a client that may do anything.
+//! The record layer against a client that behaves arbitrarily.
 
 use super::{
     drive::{Peer, drive},
@@ -40,7 +40,7 @@ fn every_flipped_bit_is_an_error() {
             forged[bit / 8] ^= 1 << (bit % 8);
             assert!(peer.give(&forged).is_err(), "bit {bit}");
         }
-        // The sequence number did not change.
+        // A refused record does not change the sequence number.
         assert!(peer.give(&record).is_ok());
     }
 }
@@ -91,7 +91,7 @@ fn record_sizes_are_limited() {
     ] {
         assert_eq!(peer.records.length(&odd), Err(Violation::Unexpected));
     }
-    // Shorter than a tag.
+    // The payload is shorter than a tag.
     assert_eq!(
         peer.records.length(&[23, 3, 3, 0, 15]),
         Err(Violation::BadRecord)
@@ -153,7 +153,7 @@ fn key_update_is_processed_and_answered_once() {
         Ok(Content::Nothing)
     );
     assert!(!peer.records.has_pending_control());
-    // Under the old keys.
+    // This record is sealed under the old keys.
     assert_eq!(
         given(&mut peer, content::DATA, b"old"),
         Err(Violation::BadRecord)
@@ -236,7 +236,7 @@ fn alerts_depend_on_the_version() {
             given(&mut peer, content::ALERT, &[1, 90]),
             Ok(Content::Nothing)
         );
-        // no_certificate
+        // Description 41 is no_certificate.
         let warning = given(&mut peer, content::ALERT, &[1, 41]);
         let expected = if tls13 {
             Err(Violation::Alerted(41))
@@ -297,7 +297,7 @@ fn key_limits_are_enforced() {
         assert_eq!(seen.last().unwrap().1, b"data");
         assert!(peer.records.sent < 4);
     }
-    // Three records with data and the KeyUpdate make four.
+    // A key seals four records: three with data and the KeyUpdate.
     assert_eq!(updates, 9);
 
     let mut peer = Peer::new(false, false).unwrap();
@@ -313,7 +313,8 @@ fn key_limits_are_enforced() {
 }
 
 proptest! {
-    /// The property of the fuzz target, with data that is likely to get far.
+    /// The property that the fuzz target checks, with data that is likely to pass the first
+    /// checks.
     #[test]
     fn arbitrary_client_behaviour(
         setting in 0_u8..4,

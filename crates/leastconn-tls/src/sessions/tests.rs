@@ -1,4 +1,4 @@
-//! Attacks on session resumption, with a client of rustls over real sockets, in both
+//! Attacks on session resumption, with a rustls client over real sockets, in both TLS
 //! versions and with both record layers.
 
 use std::cell::Cell;
@@ -22,7 +22,7 @@ use crate::{
 const HOUR: Duration = Duration::from_hours(1);
 
 thread_local! {
-    /// How far the clock of the sessions is ahead in this test.
+    /// How far the clock of the sessions is ahead of the real time in this test.
     static AHEAD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
@@ -70,14 +70,15 @@ impl Server {
         self.sessions.as_ref().unwrap()
     }
 
-    /// Copies the sessions of another server, which the program never does.
+    /// Copies the sessions of another server. The program never does this.
     fn inherit(&self, other: &Self) {
         let table = std::mem::take(&mut *other.sessions().table());
         *self.sessions().table() = table;
     }
 }
 
-/// Connects, closes orderly, and returns whether both sides resumed a session.
+/// Connects, closes the connection in an orderly way, and returns whether both sides
+/// resumed a session.
 async fn connect(server: &Server, client: &TlsClient) -> Result<bool, HandshakeError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -88,7 +89,7 @@ async fn connect(server: &Server, client: &TlsClient) -> Result<bool, HandshakeE
             .unwrap();
         match crate::accept(socket, hello, server, &Unscheduled).await {
             Ok(mut stream) => {
-                // With the original certificate, for the rules.
+                // The original certificate is available for the rules.
                 assert!(stream.take_peer_chain().is_some());
                 stream.write_all(b"x").await.unwrap();
                 let resumed = stream.is_resumed();
@@ -105,7 +106,7 @@ async fn connect(server: &Server, client: &TlsClient) -> Result<bool, HandshakeE
         let Ok(mut stream) = client.connect(address).await else {
             return None;
         };
-        // Tickets are received before the data.
+        // The client receives tickets before the data, so reading all data is enough.
         stream.read_to_end(&mut Vec::new()).await.ok()?;
         stream.get_ref().1.handshake_kind()
     };
@@ -121,7 +122,7 @@ async fn connect(server: &Server, client: &TlsClient) -> Result<bool, HandshakeE
 fn ways(ca: &TestCa, cert: &Cert) -> Vec<(RecordLayer, TlsClient)> {
     let mut ways = Vec::new();
     for records in [RecordLayer::Direct, RecordLayer::Rustls] {
-        // Each with its own sessions.
+        // Each client has its own sessions.
         let client = || TlsClient::new(ca, Some(cert)).with_resumption();
         ways.push((records, client().tls12()));
         ways.push((records, client().tls13()));
@@ -170,7 +171,7 @@ async fn resumption_does_not_renew_the_age() {
         }
         AHEAD.set(HOUR);
         assert!(!connect(&server, &client).await.unwrap(), "{records:?}");
-        // The new session has the old age.
+        // The new session has the age of the old session.
         AHEAD.set(HOUR + Duration::from_mins(59));
         assert!(connect(&server, &client).await.unwrap(), "{records:?}");
     }
@@ -183,7 +184,8 @@ async fn revoked_client_cannot_resume() {
         let before = server_of(&ca, &[], records);
         assert!(!connect(&before, &client).await.unwrap());
         let now = server_of(&ca, &[&cert], records);
-        // A full handshake would be done in any case: see above.
+        // Without the old sessions, the client would do a full handshake in any case: see
+        // the test above.
         now.inherit(&before);
         let refused = connect(&now, &client).await.unwrap_err();
         assert!(
@@ -228,7 +230,8 @@ async fn sessions_end_with_the_certificate() {
         assert!(!connect(&server, &client).await.unwrap());
         AHEAD.set(Duration::from_mins(29));
         assert!(connect(&server, &client).await.unwrap());
-        // The clock of the handshake itself has not advanced, so it is a full one.
+        // For the sessions, the certificate has now expired. The verifier of a full
+        // handshake uses the real time, so the client can connect without resumption.
         AHEAD.set(Duration::from_mins(31));
         assert!(!connect(&server, &client).await.unwrap(), "{records:?}");
     }

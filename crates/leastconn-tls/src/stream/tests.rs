@@ -1,4 +1,4 @@
-//! The stream against a client of rustls over real sockets, with both record layers.
+//! The stream against a rustls client over real sockets, with both record layers.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use tokio_rustls::{TlsConnector, client};
 use super::super::{HandshakeError, accept, read_hello};
 use crate::{algorithms::Algorithms, permit::Unscheduled, settings::RecordLayer};
 
-/// Whether to use the direct record layer.
+/// The values of "use the record layer of this crate", for tests of both record layers.
 const BOTH: [bool; 2] = [false, true];
 use super::*;
 use std::io::Write;
@@ -193,7 +193,7 @@ async fn key_updates_are_processed_and_answered() {
         let (mut server, mut client) = pair(own, any_suite(), None).await;
         within(LIMIT, "a conversation", async {
             for round in 0..20_u8 {
-                // New keys for the client's direction, and a request for the server's.
+                // Update the client's keys, and request an update of the server's keys.
                 client.get_mut().1.refresh_traffic_keys().unwrap();
                 client.write_all(&[round; 1000]).await.unwrap();
                 client.flush().await.unwrap();
@@ -209,7 +209,8 @@ async fn key_updates_are_processed_and_answered() {
     }
 }
 
-/// Data between them does not make them free, and earlier data gives little credit.
+/// Data between key updates does not make them free, and data sent earlier gives little
+/// credit.
 #[tokio::test]
 async fn too_many_key_updates_end_the_connection() {
     for own in BOTH {
@@ -221,15 +222,15 @@ async fn too_many_key_updates_end_the_connection() {
                     return;
                 }
             }
-            panic!("100,000 key updates");
+            panic!("the server accepted 100,000 key updates");
         };
-        // Dropped with the server's end.
+        // `server` is moved here, so that it is dropped when reading ends.
         let reading = async move {
             let mut seen = 0;
             let mut buffer = [0; 100];
             loop {
                 match server.read(&mut buffer).await {
-                    Ok(0) => panic!("an orderly end"),
+                    Ok(0) => panic!("the stream ended without an error"),
                     Ok(count) => seen += count,
                     Err(error) => break (seen, error),
                 }
@@ -238,8 +239,9 @@ async fn too_many_key_updates_end_the_connection() {
         let both = async { tokio::join!(flooding, reading) };
         let ((), (seen, error)) = within(LIMIT, "the end", both).await;
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
-        // The burst and the delayed ones, without those received together with the last one,
-        // and with some that the delays gave back.
+        // The server reads a byte after each key update of the burst and each delayed key
+        // update. Bytes received together with the refused key update are missing, and the
+        // delays have allowed some more key updates.
         assert!((50..10_000).contains(&seen), "{seen}");
     }
 }
@@ -268,7 +270,7 @@ async fn forged_record_is_answered_by_an_alert() {
         let (mut server, client) = pair(own, any_suite(), None).await;
         within(LIMIT, "a forgery", async {
             let (mut socket, _session) = client.into_inner();
-            // Unencrypted application data.
+            // Send unencrypted application data.
             socket.write_all(&[23, 3, 3, 0, 32]).await.unwrap();
             socket.write_all(&[7; 32]).await.unwrap();
             let error = server.read(&mut [0; 10]).await.unwrap_err();
@@ -304,7 +306,7 @@ async fn other_direction_works_after_half_close() {
 async fn writer_waits_for_the_reader() {
     for own in BOTH {
         let (mut server, client) = pair(own, any_suite(), None).await;
-        // Until the socket is full; the kernel's buffers hold some MiB.
+        // Write until the socket is full. The buffers of the kernel hold some MiB.
         let megabyte = vec![0; 1 << 20];
         let mut written = 0;
         while let Ok(count) = tokio::time::timeout(
@@ -314,13 +316,14 @@ async fn writer_waits_for_the_reader() {
         .await
         {
             written += count.unwrap();
-            assert!(written < 64 << 20, "the stream buffers without a bound");
+            assert!(written < 64 << 20, "the stream buffers without a limit");
         }
         drop(client);
     }
 }
 
-/// The error of `server` in a handshake with a client whose bytes `script` writes.
+/// The error of `server` in a handshake with a client that sends the bytes written by
+/// `script`.
 async fn refused(
     server: ServerConfig,
     script: impl AsyncFnOnce(TcpStream) -> Vec<u8>,
@@ -337,7 +340,7 @@ async fn refused(
             }
         };
         match accept(socket, hello, &Arc::new(server).into(), &Unscheduled).await {
-            Ok(_) => panic!("the handshake was to fail"),
+            Ok(_) => panic!("the handshake succeeded"),
             Err((error, mut socket)) => {
                 socket.shutdown().await.unwrap();
                 let _ = socket.read_to_end(&mut Vec::new()).await;
@@ -384,7 +387,7 @@ async fn client_without_certificate_gets_an_alert() {
         let (error, said) = refused(server, async |socket| {
             let name = ServerName::try_from("localhost").unwrap();
             let connected = TlsConnector::from(Arc::new(client)).connect(name, socket);
-            // For the client, the handshake may be complete before it is refused.
+            // The handshake may be complete for the client before the server refuses it.
             let error = match connected.await {
                 Ok(mut stream) => stream.read(&mut [0; 1]).await.unwrap_err(),
                 Err(error) => error,
@@ -398,7 +401,7 @@ async fn client_without_certificate_gets_an_alert() {
     }
 }
 
-/// A ClientHello of rustls.
+/// A ClientHello sent by rustls.
 fn hello(client: ClientConfig) -> Vec<u8> {
     let name = ServerName::try_from("localhost").unwrap();
     let mut session = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
@@ -411,7 +414,7 @@ fn hello(client: ClientConfig) -> Vec<u8> {
 async fn invalid_handshakes_are_answered_by_alerts() {
     const HANDSHAKE: u8 = 22;
     for own in BOTH {
-        // What is sent instead of a Finished, and the expected alert.
+        // What the client sends instead of a Finished, and the expected alert.
         let plain_data = [
             23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0,
         ];
@@ -430,7 +433,7 @@ async fn invalid_handshakes_are_answered_by_alerts() {
                 socket.write_all(&sent).await.unwrap();
                 let mut answer = Vec::new();
                 if all {
-                    // The server's flight comes first.
+                    // The server's flight arrives first.
                     socket.read_buf(&mut answer).await.unwrap();
                     socket.write_all(&plain_data).await.unwrap();
                 }
@@ -443,7 +446,8 @@ async fn invalid_handshakes_are_answered_by_alerts() {
                 leastconn::Reason::HandshakeFailed,
                 "{error}"
             );
-            // ServerHello and so on come first, if the ClientHello was complete.
+            // If the ClientHello was complete, the ServerHello and the rest of the server's
+            // flight come first.
             assert_eq!(answer.len() > 100, all, "{error}: {answer:?}");
             assert!(!answer.is_empty());
         }
@@ -455,7 +459,7 @@ async fn data_after_the_handshake_is_not_lost() {
     const MUCH: usize = 300_000;
     for own in BOTH {
         let (mut server, client) = with_clients(own);
-        // Without a certificate: the last flight is one record.
+        // The client has no certificate, so its last flight is one record.
         let ca = TestCa::new("another");
         let cert = ca.server(&["localhost"]);
         let mut anyone = ServerConfig::builder_with_provider(Arc::clone(server.crypto_provider()))
@@ -481,7 +485,8 @@ async fn data_after_the_handshake_is_not_lost() {
             let mut socket = std::net::TcpStream::connect(address).unwrap();
             let name = ServerName::try_from("localhost").unwrap();
             let mut session = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
-            // Buffered until the handshake is complete, then sent with its last flight.
+            // rustls buffers this data until the handshake is complete, then sends it with
+            // the client's last flight.
             session.set_buffer_limit(None);
             session.writer().write_all(&pattern(0, MUCH)).unwrap();
             session.complete_io(&mut socket).unwrap();

@@ -1,10 +1,10 @@
 //! Verification of client certificates with a cache of valid chains.
 //!
-//! Clients reconnect with the same chain, and verifying its signatures takes about a sixth
-//! of a handshake. The result cannot change while authorities and CRLs stay the same and
-//! the time is within the validity of all certificates and CRLs involved. A valid result
-//! is therefore cached for that period, by the SHA-256 of the chain. Each configuration
-//! has its own verifier and cache.
+//! Clients reconnect with the same chain, and verifying the chain's signatures takes about
+//! a sixth of a handshake. The result cannot change while authorities and CRLs stay the
+//! same and the time is within the validity of all certificates and CRLs involved. A valid
+//! result is therefore cached for that period. The key of the cache is the SHA-256 of the
+//! chain. Each configuration has its own verifier and cache.
 //!
 //! `CertificateVerify` proves in every handshake that the client has the key; that check is
 //! never cached. Errors are not cached either, so clients without a certificate of a
@@ -35,9 +35,9 @@ const CAPACITY: usize = 8192;
 #[derive(Debug)]
 pub(crate) struct CachingVerifier {
     chains: ChainVerifier,
-    /// Keys of clients that need no authority.
+    /// Keys of clients that need no certificate from an authority.
     pins: Pins,
-    /// Sent in the CertificateRequest. Empty if they are too long.
+    /// The authority names for the CertificateRequest. Empty if they are too long for it.
     authority_names: Vec<DistinguishedName>,
     max_intermediates: usize,
     cache: Mutex<ValidityCache>,
@@ -49,8 +49,8 @@ impl CachingVerifier {
     pub(super) fn new(chains: ChainVerifier, pins: Pins, max_intermediates: usize) -> Self {
         let mut authority_names = chains.authority_names();
         let lengths = authority_names.iter().map(|name| name.as_ref().len());
-        // Some clients do not accept longer messages. The list may be empty: clients then
-        // choose a certificate by themselves.
+        // Some clients do not accept a longer CertificateRequest. With an empty list,
+        // clients choose a certificate by themselves.
         if ca_names_length(lengths) > MAX_CA_NAMES {
             authority_names.clear();
         }
@@ -95,7 +95,7 @@ impl CachingVerifier {
         self.verify(fingerprint, end_entity, intermediates, now, tolerance)
     }
 
-    /// Whether a handshake at `now` would accept the chain.
+    /// Whether the chain would be accepted in a handshake at `now`.
     pub(crate) fn accepts(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
         let [end_entity, intermediates @ ..] = chain else {
             return false;
@@ -124,14 +124,14 @@ impl CachingVerifier {
             .chains
             .verify(end_entity, intermediates, now, tolerance);
         let validity = match verified {
-            // Other errors come from an authority that issued the certificate and revoked
-            // or limited it. A pin does not override them.
+            // Other errors mean that an authority issued the certificate, and revoked or
+            // limited it. A pin does not override that.
             Err(ChainError::Certificate(_)) if self.pins.contain(end_entity) => {
                 verify_pinned(end_entity, now, Usage::Client)?
             }
             verified => verified?,
         };
-        // A result with tolerance does not apply to new connections.
+        // Do not cache a result with tolerance: it does not apply to new connections.
         if tolerance == Tolerance::default() {
             self.cache.lock().insert(fingerprint, validity);
         }
@@ -145,7 +145,7 @@ impl CachingVerifier {
         tolerance: Tolerance,
     ) -> Option<Validity> {
         let validity = self.cache.lock().get(fingerprint)?;
-        // An expired CRL revokes the same certificates as before.
+        // An expired CRL still revokes the same certificates as before.
         let has_current_crls = tolerance.crls || now < validity.crls_until;
         let is_current = validity.from <= now && now <= validity.until;
         (has_current_crls && is_current).then_some(validity)

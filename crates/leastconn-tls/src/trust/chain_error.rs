@@ -16,16 +16,16 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub enum ChainError {
     Certificate(CertificateError),
-    /// A requirement that rustls-webpki does not check.
+    /// A requirement that rustls-webpki does not check is not met.
     Path(PathError),
-    /// An intermediate that the peer sent, or the authority, has expired or is not valid
+    /// The authority, or an intermediate that the peer sent, has expired or is not valid
     /// yet.
     IssuerDates {
         /// Subject of the issuer.
         name: String,
-        /// Whether it is a configured authority, not an intermediate.
+        /// Whether the issuer is a configured authority, not an intermediate.
         is_authority: bool,
-        /// The error with its times.
+        /// The error, with the times of the certificate and of the check.
         error: CertificateError,
     },
     /// The client sent more intermediates than the listener accepts.
@@ -39,7 +39,7 @@ pub enum ChainError {
         issuer: String,
         /// File of the CRL.
         file: Arc<str>,
-        /// Whether the peer's own certificate is revoked, not one above it.
+        /// Whether the peer's own certificate is revoked, not an issuer's.
         is_own: bool,
     },
     /// The CRL that covers a certificate has expired.
@@ -94,7 +94,7 @@ impl ChainError {
         }
     }
 
-    /// Replaces `kept` if `error` is more specific.
+    /// Replaces `kept` by `error` if `kept` is `None` or less specific than `error`.
     pub(super) fn keep_most_specific(kept: &mut Option<Self>, error: Self) {
         if kept
             .as_ref()

@@ -1,6 +1,6 @@
 //! Verification of certificate chains. rustls-webpki finds a path and verifies its
-//! signatures, dates and constraints. The dates of the authority, revocation, and the
-//! checks in `path` are applied to each path that it finds.
+//! signatures, dates and constraints. For each path that it finds, this module checks the
+//! dates of the authority, checks revocation, and applies the checks in `path`.
 
 use std::{cell::RefCell, sync::Arc};
 
@@ -27,15 +27,15 @@ use crate::crl::{self, CrlStore, Revocation, Role, Status};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tolerance {
     pub(crate) crls: bool,
-    /// The authority at the top of the path.
+    /// Authorities at the top of the path may have expired.
     pub(crate) authorities: bool,
 }
 
 /// The issuer of a certificate on a path.
 struct Issuer<'a> {
-    /// SubjectPublicKeyInfo.
+    /// The issuer's SubjectPublicKeyInfo.
     key: &'a [u8],
-    /// Whether it is a configured authority, not an intermediate.
+    /// Whether the issuer is a configured authority, not an intermediate.
     is_authority: bool,
 }
 
@@ -43,7 +43,7 @@ struct Issuer<'a> {
 #[derive(Debug)]
 struct Authority {
     name: String,
-    /// SubjectPublicKeyInfo.
+    /// The authority's SubjectPublicKeyInfo.
     key: Box<[u8]>,
     not_before: i64,
     not_after: i64,
@@ -53,7 +53,7 @@ struct Authority {
 
 /// Why an attempt to verify a chain failed.
 enum Failure {
-    /// The signatures of a path are valid, and a later check failed.
+    /// The signatures of a path are valid, but a later check failed.
     Path(ChainError),
     /// There is no path with valid signatures.
     Webpki(webpki::Error),
@@ -63,9 +63,9 @@ enum Failure {
 #[derive(Debug)]
 pub(crate) struct ChainVerifier {
     roots: RootCertStore,
-    /// In the order of `roots`.
+    /// The authorities, in the order of `roots`.
     authorities: Vec<Authority>,
-    /// `roots` without the constraints that this crate checks.
+    /// The anchors in `roots`, without the constraints that this crate checks itself.
     anchors: Vec<TrustAnchor<'static>>,
     /// `anchors` with names in canonical form, for rewritten chains.
     canonical_anchors: Vec<TrustAnchor<'static>>,
@@ -76,7 +76,7 @@ pub(crate) struct ChainVerifier {
 }
 
 impl ChainVerifier {
-    /// A verifier that trusts chains below `authorities` only.
+    /// Creates a verifier that trusts only chains below `authorities`.
     ///
     /// # Errors
     /// If an authority cannot be used as a trust anchor.
@@ -133,7 +133,7 @@ impl ChainVerifier {
     /// Verifies a chain as of `now`.
     ///
     /// # Errors
-    /// If there is no valid path to an authority: the most specific reason.
+    /// If there is no valid path to an authority. The error is the most specific reason.
     pub(crate) fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -203,7 +203,8 @@ impl ChainVerifier {
                 }
                 Err(error) => {
                     ChainError::keep_most_specific(&mut failed.borrow_mut(), error);
-                    // Makes webpki try the next path. Any error does.
+                    // This error makes webpki try the next path. Any other error would do
+                    // the same.
                     Err(webpki::Error::UnknownIssuer)
                 }
             };
@@ -233,7 +234,8 @@ impl ChainVerifier {
         }
     }
 
-    /// Applies the checks that rustls-webpki leaves out to a path with valid signatures.
+    /// Checks a path with valid signatures for everything that rustls-webpki does not
+    /// check.
     fn check(
         &self,
         path: &VerifiedPath<'_>,
@@ -288,7 +290,7 @@ impl ChainVerifier {
         Ok(validity)
     }
 
-    /// Returns the second in which the CRL that shows the certificate to be good expires.
+    /// Returns when the CRL expires that shows the certificate to be good.
     fn check_revocation(
         &self,
         certificate: &X509Certificate<'_>,
@@ -349,7 +351,7 @@ impl Authority {
     }
 }
 
-/// The certificates of a path as the peer sent them, its own first.
+/// The certificates of a path as the peer sent them, the peer's own certificate first.
 fn original_chain(
     path: &VerifiedPath<'_>,
     rewritten: Option<&Rewritten>,

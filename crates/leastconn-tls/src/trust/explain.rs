@@ -1,4 +1,5 @@
-//! Finding the certificate that caused an error of rustls-webpki, which names none.
+//! Finding the certificate that caused an error of rustls-webpki. The error itself names no
+//! certificate.
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::{
@@ -15,8 +16,8 @@ use crate::{
     x509::{constraints::Constraints, extensions::unknown_critical, key},
 };
 
-/// Explains why a chain has no path with valid signatures and dates. `authorities` are
-/// limits and SubjectPublicKeyInfo of each authority.
+/// Explains why a chain has no path with valid signatures and dates. `authorities` holds
+/// the limits and the SubjectPublicKeyInfo of each authority.
 pub(super) fn explain(
     error: &webpki::Error,
     end_entity: &CertificateDer<'_>,
@@ -35,8 +36,8 @@ pub(super) fn explain(
         }
         _ => {}
     }
-    // Only one error needs the contents of extensions: parsing tens of thousands of names
-    // takes milliseconds.
+    // Parse the contents of extensions only for the one error that needs them: parsing tens
+    // of thousands of names takes milliseconds.
     let is_deep = matches!(error, E::UnsupportedCriticalExtension);
     let mut parser = X509CertificateParser::new().with_deep_parse_extensions(is_deep);
     let chain: Vec<_> = std::iter::once(end_entity)
@@ -50,8 +51,8 @@ pub(super) fn explain(
     }
 }
 
-/// The error of a certificate that has expired or is not valid yet, with its name if it is
-/// an intermediate.
+/// The error for a certificate that has expired or is not valid yet. It contains the name
+/// of the certificate if that is an intermediate.
 fn dates(
     error: &webpki::Error,
     end_entity: &CertificateDer<'_>,
@@ -100,15 +101,15 @@ fn path_error<'a>(
     }
 }
 
-/// A certificate that can be an issuer in the chain, by its name.
+/// A certificate that can be an issuer in the chain, according to its name.
 enum Issuer<'a> {
     Intermediate(&'a X509Certificate<'a>),
-    /// With its SubjectPublicKeyInfo.
+    /// The limits and the SubjectPublicKeyInfo of an authority.
     Authority(&'a AnchorLimits, &'a [u8]),
 }
 
 impl Issuer<'_> {
-    /// In canonical form.
+    /// The subject in canonical form.
     fn subject(&self) -> Vec<u8> {
         match self {
             Self::Intermediate(one) => distinguished_name::canonical(one.subject().as_raw()),
@@ -141,8 +142,8 @@ impl Issuer<'_> {
     }
 }
 
-/// All issuers that the peer's certificate can have, by their names: first the
-/// intermediates, from the bottom up, then the authorities.
+/// All certificates that can be issuers of the peer's certificate, according to their
+/// names: first the intermediates, from the bottom up, then the authorities.
 fn issuers<'a>(
     chain: &'a [X509Certificate<'a>],
     authorities: &'a [(&'a AnchorLimits, &'a [u8])],
@@ -174,8 +175,8 @@ fn issuers<'a>(
     issuers
 }
 
-/// The error of an issuer with an unsupported key, unless an issuer with the same name
-/// has a supported one.
+/// The error for an issuer with an unsupported key. Returns `None` if an issuer with the
+/// same name has a supported key.
 fn issuer_key(issuers: &[Issuer<'_>]) -> Option<PathError> {
     issuers.iter().find_map(|one| {
         let kind = one.unsupported_key()?;
@@ -191,7 +192,7 @@ fn issuer_key(issuers: &[Issuer<'_>]) -> Option<PathError> {
     })
 }
 
-/// The error of the issuer whose constraints most likely forbid a name of the chain.
+/// The error for the issuer whose constraints most likely forbid a name in the chain.
 fn constraint(issuers: &[Issuer<'_>], chain: &[X509Certificate<'_>]) -> Option<PathError> {
     let mut candidates = Vec::new();
     for issuer in issuers {
@@ -200,10 +201,11 @@ fn constraint(issuers: &[Issuer<'_>], chain: &[X509Certificate<'_>]) -> Option<P
         };
         let forbidden = chain.iter().find_map(|one| constraints.forbids_other(one));
         for kind in constraints.kinds() {
-            // rustls-webpki does not see the constraints that this crate checks.
+            // rustls-webpki does not see the constraints that this crate checks itself.
             if !kind.is_checked_here() {
                 let is_present = chain.iter().any(|one| kind.is_in(one));
-                // A constraint that cannot be checked forbids every name of its kind.
+                // If constraints of a kind cannot be checked, they forbid every name of
+                // that kind.
                 let is_cause = forbidden == Some(*kind) || (is_present && !kind.is_checked());
                 let order = (!is_cause, !is_present, kind.is_checked());
                 candidates.push((order, issuer.name(), *kind));

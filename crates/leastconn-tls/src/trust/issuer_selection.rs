@@ -1,17 +1,19 @@
 //! Selection of the intermediates that are used to build paths.
 //!
 //! webpki tries every path from the client's certificate to a trust anchor, through
-//! certificates that the client chooses: a dozen self-made CAs with the same name make
-//! 200,000 paths, or 46 ms of CPU, before webpki gives up. Therefore webpki gets only
-//! certificates that an authority has issued: starting from the trust anchors, a
-//! certificate is selected if a trust anchor or a selected issuer signed it. A client that
-//! does not have the key of a CA cannot pass this check.
+//! certificates that the client chooses. A dozen self-made CAs with the same name make
+//! 200,000 paths, and webpki gives up only after 46 ms of CPU time. Therefore webpki gets
+//! only certificates that an authority has issued. Starting from the trust anchors, a
+//! certificate is selected if a trust anchor or a selected issuer signed it. A client
+//! without the key of a CA cannot create such certificates.
 //!
-//! Selection only removes certificates. webpki verifies the others completely, so an error
-//! here can refuse a client, but cannot accept one.
+//! Selection only removes certificates. webpki verifies the remaining certificates
+//! completely. An error in this module can therefore cause a refusal, but cannot make a
+//! client accepted.
 //!
 //! Cost: each certificate is verified successfully at most once, and failed checks use up a
-//! budget. Chains with fewer than two intermediates have few paths and skip the selection.
+//! budget. Chains with fewer than two intermediates have few paths, so they skip the
+//! selection.
 
 mod outline;
 
@@ -22,10 +24,10 @@ use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnc
 use outline::{Outline, PublicKey};
 
 /// Budget for failed signature checks of a chain, in units of one P-256 check (about
-/// 50 µs). A chain without certificates of foreign issuers fails no check.
+/// 50 µs). In a chain without certificates of foreign issuers, no check fails.
 const MAX_FAILURES: u32 = 16;
 
-/// An issuer that is a trust anchor or below one.
+/// An issuer that is a trust anchor or is below a trust anchor.
 #[derive(Clone, Copy)]
 struct Issuer<'a> {
     subject: &'a [u8],
@@ -36,7 +38,7 @@ struct Issuer<'a> {
 /// Selects the certificates from which webpki builds paths.
 #[derive(Debug)]
 pub(super) struct IssuerSelection {
-    /// The subject key identifiers of the trust anchors, in their order.
+    /// The subject key identifiers of the trust anchors, in the order of the anchors.
     key_ids: Vec<Option<Box<[u8]>>>,
 }
 
@@ -48,8 +50,9 @@ impl IssuerSelection {
         }
     }
 
-    /// The intermediates on paths from `end_entity` to `anchors`, in their order. `anchors`
-    /// belong to the authorities in [`Self::new`], possibly with rewritten names.
+    /// The intermediates on paths from `end_entity` to `anchors`, in the order of
+    /// `intermediates`. `anchors` belong to the authorities in [`Self::new`], possibly with
+    /// rewritten names.
     pub(super) fn select<'a>(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -82,7 +85,8 @@ impl IssuerSelection {
     }
 }
 
-/// The intermediates on paths from `end_entity` to `issuers` whose signatures are valid.
+/// The intermediates that are on paths from `end_entity` to `issuers` with valid
+/// signatures.
 fn verified<'a, 'i>(
     end_entity: &'i CertificateDer<'_>,
     intermediates: &'i [CertificateDer<'a>],
@@ -114,7 +118,8 @@ fn verified<'a, 'i>(
             }
             let issuer = Issuer::from(outline);
             verified[n] = true;
-            // Check the last step too, so that webpki tries no path that fails there.
+            // Also check whether this issuer signed the leaf, so that webpki tries no path
+            // that fails there.
             kept[n] =
                 outline.subject != leaf.issuer || signatures.is_issued_by_any(&leaf, &[issuer]);
             issuers.push(issuer);
@@ -134,7 +139,7 @@ impl<'a> From<&Outline<'a>> for Issuer<'a> {
     }
 }
 
-/// Which of `outlines` can be above `leaf`, by their names.
+/// Tells for each of `outlines` whether, according to the names, it can be above `leaf`.
 fn reachable(leaf: &Outline<'_>, outlines: &[Option<Outline<'_>>]) -> Vec<bool> {
     let mut reached = vec![false; outlines.len()];
     let mut below = vec![leaf.issuer];
@@ -152,13 +157,13 @@ fn reachable(leaf: &Outline<'_>, outlines: &[Option<Outline<'_>>]) -> Vec<bool> 
     reached
 }
 
-/// The failed signature checks of a chain.
+/// The failed signature checks of a chain, which use up its budget.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
-    /// In units of one P-256 check.
+    /// The used part of the budget, in units of one P-256 check.
     spent: u32,
-    /// Checks that failed. They fail again when the chain is verified a second time with
-    /// rewritten names.
+    /// Checks that failed. They are not repeated when the chain is verified a second time
+    /// with rewritten names.
     known: Vec<Failure>,
 }
 
@@ -175,8 +180,8 @@ struct Signatures<'a> {
 }
 
 impl Signatures<'_> {
-    /// Whether one of `issuers` signed `issued`. Issuers with the key identifier that
-    /// `issued` names are tried first.
+    /// Whether one of `issuers` signed `issued`. Issuers that have the authority key
+    /// identifier of `issued` are tried first.
     fn is_issued_by_any(&mut self, issued: &Outline<'_>, issuers: &[Issuer<'_>]) -> bool {
         let named = issuers
             .iter()
@@ -219,7 +224,7 @@ impl Signatures<'_> {
 
 /// The cost of a check with `key`, in units of one P-256 check.
 fn cost(key: &PublicKey<'_>, signed: &[u8]) -> u32 {
-    // Length of an uncompressed point, or of a modulus with its encoding.
+    // The length of an uncompressed point, or of a modulus with its encoding.
     let by_key = match key.bits.len() {
         // Ed25519, P-256.
         0..=66 => 1,
@@ -227,7 +232,7 @@ fn cost(key: &PublicKey<'_>, signed: &[u8]) -> u32 {
         67..=98 => 4,
         // P-521.
         99..=134 => 6,
-        // RSA of up to 3072 bits, 4096 bits, and more.
+        // RSA of up to 3072 bits, of up to 4096 bits, and longer.
         135..=400 => 1,
         401..=600 => 2,
         _ => 6,
@@ -235,7 +240,7 @@ fn cost(key: &PublicKey<'_>, signed: &[u8]) -> u32 {
     by_key + u32::try_from(signed.len() / HASHED_BYTES).unwrap_or(MAX_FAILURES)
 }
 
-/// Bytes that are hashed in the time of one P-256 check.
+/// How many bytes are hashed in the time of one P-256 check.
 const HASHED_BYTES: usize = 32 * 1024;
 
 #[cfg(test)]

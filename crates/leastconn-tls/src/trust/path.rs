@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// The limits of one trust anchor. rustls-webpki ignores them, except for name
+/// The limits of one trust anchor. rustls-webpki ignores all of them except name
 /// constraints.
 #[derive(Debug)]
 pub(super) struct AnchorLimits {
@@ -38,8 +38,8 @@ impl AnchorLimits {
         }
     }
 
-    /// The anchor for rustls-webpki: without the constraints that this crate checks, and
-    /// with the subject in canonical form for chains in canonical form.
+    /// The anchor for rustls-webpki, without the constraints that this crate checks itself.
+    /// For chains in canonical form, the anchor's subject is in canonical form, too.
     pub(super) fn anchor(
         &self,
         anchor: &TrustAnchor<'static>,
@@ -78,7 +78,8 @@ fn allows_usage(authority: &X509Certificate<'_>, usage: Usage) -> bool {
     }
 }
 
-/// Checks a path: the peer's certificate, then its issuers without the authority.
+/// Checks a path, which consists of the peer's certificate and then its issuers, without
+/// the authority.
 pub(super) fn check(
     path: &[X509Certificate<'_>],
     authority: &AnchorLimits,
@@ -129,7 +130,7 @@ fn check_path_length(
     intermediates: &[X509Certificate<'_>],
     authority: &AnchorLimits,
 ) -> Result<(), PathError> {
-    // Self-issued certificates do not count.
+    // Self-issued certificates do not count towards the path length.
     let counted = intermediates.iter().filter(|certificate| {
         distinguished_name::canonical(certificate.subject().as_raw())
             != distinguished_name::canonical(certificate.issuer().as_raw())

@@ -7,7 +7,7 @@ use crate::x509::key;
 /// Why a path with valid signatures and dates is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathError {
-    /// No handshake accepts this type of key, which the peer's certificate has.
+    /// No handshake accepts the type of key that the peer's certificate has.
     Key(String),
     /// The peer's key usage lacks digitalSignature.
     NoDigitalSignature,
@@ -16,11 +16,11 @@ pub enum PathError {
         /// Subject of the issuer.
         name: String,
     },
-    /// More intermediates than the path length of an authority allows.
+    /// The path has more intermediates than the path length of an authority allows.
     PathLength {
         /// Subject of the authority.
         authority: String,
-        /// Intermediates that it allows.
+        /// Number of intermediates that the authority allows.
         limit: u32,
     },
     /// The extended key usage of an authority does not include the peer's role.
@@ -38,11 +38,11 @@ pub enum PathError {
         /// with such a name is refused.
         is_checked: bool,
     },
-    /// No signature by this type of key is accepted, which an issuer has.
+    /// An issuer has a type of key whose signatures are not accepted.
     IssuerKey {
         /// Subject of the issuer.
         name: String,
-        /// Whether it is a configured authority, not an intermediate.
+        /// Whether the issuer is a configured authority, not an intermediate.
         is_authority: bool,
         /// Type of the key.
         kind: String,

@@ -1,7 +1,7 @@
 //! Certificates that are accepted by their public key, without an authority.
 //!
-//! The peer's signature in the handshake proves that it has the key. Nothing else in such
-//! a certificate is vouched for by anyone but the owner of the key.
+//! The peer's signature in the handshake proves that it has the key. All other contents of
+//! such a certificate are only claims of the owner of the key.
 
 use rustls::{
     CertificateError,
@@ -35,8 +35,8 @@ impl Pins {
         if self.is_empty() {
             return false;
         }
-        // Do not parse the contents of extensions: any client can send tens of thousands of
-        // names.
+        // Do not parse the contents of extensions: any client can send a certificate with
+        // tens of thousands of names.
         let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
         let parsed = parser.parse(certificate).ok();
         let digest = parsed.map(|(_, parsed)| certificate::spki(&parsed));
@@ -44,11 +44,11 @@ impl Pins {
     }
 }
 
-/// Verifies a certificate whose key is pinned: its dates, its key usage and the type of its
-/// key.
+/// Verifies a certificate whose key is pinned. Checks its dates, its key usage and the type
+/// of its key.
 ///
 /// # Errors
-/// If it has expired or is not valid yet, or if no handshake accepts its key.
+/// If the certificate has expired or is not valid yet, or if no handshake accepts its key.
 pub(crate) fn verify_pinned(
     certificate: &CertificateDer<'_>,
     now: UnixTime,

@@ -4,15 +4,15 @@
 //! does not know, and refuses names of kinds whose constraints it does not check. A
 //! chain that it refuses is verified a second time in a rewritten form:
 //!
-//! - names are in canonical form, so that names that are equal by section 7.1 are equal
-//!   byte by byte;
+//! - names are in canonical form, so that names that are equal by RFC 5280, section 7.1,
+//!   are equal byte by byte;
 //! - extensions that need no action while no policy is required are removed;
 //! - name constraints that [`crate::x509::constraints`] checks are removed.
 //!
-//! Signatures are verified over the bytes that were signed: the signature algorithms are
-//! wrapped and replace the content of a rewritten certificate by the original content.
-//! No two different certificates may have the same rewritten content, so a certificate
-//! cannot be accepted on the signature of another one.
+//! Signatures are verified over the bytes that were signed. For this purpose, wrappers
+//! around the signature algorithms replace the content of a rewritten certificate by its
+//! original content. No two different certificates may have the same rewritten content:
+//! otherwise one of them could be accepted on the signature of the other.
 
 use std::borrow::Cow;
 
@@ -40,8 +40,9 @@ const EXTENSIONS: u8 = 0xa3;
 
 const NAME_CONSTRAINTS: &str = "2.5.29.30";
 
-/// The certificate in a form that rustls-webpki can parse: rewritten only if necessary.
-/// The key is the same, so this is sufficient to verify signatures by that key.
+/// The certificate in a form that rustls-webpki can parse. It is rewritten only if
+/// necessary. The key is not changed, so the result is sufficient to verify signatures by
+/// that key.
 pub(crate) fn parseable<'a>(certificate: &'a CertificateDer<'_>) -> Cow<'a, CertificateDer<'a>> {
     if webpki::EndEntityCert::try_from(certificate).is_ok() {
         return Cow::Borrowed(certificate);
@@ -58,22 +59,22 @@ struct Pair {
     original: CertificateDer<'static>,
     /// The signed part of the original (TBSCertificate).
     original_content: Vec<u8>,
-    /// The part that replaces it.
+    /// The content that replaces it in the rewritten certificate.
     rewritten_content: Vec<u8>,
 }
 
 /// A rewritten chain.
 #[derive(Debug)]
 pub(super) struct Rewritten {
-    /// The peer's own certificate first.
+    /// The certificates, the peer's own first.
     pub(super) chain: Vec<CertificateDer<'static>>,
-    /// In the order of `chain`.
+    /// The original and rewritten contents, in the order of `chain`.
     pairs: Vec<Pair>,
 }
 
 impl Rewritten {
-    /// Rewrites a chain if that can remedy `error`. `None` also if a certificate cannot be
-    /// rewritten.
+    /// Rewrites a chain if that can remedy `error`. Also returns `None` if a certificate
+    /// cannot be rewritten.
     pub(super) fn for_error(
         error: &webpki::Error,
         end_entity: &CertificateDer<'_>,
@@ -151,7 +152,7 @@ impl SignatureVerificationAlgorithm for OverOriginal<'_> {
     ) -> Result<(), InvalidSignature> {
         let mut pairs = self.pairs.iter();
         let pair = pairs.find(|pair| pair.rewritten_content == message);
-        // Only signatures of this chain's certificates are verified.
+        // webpki verifies only signatures of certificates in this chain.
         let pair = pair.ok_or(InvalidSignature)?;
         self.algorithm
             .verify_signature(public_key, &pair.original_content, signature)
@@ -166,8 +167,8 @@ impl SignatureVerificationAlgorithm for OverOriginal<'_> {
     }
 }
 
-/// Splits `der` after its first element: the encoded element, the parsed element and the
-/// remaining bytes.
+/// Splits `der` after its first element. Returns the encoded element, the parsed element
+/// and the remaining bytes.
 fn split_element(der: &[u8]) -> Option<(&[u8], Any<'_>, &[u8])> {
     let (rest, any) = Any::from_der(der).ok()?;
     Some((&der[..der.len() - rest.len()], any, rest))
@@ -180,10 +181,10 @@ fn signed_part(certificate: &[u8]) -> Option<&[u8]> {
     rest.is_empty().then_some(content)
 }
 
-/// The rewritten TBSCertificate, and the certificate with it.
+/// The rewritten TBSCertificate, and the whole certificate that contains it.
 fn rewrite(certificate: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     // Do not parse the contents of extensions: the certificate is not verified yet, and
-    // tens of thousands of names take milliseconds.
+    // parsing tens of thousands of names takes milliseconds.
     let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
     let (rest, parsed) = parser.parse(certificate).ok()?;
     if !rest.is_empty() {
@@ -198,8 +199,8 @@ fn rewrite(certificate: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
         parts.push((bytes, part));
         from = rest;
     }
-    // Fields: version, serial number, algorithm, issuer, validity, subject, key, then
-    // optional ones.
+    // Fields of a TBSCertificate: version, serial number, algorithm, issuer, validity,
+    // subject, key, then optional fields.
     let mut out = Vec::new();
     for (position, (bytes, part)) in parts.iter().enumerate() {
         match position {
@@ -215,8 +216,7 @@ fn rewrite(certificate: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((content, whole))
 }
 
-/// The extensions with their tag, without those that are removed.
-/// The extensions with their tag, without those that are removed.
+/// The extensions with their tag, without those that rewriting removes.
 fn extensions(tagged: &[u8], parsed: &X509Certificate<'_>) -> Option<Vec<u8>> {
     let (_, list, _) = split_element(tagged)?;
     let constraints = Constraints::of(parsed);

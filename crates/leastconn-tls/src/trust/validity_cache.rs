@@ -1,8 +1,9 @@
 //! A bounded cache of verified chains in two generations.
 //!
-//! When the current generation is full, it becomes the previous one, and the previous one
-//! is dropped. A hit in the previous generation moves the entry to the current one, so
-//! chains in use stay cached without a list of uses.
+//! When the current generation is full, it becomes the previous generation, and the old
+//! previous generation is dropped. A hit in the previous generation moves the entry to the
+//! current generation. Thus chains in use stay cached, although the cache does not record
+//! when each was used.
 
 use std::collections::HashMap;
 
@@ -18,8 +19,8 @@ pub(super) struct ValidityCache {
 }
 
 impl ValidityCache {
-    /// A cache of at most `capacity` chains. The last `capacity / 2` chains that were used
-    /// are always cached.
+    /// Creates a cache of at most `capacity` chains. The `capacity / 2` chains that were
+    /// used last are always cached.
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             current: HashMap::new(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustls::{CertificateError, OtherError};
 
-/// Maps an error the way rustls maps it.
+/// Maps an error in the same way as rustls does.
 pub(super) fn to_rustls(error: &webpki::Error) -> CertificateError {
     use webpki::Error as E;
     match error {

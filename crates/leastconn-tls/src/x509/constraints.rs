@@ -1,6 +1,6 @@
 //! Name constraints (RFC 5280, section 4.2.1.10) for directory names, e-mail addresses and
-//! URIs. rustls-webpki checks constraints for DNS names and IP addresses only, and does not
-//! apply constraints for DNS names to common names; that is done here too.
+//! URIs. rustls-webpki checks only constraints for DNS names and IP addresses. It does not
+//! apply constraints for DNS names to common names; this module does.
 
 use x509_parser::{
     certificate::X509Certificate,
@@ -15,7 +15,7 @@ use crate::{der, distinguished_name};
 
 const NAME_CONSTRAINTS: u8 = 0x30;
 
-/// A kind of name: the tag number in `GeneralName`.
+/// A kind of name, identified by its tag number in `GeneralName`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NameKind(u32);
 
@@ -64,12 +64,12 @@ impl NameKind {
         false
     }
 
-    /// Whether [`Constraints::forbids`] checks it.
+    /// Whether [`Constraints::forbids`] checks names of this kind.
     pub const fn is_checked_here(self) -> bool {
         matches!(self.0, 1 | 4 | 6)
     }
 
-    /// Whether this module or rustls-webpki checks it.
+    /// Whether this module or rustls-webpki checks names of this kind.
     pub const fn is_checked(self) -> bool {
         self.is_checked_here() || matches!(self.0, 2 | 7)
     }
@@ -83,16 +83,16 @@ pub struct Constraints {
     /// Constraints that rustls-webpki checks: DNS names and IP addresses.
     other_permitted: Vec<(NameKind, Vec<u8>)>,
     other_excluded: Vec<(NameKind, Vec<u8>)>,
-    /// The constrained kinds, each once.
+    /// The constrained kinds of names, each once.
     kinds: Vec<NameKind>,
-    /// The content of the extension for rustls-webpki: without the constraints that are
-    /// checked here. `None` if none are left.
+    /// The content of the extension for rustls-webpki, without the constraints that this
+    /// module checks. `None` if no constraints are left.
     pub rest: Option<Vec<u8>>,
 }
 
 impl Constraints {
-    /// The constraints of a certificate. `None` also if they are malformed: rustls-webpki
-    /// refuses the certificate then.
+    /// The constraints of a certificate. Also returns `None` if they are malformed:
+    /// rustls-webpki then refuses the certificate.
     pub fn of(certificate: &X509Certificate<'_>) -> Option<Self> {
         let extension = certificate.get_extension_unique(&OID_X509_EXT_NAME_CONSTRAINTS);
         let extension = extension.ok()??;
@@ -120,7 +120,8 @@ impl Constraints {
                 if !constraints.kinds.contains(&kind) {
                     constraints.kinds.push(kind);
                 }
-                // RFC 5280 forbids `minimum` and `maximum`. Let rustls-webpki refuse them.
+                // RFC 5280 forbids `minimum` and `maximum`. Leave constraints with these
+                // fields to rustls-webpki, which refuses them.
                 if kind.is_checked_here() && more.is_empty() {
                     into.push((kind, base.data.to_vec()));
                 } else {
@@ -148,17 +149,18 @@ impl Constraints {
             .map(|rest| der::encode(NAME_CONSTRAINTS, rest))
     }
 
-    /// Whether it has constraints that are checked here.
+    /// Whether there are constraints that this module checks.
     pub fn has_own(&self) -> bool {
         !self.permitted.is_empty() || !self.excluded.is_empty()
     }
 
-    /// The constrained kinds, each once.
+    /// The constrained kinds of names, each once.
     pub fn kinds(&self) -> &[NameKind] {
         &self.kinds
     }
 
-    /// The kind of the first forbidden name.
+    /// The kind of the first name that is forbidden by a constraint that this module
+    /// checks.
     pub fn forbids(&self, certificate: &X509Certificate<'_>) -> Option<NameKind> {
         if !self.has_own() {
             return None;
@@ -171,8 +173,8 @@ impl Constraints {
     }
 
     /// Applies constraints for DNS names to the common name of the peer's own certificate,
-    /// if that looks like a DNS name and the certificate has no DNS names. Rules use common
-    /// names as identities. OpenSSL does the same.
+    /// if the common name looks like a DNS name and the certificate has no DNS names. This
+    /// is necessary because rules use common names as identities. OpenSSL does the same.
     pub fn forbids_common_name(&self, own: &X509Certificate<'_>) -> Option<NameKind> {
         let of = |list: &[(NameKind, Vec<u8>)]| list.iter().any(|(kind, _)| *kind == NameKind::DNS);
         let is_constrained = of(&self.other_permitted) || of(&self.other_excluded);
@@ -208,7 +210,8 @@ impl Constraints {
     }
 }
 
-/// Whether a name is excluded, or is not permitted although its kind is constrained.
+/// Whether a name is excluded, is outside the permitted subtrees of its kind, or is
+/// malformed although its kind is constrained.
 fn is_forbidden(
     kind: NameKind,
     name: &[u8],
@@ -229,7 +232,7 @@ fn is_forbidden(
         || (!permitted.is_empty() && !permitted.contains(&true))
 }
 
-/// Whether OpenSSL takes a common name for a DNS name: labels of letters, digits, `_` and
+/// Whether OpenSSL treats a common name as a DNS name: labels of letters, digits, `_` and
 /// inner `-`, with at least one dot. Trailing NUL characters are ignored.
 fn looks_like_dns_name(text: &str) -> bool {
     let text = text.trim_end_matches('\0');
@@ -243,7 +246,7 @@ fn looks_like_dns_name(text: &str) -> bool {
     text.contains('.') && !text.starts_with('-') && text.split('.').all(is_label)
 }
 
-/// The names of a certificate that are checked here. `None` if they are malformed, which
+/// The names in a certificate that this module checks. `None` if they are malformed, which
 /// cannot happen after rustls-webpki has parsed the certificate.
 fn names_of(certificate: &X509Certificate<'_>) -> Option<Vec<(NameKind, Vec<u8>)>> {
     let mut all = Vec::new();
@@ -253,7 +256,7 @@ fn names_of(certificate: &X509Certificate<'_>) -> Option<Vec<(NameKind, Vec<u8>)
     }
     for attribute in subject.iter_attributes() {
         if *attribute.attr_type() == OID_PKCS9_EMAIL_ADDRESS {
-            // An address that cannot be decoded becomes empty, which is forbidden.
+            // An e-mail address that cannot be decoded becomes empty, which is forbidden.
             let text = distinguished_name::decode(attribute.attr_value()).unwrap_or_default();
             all.push((NameKind::MAIL, text.into_bytes()));
         }
@@ -305,7 +308,8 @@ fn matches(kind: NameKind, name: &[u8], base: &[u8]) -> bool {
     }
 }
 
-/// Whether `name` starts with the relative names of `base`.
+/// Whether `name` is equal to `base` or below it: it starts with the relative names of
+/// `base`.
 fn is_below(name: &[u8], base: &[u8]) -> bool {
     let (Some(name), Some(base)) = (
         distinguished_name::canonical_rdns(name),

@@ -1,4 +1,4 @@
-//! Critical extensions of certificates: which are supported.
+//! Critical extensions of certificates, and which of them are supported.
 
 use x509_parser::{certificate::X509Certificate, extensions::ParsedExtension};
 
@@ -27,7 +27,7 @@ const PROCESSED: [&str; 7] = [
     "1.3.6.1.4.1.11129.2.4.2",
 ];
 
-/// policyConstraints. Needs no action unless it requires an explicit policy.
+/// policyConstraints: needs no action unless it requires an explicit policy.
 pub const POLICY_CONSTRAINTS: &str = "2.5.29.36";
 
 /// The OID of the first critical extension that is not supported.
@@ -41,7 +41,7 @@ pub fn unknown_critical(certificate: &X509Certificate<'_>) -> Option<String> {
     unknown.map(|extension| extension.oid.to_id_string())
 }
 
-/// Whether an extension can be ignored, critical or not.
+/// Whether an extension can be ignored, even if it is critical.
 pub fn needs_no_action(oid: &str, parsed: &ParsedExtension<'_>) -> bool {
     match parsed {
         ParsedExtension::PolicyConstraints(constraints) => {

@@ -1,8 +1,8 @@
-//! Certificates of attackers, in the order of `docs/threats.md`.
+//! Certificates that an attacker could present, in the order of `docs/threats.md`.
 
 use super::*;
 
-/// Row 9 in `docs/threats.md`.
+/// NUL and control characters in names: threat 9 in `docs/threats.md`.
 #[test]
 fn control_characters_in_names_are_refused() {
     for bytes in [&b"a\0.evil"[..], b"\0", b"a\n", b"a\x1b[2J", b"a\x7f"] {
@@ -40,7 +40,7 @@ fn control_characters_in_names_are_refused() {
     }
 }
 
-/// Row 10.
+/// A URI in a DNS or e-mail name: threat 10 in `docs/threats.md`.
 #[test]
 fn uri_in_another_kind_of_name_is_not_a_uri() {
     const ID: &str = "spiffe://td/web";
@@ -52,7 +52,7 @@ fn uri_in_another_kind_of_name_is_not_a_uri() {
     assert_eq!(with_uri.dns, [""; 0]);
 }
 
-/// Row 11.
+/// Several common names, or a SPIFFE ID and another URI: threat 11 in `docs/threats.md`.
 #[test]
 fn ambiguous_names_are_refused() {
     for case in [
@@ -100,7 +100,7 @@ fn several_units_and_uris_are_accepted() {
     assert_eq!(no_issuer.issuer_cn, None);
 }
 
-/// Row 12.
+/// Modified SPIFFE IDs: threat 12 in `docs/threats.md`.
 #[test]
 fn invalid_spiffe_ids_are_refused() {
     for uri in [
@@ -137,7 +137,7 @@ fn too_many_names_are_refused() {
     let many = |count: usize| (0..count).fold(leaf("a"), |leaf, n| leaf.dns(&format!("{n}.x")));
     assert_eq!(read(many(MAX_NAMES)).unwrap().dns.len(), MAX_NAMES);
     assert_eq!(read(many(MAX_NAMES + 1)), Err(Ambiguous::TooManyNames));
-    // All kinds of names count: reading each costs the same.
+    // Names of all kinds count towards the limit: each costs the same to read.
     let others = many(MAX_NAMES - 1).uri("urn:x").email("a@b");
     assert_eq!(read(others), Err(Ambiguous::TooManyNames));
     let units = |count: usize| (0..count).fold(leaf("a"), |leaf, n| leaf.ou(&format!("{n}")));

@@ -18,14 +18,14 @@ async fn key_update_request_is_answered_without_data() {
                 read = server.read(&mut nothing) => panic!("{read:?}"),
                 answered = socket.read_exact(&mut header) => drop(answered.unwrap()),
             }
-            // A message of 5 bytes, a content type and a tag.
+            // The payload of a key update has 5 bytes of message, a content type and a tag.
             assert_eq!(header, [23, 3, 3, 0, 22]);
         })
         .await;
     }
 }
 
-/// Without further writes when the socket drains.
+/// The answer must be sent when the socket drains, although the server writes nothing more.
 #[tokio::test]
 async fn key_update_is_answered_when_socket_drains() {
     const MOMENT: std::time::Duration = std::time::Duration::from_millis(300);
@@ -45,7 +45,8 @@ async fn key_update_is_answered_when_socket_drains() {
         let receiving = async {
             let mut plaintext = 0;
             let mut buffer = vec![0; 1 << 16];
-            // Until all data was received, and a record of the length of a key update.
+            // Read until all data and a record with the length of a key update were
+            // received.
             let mut headers = Headers::default();
             while plaintext < written || headers.last != 22 {
                 let count = socket.read(&mut buffer).await.unwrap();
@@ -103,8 +104,8 @@ impl Headers {
     }
 }
 
-/// Like a JDK at its key limit, which requests new keys with each record until it reads the
-/// answer after everything that was in flight.
+/// Behaves like a JDK at its key limit. The JDK requests new keys with each record, until
+/// it reads the answer, which follows everything that was in flight.
 #[tokio::test]
 async fn frequent_key_update_requests_do_not_end_download() {
     const DOWNLOAD: usize = 24 << 20;
@@ -127,7 +128,7 @@ async fn frequent_key_update_requests_do_not_end_download() {
                 }
                 assert!(buffer[..count] == pattern(seen as u64, count), "at {seen}");
                 seen += count;
-                // After the first megabytes, when a lot of data is in flight.
+                // Start after the first megabytes, when a lot of data is in flight.
                 if seen > 4 << 20 && requests < 1000 {
                     client.get_mut().1.refresh_traffic_keys().unwrap();
                     client.flush().await.unwrap();
@@ -146,7 +147,8 @@ async fn frequent_key_update_requests_do_not_end_download() {
     }
 }
 
-/// Both layers allow the same number, then delay, then refuse.
+/// Both record layers process the same number of key updates, then delay them, then refuse
+/// them.
 #[tokio::test]
 async fn key_updates_beyond_the_burst_are_delayed() {
     const MANY: usize = 130;

@@ -1,5 +1,5 @@
-//! The stream against `openssl s_client`, which can be told to do what other clients rarely
-//! do.
+//! The stream against `openssl s_client`, which has commands for things that other clients
+//! rarely do.
 
 use std::process::Stdio;
 
@@ -11,7 +11,7 @@ use tokio::{
 use super::*;
 use crate::permit::Unscheduled;
 
-/// s_client and our end of its connection.
+/// `s_client`, and our end of its connection.
 struct Conversation {
     openssl: Child,
     stdin: ChildStdin,
@@ -79,7 +79,7 @@ impl Conversation {
         wait_for(&mut self.stderr, words).await;
     }
 
-    /// Sends a line to us and back.
+    /// Sends a line from the client to us, and back to the client.
     async fn echoes(&mut self, line: &str) {
         self.command(&format!("{line}\n")).await;
         let mut seen = vec![0; line.len() + 1];
@@ -114,7 +114,8 @@ async fn keys_are_updated_in_both_directions() {
 async fn hello_retry_request_is_sent() {
     for own in BOTH {
         for group in ["X25519", "P-256", "P-384"] {
-            // The key share is for the first group, which the server does not support.
+            // The client's key share is for the first group, which the server does not
+            // support.
             let groups = format!("P-521:{group}");
             let args = ["-tls1_3", "-msg", "-groups", &groups];
             let mut conversation = Conversation::begin(own, &args).await;
@@ -174,7 +175,7 @@ async fn renegotiation_of_openssl_is_refused() {
         let mut conversation = Conversation::begin(own, &["-tls1_2"]).await;
         conversation.echoes("before").await;
         conversation.command("R\n").await;
-        // openssl treats the refusal as fatal, and sends an alert.
+        // openssl treats the refused renegotiation as fatal, and sends an alert.
         let error = conversation.read().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
         conversation.complains("no renegotiation").await;

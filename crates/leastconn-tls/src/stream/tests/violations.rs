@@ -61,7 +61,7 @@ async fn answer(
         socket.write_all(&bytes).await.unwrap();
         let error = loop {
             match server.read(&mut [0; 100_000]).await {
-                Ok(0) => panic!("an orderly end"),
+                Ok(0) => panic!("the stream ended without an error"),
                 Ok(_) => {}
                 Err(error) => break error,
             }
@@ -69,7 +69,7 @@ async fn answer(
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
         drop(server);
         let mut answer = Vec::new();
-        // If something was left unread, a reset follows the alert.
+        // If the server left data unread, a TCP reset follows the alert.
         let _ = socket.read_to_end(&mut answer).await;
         (client.open(&answer), error.to_string())
     })
@@ -78,7 +78,7 @@ async fn answer(
 
 type Records = fn(&mut Client) -> Vec<u8>;
 
-/// Name, records and alert.
+/// The name of each violation, the records that the client sends, and the expected alert.
 const BOTH_VERSIONS: [(&str, Records, AlertDescription); 9] = [
     (
         "change_cipher_spec",
@@ -241,7 +241,7 @@ async fn violations_are_answered_by_the_required_alert() {
     }
 }
 
-/// Padded, as a JDK sends them, and each in five fragments.
+/// The fragments are padded, as a JDK pads them.
 #[tokio::test]
 async fn fragmented_key_updates_are_processed() {
     for own in BOTH {
@@ -250,7 +250,8 @@ async fn fragmented_key_updates_are_processed() {
         let secrets = session.dangerous_extract_secrets().unwrap();
         let mut client = Client::new(any_suite(), secrets);
         let mut bytes = Vec::new();
-        // Only the last one would need keys that this client cannot derive.
+        // The test sends only one key update: this client cannot derive the keys for
+        // records after it.
         let pieces = [24, 0, 0, 1];
         for byte in pieces {
             let mut padded = vec![byte, content::HANDSHAKE];

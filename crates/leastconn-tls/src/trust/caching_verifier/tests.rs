@@ -54,7 +54,7 @@ fn valid_chain_is_verified_once() {
         setup.verify(&cert, UnixTime::now()).unwrap();
     }
     assert_eq!(setup.misses(), 1);
-    // Another certificate of the same client is another chain.
+    // Another certificate of the same client makes another chain.
     setup
         .verify(&setup.ca.leaf("a").build(), UnixTime::now())
         .unwrap();
@@ -76,7 +76,8 @@ fn cached_result_expires_with_the_certificate() {
         ),
         "{error}"
     );
-    // Also if the clock is set to before the certificate is valid.
+    // The chain is also refused if the clock is set to a time before the certificate is
+    // valid.
     assert!(setup.verify(&cert, in_seconds(-1000)).is_err());
 }
 

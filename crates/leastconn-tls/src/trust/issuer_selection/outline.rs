@@ -1,7 +1,7 @@
 //! The fields of a certificate that identify its issuer.
 //!
-//! The certificates are not verified yet, so parsing does not allocate and takes linear
-//! time.
+//! The certificates are not verified yet. Therefore parsing does not allocate and takes
+//! linear time.
 
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
@@ -11,7 +11,7 @@ const BOOLEAN: u8 = 0x01;
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 const EXTENSIONS: u8 = 0xa3;
-/// `keyIdentifier` of an authority key identifier.
+/// The tag of `keyIdentifier` in an authority key identifier.
 const KEY_IDENTIFIER: u8 = 0x80;
 
 const SUBJECT_KEY_ID: &[u8] = &[0x55, 0x1d, 0x0e];
@@ -25,7 +25,7 @@ pub(super) struct PublicKey<'a> {
 }
 
 impl<'a> PublicKey<'a> {
-    /// From the content of a `SubjectPublicKeyInfo`.
+    /// Parses the content of a `SubjectPublicKeyInfo`.
     pub(super) fn parse(content: &'a [u8]) -> Option<Self> {
         let mut fields = Reader(content);
         Some(Self {
@@ -35,7 +35,7 @@ impl<'a> PublicKey<'a> {
     }
 }
 
-/// Fields of a certificate. `signed` includes its header, the others do not.
+/// Fields of a certificate. `signed` includes its DER header, the other fields do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Outline<'a> {
     pub(super) signed: &'a [u8],
@@ -49,7 +49,7 @@ pub(super) struct Outline<'a> {
 }
 
 impl<'a> Outline<'a> {
-    /// `None` if `der` is not a certificate.
+    /// Returns `None` if `der` is not a certificate.
     pub(super) fn parse(der: &'a [u8]) -> Option<Self> {
         let mut outer = Reader(der);
         let mut certificate = Reader(outer.content(SEQUENCE)?);
@@ -84,7 +84,8 @@ impl<'a> Outline<'a> {
         Some(outline)
     }
 
-    /// Identifiers that do not parse are ignored: they only determine the order of issuers.
+    /// Reads the key identifiers. Identifiers that do not parse are ignored: they only
+    /// determine the order in which issuers are tried.
     fn read_key_ids(&mut self, extensions: &'a [u8]) {
         let mut extensions = Reader(extensions);
         while let Some(extension) = extensions.content(SEQUENCE) {
@@ -109,7 +110,7 @@ impl<'a> Outline<'a> {
     }
 }
 
-/// The content of a bit string of whole bytes.
+/// The content of a bit string, if it consists of whole bytes.
 fn bits(content: &[u8]) -> Option<&[u8]> {
     match content {
         [0, bytes @ ..] => Some(bytes),
@@ -125,7 +126,7 @@ impl<'a> Reader<'a> {
         self.0.first().copied()
     }
 
-    /// The next value: its tag and its content.
+    /// Reads the next value. Returns its tag and its content.
     fn next(&mut self) -> Option<(u8, &'a [u8])> {
         let (tag, header, length) = self.header()?;
         let end = header.checked_add(length)?;
@@ -134,21 +135,22 @@ impl<'a> Reader<'a> {
         Some((tag, content))
     }
 
-    /// The content of the next value if it has this tag.
+    /// Reads the next value. Returns its content if it has the expected tag.
     fn content(&mut self, expected: u8) -> Option<&'a [u8]> {
         let (tag, content) = self.next()?;
         (tag == expected).then_some(content)
     }
 
-    /// The next value with its header.
+    /// Reads the next value. Returns it with its header if it has the expected tag.
     fn whole(&mut self, expected: u8) -> Option<&'a [u8]> {
         let start = self.0;
         self.content(expected)?;
         start.get(..start.len() - self.0.len())
     }
 
-    /// Tag, length of the header and length of the content. Length fields of up to four
-    /// bytes are supported; handshake messages cannot contain longer values.
+    /// Returns the tag, the length of the header and the length of the content. Length
+    /// fields of up to four bytes are supported: handshake messages cannot contain longer
+    /// values.
     fn header(&self) -> Option<(u8, usize, usize)> {
         let (&tag, rest) = self.0.split_first()?;
         let (&first, rest) = rest.split_first()?;

@@ -43,7 +43,7 @@ impl Limits {
         let selected = self
             .issuers
             .select(leaf, above, anchors, algorithms, &mut failures);
-        // A second pass does not repeat the failed checks.
+        // A second verification does not repeat the failed checks.
         let spent = failures.spent;
         let again = self
             .issuers
@@ -169,7 +169,7 @@ fn longest_chain_of_one_hierarchy_is_accepted() {
     assert!(accepts(&limits(&root), &leaf, &leaf.chain_der[1..]));
 }
 
-/// Certificates that a client can issue itself do not reach webpki.
+/// Certificates that a client can issue itself are not passed to webpki.
 #[test]
 fn self_made_certificates_are_not_selected() {
     let root = TestCa::new("root");
@@ -207,7 +207,7 @@ fn failed_signature_checks_are_bounded() {
     let leaf = real.leaf("client").build();
     let mut above: Vec<_> = impostors.iter().map(|ca| ca.cert().der().clone()).collect();
     above.push(real.cert().der().clone());
-    // The budget is used up before the real intermediate.
+    // The budget is used up before the real intermediate is checked.
     assert_eq!(limits.select(leaf.der(), &above), []);
     above.reverse();
     assert!(accepts(&limits, &leaf, &above));

@@ -1,4 +1,4 @@
-//! Chain verification by RFC 5280, each chain also in a TLS handshake.
+//! Chain verification by RFC 5280. Each chain is also presented in a TLS handshake.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ mod generated;
 mod issuers;
 mod spelling;
 
-/// A way to encode a name.
+/// How a name is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spelling {
     Same,
@@ -84,12 +84,12 @@ fn critical(oid: &[u64], content: &[u8]) -> CustomExtension {
     extension
 }
 
-/// `anyPolicy`.
+/// A certificate policies extension with `anyPolicy`.
 fn policies() -> CustomExtension {
     critical(&[2, 5, 29, 32], b"\x30\x08\x30\x06\x06\x04\x55\x1d\x20\x00")
 }
 
-/// A root, and a leaf that names it with some spelling.
+/// A root, and a leaf that spells the root's name in some way.
 #[derive(Debug)]
 struct Chain {
     root: CertificateDer<'static>,
@@ -141,7 +141,7 @@ impl Chain {
         }
     }
 
-    /// Whether a TLS handshake accepts it.
+    /// Whether a TLS handshake accepts the chain.
     fn handshake(&self) -> bool {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let own = KeyPair::generate().unwrap();
@@ -221,7 +221,7 @@ fn critical_extensions_without_action_are_accepted() {
     };
     for extension in [
         policies(),
-        // policyConstraints with inhibitPolicyMapping alone; inhibitAnyPolicy.
+        // First policyConstraints with only inhibitPolicyMapping, then inhibitAnyPolicy.
         critical(&[2, 5, 29, 36], b"\x30\x03\x81\x01\x00"),
         critical(&[2, 5, 29, 54], b"\x02\x01\x00"),
         critical(
@@ -235,7 +235,7 @@ fn critical_extensions_without_action_are_accepted() {
     }
     for (extension, oid) in [
         (critical(&[1, 2, 3, 4], b"\x05\x00"), "1.2.3.4"),
-        // An explicit policy is required.
+        // This policyConstraints extension requires an explicit policy.
         (
             critical(&[2, 5, 29, 36], b"\x30\x03\x80\x01\x00"),
             "2.5.29.36",

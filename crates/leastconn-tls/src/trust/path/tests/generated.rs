@@ -1,4 +1,4 @@
-//! Generated chains with several properties.
+//! Generated chains that combine several properties.
 
 use jiff::{SignedDuration, Timestamp};
 use leastconn::Reason;
@@ -73,11 +73,11 @@ prop_compose! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
-    /// The verifier, a handshake and RFC 5280 agree.
+    /// The verifier, a TLS handshake and the expectation from RFC 5280 agree.
     #[test]
     fn results_agree_for_generated_chains((chain, expected) in case()) {
         let result = chain.verify().err().map(|error| error.reason());
-        // With several errors, any of them can be reported.
+        // If a chain has several errors, any of them can be reported.
         if expected != Some(Reason::UntrustedCertificate) {
             prop_assert_eq!(result, expected);
         }

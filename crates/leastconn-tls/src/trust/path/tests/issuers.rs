@@ -57,12 +57,12 @@ fn dns_constraints_hold_for_common_names() {
         (excluded(), client("admin.LB.com"), false),
         (excluded(), client("lb.com"), false),
         (excluded(), client("admin.lb.org"), true),
-        // These do not look like DNS names.
+        // These common names do not look like DNS names.
         (permitted(), client("admin"), true),
         (permitted(), client("Admin of lb.com"), true),
         (permitted(), client("admin..com"), true),
         (permitted(), client("-admin.com"), true),
-        // The constraints apply to the DNS name instead.
+        // The constraints apply to the DNS name instead of the common name.
         (
             permitted(),
             with_dns("admin.lb.com", "x.tenant.example"),
@@ -127,7 +127,7 @@ fn dns_constraints_of_intermediates_hold_for_common_names() {
     }
 }
 
-/// The error of a leaf below `all[issuer]`. The order of authorities must not matter.
+/// The error for a leaf below `all[issuer]`. The order of authorities must not change it.
 fn error_below(all: &[CertificateParams], issuer: usize, leaf: CertificateParams) -> PathError {
     let keys: Vec<_> = all.iter().map(|_| KeyPair::generate().unwrap()).collect();
     let ders = all.iter().zip(&keys);
@@ -204,7 +204,7 @@ fn weak_keys_of_issuers_are_named() {
     };
     assert_eq!(chain.error(), error("`CN=Middle CA`", false));
     assert!(!chain.handshake());
-    // The same certificate as an authority.
+    // The same certificate, now as an authority.
     let trusted = Chain {
         root: chain.above[0].clone(),
         above: Vec::new(),

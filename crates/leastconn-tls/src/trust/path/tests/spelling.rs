@@ -1,4 +1,4 @@
-//! Names that are equal by RFC 5280 and encoded differently.
+//! Names that are equal by RFC 5280 but are encoded differently.
 
 use super::*;
 
@@ -34,8 +34,9 @@ fn intermediate_with_other_spelling_is_found() {
 
 #[test]
 fn signature_of_another_spelling_is_not_accepted() {
-    // The signed certificate has the name `alice`, the forged one `ALICE`. The names are
-    // equal, and the forged certificate has the signature of the other one.
+    // The signed certificate has the name `alice`, and the forged certificate has the name
+    // `ALICE`. The names are equal, and the forged certificate has the signature of the
+    // signed certificate.
     let good = Chain::simple(client("alice"));
     let forged: Vec<u8> = {
         let bytes = good.leaf.to_vec();
@@ -54,7 +55,8 @@ fn signature_of_another_spelling_is_not_accepted() {
         };
         assert!(chain.verify().is_err());
     }
-    // Also if the chain is rewritten because of the spelling of its issuer.
+    // This also holds if the chain is rewritten because of the spelling of the issuer's
+    // name.
     let good = Chain::new(root(), client("alice"), Spelling::OtherCase);
     good.verify().unwrap();
     let mut bytes = good.leaf.to_vec();
