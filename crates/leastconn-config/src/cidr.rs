@@ -5,7 +5,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// An IPv4 or IPv6 network. A single address is a network of one address.
+/// An IPv4 or IPv6 network. A single address is stored as a network that contains only this
+/// address.
 ///
 /// IPv4-mapped IPv6 addresses (`::ffff:10.0.0.1`), which dual-stack sockets report for
 /// IPv4 clients, are treated as IPv4 addresses.
@@ -15,33 +16,34 @@ pub struct IpNet {
     prefix: u8,
 }
 
-/// Prefix lengths by which addresses are grouped into sources.
+/// Prefix lengths that determine which addresses count as one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefixes {
-    /// At most 32.
+    /// Prefix length for IPv4 addresses, at most 32.
     pub v4: u8,
-    /// At most 128.
+    /// Prefix length for IPv6 addresses, at most 128.
     pub v6: u8,
 }
 
 impl Default for Prefixes {
-    /// Each IPv4 address and each IPv6 /64, because a host usually has a whole /64.
+    /// Each IPv4 address and each IPv6 /64 is a source, because an IPv6 host can usually
+    /// use all addresses of its /64.
     fn default() -> Self {
         Self { v4: 32, v6: 64 }
     }
 }
 
-/// Why a text is not a network.
+/// Reason why a text is not a valid network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IpNetError {
     #[error("not an IP address or network: write `10.0.0.7`, `10.0.0.0/8` or `2001:db8::/32`")]
     InvalidAddress,
-    /// Contains the maximum prefix length.
+    /// The field is the maximum prefix length of the address family.
     #[error("the prefix length must be a number from 0 to {0}")]
     InvalidPrefix(u8),
-    /// The address has bits set beyond the prefix. Either the network or the host may be
-    /// meant, so neither is assumed.
+    /// The address has bits set beyond the prefix. The author may have meant either the
+    /// network or the single host, so the text is rejected.
     #[error(
         "the address has bits set beyond its prefix: write `{0}` for the network, or `{1}` for the one address"
     )]
@@ -52,7 +54,8 @@ impl IpNet {
     /// Parses `ADDRESS` or `ADDRESS/LENGTH`.
     ///
     /// # Errors
-    /// If the text is neither, or has bits set beyond its prefix.
+    /// Returns an error if the text has neither form, or if the address has bits set beyond
+    /// the prefix.
     pub fn parse(text: &str) -> Result<Self, IpNetError> {
         let (address, prefix) = match text.split_once('/') {
             None => (text, None),
@@ -76,7 +79,8 @@ impl IpNet {
         Ok(network.unmapped())
     }
 
-    /// The network of `address` with the prefix length of its address family.
+    /// The network that contains `address` and has the prefix length that `prefixes`
+    /// defines for its address family.
     pub fn of(address: IpAddr, prefixes: Prefixes) -> Self {
         let address = address.to_canonical();
         let prefix = match address {
@@ -99,7 +103,7 @@ impl IpNet {
         self.address.is_ipv4()
     }
 
-    /// The first address.
+    /// The first address of the network.
     pub const fn address(&self) -> IpAddr {
         self.address
     }
@@ -119,7 +123,8 @@ impl IpNet {
         self.prefix <= other.prefix && self.contains(other.address)
     }
 
-    /// Converts `::ffff:10.0.0.0/104` to `10.0.0.0/8`.
+    /// Converts a network of IPv4-mapped addresses to an IPv4 network:
+    /// `::ffff:10.0.0.0/104` to `10.0.0.0/8`.
     fn unmapped(self) -> Self {
         match (self.address.to_canonical(), self.address) {
             (IpAddr::V4(v4), IpAddr::V6(_)) if self.prefix >= 96 => Self {
@@ -142,7 +147,7 @@ impl fmt::Display for IpNet {
 }
 
 fn parse_prefix(text: &str) -> Option<u8> {
-    // `u8::from_str` accepts a leading `+`.
+    // Check the digits first, because `u8::from_str` accepts a leading `+`.
     text.bytes()
         .all(|b| b.is_ascii_digit())
         .then(|| text.parse().ok())

@@ -1,15 +1,15 @@
 //! Compact storage of all `[[client]]` tables of a configuration.
 //!
-//! A configuration may have 100,000 rules. All patterns are stored in one string and a
-//! rule is a few offsets, so that a typical rule takes about 100 bytes and the whole is a
-//! few large allocations. Many small allocations would fragment the heap and keep memory
-//! resident that was freed after loading.
+//! A configuration may have 100,000 rules. All patterns are stored in one string, and a
+//! rule consists of a few offsets into it. A typical rule takes about 100 bytes, and all
+//! rules together need only a few large allocations. Many small allocations would fragment
+//! the heap, so that memory freed after loading would stay resident.
 //!
 //! Optional values (expiry, shadow mode) are stored in separate lists and take no memory
 //! for rules without them.
 //!
-//! The index in `clients/index.rs` finds the rules that may match a client: trying
-//! every rule would take milliseconds per connection.
+//! The index in `clients/index.rs` finds the rules that may match a client, because
+//! comparing the client with every rule would take milliseconds per connection.
 
 mod allow;
 mod client;
@@ -32,26 +32,26 @@ pub use key::{MatchKey, Pattern};
 pub struct Clients {
     /// The name of each rule, followed by its patterns in the order of [`MatchKey`].
     texts: String,
-    /// The end of each text in `texts`, where the next one starts.
+    /// The end of each text in `texts`. The next text starts there.
     ends: Vec<usize>,
-    /// The key of each text. `None`: the text is a rule's name.
+    /// The key of each text in `texts`. `None`: the text is the name of a rule.
     keys: Vec<Option<MatchKey>>,
     sources: Vec<IpNet>,
-    /// Without duplicates.
+    /// The `allow` lists of all rules, without duplicates.
     allows: Vec<Arc<[Allow]>>,
-    /// Without duplicates.
+    /// The limits of all rules, without duplicates.
     limits: Vec<Limits>,
     rules: Vec<Packed>,
-    /// Rules with an expiry, in order.
+    /// Position and expiry of each rule that has an expiry, in the order of the file.
     expiries: Vec<(u32, Timestamp)>,
-    /// Rules in shadow mode, in order.
+    /// Positions of the rules in shadow mode, in the order of the file.
     shadows: Vec<u32>,
     index: Index,
 }
 
-/// `texts` and `sources` are the ends of the rule's ranges in [`Clients::ends`] and
-/// [`Clients::sources`], which start at the ends of the preceding rule. `allow` and
-/// `limits` are indices.
+/// The offsets of one rule. `texts` and `sources` are the ends of the rule's ranges in
+/// [`Clients::ends`] and [`Clients::sources`]. The ranges start where those of the
+/// preceding rule end. `allow` and `limits` are indices into the lists of [`Clients`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Packed {
     texts: u32,
@@ -60,7 +60,7 @@ struct Packed {
     limits: u32,
 }
 
-/// Never saturates: a file has at most 16 MiB.
+/// Converts an index. It always fits, because a configuration file has at most 16 MiB.
 fn number(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
@@ -144,7 +144,7 @@ impl Clients {
         (0..self.len()).map(|number| self.rule(number))
     }
 
-    /// The rule at a position, from 0.
+    /// The rule at position `number`, counted from 0.
     ///
     /// # Panics
     /// If there is no such rule.
@@ -189,7 +189,7 @@ impl Clients {
     }
 
     /// The rules, in order, that may match a client with the values of `certificate` and
-    /// the address `source`. All other rules cannot match it.
+    /// the address `source`. No other rule can match this client.
     pub fn may_match<'t>(
         &self,
         certificate: impl Iterator<Item = (MatchKey, &'t str)>,
@@ -199,10 +199,11 @@ impl Clients {
             .candidates(self, certificate, Some(IpNet::only(source)))
     }
 
-    /// The rules, in order, that may cover `rule`, including itself. All other rules cannot
-    /// cover it.
+    /// The rules, in order, that may cover `rule`, including `rule` itself. No other rule
+    /// can cover it.
     pub fn may_cover(&self, rule: &Rule<'_>) -> Candidates<'_> {
-        // A covering rule matches all of the rule's patterns for a key, so also the first.
+        // A rule that covers `rule` matches all of its patterns under a key, so it also
+        // matches the first pattern.
         let firsts = MatchKey::TEXTS.into_iter();
         let firsts = firsts.filter_map(|key| Some((key, rule.texts(key).next()?)));
         self.index
@@ -229,8 +230,8 @@ impl Clients {
 
 /// One rule of [`Clients`].
 ///
-/// It matches a client if, for each of its keys, one of the key's patterns matches. It
-/// has at least one key.
+/// A rule has at least one key. It matches a client if, under each key of the rule, at
+/// least one pattern matches.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule<'a> {
     all: &'a Clients,
@@ -240,7 +241,7 @@ pub struct Rule<'a> {
 }
 
 impl<'a> Rule<'a> {
-    /// The position among all rules, from 0.
+    /// The position of this rule among all rules, counted from 0.
     pub const fn number(&self) -> usize {
         self.number
     }
@@ -249,13 +250,13 @@ impl<'a> Rule<'a> {
         self.all.text(self.before.texts as usize)
     }
 
-    /// The checked patterns for a key.
+    /// The patterns of this rule under `key`. They have been checked.
     pub fn texts(&self, key: MatchKey) -> impl ExactSizeIterator<Item = &'a str> + Clone + use<'a> {
         let all = self.all;
         self.numbers(key).map(|number| all.text(number))
     }
 
-    /// The positions of these patterns among all texts.
+    /// The positions of the patterns of `key` in [`Clients::keys`].
     fn numbers(&self, key: MatchKey) -> Range<usize> {
         let first = self.before.texts as usize + 1;
         let keys = &self.all.keys[first..self.packed.texts as usize];
@@ -264,17 +265,18 @@ impl<'a> Rule<'a> {
         first + start..first + start + count
     }
 
-    /// Networks of the client's address.
+    /// The networks that the client's address may belong to.
     pub fn sources(&self) -> &'a [IpNet] {
         &self.all.sources[self.source_numbers()]
     }
 
-    /// The positions of these networks among all networks.
+    /// The positions of the rule's networks in [`Clients::sources`].
     const fn source_numbers(&self) -> Range<usize> {
         self.before.sources as usize..self.packed.sources as usize
     }
 
-    /// Empty: the client is refused everywhere.
+    /// Upstreams and servers that the client may reach. Empty: the client is refused at
+    /// every listener.
     pub fn allow(&self) -> &'a [Allow] {
         &self.all.allows[self.packed.allow as usize]
     }
@@ -284,12 +286,12 @@ impl<'a> Rule<'a> {
         self.packed.allow as usize
     }
 
-    /// With the defaults of `[defaults.client]`.
+    /// Limits of the rule, completed with the defaults of `[defaults.client]`.
     pub fn limits(&self) -> &'a Limits {
         &self.all.limits[self.packed.limits as usize]
     }
 
-    /// The time from which the rule matches no client.
+    /// The time at which the rule expires. From then on it matches no client.
     pub fn expires(&self) -> Option<Timestamp> {
         let expiries = &self.all.expiries;
         let found = expiries.binary_search_by_key(&number(self.number), |&(rule, _)| rule);
@@ -303,13 +305,14 @@ impl<'a> Rule<'a> {
         }
     }
 
-    /// Whether only clients with a certificate can match.
+    /// Whether the rule can match only clients that have a certificate.
     pub const fn needs_certificate(&self) -> bool {
         self.packed.texts > self.before.texts + 1
     }
 
     /// Whether this rule shadows `later` completely: it matches every client that `later`
-    /// matches, for at least as long, and is not a shadow rule before an enforced one.
+    /// matches, and does not expire earlier. A rule in shadow mode never shadows an
+    /// enforced rule.
     pub fn covers(&self, later: &Self) -> bool {
         let lasts = match (self.expires(), later.expires()) {
             (None, _) => true,

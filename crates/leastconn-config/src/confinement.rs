@@ -1,5 +1,6 @@
-//! State of the sandbox (applied by `leastconn-lb`), and hints for errors that it causes: the
-//! kernel only reports that access was denied.
+//! State of the sandbox, which `leastconn-lb` applies, and hints for errors that the
+//! sandbox causes. The hints are needed because the kernel only reports that access was
+//! denied.
 
 use std::{
     fmt,
@@ -16,8 +17,8 @@ use rustix::{
 
 use crate::files;
 
-/// The ID of the process that started this one in its place, in the environment of a
-/// process that was started by an upgrade.
+/// Environment variable that an upgrade sets for the successor. It contains the process ID
+/// of the predecessor.
 pub const UPGRADE: &str = "LEASTCONN_UPGRADE";
 
 /// Confinement of this process.
@@ -26,18 +27,19 @@ static CONFINEMENT: OnceLock<Confinement> = OnceLock::new();
 /// Confinement of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Confinement {
-    /// No sandbox: disabled, or not applied.
+    /// There is no sandbox, because it is disabled or has not been applied yet.
     Off,
-    /// No sandbox, for this reason.
+    /// There is no sandbox, for the reason in the field.
     Unavailable(String),
-    /// Confined as far as the kernel allows.
+    /// Confined by Landlock, as far as the kernel supports it.
     Confined {
         /// Landlock ABI version of the kernel.
         abi: i32,
-        /// Restrictions that the kernel lacks.
+        /// Restrictions that the kernel does not support.
         missing: Vec<&'static str>,
     },
-    /// Only by the sandboxes of its predecessors: the kernel allows no further layer.
+    /// Confined only by the inherited sandboxes of its predecessors, because the kernel
+    /// allows no further layer.
     Inherited,
 }
 
@@ -66,7 +68,7 @@ pub fn current() -> &'static Confinement {
     CONFINEMENT.get().unwrap_or(&Confinement::Off)
 }
 
-/// Only the first call has an effect.
+/// Sets the confinement of this process. Only the first call has an effect.
 pub fn set(how: Confinement) {
     let _ = CONFINEMENT.set(how);
 }
@@ -82,8 +84,8 @@ pub fn announce() {
     }
 }
 
-/// Hint for an `error` while reading the file at `path`: caused by the sandbox, or by its owner
-/// and mode.
+/// Hint for an `error` while reading the file at `path`, if the sandbox or the owner and
+/// mode of the file cause it.
 pub(crate) fn hint_for_reading(path: &Path, error: &io::Error) -> Option<String> {
     hint(path, error, "reading in", Access::READ_OK).or_else(|| {
         let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
@@ -91,7 +93,7 @@ pub(crate) fn hint_for_reading(path: &Path, error: &io::Error) -> Option<String>
     })
 }
 
-/// Explains owner and mode of an unreadable file, with a remedy.
+/// Describes owner and mode of a file that cannot be read, and how to make it readable.
 fn owner_and_mode(path: &Path) -> String {
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     let process = format!("this process runs as user {user}, group {group}");
@@ -104,7 +106,7 @@ fn owner_and_mode(path: &Path) -> String {
                 "{process}; the file belongs to user {owner}, group {of_group}, and has mode {mode:04o}: `chgrp {group} {path} && chmod g+r {path}` lets it be read"
             )
         }
-        // The file is not reachable.
+        // The metadata cannot be read either: a parent directory is not accessible.
         Err(_) => format!(
             "{process}, which may not enter a directory on the way: `namei -l {}` shows which",
             path.display()
@@ -128,13 +130,13 @@ pub fn hint_for_executing(path: &Path, error: &io::Error) -> Option<String> {
     let Some(interpreter) = interpreter(path) else {
         return hint(path);
     };
-    // The script itself may be allowed, but not its interpreter.
+    // The sandbox may allow the script itself and not its interpreter.
     let why = hint(&interpreter)?;
     let interpreter = interpreter.display();
     Some(format!("it is a script for {interpreter}, and {why}"))
 }
 
-/// Interpreter of the script at `path`, if it is one.
+/// Interpreter of the script at `path`. `None` if the file is not a script.
 fn interpreter(path: &Path) -> Option<PathBuf> {
     let mut start = [0; 128];
     let read = files::open_regular(path).and_then(|(mut file, _)| file.read(&mut start));
@@ -151,11 +153,12 @@ fn hint(path: &Path, error: &io::Error, doing: &str, needed: Access) -> Option<S
         current(),
         Confinement::Confined { .. } | Confinement::Inherited
     );
-    // A successor has inherited a sandbox before it applies its own.
+    // A successor is confined by its predecessor's sandbox even before it applies its own.
     if !confined && std::env::var_os(UPGRADE).is_none() {
         return None;
     }
-    // `access` only checks owner and mode, not Landlock.
+    // `access` checks only owner and mode, not Landlock. If it succeeds, the sandbox is the
+    // cause.
     let there = if path.exists() { path } else { parent(path) };
     access(there, needed).ok()?;
     Some(format!(
@@ -166,7 +169,7 @@ fn hint(path: &Path, error: &io::Error, doing: &str, needed: Access) -> Option<S
     ))
 }
 
-/// Directory of a path, with links resolved if possible.
+/// Directory of a path, with symbolic links resolved if possible.
 fn directory(path: &Path) -> PathBuf {
     let resolved = path.canonicalize().ok();
     let directory = resolved.as_deref().and_then(Path::parent);
@@ -176,7 +179,7 @@ fn directory(path: &Path) -> PathBuf {
     }
 }
 
-/// Parent directory of a path; `.` for a bare name.
+/// Parent directory of a path; `.` for a file name without a directory.
 pub fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

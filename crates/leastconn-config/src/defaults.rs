@@ -32,7 +32,7 @@ pub(crate) const MAX_FAILS: u32 = 1;
 pub(crate) const FAIL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const MAX_EJECTED: f64 = 0.5;
 
-/// A duration in the notation of the schema.
+/// Formats a duration in the notation of the schema.
 pub(crate) fn text(duration: Duration) -> String {
     duration::text(duration)
 }

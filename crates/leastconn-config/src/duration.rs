@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Longer durations are typing errors, and sums of times must not overflow.
+/// Maximum duration. A longer duration is probably a typing error, and sums of times must
+/// not overflow.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 const UNITS: [(&str, u64); 5] = [
@@ -13,7 +14,7 @@ const UNITS: [(&str, u64); 5] = [
     ("ms", 1),
 ];
 
-/// Why a text is not a duration.
+/// Reason why a text is not a valid duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DurationError {
@@ -34,7 +35,8 @@ pub enum DurationError {
 /// Parses a duration.
 ///
 /// # Errors
-/// If the text is not a sequence of whole numbers with units, or is too long.
+/// Returns an error if the text is not a sequence of whole numbers with units, or if the
+/// duration is too long.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
     if text.contains(' ') && parse(&text.replace(' ', "")).is_ok() {
         return Err(DurationError::Space);
@@ -78,7 +80,7 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
 /// Formats a duration so that [`parse`] reads it. Fractions of a millisecond are dropped.
 pub fn text(duration: Duration) -> String {
     let millis = duration.as_millis();
-    // Use the largest unit that divides it, except that 60s stays "60s".
+    // Use the largest unit that divides the duration, except that 60s stays "60s".
     let whole = UNITS.into_iter().find(|(unit, size)| {
         *unit != "d"
             && millis.is_multiple_of(u128::from(*size))

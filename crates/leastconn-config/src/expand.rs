@@ -1,8 +1,8 @@
 //! Environment variables in strings: `${NAME}` and `${NAME:-default}`.
 //!
-//! Values of variables and defaults are not expanded again. As in a shell, the default
-//! also replaces a variable that is set and empty. A `$` that starts neither form and is
-//! not doubled is an error, because a reader would take it for a variable.
+//! Values of variables and defaults are not expanded again. As in a shell, the default also
+//! replaces a variable that is set to an empty value. `$$` stands for a `$`. Any other `$`
+//! is an error, because a reader would take it for the start of a variable.
 
 use std::{collections::HashSet, ops::Range};
 
@@ -10,11 +10,11 @@ use toml::{Spanned, de::DeValue};
 
 use super::Problems;
 
-/// Looks up a variable.
+/// A function that looks up an environment variable.
 pub(crate) type Environment<'a> = &'a (dyn Fn(&str) -> Result<String, std::env::VarError> + Sync);
 
-/// Expands all strings of `value` in place. Reports strings that cannot be expanded and
-/// returns their positions.
+/// Expands all strings of `value` in place. Reports every string that cannot be expanded,
+/// and returns the positions of these strings.
 pub(crate) fn expand(
     value: &mut DeValue<'_>,
     span: &Range<usize>,

@@ -1,9 +1,10 @@
 //! Reads files whose operations may block.
 //!
 //! Opening a FIFO without a writer blocks, and so does every operation on a network mount
-//! whose server does not answer. All files are read by [`read`], which accepts regular
-//! files only and records the operation while it lasts ([`blocked`]). A running balancer
-//! reads files in a [`Lane`]: on a separate thread and with a time limit.
+//! whose server does not answer. All files are read by [`read`], which accepts only regular
+//! files and records each operation until it returns, so that [`blocked`] can report it. A
+//! running balancer reads files in a [`Lane`], which uses a separate thread and a time
+//! limit.
 
 mod lane;
 
@@ -23,7 +24,7 @@ use rustix::fs::OFlags;
 
 pub use lane::{Lane, NoResult};
 
-/// Operations that take longer are reported.
+/// An operation that takes longer than this is reported as blocked.
 const SLOW: Duration = Duration::from_secs(2);
 
 /// Operations that have not returned yet, in the order in which they began.
@@ -46,7 +47,8 @@ impl Pending {
     }
 }
 
-/// The operation that has been blocked longest, if any for at least two seconds.
+/// The operation that has been blocked longest. `None` if no operation has been blocked for
+/// two seconds.
 pub fn blocked() -> Option<Pending> {
     let oldest = pending().values().min_by_key(|one| one.began).cloned();
     oldest.filter(|one| one.elapsed() >= SLOW)
@@ -62,7 +64,7 @@ fn pending() -> MutexGuard<'static, BTreeMap<u64, Pending>> {
     PENDING.lock()
 }
 
-/// Records an operation; ends the record when dropped.
+/// The record of an operation in [`PENDING`], which is removed when this is dropped.
 struct Recorded(u64);
 
 impl Recorded {
@@ -94,7 +96,7 @@ impl Drop for Recorded {
     }
 }
 
-/// Performs an operation on the file at `path` and records it while it lasts.
+/// Performs an operation on the file at `path`, and records it until it returns.
 pub fn record<T>(path: &Path, operation: impl FnOnce() -> T) -> T {
     let _recorded = Recorded::new(path);
     operation()
@@ -109,7 +111,7 @@ pub struct Contents {
 /// Reads a regular file of up to `limit` bytes.
 ///
 /// # Errors
-/// If the file cannot be read, is larger, or is not a regular file.
+/// If the file cannot be read, is larger than `limit`, or is not a regular file.
 pub fn read(path: &Path, limit: u64) -> io::Result<Contents> {
     let recorded = Recorded::new(path);
     let (file, metadata) = open_regular(path)?;
@@ -117,11 +119,11 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Contents> {
     Ok(Contents { bytes, metadata })
 }
 
-/// Reads up to `limit` bytes from a file of any kind, and waits for them. For commands,
-/// whose arguments may be pipes.
+/// Reads a file of any kind of up to `limit` bytes. Blocks until the end of the file. Only
+/// for commands, because their arguments may be pipes.
 ///
 /// # Errors
-/// If the file cannot be read or is larger.
+/// If the file cannot be read or is larger than `limit`.
 pub fn read_any(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     read_to_end(File::open(path)?, limit, &Recorded::new(path))
 }
@@ -131,10 +133,11 @@ pub fn read_any(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// If the file cannot be opened or is not a regular file.
 pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
-    // Check the name first: opening a device may have side effects, and opening a FIFO
-    // would give it a reader.
+    // Check the type before opening the file: opening a device may have side effects, and
+    // opening a FIFO would give it a reader.
     require_regular(std::fs::metadata(path)?.file_type())?;
-    // `NONBLOCK`: the file may have been replaced by a FIFO since the check.
+    // `NONBLOCK` is needed because the file may have been replaced by a FIFO since the
+    // check.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let file = OpenOptions::new()
         .read(true)
@@ -184,8 +187,8 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// Records each read that returns as progress, so that a large file on a slow disk does
-/// not count as blocked.
+/// A reader that records progress after each read, so that reading a large file from a slow
+/// disk does not count as blocked.
 struct Advancing<'a> {
     file: File,
     recorded: &'a Recorded,

@@ -10,8 +10,8 @@
 //! 4. `resolve` converts values, loads the files that the configuration names, and checks
 //!    how the tables fit together.
 //!
-//! Only a file without errors yields a [`Config`]. An invalid value is never replaced by
-//! a default.
+//! A [`Config`] is returned only if the file has no errors. An invalid value is never
+//! replaced by a default.
 
 mod admin_address;
 pub mod cidr;
@@ -68,14 +68,15 @@ use resolve::{AddressUse, Surroundings};
 use scratch::Scratch;
 pub use text::visible;
 
-/// In bytes. The configuration of 1,000 clients takes about 200 KB.
+/// Maximum size of a configuration file in bytes. For comparison: a file with 1,000 clients
+/// has about 200 KB.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
 /// A configuration and its warnings.
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
-    /// Has no errors.
+    /// Contains only warnings, no errors.
     pub warnings: Problems,
     addresses: Vec<AddressUse>,
 }
@@ -90,7 +91,7 @@ impl Loaded {
 
 /// The result of reading a file, with or without errors.
 pub struct Reading {
-    /// `None` if any problem is an error.
+    /// The configuration. `None` if any problem is an error.
     pub config: Option<Config>,
     pub problems: Problems,
     pub addresses: Vec<AddressUse>,
@@ -126,8 +127,8 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
     read(path).loaded()
 }
 
-/// Like [`load`], but expired CRLs and CAs are warnings. `explain` is used to find out
-/// about refusals that these cause.
+/// Like [`load`], but expired CRLs and CAs are warnings. The command `explain` needs this,
+/// because it explains refusals that expired CRLs and CAs cause.
 ///
 /// # Errors
 /// As [`load`].
@@ -135,8 +136,8 @@ pub fn load_with_expired(path: &Path) -> Result<Loaded, Problems> {
     read_with(path, &mut Problems::tolerate_expired).loaded()
 }
 
-/// Loads the file of a `running` configuration again. An expired CRL is an error only if
-/// it would replace a current one.
+/// Loads the file of the `running` configuration again. An expired CRL is an error only if
+/// it would replace a CRL that has not expired.
 ///
 /// # Errors
 /// As [`load`].
@@ -147,8 +148,8 @@ pub fn load_again(running: &Config) -> Result<Loaded, Problems> {
     .loaded()
 }
 
-/// Like [`load`], from a string. Problems refer to it as `name`, and relative paths start
-/// at `base_dir`.
+/// Like [`load`], from a string. `name` is the file name in problems, and `base_dir` the
+/// base directory of relative paths.
 ///
 /// # Errors
 /// As [`load`].
@@ -197,7 +198,7 @@ fn read_with(path: &Path, prepare: &mut dyn FnMut(&mut Problems)) -> Reading {
             let at = error.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(error.as_bytes());
             let mut problems = Problems::new(&name, &text);
-            // Nothing before `at` was replaced, so the position is still right.
+            // No text before `at` was replaced, so the position is correct.
             problems
                 .error("the file is not UTF-8 text")
                 .at(at..at + char::REPLACEMENT_CHARACTER.len_utf8());
@@ -217,7 +218,8 @@ fn read_text(
     environment: expand::Environment<'_>,
     now: Timestamp,
 ) -> Reading {
-    // It lives as long as the process: keep it out of the scratch heap.
+    // Create the schema here and not on the scratch heap, because it lives as long as the
+    // process.
     LazyLock::force(&schema::SCHEMA);
     let parsed = Scratch::build(|| parse(text, environment, &mut problems));
     let Some(Some((raw, pruned))) = &*parsed else {
@@ -240,8 +242,8 @@ fn read_text(
     }
 }
 
-/// The file as it is written, and the positions of tables and lists from which invalid
-/// parts were removed. `None`: the file cannot be checked further.
+/// Parses and validates the file. Returns its content, and the positions of tables and
+/// lists from which invalid parts were removed. `None`: the file cannot be checked further.
 fn parse(
     text: &str,
     environment: expand::Environment<'_>,
@@ -249,7 +251,8 @@ fn parse(
 ) -> Option<(raw::Raw, HashSet<usize>)> {
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        // Further problems would only be consequences of the syntax error.
+        // Do not report further problems, because they would only be consequences of the
+        // syntax error.
         problems.syntax(&errors);
         return None;
     }
@@ -264,7 +267,7 @@ fn parse(
     match raw::Raw::deserialize(toml::de::ValueDeserializer::from(spanned)) {
         Ok(raw) => Some((raw, pruned)),
         Err(error) => {
-            // A value that the schema accepts and the types do not.
+            // The schema accepts a value that the Rust types do not accept.
             problems.syntax(&[error]);
             None
         }
@@ -275,7 +278,7 @@ fn parse(
 /// `/etc/leastconn/leastconn.toml`.
 ///
 /// # Errors
-/// If none is given and neither of the two exists.
+/// If `given` is `None` and neither of the two default files exists.
 pub fn find(given: Option<PathBuf>) -> Result<PathBuf, NotFound> {
     const PATHS: [&str; 2] = ["leastconn.toml", "/etc/leastconn/leastconn.toml"];
     if let Some(path) = given {

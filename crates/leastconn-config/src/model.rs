@@ -1,7 +1,7 @@
 //! The checked configuration.
 //!
-//! Only [`load`](super::load) makes these types from a file. Nothing in them needs to be
-//! checked again.
+//! Only [`load`](super::load) creates these types from a file. Their values are valid and
+//! need no further checks.
 
 mod admin;
 mod listener;
@@ -29,13 +29,14 @@ pub struct Config {
     pub path: PathBuf,
     pub process: Process,
     pub log: Log,
-    /// `None`: there is no admin interface.
+    /// Settings of the admin interface. `None`: there is no admin interface.
     pub admin: Option<Admin>,
-    /// Not empty. Names and addresses are distinct.
+    /// Listeners. There is at least one, and all names and addresses are distinct.
     pub listeners: Vec<Listener>,
-    /// Names are distinct. Every upstream that is referred to exists.
+    /// Upstreams. All names are distinct. Every upstream that a listener or client refers
+    /// to is in this list.
     pub upstreams: Vec<Upstream>,
-    /// In the order of the file, in which they are tried.
+    /// In the order of the file. For each client, the rules are tried in this order.
     pub clients: Arc<Clients>,
 }
 

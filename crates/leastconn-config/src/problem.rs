@@ -1,5 +1,5 @@
-//! Problems in a configuration file, and their presentation in the style of rustc: the
-//! line and what to do.
+//! Problems in a configuration file. They are shown in the style of rustc, with the line of
+//! the problem and what to do about it.
 
 mod render;
 mod syntax;
@@ -10,8 +10,8 @@ use leastconn_tls::crl::CrlStore;
 
 use crate::text::visible;
 
-/// Maximum number of errors, and of warnings, that are shown. Of the rest only the number
-/// is shown.
+/// Maximum number of errors that are shown, and maximum number of warnings. Further errors
+/// and warnings are only counted.
 pub(crate) const SHOWN: usize = 100;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,17 +35,18 @@ impl Severity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub severity: Severity,
-    /// One line.
+    /// The message, in one line.
     pub message: String,
-    /// Byte offsets. `None`: the whole file.
+    /// Position as byte offsets. `None`: the problem concerns the whole file.
     pub span: Option<Range<usize>>,
-    /// The file that has the problem, if the text exists in memory only.
+    /// The file that has the problem. Only set if the text exists in memory only, so that
+    /// it has no positions.
     pub file: Option<String>,
     /// A second position and its label.
     pub related: Option<(Range<usize>, String)>,
-    /// Explanations.
+    /// Notes that explain the problem.
     pub notes: Vec<String>,
-    /// What to do.
+    /// Texts that tell what to do about the problem.
     pub helps: Vec<String>,
 }
 
@@ -93,16 +94,16 @@ pub struct Problems {
     /// The start of each line of `text`.
     line_starts: Arc<[usize]>,
     list: Vec<Problem>,
-    /// The severity of expired CAs and CRLs.
+    /// Severity of problems with expired CAs and CRLs.
     expired: Severity,
     /// The CRLs in force, if a running balancer loads the configuration.
     running_lists: Option<Vec<Arc<CrlStore>>>,
 }
 
 impl Problems {
-    /// No problems yet, in a file `name` with the content `text`.
+    /// Creates an empty list of problems for the file `name` with the content `text`.
     pub fn new(name: &str, text: &str) -> Self {
-        // Editors do not show a byte order mark, and count columns after it.
+        // Editors do not show a byte order mark, and start counting columns after it.
         let first = if text.starts_with('\u{feff}') { 3 } else { 0 };
         Self {
             name: name.into(),
@@ -121,7 +122,7 @@ impl Problems {
         self.expired = Severity::Warning;
     }
 
-    /// Sets the CRLs in force, which the loaded ones will replace.
+    /// Sets the CRLs in force, which the CRLs of the loaded configuration will replace.
     pub(crate) fn set_running_lists(&mut self, lists: Vec<Arc<CrlStore>>) {
         self.running_lists = Some(lists);
     }
@@ -131,8 +132,8 @@ impl Problems {
         self.running_lists.as_deref()
     }
 
-    /// Adds a problem with an expired CA or CRL: an error, unless
-    /// [tolerated](Self::tolerate_expired).
+    /// Adds a problem with an expired CA or CRL. It is an error, or a warning after
+    /// [`Self::tolerate_expired`].
     pub(crate) fn expired(&mut self, message: impl Into<String>) -> &mut Problem {
         self.add(self.expired, message)
     }
@@ -162,8 +163,9 @@ impl Problems {
         self.list.dedup();
     }
 
-    /// Replaces positions by the file that `file_at` returns for them. For text that exists
-    /// in memory only, where positions mean nothing to a reader.
+    /// Replaces each position by the file that `file_at` returns for it. Used if the text
+    /// exists only in memory, because the reader of a message cannot look up positions in
+    /// it.
     pub(crate) fn replace_spans_by_files(
         &mut self,
         file_at: impl Fn(&Range<usize>) -> Option<String>,
@@ -200,7 +202,7 @@ impl Problems {
         &self.name
     }
 
-    /// For example "3 errors, 1 warning".
+    /// Formats the numbers of problems, for example "3 errors, 1 warning".
     pub fn summary(&self) -> String {
         let part = |count: usize, one: &str| match count {
             0 => None,
@@ -227,7 +229,8 @@ impl Problems {
         self.shown().map(|problem| self.line(&problem))
     }
 
-    /// Like [`Self::lines`], without `warning` or `error`: for logs that contain the level.
+    /// Like [`Self::lines`], without `warning` or `error`. For logs, which contain the
+    /// level in another field.
     pub fn bare_lines(&self) -> impl Iterator<Item = String> + '_ {
         self.shown().map(|problem| self.line_with(&problem, ""))
     }
@@ -239,7 +242,8 @@ impl Problems {
         errors.map(|problem| self.line(&problem))
     }
 
-    /// The problems to show, followed by the numbers of further ones.
+    /// The problems to show, followed by the number of further errors and the number of
+    /// further warnings.
     fn shown(&self) -> impl Iterator<Item = Cow<'_, Problem>> {
         let (mut errors, mut warnings) = (0, 0);
         let shown = self.list.iter().filter(move |problem| {
@@ -262,7 +266,8 @@ impl Problems {
         shown.map(Cow::Borrowed).chain(more)
     }
 
-    /// Whether further problems are probably not shown, so that costly help can be omitted.
+    /// Whether so many problems were found that further ones are probably not shown.
+    /// Callers then omit help that is expensive to compute.
     pub(crate) fn are_many(&self) -> bool {
         self.list.len() > SHOWN
     }
@@ -289,7 +294,7 @@ impl Problems {
 
     /// Line and column of a byte offset, both from 1. The column counts characters.
     pub fn position(&self, at: usize) -> (usize, usize) {
-        // A byte order mark precedes the first line: move to the start of the line.
+        // Move positions in a byte order mark to the start of the first line.
         let at = self.boundary(at).max(self.line_starts[0]);
         let line = self.line_starts.partition_point(|&start| start <= at);
         let start = self.line_starts[line - 1];

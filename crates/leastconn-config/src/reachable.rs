@@ -1,7 +1,7 @@
 //! Checks whether the host names of servers can be resolved.
 //!
-//! Separate from loading the file, because it takes time and the answer may change at any
-//! time. A running balancer resolves names when it connects.
+//! This check is separate from loading the file, because it takes time and its result may
+//! change at any time. A running balancer resolves names when it connects to a server.
 
 use std::{collections::HashMap, net::ToSocketAddrs, sync::Arc, thread, time::Duration};
 
@@ -54,8 +54,8 @@ fn name(address: &Address) -> Option<(Arc<str>, u16)> {
 
 type Answers = HashMap<(Arc<str>, u16), Result<(), String>>;
 
-/// Look-ups cannot be cancelled. They run on threads that are left behind if they take
-/// too long.
+/// Resolves all names in parallel. Look-ups cannot be cancelled, so the function does not
+/// wait for threads whose look-ups take longer than `limit`.
 fn resolve_all(names: &[(Arc<str>, u16)], limit: Duration) -> Answers {
     let shared = Arc::new((Mutex::new(Answers::new()), Condvar::new()));
     let share = names.len().div_ceil(THREADS).max(1);

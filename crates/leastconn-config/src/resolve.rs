@@ -1,8 +1,9 @@
-//! From the types of the file to the checked configuration: converts values, looks up
+//! Creates the checked configuration from the types of the file: converts values, looks up
 //! names, loads files, and checks how the tables fit together.
 //!
-//! Invalid parts are reported and left out. Missing required keys have been reported
-//! before. The result may be used only if no error was reported.
+//! Invalid parts are reported and left out. Missing required keys are not reported here,
+//! because the schema check has reported them. The result may be used only if no error was
+//! reported.
 
 mod admin;
 mod client;
@@ -41,8 +42,8 @@ use super::{
 /// The longest path of a UNIX socket on Linux, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
 
-/// The address of a server and its position in the file, to check later that its name can
-/// be resolved.
+/// The address of a server and its position in the file. It is kept to check later whether
+/// the host name can be resolved.
 #[derive(Clone, Debug)]
 pub struct AddressUse {
     pub(crate) upstream: UpstreamId,
@@ -55,13 +56,13 @@ pub struct AddressUse {
 pub(crate) struct Surroundings<'a> {
     /// Base directory of relative paths.
     pub(crate) base_dir: &'a Path,
-    /// For the expiry of certificates and rules.
+    /// The current time, which decides whether certificates and rules have expired.
     pub(crate) now: Timestamp,
     /// Tables and lists from which invalid parts were removed.
     pub(crate) pruned: &'a HashSet<usize>,
 }
 
-/// The configuration. Valid only if `problems` has no error.
+/// Creates the configuration. The result is valid only if `problems` has no error.
 pub(crate) fn resolve(
     raw: &Raw,
     path: PathBuf,
@@ -85,7 +86,8 @@ pub(crate) fn resolve(
     let listeners = resolver.all_listeners(raw.listener.as_deref().unwrap_or_default());
     let raw_upstreams = raw.upstream.as_deref().unwrap_or_default();
     resolver.check_protocols(&listeners, &upstreams, raw_upstreams);
-    // The packed rules and what is needed to check them; the copy has the exact size.
+    // Packing and checking the rules needs temporary memory, so it runs on the scratch
+    // heap. The copy below has no spare capacity.
     let checked = Scratch::build(|| resolver.clients_with(&listeners, raw));
     let clients = checked.as_ref().map(Clients::copy).unwrap_or_default();
     drop(checked);
@@ -110,13 +112,14 @@ struct Resolver<'a> {
     addresses: Vec<AddressUse>,
     /// All upstreams in the file, including invalid ones.
     upstreams: Vec<Declared>,
-    /// Index into `upstreams` by name.
+    /// Maps the name of each upstream to its index in `upstreams`.
     upstream_numbers: HashMap<String, usize>,
-    /// Some upstream has no valid name, so a reference to an unknown name may be right.
+    /// Some upstream has no valid name. A reference to an unknown name may mean this
+    /// upstream, so it is not reported.
     nameless_upstream: bool,
-    /// Listening addresses so far.
+    /// Addresses of the listeners that were resolved so far.
     binds: Vec<(SocketAddr, Range<usize>)>,
-    /// Paths of listening UNIX sockets so far.
+    /// UNIX socket paths of the listeners that were resolved so far.
     unix_binds: Vec<(Arc<Path>, Range<usize>)>,
 }
 
@@ -125,9 +128,10 @@ struct Declared {
     name: String,
     span: Range<usize>,
     servers: Vec<String>,
-    /// As `servers`, for look-ups.
+    /// The names in `servers`, as a set.
     server_names: HashSet<String>,
-    /// Some servers are invalid, so a reference to an unknown server may be right.
+    /// Some servers are invalid. A reference to an unknown server may mean one of them, so
+    /// it is not reported.
     incomplete: bool,
     used: bool,
 }
@@ -140,7 +144,7 @@ enum Zero {
 }
 
 impl Resolver<'_> {
-    /// The client rules, and all checks that involve them.
+    /// Resolves the client rules, and performs all checks that involve them.
     fn clients_with(&mut self, listeners: &[At<Listener>], raw: &Raw) -> Clients {
         let defaults = raw.defaults.as_ref();
         let defaults = defaults.and_then(|defaults| defaults.client.as_ref());
@@ -161,8 +165,8 @@ impl Resolver<'_> {
             && clients.len() == raw.client.as_ref().map_or(0, Vec::len);
         self.check_across_tables(listeners, &clients, &places, complete);
         if !complete && self.problems.errors() == 0 {
-            // Omitted parts have been reported. Should a report ever be missing, do not run
-            // with fewer rules than the file has.
+            // Every omitted rule should have been reported. Report an error here as well,
+            // so that the balancer never runs with fewer rules than the file has.
             self.problems.error(
                 "a part of the file was ignored without a report: this is a bug in leastconn",
             );
@@ -206,13 +210,13 @@ impl Resolver<'_> {
         }
     }
 
-    /// `None`: no keepalive probes.
+    /// Converts the idle time before keepalive probes. `None`: no probes are sent.
     fn keepalive(&mut self, value: Option<&At<DurationText>>) -> Option<Duration> {
         let idle = self.duration("keepalive", value, defaults::KEEPALIVE, Zero::Allowed);
         (!idle.is_zero()).then_some(idle)
     }
 
-    /// Checks a name, which is used in metric labels and commands.
+    /// Checks a name. Names are used in metric labels and commands.
     fn name(&mut self, of: &str, name: Option<&At<String>>) -> Option<At<Arc<str>>> {
         let At { value, span } = name?;
         self.check_name(of, value, span).then(|| At {
@@ -264,12 +268,13 @@ impl Resolver<'_> {
             self.upstreams[number].used = true;
             return Some(UpstreamId::from(name));
         }
-        // It may be an upstream whose name or table is invalid.
+        // The name may belong to an upstream that was left out because its name or table is
+        // invalid.
         let unread = self.upstreams.is_empty() && !self.nothing_pruned_at_top();
         if self.nameless_upstream || unread {
             return None;
         }
-        // The suggestion compares all names.
+        // Suggesting a name is expensive, because it compares all names.
         let upstreams = if self.problems.are_many() {
             &[]
         } else {
@@ -327,7 +332,8 @@ impl Resolver<'_> {
             let help = format!("write \"{value}:9443\"");
             ("the port is missing".to_owned(), help)
         } else if value.parse::<Ipv6Addr>().is_ok() {
-            // `::1:9443` as a whole is an IPv6 address, which is unlikely to be meant.
+            // `::1:9443` is a valid IPv6 address without a port, but the author probably
+            // meant port 9443.
             let help = "write \"[ADDRESS]:PORT\"".to_owned();
             (AddressError::UnbracketedV6.to_string(), help)
         } else if value.parse::<Ipv4Addr>().is_ok() {

@@ -122,7 +122,7 @@ pub(crate) fn list<'a>(schema: &'a Value, key: &str) -> &'a [Value] {
         .map_or(&[], |list| list)
 }
 
-/// Removes `null`, which TOML does not have, and replaces the `format` of integers by
+/// Removes `null`, which TOML does not have, and replaces the `format` of integers by a
 /// `maximum`.
 fn plain(schema: &mut Schema) {
     transform_subschemas(&mut plain, schema);
@@ -155,7 +155,8 @@ fn plain(schema: &mut Schema) {
     }
 }
 
-/// Accepts a string with variables wherever the schema has fixed words.
+/// Accepts a string with environment variables wherever the schema accepts only fixed
+/// words.
 fn allow_variables(schema: &mut Value) {
     match schema {
         Value::Object(object) => {
@@ -181,7 +182,8 @@ fn allow_variables(schema: &mut Value) {
 mod tests {
     use super::*;
 
-    /// `allow_variables` finds fixed words only in `oneOf` and `anyOf`.
+    /// The schema must contain fixed words only in `oneOf` and `anyOf`, because
+    /// `allow_variables` does not look elsewhere.
     #[test]
     fn fixed_words_may_be_variables() {
         fn check(schema: &Value, path: &str) -> usize {
@@ -210,7 +212,7 @@ mod tests {
             found
         }
         assert!(check(schema(), "") > 10);
-        // After variables were replaced, only the words are valid.
+        // After variables were replaced, only the fixed words are valid.
         let level = &SCHEMA.root()["$defs"]["level"];
         assert!(
             list(level, "oneOf")

@@ -1,9 +1,9 @@
 //! Validates a parsed file against the JSON schema: keys, types, fixed words and ranges.
 //! Invalid parts are reported and removed.
 //!
-//! Supports the part of JSON Schema that the schema uses: `type`, `properties`,
-//! `required`, `items`, `anyOf` of different types, `oneOf`, `enum` and `const` of
-//! strings, `minimum`, `maximum` and `$ref`. Tables have no keys beyond `properties`.
+//! Supports the part of JSON Schema that the schema uses: `type`, `properties`, `required`,
+//! `items`, `anyOf` of different types, `oneOf`, `enum` and `const` of strings, `minimum`,
+//! `maximum` and `$ref`. Any key of a table that is not in `properties` is invalid.
 
 use std::{collections::HashSet, ops::Range};
 
@@ -19,11 +19,13 @@ use super::{
     suggest::{either, nearest},
 };
 
-/// Represents the top level among the positions of [`check`]. No table of a file is there.
+/// Represents the top level among the positions that [`check`] returns. It is no valid
+/// position of a table in a file.
 pub(crate) const TOP: usize = usize::MAX;
 
-/// Checks the whole document. Values at the positions `failed` have been reported already.
-/// Returns the positions of tables and lists from which invalid parts were removed.
+/// Checks the whole document. Values at the positions in `failed` have been reported
+/// already. Returns the positions of tables and lists from which invalid parts were
+/// removed.
 pub(crate) fn check(
     document: &mut DeTable<'_>,
     failed: &HashSet<usize>,
@@ -86,7 +88,7 @@ impl Shape<'_> {
         }
     }
 
-    /// Returns whether the value is valid.
+    /// Checks a value. Returns whether it is valid.
     fn value(
         &mut self,
         schema: &'static Value,
@@ -169,7 +171,7 @@ impl Shape<'_> {
         }
     }
 
-    /// Checks a string that may be restricted to some words.
+    /// Checks a string that the schema may restrict to fixed words.
     fn word(&mut self, schema: &'static Value, text: &str, span: Range<usize>, key: &str) -> bool {
         let words = words(schema);
         if words.is_empty() || words.contains(&text) {
@@ -263,7 +265,8 @@ impl Shape<'_> {
                 ));
             }
             DeValue::Integer(number) => {
-                // `rate_limit = 20`
+                // For example `rate_limit = 20`, where a table with one required key is
+                // expected.
                 if let [only] = list(schema, "required")
                     && let Some(only) = only.as_str()
                 {
@@ -309,7 +312,7 @@ impl Shape<'_> {
         known: &'static Map<String, Value>,
         path: &str,
     ) {
-        // `nam = "web"` is one mistake: do not report that `name` is missing too.
+        // `nam = "web"` is a single mistake: do not also report that `name` is missing.
         let mistyped = table.keys().any(|found| {
             let found = found.get_ref().as_ref();
             !known.contains_key(found)
@@ -344,7 +347,7 @@ fn has_type(schema: &Value, value: &DeValue<'_>) -> bool {
         DeValue::Integer(_) => name == "integer" || name == "number",
         DeValue::Float(_) => name == "number",
         DeValue::Boolean(_) => name == "boolean",
-        // Keys that are strings with this format in JSON.
+        // The JSON schema describes dates as strings with this format.
         DeValue::Datetime(_) => name == "string" && schema["format"] == "date-time",
         DeValue::Array(_) => name == "array",
         DeValue::Table(_) => name == "object",
@@ -355,7 +358,7 @@ fn has_type(schema: &Value, value: &DeValue<'_>) -> bool {
     }
 }
 
-/// Describes what a schema expects: `a duration like "10s"`.
+/// Describes what a schema expects, for example `a duration like "10s"`.
 fn kind(schema: &Value) -> String {
     let type_name = schema.get("type").and_then(Value::as_str);
     let words: Vec<_> = words(schema)

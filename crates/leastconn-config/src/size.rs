@@ -8,7 +8,7 @@ const UNITS: [(&str, u64); 5] = [
     ("B", 1),
 ];
 
-/// Why a text is not a size.
+/// Reason why a text is not a valid size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SizeError {
     #[error("expected a size like \"512MiB\"")]
@@ -19,10 +19,10 @@ pub(crate) enum SizeError {
     TooLarge,
 }
 
-/// Parses a size. Returns bytes.
+/// Parses a size, and returns it in bytes.
 ///
 /// # Errors
-/// If the text is not one whole number with a unit.
+/// Returns an error if the text is not a whole number with a unit.
 pub(crate) fn parse(text: &str) -> Result<u64, SizeError> {
     let end = text.find(|c: char| !c.is_ascii_digit());
     let (number, unit) = text.split_at(end.ok_or(SizeError::Form)?);

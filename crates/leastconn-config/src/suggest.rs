@@ -1,10 +1,11 @@
 //! Suggestions for misspelled words.
 
-/// The candidate closest to `word`, if it differs by at most one edit per three letters.
+/// The candidate that is most similar to `word`. `None` if every candidate differs by more
+/// than one edit per three letters.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let normal = |text: &str| text.to_ascii_lowercase().replace('-', "_");
     let word = normal(word);
-    // The time for the distance grows with the square of the length.
+    // Do not search for long words: computing the edit distance takes quadratic time.
     if word.len() > 256 {
         return None;
     }
@@ -16,14 +17,14 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         })
         .filter(|(distance, candidate)| {
             *distance <= (candidate.chars().count().max(word.chars().count()) / 3).max(1)
-                // Not every letter may differ.
+                // Ignore candidates that differ in every letter.
                 && *distance < candidate.chars().count()
         })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
 
-/// "a", "a or b", "a, b or c"
+/// Joins words for a message: "a", "a or b", "a, b or c".
 pub(crate) fn either(words: &[String]) -> String {
     match words {
         [] => String::new(),

@@ -36,14 +36,14 @@ fn reading(text: &str, base_dir: &Path) -> Reading {
     read_text(problems, text, base_dir, &environment, now)
 }
 
-/// The configuration, which must have no problems.
+/// Loads a configuration that must have no problems.
 fn config(text: &str) -> Config {
     let reading = reading(text, Path::new("/nowhere"));
     assert!(reading.problems.is_empty(), "{}", reading.problems);
     reading.config.unwrap()
 }
 
-/// One line per problem, without the file name.
+/// Returns one line per problem, without the file name.
 fn lines(text: &str) -> Vec<String> {
     reading(text, Path::new("/nowhere"))
         .problems
@@ -69,7 +69,7 @@ match = { source = "10.0.0.0/8" }
 allow = ["web"]
 "#;
 
-/// [`PLAIN`] with one replacement.
+/// Returns [`PLAIN`] with `from` replaced by `to`.
 fn changed(from: &str, to: &str) -> String {
     assert!(PLAIN.contains(from), "{from}");
     PLAIN.replacen(from, to, 1)

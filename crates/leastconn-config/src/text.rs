@@ -33,7 +33,7 @@ const INVISIBLE: [(char, char); 35] = [
     ('\u{1bca0}', '\u{1bca3}'),
     ('\u{1d173}', '\u{1d17a}'),
     ('\u{e0000}', '\u{e0fff}'),
-    // Private use: the glyph depends on the font.
+    // Private use: the font determines what these characters look like.
     ('\u{e000}', '\u{f8ff}'),
     ('\u{f0000}', '\u{ffffd}'),
     ('\u{100000}', '\u{10fffd}'),
@@ -48,7 +48,7 @@ const INVISIBLE: [(char, char); 35] = [
 
 /// Whether a character is invisible, or changes how its neighbours are displayed.
 pub fn is_hidden(character: char) -> bool {
-    // Most text is ASCII.
+    // Fast path, because most text is ASCII.
     if character.is_ascii() {
         return character.is_ascii_control();
     }
@@ -69,8 +69,8 @@ pub fn visible(text: &str) -> String {
     out
 }
 
-/// Escapes hidden characters and cuts the text to 1 KiB. The end of a cut text contains
-/// the original length.
+/// Escapes hidden characters and cuts the text to 1 KiB. A text that was cut ends with its
+/// original length.
 pub fn escape(text: &str) -> String {
     if text.len() <= LONGEST && !text.chars().any(is_hidden) {
         return text.to_owned();
@@ -79,7 +79,7 @@ pub fn escape(text: &str) -> String {
     let room = LONGEST - mark.len();
     let mut out = String::new();
     for character in text.chars() {
-        // The longest escape, `\u{10ffff}`.
+        // 10 bytes is the length of the longest escape, `\u{10ffff}`.
         if out.len() + 10 > LONGEST {
             break;
         }
@@ -141,7 +141,7 @@ mod tests {
         let escaped = escape(&long);
         assert_eq!(escaped.len(), LONGEST);
         assert!(escaped.ends_with("x…[cut, 58000 bytes]"));
-        // Short before escaping, too long after it.
+        // The text is short before escaping, and too long after it.
         let escaped = escape(&"\u{2060}".repeat(300));
         assert!(escaped.len() <= LONGEST && escaped.ends_with("…[cut, 900 bytes]"));
     }

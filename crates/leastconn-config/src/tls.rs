@@ -1,7 +1,8 @@
 //! Loads and checks the `tls` tables of listeners and upstreams.
 //!
-//! Missing, invalid and expired files are reported here and not at the first handshake.
-//! The trust store of the system is never used: only `client_ca` and `ca` are trusted.
+//! Missing, invalid and expired files are reported when the configuration is loaded, and
+//! not at the first handshake. Only `client_ca` and `ca` are trusted; the trust store of
+//! the operating system is never used.
 
 mod algorithms;
 mod alpn;

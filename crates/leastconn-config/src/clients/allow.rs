@@ -8,12 +8,13 @@ use leastconn::{ServerId, UpstreamId};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Granted {
     All,
-    /// Not empty.
+    /// Only these servers. The list is not empty.
     Only(Vec<ServerId>),
 }
 
 impl Granted {
-    /// The servers of `upstream` that `allow` permits. `None`: no server.
+    /// The servers of `upstream` that `allow` permits. `None`: `allow` permits no server of
+    /// this upstream.
     pub fn of(allow: &[Allow], upstream: &UpstreamId) -> Option<Self> {
         let mut named = Vec::new();
         for allow in allow.iter().filter(|a| a.upstream == *upstream) {
@@ -30,7 +31,7 @@ impl Granted {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Allow {
     pub upstream: UpstreamId,
-    /// `None`: all servers of the upstream.
+    /// The server that the client may reach. `None`: all servers of the upstream.
     pub server: Option<ServerId>,
 }
 

@@ -14,15 +14,18 @@ use crate::{cidr::IpNet, keyword::Mode};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Client {
     pub name: String,
-    /// Patterns for the certificate. Under each key with patterns, one of them must match.
+    /// Patterns for the certificate. For each key that has patterns, at least one of these
+    /// patterns must match.
     pub patterns: Vec<Pattern>,
-    /// Networks of the client's address.
+    /// The networks that the client's address may belong to.
     pub source: Vec<IpNet>,
-    /// Empty: the client is refused everywhere.
+    /// Upstreams and servers that the client may reach. Empty: the client is refused at
+    /// every listener.
     pub allow: Vec<Allow>,
-    /// With the defaults of `[defaults.client]`.
+    /// Limits of the client, completed with the defaults of `[defaults.client]`.
     pub limits: Limits,
-    /// The time from which the rule matches no client. `None`: never.
+    /// The time at which the rule expires. From then on it matches no client. `None`: the
+    /// rule never expires.
     pub expires: Option<Timestamp>,
     pub mode: Mode,
 }
@@ -31,7 +34,8 @@ impl Client {
     /// Adds a value that the rule accepts under `key`.
     ///
     /// # Errors
-    /// An error text if the value is not valid for this key. The rule is unchanged then.
+    /// Returns an error text, and leaves the rule unchanged, if the value is not valid for
+    /// this key.
     pub fn require(&mut self, key: MatchKey, value: &str) -> Result<(), String> {
         match key.parse(value)? {
             Requirement::Pattern(pattern) => self.patterns.push(pattern),
@@ -40,14 +44,15 @@ impl Client {
         Ok(())
     }
 
-    /// The patterns under a key that matches text in a certificate.
+    /// The patterns under `key`, which must be a key that matches text in a certificate.
     pub(super) fn texts(&self, key: MatchKey) -> impl Iterator<Item = &str> {
         let patterns = self.patterns.iter();
         let patterns = patterns.filter(move |pattern| pattern.key() == key);
         patterns.map(Pattern::as_str)
     }
 
-    /// Whether the rule would match every client.
+    /// Whether the rule has no patterns and no networks, so that it would match every
+    /// client.
     pub(crate) const fn matches_all(&self) -> bool {
         self.patterns.is_empty() && self.source.is_empty()
     }

@@ -1,12 +1,13 @@
 //! An index that finds the rules that may match a client, or cover another rule.
 //!
-//! A rule matches only if one of its patterns matches for each of its keys, so indexing
-//! one key per rule is sufficient. The index uses the key whose patterns are shared by the
-//! fewest rules. For example, rules with the same organizational unit and different
-//! addresses are indexed by address.
+//! A rule matches a client only if a pattern matches under each key of the rule. It is
+//! therefore sufficient to index each rule by one of its keys. The index uses the key whose
+//! patterns are shared by the fewest rules. For example, rules with the same organizational
+//! unit and different addresses are indexed by address.
 //!
-//! A network is looked up once per distinct prefix length, and a text once per distinct
-//! form of wildcard pattern. The result is a superset of the matching rules.
+//! An address is looked up once for each prefix length that occurs in the rules, and a text
+//! once for each form of wildcard pattern that occurs. The result contains all rules that
+//! match, and may contain rules that do not.
 
 use std::{
     cmp::{Ordering, Reverse},
@@ -17,23 +18,24 @@ use super::{Clients, MatchKey, number};
 use crate::cidr::{IpNet, Prefixes};
 use leastconn_tls::pattern::Form;
 
-/// Takes 8 bytes per indexed pattern or network.
+/// The index. It takes 8 bytes per indexed pattern or network.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Index {
-    /// Sorted by key and pattern, then by rule.
+    /// Indexed patterns, sorted by key and pattern, then by rule.
     texts: Vec<Entry>,
-    /// Sorted by network, then by rule.
+    /// Indexed networks, sorted by network, then by rule.
     nets: Vec<Entry>,
-    /// The distinct forms of the wildcard patterns.
+    /// The forms of wildcard patterns that occur, without duplicates.
     forms: Vec<(MatchKey, Form)>,
-    /// The distinct prefix lengths of the networks: IPv4, then IPv6.
+    /// The prefix lengths of networks that occur, without duplicates. First of IPv4, then
+    /// of IPv6.
     prefixes: [Vec<u8>; 2],
 }
 
-/// A pattern or network by which a rule is found.
+/// An indexed pattern or network, and its rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Entry {
-    /// The position in [`Clients`].
+    /// Position of the pattern or network among all patterns or networks of [`Clients`].
     position: u32,
     rule: u32,
 }
@@ -53,7 +55,8 @@ impl Index {
             index.texts.extend(texts.map(entry));
             index.nets.extend(client.source_numbers().map(entry));
         }
-        // The sort is stable: rules with the same pattern stay in order.
+        // The sort is stable, so that rules with the same pattern stay in the order of the
+        // file.
         let text = |entry: &Entry| clients.pattern(entry.position);
         index.texts.sort_by(|a, b| text(a).cmp(&text(b)));
         let net = |entry: &Entry| clients.sources[entry.position as usize];
@@ -109,7 +112,7 @@ impl Index {
             rows.push(self.rules_with_text(clients, key, text));
             let forms = self.forms.iter().filter(|(of, _)| *of == key);
             for candidate in forms.filter_map(|(_, form)| form.candidate(text)) {
-                // A text that already has this form was looked up above.
+                // If the text already has this form, it was looked up above.
                 if candidate != text {
                     rows.push(self.rules_with_text(clients, key, &candidate));
                 }
@@ -143,7 +146,7 @@ impl Index {
     }
 }
 
-/// For each pattern or network: how many rules have an equal one.
+/// Returns, for each pattern or network, how many rules have an equal pattern or network.
 fn count_equal<'a>(same: impl Iterator<Item = &'a [Entry]>, of: usize) -> Vec<u32> {
     let mut counts = vec![0; of];
     for same in same {
@@ -154,8 +157,9 @@ fn count_equal<'a>(same: impl Iterator<Item = &'a [Entry]>, of: usize) -> Vec<u3
     counts
 }
 
-/// The key by which a rule is indexed: its least shared one, by the counts of
-/// [`count_equal`]. `None` for a rule without keys, which does not exist.
+/// The key by which a rule is indexed: the key whose values occur in the fewest rules,
+/// according to the counts from [`count_equal`]. `None` if the rule has no keys, which
+/// cannot happen.
 fn index_key(clients: &Clients, rule: usize, texts: &[u32], nets: &[u32]) -> Option<MatchKey> {
     let rule = clients.rule(rule);
     let most = |counts: &[u32]| counts.iter().max().copied();
@@ -164,7 +168,8 @@ fn index_key(clients: &Clients, rule: usize, texts: &[u32], nets: &[u32]) -> Opt
         most(&texts[rule.numbers(key)]).map(|count| (count, wildcard, key))
     });
     let by_net = most(&nets[rule.source_numbers()]).map(|count| (count, true, MatchKey::Source));
-    // `min_by_key` returns the first of equal candidates.
+    // If several keys are equally rare, `min_by_key` returns the first, which is the most
+    // selective.
     let best = by_text.chain(by_net);
     best.min_by_key(|&(count, wildcard, _)| (count, wildcard))
         .map(|(_, _, key)| key)
@@ -176,11 +181,11 @@ fn equal(sorted: &[Entry], compare: impl Fn(&Entry) -> Ordering) -> &[Entry] {
     &rest[..rest.partition_point(|entry| compare(entry) == Ordering::Equal)]
 }
 
-/// Merges sorted lists of rules and drops duplicates. Lazy, because usually one of the
-/// first rules decides.
+/// Merges sorted lists of rules and drops duplicates. The iterator is lazy, because usually
+/// one of the first candidates matches and the rest is not needed.
 pub struct Candidates<'a> {
     rows: Vec<&'a [Entry]>,
-    /// The next rule of each list.
+    /// The next rule of each list, and the number of the list.
     next: BinaryHeap<Reverse<(u32, usize)>>,
 }
 
@@ -207,7 +212,7 @@ impl Iterator for Candidates<'_> {
                 break;
             }
             let rest = &mut self.rows[row];
-            // A rule may have the same pattern twice.
+            // Skip duplicates, because a rule may have the same pattern twice.
             let same = rest.iter().take_while(|entry| entry.rule == rule).count();
             *rest = &rest[same..];
             match rest.first() {

@@ -14,8 +14,9 @@ use crate::cidr::IpNet;
 /// this order, that [is an identity](Self::is_identity).
 ///
 /// To add a key, add a variant before [`Self::Source`] and a field of the same name to the
-/// `match` table (`raw/client.rs`). The lists below have a fixed length and the matches are
-/// exhaustive, so the compiler finds the rest.
+/// `match` table (`raw/client.rs`). The lists below have a fixed length and the `match`
+/// expressions are exhaustive, so the compiler reports every other place that must be
+/// changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum MatchKey {
@@ -31,8 +32,8 @@ pub enum MatchKey {
     Ou,
     /// The issuer's common name.
     IssuerCn,
-    /// The address the client connects from. The last key, and the only one that does not
-    /// match text in a certificate.
+    /// The address that the client connects from. This key must be the last variant. It is
+    /// the only key that does not match text in a certificate.
     Source,
 }
 
@@ -72,8 +73,8 @@ impl MatchKey {
         Self::IssuerCn,
     ];
 
-    /// The same keys, the most selective first: its values are shared by the fewest
-    /// certificates.
+    /// The keys of [`Self::TEXTS`], most selective first. The more selective a key is, the
+    /// fewer certificates share a value of it.
     pub const SELECTIVE: [Self; Self::Source as usize] = [
         Self::Spki,
         Self::Uri,
@@ -113,7 +114,8 @@ impl MatchKey {
         Ok(Requirement::Pattern(Pattern { key: self, text }))
     }
 
-    /// The key in the configuration file, and the prefix of identities.
+    /// The name of the key in the configuration file, which is also the prefix of
+    /// identities.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Cn => "cn",
@@ -126,7 +128,7 @@ impl MatchKey {
         }
     }
 
-    /// The values in a certificate; none for [`Self::Source`].
+    /// The values of this key in a certificate. Empty for [`Self::Source`].
     pub fn values_in(self, certificate: &Certificate) -> &[String] {
         match self {
             Self::Cn => certificate.cn.as_slice(),
@@ -139,19 +141,21 @@ impl MatchKey {
         }
     }
 
-    /// Why the value in a certificate cannot be read, if it has one that cannot.
+    /// The reason why the certificate's value of this key is ambiguous. `None` if the value
+    /// can be read or the certificate has none.
     pub fn unreadable_in(self, certificate: &Certificate) -> Option<Ambiguous> {
         let error = match self {
             Self::Cn => Ambiguous::UndecodableCommonName,
             Self::Ou => Ambiguous::UndecodableUnit,
             Self::IssuerCn => Ambiguous::UnreadableIssuer,
-            // Such certificates are refused as a whole.
+            // Certificates with an unreadable value of these keys are refused in any case.
             Self::Dns | Self::Uri | Self::Spki | Self::Source => return None,
         };
         certificate.unreadable.contains(&error).then_some(error)
     }
 
-    /// Whether a value under this key names one client. Others are shared by many.
+    /// Whether a value of this key identifies one client. Values of the other keys are
+    /// shared by many clients.
     pub const fn is_identity(self) -> bool {
         match self {
             Self::Cn | Self::Dns | Self::Uri | Self::Spki => true,
@@ -164,8 +168,8 @@ impl MatchKey {
         ClientId::from(format!("{}:{value}", self.as_str()))
     }
 
-    /// The identity of a client that no rule names: its common name, else its first DNS
-    /// name, else its first URI, else its key.
+    /// The identity of a client that no rule identifies: its common name, else its first
+    /// DNS name, else its first URI, else the hash of its public key.
     pub fn default_identity(certificate: &Certificate) -> ClientId {
         let names = [Self::Cn, Self::Dns, Self::Uri].into_iter();
         let mut names = names.filter_map(|key| Some((key, key.values_in(certificate).first()?)));
@@ -218,7 +222,8 @@ mod tests {
 
     use super::*;
 
-    /// Row 13 of docs/threats.md: a `*` in a certificate is a literal character.
+    /// A `*` in a certificate is a literal character and not a wildcard (row 13 of
+    /// docs/threats.md).
     #[test]
     fn wildcard_in_a_certificate_is_literal() {
         let leaf = TestCa::new("CA").leaf("*.x").ou("*").dns("*.x").build();

@@ -13,7 +13,7 @@ use tokio::{task::spawn_blocking, time::interval};
 
 use super::{Pending, SLOW, pending_on};
 
-/// An operation without progress for this long is abandoned.
+/// An operation that makes no progress for this long is abandoned.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Interval of the checks for progress.
@@ -21,8 +21,9 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Runs work that reads files, one job at a time.
 ///
-/// A blocked operation cannot be cancelled: its thread keeps waiting. Until it returns,
-/// the lane starts no further work, so each lane has at most one blocked thread.
+/// A blocked operation cannot be cancelled, and its thread keeps waiting. The lane starts
+/// no further work until the operation returns, so each lane has at most one blocked
+/// thread.
 #[derive(Debug, Default)]
 pub struct Lane {
     given_up: Mutex<Option<GivenUp>>,
@@ -31,17 +32,17 @@ pub struct Lane {
 #[derive(Debug)]
 struct GivenUp {
     blocked: Blocked,
-    /// Expires when the abandoned work ends.
+    /// Can no longer be upgraded when the abandoned work has ended.
     running: Weak<()>,
 }
 
-/// Why work has no result.
+/// Reason why work has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum NoResult {
     /// A file operation does not return.
     #[error(transparent)]
     Blocked(#[from] Blocked),
-    /// The work panicked; the message has been logged.
+    /// The work panicked. The panic message has been logged.
     #[error("a fault in the balancer itself: please report it")]
     Panicked,
 }
@@ -72,7 +73,8 @@ impl Lane {
     /// immediately until the operation returns.
     ///
     /// # Cancel safety
-    /// Work that was started runs to its end, and its result is dropped.
+    /// If the future is dropped, work that was started runs to its end, and its result is
+    /// discarded.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

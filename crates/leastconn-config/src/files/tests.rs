@@ -28,7 +28,8 @@ fn only_regular_files_are_read() {
     assert!(read(&at("file"), 7).is_err());
 }
 
-/// As on a network mount whose server does not answer.
+/// A FIFO without a writer blocks the lane, like a network mount whose server does not
+/// answer.
 #[tokio::test]
 async fn blocked_operation_is_reported_and_abandoned() {
     let lane = Lane::default();
@@ -40,7 +41,7 @@ async fn blocked_operation_is_reported_and_abandoned() {
     let given_up = lane.run_within(limit, work);
     let given_up = within(DEADLINE, "an error", given_up).await.unwrap_err();
     assert!(given_up.to_string().starts_with("/mnt/dead/ca.crl: "));
-    // The lane starts no further work, and other lanes are not affected.
+    // The lane starts no further work while it is blocked. Other lanes are not affected.
     let again = lane.run_within(limit, || 1).await;
     assert!(matches!(again, Err(NoResult::Blocked(_))));
     assert_eq!(Lane::default().run(|| 2).await.unwrap(), 2);

@@ -5,11 +5,13 @@ use std::{fmt, net::SocketAddr, path::PathBuf};
 /// `[admin]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// Address of the dashboard, metrics and health checks. `bind` or `socket` is set.
+    /// Address of the dashboard, metrics and health checks. At least one of `bind` and
+    /// `socket` is set.
     pub bind: Option<SocketAddr>,
     /// UNIX socket for `ctl`.
     pub socket: Option<PathBuf>,
-    /// Required for changes by requests to `bind`. `None`: such changes are refused.
+    /// Token that requests to `bind` must send to change something. `None`: requests to
+    /// `bind` cannot change anything.
     pub token: Option<Token>,
     /// Host names accepted in requests to `bind`, in lower case.
     pub hosts: Vec<String>,
@@ -25,7 +27,7 @@ impl Token {
         Self(digest(text))
     }
 
-    /// Compares in constant time.
+    /// Whether `text` is the token. The comparison takes constant time.
     pub fn is(&self, text: &[u8]) -> bool {
         aws_lc_rs::constant_time::verify_slices_are_equal(&self.0, &digest(text)).is_ok()
     }

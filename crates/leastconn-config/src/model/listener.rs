@@ -20,37 +20,40 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     pub name: Arc<str>,
-    /// `binds` or `unix_binds` is not empty.
+    /// TCP addresses to listen on. At least one of `binds` and `unix_binds` is not empty.
     pub binds: Vec<SocketAddr>,
     /// Paths of UNIX sockets.
     pub unix_binds: Vec<Arc<Path>>,
     /// File mode of the UNIX sockets.
     pub bind_mode: u32,
-    /// Tried in order, before `upstream`.
+    /// Routes by server name. They are tried in order; `upstream` applies if no route
+    /// matches.
     pub routes: Vec<Route>,
     /// Upstream of connections that match no route. If there are no routes either, the
-    /// client's `allow` decides; it then names servers of one upstream only.
+    /// connection goes to the upstream in the client's `allow`, which then names exactly
+    /// one upstream.
     pub upstream: Option<UpstreamId>,
     pub timeouts: Timeouts,
-    /// Idle time before TCP keepalive probes. `None`: no probes.
+    /// Idle time before the first TCP keepalive probe. `None`: no probes.
     pub keepalive: Option<Duration>,
     /// Maximum age of a connection. `None`: no limit.
     pub max_lifetime: Option<Duration>,
     pub on_expiry: OnExpiry,
     pub on_truncation: OnTruncation,
-    /// `None`: no limit.
+    /// Rate limit for the connections of each source. `None`: no limit.
     pub source_rate_limit: Option<SourceRateLimit>,
     pub starttls: StartTls,
     /// Maximum number of certificates that a client may send besides its own.
     pub max_intermediates: usize,
-    /// Peers whose connections start with a PROXY header. `None`: no connection does.
+    /// Peers whose connections start with a PROXY header. `None`: no connection starts with
+    /// a PROXY header.
     pub trusted_proxies: Option<TrustedProxies>,
-    /// `None`: plain TCP.
+    /// TLS settings of the listener. `None`: the listener accepts plain TCP.
     pub tls: Option<Tls>,
 }
 
 impl Listener {
-    /// The prefix lengths by which clients are grouped into sources.
+    /// Prefix lengths that determine which client addresses count as one source.
     pub fn prefixes(&self) -> Prefixes {
         let limit = self.source_rate_limit;
         limit.map_or_else(Prefixes::default, |limit| limit.prefixes)
@@ -60,7 +63,7 @@ impl Listener {
 /// `source_rate_limit` of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceRateLimit {
-    /// Limit per source.
+    /// Rate limit that applies to each source.
     pub rate: RateLimit,
     pub prefixes: Prefixes,
 }
@@ -68,9 +71,9 @@ pub struct SourceRateLimit {
 /// Proxies that may send PROXY headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TrustedProxies {
-    /// Every peer.
+    /// Every peer is trusted.
     Anyone,
-    /// Peers in one of these networks. Not empty.
+    /// Peers in one of these networks are trusted. The list is not empty.
     Only(Vec<IpNet>),
 }
 
@@ -92,13 +95,13 @@ pub struct Route {
     pub upstream: UpstreamId,
 }
 
-/// Timeouts of client connections. None is zero.
+/// Timeouts of client connections. All of them are greater than zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From accepting a connection to authorizing its client.
+    /// Maximum time from accepting a connection to authorizing its client.
     pub handshake: Duration,
-    /// Without a byte transferred in either direction.
+    /// Maximum time without a byte transferred in either direction.
     pub idle: Duration,
-    /// As `idle`, after one side has finished sending.
+    /// Replaces `idle` after one side has finished sending.
     pub half_close: Duration,
 }

@@ -12,7 +12,7 @@ pub struct Process {
     pub workers: NonZeroUsize,
     /// Whether `workers` was derived from the number of CPUs.
     pub auto_workers: bool,
-    /// `None`: what the limit on open files allows.
+    /// `None`: as many connections as the limit of open files allows.
     pub max_connections: Option<NonZeroUsize>,
     pub max_handshakes: NonZeroUsize,
     /// How long open connections may continue after a request to stop.
@@ -20,17 +20,18 @@ pub struct Process {
     pub memory_limit: MemoryLimit,
     pub watch: Watch,
     pub tls_records: RecordLayer,
-    /// `None`: as far as the kernel supports it.
+    /// `None`: the process is restricted as far as the kernel supports it.
     pub sandbox: Option<Sandbox>,
 }
 
 /// Memory use above which no connections are accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MemoryLimit {
-    /// 80 % of what the cgroup and the limits of the process allow.
+    /// 80 % of the memory that the cgroup and the resource limits of the process allow.
     #[default]
     Auto,
     Off,
-    /// Bytes of resident memory. The limits of the process apply as with `Auto`.
+    /// Bytes of resident memory. The resource limits of the process apply as well, as with
+    /// `Auto`.
     Bytes(u64),
 }

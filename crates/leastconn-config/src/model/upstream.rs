@@ -14,27 +14,27 @@ use crate::tls::UpstreamTls;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     pub id: UpstreamId,
-    /// Not empty. Names are distinct.
+    /// Servers. There is at least one, and all names are distinct.
     pub servers: Vec<ServerSpec>,
     pub balance: Balance,
-    /// Ramp time of recovered and new servers. Zero: no ramp.
+    /// Duration of the slow-start ramp of recovered and new servers. Zero: no ramp.
     pub slow_start: Duration,
     /// Timeout of one attempt to connect.
     pub connect_timeout: Duration,
     /// Number of further servers that are tried when connecting fails.
     pub retries: u32,
-    /// How long a connection keeps trying after all servers have failed. Zero: it fails at
-    /// once.
+    /// How long a connection keeps trying to connect after all servers have failed. Zero:
+    /// the connection fails as soon as all servers have failed.
     pub retry_for: Duration,
     pub panic: PanicPolicy,
-    /// Idle time before TCP keepalive probes. `None`: no probes.
+    /// Idle time before the first TCP keepalive probe. `None`: no probes.
     pub keepalive: Option<Duration>,
     /// Version of the PROXY header sent to servers. `None`: no header.
     pub proxy_protocol: Option<Version>,
-    /// `None`: no probes.
+    /// Active health check. `None`: servers are not probed.
     pub health_check: Option<HealthCheck>,
     pub passive: PassivePolicy,
-    /// `None`: plain TCP.
+    /// TLS settings for connections to servers. `None`: plain TCP.
     pub tls: Option<UpstreamTls>,
 }
 
@@ -46,39 +46,39 @@ pub struct HealthCheck {
     pub port: Option<u16>,
     pub interval: Duration,
     pub timeout: Duration,
-    /// Number of probes that change a server's state.
+    /// How many probes must fail or succeed in a row to change a server's state.
     pub policy: ActivePolicy,
 }
 
 /// The protocol of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeKind {
-    /// Connects, and optionally exchanges data.
+    /// Connects, and optionally sends and expects data.
     Tcp {
-        /// Sent after connecting.
+        /// Bytes that the probe sends after connecting.
         send: Option<Vec<u8>>,
-        /// Must then be contained in the server's answer.
+        /// Bytes that the server's answer must contain.
         expect: Option<Vec<u8>>,
     },
-    /// A GET request.
+    /// Sends an HTTP GET request.
     Http {
         /// The request target, starting with `/`.
         path: String,
-        /// Statuses of successful probes.
+        /// Status codes that make a probe successful.
         status: StatusSet,
     },
-    /// A login to MySQL or MariaDB.
+    /// Logs in to MySQL or MariaDB.
     Mysql { user: String },
-    /// The start of a PostgreSQL session.
+    /// Starts a PostgreSQL session.
     Postgres { user: String },
-    /// A `PING` to Redis.
+    /// Sends `PING` to Redis.
     Redis,
 }
 
 /// A set of HTTP status codes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StatusSet {
-    /// 200 to 399.
+    /// Every status from 200 to 399.
     Success,
     OneOf(Vec<u16>),
 }

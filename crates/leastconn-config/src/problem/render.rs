@@ -24,8 +24,8 @@ impl Problems {
         out
     }
 
-    /// The part of a span that is on its first line. Tables span many lines, and the first
-    /// is sufficient.
+    /// The part of a span that is on its first line. Tables span many lines, and showing
+    /// the first is sufficient.
     fn first_line(&self, span: &Range<usize>) -> Range<usize> {
         let start = self.boundary(span.start);
         let end = self.boundary(span.end).max(start);
@@ -59,8 +59,8 @@ impl Problems {
         renderer.render(&[group])
     }
 
-    /// Passes only the lines that are shown to the renderer, which scans its whole input for
-    /// each problem.
+    /// Passes only the lines that will be shown to the renderer, because it scans its whole
+    /// input for each problem.
     fn snippet(
         &self,
         name: String,

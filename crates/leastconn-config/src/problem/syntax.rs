@@ -3,8 +3,9 @@
 use super::Problems;
 
 impl Problems {
-    /// Adds syntax errors: only the first of each line, because later ones are usually its
-    /// consequences, and a limited number of them, because the file may not be TOML at all.
+    /// Adds syntax errors. Of each line only the first error is added, because further
+    /// errors in it are usually consequences of the first. The total is limited, because
+    /// the file may not be TOML at all.
     pub(crate) fn syntax(&mut self, errors: &[toml::de::Error]) {
         const MAX_ERRORS: usize = 20;
         if let Some(other) = other_syntax(&self.text) {
@@ -47,7 +48,8 @@ fn line_at(text: &str, at: usize) -> &str {
 
 /// What to do about a line that is not TOML.
 fn syntax_help(line: &str) -> Option<String> {
-    // The line on its own is valid: the error has another cause, such as a duplicate key.
+    // The line is valid TOML on its own, so the error has another cause, such as a
+    // duplicate key.
     if toml::from_str::<toml::Table>(line).is_ok() {
         return None;
     }
@@ -62,7 +64,7 @@ fn syntax_help(line: &str) -> Option<String> {
     (bare && !key.is_empty()).then(|| format!("write strings in quotes: `{key} = \"{value}\"`"))
 }
 
-/// The other language that a file is written in, by its first lines.
+/// The language that a file appears to be written in, if its first lines are not TOML.
 fn other_syntax(text: &str) -> Option<&'static str> {
     const HAPROXY: [&str; 5] = ["global", "defaults", "frontend", "backend", "listen"];
     let lines = text.lines().map(str::trim_end);

@@ -13,7 +13,8 @@ use crate::{
     raw::{RawAdmin, value::At},
 };
 
-/// In bytes. A token of this length cannot be found by trying.
+/// Minimum length of a token in bytes. A random token of this length cannot be found by
+/// brute force.
 const MIN_TOKEN: usize = 16;
 const MAX_TOKEN: u64 = 4096;
 
@@ -134,7 +135,7 @@ impl Resolver<'_> {
     }
 }
 
-/// The token in a file, and a warning about the file's mode.
+/// Reads the token from a file. Returns it with a warning if other users can read the file.
 fn read_token(path: &Path) -> Result<(Token, Option<String>), String> {
     let contents = files::read(path, MAX_TOKEN).map_err(|error| error.to_string())?;
     let files::Contents { bytes, metadata } = contents;
@@ -150,7 +151,8 @@ fn read_token(path: &Path) -> Result<(Token, Option<String>), String> {
             "it is shorter than {MIN_TOKEN} characters and could be guessed"
         ));
     }
-    // Not an error: Kubernetes mounts files with this mode, in containers without other users.
+    // This is only a warning, because Kubernetes mounts files with this mode in containers
+    // that have no other users.
     let open = metadata.permissions().mode() & 0o004 != 0;
     let warning = open.then(|| {
         format!(

@@ -15,17 +15,17 @@ use crate::{
     },
 };
 
-/// A problem has been reported.
+/// Error of a check that has already reported the problem.
 struct Reported;
 
-/// The positions of a valid client's keys.
+/// The positions of the keys of a valid client in the file.
 pub(super) struct Place {
     pub(super) r#match: Range<usize>,
     pub(super) allow: Range<usize>,
 }
 
 impl Resolver<'_> {
-    /// The valid clients and their positions.
+    /// Resolves all client tables. Returns the valid clients and their positions.
     pub(super) fn all_clients(
         &mut self,
         raw: &[At<RawClient>],
@@ -77,7 +77,8 @@ impl Resolver<'_> {
         (clients.finish(), places)
     }
 
-    /// A client with only the patterns of `match` set. `None`: a pattern is invalid.
+    /// A client with only the patterns of `match` set. `None`: a pattern is invalid, which
+    /// has been reported.
     fn matcher(&mut self, raw: &At<RawMatch>) -> Option<Client> {
         self.check_cn(raw.value.cn.as_ref());
         let mut client = Client::default();
@@ -106,7 +107,8 @@ impl Resolver<'_> {
         Some(client)
     }
 
-    /// Warns of common names that look like patterns of a kind that is not supported.
+    /// Warns of common names that look like patterns, because patterns of that form are not
+    /// supported.
     fn check_cn(&mut self, raw: Option<&At<OneOrMany>>) {
         for text in raw.into_iter().flat_map(At::each) {
             let value = text.value;
@@ -140,8 +142,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// A point in time. It needs an offset from UTC, so that it does not depend on the time
-    /// zone of the machine.
+    /// Converts `expires`. The value must have an offset from UTC, so that it does not
+    /// depend on the time zone of the machine.
     fn expires(&mut self, raw: &At<DateTime>) -> Result<Timestamp, Reported> {
         let written = raw.value.0;
         let text = written.to_string();
@@ -269,7 +271,7 @@ impl Resolver<'_> {
                 "the upstream `{upstream}` has no server named `{name}`"
             ))
             .at(span.clone());
-        // The suggestion compares all names.
+        // Suggesting a name is expensive, because it compares all names.
         if !many {
             suggest(problem, name, &declared.servers, "its servers are");
         }
@@ -282,7 +284,7 @@ impl Resolver<'_> {
         self.rate(rate.as_ref()?, burst.as_ref(), Some(to_refuse))
     }
 
-    /// `to_refuse`: the help for a rate of 0.
+    /// Converts a rate and its burst. `to_refuse` is the help text for a rate of 0.
     pub(super) fn rate(
         &mut self,
         rate: &At<f64>,
@@ -291,7 +293,8 @@ impl Resolver<'_> {
     ) -> Option<RateLimit> {
         let burst = match burst {
             Some(burst) => NonZeroU32::new(burst.value)?,
-            // The cast saturates. NaN becomes 1 here, and `RateLimit::new` refuses it.
+            // The cast saturates. NaN results in a burst of 1 here, and `RateLimit::new`
+            // rejects the NaN.
             None => NonZeroU32::new(rate.value.ceil() as u32).unwrap_or(NonZeroU32::MIN),
         };
         let limit = RateLimit::new(rate.value, burst);

@@ -12,13 +12,15 @@ use crate::{
     raw::{RawUpstream, value::At},
 };
 
-/// Maximum number of earlier rules that a rule is compared with. With very many rules for
-/// the same pattern, none of which shadows the next (for example because each expires
-/// later), comparing all pairs would take minutes; some warnings are then missing.
+/// Maximum number of earlier rules that a rule is compared with. If very many rules have
+/// the same pattern and none shadows the next (for example because each rule expires later
+/// than the preceding one), comparing all pairs would take minutes. With this limit some
+/// warnings are missing in that case.
 const MAX_COMPARED: usize = 256;
 
 impl Resolver<'_> {
-    /// `complete`: all listeners and clients of the file are valid.
+    /// Performs all checks across tables. `complete`: all listeners and clients of the file
+    /// are valid.
     pub(super) fn check_across_tables(
         &mut self,
         listeners: &[At<Listener>],
@@ -32,7 +34,8 @@ impl Resolver<'_> {
                 .at(declared.span.clone());
         }
         self.check_shadowed_rules(clients, places);
-        // An invalid part may be what seems to be missing below.
+        // Skip the remaining checks: what they would report as missing may be in an invalid
+        // part of the file.
         if !complete {
             return;
         }
@@ -45,10 +48,10 @@ impl Resolver<'_> {
         }
     }
 
-    /// Warns of protocols that a client can negotiate with a listener and that the servers
-    /// behind it are never offered, because client and server would then speak different
-    /// protocols. Upstreams without `alpn` are not checked: their servers may detect the
-    /// protocol.
+    /// Warns if a client can negotiate a protocol with a listener that the balancer never
+    /// offers to the servers behind it. Client and server would then speak different
+    /// protocols. Upstreams without `alpn` are not checked, because their servers may
+    /// detect the protocol.
     pub(super) fn check_protocols(
         &mut self,
         listeners: &[At<Listener>],
@@ -100,7 +103,8 @@ impl Resolver<'_> {
     /// Warns of rules that are shadowed by an earlier rule.
     fn check_shadowed_rules(&mut self, clients: &Clients, places: &[Place]) {
         for (position, client) in clients.iter().enumerate() {
-            // Candidates are in the order of the file, so earlier rules come first.
+            // The candidates are in the order of the file, so they start with the rules
+            // before this rule.
             let covering = clients
                 .may_cover(&client)
                 .take_while(|&earlier| earlier < position)
@@ -128,8 +132,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// At a listener without `upstream` and `routes`, each client's `allow` must name exactly
-    /// one upstream.
+    /// Checks that each client's `allow` names exactly one upstream, if the listener has
+    /// neither `upstream` nor `routes`.
     fn check_allow_decides(
         &mut self,
         listener: &At<Listener>,
@@ -169,9 +173,9 @@ impl Resolver<'_> {
         }
     }
 
-    /// At a listener with `routes` and without `upstream`, `allow` decides only for
-    /// connections that match no route. Refusing these may be intended, so there is one
-    /// warning per listener.
+    /// Warns if a listener with `routes` and without `upstream` would refuse connections
+    /// that match no route. For these connections the client's `allow` selects the
+    /// upstream. Refusing them may be intended, so there is only one warning per listener.
     fn warn_of_unrouted<'a>(
         &mut self,
         listener: &At<Listener>,
@@ -260,7 +264,7 @@ impl Resolver<'_> {
     }
 }
 
-/// Whether a client rule can match at a listener.
+/// Whether a client rule can match connections at a listener.
 fn can_connect(client: &Rule<'_>, listener: &Listener) -> bool {
     let certificates = listener
         .tls
@@ -285,7 +289,7 @@ fn quoted(names: &BTreeSet<&str>) -> String {
 fn offers(listener: &Listener, upstreams: &BTreeSet<&str>) -> bool {
     let routes = listener.routes.iter().map(|route| &route.upstream);
     let mut targets = routes.chain(&listener.upstream);
-    // Without route and upstream, `allow` decides.
+    // Without a route and an upstream, the client's `allow` selects the upstream.
     let by_itself =
         listener.upstream.is_none() && (listener.routes.is_empty() || upstreams.len() == 1);
     by_itself || targets.any(|target| upstreams.contains(target.as_str()))

@@ -164,7 +164,7 @@ impl Resolver<'_> {
         let Some(At { value, span }) = user else {
             return defaults::HEALTH_USER.to_owned();
         };
-        // The protocols terminate it with a NUL.
+        // The protocols terminate the user name with a NUL byte.
         if value.is_empty() || value.contains('\0') || value.len() > 63 {
             self.problems
                 .error(format!("{value:?} is not the name of a database user"))
@@ -174,7 +174,7 @@ impl Resolver<'_> {
         value.clone()
     }
 
-    /// Warns if the probes of `upstream` would make a database block this host.
+    /// Warns if a MySQL server would block this host because of the probes of `upstream`.
     pub(super) fn check_mysql(&mut self, raw: &RawUpstream, upstream: &Upstream) {
         let Some(check) = &upstream.health_check else {
             return;
@@ -208,7 +208,7 @@ impl Resolver<'_> {
         let Some(At { value, span }) = path else {
             return defaults::HEALTH_PATH.to_owned();
         };
-        // A space or control character would end the request target early.
+        // A space or control character would end the request target too early.
         let clean = value.bytes().all(|b| b.is_ascii_graphic());
         if !clean || !value.starts_with('/') || value.len() > 1024 {
             self.problems

@@ -1,4 +1,4 @@
-//! `[[listener]]`: addresses, where connections go, TLS.
+//! `[[listener]]`: addresses, routes and TLS.
 
 use std::{collections::HashMap, ops::Range, path::Path, sync::Arc, time::Duration};
 
@@ -92,7 +92,7 @@ impl Resolver<'_> {
         let starttls = self.starttls(table);
         let tls = optional(raw.tls.as_ref(), |at| {
             let Surroundings { base_dir, now, .. } = self.surroundings;
-            // The protocol that PostgreSQL servers accept.
+            // PostgreSQL servers accept this protocol only.
             let default_alpn = match starttls {
                 StartTls::Off => Alpn::default(),
                 StartTls::Postgres => Alpn::postgresql(),
@@ -244,7 +244,7 @@ impl Resolver<'_> {
         })
     }
 
-    /// The proxies that may send PROXY headers.
+    /// Converts the list of proxies that may send PROXY headers.
     fn trusted_proxies(
         &mut self,
         table: &At<RawListener>,
@@ -285,7 +285,7 @@ impl Resolver<'_> {
         }))
     }
 
-    /// `None`: some routes are invalid, which has been reported.
+    /// Converts `routes`. `None`: some routes are invalid, which has been reported.
     fn routes(&mut self, table: &At<RawListener>) -> Option<Vec<Route>> {
         let Some(raw) = &table.value.routes else {
             return Some(Vec::new());
@@ -333,7 +333,8 @@ impl Resolver<'_> {
     }
 }
 
-/// Reads a key that may be absent. `Err`: its value is invalid, which has been reported.
+/// Converts the value of an optional key. `Err`: the value is invalid, which has been
+/// reported.
 fn optional<T, U>(
     value: Option<&At<T>>,
     read: impl FnOnce(&At<T>) -> Option<U>,

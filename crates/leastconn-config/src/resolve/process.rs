@@ -14,10 +14,11 @@ use crate::{
     size,
 };
 
-/// In bytes. With less, no connection would be accepted.
+/// Minimum of the memory limit in bytes. With a lower limit, no connection would be
+/// accepted.
 const LEAST_MEMORY: u64 = 32 << 20;
 
-/// The standard stream of this process that a path refers to.
+/// The standard stream of this process that a path such as `/dev/stdout` refers to.
 fn standard_stream(file: &str) -> Option<Access> {
     let own = format!("/proc/{}/fd/", std::process::id());
     let number = match file {
@@ -125,13 +126,14 @@ impl Resolver<'_> {
     }
 
     fn access_file(&mut self, file: &str, span: &Range<usize>) -> Access {
-        // Opening these paths fails if the stream is a socket or belongs to another user.
+        // Use the stream itself: opening its path fails if the stream is a socket or
+        // belongs to another user.
         if let Some(stream) = standard_stream(file) {
             return stream;
         }
         let path = self.path(file);
         let kind = std::fs::metadata(&path).map(|data| data.file_type());
-        // An empty parent is the working directory, which exists.
+        // An empty parent stands for the working directory, which always exists.
         let parent = path.parent().filter(|parent| *parent != Path::new(""));
         let is_stream =
             path.starts_with("/proc") && path.components().any(|part| part.as_os_str() == "fd");

@@ -31,7 +31,8 @@ impl Resolver<'_> {
         upstreams
     }
 
-    /// Registers the upstream for references to it, even if it is invalid.
+    /// Registers the upstream, so that references to its name are valid even if the
+    /// upstream itself is invalid.
     fn declare(
         &mut self,
         table: &At<RawUpstream>,
@@ -65,7 +66,7 @@ impl Resolver<'_> {
             tls::upstream::load(tls, &servers, base_dir, now, self.problems)
         });
         Upstream {
-            // The caller sets it. An upstream without a valid name is checked as well.
+            // The caller sets the ID. An upstream without a valid name is checked as well.
             id: UpstreamId::from(""),
             servers,
             balance: raw
@@ -168,7 +169,7 @@ impl Resolver<'_> {
         servers
     }
 
-    /// The server, and the positions of its name and of its address.
+    /// Resolves a server. Returns it with the positions of its name and of its address.
     fn server(
         &mut self,
         entry: &At<ServerEntry>,
@@ -191,7 +192,8 @@ impl Resolver<'_> {
         let address = self.address(text, span);
         let (name, name_span) = match &raw.name {
             None => (text, span),
-            // The short form uses the address as name, so a table may do so explicitly.
+            // A table may use the address as name, because the short form does so
+            // implicitly.
             Some(name) if name.value == *text => (text, span),
             Some(name) => {
                 if !self.check_name("server", &name.value, &name.span) {
@@ -216,7 +218,8 @@ impl Resolver<'_> {
     fn address(&mut self, text: &str, span: &Range<usize>) -> Option<Address> {
         match text.parse() {
             Ok(Address::Unix(path)) => {
-                // Relative to the configuration file. The joined path may be too long.
+                // The path is relative to the configuration file. Parse the joined path
+                // again, because it may be too long.
                 let path = self.path(&path.to_string_lossy());
                 let absolute = format!("unix:{}", path.display()).parse();
                 if let Err(error) = &absolute {

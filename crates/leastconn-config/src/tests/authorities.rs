@@ -1,4 +1,4 @@
-//! Which certificates of a CA file are trusted, and warnings about the others.
+//! Which certificates of a CA file are trusted, and warnings about the other certificates.
 
 use leastconn_testkit::TestCa;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd};
@@ -36,7 +36,7 @@ fn trusted(pki: &Pki, text: &str) -> (Vec<CertificateDer<'static>>, Vec<Certific
             tls.settings.material.ca.clone(),
             tls.settings.material.self_signed.clone(),
         ),
-        _ => panic!("no TLS"),
+        _ => panic!("expected a listener or an upstream with TLS"),
     }
 }
 
@@ -52,7 +52,7 @@ fn params(is_ca: IsCa, usages: &[KeyUsagePurpose]) -> CertificateParams {
     params
 }
 
-/// Certificates that are not a CA's, with the reason.
+/// Certificates that are not CA certificates, each with the expected reason.
 fn none(pki: &Pki) -> Vec<(String, &'static str)> {
     use KeyUsagePurpose::{DigitalSignature, KeyCertSign};
     let ca = || IsCa::Ca(BasicConstraints::Unconstrained);

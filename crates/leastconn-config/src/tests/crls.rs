@@ -1,4 +1,4 @@
-//! Which CRLs are used, and diagnostics about the others.
+//! Which CRLs are used, and diagnostics about the other CRLs.
 
 use leastconn_testkit::pki::{crl_version_1, crl_without_next_update};
 use rcgen::{
@@ -82,7 +82,8 @@ fn invalid_crls_are_reported_at_their_key() {
     }
 }
 
-/// The reloaded table exists in memory only, so positions in it would mean nothing.
+/// The reloaded table exists in memory only, so the reader of a message cannot look up
+/// positions in it.
 #[test]
 fn problems_of_reloaded_crls_name_the_file() {
     let pki = Pki::new();
@@ -118,7 +119,7 @@ fn list_between(by: &Issuer<'_, KeyPair>, number: u64, from: (u8, u8), to: (u8, 
 #[test]
 fn older_crl_is_ignored_with_a_warning() {
     let pki = Pki::new();
-    // The older CRL has expired, which causes no error, and is in a separate file.
+    // The older CRL is in a separate file. It has expired, which causes no error.
     pki.write("old.crl", list_between(&pki.ca, 1, (5, 1), (5, 30)));
     pki.write("new.crl", list_between(&pki.ca, 2, (6, 1), (9, 1)));
     for order in ["\"old.crl\", \"new.crl\"", "\"new.crl\", \"old.crl\""] {
@@ -184,7 +185,8 @@ fn crl_that_expires_soon_is_a_warning() {
 fn reason_for_an_unsigned_crl_is_reported() {
     let pki = Pki::new();
     let good = list_between(&pki.ca, 1, (6, 1), (9, 1));
-    // Change ecdsa-with-SHA256 to ecdsa-with-SHA224 in both positions.
+    // Change ecdsa-with-SHA256 to ecdsa-with-SHA224 in both places where the CRL names its
+    // signature algorithm.
     let mut der = crl(&pki.ca, (2027, 1, 1)).der().to_vec();
     let oid = b"\x2a\x86\x48\xce\x3d\x04\x03\x02";
     while let Some(at) = der.windows(oid.len()).position(|window| window == oid) {
@@ -296,8 +298,11 @@ fn loading_time_is_linear_in_cas_and_crls() {
         times.min().unwrap().as_secs_f64()
     };
     let ratio = best(320) / best(40);
-    // Linear growth gives 8, quadratic growth 64.
-    assert!(ratio < 24.0, "{ratio:.0} times as long for 8 times as many");
+    // With linear growth the ratio is 8, with quadratic growth 64.
+    assert!(
+        ratio < 24.0,
+        "8 times as many CRLs took {ratio:.0} times as long"
+    );
 }
 
 #[test]

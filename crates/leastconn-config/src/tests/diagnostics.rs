@@ -101,7 +101,7 @@ fn check_all(cases: &[(&str, &str, &str)]) {
     }
 }
 
-/// Consequences of a mistake are not reported.
+/// Problems that are only consequences of another mistake are not reported.
 #[test]
 fn one_mistake_causes_one_error() {
     for (from, to) in [
@@ -140,7 +140,7 @@ fn listener_without_upstream_needs_unambiguous_clients() {
              of `office`"
         ]
     );
-    // Clients that cannot connect to the listener are not checked.
+    // Rules that cannot match connections at the listener are not checked.
     let text = text.replace("source = \"10.0.0.0/8\"", "cn = \"a\"");
     assert_eq!(reading(&text, Path::new("/nowhere")).problems.errors(), 0);
 }

@@ -12,7 +12,7 @@ fn rendered(text: &str) -> String {
 fn says(text: &str, parts: &[&str]) {
     let rendered = rendered(text);
     for part in parts {
-        assert!(rendered.contains(part), "{part:?} is not in:\n{rendered}");
+        assert!(rendered.contains(part), "expected {part:?} in:\n{rendered}");
     }
 }
 

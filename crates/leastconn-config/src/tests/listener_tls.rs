@@ -217,7 +217,7 @@ fn crl_must_be_current_and_signed_by_the_ca() {
           the issuer"
         ]
     );
-    // A CA with the same name and another key.
+    // Add a CA with the same name and another key.
     pki.write(
         "ca.crl",
         crl(&authority("the CA", 2020, 2040), (2027, 1, 1))
@@ -258,7 +258,8 @@ fn revoked_ca_is_a_warning() {
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(2040, 1, 1);
-    // The first bit is set, so DER encodes it with a leading zero byte.
+    // The first bit of the serial number is set, so DER encodes it with a leading zero
+    // byte.
     params.serial_number = Some(SerialNumber::from(vec![0x91, 7]));
     let key = KeyPair::generate().unwrap();
     let below = params.signed_by(&key, &pki.ca).unwrap();
@@ -289,7 +290,7 @@ fn expired_ca_is_a_warning() {
     );
     let result = reading(&with_tls(ALL), pki.dir.path());
     let tls = result.config.unwrap().listeners[0].tls.clone().unwrap();
-    // The verifier needs it to report the reason of refusals.
+    // The verifier needs the expired CA to report the reason of a refusal.
     assert_eq!(tls.settings.material.client_ca.len(), 2);
     assert_eq!(
         pki.problems(ALL),
@@ -383,7 +384,7 @@ fn unusual_certificates_are_warnings() {
     );
 }
 
-/// rustls would reject it when the listener starts.
+/// Without this check, rustls would reject the key when the listener starts.
 #[test]
 fn server_certificate_of_version_1_is_an_error() {
     let pki = Pki::new();

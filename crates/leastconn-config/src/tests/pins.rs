@@ -1,4 +1,4 @@
-//! Pinned keys, servers that are verified by URI, and constraints of CAs.
+//! Pinned keys, verification of servers by URI, and name constraints of CAs.
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DistinguishedName,
@@ -113,7 +113,7 @@ fn ca_whose_clients_are_refused_is_a_warning() {
         pki.write("limited.crt", ca.pem());
     };
     let text = listener("client_ca = \"limited.crt\"");
-    // otherName
+    // Name constraints of type otherName.
     write(&|params| {
         let tree = b"\x30\x10\xa0\x0e\x30\x0c\xa0\x0a\x06\x03\x2a\x03\x04\xa0\x03\x0c\x01x";
         let extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], tree.to_vec());

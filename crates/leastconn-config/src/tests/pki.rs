@@ -88,12 +88,12 @@ impl Pki {
         self.write("server.key", key.serialize_pem());
     }
 
-    /// The problems of a listener with this `tls` table, without their positions.
+    /// Returns the problems of a listener with this `tls` table, without their positions.
     pub(super) fn problems(&self, tls: &str) -> Vec<String> {
         self.problems_of(&with_tls(tls))
     }
 
-    /// The problems of a configuration, without their positions.
+    /// Returns the problems of a configuration, without their positions.
     pub(super) fn problems_of(&self, text: &str) -> Vec<String> {
         reading(text, self.dir.path())
             .problems

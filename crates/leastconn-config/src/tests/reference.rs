@@ -18,7 +18,7 @@ fn section(path: &str) -> &'static str {
     };
     let start = REFERENCE
         .find(&format!("\n{heading}\n"))
-        .unwrap_or_else(|| panic!("no heading {heading}"));
+        .unwrap_or_else(|| panic!("the reference has no heading {heading}"));
     let body = &REFERENCE[start + 1..];
     let end = body.find("\n#").unwrap_or(body.len());
     &body[..end]
@@ -27,7 +27,8 @@ fn section(path: &str) -> &'static str {
 #[test]
 fn every_key_is_in_the_reference() {
     for (path, key) in SCHEMA.keys() {
-        // The reference documents both tables in one section.
+        // `rate_limit` has the same keys in both tables, so the reference documents it only
+        // once.
         let path = match path {
             "defaults.client.rate_limit" => "client.rate_limit",
             path => path,
@@ -50,7 +51,7 @@ fn reference_has_no_unknown_keys() {
         .filter_map(|line| line.strip_prefix("| `"))
     {
         let key = row.split('`').next().unwrap();
-        assert!(keys.contains(&key), "`{key}` is no key");
+        assert!(keys.contains(&key), "the schema has no key `{key}`");
     }
 }
 

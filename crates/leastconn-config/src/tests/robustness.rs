@@ -1,4 +1,4 @@
-//! No content of a file causes a panic.
+//! Loading a file never panics, whatever it contains.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{PLAIN, reading};
 
-/// Fragments with a meaning in some context.
+/// Fragments of text that have a meaning in some context of a configuration file.
 const PIECES: &[&str] = &[
     "[",
     "]",

@@ -44,7 +44,7 @@ fn client_with_several_upstreams_needs_a_route() {
              listener for connections without a route, or name one upstream in `allow`"
         ]
     );
-    // There is one warning for all clients.
+    // There is only one warning, which covers all clients.
     for (clients, others) in [
         (2, " (and of one other client) at"),
         (9, " (and of 8 other clients) at"),

@@ -192,7 +192,7 @@ fn problems_are_reported_at_their_position() {
             all.iter().any(|line| line.starts_with(expected)),
             "{tls}: {all:#?}\n  expected: {expected}"
         );
-        // The line of the `tls` table.
+        // Determine the line of the `tls` table.
         let place = text
             .lines()
             .position(|line| line.starts_with("tls"))

@@ -166,7 +166,7 @@ fn all_keys_are_read() {
     assert_eq!(*kind, http);
 
     let [one, two] = config.clients.iter().collect::<Vec<_>>()[..] else {
-        panic!("two clients");
+        panic!("expected two clients");
     };
     let rate = one.limits().rate.unwrap();
     assert_eq!((rate.per_second(), rate.burst().get()), (2.5, 3));

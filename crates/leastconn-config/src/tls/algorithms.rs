@@ -26,7 +26,7 @@ fn is_tls13(suite: CipherSuite) -> bool {
     supported(suite).is_some_and(|suite| suite.tls13().is_some())
 }
 
-/// Whether the group is post-quantum, which TLS 1.2 does not support.
+/// Whether only TLS 1.3 supports the group, because it is post-quantum.
 fn is_only_tls13(group: NamedGroup) -> bool {
     matches!(
         group,
@@ -35,8 +35,8 @@ fn is_only_tls13(group: NamedGroup) -> bool {
 }
 
 impl Loader<'_> {
-    /// The algorithms of `groups` and `ciphers`, checked against `min_version` and the
-    /// server's key, if there is one. Problems are reported.
+    /// Converts `groups` and `ciphers`, and checks them against `min_version` and, if there
+    /// is one, the server's key. Problems are reported.
     pub(super) fn algorithms(
         &mut self,
         groups: Option<&At<OneOrMany>>,
@@ -112,7 +112,7 @@ impl Loader<'_> {
         found.into_iter().map(|(value, _)| value).collect()
     }
 
-    /// Checks that each accepted version has a cipher suite.
+    /// Checks that each accepted TLS version has at least one cipher suite.
     fn check_cipher_suites(
         &mut self,
         suites: &[CipherSuite],

@@ -7,10 +7,10 @@ use leastconn_tls::alpn::Alpn;
 use super::loader::Loader;
 use crate::raw::value::{At, OneOrMany};
 
-/// The longest name in the extension, in bytes.
+/// Maximum length of a protocol name in the extension, in bytes.
 const MAX_LENGTH: usize = 255;
 
-/// Common wrong names and the registered ones.
+/// Common wrong names, each with the registered name.
 const MISTAKES: [(&str, &str); 11] = [
     ("http", "http/1.1"),
     ("http1", "http/1.1"),
@@ -26,7 +26,7 @@ const MISTAKES: [(&str, &str); 11] = [
 ];
 
 impl Loader<'_> {
-    /// The protocols of `alpn`. Problems are reported.
+    /// Converts the protocols in `alpn`. Problems are reported.
     pub(super) fn alpn(&mut self, alpn: Option<&At<OneOrMany>>) -> Alpn {
         let Some(at) = alpn else {
             return Alpn::default();
@@ -83,13 +83,13 @@ impl Loader<'_> {
     }
 }
 
-/// The registered name that a wrong one stands for.
+/// The registered name that the author of a wrong name probably meant.
 fn meant(name: &str) -> Option<&'static str> {
     let lower = name.to_ascii_lowercase();
     if let Some((_, meant)) = MISTAKES.iter().find(|(wrong, _)| *wrong == lower) {
         return Some(meant);
     }
-    // Names are compared byte by byte.
+    // Names are case-sensitive, so `HTTP/1.1` is a mistake.
     let registered = ["http/1.1", "h2", "postgresql"];
     registered
         .into_iter()

@@ -1,4 +1,5 @@
-//! Selects the revocation lists in force: the newest of each issuer and partition.
+//! Selects the revocation lists in force, which are the newest list of each issuer and
+//! partition.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,7 +14,7 @@ use super::{
 use crate::raw::value::At;
 
 impl Loader<'_> {
-    /// The CRLs in force among all that were read.
+    /// Selects the CRLs in force from all CRLs that were read.
     pub(super) fn crl_store(&mut self) -> CrlStore {
         let read = std::mem::take(&mut self.lists);
         let (store, superseded) =
@@ -84,7 +85,7 @@ impl Loader<'_> {
         }
     }
 
-    /// Warns of a CRL that is older than the one in force, which it will replace.
+    /// Warns of a CRL that is older than the CRL in force that it will replace.
     fn warn_if_older(&mut self, read: &ReadCrl) {
         let list = &read.loaded.list;
         let running = self.problems.running_lists().unwrap_or_default();
@@ -107,8 +108,8 @@ impl Loader<'_> {
             .note(format!("the list in force is {in_force}"));
     }
 
-    /// Whether an expired CRL is a warning only: its issuer has expired too, or the running
-    /// balancer has no current CRL that it would replace.
+    /// Whether an expired CRL is only a warning. This is the case if its issuer has expired
+    /// too, or if it would not replace an unexpired CRL of the running balancer.
     fn tolerates_expired(&self, read: &ReadCrl) -> bool {
         let replaces_current = |running: &[Arc<CrlStore>]| {
             let mut like = running.iter().flat_map(|store| store.like(&read.loaded));
@@ -152,9 +153,10 @@ impl Loader<'_> {
         }
     }
 
-    /// If one authority has a CRL, all need one: certificates whose issuer has none are
-    /// refused. Revoked authorities are kept, so that their clients are refused with the
-    /// right reason.
+    /// Warns of authorities without a CRL and of revoked authorities. If any authority has
+    /// a CRL, all authorities need one, because certificates of an issuer without a CRL are
+    /// refused. Revoked authorities stay in the trust store, so that their clients are
+    /// refused with the correct reason.
     pub(super) fn check_crl_coverage(
         &mut self,
         authorities: &[CertificateDer<'static>],

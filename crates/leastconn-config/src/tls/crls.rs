@@ -1,5 +1,5 @@
 //! Reads the revocation lists (CRLs) of a `tls` table and checks their signatures: each
-//! must be signed by an authority of the table.
+//! list must be signed by an authority of the table.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,8 +19,8 @@ use super::{
 use crate::raw::value::At;
 
 impl Loader<'_> {
-    /// Reads the CRLs of one file. `authorities`: outer `None` if the table has none, inner
-    /// `None` if they could not be read.
+    /// Reads the CRLs of one file. `authorities` is `None` if the table names no
+    /// authorities, and `Some(None)` if they could not be read.
     pub(super) fn crls(
         &mut self,
         text: &At<&str>,
@@ -81,7 +81,7 @@ impl Loader<'_> {
         }
     }
 
-    /// Checks everything but the signature.
+    /// Checks everything except the signature.
     fn check_form(&mut self, read: &ReadCrl) {
         let (list, what) = (&read.loaded.list, read.describe());
         let span = read.place.span.clone();
@@ -121,8 +121,9 @@ impl Loader<'_> {
         }
     }
 
-    /// The public keys of the authorities among `of_name`, which have the name of the CRL's
-    /// issuer, that signed it. Reports an error and returns an empty list if none did.
+    /// Returns the public keys of the authorities that signed the CRL. `of_name` are the
+    /// authorities that have the name of the CRL's issuer. Reports an error and returns an
+    /// empty list if none of them signed it.
     fn signing_keys(
         &mut self,
         read: &ReadCrl,
@@ -135,7 +136,7 @@ impl Loader<'_> {
         for authority in of_name {
             match list.signed_by(authority, algorithms) {
                 Ok(key) => keys.push(key),
-                // Errors are ordered by how specific they are.
+                // Keep the most specific error, which is the greatest.
                 Err(error) => worst = worst.max(error),
             }
         }
@@ -145,7 +146,8 @@ impl Loader<'_> {
         keys
     }
 
-    /// Whether at least one authority has one of these keys, and all of those have expired.
+    /// Whether at least one authority has one of `keys`, and all authorities that have one
+    /// of `keys` have expired.
     fn all_expired(&self, keys: &[Box<[u8]>], authorities: &[&CertificateDer<'static>]) -> bool {
         let has_key = |authority: &&&CertificateDer<'static>| {
             let key = inspect::parsed(authority, |parsed| parsed.public_key().raw.into());
@@ -205,8 +207,8 @@ impl Loader<'_> {
     }
 }
 
-/// The authorities by canonical subject. Searching all authorities for each CRL would take
-/// time proportional to the product of both.
+/// Groups the authorities by canonical subject. Comparing every CRL with every authority
+/// would take time proportional to the product of their numbers.
 fn by_name<'a>(
     authorities: &'a [CertificateDer<'static>],
 ) -> HashMap<Vec<u8>, Vec<&'a CertificateDer<'static>>> {

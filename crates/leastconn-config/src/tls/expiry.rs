@@ -12,18 +12,21 @@ pub struct CertificateFile {
     /// The path that was read.
     pub path: PathBuf,
     pub kind: FileKind,
-    /// The contents that can expire. Not empty. Of CRLs, only the ones in force.
+    /// The certificates or CRLs in the file. Not empty. Contains only those CRLs that are
+    /// in force.
     pub dated: Vec<Dated>,
 }
 
-/// The contents of a file.
+/// The kind of contents of a file, which decides how the expiry of one item affects the
+/// file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FileKind {
-    /// A certificate and its intermediates: all are needed.
+    /// A certificate and its intermediates. The chain is valid only while all of them are
+    /// valid.
     Chain,
-    /// CA certificates: each is trusted independently.
+    /// CA certificates. Each is trusted independently of the others.
     Authorities,
-    /// CRLs: each is needed for its issuer.
+    /// CRLs. Each is needed to verify certificates of its issuer.
     Lists,
 }
 
@@ -41,11 +44,13 @@ pub struct Dated {
 /// How soon something expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// Not soon.
+    /// It does not expire soon.
     Fine,
-    /// Within seven days, or within the last quarter of the validity if that is shorter.
+    /// It expires within seven days, or within the last quarter of its validity if that is
+    /// shorter.
     Soon,
-    /// Within a day, or within the last eighth of the validity if that is shorter.
+    /// It expires within a day, or within the last eighth of its validity if that is
+    /// shorter.
     Urgent,
     Expired,
 }
@@ -57,8 +62,8 @@ impl Urgency {
 }
 
 impl Dated {
-    /// How soon it expires. Relative to the validity, so that a CRL that is valid for one day
-    /// does not cause a warning all the time.
+    /// How soon the item expires. The thresholds depend on the length of the validity, so
+    /// that a CRL that is always renewed for one day does not cause a permanent warning.
     pub fn urgency(&self, now: Timestamp) -> Urgency {
         const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);
         const URGENT: SignedDuration = SignedDuration::from_hours(24);
@@ -77,8 +82,9 @@ impl Dated {
 }
 
 impl CertificateFile {
-    /// The item that determines the expiry of the file: the most urgent one and, among
-    /// these, the first to expire. Expired CAs are skipped unless all have expired.
+    /// The item that determines the expiry of the file: the most urgent item or, if several
+    /// items are equally urgent, the item that expires first. Expired CAs are skipped,
+    /// unless all CAs in the file have expired.
     pub fn deciding(&self, now: Timestamp) -> Option<&Dated> {
         let urgent = |one: &&Dated| (one.urgency(now), std::cmp::Reverse(one.until));
         match self.kind {

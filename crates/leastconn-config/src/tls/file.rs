@@ -13,10 +13,11 @@ use super::{
 };
 use crate::{confinement, files};
 
-/// In bytes. CRLs have up to some megabytes; other files are much smaller.
+/// Maximum file size in bytes. CRLs may have some megabytes; other files are much smaller.
 const LARGEST: u64 = 64 * 1024 * 1024;
 
-/// The contents of a file. There is at least one item of the wanted kind.
+/// The contents of a file. It contains at least one item of the kind that the caller
+/// wanted.
 #[derive(Default)]
 pub(super) struct Pem {
     pub(super) certificates: Vec<CertificateDer<'static>>,
@@ -49,9 +50,10 @@ impl Pem {
     fn parse(bytes: &[u8], wanted: Wanted, path: &Path) -> Result<Self, FileError> {
         let mut pem = Self::default();
         let bytes = format::without_blanks_behind(bytes);
-        // Before searching for PEM text, which a certificate in DER may contain.
+        // Check for DER before searching for PEM, because a certificate in DER may contain
+        // PEM text.
         match Der::of(bytes) {
-            // CAs publish CRLs in DER.
+            // CRLs are also accepted in DER, because CAs publish them in this format.
             Some(Der::Crl) if wanted == Wanted::Crls => {
                 pem.crls.push(bytes.to_vec().into());
                 return Ok(pem);
@@ -90,7 +92,7 @@ impl Pem {
         Ok(pem)
     }
 
-    /// The error for a file with sections, but none of the wanted kind.
+    /// The error for a file that has PEM sections, but none of the wanted kind.
     fn lacks(&self, wanted: Wanted) -> FileError {
         let holds = if !self.keys.is_empty() {
             "a private key"
@@ -127,8 +129,9 @@ fn encrypted(wanted: Wanted, path: &Path, line: usize) -> FileError {
 fn openssh(section: &Section, path: &Path) -> FileError {
     let name = path.display().to_string();
     let (from, to) = (quoted(&name), quoted(&format!("{name}.pem")));
-    // The header contains cipher and key type. ssh-keygen converts all types except
-    // Ed25519, whose seed of 32 bytes is at a fixed offset.
+    // The header contains the cipher and the key type. ssh-keygen converts all key types
+    // except Ed25519. In an unencrypted Ed25519 key, the seed of 32 bytes is at a fixed
+    // offset.
     let is_plain_ed25519 = section.der.get(15..23) == Some(b"\0\0\0\x04none")
         && section.der.get(47..58) == Some(b"ssh-ed25519");
     let command = if is_plain_ed25519 {

@@ -1,6 +1,6 @@
 //! Why a file that a `tls` table names cannot be used.
 
-/// The required content of a file.
+/// The content that a file must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Certificates,
@@ -16,7 +16,7 @@ pub(super) struct FileError {
 }
 
 impl Wanted {
-    /// The message for a file without such content.
+    /// The message for a file that lacks this content.
     pub(super) const fn lacks(self) -> &'static str {
         match self {
             Self::Certificates => "there is no certificate in it",

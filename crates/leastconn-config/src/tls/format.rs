@@ -16,7 +16,7 @@ use super::{
     pem,
 };
 
-/// The base64 of `-----BEGIN `.
+/// The base64 encoding of `-----BEGIN `.
 const ENCODED_BEGIN: &[u8] = b"LS0tLS1CRUdJTi";
 
 /// A DER structure, recognized by its first elements.
@@ -34,7 +34,7 @@ pub(super) enum Der {
 }
 
 impl Der {
-    /// `None`: the bytes are not exactly one DER sequence.
+    /// Recognizes a DER structure. `None`: the bytes are not exactly one DER sequence.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         let (rest, whole) = Any::from_der(bytes).ok()?;
         if whole.tag() != Tag::Sequence || !rest.is_empty() {
@@ -61,7 +61,7 @@ impl Der {
         Some(match &tags[..] {
             [Tag::Oid, ..] if first == Some(PKCS7_SIGNED) => Self::Pkcs7,
             [Tag::Integer, Tag::Sequence, ..] if first == Some(&[3]) => Self::Pkcs12,
-            // PKCS #8, PKCS #1 and SEC 1.
+            // A private key in PKCS #8, PKCS #1 or SEC 1.
             [Tag::Integer, Tag::Sequence, Tag::OctetString, ..]
             | [Tag::Integer, Tag::OctetString, ..] => Self::Key,
             [Tag::Integer, Tag::Integer, Tag::Integer, rest @ ..] if rest.len() >= 6 => Self::Key,
@@ -85,7 +85,8 @@ impl Der {
         }
     }
 
-    /// The `openssl` subcommand that converts it, without input and output.
+    /// The `openssl` subcommand that converts this structure to PEM, without the input and
+    /// output options.
     const fn tool(self, wanted: Wanted) -> Option<&'static str> {
         Some(match (self, wanted) {
             (Self::Certificate, Wanted::Certificates) => "x509 -inform DER",
@@ -118,8 +119,8 @@ pub(super) fn without_blanks_behind(bytes: &[u8]) -> &[u8] {
 /// The error for a file that contains DER together with PEM or with more DER. Reading only
 /// one part would silently drop certificates or CRLs.
 ///
-/// Searches the whole file. The pair of bytes that starts a long DER sequence does not
-/// occur in PEM or in UTF-8 text: a byte above 0x7f never follows a `0` there.
+/// Searches the whole file. A long DER sequence starts with the byte `0` (0x30) and a byte
+/// above 0x7f. This pair does not occur in PEM or in other UTF-8 text.
 pub(super) fn partly_der(
     bytes: &[u8],
     has_pem: bool,
@@ -137,7 +138,9 @@ pub(super) fn partly_der(
                 Some(der) => break (der, length),
             }
         }
-        // Truncated or damaged: the signed part comes first and is a long sequence too.
+        // No certificate, CRL or key starts here. It is truncated or damaged DER if another
+        // long sequence follows, because the signed part of a certificate or CRL comes
+        // first and is a long sequence too.
         let inner = from.get(usize::from(from[1] & 0x7f) + 2..);
         if has_pem
             && inner.is_some_and(|inner| inner.windows(2).next().is_some_and(is_long_sequence))
@@ -251,8 +254,8 @@ fn of_der(der: Der, wanted: Wanted, files: &str, before: &str) -> FileError {
     }
 }
 
-/// The error for a file that is base64, or that contains base64 of PEM, as Kubernetes
-/// secrets do.
+/// The error for a file that consists of base64, or that contains base64-encoded PEM like a
+/// Kubernetes secret.
 fn of_base64(text: &[u8], wanted: Wanted, from: &str, to: &str) -> Option<FileError> {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
     let is_all = text

@@ -1,4 +1,4 @@
-//! Checks of certificates in files, beyond the signature.
+//! Checks of the contents of certificates in files.
 
 use std::net::IpAddr;
 
@@ -26,27 +26,27 @@ pub(super) struct Facts {
     raw_subject: Vec<u8>,
     raw_issuer: Vec<u8>,
     is_authority: bool,
-    /// Why it is not a CA certificate. `None`: it is one.
+    /// Reason why this is not a CA certificate. `None`: it is a CA certificate.
     not_a_ca: Option<&'static str>,
     has_names: bool,
-    /// IP addresses among the DNS names.
+    /// IP addresses that are encoded as DNS names.
     ip_in_dns: Vec<String>,
     for_servers: bool,
     /// Kinds of name constraints that cannot be checked.
     unchecked: Vec<&'static str>,
-    /// The kind of the key, if signatures with it are not accepted.
+    /// The kind of the public key, if the verifier does not accept signatures with it.
     unsupported_key: Option<String>,
     /// The OID of a critical extension that is not supported.
     unknown_critical: Option<String>,
     for_clients: bool,
 }
 
-/// The use of a certificate of the balancer.
+/// What the balancer uses its own certificate for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Presented to clients.
+    /// The balancer presents the certificate to clients.
     Server,
-    /// Presented to servers.
+    /// The balancer presents the certificate to servers.
     Client,
 }
 
@@ -63,7 +63,7 @@ impl Facts {
         }
     }
 
-    /// Whether it is a CA certificate.
+    /// Whether this is a CA certificate.
     pub(super) fn may_issue(&self) -> bool {
         self.not_a_ca.is_none()
     }
@@ -166,7 +166,8 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
     })
 }
 
-/// IP addresses among the DNS names of a certificate. Clients do not match them.
+/// IP addresses that are encoded as DNS names in a certificate. Clients ignore them when
+/// they verify an IP address.
 fn ip_in_dns(certificate: &X509Certificate<'_>) -> Vec<String> {
     let names = certificate.subject_alternative_name().ok().flatten();
     let names = names.map_or(&[][..], |extension| &extension.value.general_names);
@@ -179,8 +180,8 @@ fn ip_in_dns(certificate: &X509Certificate<'_>) -> Vec<String> {
         .collect()
 }
 
-/// Why a certificate is not a CA's, by the rules of OpenSSL. Checked here because the
-/// verifier accepts any certificate as a trust anchor.
+/// Reason why a certificate is not a CA certificate, by the rules of OpenSSL. The check is
+/// needed because the verifier accepts any certificate as a trust anchor.
 fn not_a_ca(certificate: &X509Certificate<'_>) -> Option<&'static str> {
     let has_constraints = certificate
         .get_extension_unique(&OID_X509_EXT_BASIC_CONSTRAINTS)
@@ -219,7 +220,7 @@ fn unchecked(certificate: &X509Certificate<'_>) -> Vec<&'static str> {
         .collect()
 }
 
-/// Warnings about a certificate of the balancer and the intermediates after it.
+/// Warnings about a certificate of the balancer and its intermediates.
 pub(super) fn own_certificate(
     own: &Facts,
     above: &[Facts],
@@ -290,8 +291,8 @@ pub(super) fn own_certificate(
     remarks
 }
 
-/// Warnings about a certificate in the file of authorities. `alone`: a server that
-/// presents this very certificate is accepted.
+/// Warnings about a certificate in the CA file. `alone`: the certificate is trusted
+/// individually, so a server that presents this certificate is accepted.
 pub(super) fn authority(authority: &Facts, ca: &str, alone: bool, now: Timestamp) -> Vec<Remark> {
     let consequence = "certificates that it issued are refused (`expired_certificate`)";
     let mut remarks: Vec<_> = authority.validity(now, consequence).into_iter().collect();

@@ -26,7 +26,8 @@ use crate::{
     },
 };
 
-/// rustls always advertises a lifetime of one day for TLS 1.3 tickets.
+/// Maximum time for which sessions can be resumed: rustls always advertises a lifetime of
+/// one day for TLS 1.3 tickets.
 const LONGEST_RESUMPTION: Duration = Duration::from_hours(24);
 
 /// Loads the table. `None` if an error was reported. `default_alpn` applies if the table
@@ -182,7 +183,7 @@ impl Loader<'_> {
         None
     }
 
-    /// Warns of more CA names than fit into a CertificateRequest.
+    /// Warns if the CA names do not fit into a CertificateRequest.
     fn check_ca_names_length(&mut self, authorities: &[CertificateDer<'static>], at: &At<String>) {
         let names = authorities
             .iter()

@@ -1,4 +1,4 @@
-//! Loads the files of a `tls` table: the parts that listeners and upstreams share.
+//! Loads those files of a `tls` table that listeners and upstreams have in common.
 
 use std::{ops::Range, path::Path};
 
@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub(super) struct Loader<'a> {
-    /// The key of the authorities, for messages: `client_ca` or `ca`.
+    /// The key that names the CA file, for messages: `client_ca` or `ca`.
     pub(super) ca: &'static str,
     base_dir: &'a Path,
     pub(super) now: Timestamp,
@@ -32,7 +32,7 @@ pub(super) struct Loader<'a> {
     pub(super) files: Vec<CertificateFile>,
     /// All CRLs that were read so far.
     pub(super) lists: Vec<ReadCrl>,
-    /// The CA file and the line of the first CRL in it, if there is one.
+    /// If the CA file contains a CRL: the file, and the line of the first CRL.
     crl_in_ca_file: Option<(At<String>, usize)>,
     pub(super) provider: CryptoProvider,
 }
@@ -179,7 +179,8 @@ impl Loader<'_> {
                             .at(span.clone())
                             .note("the first certificate of `cert` has another public key");
                     }
-                    // Any other reason for which rustls would reject the pair.
+                    // rustls would reject the certificate and its key for a reason that is
+                    // not handled above.
                     Err(error) => {
                         self.problems
                             .error(error_text::error(&error))
@@ -190,12 +191,13 @@ impl Loader<'_> {
         }
     }
 
-    /// The CA certificates of a file. Other certificates are left out, because the verifier
-    /// would accept certificates signed with their keys. Expired CAs and CAs that are not
-    /// valid yet are kept: the verifier checks their dates in each handshake and refuses
-    /// clients with the reason `expired_certificate`.
+    /// The CA certificates of a file. Certificates that are not CA certificates are left
+    /// out, because the verifier would accept certificates signed with their keys. Expired
+    /// CAs and CAs that are not valid yet are kept: the verifier checks their dates in each
+    /// handshake and refuses clients with the reason `expired_certificate`.
     ///
-    /// Self-signed certificates that are not a CA's are added to `alone`, if given.
+    /// Self-signed certificates that are not CA certificates are added to `alone`, if it is
+    /// given.
     pub(super) fn authorities(
         &mut self,
         at: &At<String>,
@@ -289,14 +291,15 @@ impl Loader<'_> {
 pub(super) struct ReadCrl {
     pub(super) loaded: Loaded,
     pub(super) place: At<String>,
-    /// "list 2 of 7", if the file contains several.
+    /// Position of the CRL in the file, such as "list 2 of 7". `None` if the file contains
+    /// only one CRL.
     pub(super) position: Option<String>,
     /// Whether all authorities that signed it have expired.
     pub(super) signers_expired: bool,
 }
 
 impl ReadCrl {
-    /// The file and the list, for the start of a message.
+    /// Describes the file and the CRL. Messages start with this text.
     pub(super) fn describe(&self) -> String {
         let issuer = &self.loaded.list.issuer;
         match &self.position {

@@ -1,4 +1,4 @@
-//! Reads PEM sections leniently, without dropping any.
+//! Reads PEM sections. Tolerates deviations from the format, and drops no section.
 //!
 //! Files come from Windows, YAML, `cat` and clipboards: with byte order marks at the
 //! start or in the middle, in UTF-16, indented, with trailing white space, with CR, LF or
@@ -17,7 +17,7 @@ const DASHES: &[u8] = b"-----";
 pub(super) struct Section {
     pub(super) kind: Kind,
     pub(super) der: Vec<u8>,
-    /// The line of its `-----BEGIN`, from 1.
+    /// The line of the `-----BEGIN`, counted from 1.
     pub(super) line: usize,
 }
 
@@ -78,7 +78,7 @@ pub(super) fn sections(text: &[u8], name: &str) -> Result<Vec<Section>, FileErro
             kind = Kind::EncryptedKey;
         }
         let der = match kind {
-            // In the old format, the base64 is preceded by headers.
+            // Do not decode the body: in the old format, headers precede the base64.
             Kind::EncryptedKey => Vec::new(),
             _ => decode(text, body, body_at, line)?,
         };

@@ -6,7 +6,7 @@ use super::loader::Loader;
 use crate::raw::value::{At, OneOrMany};
 
 impl Loader<'_> {
-    /// The keys of a list. Problems are reported.
+    /// Converts a list of pinned keys. Problems are reported.
     pub(super) fn pins(&mut self, key: &str, pins: Option<&At<OneOrMany>>) -> Vec<Spki> {
         let Some(at) = pins else {
             return Vec::new();
@@ -36,8 +36,8 @@ impl Loader<'_> {
         all
     }
 
-    /// Warns of `client_pins` that have no effect, or that let clients choose names which a
-    /// CA certifies for others.
+    /// Warns of `client_pins` that have no effect. Also warns of pins that allow a client
+    /// to use a name that a CA certifies for another client.
     pub(super) fn check_client_pins(
         &mut self,
         at: &At<OneOrMany>,

@@ -18,8 +18,8 @@ use crate::{
 };
 
 impl TlsTable {
-    /// Loads the files of the table again with `load`. Problems refer to the table as `name`
-    /// and to a file among `files` by its path.
+    /// Loads the files of the table again with `load`. Problems name the table `name`, or
+    /// the path of a file in `files`.
     fn load<Raw: DeserializeOwned, T>(
         &self,
         name: &str,

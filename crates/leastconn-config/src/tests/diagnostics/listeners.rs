@@ -1,4 +1,4 @@
-//! Diagnostics: Listeners and addresses.
+//! Diagnostics about listeners and addresses.
 
 use super::check_all;
 

@@ -1,4 +1,4 @@
-//! Diagnostics: Keys, types, durations and environment variables.
+//! Diagnostics about keys, types, durations and environment variables.
 
 use super::check_all;
 

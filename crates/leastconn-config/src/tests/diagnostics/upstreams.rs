@@ -1,4 +1,4 @@
-//! Diagnostics: Upstreams, and checks across tables.
+//! Diagnostics about upstreams, and from checks across tables.
 
 use super::check_all;
 

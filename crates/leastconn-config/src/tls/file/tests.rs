@@ -1,5 +1,5 @@
-//! Files as other programs write them are read, or reported with a command that converts
-//! them.
+//! Files in the formats of other programs are either read, or reported with a command that
+//! converts them.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Two certificates in PEM, and both in DER.
+/// Returns two certificates in PEM, and the same certificates in DER.
 fn two() -> (String, String, Vec<CertificateDer<'static>>) {
     let [a, b] = ["First CA", "Second CA"].map(TestCa::new);
     let ders = [&a, &b].map(|ca| ca.cert().der().clone());
@@ -195,7 +195,8 @@ fn unreadable_sections_are_reported_with_their_line() {
             "{actual}"
         );
     }
-    // Errors inside a section report the line of the error.
+    // An error inside a section is reported with its own line, not with the line of the
+    // section.
     let commented: String = b.lines().map(|line| format!("# {line}\n")).collect();
     let problems = error(format!("{a}{commented}"), Wanted::Certificates);
     assert!(
@@ -480,6 +481,9 @@ fn reading_time_is_linear_in_sections() {
         times.min().unwrap().as_secs_f64()
     };
     let ratio = best(1000) / best(125);
-    // Linear growth gives 8, quadratic growth 64.
-    assert!(ratio < 24.0, "{ratio:.0} times as long for 8 times as many");
+    // With linear growth the ratio is 8, with quadratic growth 64.
+    assert!(
+        ratio < 24.0,
+        "8 times as many sections took {ratio:.0} times as long"
+    );
 }
