@@ -1,10 +1,10 @@
-//! The admin side: health, metrics, API and dashboard. It has threads of its own, so that it
-//! answers while all workers are busy, and reserved descriptors, so that it answers when
-//! the process has run out of them.
+//! The admin side: health, metrics, API and dashboard. It has its own threads, so that it answers
+//! while all workers are busy, and reserved file descriptors, so that it answers when the process
+//! has run out of descriptors.
 //!
-//! Its sockets change in two steps, as those of listeners do ([`crate::sockets`]): plan,
-//! which can fail, then apply, which cannot. Unchanged sockets are not touched. The thread
-//! runs even without an address, so that a reload can add one.
+//! A reload changes its sockets in two steps, like the sockets of listeners ([`crate::sockets`]):
+//! planning can fail, applying the plan cannot. Unchanged sockets are not touched. The thread runs
+//! even without an address, so that a reload can add one.
 
 mod accept;
 mod api;
@@ -48,19 +48,19 @@ use listening::Listening;
 pub use listening::{Changes, Place, Plan, PlanError};
 use reserve::Reserve;
 
-/// Name in logs, in place of a listener's.
+/// The name of the admin side in logs, where a listener has its configured name.
 pub(crate) const NAME: &str = "admin";
 
-/// Blocking threads for expensive requests, so that cheap ones are answered meanwhile. Few,
-/// as the CPUs are for connections.
+/// Number of blocking threads for expensive requests, which must not delay cheap requests. The
+/// number is small, because the CPUs are for client connections.
 const BLOCKING_THREADS: usize = 4;
 
-/// The running admin side. It ends with its [`Thread`].
+/// The running admin side. It stops when its [`Thread`] is dropped.
 #[derive(Debug)]
 pub struct Admin {
     runtime: Handle,
     listening: Listening,
-    /// Records the history, only while the admin side listens.
+    /// The task that records the history. It runs only while the admin side listens.
     recording: JoinSet<()>,
     history: Arc<History>,
 }
@@ -86,7 +86,7 @@ impl Admin {
             .build()?;
         let handle = runtime.handle().clone();
         let run = move || {
-            // Sent or dropped: stop.
+            // Stop when a message is sent or the sender is dropped.
             let _ = runtime.block_on(stopped);
         };
         thread::Builder::new().name(NAME.to_owned()).spawn(run)?;
@@ -99,10 +99,12 @@ impl Admin {
         Ok((admin, Thread { _stop: stop }))
     }
 
-    /// Plans the change to `config`. Binds new addresses unless they were `inherited`.
+    /// Plans the change to `config`. New addresses are bound, except those whose sockets were
+    /// `inherited`.
     ///
     /// # Errors
-    /// All addresses that cannot be bound. Newly bound ones are closed again.
+    /// Returns all addresses that cannot be bound. Sockets that were bound for this plan are closed
+    /// again.
     pub fn plan(&self, config: &Config, inherited: &mut Inherited) -> Result<Plan, Vec<PlanError>> {
         let _enter = self.runtime.enter();
         self.listening.plan(config.admin.as_ref(), inherited)
@@ -135,7 +137,7 @@ impl Admin {
     /// Duplicates the sockets for a successor process.
     ///
     /// # Errors
-    /// If the process is out of descriptors.
+    /// If the process is out of file descriptors.
     pub fn share(&self) -> io::Result<Vec<Passed>> {
         self.listening.share()
     }
@@ -146,9 +148,9 @@ impl Admin {
         self.listening.begin();
     }
 
-    /// Stops accepting: a successor has the sockets, except those at `unused` paths, whose
-    /// files are removed. Later connections belong to the successor once the returned tasks
-    /// have ended.
+    /// Stops accepting, because a successor process now accepts from the sockets. The successor
+    /// does not use the sockets at `unused` paths, so their files are removed. Once the returned
+    /// tasks have ended, this process accepts no more connections.
     pub(crate) fn leave(&mut self, unused: &[String]) -> Vec<JoinHandle<()>> {
         self.recording = JoinSet::new();
         self.listening.leave(unused)
@@ -163,14 +165,15 @@ impl Admin {
         self.listening.places()
     }
 
-    /// Stops accepting and removes the socket file. Returns tasks to wait for, as
-    /// [`Self::leave`].
+    /// Stops accepting and removes the socket file. Returns the tasks that the caller must wait
+    /// for, like [`Self::leave`].
     pub(crate) fn close(&mut self) -> Vec<JoinHandle<()>> {
         self.recording = JoinSet::new();
         self.listening.close()
     }
 
-    /// Waits until all requests that were pending at close or leave have been answered.
+    /// Waits until all requests that were pending when [`Self::close`] or [`Self::leave`] was
+    /// called have been answered.
     pub(crate) fn answered(&self) -> impl Future<Output = ()> + Send + use<> {
         self.listening.answered()
     }
@@ -194,7 +197,7 @@ fn router(cx: ApiContext) -> Router {
 /// Query of `/readyz`.
 #[derive(Debug, Deserialize)]
 struct ReadyQuery {
-    /// Ready only if this upstream has an available server.
+    /// If given, the process is ready only if this upstream has an available server.
     upstream: Option<String>,
 }
 
@@ -203,7 +206,8 @@ async fn ready(State(cx): State<ApiContext>, Query(query): Query<ReadyQuery>) ->
     match cx.context.lifecycle.phase() {
         Phase::Starting => return unavailable("starting\n".to_owned()),
         Phase::Draining => return unavailable("draining\n".to_owned()),
-        // Readiness is that of the service: the successor answers the next request.
+        // `Replaced` counts as ready, because the service is ready: the successor answers the next
+        // request.
         Phase::Ready | Phase::Replaced => {}
     }
     let Some(name) = query.upstream else {
@@ -234,7 +238,7 @@ async fn metrics(State(cx): State<ApiContext>, headers: HeaderMap) -> Response {
     });
     match encoding.await {
         Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
-        // A panic, which has been logged.
+        // The task panicked; the panic has been logged.
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

@@ -37,7 +37,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The reason code for a new connection.
+    /// The reason code for refusing a new connection.
     pub const fn reason(&self) -> Reason {
         match self {
             Self::ListenerRemoved => Reason::PolicyChanged,
@@ -47,7 +47,7 @@ impl Refusal {
         }
     }
 
-    /// The reason code for a connection that was open.
+    /// The reason code for ending a connection that was already open.
     pub const fn reason_for_open(&self) -> Reason {
         match self {
             Self::Certificate(error) => error.reason(),
@@ -85,7 +85,8 @@ pub fn authorize(
     Ok(grant.with_valid_until(valid_until))
 }
 
-/// Returns the last valid second of the chain as UNIX time, if the listener requires one.
+/// Returns the last valid second of the chain as UNIX time, if the listener requires a client
+/// certificate.
 fn verify_chain(
     listener: &Listener,
     input: &AuthInput<'_>,

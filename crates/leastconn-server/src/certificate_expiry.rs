@@ -1,5 +1,5 @@
-//! Logs certificates and CRLs that expire while the process runs: one warning when expiry is
-//! soon, one when it is urgent, and an error at expiry.
+//! Logs certificates and CRLs that expire while the process runs: a first warning when expiry is
+//! soon, a second warning when it is urgent, and an error at expiry.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Checks once a second, for as long as it is polled.
+/// Checks for expiry once a second, for as long as the future is polled.
 pub async fn watch(context: Arc<ServerContext>) {
     let mut monitor = Monitor::default();
     loop {
@@ -30,7 +30,7 @@ pub async fn watch(context: Arc<ServerContext>) {
     }
 }
 
-/// Remembers what was logged.
+/// Remembers what was logged, so that each event is logged once.
 #[derive(Debug, Default)]
 struct Monitor {
     generation: Option<u64>,
@@ -45,13 +45,13 @@ struct Item {
     urgency: Urgency,
 }
 
-/// An expiry has become more urgent.
+/// A certificate or CRL whose expiry has become more urgent.
 #[derive(Debug, PartialEq, Eq)]
 struct Event(Item);
 
 impl Monitor {
-    /// Returns the events since the last call. Files of a new configuration raise none at first:
-    /// loading it has logged its warnings.
+    /// Returns the events since the last call. Files of a new configuration cause no event at
+    /// first, because loading the configuration has already logged warnings about them.
     fn observe<'a>(
         &mut self,
         generation: u64,
@@ -74,8 +74,8 @@ impl Monitor {
         events
     }
 
-    /// Replaces the observed files. The state at the start and the warnings of new files are
-    /// not repeated. A CRL that is loaded although it has expired is always an error.
+    /// Replaces the observed files. Warnings that were logged at the start or when a new file was
+    /// loaded are not repeated. A CRL that is loaded although it has expired is always an error.
     fn update<'a>(
         &mut self,
         files: impl Iterator<Item = &'a CertificateFile>,
@@ -91,7 +91,7 @@ impl Monitor {
                 }
                 let known = previous.iter().find(is_same);
                 let urgency = match dated.urgency(now) {
-                    // One step less than expired, so that `observe` raises an event.
+                    // Store the urgency below `Expired`, so that `observe` returns an event.
                     Urgency::Expired if file.kind == FileKind::Lists && !is_start => {
                         Urgency::Urgent
                     }
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(observe(1, 0), []);
         assert_eq!(observe(1, 24), [Urgency::Soon]);
         assert_eq!(observe(1, 25), []);
-        // A reload with an unchanged list repeats no event and misses none.
+        // A reload with an unchanged CRL repeats no event and misses no event.
         assert_eq!(observe(2, 26), []);
         assert_eq!(observe(3, 30), [Urgency::Expired]);
         assert_eq!(observe(3, 31), []);

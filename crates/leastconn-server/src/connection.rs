@@ -1,11 +1,11 @@
 //! One connection, from accept to the access log.
 //!
-//! Each step needs the result of the step before: a server is only dialled with a
-//! [`Grant`] from [`authorize`](crate::authorization::authorize) and a [`Permit`] from the
-//! client's limits. Every connection ends with one reason code in its [`AccessRecord`].
+//! Each step needs the result of the previous step: a server is only dialled with a [`Grant`] from
+//! [`authorize`](crate::authorization::authorize) and a [`Permit`] from the client's limits. Every
+//! connection ends with one reason code in its [`AccessRecord`].
 //!
-//! A connection spends most of its life relaying, and a task is as large as its largest
-//! phase: other phases are boxed.
+//! A task is as large as the largest future in it, and a connection spends most of its lifetime
+//! relaying. So the futures of all other phases are boxed.
 
 pub mod acceptor;
 pub mod access_record;
@@ -50,7 +50,7 @@ use deadline::before_deadline;
 use ended::Ended;
 use reauthorize::{authorize_new, reauthorize};
 
-/// Serves an accepted socket until its end. `listener` is that of `snapshot`.
+/// Serves an accepted socket until it is closed. `listener` must belong to `snapshot`.
 pub async fn serve(
     mut socket: TcpStream,
     snapshot: Arc<Snapshot>,
@@ -110,7 +110,7 @@ async fn handshake(
         return Err((Reason::HandshakeFailed.into(), None));
     };
     let _active = GaugeGuard::new(&listener.metrics.handshakes);
-    // One timer for all steps: re-arming it would cost time in each.
+    // Use one timer for all steps: re-arming a timer in each step would cost CPU time.
     let mut deadline = pin!(sleep_until(deadline.into()));
     let mut received = Vec::new();
 
@@ -191,14 +191,15 @@ async fn proxy<S: Stream>(
     let (reason, detail) = match connection.unless_stopped(relay).await {
         Ok(outcome) => (outcome.reason, ended::relay_detail(&outcome)),
         Err(reason) => {
-            // Reset both sides: neither may take this for an orderly end.
+            // Reset both connections: neither peer may mistake this for an orderly close.
             stream.abort();
             server.abort();
             (reason, ended::stop_detail(reason))
         }
     };
-    // Before the record ends: a client that reads the log may reconnect at once and must
-    // not be refused because of its own lease or permit.
+    // Release the lease and the permit before the access record ends: a client that reads the log
+    // may reconnect at once, and must not be refused because its previous connection is still
+    // counted.
     drop(connected);
     record.end(reason, detail.as_deref());
 }
@@ -251,7 +252,7 @@ async fn connect<S: Stream>(
         Ended::from(error)
     })?;
     record.connected(&connected.lease, connected.attempts, took);
-    // A reload during connecting did not know the server yet.
+    // A reload that ran while this task was connecting did not know the server yet.
     let newest = context.snapshots.load();
     if newest.generation != snapshot.generation {
         let metrics = &context.telemetry.metrics;
@@ -269,8 +270,8 @@ async fn connect<S: Stream>(
     })
 }
 
-/// Authorizes the client under the snapshot that it was accepted with, and again if that
-/// is no longer the newest. [`reauthorize`] explains why no reload is missed.
+/// Authorizes the client under the snapshot that it was accepted with, and authorizes it again if
+/// that snapshot is no longer the newest. [`reauthorize`] explains why no reload is missed.
 fn authorize_newest(
     mut snapshot: Arc<Snapshot>,
     mut listener: Arc<Listener>,
@@ -278,7 +279,7 @@ fn authorize_newest(
     record: &mut AccessRecord,
 ) -> Result<(Arc<Snapshot>, Arc<Listener>, Grant), Ended> {
     let metrics = &context.telemetry.metrics;
-    // Evaluated only once: a retry under a newer snapshot must not count the connection
+    // Evaluate shadow rules only once: a retry under a newer snapshot must not count the connection
     // against the limits of a shadow rule again.
     let input = record.connection().auth_input();
     let now = jiff::Timestamp::now();
@@ -291,7 +292,7 @@ fn authorize_newest(
             return Ok((snapshot, listener, grant));
         }
         snapshot = context.snapshots.load();
-        // A listener is kept for as long as it has connections.
+        // A removed listener stays in the snapshot for as long as it has connections.
         let newest = snapshot.listener(&listener.name).map(Arc::clone);
         listener = newest.ok_or(Reason::PolicyChanged)?;
     }

@@ -33,7 +33,7 @@ pub struct ServerContext {
     pub telemetry: Arc<Telemetry>,
     /// Memory that connections may use.
     pub memory: Arc<Budget>,
-    /// How many connections may be open.
+    /// The limit on open connections.
     pub slots: ConnectionSlots,
     /// Order of TLS handshakes.
     pub handshakes: Arc<HandshakeScheduler>,
@@ -45,13 +45,13 @@ pub struct ServerContext {
     pub overrides: Overrides,
     /// Start, reloads and end of the process.
     pub lifecycle: Lifecycle,
-    /// Processes that this one has replaced and that still have connections.
+    /// Predecessor processes that still have connections.
     pub predecessors: Arc<Predecessors>,
     pruning: Mutex<()>,
 }
 
 impl ServerContext {
-    /// The context of a process that starts with `first`.
+    /// The context of a process that starts with the snapshot `first`.
     pub fn new(first: Snapshot, telemetry: Arc<Telemetry>) -> Self {
         let process = first.config.process.clone();
         let slots = ConnectionSlots::new(descriptors::max_connections(process.max_connections));
@@ -81,8 +81,8 @@ impl ServerContext {
         self.snapshots.load()
     }
 
-    /// Applies the limits in `[process]`. Connections and handshakes beyond a lower limit
-    /// continue; no new one starts until enough have ended.
+    /// Applies the limits in `[process]`. If a limit is lowered, connections and handshakes beyond
+    /// it continue, and no new ones start until enough of them have ended.
     pub fn resize(&self, process: &Process) {
         let connections = descriptors::max_connections(process.max_connections);
         self.slots.resize(connections);
@@ -95,7 +95,7 @@ impl ServerContext {
     pub(crate) fn reload_finished(&self, reload: LastReload) {
         let applied = reload.reasons.is_empty();
         self.lifecycle.set_last_reload(reload);
-        // Last: a reader that sees the counter change then reads the result.
+        // Count last: a reader that sees the counter change must find the new result.
         self.telemetry.metrics.reloaded(applied);
     }
 

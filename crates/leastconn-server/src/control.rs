@@ -1,5 +1,6 @@
-//! What the admin side needs from the reloader. A trait, because the reloader depends on the
-//! admin side: its addresses are part of the configuration.
+//! What the admin side needs from the reloader. This is a trait so that the admin side does not
+//! depend on the reloader: the reloader depends on the admin side, whose addresses a reload may
+//! change.
 
 use std::{fmt, future::Future, net::SocketAddr, path::Path, pin::Pin, sync::Arc};
 
@@ -19,14 +20,14 @@ pub trait Control: fmt::Debug + Send + Sync {
     /// Maximum number of open connections.
     fn max_connections(&self) -> usize;
 
-    /// The runtime of connections.
+    /// The Tokio runtime that serves client connections.
     fn runtime(&self) -> &Handle;
 
     /// Reads and checks the configuration, and applies the difference. Waits for a reload in
     /// progress.
     ///
     /// # Errors
-    /// If a successor has taken over: ask it instead.
+    /// If a successor process has taken over. Send the request to that process instead.
     ///
     /// # Cancel safety
     /// If the future is dropped, the reload still runs.

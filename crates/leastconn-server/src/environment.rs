@@ -10,7 +10,8 @@ pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
 pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
 pub(crate) const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
 
-/// A socket of the admin side. Names with `@` are not valid for listeners.
+/// A socket of the admin side. Listener names cannot contain `@`, so the names below cannot clash
+/// with them.
 pub(crate) const ADMIN: &str = "@admin";
 /// An admin UNIX socket whose file belongs to systemd.
 pub(crate) const ADMIN_KEPT: &str = "@admin-kept";

@@ -1,23 +1,23 @@
-//! Schedules handshakes fairly between sources: a flooding source delays only its own.
+//! Schedules handshakes fairly between sources: a flooding source delays only its own handshakes.
 //!
-//! A handshake needs the CPU twice for a short time: one signature for each flight. When
-//! hundreds of clients are due at the same moment, the runtime polls them in order of
-//! arrival, and a new client comes last: at a third of a millisecond each, a hundred
-//! milliseconds later. So each handshake acquires a [`HandshakePermit`] first, and a
-//! [`TimeSlice`] before each step. Both are granted round robin over the sources
-//! ([`queue`]). A source is a network, by default an IPv4 address or an IPv6 /64: what one
-//! customer has. The /64s of one /48 share as a group.
+//! A handshake needs the CPU twice for a short time: one signature for each flight. When hundreds
+//! of handshakes are ready at the same moment, the runtime polls them in order of arrival, and the
+//! handshake of a new client comes last. At a third of a millisecond for each step, it may wait for
+//! a hundred milliseconds. So each handshake acquires a [`HandshakePermit`] first, and a
+//! [`TimeSlice`] before each step. Both are granted round robin over the sources ([`queue`]). A
+//! source is a network, by default an IPv4 address or an IPv6 /64, which is what one customer
+//! usually has. The /64s of one /48 form a group, which has one share.
 //!
-//! Only work counts: a handshake that waits for its client gives its permit up when others
-//! need it ([`client_waits`]).
+//! A handshake that waits for its client does no work. It gives up its permit when other handshakes
+//! need one ([`client_waits`]).
 //!
-//! Established connections go first: every step or two, a time slice begins only after the
-//! runtime has polled all ready tasks and has asked the kernel for more ([`tokio_order`]). So an
-//! established connection waits for one or two steps at most. If relaying keeps the CPU busy,
-//! handshakes run for longer at a time, which gives them a share of the CPU.
+//! Established connections have priority: after every one or two steps, the next time slice begins
+//! only when the runtime has polled all ready tasks and has asked the kernel for new I/O events
+//! ([`tokio_order`]). So an established connection waits for one or two steps at most. If relaying
+//! keeps the CPU busy, handshakes run for longer at a time, which gives them a share of the CPU.
 //!
-//! Few handshakes in progress are not scheduled: they cost an uncontended lock, twice for the
-//! permit and once for each step.
+//! While only few handshakes are in progress, they are not scheduled. Then a handshake takes an
+//! uncontended lock twice for its permit and once for each step.
 
 mod client_waits;
 mod permit;
@@ -41,14 +41,14 @@ use client_waits::ClientWaits;
 pub use permit::{HandshakePermit, TimeSlice};
 use queue::{PermitAnswer, Queue, Source, Ticket};
 
-/// Handshakes in progress per worker that are not scheduled: they delay a new one by a few
-/// milliseconds only.
+/// Up to this many handshakes in progress per worker are not scheduled: they delay a new handshake
+/// by only a few milliseconds.
 const UNSCHEDULED: usize = 16;
 
-/// Parked handshakes for each permit. One holds about 28 KiB.
+/// Maximum number of parked handshakes for each permit. A parked handshake holds about 28 KiB.
 const PARKED: usize = 8;
 
-/// The length of the prefix that groups IPv6 sources: what one site has.
+/// The length of the prefix that groups IPv6 sources. One site usually has a /48.
 const GROUP_V6: u8 = 48;
 
 impl Source for IpNet {
@@ -72,12 +72,12 @@ pub struct HandshakeScheduler(Mutex<State>);
 struct State {
     queue: Queue<IpNet, Sender<()>>,
     client_waits: ClientWaits<IpNet, Sender<()>>,
-    /// How long handshakes may run before other tasks go first again.
+    /// How much longer handshakes may run before other tasks have priority again.
     credit: Duration,
 }
 
 impl HandshakeScheduler {
-    /// Allows `max_handshakes` in progress, on this number of workers.
+    /// Creates a scheduler that allows `max_handshakes` in progress, on this number of workers.
     pub fn new(max_handshakes: usize, workers: usize) -> Self {
         Self(Mutex::new(State {
             queue: Queue::new(max_handshakes, workers, UNSCHEDULED * workers),
@@ -86,8 +86,8 @@ impl HandshakeScheduler {
         }))
     }
 
-    /// Changes the limit. Handshakes in progress beyond it continue; no new one starts until
-    /// enough of them have ended.
+    /// Changes the limit. If the limit is lowered, handshakes in progress beyond it continue, and
+    /// no new handshake starts until enough of them have ended.
     pub fn resize(&self, max_handshakes: usize) {
         let notify = {
             let mut state = self.lock();
@@ -152,14 +152,14 @@ impl HandshakeScheduler {
 }
 
 impl State {
-    /// Parks handshakes that wait for their clients until there is a permit for `source`.
-    /// Returns the tasks to wake: they got a permit or were evicted.
+    /// Parks handshakes that wait for their clients, until a permit is free for `source`. Returns
+    /// the tasks to wake: each of them got a permit or was evicted.
     fn make_room(&mut self, source: IpNet) -> Vec<Sender<()>> {
         self.park_while(|queue| !queue.has_permit_for(source))
     }
 
-    /// Parks handshakes that wait for their clients, the longest waiting first, while other
-    /// handshakes wait for a permit.
+    /// While other handshakes wait for a permit, parks handshakes that wait for their clients,
+    /// starting with the handshake that has waited longest.
     fn release_idle_permits(&mut self) -> Vec<Sender<()>> {
         self.park_while(Queue::has_permit_waiters)
     }
@@ -189,8 +189,8 @@ fn new_waiter(granted: &mut Option<Receiver<()>>) -> Sender<()> {
     sender
 }
 
-/// Wakes a waiting handshake. Sending fails if it was cancelled; then [`Waiter::drop`] has
-/// returned what it was granted.
+/// Wakes a waiting handshake. Sending fails if the handshake was cancelled. Then [`Waiter::drop`]
+/// has returned the permit or time slice.
 fn wake(waiter: Sender<()>) {
     let _ = waiter.send(());
 }
@@ -225,14 +225,15 @@ impl<'a> Waiter<'a> {
             resource,
             is_granted: false,
         };
-        // Never an error: the queue keeps the sender while this waits.
+        // This never fails, because the queue keeps the sender while this handshake waits.
         let _ = granted.await;
         waiter.is_granted = true;
     }
 }
 
 impl Drop for Waiter<'_> {
-    /// Leaves the queue, or returns what was granted but not noticed yet.
+    /// Leaves the queue, or returns the permit or time slice if it was granted but the task has not
+    /// noticed yet.
     fn drop(&mut self) {
         if self.is_granted {
             return;

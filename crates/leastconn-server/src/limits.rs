@@ -1,4 +1,4 @@
-//! Limits on connections: per client identity, and per source network.
+//! Limits on the connections of each client identity and of each source network.
 
 mod clients;
 mod sources;

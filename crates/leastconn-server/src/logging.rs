@@ -1,4 +1,4 @@
-//! The log: messages to standard error.
+//! The log of the process, written to standard error.
 
 use std::{
     io::{self, IsTerminal},
@@ -48,7 +48,7 @@ pub fn change(log: &Log) {
     let Some(handles) = HANDLES.get() else {
         return;
     };
-    // Both fail only if the subscriber is gone, and it lives as long as the process.
+    // Both calls fail only if the subscriber is gone, but it lives as long as the process.
     let _ = handles.level.reload(filter(log.level));
     let _ = handles.formatter.reload(formatter(log.format));
 }

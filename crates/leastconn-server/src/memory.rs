@@ -4,14 +4,14 @@
 //! data are closed. This happens before an allocation fails, which would abort the process.
 //!
 //! Usage is read from `/proc/self/statm`: at every sixteenth accepted connection, and by a
-//! dedicated thread, often enough that open connections cannot use up the rest in between.
-//! The allocator may keep freed memory and use it again before it asks the kernel for more. So
-//! memory that connections have freed counts as free even if the kernel does not report it
-//! ([`Tracked`]).
+//! dedicated thread, often enough that open connections cannot use up the remaining memory between
+//! two measurements. The allocator may keep freed memory and use it again before it asks the kernel
+//! for more. So memory that connections have freed counts as free even if the kernel does not
+//! report it ([`Tracked`]).
 //!
-//! Buffers for slow receivers can grow faster than any measurement, as thousands of receivers
-//! may become slow at once. So they have an allowance, a part of the free memory. Beyond it,
-//! buffers stay small ([`relay::set_buffer_allowance`]).
+//! Buffers for slow receivers can grow faster than any measurement, as thousands of receivers may
+//! become slow at once. So all buffers together have an allowance, which is a part of the free
+//! memory. Once it is used up, buffers stay small ([`relay::set_buffer_allowance`]).
 
 mod limits;
 mod shed;
@@ -35,7 +35,7 @@ pub(crate) use shed::{MemoryWatch, watch};
 /// Connections accepted between two measurements.
 const MEASURE_EVERY: u32 = 16;
 
-/// The memory budget of the process. Cheap to ask: measurements are cached.
+/// The memory budget of the process. Queries are cheap, because measurements are cached.
 #[derive(Debug)]
 pub struct Budget {
     statm: Option<File>,
@@ -59,7 +59,8 @@ pub struct Usage {
 struct Tracked {
     limit: Limit,
     last_measured: u64,
-    /// The maximum that connections held, less what was returned to the kernel since.
+    /// The maximum number of bytes that connections have held, minus the bytes that were returned
+    /// to the kernel since.
     held_max: u64,
 }
 
@@ -107,7 +108,7 @@ impl Budget {
         self.is_exceeded.load(Ordering::Relaxed)
     }
 
-    /// Counts an accepted connection, and measures at every sixteenth.
+    /// Counts an accepted connection, and measures memory at every sixteenth connection.
     pub fn connection_accepted(&self) {
         let accepted = self.accepted.fetch_add(1, Ordering::Relaxed);
         if accepted.is_multiple_of(MEASURE_EVERY) {
@@ -138,7 +139,7 @@ impl Budget {
                 .collect(),
             None => Vec::new(),
         };
-        // The limit with the least left.
+        // The limit with the least memory left.
         let tightest = usages
             .into_iter()
             .min_by_key(|usage| usage.limit.saturating_sub(usage.used));
@@ -177,8 +178,8 @@ impl Budget {
     }
 }
 
-/// What buffers may hold: three quarters of what would be free without them. The rest is for
-/// small buffers and everything else.
+/// The number of bytes that buffers may hold: three quarters of the memory that would be free
+/// without buffers. The remaining quarter is for small buffers and all other uses.
 fn allowance(usage: Usage, held: u64) -> usize {
     let other = usage.used.saturating_sub(held);
     let free = usage.limit.saturating_sub(other);

@@ -1,8 +1,8 @@
 //! Runtime overrides: states of servers and the log level, set by an operator.
 //!
-//! Overrides are stored by name, so that they survive a reload. A server in `drain` stays in it
-//! whatever else changes in the file, its address included, until an operator sets it to
-//! `ready` or the server is removed from the file. The log level stays until an operator resets
+//! Overrides are stored by name, so that they survive a reload. A server in `drain` stays in
+//! `drain` regardless of other changes in the file, even of its address, until an operator sets it
+//! to `ready` or the server is removed from the file. The log level stays until an operator resets
 //! it or the level in the file changes.
 
 mod filter;
@@ -27,7 +27,8 @@ pub use filter::ConnectionFilter;
 pub(crate) use handover::OverrideHandover;
 use maintenance::{PendingClose, close_connections};
 
-/// Kills that a predecessor has not read yet. Operators are slower than this.
+/// Maximum number of kills that a predecessor has not read yet. Operators do not send so many at
+/// once.
 const KILL_BUFFER: usize = 64;
 
 /// The runtime overrides of a process. Clones share them.
@@ -36,7 +37,7 @@ pub struct Overrides {
     active: Arc<Mutex<ActiveOverrides>>,
     snapshots: Arc<SnapshotHandle>,
     registry: Arc<Registry>,
-    /// Forwards kills to predecessor processes, which have connections of their own.
+    /// Forwards kills to predecessor processes, which have their own connections.
     kills: broadcast::Sender<ConnectionFilter>,
 }
 
@@ -53,11 +54,11 @@ struct ActiveOverrides {
 struct ServerOverride {
     state: AdminState,
     since: Timestamp,
-    /// Only in `maint`.
+    /// Set only in `maint`.
     pending_close: Option<PendingClose>,
 }
 
-/// A successor process has replaced this one; changes must be made there.
+/// A successor process has replaced this one; changes must be made in the successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replaced;
 
@@ -73,9 +74,9 @@ pub enum SetServerError {
 /// The result of [`Overrides::set_server`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerChange {
-    /// The state before.
+    /// The previous state.
     pub was: AdminState,
-    /// Connections to the server, including those being opened.
+    /// The number of connections to the server, including connections that are being opened.
     pub active: u32,
 }
 
@@ -89,7 +90,8 @@ pub enum Override {
 }
 
 impl Overrides {
-    /// No overrides yet, for the servers of `snapshots` and the connections of `registry`.
+    /// Creates an empty set of overrides for the servers of `snapshots` and the connections of
+    /// `registry`.
     pub fn new(snapshots: Arc<SnapshotHandle>, registry: Arc<Registry>) -> Self {
         Self {
             active: Arc::default(),
@@ -106,7 +108,7 @@ impl Overrides {
     /// If a successor has replaced this process. Then no connection is closed.
     pub fn kill(&self, filter: &ConnectionFilter) -> Result<usize, Replaced> {
         {
-            // Under the lock, so that a handover comes before or after the kill.
+            // Hold the lock, so that a handover happens either before or after the kill.
             let active = self.lock();
             active.ensure_active()?;
             self.forward_kill(filter);
@@ -137,7 +139,7 @@ impl Overrides {
         self.kills.subscribe()
     }
 
-    /// As [`Self::kill`], for this process only.
+    /// Like [`Self::kill`], for this process only.
     pub fn kill_local(&self, filter: &ConnectionFilter) -> usize {
         let open = self.registry.list();
         let matching = open
@@ -160,7 +162,8 @@ impl Overrides {
         state: AdminState,
         grace: Duration,
     ) -> Result<ServerChange, SetServerError> {
-        // Held until the override is stored, so that a reload comes before or after.
+        // Hold the lock until the override is stored, so that a reload is applied either before or
+        // after this change.
         let mut active = self.lock();
         active
             .ensure_active()
@@ -202,7 +205,7 @@ impl Overrides {
         })
     }
 
-    /// Sets the log level, or with `None` resets it to the one in the file.
+    /// Sets the log level. `None` resets it to the level in the file.
     ///
     /// # Errors
     /// If a successor has replaced this process.
@@ -224,12 +227,12 @@ impl Overrides {
     /// Checks that no successor has replaced this process.
     ///
     /// # Errors
-    /// If one has.
+    /// If a successor has replaced this process.
     pub(crate) fn ensure_active(&self) -> Result<(), Replaced> {
         self.lock().ensure_active()
     }
 
-    /// All overrides, those of servers first.
+    /// All overrides, starting with the overrides of servers.
     pub fn active(&self) -> Vec<Override> {
         let active = self.lock();
         let servers = active.servers.iter().map(|((upstream, server), value)| {
@@ -241,8 +244,8 @@ impl Overrides {
         servers.chain(level).collect()
     }
 
-    /// Applies the overrides to `next`, then replaces `current` with it. Drops overrides of
-    /// servers that are gone, and that of the log level if the level in the file changes.
+    /// Applies the overrides to `next`, then replaces `current` with it. Drops the overrides of
+    /// servers that are gone, and drops the log level override if the level in the file changes.
     pub(crate) fn install(&self, current: &Snapshot, next: Snapshot) -> Arc<Snapshot> {
         let mut active = self.lock();
         active.servers.retain(|(upstream, server), value| {

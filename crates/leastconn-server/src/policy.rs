@@ -1,4 +1,4 @@
-//! Client rules: tried in order, the first that matches decides.
+//! Client rules. They are tried in order, and the first rule that matches decides.
 //!
 //! Only rules that the index of [`Clients`] returns for the client are tried, so the cost
 //! does not grow with their number. Rules in shadow mode decide nothing, and expired rules
@@ -30,11 +30,11 @@ use grant::GrantedServers;
 #[derive(Debug)]
 pub struct Policy {
     clients: Arc<Clients>,
-    /// The servers that each of [`Clients::allows`] grants.
+    /// For each entry of [`Clients::allows`], the servers that it grants.
     granted: Vec<GrantedServers>,
-    /// When rules expire, in ascending order.
+    /// The times at which rules expire, in ascending order.
     expiries: Vec<Timestamp>,
-    /// For each key, the number of the first enforced rule that uses it.
+    /// For each kind of match key, the number of the first enforced rule that uses it.
     first_with: BTreeMap<MatchKey, usize>,
 }
 
@@ -45,14 +45,14 @@ pub enum RuleMatch<'a> {
     Enforced(Matched<'a>),
     /// Matches in shadow mode.
     Shadow(Matched<'a>),
-    /// Would match, but expired at this time.
+    /// The rule would match, but expired at this time.
     Expired(Timestamp),
     /// Does not match on this key.
     Mismatch(MatchKey),
 }
 
 impl Policy {
-    /// The rules of a configuration with its started upstreams.
+    /// The policy for the rules of `config`, whose upstreams have been started.
     pub fn new(config: &Config, upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Self {
         let clients = Arc::clone(&config.clients);
         let allows = clients.allows().iter();
@@ -81,8 +81,7 @@ impl Policy {
     /// The first rule that matches the client at `now` and decides.
     ///
     /// # Errors
-    /// If there is none, or an earlier rule uses a name that cannot be read from the
-    /// certificate.
+    /// If no rule matches, or an earlier rule uses a name that cannot be read from the certificate.
     pub fn identify(&self, input: &RuleInput<'_>, now: Timestamp) -> Result<Matched<'_>, Denied> {
         let mut expired = None;
         for number in self.candidates(input) {
@@ -205,9 +204,9 @@ fn granted_servers(
         .collect()
 }
 
-/// Returns the client's identity under `rule` if it matches: the text that matched the
-/// first of the rule's keys that [is an identity](MatchKey::is_identity). A rule without such
-/// a key matches many clients, and each has its default identity.
+/// Returns the client's identity under `rule` if it matches: the text that matched the first of the
+/// rule's keys that [is an identity](MatchKey::is_identity). A rule without such a key matches many
+/// clients, and each of these clients has its default identity.
 ///
 /// # Errors
 /// The first key that does not match.

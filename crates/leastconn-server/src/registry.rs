@@ -26,7 +26,7 @@ use crate::telemetry::metrics::ListenerMetrics;
 pub use handle::{ConnectionHandle, ConnectionState, Expired};
 pub use peer::{DisplayAddress, UnixPeer};
 
-/// Enough that workers rarely contend for the same shard.
+/// Number of shards: enough that workers rarely contend for the same shard.
 const SHARDS: usize = 16;
 
 /// All open connections of the process.
@@ -92,7 +92,7 @@ impl Registry {
             .collect()
     }
 
-    /// Calls `visit` with each open connection. It must be short: connections of the same
+    /// Calls `visit` with each open connection. `visit` must be short: connections of the same
     /// shard cannot be added or removed during the call.
     pub fn each(&self, mut visit: impl FnMut(&Arc<ConnectionHandle>)) {
         for shard in &self.shards {
@@ -107,8 +107,7 @@ impl Registry {
         open.iter().filter(|handle| handle.stop(reason)).count()
     }
 
-    /// Adds the bytes that open connections have transferred since the last call to the
-    /// metrics.
+    /// Adds to the metrics the bytes that open connections have transferred since the last call.
     pub fn meter_traffic(&self) {
         self.each(|handle| handle.meter_traffic());
     }

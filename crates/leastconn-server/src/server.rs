@@ -32,10 +32,10 @@ use crate::{
 };
 use observed::ObservedContext;
 
-/// How long connections have to close after they were stopped.
+/// How long stopped connections may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long pending responses of the admin API may take afterwards.
+/// How long pending responses of the admin API may take after connections have been closed.
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why the balancer could not start.
@@ -101,7 +101,7 @@ impl Prepared {
     /// Binds all addresses that are not `inherited`, and starts health checks.
     ///
     /// # Errors
-    /// If anything cannot be started. Then everything is stopped again.
+    /// If any part cannot be started. The parts that were started are then stopped again.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
@@ -110,7 +110,7 @@ impl Prepared {
         log: AccessLog,
         inherited: &mut Inherited,
     ) -> Result<Self, StartError> {
-        // Addresses first: they fail most often, and nothing has to be undone yet.
+        // Bind addresses first: this step fails most often, and nothing has to be undone yet.
         let sockets = Sockets::default();
         let plan = sockets.plan(&config, inherited).map_err(StartError::Bind)?;
         let (admin, thread) = Admin::start()?;
@@ -185,7 +185,8 @@ impl Prepared {
         let forget_idle = forget_idle(Arc::clone(&server.context), stop);
         server.tasks.spawn(forget_idle);
         server.context.lifecycle.enter(Phase::Ready);
-        // Last: in an upgrade the predecessor, which is ready, answers until then.
+        // Open the admin API last: in an upgrade, the predecessor, which is ready, answers until
+        // then.
         let control = Arc::clone(&server.reloader);
         server
             .reloader
@@ -199,7 +200,7 @@ impl Server {
     /// Binds all addresses, starts health checks, and begins to accept.
     ///
     /// # Errors
-    /// If anything cannot be started. Then everything is stopped again.
+    /// If any part cannot be started. The parts that were started are then stopped again.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
@@ -247,11 +248,12 @@ impl Server {
     }
 
     /// Hands the sockets over to a successor process, which has copies and accepts from them.
-    /// Closes the `unused` ones.
+    /// Closes the sockets in `unused`.
     pub async fn hand_over(&mut self, unused: &UnusedSockets) {
         // A reload in progress depends on the present sockets: wait for it.
         let files = self.reloader.hold_files().await;
-        // In this order, so that the admin API never reports that the service is not ready.
+        // Leave the admin sockets before the phase changes, so that the admin API never reports
+        // that the service is not ready.
         let mut leaving = self.reloader.admin().leave(&unused.paths);
         self.context.lifecycle.enter(Phase::Replaced);
         leaving.extend(
@@ -265,8 +267,8 @@ impl Server {
         }
     }
 
-    /// Stops accepting, waits for connections to end until `limit` has passed or `hurry`
-    /// completes, and closes the rest.
+    /// Stops accepting, waits for connections to end until `limit` has passed or `hurry` completes,
+    /// and closes the remaining connections.
     pub async fn drain(mut self, limit: Duration, hurry: impl Future<Output = ()>) -> Drained {
         if !self.context.lifecycle.phase().is_last() {
             self.context.lifecycle.enter(Phase::Draining);

@@ -1,7 +1,7 @@
 //! The running configuration.
 //!
-//! A [`Snapshot`] is immutable. A reload makes the next one from it, which shares
-//! everything that did not change, and puts it into the [`SnapshotHandle`].
+//! A [`Snapshot`] is immutable. A reload creates the next snapshot from it, which shares all
+//! unchanged parts, and stores that in the [`SnapshotHandle`].
 
 mod handle;
 mod listener;
@@ -23,8 +23,7 @@ pub use listener::{Listener, ListenerTls};
 /// One generation of the running configuration: listeners, client rules and upstreams.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// 0 for the configuration that the process started with, then one more for each
-    /// reload.
+    /// 0 for the configuration that the process started with. Each reload increments it.
     pub generation: u64,
     pub config: Config,
     pub upstreams: HashMap<UpstreamId, Arc<Upstream>>,
@@ -64,7 +63,7 @@ impl Snapshot {
         })
     }
 
-    /// The listener of this name, including removed ones.
+    /// The listener of this name, which may be a removed listener.
     pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
         self.listeners
             .get(name)
@@ -88,13 +87,13 @@ impl Snapshot {
         let _ = timeout(limit, all).await;
     }
 
-    /// The snapshot that follows this one, without listeners. An unchanged upstream is
-    /// shared. In a changed one, servers with the same name and address keep their
-    /// connection counts and health, and health checks start anew:
-    /// [`Self::stop_checks_for`] stops those of this snapshot.
+    /// The snapshot that follows this one, without listeners. An unchanged upstream is shared. In a
+    /// changed upstream, servers with the same name and address keep their connection counts and
+    /// health, and health checks start anew. [`Self::stop_checks_for`] stops the health checks of
+    /// this snapshot.
     ///
     /// # Errors
-    /// As [`Self::start`]; then nothing has changed.
+    /// The errors of [`Self::start`]. Nothing has changed then.
     ///
     /// # Panics
     /// Outside a Tokio runtime.

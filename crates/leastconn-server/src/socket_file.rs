@@ -1,4 +1,4 @@
-//! The file of a UNIX socket, of the admin API or of a listener.
+//! The file of a UNIX socket of the admin API or of a listener.
 //!
 //! It gets the configured mode, never replaces the socket of a running process, and is removed
 //! when the balancer ends.
@@ -23,7 +23,8 @@ use tokio::net::UnixListener;
 
 use crate::confinement;
 
-/// As for TCP listeners: a non-blocking connect fails with EAGAIN while the backlog is full.
+/// Length of the backlog, the same as for TCP listeners. While the backlog is full, a non-blocking
+/// connect fails with EAGAIN.
 const BACKLOG: i32 = 4096;
 
 /// A UNIX socket cannot be created or adopted.
@@ -43,7 +44,7 @@ pub struct SocketFile {
     owner: Owner,
 }
 
-/// Who removes the file.
+/// The process that removes the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
     ThisProcess,

@@ -1,7 +1,7 @@
 //! The listening sockets, and how they change with the configuration.
 //!
-//! A change is planned first: all new addresses are bound, and every error is found. Applying
-//! the plan cannot fail. A socket whose address stays is never closed, so clients in its
+//! A change is planned first: all new addresses are bound, and every error is found. Applying the
+//! plan cannot fail. A socket whose address does not change is never closed, so clients in its
 //! backlog are not affected.
 
 pub mod bind;
@@ -37,7 +37,8 @@ use unix::UnixSockets;
 pub struct Sockets {
     tcp: Vec<TcpSocket>,
     unix: UnixSockets,
-    /// Listener names and tasks that accept the rest of the backlog and end.
+    /// Listeners whose sockets are being closed, with the tasks that accept the rest of the backlog
+    /// and then end.
     ending: Vec<(Arc<str>, JoinHandle<()>)>,
     addresses: Addresses,
 }
@@ -103,7 +104,7 @@ impl Sockets {
         changes
     }
 
-    /// Keeps a socket open, with changed keepalive or for another listener.
+    /// Keeps a socket open. Its keepalive setting or its listener may change.
     fn keep(
         &mut self,
         socket: TcpSocket,
@@ -111,7 +112,7 @@ impl Sockets {
         context: &Arc<ServerContext>,
     ) -> TcpSocket {
         if socket.wanted.keepalive != wanted.keepalive {
-            // Accepted sockets inherit it from now on.
+            // Sockets that are accepted from now on inherit the keepalive setting.
             let listener = &*socket.listener;
             let changed = match wanted.keepalive {
                 Some(idle) => net::set_keepalive(listener, idle),
@@ -172,8 +173,8 @@ impl Sockets {
         Ok(all)
     }
 
-    /// Hands the sockets over to a successor process, which has copies. Closes the ones that
-    /// the successor does not use. Returns the tasks to wait for.
+    /// Hands the sockets over to a successor process, which has copies. Closes the sockets that the
+    /// successor does not use. Returns the tasks to wait for.
     pub fn hand_over(
         &mut self,
         unused: &[SocketAddr],
@@ -190,7 +191,8 @@ impl Sockets {
         self.close_all()
     }
 
-    /// Closes all sockets. Each is closed once its task has ended; returns these tasks.
+    /// Closes all sockets. Each socket is closed once its accept task has ended. Returns these
+    /// tasks.
     pub fn close_all(&mut self) -> Vec<JoinHandle<()>> {
         for socket in mem::take(&mut self.tcp) {
             self.close(socket);

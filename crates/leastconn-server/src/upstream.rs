@@ -33,7 +33,7 @@ use connector::{ProbeConnector, TlsConnector};
 /// Why an upstream cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// It has no servers, or two of the same name.
+    /// The upstream has no servers, or two servers of the same name.
     #[error(transparent)]
     Pool(#[from] PoolError),
     /// TLS rejects the configured certificates.
@@ -91,7 +91,7 @@ impl Upstream {
     /// Checks whether [`Self::start`] and [`Self::succeed`] would succeed.
     ///
     /// # Errors
-    /// As theirs.
+    /// The errors of these two functions.
     pub fn check(config: &config::Upstream) -> Result<(), UpstreamError> {
         new_pool(config)
             .servers(config.servers.iter().cloned())
@@ -100,11 +100,11 @@ impl Upstream {
         Ok(())
     }
 
-    /// The upstream that takes the place of this one. Servers that are in both keep their
+    /// The upstream that takes the place of this one. Servers that are in both upstreams keep their
     /// connections and their health.
     ///
     /// # Errors
-    /// As [`Self::start`]. This upstream is unchanged then.
+    /// The errors of [`Self::start`]. This upstream is unchanged then.
     ///
     /// # Panics
     /// With health checks, outside a Tokio runtime.
@@ -154,7 +154,7 @@ impl Upstream {
     }
 
     /// Completes once every server that was a member at the start has been probed, whatever the
-    /// outcome; at once without health checks.
+    /// outcome. Completes at once if there are no health checks.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -186,19 +186,20 @@ impl Upstream {
     }
 }
 
-/// Where the members of an upstream come from. A source with its own configuration is chosen
-/// here, for the start and for reloads.
+/// Where the members of an upstream come from. A source that has its own configuration is selected
+/// here, both at the start and for reloads.
 fn configured_source(config: &config::Upstream) -> impl Discover + use<> {
     StaticServers::new(config.servers.iter().cloned())
 }
 
-/// A snapshot that is ready now.
+/// Returns a snapshot if the source has one ready now.
 fn ready_snapshot(discover: &mut impl Discover) -> Poll<Option<Vec<ServerSpec>>> {
     let mut context = Context::from_waker(Waker::noop());
     pin!(discover.next()).poll(&mut context)
 }
 
-/// Applies further snapshots. Needs no task, and so no runtime, if there are none.
+/// Applies further snapshots of the source. If there are none, no task is started, so no runtime is
+/// needed.
 fn follow_changes(
     tasks: &mut JoinSet<()>,
     pool: &Arc<Pool>,

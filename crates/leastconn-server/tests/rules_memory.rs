@@ -1,6 +1,7 @@
 //! Memory per client rule of an applied configuration.
 //!
-//! The only test of its binary: the allocator counts for the whole process.
+//! This is the only test of its binary, because the allocator counts the allocations of the whole
+//! process.
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::{fmt::Write, path::Path};
@@ -56,7 +57,7 @@ async fn retained(rules: usize) -> usize {
 async fn rule_memory_stays_within_budget() {
     const FEW: usize = 1;
     const MANY: usize = 20_000;
-    // Allocate what is allocated once per process.
+    // First make the allocations that are made once per process.
     retained(FEW).await;
     let each = (retained(MANY).await - retained(FEW).await) / (MANY - FEW);
     assert!(each <= BUDGET, "{each} bytes per rule");

@@ -1,4 +1,4 @@
-//! Accepting on TCP and UNIX sockets alike.
+//! A common trait for accepting on TCP and UNIX sockets.
 
 use std::{future::Future, io};
 
@@ -21,7 +21,7 @@ impl Accept for TcpListener {
     type Io = TcpStream;
 
     async fn accept(&mut self) -> io::Result<(TcpStream, Caller)> {
-        // The inherent method, which takes `&self`.
+        // Calls the inherent method, which takes `&self`, not the trait method.
         let (stream, from) = Self::accept(&*self).await?;
         Ok((stream, Caller::Address(from)))
     }

@@ -1,4 +1,4 @@
-//! `POST` requests under `/api/v1`. The guard has checked them.
+//! Handlers of `POST` requests under `/api/v1`. The guard has already checked these requests.
 
 use std::{sync::Arc, time::Duration};
 
@@ -151,7 +151,7 @@ fn kill_matching(
             };
             let to = (upstream.to_owned(), server.to_owned());
             let is_known = context.snapshot().server(upstream, server).is_some()
-                // Removed from the configuration, but still with connections.
+                // The server was removed from the configuration, but still has connections.
                 || context.overrides.has_connections_to(&to);
             if !is_known {
                 return Err(no_server(context, upstream, server));
@@ -193,7 +193,8 @@ async fn reload(
     Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    // There are no parameters yet. Reject unknown ones, which later versions may define.
+    // This request has no parameters yet. Reject any parameter, because later versions may define
+    // some.
     let body = bytes(body).await?;
     if !body.is_empty() {
         let _: NoParameters = parse(&body)?;
@@ -217,7 +218,8 @@ async fn set_log_level(
     let context = &cx.context;
     context.overrides.ensure_active().map_err(replaced)?;
     let log = || context.snapshot().config.log.clone();
-    // Log under the more verbose of both levels.
+    // Log the change while the more verbose of the two levels is in effect, so that the message is
+    // not filtered out.
     let before = context.overrides.level(&log());
     let name = request
         .level
@@ -282,14 +284,14 @@ fn not_found<'a>(name: &str, what: &str, known: impl Iterator<Item = &'a str>) -
 }
 
 impl Caller {
-    /// Logs a change with its author.
+    /// Logs a change and who requested it.
     fn log(&self, what: &str) {
         let what = escape(what);
         match self {
             Self::Socket(Some(peer)) => {
                 tracing::info!(uid = peer.uid(), pid = peer.pid(), "admin command: {what}")
             }
-            Self::Socket(None) => tracing::info!("admin command by the socket: {what}"),
+            Self::Socket(None) => tracing::info!("admin command over the socket: {what}"),
             Self::Address(from) => tracing::info!(%from, "admin command with the token: {what}"),
         }
     }

@@ -1,16 +1,16 @@
 //! Access control of the admin side.
 //!
-//! UNIX socket: the file's mode decides. If a browser is forwarded to it (`ssh -L`), it
-//! sends `Origin` with each change, and the rules below apply except for the token.
+//! UNIX socket: the mode of the file decides who may connect. A browser may be connected to it
+//! through a tunnel (`ssh -L`). It then sends `Origin` with each change, and the rules below apply,
+//! except that no token is needed.
 //!
-//! TCP address: any local user, any host that can reach it, and any web page in their
-//! browsers can send requests. So:
+//! TCP address: requests can come from any local user, from any host that can reach the address,
+//! and from any web page in a browser on these hosts. So:
 //!
-//! - DNS rebinding: a page can make its own host name resolve to this address, but the
-//!   browser then sends that name in `Host`. Clients and servers are shown only if `Host`
-//!   is an IP address, `localhost` or a configured name. Metrics and health accept any
-//!   `Host`: scrapers and orchestrators use unknown names, and the answers are only
-//!   numbers.
+//! - DNS rebinding: a page can make its own host name resolve to this address, but the browser then
+//!   sends that name in `Host`. Clients and servers are shown only if `Host` is an IP address,
+//!   `localhost` or a configured name. The metrics and health endpoints accept any `Host`: scrapers
+//!   and orchestrators use unknown names, and the responses contain only numbers.
 //! - CSRF: a page can send requests without seeing the answers. Changes need the token, a
 //!   JSON content type (which a page cannot send to another site without a preflight), and
 //!   no `Origin` or `Sec-Fetch-Site` of another site.
@@ -45,7 +45,7 @@ const HEADERS: [(HeaderName, &str); 4] = [
     ),
 ];
 
-/// Middleware: passes a permitted request on, rejects any other.
+/// Middleware that passes permitted requests on and rejects all others.
 pub(super) async fn guard(State(cx): State<ApiContext>, request: Request, next: Next) -> Response {
     let refused = by_settings(&cx, |admin| refuse(&request, admin));
     let mut response = match refused {
@@ -67,7 +67,7 @@ pub(super) fn changes(cx: &ApiContext, caller: &Caller) -> Changes {
 }
 
 fn by_settings<T>(cx: &ApiContext, decide: impl FnOnce(&config::Admin) -> T) -> T {
-    // `[admin]` was removed by a reload: answer pending requests as without names.
+    // A reload has removed `[admin]`: check pending requests as if no host names were configured.
     let nothing = config::Admin {
         bind: None,
         socket: None,
@@ -157,8 +157,8 @@ fn refuse(request: &Request, admin: &config::Admin) -> Option<Refused> {
     (may_be_browser && !is_json(headers)).then_some(Refused::NotJson)
 }
 
-/// Whether all host names of the request are known. Browsers always send one, so a request
-/// without any is accepted.
+/// Whether all host names in the request are known. A request without a host name is accepted,
+/// because it does not come from a browser: browsers always send one.
 fn has_known_host(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool {
     let in_uri = uri.host().into_iter().map(|host| Some(host.to_owned()));
     let in_headers = headers.get_all(header::HOST).into_iter().map(|host| {

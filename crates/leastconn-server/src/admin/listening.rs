@@ -1,4 +1,4 @@
-//! Sockets of the admin side, each with a task that serves it.
+//! Sockets of the admin side. Each socket has a task that serves it.
 
 use std::{
     fmt,
@@ -44,7 +44,7 @@ enum Wanted {
 /// A bound address of the admin side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// TCP address, with the actual port.
+    /// TCP address, with the port that the kernel chose if the configured port is 0.
     Address(SocketAddr),
     /// Path of a UNIX socket.
     Socket(PathBuf),
@@ -81,7 +81,7 @@ struct Bound {
     place: Place,
     /// File of a UNIX socket; removed when dropped.
     file: Option<SocketFile>,
-    /// For a successor process.
+    /// A duplicate of the socket, to be passed to a successor process.
     copy: OwnedFd,
     /// Dropping it stops accepting; pending requests are answered.
     open: oneshot::Sender<()>,
@@ -93,9 +93,9 @@ struct Bound {
 pub(super) struct Listening {
     bound: Vec<Bound>,
     reserve: Arc<Reserve>,
-    /// Accepting starts when this becomes true.
+    /// The sockets start accepting when this becomes true.
     begun: watch::Sender<bool>,
-    /// Each open connection has a receiver.
+    /// Each open connection holds a receiver, so that [`Self::answered`] can wait for all of them.
     answering: watch::Sender<()>,
 }
 
@@ -106,7 +106,7 @@ pub enum PlanError {
     Address(#[from] sockets::PlanError),
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// Out of file descriptors.
+    /// The process is out of file descriptors.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -118,7 +118,7 @@ pub struct Changes {
     pub closed: Vec<Place>,
 }
 
-/// A planned change. Everything that can fail has been done.
+/// A planned change. Every step that can fail has been done.
 #[derive(Debug)]
 pub struct Plan(Vec<(Wanted, Source)>);
 
@@ -147,7 +147,7 @@ impl Listening {
     ) -> Result<Plan, Vec<PlanError>> {
         let sources = wanted(config).into_iter().map(|wanted| {
             let kept = self.bound.iter().position(|bound| {
-                // Recreate a socket file that was removed.
+                // Do not keep a socket whose file was removed, so that the file is created again.
                 bound.wanted == wanted && bound.file.as_ref().is_none_or(SocketFile::is_there)
             });
             let from = match kept {
@@ -343,8 +343,8 @@ impl Listening {
     }
 }
 
-/// Accepts connections from `begun` until `closed`. Connections that are open then are still
-/// served to their end.
+/// Accepts connections from the time that `begun` becomes true until `closed` completes.
+/// Connections that are open when `closed` completes are served to their end.
 async fn accept_until(
     mut socket: Reserved<impl Accept>,
     router: Router,
@@ -362,14 +362,16 @@ async fn accept_until(
     }
     loop {
         let is_full = activities.count() >= serve::MAX_CONNECTIONS;
-        // Evicted connections may still be sending the end of a response.
+        // `activities` does not count evicted connections, which may still be sending the end of a
+        // response.
         let has_room =
             !is_full || activities.has_idle() && connections.len() < 2 * serve::MAX_CONNECTIONS;
         tokio::select! {
             biased;
-            // Sent or dropped: stop. Later connections belong to a successor.
+            // Stop when a message is sent or the sender is dropped. A successor accepts later
+            // connections.
             _ = &mut closed => break,
-            // A panic has been logged.
+            // If the task panicked, the panic has been logged.
             Some(_) = connections.join_next() => {}
             () = activities.becomes_idle(), if !has_room => {}
             (io, caller) = socket.accept(), if has_room => {

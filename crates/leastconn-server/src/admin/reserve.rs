@@ -1,11 +1,11 @@
 //! Reserved file descriptors, so that the admin side answers when the process has run out
 //! of them.
 //!
-//! A few spare descriptors are held open. When accept fails for lack of descriptors, one
-//! spare is closed and accept is retried at once. Another thread may take the freed
-//! descriptor first, hence several. When an admin connection is closed, the reserve is
-//! refilled. (`max_connections` keeps clients from using up all descriptors; the reserve
-//! covers the rest: a lowered limit, a system-wide shortage, probes of many servers.)
+//! A few spare descriptors are held open. When accept fails for lack of descriptors, one spare is
+//! closed and accept is retried at once. There are several spares, because another thread may take
+//! the freed descriptor first. When an admin connection is closed, the reserve is refilled.
+//! (`max_connections` keeps client connections from using up all descriptors. The reserve is for
+//! other causes: a lowered limit, a system-wide shortage, or probes of many servers at once.)
 
 use std::{
     io,
@@ -26,7 +26,8 @@ use tokio::{
 use super::{accept::Accept, serve::Caller};
 use crate::connection::acceptor;
 
-/// Enough for a scraper, an orchestrator and an operator at once.
+/// The number of spare descriptors: enough for a scraper, an orchestrator and an operator at the
+/// same time.
 const SIZE: usize = 8;
 
 /// Delay before accept is retried when the reserve is empty.
@@ -44,7 +45,7 @@ impl Reserve {
         Ok(Arc::new(Self(Mutex::new(all))))
     }
 
-    /// Closes one spare descriptor. False if there is none.
+    /// Closes one spare descriptor. Returns false if none is left.
     fn release(&self) -> bool {
         self.held().pop().is_some()
     }
@@ -130,7 +131,8 @@ impl Drop for Refill {
 #[derive(Debug)]
 pub(super) struct Held<T> {
     io: T,
-    // Must follow `io`: fields are dropped in order, and the descriptor must be free first.
+    // Must be declared after `io`: fields are dropped in declaration order, and `io` must release
+    // its descriptor before the reserve is refilled.
     _refill: Refill,
 }
 

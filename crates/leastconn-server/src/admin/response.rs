@@ -18,8 +18,8 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Responds with the result of `compute`, which runs on a blocking thread: it may visit
-/// very many connections, and other requests must not wait for it.
+/// Responds with the result of `compute`. It runs on a blocking thread, because it may visit very
+/// many connections and must not delay other requests.
 pub(super) async fn respond<T: Serialize + Send + 'static>(
     compute: impl FnOnce() -> T + Send + 'static,
 ) -> Response {
@@ -27,7 +27,7 @@ pub(super) async fn respond<T: Serialize + Send + 'static>(
     response.unwrap_or_else(ApiError::into_response)
 }
 
-/// As [`respond`], for computations that can fail.
+/// Like [`respond`], for computations that can fail.
 pub(super) async fn try_respond<T: Serialize + Send + 'static>(
     compute: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<Response, ApiError> {
@@ -38,7 +38,8 @@ pub(super) async fn try_respond<T: Serialize + Send + 'static>(
             Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
         }
         Ok(Err(error)) => Err(error),
-        // Serializing plain structs does not fail, and a panic has been logged.
+        // Either a serialization error, which does not occur for plain structs, or a panic, which
+        // has been logged.
         Ok(Ok(Err(_))) | Err(_) => Err(ApiError(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal error, see the log; please report it".to_owned(),

@@ -20,17 +20,17 @@ use tokio::{
 
 pub(super) use activity::{Activities, Activity};
 
-/// Maximum connections per listening socket. Beyond it, the longest idle connection is
-/// closed.
+/// Maximum connections per listening socket. To accept one more, the connection that has been idle
+/// longest is closed.
 pub(super) const MAX_CONNECTIONS: usize = 128;
 
-/// Time limit for a request's headers, from the end of the previous request.
+/// Time limit for receiving the headers of a request. It starts at the end of the previous request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time after which a connection accepts no further requests.
 const MAX_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Time limit for the last request.
+/// Time limit for completing the request in progress when a connection is shut down.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Size limit of a request's headers.

@@ -22,14 +22,14 @@ pub struct AuthInput<'a> {
 /// valid now; `on_expiry = "keep"` keeps open connections whose chain has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenConnection {
-    /// The last valid second of its chain, as UNIX time, as of the previous
+    /// The last valid second of the client's chain as UNIX time, as determined by the previous
     /// authorization.
     pub valid_until: Option<i64>,
 }
 
 impl<'a> AuthInput<'a> {
-    /// The part that client rules match against. A certificate counts only where the
-    /// listener verifies it.
+    /// The part that client rules match against. The certificate is included only if the listener
+    /// verifies client certificates.
     pub fn for_rules(&self, listener: &Listener) -> RuleInput<'a> {
         let chain = self.chain.filter(|_| listener.trust.is_some());
         RuleInput {

@@ -1,9 +1,9 @@
-//! Rules in shadow mode: what they would have decided.
+//! What rules in shadow mode would have decided.
 //!
-//! A shadow rule goes through routing, authorization and its limits like any other, but
-//! with its own bucket and connection count, so it takes nothing from enforced rules.
-//! Whether a server would have been available is not checked: `ok` means that the client
-//! would have been admitted.
+//! A shadow rule is evaluated like an enforced rule: routing, authorization, limits. It has its own
+//! token bucket and connection count, so it does not use up the limits of enforced rules. Whether a
+//! server would have been available is not checked: `ok` means that the client would have been
+//! admitted.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ impl ShadowDecision {
     }
 }
 
-/// Returns the decision of the first matching rule if that is in shadow mode.
+/// Returns the decision of the first matching rule if that rule is in shadow mode.
 pub fn evaluate(
     snapshot: &Snapshot,
     input: &AuthInput<'_>,

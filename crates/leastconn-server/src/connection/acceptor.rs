@@ -46,7 +46,7 @@ pub trait Incoming: Send + Sync + 'static {
     /// Accepts the next connection.
     ///
     /// # Cancel safety
-    /// No connection is lost.
+    /// Cancel safe: no connection is lost.
     fn next(&self) -> impl Future<Output = io::Result<(TcpStream, Origin)>> + Send;
 }
 
@@ -79,14 +79,14 @@ pub async fn accept_loop(
     let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
     loop {
         let accepted = tokio::select! {
-            // Commands first: after `HandOver`, new connections belong to another task.
+            // Poll for commands first: after `HandOver`, new connections belong to another task.
             biased;
             command = next_command(&mut command) => {
                 if command == AcceptCommand::Close {
                     let limit = context.snapshot().config.process.drain_timeout;
                     let rest = accept_backlog(&*socket, &listener, &context);
                     if timeout(limit.max(MIN_DRAIN), rest).await.is_err() {
-                        tracing::warn!(listener = &*listener, "clients in the backlog not accepted in time: the kernel resets them");
+                        tracing::warn!(listener = &*listener, "connections in the backlog were not accepted in time: the kernel resets them");
                     }
                 }
                 return;
@@ -121,8 +121,9 @@ async fn next_command(command: &mut watch::Receiver<AcceptCommand>) -> AcceptCom
     next.map_or(AcceptCommand::Close, |command| *command)
 }
 
-/// Accepts the connections in the backlog. Closing the socket would reset those clients,
-/// whose connections are already established. Waits if descriptors or memory are short.
+/// Accepts the connections in the backlog. These connections are already established, and closing
+/// the socket would reset them. If the process is out of descriptors or memory, waits and tries
+/// again.
 async fn accept_backlog(socket: &impl Incoming, listener: &str, context: &Arc<ServerContext>) {
     let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
     let mut left = MAX_LEFTOVER;
@@ -140,7 +141,7 @@ async fn accept_backlog(socket: &impl Incoming, listener: &str, context: &Arc<Se
     }
 }
 
-/// Whether accepting failed because the client has gone already.
+/// Whether accepting failed because the client has already closed the connection.
 pub(crate) fn is_connection_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,8 +1,8 @@
 //! The access record of one accepted socket.
 //!
-//! It is opened right after accept and ends when it is dropped at the latest. So every
-//! accepted socket is counted exactly once and has at most one line in the access log, with
-//! exactly one reason code. The record makes no decisions about the connection.
+//! The record is opened right after accept and ends no later than when it is dropped. So every
+//! accepted socket is counted exactly once and has at most one line in the access log, with exactly
+//! one reason code. The record makes no decisions about the connection.
 
 mod line;
 
@@ -39,7 +39,7 @@ pub struct AccessRecord {
     /// Protocol version and cipher suite.
     tls: Option<(&'static str, &'static str)>,
     resumed: bool,
-    /// The negotiated application protocol, one of the configured ones.
+    /// The negotiated application protocol. It is one of the configured protocols.
     alpn: Option<Box<str>>,
     /// Set for a failed handshake or an ambiguous certificate.
     diagnostics: Option<Box<Diagnostics>>,
@@ -86,7 +86,7 @@ impl AccessRecord {
         self.accepted_at
     }
 
-    /// The TLS handshake is complete. `resumed`: it resumed a session.
+    /// Records that the TLS handshake is complete. `resumed`: the handshake resumed a session.
     pub fn handshake_done(&mut self, version: &'static str, cipher: &'static str, resumed: bool) {
         let took = net::now().saturating_duration_since(self.accepted_at);
         self.handshake = Some(took);
@@ -105,7 +105,7 @@ impl AccessRecord {
         self.shadow = decision;
     }
 
-    /// The connection to a server is established, after this many attempts.
+    /// Records that a connection to a server was established after this many attempts.
     pub fn connected(&mut self, lease: &Lease, attempts: u32, took: Duration) {
         self.attempts = Some(attempts);
         self.connection.state().server = Some(lease.server().id().clone());
@@ -114,7 +114,7 @@ impl AccessRecord {
         histogram.observe(took.as_secs_f64());
     }
 
-    /// No server could be connected to, after this many attempts.
+    /// Records that no server could be reached in this many attempts.
     pub const fn connect_failed(&mut self, attempts: u32) {
         self.attempts = Some(attempts);
     }
@@ -137,7 +137,7 @@ impl AccessRecord {
         self.resumed
     }
 
-    /// As [`Self::end`], for a connection that failed before it was relayed.
+    /// Like [`Self::end`], for a connection that failed before any data was relayed.
     pub fn end_handshake(
         &mut self,
         reason: Reason,
@@ -148,7 +148,8 @@ impl AccessRecord {
         self.end(reason, detail);
     }
 
-    /// The connection ended: counts it and writes its line. Later calls have no effect.
+    /// Records the end of the connection: counts it and writes its access log line. Later calls
+    /// have no effect.
     pub fn end(&mut self, reason: Reason, detail: Option<&str>) {
         if std::mem::replace(&mut self.ended, true) {
             return;
@@ -288,8 +289,8 @@ impl AccessRecord {
 
 impl Drop for AccessRecord {
     fn drop(&mut self) {
-        // Usually the record has ended before. If not, the task panicked, or the runtime is
-        // shut down while the connection is open.
+        // Usually `end` was called before. If not, the task has panicked, or the runtime was shut
+        // down while the connection was open.
         if std::thread::panicking() {
             self.end(Reason::Killed, Some("internal error in the balancer"));
         } else {

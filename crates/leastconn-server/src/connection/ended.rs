@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct Ended {
     pub(super) reason: Reason,
     pub(super) detail: Option<String>,
-    /// What is known of a client that failed to authenticate.
+    /// What is known about a client that failed to authenticate.
     pub(super) diagnostics: Option<Box<Diagnostics>>,
 }
 
@@ -55,8 +55,8 @@ impl Ended {
         }
     }
 
-    /// Adds a detail to a handshake timeout during an incomplete ClientHello. `received`: the
-    /// bytes that the client has sent.
+    /// Explains a handshake timeout if the client has sent only a part of its ClientHello.
+    /// `received`: the bytes that the client has sent.
     pub(super) fn after_partial_hello(mut self, received: &[u8]) -> Self {
         if self.reason == Reason::HandshakeTimeout {
             self.detail = Some(match ForeignProtocol::unless_tls(received) {
@@ -110,7 +110,7 @@ impl From<Box<Failed>> for Ended {
     }
 }
 
-/// The detail of a connection that another task ended while it was relayed.
+/// The access log detail of a connection that another task ended during relaying.
 pub(super) fn stop_detail(reason: Reason) -> Option<String> {
     let text =
         "the memory limit is reached (`memory_limit`), and this connection had much buffered data";

@@ -45,10 +45,11 @@ impl ReceiveError {
 /// after an incomplete header all peeked bytes are consumed.
 ///
 /// # Errors
-/// As soon as the bytes cannot be a header, or the peer closes the connection.
+/// Fails as soon as the received bytes cannot be the start of a header, or when the peer closes the
+/// connection.
 ///
 /// # Cancel safety
-/// Not cancel safe: bytes in `received` are lost to the next reader. Close the socket.
+/// Not cancel safe: the bytes in `received` are no longer in the socket. Close the socket.
 pub(super) async fn receive(
     socket: &mut TcpStream,
     received: &mut Vec<u8>,

@@ -1,4 +1,4 @@
-//! PROXY headers: from trusted proxies, and to servers.
+//! PROXY headers that trusted proxies send, and those that are sent to servers.
 
 use std::{pin::pin, time::Instant};
 
@@ -42,7 +42,7 @@ pub(super) async fn receive_client_address(
     Ok(())
 }
 
-/// The PROXY header that a server receives first.
+/// Encodes the PROXY header that is sent to a server before all other data.
 pub(super) fn header_for_server(
     version: Version,
     socket: Option<&TcpStream>,
@@ -59,7 +59,8 @@ pub(super) fn header_for_server(
         tls.cn = certificate.and_then(|certificate| certificate.cn.as_deref());
         tls.server_name = connection.sni();
         tls.alpn = record.alpn();
-        // An identity by address would only repeat the header's source.
+        // Without a certificate, the identity is the client's address, which the header already
+        // contains.
         tls.identity = certificate.map(|_| identity.as_str());
         tls.der = chain.map(|chain| &**chain.leaf());
         tls

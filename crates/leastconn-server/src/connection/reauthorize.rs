@@ -1,18 +1,18 @@
-//! Authorizing connections, and authorizing open ones again when the configuration, a CRL
-//! or the time has changed.
+//! Authorizes new connections, and re-authorizes open connections after a reload, after a change of
+//! a CRL, and when a certificate or a rule has expired.
 //!
-//! A connection that is authorized under one snapshot must not be missed by a reload that
-//! installs another snapshot at the same time. Neither waits for the other:
+//! A connection that is authorized under one snapshot must not be missed by a reload that installs
+//! another snapshot at the same time. The connection and the reload do not wait for each other:
 //!
 //! - The connection stores the result of its authorization under the lock of its
 //!   [`ConnectionState`], then checks whether its
 //!   snapshot is still the newest.
 //! - The reload installs its snapshot, then visits every connection under the same lock.
 //!
-//! If the connection takes the lock first, the reload finds and re-authorizes it. If the
-//! reload is first, the connection sees the new generation after it has released the lock
-//! and authorizes itself again. Once a server is connected, its name is stored and the
-//! generation checked in the same way.
+//! If the connection takes the lock first, the reload finds and re-authorizes it. If the reload is
+//! first, the connection sees the new generation after it has released the lock and authorizes
+//! itself again. Once the connection has a server, it stores the server's name and checks the
+//! generation in the same way.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -94,7 +94,7 @@ pub fn reauthorize(
     now: Timestamp,
 ) -> Option<Reason> {
     let mut state = handle.state();
-    // Under the lock: an ended connection must not be counted for its rule again.
+    // Check this under the lock: an ended connection must not be counted for its rule again.
     if handle.is_stopped() {
         return None;
     }
@@ -102,7 +102,7 @@ pub fn reauthorize(
         // Already authorized under a newer snapshot.
         return None;
     }
-    // A listener is kept for as long as it has connections.
+    // A removed listener stays in the snapshot for as long as it has connections.
     let listener = snapshot.listener(&handle.listener)?;
     let open = OpenConnection {
         valid_until: state.valid_until,
@@ -124,11 +124,11 @@ pub fn reauthorize(
     None
 }
 
-/// How many connections were ended, by reason.
+/// The number of ended connections for each reason code.
 pub type EndedCounts = BTreeMap<Reason, usize>;
 
-/// Re-authorizes all open connections under `snapshot` and ends the refused ones.
-/// Connections with a certificate in `revoked` come first.
+/// Re-authorizes all open connections under `snapshot` and ends those that are refused. Connections
+/// with a certificate in `revoked` come first.
 ///
 /// Takes about 100 µs per distinct chain: call it on a blocking thread.
 pub fn reauthorize_all(
@@ -147,7 +147,8 @@ pub fn reauthorize_all(
         .partition(|handle| is_revoked(handle));
     let mut pass = Pass::new(snapshot, metrics);
     for handle in first {
-        // A removed listener has no CRL of its own any more.
+        // A removed listener keeps its last CRLs, so re-authorization would not detect the
+        // revocation.
         if snapshot.removed_listeners.contains_key(&handle.listener)
             && handle.state().generation.is_some()
         {
@@ -187,7 +188,8 @@ struct Pass<'a> {
     snapshot: &'a Snapshot,
     metrics: &'a Metrics,
     ended: EndedCounts,
-    /// Chains that were found invalid on a listener: many connections may share one.
+    /// Chains that a listener has found to be invalid, with the reason. Cached, because many
+    /// connections may share a chain.
     invalid: HashMap<(Arc<str>, Fingerprint), Reason>,
 }
 

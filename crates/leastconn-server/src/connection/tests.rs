@@ -46,7 +46,7 @@ fn config(allow: &str) -> config::Config {
         .config
 }
 
-/// A server and its reloads.
+/// A server context, with methods for the two halves of a reload.
 struct Scene {
     context: Arc<ServerContext>,
 }
@@ -116,7 +116,7 @@ async fn reload_before_admission_is_seen_by_the_connection() {
     let scene = Scene::new("\"web\"");
     let accepted = scene.accepted();
     scene.replace(config("[]"));
-    // Not admitted yet: the connection itself has to detect the reload.
+    // The connection is not admitted yet, so it has to detect the reload itself.
     assert!(scene.reauthorize_all().is_empty());
     let (_record, refused) = scene.authorize(accepted);
     assert_eq!(refused.unwrap_err().reason, Reason::NotAllowed);
@@ -155,7 +155,7 @@ async fn reload_while_connecting_is_seen_after_connect() {
         let (mut record, granted) = scene.authorize(scene.accepted());
         granted.unwrap();
         let lease = lease(&scene, port);
-        // Only the second server is allowed now, and the connection has none yet.
+        // Only the second server is allowed now, and the connection has no server yet.
         scene.replace(config("\"web/127.0.0.1:2\""));
         assert!(scene.reauthorize_all().is_empty());
         record.connected(&lease, 1, Duration::ZERO);
@@ -189,7 +189,7 @@ async fn ended_connection_is_not_counted_by_reauthorization() {
     let metrics = &scene.context.telemetry.metrics;
     let client = record.connection().state().client().cloned().unwrap();
     assert_eq!(metrics.client(&client).unwrap().open(), 1);
-    // A reload has listed it, and it ends before the reload visits it.
+    // The reload has listed the connection, which ends before the reload visits it.
     scene.replace(config("\"web\""));
     let (handle, snapshot) = (&scene.context.registry.list()[0], scene.context.snapshot());
     record.end(Reason::Ok, None);

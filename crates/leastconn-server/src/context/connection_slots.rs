@@ -34,7 +34,7 @@ impl ConnectionSlots {
         *self.max.lock()
     }
 
-    /// Changes the limit. With a lower one, slots that become free are removed until the
+    /// Changes the limit. If the limit is lowered, slots that become free are removed until the new
     /// limit is reached.
     ///
     /// # Panics

@@ -30,11 +30,11 @@ impl Phase {
 #[derive(Clone, Debug)]
 pub struct LastReload {
     pub time: Timestamp,
-    /// Why the configuration was rejected, one line each; empty: it was applied.
+    /// Why the configuration was rejected, one line for each reason. Empty if it was applied.
     pub reasons: Vec<String>,
 }
 
-/// An upgrade that failed: this process continues.
+/// An upgrade that failed, after which this process continued to serve.
 #[derive(Clone, Debug)]
 pub struct FailedUpgrade {
     pub time: Timestamp,
@@ -52,7 +52,7 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// A process that starts now.
+    /// The lifecycle of a process that starts now.
     pub(super) fn new() -> Self {
         let now = Timestamp::now();
         Self {
@@ -85,7 +85,7 @@ impl Lifecycle {
         *self.last_reload.lock() = Some(reload);
     }
 
-    /// The last upgrade that failed, if one did.
+    /// The last failed upgrade, if there was one.
     pub fn failed_upgrade(&self) -> Option<FailedUpgrade> {
         self.failed_upgrade.lock().clone()
     }

@@ -1,7 +1,7 @@
 // Requests to the balancer's API.
 
 const ROOT = "/api/v1/";
-/** Milliseconds. */
+/** Time limit of a request, milliseconds. */
 const TIMEOUT = 5000;
 
 /** An error response of the API. */

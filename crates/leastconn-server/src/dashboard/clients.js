@@ -32,7 +32,7 @@ export function forget() {
   last = null;
 }
 
-/** `changed` is called when other clients must be fetched. */
+/** Sets up the search. Calls `changed` when other client rules must be fetched. */
 export function start(changed) {
   $("clients-search").addEventListener("input", (event) => {
     search = event.target.value.trim();

@@ -8,7 +8,7 @@ import { post } from "./api.js";
 import { $, attribute, el, keyed, text } from "./dom.js";
 import { announce } from "./notice.js";
 
-/** The default of `ctl`. */
+/** The configuration file that `ctl` uses by default. */
 const DEFAULT_FILE = "/etc/leastconn/leastconn.toml";
 
 let token = "";

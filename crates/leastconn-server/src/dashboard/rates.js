@@ -1,7 +1,7 @@
 // Rates of polled counters over the last ten seconds, so that one late response does not
 // cause a jump.
 
-/** Milliseconds. */
+/** Age of the oldest counter value that is used, milliseconds. */
 const WINDOW = 11_000;
 
 export class Rates {
@@ -19,7 +19,7 @@ export class Rates {
     this.#readings = next;
   }
 
-  /** The rate per second. */
+  /** The rate of the counter `key` per second. */
   of(key) {
     const readings = this.#readings.get(key);
     if (!readings || readings.length < 2) return 0;

@@ -1,12 +1,12 @@
 //! Handshakes that wait for their client.
 //!
-//! They cost memory but no CPU. While permits are free they keep theirs. When another
-//! handshake needs a permit, the longest waiting one loses its permit and is *parked*.
-//! When the client of a parked handshake answers, the handshake asks for a permit again. So
-//! silent clients cannot keep other handshakes from starting.
+//! Such handshakes use memory but no CPU. While permits are free, they keep their permits. When
+//! another handshake needs a permit, the handshake that has waited longest for its client loses its
+//! permit and is *parked*. When the client of a parked handshake answers, the handshake asks for a
+//! permit again. So silent clients cannot keep other handshakes from starting.
 //!
-//! The number of parked handshakes is limited. Beyond the limit, the longest parked handshake
-//! of the group with the most of them is evicted.
+//! The number of parked handshakes is limited. Beyond the limit, a handshake of the group with the
+//! most parked handshakes is evicted: the one that has been parked longest.
 
 use std::{
     cmp::Reverse,
@@ -19,7 +19,7 @@ use super::queue::Source;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct WaitId(u64);
 
-/// All handshakes that wait for their clients. `E` evicts one.
+/// All handshakes that wait for their clients. `E` is a value that evicts a handshake.
 #[derive(Debug)]
 pub(super) struct ClientWaits<S, E> {
     last_id: u64,
@@ -28,8 +28,8 @@ pub(super) struct ClientWaits<S, E> {
     parked: HashMap<WaitId, (S, E)>,
     /// The parked handshakes of each group.
     groups: HashMap<S, BTreeSet<WaitId>>,
-    /// The groups in the order of eviction: the number of parked handshakes, the longest
-    /// parked one, and the group.
+    /// The groups in the order of eviction. Each entry is the number of parked handshakes, the
+    /// handshake that has been parked longest, and the group.
     eviction_order: BTreeSet<(usize, Reverse<WaitId>, S)>,
 }
 
@@ -66,7 +66,7 @@ impl<S: Source, E> ClientWaits<S, E> {
         Some(source)
     }
 
-    /// Removes one parked handshake while there are too many, and returns what evicts it.
+    /// If too many handshakes are parked, removes one and returns the value that evicts it.
     pub(super) fn evict(&mut self) -> Option<E> {
         if self.parked.len() <= self.max_parked {
             return None;
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(waits.evict(), Some(10));
         assert_eq!(waits.evict(), Some(11));
         assert_eq!(waits.evict(), None);
-        // Each group has one left: the oldest of all is evicted.
+        // Each group has one parked handshake left: the oldest of them is evicted.
         waits.resize(3);
         assert_eq!(waits.evict(), Some(1));
         for id in ids {

@@ -1,4 +1,4 @@
-//! Permits to be in progress, and time slices for the steps that need the CPU.
+//! Permits for handshakes in progress, and time slices for the steps that need the CPU.
 
 use std::{
     future::poll_fn,
@@ -29,13 +29,14 @@ use crate::{
     telemetry::metrics::GaugeGuard,
 };
 
-/// How long handshakes run before other tasks go first again: one or two steps.
+/// How long handshakes run before other tasks have priority again: enough for one or two steps.
 const MIN_CREDIT: Duration = Duration::from_micros(100);
 
-/// How long handshakes run at most, where other tasks keep the CPU busy.
+/// The longest time that handshakes run before other tasks have priority again. It applies when
+/// other tasks keep the CPU busy.
 const MAX_CREDIT: Duration = Duration::from_millis(2);
 
-/// A delay by other tasks up to which the CPU does not count as busy.
+/// If other tasks delay handshakes by no more than this, the CPU does not count as busy.
 const IDLE_DELAY: Duration = Duration::from_millis(1);
 
 /// Allows one handshake to be in progress until it is dropped.
@@ -79,18 +80,18 @@ impl HandshakePermit {
         }
     }
 
-    /// Waits for `client`, a future that only the client can complete. Meanwhile the
-    /// scheduler may give the permit to another handshake; this waits for a new one before
-    /// it returns.
+    /// Waits for `client`, a future that only the client can complete. Meanwhile the scheduler may
+    /// give the permit to another handshake; then this method waits for a new permit before it
+    /// returns.
     ///
     /// # Errors
-    /// If the handshake was evicted because too many wait.
+    /// If the handshake was evicted because too many handshakes wait for their clients.
     ///
     /// # Cancel safety
-    /// That of `client`.
+    /// Cancel safe if `client` is cancel safe.
     pub async fn wait_for<T>(&self, client: impl Future<Output = T>) -> Result<T, Evicted> {
         let mut client = pin!(client);
-        // Most clients have answered already: then there is nothing to lock.
+        // Poll once without taking the lock: most clients have already answered.
         let first = poll_fn(|cx| Poll::Ready(client.as_mut().poll(cx))).await;
         if let Poll::Ready(answer) = first {
             return Ok(answer);
@@ -183,7 +184,7 @@ impl Drop for HandshakePermit {
 #[derive(Debug)]
 pub struct TimeSlice<'a> {
     scheduler: &'a HandshakeScheduler,
-    /// Since when it uses up credit; `None` if it is not scheduled.
+    /// When the time slice began to use up credit; `None` if it is not scheduled.
     begun: Option<Instant>,
 }
 

@@ -1,25 +1,26 @@
 //! The order of handshakes, without clock and I/O.
 //!
-//! Two resources are short when many handshakes come at once. Sources share both in two
-//! levels: first groups of sources (an IPv6 /48, which is what one site or one attacker has),
-//! then the sources of a group (its /64s).
+//! When many handshakes arrive at once, permits and time slices are scarce. Both are shared on two
+//! levels: first between groups of sources (an IPv6 /48, which is what one site or one attacker
+//! has), then between the sources of a group (its /64s).
 //!
-//! *Permits*: at most `max_permits` handshakes are in progress. A group may take a permit
-//! while it has fewer than twice as many as are free. One flooding group thus holds at most
-//! two thirds of them and two flooding groups two fifths each, and a new source finds a free
-//! one. When none is free, the group with the fewest permits goes first, and within it the
-//! source with the fewest. A handshake that waits for its client gives its permit up when
-//! others need it; see [`super::client_waits`].
+//! *Permits*: at most `max_permits` handshakes are in progress. A group may take a permit while it
+//! has fewer than twice as many as are free. One flooding group thus holds at most two thirds of
+//! the permits, and two flooding groups hold at most two fifths each, so a new source finds a free
+//! permit. When no permit is free, the group with the fewest permits goes first, and within it the
+//! source with the fewest. A handshake that waits for its client gives its permit up when others
+//! need it; see [`super::client_waits`].
 //!
 //! *Time slices*: at most `max_slices`, the number of workers, handshakes compute at the same
 //! time. Slices are granted round robin over the groups, and within a group round robin over
 //! its sources. While no more than `unscheduled` handshakes are in progress, a step neither
 //! waits nor is counted.
 //!
-//! Within a source, both are first come, first served. Cost: two hash look-ups; with waiting
-//! handshakes also a few operations on trees with one entry for each waiting source.
+//! Within a source, permits and time slices are granted in order of request. Cost: two hash
+//! look-ups; with waiting handshakes also a few operations on trees with one entry for each waiting
+//! source.
 //!
-//! Sources: Choudhury and Hahne, Dynamic queue length thresholds for shared-memory packet
+//! References: Choudhury and Hahne, Dynamic queue length thresholds for shared-memory packet
 //! switches (1998), for permits; Nagle, RFC 970, for time slices.
 
 mod group;
@@ -36,7 +37,7 @@ const SHARE: usize = 2;
 
 /// A source of handshakes.
 pub(super) trait Source: Copy + Ord + Hash {
-    /// The group that the source belongs to, identified by one of its sources.
+    /// The group that the source belongs to. A group is identified by one of its sources.
     fn group(self) -> Self;
 }
 
@@ -48,7 +49,7 @@ pub(super) struct Ticket(u64);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum PermitAnswer {
     Granted,
-    /// A later call returns the waiter once it is granted.
+    /// The request is queued. A later call returns the waiter once the permit is granted.
     Queued(Ticket),
 }
 
@@ -59,12 +60,13 @@ pub(super) enum SliceAnswer {
     Unscheduled,
     /// The step starts now and must be released.
     Granted,
-    /// A later call returns the waiter once it is granted; then it must be released.
+    /// The request is queued. A later call returns the waiter once the slice is granted. The slice
+    /// must then be released.
     Queued(Ticket),
 }
 
-/// All handshakes that have a permit and all that wait. `S` is a source; `W` is a waiter,
-/// which is returned when it is granted what it waits for.
+/// All handshakes that have a permit or wait for one. `S` is a source. `W` is a waiter, which is
+/// returned when its permit or time slice is granted.
 #[derive(Debug)]
 pub(super) struct Queue<S, W> {
     max_permits: usize,
@@ -74,10 +76,10 @@ pub(super) struct Queue<S, W> {
     slices: usize,
     last_number: u64,
     groups: HashMap<S, Group<S, W>>,
-    /// Groups with waiters for a permit: the permits that each has, the ticket of its next
-    /// waiter, and the group.
+    /// Groups with waiters for a permit. Each entry is the number of permits that the group has,
+    /// the ticket of its next waiter, and the group.
     permit_order: BTreeSet<(usize, Ticket, S)>,
-    /// Groups with waiters for a time slice, by position.
+    /// Groups with waiters for a time slice, by position in the round robin.
     slice_order: BTreeMap<u64, S>,
 }
 
@@ -108,7 +110,7 @@ impl<S: Source, W> Queue<S, W> {
         self.last_number
     }
 
-    /// Whether a group that has `permits` may have one more.
+    /// Whether a group that has `permits` permits may get another permit.
     const fn may_have_one_more(&self, permits: usize) -> bool {
         permits < SHARE * self.max_permits.saturating_sub(self.permits)
     }
@@ -129,7 +131,8 @@ impl<S: Source, W> Queue<S, W> {
         source: S,
         new_waiter: impl FnOnce() -> W,
     ) -> PermitAnswer {
-        // Nothing in the group can be overtaken: its waiters would not get a permit either.
+        // This overtakes no waiter of the group: a group that has waiters may not get another
+        // permit.
         if self.has_permit_for(source) {
             self.permits += 1;
             self.update(source, |group| group.add_permit(source));
@@ -151,7 +154,7 @@ impl<S: Source, W> Queue<S, W> {
 
     fn grant_permits(&mut self) -> Vec<W> {
         let mut granted = Vec::new();
-        // If the group with the fewest permits may not have one more, no group may.
+        // If the group with the fewest permits may not get another permit, no group may.
         while let Some(&(permits, _, group)) = self.permit_order.first() {
             if !self.may_have_one_more(permits) {
                 break;
@@ -167,7 +170,8 @@ impl<S: Source, W> Queue<S, W> {
         self.update(source, |group| group.cancel_permit(source, ticket))
     }
 
-    /// Changes the group of `source`, then updates `permit_order` and removes an unused group.
+    /// Applies `change` to the group of `source`, then updates `permit_order` and removes an unused
+    /// group.
     fn update<T>(&mut self, source: S, change: impl FnOnce(&mut Group<S, W>) -> T) -> T {
         let id = source.group();
         let group = self.groups.entry(id).or_insert_with(Group::new);

@@ -52,7 +52,7 @@ fn few_handshakes_do_not_wait() {
     let permits: Vec<HandshakePermit> = (0..UNSCHEDULED).map(|_| enter()).collect();
     for permit in &permits {
         let _slice = at_once(permit.time_slice()).unwrap();
-        // Nor does another handshake while this one has its slice.
+        // Another handshake gets a time slice at once, although this one still holds its slice.
         let _other = at_once(permits[0].time_slice()).unwrap();
     }
     let one_more = enter();
@@ -116,7 +116,7 @@ async fn cancelled_slice_wait_passes_the_slice_on() {
     assert!(scheduler.is_unused());
 }
 
-/// On one thread, so that the order of steps is the same in each run.
+/// Runs on one thread, so that the order of steps is the same in each run.
 #[tokio::test]
 async fn new_source_is_not_delayed_by_a_flood() {
     const FLOOD: usize = 80;
@@ -128,7 +128,7 @@ async fn new_source_is_not_delayed_by_a_flood() {
         async move {
             let permit = scheduler.acquire(source(id), &Gauge::default()).await;
             for _ in 0..2 {
-                // As if waiting for the network.
+                // Simulates waiting for the network.
                 requeue().await;
                 let _slice = permit.time_slice().await;
                 order.borrow_mut().push(id);
@@ -225,7 +225,7 @@ async fn too_many_parked_handshakes_evict_the_oldest() {
     let mut stalled = tokio::task::JoinSet::new();
     let one_more = MAX + PARKED * MAX + 1;
     for n in 0..one_more {
-        // From 10 on, all share a /48, which has the most.
+        // From number 10 on, all sources are in one /48, which has the most parked handshakes.
         let from = v6(&format!("2001:db8:{}::1", n.min(10)));
         let permit = at_once(scheduler.acquire(from, &waiting)).unwrap();
         stalled.spawn(async move {
@@ -235,7 +235,7 @@ async fn too_many_parked_handshakes_evict_the_oldest() {
         });
         tokio::task::yield_now().await;
     }
-    // The oldest of the /48 with the most.
+    // The oldest handshake of the /48 with the most parked handshakes is evicted.
     assert_eq!(stalled.join_next().await.unwrap().unwrap(), 10);
     stalled.shutdown().await;
     assert!(scheduler.is_unused());

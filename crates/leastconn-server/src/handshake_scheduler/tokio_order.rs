@@ -1,6 +1,6 @@
 //! The behaviour of Tokio's scheduler that the handshake scheduler relies on.
 //!
-//! Tokio documents neither of these, and another version may change them:
+//! Tokio does not document the following two rules, and another version may change them:
 //!
 //! 1. A task that calls [`yield_now`](tokio::task::yield_now) is woken only after its
 //!    worker has run all other runnable tasks and has polled the I/O driver. So events that
@@ -16,8 +16,8 @@ use std::{
     task::{Context, Poll},
 };
 
-/// Lets everything run that can run now, including tasks whose I/O events the kernel
-/// already has.
+/// Lets all tasks run that are runnable now, including tasks whose I/O events the kernel already
+/// has.
 pub(super) async fn run_after_others() {
     tokio::task::yield_now().await;
     requeue().await;
@@ -56,8 +56,8 @@ mod tests {
 
     type Order = Arc<Mutex<Vec<&'static str>>>;
 
-    /// The order in which the tasks of one worker run: one that calls
-    /// [`run_after_others`], some that are runnable, and one whose socket is readable.
+    /// The order in which the tasks of one worker run: a task that calls [`run_after_others`], some
+    /// runnable tasks, and a task whose socket is readable.
     async fn order() -> Vec<&'static str> {
         let order = Order::default();
         let push = |name: &'static str| {

@@ -1,20 +1,20 @@
 //! Limits on client identities: token buckets and connection counts.
 //!
-//! Plain sources and identities from certificates have a table each: an attacker can use any
-//! number of source addresses but not of certificates, and must not displace clients with a
-//! certificate. A full table refuses no client: it forgets clients without connections, those
-//! with the fullest buckets first.
+//! Clients that are identified by source address and clients that are identified by certificate
+//! have separate tables: an attacker can use any number of source addresses, but not of
+//! certificates, and must not displace clients that have a certificate. A full table refuses no
+//! client. It forgets clients without connections, starting with those whose buckets are fullest.
 //!
-//! Memory: about 220 bytes for each identity, including a name of up to `MAX_NAME` bytes; at
-//! most 58 MB for sources and 232 MB for certificates. That takes a million certificates which
-//! connect within the time that their buckets take to fill.
+//! Memory: about 220 bytes for each identity, including a name of up to `MAX_NAME` bytes; at most
+//! 58 MB for sources and 232 MB for certificates. The maximum for certificates is reached only if a
+//! million certificates are used within the time that a bucket takes to fill.
 
 use std::{borrow::Cow, time::Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use leastconn::{ClientId, Limiter, Limits, Permit, Refusal};
 
-/// Capacity of the table of plain sources.
+/// Capacity of the table of clients that are identified by source address.
 const MAX_SOURCES: usize = 1 << 18;
 
 /// Capacity of the table of identities from certificates.
@@ -31,7 +31,7 @@ pub struct ClientLimiters {
 }
 
 impl ClientLimiters {
-    /// `epoch` must not be later than any `now` passed later.
+    /// `epoch` must not be later than any `now` that is passed to the other methods.
     pub fn new(epoch: Instant) -> Self {
         Self::with_capacities(MAX_SOURCES, MAX_CERTIFICATES, epoch)
     }
@@ -129,7 +129,7 @@ mod tests {
                 limiters.admit(&client, &slow(), now).unwrap()
             })
             .collect();
-        // A client with a connection is never forgotten: it could exceed its limit.
+        // A client with a connection is never forgotten: otherwise it could exceed its limit.
         let first = limiters.admit(&ClientId::from("cn:client0"), &slow(), now);
         assert_eq!(first.unwrap_err(), Refusal::TooManyConnections);
         drop(held);

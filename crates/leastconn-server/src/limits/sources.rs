@@ -1,8 +1,8 @@
-//! The rate at which each source may connect, checked before any other work.
+//! Limits the rate at which each source may connect. The limit is checked before any other work.
 //!
-//! The limits of clients need a certificate, which costs signatures to verify. This limit needs
-//! only the source address: one look-up, and above the limit the socket is closed. The access
-//! record is written as for every socket.
+//! Limits on client identities apply only after the handshake, which costs signature operations.
+//! This limit needs only the source address and costs one look-up. If the limit is exceeded, the
+//! socket is closed. The access record is written as for every socket.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ impl SourceRateExceeded {
 }
 
 impl SourceLimit {
-    /// `epoch` must not be later than any `now` passed later.
+    /// `epoch` must not be later than any `now` that is passed to the other methods.
     pub fn new(config: SourceRateLimit, epoch: Instant) -> Self {
         Self::with_capacity(MAX_SOURCES, config, epoch)
     }
@@ -60,11 +60,12 @@ impl SourceLimit {
 
     /// Counts one connection of `source`.
     ///
-    /// While the table is full, unknown sources are admitted: a limit per source does not hold
-    /// an attacker with that many addresses, and refusing would lock out everyone else.
+    /// While the table is full, unknown sources are admitted: a limit per source does not stop an
+    /// attacker with so many addresses, and refusing unknown sources would lock out all other
+    /// clients.
     ///
     /// # Errors
-    /// If the source is over its rate.
+    /// If the source exceeds its rate.
     pub fn admit(&self, source: IpNet, now: Instant) -> Result<(), SourceRateExceeded> {
         let id = ClientId::from(source.to_string());
         match self.sources.admit(&id, &self.limits, now) {

@@ -15,16 +15,16 @@ use crate::config::MemoryLimit;
 /// Percent of a system limit above which connections are refused.
 const USABLE_PERCENT: u64 = 80;
 
-/// Without a limit, cgroup v1 reports a value above this.
+/// If there is no limit, cgroup v1 reports a value above this.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// Limits the number of malloc arenas.
+/// Environment variable that limits the number of malloc arenas.
 const ARENAS: &str = "MALLOC_ARENA_MAX";
 
-/// Read before the sandbox is entered.
+/// The limit of the cgroup, read before the sandbox is entered.
 static CGROUP_LIMIT: OnceLock<Option<u64>> = OnceLock::new();
 
-/// A limit in bytes, and what counts against it.
+/// A limit in bytes, and the kind of memory that counts against it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit {
     pub(super) measure: Measure,
@@ -35,7 +35,7 @@ pub(super) struct Limit {
 pub(super) enum Measure {
     /// `RLIMIT_AS`.
     AddressSpace,
-    /// The limit of the cgroup, or the configured one.
+    /// The memory limit of the cgroup, or the configured limit.
     Resident,
     /// `RLIMIT_DATA`.
     Data,
@@ -92,7 +92,8 @@ fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
     files
         .flat_map(|(root, path, file)| {
             let group = root.join(path);
-            // In a container, its own group may be mounted as the root: skip missing files.
+            // In a container, the container's own cgroup may be mounted as the root: skip missing
+            // files.
             let all = group
                 .ancestors()
                 .map(Path::to_owned)
@@ -106,11 +107,11 @@ fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
         .min()
 }
 
-/// Where the address space is limited, executes the program again with one malloc arena for
-/// all threads. Each arena reserves 64 MiB of address space: two or three of them would use up
-/// a limit of 300 MiB. Large buffers are then mapped one by one, so that freeing them returns
-/// address space. malloc reads both settings from the environment at the start only. Returns
-/// if there is no limit, if the program was executed again already, or on failure.
+/// If the address space is limited, executes the program again with one malloc arena for all
+/// threads. Each arena reserves 64 MiB of address space: two or three of them would use up a limit
+/// of 300 MiB. Large buffers are then mapped one by one, so that freeing them returns address
+/// space. malloc reads both settings from the environment at the start only. Returns if there is no
+/// limit, if the program was executed again already, or on failure.
 pub fn restart_with_one_arena() {
     if getrlimit(Resource::As).current.is_none() || env::var_os(ARENAS).is_some() {
         return;
@@ -150,7 +151,7 @@ mod tests {
         let limit = |groups: &str| cgroup_limit(groups, root.path());
         assert_eq!(limit("0::/a/b\n"), Some(4096));
         assert_eq!(limit("0::/\n"), None);
-        // In a container, the path is that of the host.
+        // In a container, the path is the path on the host.
         assert_eq!(limit("0::/a/elsewhere\n"), Some(4096));
         assert_eq!(limit("5:cpu,memory:/c\n0::/\n"), Some(2048));
         assert_eq!(limit("5:memory:/d\n"), None);

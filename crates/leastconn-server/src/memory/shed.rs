@@ -16,13 +16,15 @@ use leastconn::{Reason, net::relay::MAX_BUFFERED};
 use super::Budget;
 use crate::registry::{ConnectionHandle, Registry};
 
-/// Interval of measurements while open connections cannot use up the free memory.
+/// Interval of measurements while memory would stay below the limit even if all open connections
+/// filled their buffers.
 const SLOW: Duration = Duration::from_millis(250);
 
-/// Interval of measurements while they can.
+/// Interval of measurements while open connections could exceed the limit by filling their buffers.
 const FAST: Duration = Duration::from_millis(10);
 
-/// A twentieth of the limit is freed in addition, so that it is not reached again at once.
+/// In addition to the excess, a twentieth of the limit is freed, so that the limit is not reached
+/// again at once.
 const MARGIN: u64 = 20;
 
 /// Keeps the measuring thread running until it is dropped.
@@ -31,8 +33,8 @@ pub(crate) struct MemoryWatch {
     _stop: SyncSender<()>,
 }
 
-/// Keeps connections within the budget, on a dedicated thread: the workers are busy when it
-/// matters.
+/// Keeps connections within the budget, on a dedicated thread, because the workers may be busy when
+/// memory runs out.
 ///
 /// # Errors
 /// If the thread cannot be started.
@@ -72,14 +74,14 @@ fn check(budget: &Budget, registry: &Registry) -> Duration {
     if is_near(&usage) { FAST } else { SLOW }
 }
 
-/// Closes connections until `excess` bytes are freed, those with the most buffered data
-/// first.
+/// Closes connections until `excess` bytes are freed, starting with the connections that have the
+/// most buffered data.
 fn shed(registry: &Registry, excess: u64) {
     let mut all: Vec<(u64, Arc<ConnectionHandle>)> = Vec::new();
     let mut freed = 0;
     registry.each(|handle| match handle.traffic.buffered() {
         0 => {}
-        // It is closing: its memory is about to be freed.
+        // The connection is already closing: its memory is about to be freed.
         buffered if handle.is_stopped() => freed += buffered,
         buffered => all.push((buffered, Arc::clone(handle))),
     });

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{registry::ConnectionState, text::escape};
 
-/// Matches connections for which all given fields match. It is also sent to predecessor
-/// processes, which may be of another version: they must reject unknown fields, as ignoring one
-/// would match more connections.
+/// Matches connections for which all given fields match. It is also sent to predecessor processes,
+/// which may be of another version: they must reject unknown fields, because a filter without an
+/// ignored field would match more connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionFilter {
@@ -53,7 +53,7 @@ impl ConnectionFilter {
     }
 }
 
-/// For the log.
+/// The format for log messages.
 impl fmt::Display for ConnectionFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let server = self.server.as_ref();

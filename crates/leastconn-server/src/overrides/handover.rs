@@ -24,7 +24,7 @@ struct ServerHandover {
     server: String,
     state: String,
     since: String,
-    /// When connections to it are closed, in `maint`.
+    /// In `maint`: when connections to the server are closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ends: Option<String>,
 }
@@ -48,8 +48,8 @@ impl Overrides {
         let handover = active.export();
         let now = Timestamp::now();
         for value in active.servers.values_mut() {
-            // The successor decides when: an operator may change the state there. It forwards
-            // the kill.
+            // The successor decides when to close the connections, because an operator may change
+            // the state there. It then forwards a kill to this process.
             value.pending_close.take_if(|pending| pending.at > now);
         }
         handover
@@ -88,7 +88,7 @@ impl ActiveOverrides {
             server: key.1.to_string(),
             state: value.state.as_str().to_owned(),
             since: value.since.to_string(),
-            // Also after the grace period: the successor may have opened connections.
+            // Send this even after the grace period: the successor may have opened connections.
             ends: value
                 .pending_close
                 .as_ref()

@@ -16,7 +16,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 pub(super) struct PendingClose {
     /// The end of the grace period.
     pub(super) at: Timestamp,
-    /// `None` while the predecessor still serves.
+    /// `None` while the predecessor still closes the connections.
     pub(super) task: Option<task::AbortHandle>,
 }
 
@@ -28,8 +28,8 @@ impl Drop for PendingClose {
     }
 }
 
-/// Closes the connections to a server in `maint` after `grace`. Repeats until there are none:
-/// a connection that is being opened can be closed only once it is open.
+/// Closes the connections to a server in `maint` after `grace`. Repeats this until no connections
+/// are left, because a connection that is being opened can be closed only once it is open.
 pub(super) async fn close_connections(
     overrides: Overrides,
     key: (UpstreamId, ServerId),
@@ -49,7 +49,7 @@ pub(super) async fn close_connections(
             if task.is_none_or(|task| Some(task.id()) != task::try_id()) {
                 return;
             }
-            // After a handover, the successor forwards the kill.
+            // Forward the kill to predecessors once. After a handover, the successor forwards it.
             if mem::take(&mut is_first) && active.ensure_active().is_ok() {
                 overrides.forward_kill(&filter);
             }

@@ -1,4 +1,4 @@
-//! From a matching rule to the servers that it allows.
+//! Determines the servers that a matching rule allows.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
 /// The servers that an `allow` list grants, by upstream.
 pub(super) type GrantedServers = HashMap<UpstreamId, (Arc<Upstream>, Selector)>;
 
-/// Which upstream the connections of a listener go to.
+/// Selects the upstream for the connections of a listener.
 #[derive(Clone, Debug)]
 pub struct Routing {
     pub(super) routes: Vec<config::Route>,
@@ -49,10 +49,10 @@ pub enum Denied {
     /// No rule matches.
     #[error("no client rule matches")]
     UnknownClient,
-    /// No rule matches, but one would have matched before it expired.
+    /// No rule matches, but a rule that has expired would have matched.
     #[error("no client rule matches: the rule of client `{client}` expired at {at}")]
     Expired {
-        /// The first such rule.
+        /// The first expired rule that would have matched.
         client: Arc<str>,
         at: Timestamp,
     },
@@ -67,7 +67,7 @@ pub enum Denied {
     /// A rule matches on a name that cannot be read from the certificate.
     #[error("{0}")]
     Ambiguous(Ambiguous),
-    /// Routing chooses no upstream, and the rule allows several.
+    /// Routing chooses no upstream, and the rule allows several upstreams.
     #[error(
         "the rule of client `{client}` allows servers of {upstreams} upstreams, but no route \
          matches and the listener has no `upstream`"
@@ -134,12 +134,13 @@ impl<'a> Matched<'a> {
     /// its ClientHello had the server name `sni`.
     ///
     /// # Errors
-    /// If there are none.
+    /// If the client may reach no server.
     pub fn grant(&self, routing: &Routing, sni: Option<&str>) -> Result<Grant, Denied> {
         let routed = routing.upstream(sni);
         let granted = match routed {
             Some(upstream) => self.granted.get(upstream),
-            // Without a route, the rule's own `allow` decides if it names one upstream.
+            // If no route chooses an upstream, the rule's own `allow` decides, provided that it
+            // names only one upstream.
             None if self.granted.len() > 1 => {
                 return Err(Denied::SeveralUpstreams {
                     client: self.rule.name().into(),
@@ -169,7 +170,7 @@ impl<'a> Matched<'a> {
 
 /// Proof that a client was authorized, with the servers that it may use and its limits.
 ///
-/// Only [`Matched::grant`] creates one, and [`Self::servers`] also requires a [`Permit`]: a
+/// Only [`Matched::grant`] creates a grant, and [`Self::servers`] also requires a [`Permit`]: a
 /// path that skips authorization or the limits does not compile.
 #[derive(Clone, Debug)]
 pub struct Grant {

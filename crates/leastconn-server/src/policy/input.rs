@@ -13,14 +13,14 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct RuleInput<'a> {
     pub source: IpAddr,
-    /// Prefix lengths that make an address a source network.
+    /// Prefix lengths that turn an address into its source network.
     pub prefixes: Prefixes,
     /// The verified certificate; `None` where the listener requires none.
     pub certificate: Option<&'a Certificate>,
 }
 
 impl RuleInput<'_> {
-    /// The identity of a client that no rule names: from its certificate, else its source
+    /// The default identity of a client: taken from its certificate or, without one, its source
     /// network.
     pub fn identity(&self) -> ClientId {
         self.certificate

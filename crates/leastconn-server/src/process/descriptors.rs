@@ -48,9 +48,9 @@ pub fn max_connections(configured: Option<NonZeroUsize>) -> usize {
     configured.min(fits)
 }
 
-/// Connections that `limit` descriptors allow.
+/// The number of connections that `limit` descriptors allow.
 fn fits(limit: u64) -> usize {
-    // Limit of the semaphore.
+    // The semaphore that counts open connections cannot have more permits.
     let most = tokio::sync::Semaphore::MAX_PERMITS;
     let fits = limit.saturating_sub(RESERVE) / PER_CONNECTION;
     usize::try_from(fits).unwrap_or(most).clamp(1, most)

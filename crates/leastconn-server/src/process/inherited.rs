@@ -1,9 +1,10 @@
 //! Listening sockets inherited from systemd or from a predecessor process.
 //!
-//! Both use systemd's protocol, sd_listen_fds(3): `LISTEN_FDS` descriptors from 3 on, named
-//! by `LISTEN_FDNAMES`, for the process `LISTEN_PID`. A predecessor cannot set `LISTEN_PID`,
+//! Both pass sockets with systemd's protocol, sd_listen_fds(3): `LISTEN_FDS` descriptors from 3 on,
+//! named by `LISTEN_FDNAMES`, for the process `LISTEN_PID`. A predecessor cannot set `LISTEN_PID`,
 //! as the child's PID is not known before fork and setting it afterwards takes unsafe code.
-//! It sets `LEASTCONN_UPGRADE` to its own PID instead, which must be that of the parent.
+//! Instead, it sets `LEASTCONN_UPGRADE` to its own PID, and the child checks that this is the PID
+//! of its parent.
 //!
 //! A socket is used by the listener that is configured for its address. The name only
 //! matters if the configured port is 0.
@@ -31,7 +32,7 @@ use crate::{
     process::upgrade::channel::{self, StartMessage, UnusedSockets},
 };
 
-/// First passed descriptor.
+/// Number of the first passed descriptor.
 const FIRST_FD: usize = 3;
 
 /// Sanity limit of `LISTEN_FDS`.
@@ -51,11 +52,11 @@ pub struct Inherited {
 /// Sockets to other processes of an upgrade.
 #[derive(Debug, Default)]
 pub struct Streams {
-    /// To the direct predecessor.
+    /// Socket to the direct predecessor.
     pub old: Option<UnixStream>,
-    /// To older predecessors that are still running.
+    /// Sockets to older predecessors that are still running.
     pub older: Vec<UnixStream>,
-    /// To PID 1 of a container.
+    /// Socket to PID 1 of a container.
     pub pid1: Option<UnixStream>,
 }
 
@@ -156,8 +157,8 @@ impl Inherited {
         &self.problems
     }
 
-    /// Takes the socket bound to `address`. If the port is 0, the one with this name and IP
-    /// address.
+    /// Takes the socket bound to `address`. If the port is 0, takes the socket with this name and
+    /// IP address.
     pub fn take_tcp(&mut self, name: &str, address: SocketAddr) -> Option<TcpListener> {
         let found = self.sockets.iter().position(|passed| match passed.socket {
             Listening::Tcp(_, at) if address.port() == 0 => {
@@ -187,7 +188,7 @@ impl Inherited {
         }
     }
 
-    /// An unused inherited address with this port.
+    /// The address of an unused inherited socket with this port.
     pub(crate) fn in_the_way(&self, port: u16) -> Option<SocketAddr> {
         self.sockets.iter().find_map(|passed| match passed.socket {
             Listening::Tcp(_, at) if at.port() == port => Some(at),
@@ -195,8 +196,8 @@ impl Inherited {
         })
     }
 
-    /// Closes and returns unused sockets. With systemd this is a misconfiguration and is
-    /// logged; in an upgrade the configuration has changed.
+    /// Closes and returns unused sockets. If systemd passed them, this is a misconfiguration and is
+    /// logged. In an upgrade, it means that the configuration has changed.
     pub fn close_rest(&mut self) -> UnusedSockets {
         let mut unused = UnusedSockets::default();
         let upgrade = self.is_upgrade();

@@ -1,8 +1,8 @@
 //! Notifications to the service manager, sd_notify(3).
 //!
-//! Each is one datagram to the socket in `NOTIFY_SOCKET`, a path or, with `@`, an abstract
-//! name. Without the variable nothing is sent. Sending never blocks: if the socket's buffer
-//! is full, the notification is lost and a warning is logged.
+//! Each notification is one datagram to the socket in `NOTIFY_SOCKET`: a path or, if it starts with
+//! `@`, an abstract name. Without the variable nothing is sent. Sending never blocks: if the
+//! socket's buffer is full, the notification is lost and a warning is logged.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -21,10 +21,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
-/// Watchdog timeout in microseconds.
+/// Environment variable with the watchdog timeout in microseconds.
 pub(crate) const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 
-/// PID that the watchdog is for.
+/// Environment variable with the PID of the process that must send the keep-alives.
 pub(crate) const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
 /// Whether there is a service manager to notify.
@@ -32,45 +32,46 @@ pub fn is_enabled() -> bool {
     socket().is_some()
 }
 
-/// The service is ready.
+/// Reports that the service is ready.
 pub fn ready() {
     send("READY=1");
 }
 
-/// The service is ready, with this process as its main process.
+/// Reports that the service is ready, with this process as its main process.
 pub fn ready_as_main_process() {
     send(&format!("READY=1\nMAINPID={}", std::process::id()));
 }
 
-/// A reload started. [`ready`] must follow.
+/// Reports that a reload has started. A call of [`ready`] must follow.
 pub fn reloading() {
     let now = clock_gettime(ClockId::Monotonic);
     let microseconds = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
-    // `Type=notify-reload` needs the time to tell this reload from an older one.
+    // With `Type=notify-reload`, systemd uses the time to distinguish this reload from earlier
+    // reloads.
     send(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
 }
 
-/// The service is stopping.
+/// Reports that the service is stopping.
 pub fn stopping() {
     send("STOPPING=1");
 }
 
-/// Another process becomes the service's main process.
+/// Reports that another process is now the service's main process.
 pub fn main_pid(pid: u32) {
     send(&format!("MAINPID={pid}"));
 }
 
-/// Status line of `systemctl status`.
+/// Sets the status line that `systemctl status` shows.
 pub fn status(line: &str) {
     send(&format!("STATUS={}", line.replace(['\n', '\r'], " ")));
 }
 
-/// Watchdog keep-alive; see [`watchdog_timeout`].
+/// Sends a watchdog keep-alive; see [`watchdog_timeout`].
 pub fn alive() {
     send("WATCHDOG=1");
 }
 
-/// Watchdog timeout of this process, if the service manager has one.
+/// The watchdog timeout of this process, if the service manager has set one.
 pub fn watchdog_timeout() -> Option<Duration> {
     watchdog_timeout_of(std::process::id(), |name| std::env::var(name).ok())
 }

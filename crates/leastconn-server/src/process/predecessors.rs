@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 
-/// Replaced processes that still have connections: how many, by process ID.
+/// Replaced processes that still have connections: the number of connections by process ID.
 #[derive(Debug, Default)]
 pub struct Predecessors(Mutex<BTreeMap<u32, u64>>);
 

@@ -4,15 +4,15 @@
 //!    socket pair. The successor loads the configuration, probes the servers, accepts
 //!    connections beside this process, and sends `ready`. If it fails, exits or times out,
 //!    this process continues as if nothing had happened.
-//! 2. This process stops accepting and sends `go`. The backlog is shared, so waiting
-//!    connections are accepted by the successor. From then on the successor is the service.
+//! 2. This process stops accepting and sends `go`. The backlog is shared, so waiting connections
+//!    are accepted by the successor. From then on the successor provides the service.
 //! 3. This process serves its open connections to their end. Over the same socket pair the
 //!    successor passes on reloads, kills and log reopening, which apply to these
 //!    connections too, and this process reports how many it still has.
-//! 4. At the next upgrade the successor passes the ends of all these socket pairs to its
-//!    own successor: the newest process always talks to all [`PredecessorChannels`] directly.
-//! 5. A predecessor that is PID 1 of a container must not exit before the newest process,
-//!    or the kernel would kill all: see [`Pid1`].
+//! 4. At the next upgrade the successor passes its ends of all these socket pairs to its own
+//!    successor: the newest process always talks to all [`PredecessorChannels`] directly.
+//! 5. A predecessor that is PID 1 of a container must not exit before the newest process, because
+//!    the kernel would then kill all processes of the container: see [`Pid1`].
 
 pub mod channel;
 mod pid1;
@@ -49,10 +49,11 @@ pub use predecessors::{PredecessorChannels, Updates};
 /// Time limit for a successor to become ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Below the limit of Linux for one environment variable, 128 KiB.
+/// Maximum size of an environment variable that is passed to a successor, in bytes. It is below the
+/// Linux limit of 128 KiB.
 const MAX_VARIABLE: usize = 100_000;
 
-/// First passed descriptor, as in systemd's protocol.
+/// Number of the first passed descriptor, as in systemd's protocol.
 const FIRST_FD: i32 = 3;
 
 /// A descriptor to pass, with its name in `LISTEN_FDNAMES`.
@@ -83,15 +84,15 @@ pub enum UpgradeError {
     Io(#[from] io::Error),
 }
 
-/// A successor that is ready to take over. Dropping it kills the process, unless it was
-/// told to [`go`](Self::go).
+/// A successor that is ready to take over. Dropping it kills the process, unless [`go`](Self::go)
+/// was called.
 #[derive(Debug)]
 pub struct ReadySuccessor {
     child: Started,
     channel: Channel,
-    /// Overrides that it was started with.
+    /// Overrides that the successor was started with.
     overrides: OverrideHandover,
-    /// Passed sockets that it does not use.
+    /// Passed sockets that the successor does not use.
     pub unused: UnusedSockets,
 }
 
@@ -103,7 +104,7 @@ impl Drop for Started {
     fn drop(&mut self) {
         if let Some(child) = &mut self.0 {
             let _ = child.kill();
-            // It was killed, so this is short.
+            // The process was killed, so this wait is short.
             let _ = child.wait();
         }
     }
@@ -123,7 +124,7 @@ pub async fn start(
     let mut command = same_command(&path);
     match serde_json::to_string(&overrides) {
         Ok(text) if text.len() < MAX_VARIABLE => command.env(OVERRIDES, text),
-        // Too large: it is sent with `go`.
+        // The overrides are too large for the environment: they are sent with `go`.
         _ => command.env_remove(OVERRIDES),
     };
     let successor = begin(command, path, sockets, limit).await?;
@@ -154,7 +155,7 @@ async fn begin(
     let (ours, theirs) = UnixStream::pair()?;
     sockets.push((OLD.to_owned(), theirs.into()));
     pass(&mut command, sockets);
-    // Blocking: fork copies the page tables of a large process.
+    // Use a blocking thread: fork takes long in a large process, because it copies the page tables.
     let started = tokio::task::spawn_blocking(move || {
         // Dropping the command closes this process's copies of the passed descriptors, so
         // that the end of the channel is noticed when the child exits.
@@ -174,7 +175,7 @@ async fn begin(
         Ok(Some(StartMessage::Failed { reasons })) => Err(UpgradeError::Failed(reasons)),
         Ok(None) => match child.0.take() {
             Some(mut child) => {
-                // No effect if it is exiting already.
+                // No effect if the process is already exiting.
                 let _ = child.kill();
                 Err(UpgradeError::Ended(child.wait()?))
             }
@@ -205,9 +206,9 @@ fn pass(command: &mut Command, sockets: Vec<Passed>) {
     }
     // The child's PID is not known yet.
     command.env_remove(notify::WATCHDOG_PID);
-    // Fails only for duplicate numbers.
+    // Fails only if two descriptors are mapped to the same number.
     if command.fd_mappings(mappings).is_err() {
-        tracing::error!("descriptors cannot be passed on");
+        tracing::error!("cannot pass file descriptors to the new process");
     }
 }
 
@@ -216,7 +217,8 @@ impl ReadySuccessor {
         self.child.0.as_ref().map_or(0, Child::id)
     }
 
-    /// Tells the process that it is the service now. It is no longer killed on drop.
+    /// Tells the process that it provides the service from now on. The process is no longer killed
+    /// on drop.
     pub async fn go(mut self, reload: bool, overrides: OverrideHandover) -> Successor {
         // Overrides may have changed while it started.
         let overrides = (overrides != self.overrides).then_some(overrides);
@@ -226,7 +228,7 @@ impl ReadySuccessor {
             .channel
             .send(&PredecessorMessage::Go { reload, overrides })
             .await;
-        // If sending fails, it treats the end of the channel as `go`.
+        // If sending fails, the successor treats the end of the channel as `go`.
         let channel = sent.map(|()| self.channel).inspect_err(
             |error| tracing::warn!(%error, pid, "cannot notify the new process that it has taken over"),
         );
@@ -245,7 +247,7 @@ fn pid_of(pid: u32) -> Option<Pid> {
 #[derive(Debug)]
 pub struct Successor {
     pid: Option<Pid>,
-    /// `None` once it has exited.
+    /// `None` once the process has exited.
     channel: Option<Channel>,
 }
 
@@ -254,8 +256,8 @@ impl Successor {
         self.pid
     }
 
-    /// Reports the open connections of this process to the newest process. False if it could
-    /// not be sent.
+    /// Reports the open connections of this process to the newest process. Returns false if the
+    /// report could not be sent.
     pub fn report(&self, connections: usize) -> bool {
         let status = PredecessorStatus::Serves {
             pid: std::process::id(),
@@ -270,7 +272,7 @@ impl Successor {
         if let Some(pid) = self.pid
             && let Err(error) = kill_process(pid, signal)
         {
-            tracing::warn!(%error, %pid, "cannot forward a signal");
+            tracing::warn!(%error, %pid, "cannot forward a signal to the newest process");
         }
     }
 
@@ -284,7 +286,7 @@ impl Successor {
             if let Some(NewestMessage::TookOver { pid }) = message
                 && pid_of(pid) != self.pid
             {
-                // A later process took over: the exit of the direct successor is normal.
+                // A later process took over, so the exit of the direct successor is normal.
                 self.pid = None;
             }
             if let Some(message) = message {

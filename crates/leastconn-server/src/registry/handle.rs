@@ -51,7 +51,7 @@ pub struct ConnectionHandle {
     /// does not end the connection.
     chain_expiry: AtomicI64,
     metrics: Arc<ListenerMetrics>,
-    /// Bytes of `traffic` that are in the metrics: received, sent.
+    /// Bytes of `traffic` that have already been added to the metrics: received, sent.
     metered: [AtomicU64; 2],
     stop: OnceLock<Reason>,
     stopped: Notify,
@@ -62,7 +62,7 @@ pub struct ConnectionHandle {
 pub enum Expired {
     /// `max_lifetime`.
     Lifetime,
-    /// A certificate of its chain.
+    /// The validity of a certificate in the client's chain.
     Certificate,
 }
 
@@ -88,7 +88,7 @@ impl ConnectionState {
         self.client.as_ref().map(|client| client.name())
     }
 
-    /// Sets the matching rule, and counts the connection as one of its open connections.
+    /// Sets the matching rule, and counts the connection as an open connection of that rule.
     pub fn set_client(&mut self, name: &str, metrics: &Metrics) {
         if self.client().is_some_and(|current| **current == *name) {
             return;
@@ -99,7 +99,8 @@ impl ConnectionState {
         self.client = Some(client);
     }
 
-    /// Removes the matching rule, and no longer counts the connection as open there.
+    /// Removes the matching rule, and no longer counts the connection as an open connection of that
+    /// rule.
     pub fn take_client(&mut self) -> Option<Arc<ClientMetrics>> {
         let client = self.client.take()?;
         client.closed();
@@ -151,12 +152,13 @@ impl ConnectionHandle {
         }
     }
 
-    /// The client's address: from the PROXY header if there was one, else the peer's.
+    /// The client's address: from the PROXY header if there was one, otherwise the address of the
+    /// peer.
     pub fn source(&self) -> SocketAddr {
         self.proxied().map_or(self.peer, |ends| ends.source)
     }
 
-    /// The address of [`Self::source`]; IPv4-mapped IPv6 addresses as IPv4.
+    /// The IP address of [`Self::source`]. An IPv4-mapped IPv6 address is returned as IPv4.
     pub fn source_ip(&self) -> IpAddr {
         self.source().ip().to_canonical()
     }
@@ -243,8 +245,8 @@ impl ConnectionHandle {
         }
     }
 
-    /// The limit that is exceeded at `now` and at `seconds` since 1970, unless the
-    /// connection has been ended already.
+    /// The limit that is exceeded at the monotonic time `now` or the UNIX time `seconds`. `None` if
+    /// the connection has already been ended.
     pub fn expired(&self, now: Instant, seconds: i64) -> Option<Expired> {
         if self.lifetime_end.get().is_some_and(|&end| end <= now) {
             return (!self.is_stopped()).then_some(Expired::Lifetime);
@@ -258,30 +260,30 @@ impl ConnectionHandle {
         self.lifetime_end.get().copied()
     }
 
-    /// Adds the bytes transferred since the last call to the metrics.
+    /// Adds to the metrics the bytes that were transferred since the last call.
     pub fn meter_traffic(&self) {
         let totals = [self.traffic.received(), self.traffic.sent()];
         let counters = [&self.metrics.received, &self.metrics.sent];
         for ((total, metered), counter) in totals.into_iter().zip(&self.metered).zip(counters) {
-            // `fetch_max`: two concurrent calls, one with an older total, must not add
-            // anything twice.
+            // Use `fetch_max`: if two calls run concurrently, one of them with an older total, they
+            // must not add any byte twice.
             let before = metered.fetch_max(total, Ordering::AcqRel);
             counter.inc_by(total.saturating_sub(before));
         }
     }
 
-    /// Ends the connection. Returns whether nothing had ended it before.
+    /// Ends the connection. Returns false if it had already been ended.
     pub fn stop(&self, reason: Reason) -> bool {
         let first = self.stop.set(reason).is_ok();
         if first {
-            // Only the connection's task waits. `notify_one` also works if it starts to
-            // wait later.
+            // Only the connection's own task waits. `notify_one` also wakes it if it starts to wait
+            // later.
             self.stopped.notify_one();
         }
         first
     }
 
-    /// Marks the connection as ended by itself, so that other tasks do not end it during a
+    /// Marks the connection as ended by its own task, so that other tasks do not end it during a
     /// lingering close.
     pub fn finish(&self, reason: Reason) {
         let _ = self.stop.set(reason);

@@ -117,7 +117,7 @@ fn certificate_expiry_follows_the_wall_clock() {
     let now = net::now();
     assert_eq!(handle.expired(now, i64::MAX), None);
     handle.set_chain_expiry(Some(1000));
-    // The last valid second; then the clock is set forward, and back.
+    // The clock is at the last valid second, is then set forward, and is set back.
     for (seconds, expired) in [
         (1000, None),
         (1001, Some(Expired::Certificate)),

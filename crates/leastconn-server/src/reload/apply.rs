@@ -36,8 +36,8 @@ impl Reloader {
         }
         // Draining cannot begin while this lock is held.
         let mut sockets = self.sockets();
-        // Otherwise the sockets belong to another process or are closed, and only open
-        // connections are affected.
+        // If this process is not serving, its sockets belong to another process or are closed, and
+        // the reload affects only open connections.
         let is_serving = !context.lifecycle.phase().is_last();
         let changes = changes_needing_restart(&current.config, &config);
         if is_serving && !changes.is_empty() {
@@ -98,7 +98,7 @@ impl Reloader {
         log_ended(&reauthorize_all(registry, &snapshot, metrics, &revoked));
     }
 
-    /// Adds the listeners to `next`, including removed ones that still have connections.
+    /// Adds the listeners to `next`, including removed listeners that still have connections.
     fn add_listeners(
         &self,
         current: &Snapshot,
@@ -116,8 +116,8 @@ impl Reloader {
             let name = Arc::clone(&config.name);
             next.listeners.insert(name, Arc::new(listener));
         }
-        // Sockets before connections: an accept loop registers its last connection before
-        // it ends.
+        // Look at the sockets before the connections: an accept loop registers its last connection
+        // before it ends.
         let leaving = sockets.leaving();
         let open: HashSet<_> = {
             let open = self.context.registry.list();

@@ -2,11 +2,11 @@
 //! them when they change. Client rules and the rest of the configuration are loaded by an
 //! explicit reload only.
 //!
-//! *Directories* are watched, because files are replaced by a rename: a new file over the
-//! old one or, in Kubernetes, a symbolic link to another directory. All files are also
-//! compared every ten seconds, because inotify reports no changes that other machines make
-//! on a network file system. The contents of events are ignored: the files are compared with
-//! their previous [`Stamp`](stamp::Stamp)s, as many may change at once.
+//! *Directories* are watched, because files are replaced by a rename: a new file over the old one
+//! or, in Kubernetes, a symbolic link to another directory. All files are also compared every ten
+//! seconds, because inotify reports no changes that other machines make on a network file system.
+//! The contents of events are ignored: the files are compared with their previous
+//! [`Stamp`](stamp::Stamp)s, because many files may change at once.
 
 mod events;
 mod scan;
@@ -25,14 +25,14 @@ use scan::Scanner;
 /// How often all files are compared without an event.
 const SCAN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Files are loaded once nothing has changed for this long: several may be replaced
+/// Files are loaded once nothing has changed for this long, because several files may be replaced
 /// together.
 const QUIET_TIME: Duration = Duration::from_millis(200);
 
-/// Files are loaded after this long, even if they still change.
+/// Files are loaded no later than this after the first change, even if they are still changing.
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
-/// Loads files when they change, for as long as it is polled.
+/// Loads files when they change, for as long as the future is polled.
 pub(crate) async fn watch(reloader: Arc<Reloader>, mut events: Events) {
     // The files were read before they were watched, so they are loaded once more.
     let mut previous = None;
@@ -42,8 +42,8 @@ pub(crate) async fn watch(reloader: Arc<Reloader>, mut events: Events) {
         let files = files(&reloader.snapshots().load().config);
         // Changes after the scan cause an event.
         let stamps = scanner.scan(files, &mut events).await;
-        // Loading is retried after an error: there may have been no file descriptors, and
-        // a CRL that is not loaded revokes nothing.
+        // Loading is retried after an error: the process may have been out of file descriptors, and
+        // certificates that a new CRL revokes are accepted until it is loaded.
         if !stamps.is_empty() && (!are_valid || previous.as_ref() != Some(&stamps)) {
             previous = Some(stamps);
             are_valid = reloader.reload_files().await;

@@ -1,4 +1,4 @@
-//! Running one reload at a time.
+//! Runs reloads, one at a time.
 
 use std::{
     collections::HashMap,
@@ -40,23 +40,25 @@ pub struct Reloader {
     sockets: Mutex<Sockets>,
     addresses: Addresses,
     admin: Mutex<Admin>,
-    /// The runtime of connections.
+    /// The Tokio runtime that serves client connections.
     runtime: Handle,
-    /// One reload or load of TLS files at a time.
+    /// Held during a reload and while TLS files are loaded, so that only one of these runs at a
+    /// time.
     pub(super) reload_lock: tokio::sync::Mutex<()>,
     /// Held while sockets may change, or must not change. Taken before `reload_lock`.
     sockets_lock: Arc<tokio::sync::Mutex<()>>,
-    /// Whether a requested reload has not started yet: it covers later requests.
+    /// Whether a requested reload has not started yet. It also covers requests that arrive before
+    /// it starts.
     is_requested: AtomicBool,
     /// The lane that reads the configuration.
     config_lane: Lane,
     /// The lanes that read the files of each `tls` table.
     pub(super) tls_lanes: Mutex<HashMap<TlsOwner, Arc<Lane>>>,
-    /// The errors of changed files that were logged last.
+    /// The errors of changed files, as they were logged last.
     pub(super) file_errors: Mutex<Vec<String>>,
     /// Notified when a configuration was applied.
     pub(super) applied: Notify,
-    /// How often the whole configuration was reloaded and applied.
+    /// The number of times that the whole configuration was reloaded and applied.
     reloads: watch::Sender<u64>,
 }
 
@@ -100,7 +102,8 @@ impl Reloader {
         &self.context.snapshots
     }
 
-    /// Waits until a configuration has been applied since the last call. For one task.
+    /// Waits until a configuration has been applied since the last call. Only one task may call
+    /// this.
     pub(crate) async fn applied(&self) {
         self.applied.notified().await;
     }
@@ -115,15 +118,15 @@ impl Reloader {
         self.context.registry.open() > 0
     }
 
-    /// Reloads in the background. Requests before it starts are merged into one reload.
+    /// Reloads in the background. Requests that arrive before the reload starts are merged into it.
     pub fn request(self: &Arc<Self>) {
         if self.is_requested.swap(true, Ordering::AcqRel) {
             return;
         }
         let this = Arc::clone(self);
         self.runtime.spawn(async move {
-            // If a successor has taken over in the meantime, it has reloaded and notified this
-            // process, which may have merged that request into this one.
+            // If a successor has taken over in the meantime, it has reloaded and has requested a
+            // reload of this process. That request may have been merged into this one.
             if Self::reload(&this).await.is_err() && this.has_open() {
                 let _ = Self::reload(&this).await;
             }
@@ -134,13 +137,14 @@ impl Reloader {
     /// progress.
     ///
     /// # Errors
-    /// If a successor has taken over: ask it instead.
+    /// If a successor process has taken over. Send the request to that process instead.
     ///
     /// # Cancel safety
     /// If the future is dropped, the reload still runs.
     pub async fn reload(self: &Arc<Self>) -> Result<LastReload, Replaced> {
         let this = Arc::clone(self);
-        // In its own task: the caller may go away, and the lock must be held until the end.
+        // Run the reload in its own task: the caller may be cancelled, but the lock must be held
+        // until the reload ends.
         let reloading = self
             .runtime
             .spawn(async move { this.reload_locked().await });
@@ -166,7 +170,7 @@ impl Reloader {
         let reading = move || read(&running.config, &log);
         let read = self.config_lane.run(reading).await;
         let this = Arc::clone(self);
-        // Applying spawns tasks, which belong to the runtime of connections.
+        // Applying spawns tasks, which must run on the runtime of connections.
         let done = self.runtime.spawn_blocking(move || {
             let applied = read.map_err(Rejected::from).flatten();
             let applied = applied.and_then(|read| this.apply(read));
@@ -202,7 +206,7 @@ impl Reloader {
         if let Some(rejected) = rejected {
             let format = self.context.snapshot().config.log.format;
             match rejected {
-                // As `check` prints it.
+                // Print the problems in the same way as `check`.
                 Rejected::Problems(problems) if format == Format::Text => {
                     eprint!("{}", problems.render(config::stderr_has_colours()));
                 }

@@ -1,4 +1,4 @@
-//! Loading changed files of `tls` tables, without the rest of the configuration.
+//! Loads changed files of `tls` tables without reloading the rest of the configuration.
 
 use std::{mem, sync::Arc};
 
@@ -24,10 +24,10 @@ impl Reloader {
         self.reload_lock.lock().await
     }
 
-    /// Loads the files of all `tls` tables and applies changes; the rest of the configuration
-    /// is not read. A listener or upstream whose files have errors keeps its current ones;
-    /// others get their new ones. Returns whether all files are valid. An error is logged
-    /// once, until it changes.
+    /// Loads the files of all `tls` tables and applies changes; the rest of the configuration is
+    /// not read. A listener or upstream whose files have errors keeps its current certificates and
+    /// CRLs; all others use their new ones. Returns whether all files are valid. An error is not
+    /// logged again until it changes.
     ///
     /// # Cancel safety
     /// Started loads are completed.
@@ -35,7 +35,7 @@ impl Reloader {
         let _lock = self.reload_lock.lock().await;
         let loaded = self.start_loads().join_all().await;
         let this = Arc::clone(self);
-        // Fails only by a panic, which has been logged.
+        // Fails only if the task panicked; the panic has been logged.
         let applying = tokio::task::spawn_blocking(move || this.apply_files(loaded));
         applying.await.unwrap_or_default()
     }
@@ -76,7 +76,7 @@ impl Reloader {
         match has_changes.then(|| self.apply(config.into())).transpose() {
             Ok(_) => {
                 changed.iter().for_each(TlsOwner::log_loaded);
-                // Without changes, files with errors may have been restored.
+                // Without changes, the reload has succeeded if files that had errors were restored.
                 if has_changes || (had_errors && bad.is_empty()) {
                     self.conclude(None, NOT_LOADED);
                 }

@@ -25,7 +25,7 @@ pub struct Listener {
     /// Proxies that send a PROXY header before anything else; `None`: no header is read.
     pub trusted_proxies: Option<config::TrustedProxies>,
     pub starttls: StartTls,
-    /// `None`: plain TCP.
+    /// `None` for a plain TCP listener.
     pub tls: Option<tls::Server>,
     /// Verifies client certificates; `None`: clients are identified by address.
     pub trust: Option<Trust>,
@@ -37,7 +37,7 @@ pub struct Listener {
     pub metrics: Arc<ListenerMetrics>,
     /// Connection rate limit per source network.
     pub source_limit: Option<Arc<SourceLimit>>,
-    /// Prefix lengths that make an address a source network.
+    /// Prefix lengths that turn an address into its source network.
     pub prefixes: Prefixes,
 }
 
@@ -147,7 +147,7 @@ impl Listener {
         Self::build(config, tls, metrics, self.next_source_limit(config))
     }
 
-    /// An unchanged limit keeps its buckets: new ones would allow every source another
+    /// An unchanged limit keeps its token buckets: new buckets would allow every source another
     /// burst.
     fn next_source_limit(&self, config: &config::Listener) -> Option<Arc<SourceLimit>> {
         let limit = config.source_rate_limit?;

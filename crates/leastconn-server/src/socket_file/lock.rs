@@ -1,9 +1,9 @@
 //! Serializes the creation of UNIX sockets in one directory.
 //!
 //! Checking that no process listens on a socket, removing its file and listening there are three
-//! steps. Of two balancers that start at the same time, the second could remove the socket that
-//! the first has just created. A lock on the directory prevents that: the directory exists
-//! already, the lock leaves nothing behind, and the kernel releases it when the process ends.
+//! steps. If two balancers start at the same time, one could remove the socket that the other has
+//! just created. A lock on the directory prevents that: the directory exists already, the lock
+//! leaves nothing behind, and the kernel releases it when the process ends.
 
 use std::{os::fd::OwnedFd, path::Path, thread, time::Duration};
 

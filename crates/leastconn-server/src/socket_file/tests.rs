@@ -113,7 +113,7 @@ async fn socket_of_a_service_manager_is_not_removed() {
     let passed = StdListener::bind(&path).unwrap();
     drop(SocketFile::adopt(passed.try_clone().unwrap(), &path, false).unwrap());
     assert!(path.exists());
-    // Nor does a process that never took over remove the predecessor's.
+    // A process that never took over does not remove the file of the predecessor either.
     drop(SocketFile::adopt(passed.try_clone().unwrap(), &path, true).unwrap());
     assert!(path.exists());
     let (socket, mut file) = SocketFile::adopt(passed, &path, true).unwrap();

@@ -1,4 +1,4 @@
-//! Binding TCP addresses, and socket options.
+//! Binds TCP addresses and sets socket options.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -68,7 +68,7 @@ pub fn bind(
         }
         // Allow a restart while connections are in TIME_WAIT.
         socket.set_reuse_address(true)?;
-        // On Linux, accepted sockets inherit it: no syscall for each of them.
+        // On Linux, accepted sockets inherit this option, which saves a syscall for each of them.
         socket.set_tcp_nodelay(true)?;
         if let Some(idle) = keepalive {
             net::set_keepalive(&socket, idle)?;

@@ -1,4 +1,4 @@
-//! Plans the sockets for a new configuration: which stay, which are new.
+//! Plans the sockets for a new configuration: which are kept, and which are opened.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{config::Config, process::inherited::Inherited, socket_file::SocketError};
 
-/// The changes for a configuration. All that can fail has been done.
+/// The planned changes for a configuration. Every step that can fail has been done.
 #[derive(Debug)]
 pub struct Plan {
     pub(super) tcp: Vec<(Wanted, Source)>,
@@ -48,7 +48,7 @@ pub enum PlanError {
     /// A UNIX socket cannot be created.
     #[error(transparent)]
     Unix(#[from] SocketError),
-    /// The address overlaps one that this process listens on.
+    /// The address overlaps an address that this process listens on.
     #[error(
         "listener `{listener}` cannot listen on {address}: this process listens at {at}, which is in the way; that change needs a restart"
     )]
@@ -112,7 +112,7 @@ impl Sockets {
 
     /// For each wanted address, the index of the bound socket that is kept for it.
     ///
-    /// Addresses that stay with their listener have first choice. A port that the kernel chose
+    /// Addresses that stay with their listener are assigned first. A port that the kernel chose
     /// stays with its listener; any other address may move to another listener.
     fn kept(&self, wanted: &[Wanted]) -> Vec<Option<usize>> {
         let mut kept: Vec<Option<usize>> = vec![None; wanted.len()];

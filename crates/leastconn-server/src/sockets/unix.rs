@@ -47,7 +47,7 @@ struct UnixSocket {
     task: JoinHandle<()>,
 }
 
-/// The changes for a configuration. All that can fail has been done.
+/// The planned changes for a configuration. Every step that can fail has been done.
 #[derive(Debug)]
 pub(super) struct Plan(Vec<(Wanted, Source)>);
 
@@ -63,7 +63,8 @@ enum Source {
 pub(super) struct Changes {
     pub(super) opened: Vec<NamedPath>,
     pub(super) closed: Vec<NamedPath>,
-    /// Listener names and tasks that accept the rest of the backlog and end.
+    /// Listeners whose sockets are being closed, with the tasks that accept the rest of the backlog
+    /// and then end.
     pub(super) ending: Vec<(Arc<str>, JoinHandle<()>)>,
 }
 
@@ -125,7 +126,8 @@ impl UnixSockets {
             .collect()
     }
 
-    /// Duplicates all sockets for another process, each with whether a balancer owns its file.
+    /// Duplicates all sockets for another process. The `bool` tells whether a balancer owns the
+    /// file of the socket.
     ///
     /// # Errors
     /// If the process has no file descriptors left.
@@ -139,8 +141,8 @@ impl UnixSockets {
             .collect()
     }
 
-    /// Hands the sockets over to a successor process, which has copies. Closes the `unused`
-    /// ones.
+    /// Hands the sockets over to a successor process, which has copies. Closes the sockets at
+    /// `unused` paths.
     pub(super) fn hand_over(&mut self, unused: &[String]) -> Vec<(Arc<str>, JoinHandle<()>)> {
         let sockets = std::mem::take(&mut self.sockets).into_iter();
         sockets
@@ -162,8 +164,8 @@ impl UnixSockets {
         sockets.map(UnixSocket::close).collect()
     }
 
-    /// Takes the files over from the predecessor, which has ended. Only now, as the
-    /// predecessor continues with its own mode if an upgrade fails.
+    /// Takes the files over from the predecessor, which has ended. The mode of the files is changed
+    /// only now, because the predecessor would continue with its own mode if the upgrade failed.
     pub(super) fn take_over(&mut self) {
         for socket in &mut self.sockets {
             socket.file.take_over();
@@ -214,7 +216,7 @@ impl UnixSocket {
         }
     }
 
-    /// Removes the file first: then no client can connect, and the backlog is still accepted.
+    /// Removes the file first, so that no more clients can connect. The backlog is still accepted.
     fn close(self) -> (Arc<str>, JoinHandle<()>) {
         drop(self.file);
         self.command.send_replace(AcceptCommand::Close);

@@ -1,5 +1,5 @@
-//! PostgreSQL: a client sends `SSLRequest`, and starts the TLS handshake after the answer
-//! `S`. It may request GSSAPI encryption before that, which is answered `N`.
+//! PostgreSQL: a client sends `SSLRequest`, and starts the TLS handshake after the answer `S`.
+//! Before that, it may request GSSAPI encryption. That request is answered with `N`.
 //!
 //! See "SSL Session Encryption" in the chapter "Frontend/Backend Protocol" of the
 //! PostgreSQL documentation. As with PostgreSQL, a client may also start with the
@@ -22,7 +22,7 @@ const CANCEL_REQUEST: u32 = 80_877_102;
 /// Length and code of a request without a body.
 const REQUEST: usize = 8;
 
-/// Maximum requests of a connection: one for each kind of encryption.
+/// Maximum number of requests on a connection: one request for each kind of encryption.
 const MAX_REQUESTS: usize = 2;
 
 /// First byte of a TLS handshake record.
@@ -31,7 +31,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// The client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Request {
-    /// TLS, after the answer.
+    /// TLS: the client starts the handshake after the answer.
     Ssl,
     /// GSSAPI encryption.
     GssEnc,
@@ -123,8 +123,8 @@ pub async fn negotiate(
     ))
 }
 
-/// Reads one request from the socket, at most the first bytes of a longer one, and none of a
-/// TLS handshake.
+/// Reads one request from the socket. Of a longer message, reads only the first bytes; of a TLS
+/// handshake, reads nothing.
 async fn next_request(
     socket: &mut TcpStream,
     received: &mut Vec<u8>,

@@ -1,8 +1,8 @@
 //! The access log: one line with a JSON object for every accepted socket.
 //!
-//! A bounded queue passes lines to a writer thread, so connections never wait for the log.
-//! If its reader is too slow or the disk is full, lines are lost and counted, and a warning
-//! is logged at most once a minute.
+//! A bounded queue passes lines to a writer thread, so connections never wait for the log. If the
+//! reader of the log is too slow or the disk is full, lines are lost and counted, and a warning is
+//! logged at most once a minute.
 
 mod sink;
 
@@ -24,10 +24,10 @@ use sink::Sink;
 
 pub use sink::OpenError;
 
-/// Capacity of the queue in lines: about a second of a busy balancer.
+/// Capacity of the queue in lines: enough for about one second on a busy balancer.
 const QUEUE: usize = 32 * 1024;
 
-/// How long the end of the process waits for queued lines to be written.
+/// How long the process waits at its end for queued lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Minimum time between two warnings about lost lines.
@@ -57,7 +57,7 @@ struct Shared {
     /// The destination that the writer changes to.
     next: Mutex<Option<Sink>>,
     has_next: AtomicBool,
-    /// Asks the writer to write the queued lines, then end.
+    /// Asks the writer to write the queued lines and then to end.
     closing: AtomicBool,
     lost: AtomicU64,
 }
@@ -130,7 +130,8 @@ impl AccessLog {
         Sink::open(access).map(Prepared)
     }
 
-    /// Changes to a new destination. Lines that are already queued may go to either.
+    /// Changes to a new destination. Lines that are already queued may be written to the previous
+    /// or to the new destination.
     pub fn switch(&self, to: Prepared) {
         let is_on = to.0.is_on();
         let mut next = self.shared.next.lock();
@@ -141,8 +142,8 @@ impl AccessLog {
         self.wake_writer();
     }
 
-    /// Wakes the writer to check [`Shared`]. If the queue is full, the writer is awake
-    /// already, or waits for a slow reader and checks now and then.
+    /// Wakes the writer to check [`Shared`]. If the queue is full, the writer is awake already, or
+    /// waits for a slow reader and checks [`Shared`] periodically.
     fn wake_writer(&self) {
         let _ = self.queue.try_send(Message::Wake);
     }
@@ -190,7 +191,7 @@ impl Drop for Flusher {
         self.log.wake_writer();
         // A slow reader must not keep the process from ending.
         if self.writer_done.recv_timeout(FLUSH_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
-            tracing::warn!("access log not flushed, its reader is too slow");
+            tracing::warn!("access log not flushed: its reader is too slow");
         }
     }
 }
@@ -234,7 +235,7 @@ impl Writer {
             let lost = self.sink.push(&line, || shared.has_new_destination());
             shared.count_lost(lost);
             if lost > 0 {
-                // The next write overwrites the reason.
+                // Warn now, because the next write overwrites the reason.
                 self.warn_if_lost();
             }
         }
@@ -254,8 +255,9 @@ impl Writer {
         }
     }
 
-    /// Writes buffered lines until that would wait for the reader. For
-    /// use after the request for a new destination was cleared, which would end the wait.
+    /// Writes buffered lines, but stops when a write would have to wait for the reader. To be used
+    /// after the request for a new destination was cleared, because nothing else would end such a
+    /// wait.
     fn flush_without_waiting(&mut self) {
         let lost = self.sink.flush(|| true);
         self.shared.count_lost(lost);

@@ -36,9 +36,9 @@ pub struct Metrics {
     series: Arc<Series>,
     reloads: Family<Reload, Counter>,
     connections_limit: Gauge,
-    /// From accept to the end of the TLS handshake.
+    /// Time from accept to the end of the TLS handshake.
     pub handshake_seconds: Histogram,
-    /// From the first attempt until a server is connected.
+    /// Time from the first connection attempt until a server is connected.
     pub connect_seconds: Histogram,
 }
 
@@ -55,8 +55,8 @@ struct Version {
 impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::default();
-        // A full handshake takes about 0.4 ms of CPU and one or two round trips; a connect
-        // within a data centre much less.
+        // A full handshake takes about 0.4 ms of CPU and one or two round trips; connecting within
+        // a data centre takes much less time.
         let seconds = || Histogram::new(exponential_buckets(0.000_25, 2.0, 16));
         let metrics = Self {
             series: Arc::default(),

@@ -19,7 +19,7 @@ const MAX_CHARACTERS: usize = 256;
 #[derive(Debug, Default)]
 pub struct RecentRefusals(Mutex<VecDeque<RecentRefusal>>);
 
-/// A connection that was refused a server.
+/// A refused connection, which was never assigned a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Refusal")]
 pub struct RecentRefusal {

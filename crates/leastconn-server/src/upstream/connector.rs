@@ -71,7 +71,8 @@ impl TlsConnector {
 #[derive(Clone, Debug)]
 pub struct UpstreamConnector {
     tls: Option<Arc<TlsConnector>>,
-    /// The only application protocol to offer to the server. `None`: the configured ones.
+    /// The only application protocol to offer to the server. `None`: the configured protocols are
+    /// offered.
     alpn: Option<Box<str>>,
 }
 
@@ -80,9 +81,9 @@ impl UpstreamConnector {
         Self { tls, alpn: None }
     }
 
-    /// The connector for a client that negotiated the application protocol `alpn`. If the
-    /// upstream is configured to offer it, it offers no other: client and server must speak the
-    /// same protocol.
+    /// The connector for a client that negotiated the application protocol `alpn`. If the upstream
+    /// is configured to offer this protocol, the connector offers no other, because client and
+    /// server must speak the same protocol.
     pub fn for_client(&self, alpn: Option<&str>) -> Self {
         let tls = self.tls.clone();
         let offered = tls.as_ref().map(|tls| &tls.settings.alpn);
@@ -113,7 +114,7 @@ impl Prepare for UpstreamConnector {
 pub(super) struct ProbeConnector {
     connector: UpstreamConnector,
     /// How long to wait for the server to reject the client certificate. `None` if the probe
-    /// exchanges data, which shows that as well.
+    /// exchanges data, which also shows whether the server has accepted the certificate.
     rejection_timeout: Option<Duration>,
 }
 

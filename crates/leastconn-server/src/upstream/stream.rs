@@ -21,7 +21,7 @@ use crate::tls::{self, client::ClientStream};
 /// A prepared connection to a server.
 pub enum ServerStream {
     Plain(TcpStream),
-    /// Boxed, because tasks hold and move streams.
+    /// Boxed to keep streams small, because tasks hold and move them.
     Tls(Box<TlsStream>),
 }
 

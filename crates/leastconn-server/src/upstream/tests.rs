@@ -25,7 +25,8 @@ fn scripted() -> (mpsc::Sender<Vec<ServerSpec>>, Scripted) {
     (sender, Scripted(receiver))
 }
 
-/// Probed at the start and then hourly; the configured server is never used.
+/// An upstream whose servers are probed at the start and then hourly. Its configured server is
+/// never used.
 fn config() -> config::Upstream {
     const TEXT: &str = r#"
         [[listener]]
@@ -88,7 +89,7 @@ async fn members_follow_the_source() {
         .unwrap();
     let upstream = Upstream::start_with(&config(), discover).unwrap();
     within(DEADLINE, "the probes", upstream.first_round()).await;
-    // As a client rule holds it: `c` is allowed before it exists.
+    // Selectors as a client rule holds them: `c` is allowed before it exists.
     let (only_a, only_c) = (Selector::named(["a"]), Selector::named(["c"]));
     let open = connect(&upstream, &only_a).await;
 
@@ -96,7 +97,7 @@ async fn members_follow_the_source() {
         .try_send(vec![spec("b", &b), spec("c", &c)])
         .unwrap();
     members(&upstream, &["b", "c"]).await;
-    // The open connection stays and counts; `a` gets no new ones.
+    // The open connection stays and is still counted, but `a` gets no new connections.
     assert_eq!(open.lease.server().in_flight(), 1);
     let departed = upstream.pool().departed();
     assert_eq!(departed[0].id().as_str(), "a");

@@ -23,7 +23,8 @@ pub(super) struct Endpoint {
 pub(super) enum Phase {
     Handshake,
     /// After the handshake: a TLS 1.3 server verifies the client certificate only when the
-    /// handshake is complete for the client. Data from the server shows that it was accepted.
+    /// handshake is complete for the client. Data from the server shows that the client certificate
+    /// was accepted.
     AfterHandshake,
 }
 
@@ -45,8 +46,8 @@ impl TlsFailures {
         }
     }
 
-    /// Logs a TLS failure, unless it is the last one that was logged for the endpoint. Ignores
-    /// other errors, which the caller counts and logs.
+    /// Logs a TLS failure, unless the last failure that was logged for the endpoint is the same.
+    /// Ignores other errors, which the caller counts and logs.
     pub(super) fn log_failure(&self, endpoint: &Endpoint, phase: Phase, error: &io::Error) {
         if tls::client::is_failure(error) && self.record(endpoint, phase, error.to_string()) {
             let Endpoint { server, port } = endpoint;
@@ -62,7 +63,7 @@ impl TlsFailures {
         }
     }
 
-    /// Records a failure. Returns whether it differs from the last one.
+    /// Records a failure. Returns whether it differs from the last recorded failure.
     fn record(&self, endpoint: &Endpoint, phase: Phase, error: String) -> bool {
         let mut logged = self.logged.lock();
         let failure = (phase, error);
@@ -75,7 +76,7 @@ impl TlsFailures {
     }
 
     /// Removes a recorded failure if TLS has now succeeded up to and including its phase. Returns
-    /// whether there was one.
+    /// whether there was a recorded failure.
     fn clear(&self, endpoint: &Endpoint, phase: Phase) -> bool {
         if self.count.load(Ordering::Relaxed) == 0 {
             return false;

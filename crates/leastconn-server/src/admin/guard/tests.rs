@@ -158,14 +158,14 @@ fn socket_restricts_only_browsers() {
         asked.extensions_mut().insert(Caller::Socket(None));
         refuse(&asked, &admin(None))
     };
-    // As `curl` sends it, with and without `-d`: any host, any type, no token.
+    // Requests as `curl` sends them, with and without `-d`: any host, any content type, no token.
     let form = ("content-type", "application/x-www-form-urlencoded");
     for headers in [&[][..], &[json], &[form], &[("content-type", "")]] {
         assert_eq!(ask("POST", headers), None, "{headers:?}");
         let named = [&[("host", "x")], headers].concat();
         assert_eq!(ask("POST", &named), None, "{named:?}");
     }
-    // The dashboard's own page, behind `ssh -L`.
+    // The dashboard itself, opened through `ssh -L`.
     let (host, origin) = (
         ("host", "localhost:8080"),
         ("origin", "http://localhost:8080"),
@@ -173,7 +173,7 @@ fn socket_restricts_only_browsers() {
     assert_eq!(ask("POST", &[host, origin, json]), None);
     assert_eq!(ask("POST", &[host, origin]), Some(Refused::NotJson));
     assert_eq!(ask("POST", &[host, origin, form]), Some(Refused::NotJson));
-    // A page of another site, with a known host name and by DNS rebinding.
+    // A page of another site, sent with a known host name and with DNS rebinding.
     let evil = ("origin", "http://evil.com:8080");
     assert_eq!(ask("POST", &[host, evil, json]), Some(Refused::CrossSite));
     let rebound = [("host", "evil.com:8080"), evil, json];

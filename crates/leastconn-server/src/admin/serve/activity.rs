@@ -38,7 +38,7 @@ pub(in crate::admin) struct Activity {
 impl Activities {
     /// Registers a connection.
     pub(in crate::admin) fn add(&mut self) -> Arc<Activity> {
-        // The connections hold the other references.
+        // Every open connection holds another reference.
         self.all.retain(|one| Arc::strong_count(one) > 1);
         let one = Arc::new(Activity {
             idle_since: Mutex::new(Some(net::now())),
@@ -94,7 +94,7 @@ impl Activity {
         self.evict.notified().await;
     }
 
-    /// Whether it has answered a request.
+    /// Whether the connection has answered a request.
     pub(super) fn has_answered(&self) -> bool {
         self.has_answered.load(Ordering::Acquire)
     }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{registry::DisplayAddress, text::escape, tls};
 
-/// The fields of the line. Unknown ones are left out.
+/// The fields of the line. Fields whose value is unknown are left out.
 #[derive(Serialize)]
 pub(super) struct Line<'a> {
     pub(super) time: String,
@@ -53,7 +53,7 @@ pub(super) struct Line<'a> {
     pub(super) outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) shadow: Option<Shadow<'a>>,
-    /// Explanation where the outcome alone is not enough.
+    /// Explains the outcome where the reason code alone is not enough.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) detail: Option<String>,
 }

@@ -8,7 +8,7 @@ use crate::{
     telemetry::access_log::AccessLog,
 };
 
-/// The access log and the metrics after `with` has dropped its record.
+/// Returns the access log lines and the metrics after `with` has dropped its record.
 fn logged(with: impl FnOnce(AccessRecord) + Send + 'static) -> (Vec<Value>, String) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
@@ -23,7 +23,7 @@ fn logged(with: impl FnOnce(AccessRecord) + Send + 'static) -> (Vec<Value>, Stri
         net::now(),
     );
     let record = AccessRecord::open(Arc::clone(&telemetry), listener, guard, net::now());
-    // In a thread of its own because it may panic.
+    // Run `with` in a separate thread, because it may panic.
     let _ = std::thread::spawn(move || with(record)).join();
     drop(flusher);
     let text = std::fs::read_to_string(path).unwrap();

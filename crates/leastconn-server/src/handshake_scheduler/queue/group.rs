@@ -9,12 +9,13 @@ use super::{Source, Ticket};
 pub(super) struct Group<S, W> {
     permits: usize,
     members: HashMap<S, Member<W>>,
-    /// Sources with waiters for a permit: the permits that each has, its oldest ticket, and
-    /// the source.
+    /// Sources with waiters for a permit. Each entry is the number of permits that the source has,
+    /// its oldest ticket, and the source.
     permit_order: BTreeSet<(usize, Ticket, S)>,
-    /// Sources with waiters for a time slice, by position.
+    /// Sources with waiters for a time slice, by position in the round robin.
     slice_order: BTreeMap<u64, S>,
-    /// The group's position in `Queue::slice_order`. Valid while its own is not empty.
+    /// The group's position in `Queue::slice_order`. Valid while the group's own `slice_order` is
+    /// not empty.
     position: u64,
 }
 
@@ -107,7 +108,8 @@ impl<S: Source, W> Group<S, W> {
         removed.is_some()
     }
 
-    /// Queues a waiter for a time slice. Returns whether it is the group's only one.
+    /// Queues a waiter for a time slice. Returns whether it is the group's only waiter for a time
+    /// slice.
     pub(super) fn queue_for_slice(&mut self, source: S, ticket: Ticket, waiter: W) -> bool {
         let is_first = self.slice_order.is_empty();
         let member = self.members.entry(source).or_insert_with(Member::new);
@@ -122,8 +124,8 @@ impl<S: Source, W> Group<S, W> {
         is_first
     }
 
-    /// Returns the next waiter for a time slice, and whether the group has more of them;
-    /// then its new position is `position`.
+    /// Returns the next waiter for a time slice, and whether the group has more such waiters. If it
+    /// has, its new position in `Queue::slice_order` is `position`.
     pub(super) fn next_slice(&mut self, position: u64) -> (Option<W>, bool) {
         let Some((_, source)) = self.slice_order.pop_first() else {
             return (None, false);
@@ -158,7 +160,7 @@ impl<S: Source, W> Group<S, W> {
         (removed, is_last.then_some(self.position))
     }
 
-    /// Changes a source, then updates `permit_order` and removes an unused source.
+    /// Applies `change` to a source, then updates `permit_order` and removes an unused source.
     fn update<T>(&mut self, source: S, change: impl FnOnce(&mut Member<W>) -> T) -> T {
         let member = self.members.entry(source).or_insert_with(Member::new);
         let before = member.permit_order_key(source);

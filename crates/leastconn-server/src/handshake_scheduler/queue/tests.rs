@@ -42,7 +42,8 @@ struct Model {
     last_id: u32,
     /// Permits held before the last operation.
     permits_before: usize,
-    /// For each group that waits for a time slice: the groups that had one since.
+    /// For each group that waits for a time slice: the groups that got a time slice since the wait
+    /// began.
     slices_since: BTreeMap<SourceId, BTreeSet<SourceId>>,
 }
 
@@ -58,7 +59,7 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        // Mostly from one flooding source.
+        // Most handshakes come from one flooding source.
         3 => Just(Op::AcquirePermit(0)),
         2 => (1..5_u8).prop_map(Op::AcquirePermit),
         2 => (10..13_u8).prop_map(Op::AcquirePermit),

@@ -1,4 +1,4 @@
-//! From a matching rule to a grant.
+//! Tests which grant a matching rule gives.
 
 use leastconn::ServerId;
 

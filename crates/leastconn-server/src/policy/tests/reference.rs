@@ -68,7 +68,8 @@ fn net_contains(net: &str, address: IpAddr) -> bool {
 }
 
 /// Reference implementation: tries all rules in order. Returns the first enforced rule that
-/// matches, and the first shadow rule that matches before it; each with the identity.
+/// matches, and the first shadow rule that matches before it. Each rule is returned with the
+/// client's identity.
 pub(super) fn try_all(
     rules: &[RuleText],
     input: &RuleInput<'_>,

@@ -13,16 +13,16 @@ use crate::overrides::{ConnectionFilter, OverrideHandover};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
-/// Longest accepted message.
+/// Maximum length of a message, in bytes.
 const MAX_LINE: u64 = 4 * 1024 * 1024;
 
-/// From a starting successor.
+/// A message from a starting successor to its predecessor.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StartMessage {
-    /// It accepts connections.
+    /// The successor accepts connections.
     Ready(UnusedSockets),
-    /// It cannot start, and exits.
+    /// The successor cannot start, and exits.
     Failed {
         /// Errors, one per line.
         #[serde(default)]
@@ -30,18 +30,19 @@ pub enum StartMessage {
     },
 }
 
-/// From the newest process to all predecessors: events that also apply to their open
-/// connections.
+/// A message from the newest process to all predecessors: an event that also applies to the open
+/// connections of the predecessors.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NewestMessage {
-    /// It took over, with the configuration as it is now.
+    /// The newest process took over and has loaded the current configuration, so predecessors
+    /// reload it too.
     TookOver { pid: u32 },
-    /// It reloaded the configuration.
+    /// The newest process reloaded the configuration.
     Reloaded {},
     /// An operator killed connections.
     Killed(ConnectionFilter),
-    /// It reopened its log files.
+    /// The newest process reopened its log files.
     ReopenedLogs {},
 }
 
@@ -56,11 +57,11 @@ pub struct UnusedSockets {
     pub paths: Vec<String>,
 }
 
-/// From the predecessor to a ready successor.
+/// A message from the predecessor to a ready successor.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PredecessorMessage {
-    /// The predecessor no longer accepts; the successor is the service now.
+    /// The predecessor no longer accepts; the successor now provides the service.
     Go {
         /// A reload was requested during the upgrade.
         #[serde(default)]
@@ -72,19 +73,20 @@ pub enum PredecessorMessage {
     },
 }
 
-/// From a predecessor to the newest process.
+/// A message from a predecessor to the newest process.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PredecessorStatus {
-    /// It still serves connections.
+    /// The predecessor still serves connections.
     Serves {
         pid: u32,
-        /// 0 if it is about to exit, or only remains as PID 1.
+        /// The number of open connections; 0 if the predecessor is about to exit, or only remains
+        /// as PID 1.
         connections: u64,
     },
 }
 
-/// To PID 1 of a container.
+/// A message to PID 1 of a container.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pid1Message {
@@ -92,7 +94,7 @@ pub enum Pid1Message {
     Newest { pid: i32 },
 }
 
-/// Sends one message. Blocks only if the buffer is full, while the peer reads.
+/// Sends one message. Blocks only while the buffer of the socket is full.
 pub fn send(mut to: &UnixStream, message: &impl Serialize) -> io::Result<()> {
     to.write_all(&line(message)?)
 }
@@ -103,11 +105,11 @@ fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// One end of the socket.
+/// One end of a socket between two processes.
 #[derive(Debug)]
 pub struct Channel {
     stream: BufReader<tokio::net::UnixStream>,
-    /// Start of an incomplete message.
+    /// The received part of an incomplete message.
     line: Vec<u8>,
 }
 

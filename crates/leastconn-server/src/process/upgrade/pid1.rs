@@ -1,8 +1,8 @@
 //! PID 1 of a container after an upgrade.
 //!
-//! When PID 1 exits, the kernel kills all other processes of the container. So it stays,
-//! without sockets, forwards signals to the newest process, and reaps exited processes. It
-//! exits when the newest process does, with the same code.
+//! When PID 1 exits, the kernel kills all other processes of the container. So PID 1 keeps running
+//! without sockets, forwards signals to the newest process, and reaps exited processes. It exits
+//! when the newest process does, with the same code.
 
 use std::{
     collections::VecDeque,
@@ -25,10 +25,11 @@ use super::{
     channel::{Channel, Pid1Message},
 };
 
-/// Number of recent exit codes kept: one of these processes may turn out to be the newest.
+/// Number of recent exit codes kept: a later message may announce one of these processes as the
+/// newest process.
 const MAX_EXITS: usize = 64;
 
-/// Time for messages that a process sent before it exited to arrive.
+/// How long to wait for messages that a process may have sent before it exited.
 const MESSAGE_GRACE: Duration = Duration::from_secs(1);
 
 /// Whether this process is PID 1.
@@ -42,7 +43,8 @@ pub struct Pid1 {
     newest: Pid,
     /// Exit code of the newest process, once it has exited.
     exit_code: Option<u8>,
-    /// After that exit: deadline for a message that names another newest process.
+    /// Set when the newest process has exited: deadline for a message that names another newest
+    /// process.
     deadline: Option<Instant>,
     /// Later processes announce themselves here.
     announcements: Option<Channel>,
@@ -70,7 +72,11 @@ impl Pid1 {
     /// Forwards a signal to the newest process.
     pub fn forward(&self, signal: Signal) {
         if let Err(error) = kill_process(self.newest, signal) {
-            tracing::warn!(%error, pid = %self.newest, "cannot forward a signal");
+            tracing::warn!(
+                %error,
+                pid = %self.newest,
+                "cannot forward a signal to the newest process"
+            );
         }
     }
 
@@ -80,7 +86,7 @@ impl Pid1 {
     /// Cancel safe.
     pub async fn newest_exited(&mut self) -> u8 {
         loop {
-            // Before waiting: signals from before the first wait are not reported.
+            // Reap before waiting: signals that arrived before the first wait are not reported.
             self.reap();
             let Some(code) = self.exit_code else {
                 tokio::select! {
@@ -89,11 +95,11 @@ impl Pid1 {
                 }
                 continue;
             };
-            // It may have announced its successor just before.
+            // The process may have announced its successor just before it exited.
             if self.announcements.is_none() {
                 return code;
             }
-            // Set once per exit: this future may be dropped and polled anew.
+            // Set the deadline once per exit, because this future may be dropped and created again.
             let deadline = *self
                 .deadline
                 .get_or_insert_with(|| net::now() + MESSAGE_GRACE);
@@ -112,8 +118,8 @@ impl Pid1 {
         }
     }
 
-    /// Makes `pid` the newest process. It may have exited already. Each is announced twice,
-    /// by itself and by its predecessor.
+    /// Makes `pid` the newest process. The process may have exited already. Each process is
+    /// announced twice, by itself and by its predecessor.
     fn follow(&mut self, pid: i32) {
         let Some(newest) = Pid::from_raw(pid).filter(|newest| *newest != self.newest) else {
             return;
@@ -184,7 +190,7 @@ mod tests {
 
     fn ended(mut child: Child) {
         child.kill().unwrap();
-        // Without reaping it.
+        // Wait for the exit without reaping the process.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         waitid(WaitId::Pid(Pid::from_child(&child)), options).unwrap();
     }
@@ -203,7 +209,7 @@ mod tests {
         };
         let mut first = Pid1::new(&successor, ours).unwrap();
         let pid = new_pid.as_raw_nonzero().get();
-        // Announced by the old process, then by the new one.
+        // The new process is announced twice: by the old process and by itself.
         channel::send(&theirs, &Pid1Message::Newest { pid }).unwrap();
         ended(old);
         channel::send(&theirs, &Pid1Message::Newest { pid }).unwrap();

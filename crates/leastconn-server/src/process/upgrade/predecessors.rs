@@ -1,5 +1,5 @@
-//! Predecessor processes that still have connections. The newest process notifies all of
-//! them; at an upgrade it passes its sockets to them to its successor.
+//! Predecessor processes that still have connections. The newest process notifies all of them. In
+//! an upgrade, it passes the sockets that are connected to them on to its successor.
 
 use std::{
     io,
@@ -48,7 +48,7 @@ impl Updates {
                         missed,
                         "too many kill commands at once: predecessor processes missed some"
                     ),
-                    // This process is ending.
+                    // The sender is gone, because this process is ending.
                     Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
                 },
             }
@@ -59,7 +59,7 @@ impl Updates {
 /// The predecessors of this process.
 #[derive(Debug)]
 pub struct PredecessorChannels {
-    /// Dead once the process has exited.
+    /// A reference is dead once the predecessor has exited.
     streams: Vec<Weak<UnixStream>>,
     task: JoinHandle<()>,
     /// Dropping it ends the task.
@@ -67,8 +67,8 @@ pub struct PredecessorChannels {
 }
 
 impl PredecessorChannels {
-    /// Notifies all predecessors that this process took over, and then of all `updates`.
-    /// They report their open connections, which are stored in `left`.
+    /// Notifies all predecessors that this process took over, and then of all `updates`. The
+    /// predecessors report how many open connections they have, which is stored in `left`.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
@@ -101,15 +101,15 @@ impl PredecessorChannels {
             .collect()
     }
 
-    /// Tells them to reopen their log files.
+    /// Tells the predecessors to reopen their log files.
     pub fn reopen_logs(&self) {
         self.reopens.send_replace(());
     }
 
-    /// Sends pending updates, then leaves further ones to a successor.
+    /// Sends pending updates, then ends the task: a successor sends later updates.
     pub async fn leave(self) {
         drop(self.reopens);
-        // A panic has been logged.
+        // If the task panicked, the panic has been logged.
         let _ = self.task.await;
     }
 }
@@ -164,7 +164,8 @@ async fn send_updates(
     }
 }
 
-/// Sends a message, or closes a socket whose buffer is full: that predecessor hangs.
+/// Sends a message. If the buffer of the socket is full, the predecessor hangs, and the socket is
+/// closed.
 fn send_or_close(stream: &UnixStream, message: &NewestMessage) {
     let Err(error) = send(stream, message) else {
         return;
@@ -172,10 +173,10 @@ fn send_or_close(stream: &UnixStream, message: &NewestMessage) {
     if error.kind() != io::ErrorKind::BrokenPipe {
         tracing::warn!(
             %error,
-            "a predecessor process does not read its messages and gets no more"
+            "predecessor process does not read its messages: no more are sent"
         );
     }
-    // After part of a line, later messages would be garbled.
+    // If only a part of the line was sent, later messages would be garbled.
     let _ = shutdown(stream, Shutdown::Both);
 }
 
@@ -249,7 +250,7 @@ mod tests {
             found.await.unwrap();
         };
         are_left(&[(7, 2)]).await;
-        // A predecessor that exited is neither notified nor passed on.
+        // A predecessor that exited is not notified, and its socket is not passed on.
         drop(two);
         are_left(&[]).await;
         reloads.send_modify(|reloads| *reloads += 1);
@@ -263,7 +264,7 @@ mod tests {
         });
         let shared = shared.await.unwrap();
 
-        // Updates from before the handover arrive before those of the successor.
+        // Updates that were sent before the handover arrive before the updates of the successor.
         kills.send(of("late")).unwrap();
         newer.reopen_logs();
         newer.leave().await;

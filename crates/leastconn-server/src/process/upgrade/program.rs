@@ -33,7 +33,7 @@ pub(super) fn path() -> io::Result<PathBuf> {
 
 fn by_name(name: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
     if name.as_bytes().contains(&b'/') {
-        // If it exists but is not a program, report that instead of falling back.
+        // If a file of this name exists but is not a program, report that instead of falling back.
         return Some(PathBuf::from(name)).filter(|file| file.exists());
     }
     let mut all = env::split_paths(path?).map(|directory| directory.join(name));
@@ -54,7 +54,7 @@ fn is_program(file: &Path) -> io::Result<()> {
     if start.starts_with(b"\x7fELF") || start.starts_with(b"#!") {
         return Ok(());
     }
-    // exec would fall back to running it with a shell.
+    // Reject the file here, because exec would fall back to running it with a shell.
     Err(io::Error::other("neither a program nor a script"))
 }
 

@@ -14,7 +14,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::files;
 
-/// Reports changes in watched directories; none where inotify is not available.
+/// Reports changes in watched directories. Reports none if inotify is not available.
 #[derive(Debug)]
 pub(crate) struct Events {
     inotify: Option<Arc<AsyncFd<OwnedFd>>>,
@@ -39,7 +39,10 @@ impl Events {
             AsyncFd::with_interest(inotify, Interest::READABLE)
         };
         let inotify = open().inspect_err(|error| {
-            tracing::warn!(%error, "inotify not available, files are checked every 10 s");
+            tracing::warn!(
+                %error,
+                "inotify is not available: TLS files are checked every 10 s only"
+            );
         });
         Self {
             inotify: inotify.ok().map(Arc::new),
@@ -93,7 +96,7 @@ impl Events {
                 return;
             }
             if let Ok(Err(error)) = drained {
-                tracing::error!(%error, "inotify failed, files are checked every 10 s");
+                tracing::error!(%error, "inotify failed: TLS files are checked every 10 s only");
                 return pending().await;
             }
         }
@@ -106,10 +109,10 @@ pub(super) struct Adder(Option<Arc<AsyncFd<OwnedFd>>>);
 
 impl Adder {
     /// Watches a directory. `None` if it does not exist. Call it again for each scan: another
-    /// directory may have taken the name. May block.
+    /// directory may have this name by now. May block.
     pub(super) fn add(&self, directory: &Path) -> Option<i32> {
-        // Not `MODIFY`: writers close their files in the end, and a log file in the same
-        // directory would cause an event for every line.
+        // `MODIFY` is not watched: writers close their files when they are done, which is watched,
+        // and a log file in the same directory would cause an event for every line.
         let changes = WatchFlags::CREATE
             | WatchFlags::MOVED_TO
             | WatchFlags::MOVED_FROM

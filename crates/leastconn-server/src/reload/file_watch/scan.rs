@@ -1,4 +1,4 @@
-//! Finding changed files, where accessing one of them may block.
+//! Finds changed files. Accessing a file may block.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,8 +14,8 @@ use super::{
 };
 use crate::files::{self, Lane};
 
-/// Scans files. The files of each directory have a lane of their own, so that a directory
-/// that blocks delays no other.
+/// Scans files. The files of each directory have a lane of their own, so that a directory that
+/// blocks does not delay the others.
 #[derive(Debug, Default)]
 pub(super) struct Scanner(BTreeMap<PathBuf, Directory>);
 
@@ -33,8 +33,8 @@ struct Scan {
 }
 
 impl Scanner {
-    /// Watches the directories of all files, and returns the files' stamps. Where a directory
-    /// blocks, its files keep their previous stamps.
+    /// Watches the directories of all files, and returns the files' stamps. If a directory blocks,
+    /// its files keep their previous stamps.
     pub(super) async fn scan(&mut self, files: Vec<PathBuf>, events: &mut Events) -> Vec<Stamp> {
         let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for file in files {

@@ -77,7 +77,7 @@ async fn unwatched_directory_causes_no_events() {
     // Removing the watch of the first directory is an event.
     settle(&events).await;
     fs::write(one.path().join("a"), "").unwrap();
-    // Tests silence.
+    // No further event is reported.
     let changed = timeout(Duration::from_millis(300), events.changed()).await;
     assert!(changed.is_err());
     fs::write(two.path().join("a"), "").unwrap();

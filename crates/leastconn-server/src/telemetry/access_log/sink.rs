@@ -1,9 +1,9 @@
 //! The destination of access log lines. Lines are buffered and written together; lines that
 //! cannot be written are counted.
 //!
-//! The reader of a pipe, socket or FIFO may be slow, gone or not started yet. Opening does
-//! not wait for it. Writing waits until the caller gives up, for example because the
-//! destination was changed; the rest is lost.
+//! The reader of a pipe, socket or FIFO may be slow, gone or not started yet. Opening does not wait
+//! for it. Writing waits for the reader until the caller gives up, for example because the
+//! destination was changed. Lines that have not been written by then are lost.
 
 use std::{
     fs::{File, OpenOptions},
@@ -84,8 +84,8 @@ impl Sink {
     pub(super) fn open(access: &Access) -> Result<Self, OpenError> {
         let output = match access {
             Access::Off => Output::Off,
-            // Not through `io::stdout`, which has a buffer of its own and keeps lines that
-            // could not be written.
+            // Do not use `io::stdout`, which has its own buffer and keeps lines that could not be
+            // written.
             Access::Stdout => Output::Stream(stream(io::stdout().as_fd(), "stdout")?),
             Access::Stderr => Output::Stream(stream(io::stderr().as_fd(), "stderr")?),
             Access::File(path) => Output::File {
@@ -143,8 +143,8 @@ impl Sink {
         lost
     }
 
-    /// Writes the buffered lines; while that would block, waits until `give_up` returns true.
-    /// Returns how many lines were lost.
+    /// Writes the buffered lines; if a write would block, waits until it is possible or `give_up`
+    /// returns true. Returns how many lines were lost.
     pub(super) fn flush(&mut self, give_up: impl Fn() -> bool) -> u64 {
         if self.buffer.is_empty() {
             return 0;
@@ -188,7 +188,7 @@ impl Output {
             if !is_regular && !is_ready(file, &give_up) {
                 return (written, Some(io::Error::other("the reader is too slow")));
             }
-            // Whole lines where they fit: another process may write to the same pipe.
+            // Write whole lines where they fit, because another process may write to the same pipe.
             let piece = &rest[..rest.len().min(max_write)];
             let end = piece.iter().rposition(|&byte| byte == b'\n');
             match file.write(end.map_or(piece, |end| &piece[..=end])) {
@@ -228,7 +228,8 @@ fn stream(stream: BorrowedFd<'_>, name: &str) -> Result<File, OpenError> {
 
 /// Opens a file for appending. `None`: a FIFO without a reader.
 fn open(path: &Path) -> Result<Option<File>, OpenError> {
-    // Otherwise opening a FIFO would wait for its reader. No effect on regular files.
+    // Without this flag, opening a FIFO would wait for its reader. The flag has no effect on
+    // regular files.
     let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let mut options = OpenOptions::new();
     options.create(true).append(true).custom_flags(nonblock);

@@ -74,7 +74,7 @@ fn fifo_readers_may_come_and_go() {
         });
         assert_eq!(log.lost(), lost);
         drop(reader);
-        // An error and no SIGPIPE, which would end the process.
+        // The write must fail with an error and not raise SIGPIPE, which would end the process.
         log.write(line(round));
         wait("the reader has gone", || log.lost() == lost + 1);
     }

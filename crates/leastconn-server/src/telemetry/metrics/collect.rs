@@ -19,11 +19,11 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     fn removed_servers(&self) -> Vec<(String, String, u64)>;
     /// All upstreams, and whether they are in panic mode.
     fn upstreams(&self) -> Vec<(String, bool)>;
-    /// Certificate and CRL files, once per use.
+    /// Certificate and CRL files. A file occurs once for each of its uses.
     fn file_validity(&self) -> Vec<FileValidity>;
     /// Open connections of each predecessor that still has some.
     fn predecessors(&self) -> Vec<u64>;
-    /// Memory in use and its limit, in bytes; 0: no limit.
+    /// Memory in use and the memory limit, in bytes. A limit of 0 means no limit.
     fn memory(&self) -> (u64, u64);
     /// How long reading a file has been blocked, in seconds.
     fn blocked_seconds(&self) -> f64;
@@ -41,9 +41,9 @@ pub struct FileValidity {
     pub file: String,
     /// Whether it contains CRLs.
     pub is_crl: bool,
-    /// Earliest `notAfter` or `nextUpdate` of those in force, in UNIX seconds.
+    /// Earliest `notAfter` or `nextUpdate` of the certificates or CRLs in force, in UNIX seconds.
     pub ends: i64,
-    /// `notBefore` or `thisUpdate` of the same certificate or list.
+    /// `notBefore` or `thisUpdate` of the same certificate or CRL, in UNIX seconds.
     pub begins: i64,
 }
 
@@ -161,8 +161,8 @@ impl<O: Observed> Collect<O> {
     fn encode_files(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut all = self.0.file_validity();
         all.sort();
-        // One series per file: several `tls` tables may use it, some with content from
-        // before it changed.
+        // One series per file: several `tls` tables may use the same file, some of them with its
+        // previous content.
         let files = |files: &[&FileValidity], value: fn(&FileValidity) -> i64| {
             let sample = |same: &[&FileValidity]| {
                 let first = same.iter().min_by_key(|file| file.ends)?;

@@ -1,4 +1,4 @@
-//! Text formats of metrics, and which one a scraper accepts.
+//! Text formats of metrics, and negotiation of the format with a scraper.
 
 use std::fmt::Write;
 

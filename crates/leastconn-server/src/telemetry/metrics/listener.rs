@@ -33,7 +33,7 @@ impl Default for ListenerMetrics {
 }
 
 impl ListenerMetrics {
-    /// A connection ended.
+    /// Counts a connection that ended with this reason.
     pub fn ended(&self, reason: Reason) {
         self.active.dec();
         self.outcomes[reason.index()].inc();

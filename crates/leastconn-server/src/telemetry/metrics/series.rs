@@ -70,7 +70,7 @@ impl ClientMetrics {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Counts an ended connection; `is_refused`: it never had a server.
+    /// Counts an ended connection. `is_refused`: the connection never had a server.
     pub fn count_end(&self, reason: Reason, is_refused: bool) {
         self.count(reason);
         if is_refused {
@@ -111,7 +111,7 @@ pub(super) struct Table<T>(RwLock<HashMap<Arc<str>, Entry<T>>>);
 #[derive(Debug)]
 struct Entry<T> {
     metrics: Arc<T>,
-    /// Last generation of the configuration with this name, plus 1; 0: unknown.
+    /// Last generation of the configuration that contained this name, plus 1; 0: unknown.
     found_in: AtomicU64,
 }
 
@@ -334,7 +334,7 @@ impl Series {
     }
 }
 
-/// Only reasons that occurred: a series for each would be too many with many rules.
+/// Exports only reasons that occurred: with many rules, a series for each reason would be too many.
 fn ended(
     clients: &[(Arc<str>, Arc<ClientMetrics>)],
 ) -> impl Iterator<Item = (ClientEnded, ConstCounter<u64>)> {

@@ -28,7 +28,7 @@ impl Observed for FixedState {
         };
         vec![
             validity("a \"b\"\\\n.crt", false, 7),
-            // In two `tls` tables, one of them with the previous content.
+            // The file is in two `tls` tables, one of which has its previous content.
             validity("ca.pem", true, 9),
             validity("ca.pem", false, 8),
             validity("ca.pem", true, 5),
@@ -86,7 +86,10 @@ fn text_is_valid_prometheus_format() {
     }
     let key = normalise(r#"leastconn_server_connections_active{upstream="web",server="web1"}"#);
     assert_eq!(samples[&key], 3.0);
-    assert!(!text.contains("web2"), "it has no connection");
+    assert!(
+        !text.contains("web2"),
+        "series of a server without connections"
+    );
     // Quotes in a label value are escaped.
     assert!(text.contains(r#"{file="a \"b\"\\\n.crt"} 7"#), "{text}");
 
