@@ -97,16 +97,16 @@ struct CheckArgs {
     file: Option<PathBuf>,
 }
 
-/// Exit code: success, or drained.
+/// Exit code: success; for `run`, all connections ended before the drain timeout.
 pub const DONE: u8 = 0;
-/// Exit code: failed at run time, or connections were cut off.
+/// Exit code: runtime failure; for `run`, connections were cut off at the drain timeout.
 pub const FAILED: u8 = 1;
 /// Exit code: wrong usage, or invalid configuration.
 pub const INVALID: u8 = 2;
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    // Exits with code 2 if the arguments are wrong.
+    // `parse` exits with code 2 if the arguments are wrong.
     match Cli::parse().command {
         Command::Run(args) => run::run(args.config),
         Command::Demo(args) => demo::run(&args),
@@ -138,7 +138,7 @@ pub fn main() -> ExitCode {
 
 /// Prints `error` on standard error and returns `code`.
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    // Not `eprintln!`, which panics if standard error is closed.
+    // `eprintln!` would panic if standard error is closed.
     let _ = writeln!(io::stderr(), "leastconn-lb: {error}");
     ExitCode::from(code)
 }

@@ -2,7 +2,7 @@
 
 use leastconn_server::api::SlowStart;
 
-/// `1023B`, `1.5KiB`.
+/// Formats a size: `1023B`, `1.5KiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
@@ -21,7 +21,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
     format!("{size:.1}{unit}")
 }
 
-/// `0`, `0.4`, `12`, `1,234`.
+/// Formats a rate: `0`, `0.4`, `12`, `1,234`.
 pub(crate) fn rate(per_second: f64) -> String {
     if per_second > 0.0 && per_second < 9.95 {
         return format!("{per_second:.1}");
@@ -29,7 +29,7 @@ pub(crate) fn rate(per_second: f64) -> String {
     number(per_second.max(0.0).round() as u64)
 }
 
-/// `1,234,567`
+/// Formats a number: `1,234,567`.
 pub(crate) fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
@@ -42,7 +42,7 @@ pub(crate) fn number(number: u64) -> String {
     out
 }
 
-/// At most two units: `12s`, `5m03s`, `2h15m`, `3d04h`.
+/// Formats a duration with at most two units: `12s`, `5m03s`, `2h15m`, `3d04h`.
 pub(crate) fn age(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match (days, hours, minutes) {
@@ -53,13 +53,14 @@ pub(crate) fn age(seconds: u64) -> String {
     }
 }
 
-/// `35% of its share, full in 20s`
+/// Formats the progress of slow start: `35% of its share, full in 20s`.
 pub(crate) fn slow_start(slow: &SlowStart) -> String {
     let left = age(slow.remaining_seconds.ceil() as u64);
     format!("{} of its share, full in {left}", percent(slow.share))
 }
 
-/// `35%`; at most 99 %, because the ramp has not ended.
+/// Formats the share of a server in slow start: `35%`. At most 99%, because slow start has
+/// not ended.
 pub(crate) fn percent(share: f64) -> String {
     format!("{}%", (share * 100.0).round().clamp(0.0, 99.0))
 }

@@ -41,8 +41,8 @@ pub const CA_KEY: &str = "ca.key";
 /// File name of the CRL.
 pub const CA_CRL: &str = "ca.crl";
 
-/// Longest validity: a hundred years. Longer ones could exceed the years that certificates
-/// can express.
+/// Maximum validity: one hundred years. A longer one could end after the last year that a
+/// certificate can express.
 pub const MAX_DAYS: u32 = 36_500;
 
 /// Maximum file size. A CRL with a million entries has about 40 MB.
@@ -150,7 +150,7 @@ pub struct Issued {
 
 impl fmt::Debug for Issued {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without the key, which must not appear in logs.
+        // Omit the key, which must not appear in logs.
         f.debug_struct("Issued")
             .field("cert_pem", &self.cert_pem)
             .finish_non_exhaustive()
@@ -279,7 +279,8 @@ impl Authority {
     pub fn issue(&self, leaf: &Leaf) -> Result<Issued, PkiError> {
         names::validate_cn(&leaf.cn)?;
         let now = ASN1Time::now().to_datetime();
-        // A leaf must not outlive its issuer: it would fail before its own expiry date.
+        // Limit the leaf's validity to that of the CA: once the CA has expired, the leaf is
+        // rejected although its own expiry date is later.
         let (_, ca) = x509_parser::parse_x509_certificate(&self.cert)
             .map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
         let ca_ends = ca.validity().not_after.to_datetime();
@@ -311,7 +312,7 @@ impl Authority {
         params
             .subject_alt_names
             .extend(leaf.ips.iter().copied().map(SanType::IpAddress));
-        // Not `NoCa`, which also omits the subject key identifier.
+        // `NoCa` would also omit the subject key identifier.
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = match leaf.usage {
@@ -380,14 +381,15 @@ fn validity(days: u32) -> Result<Duration, PkiError> {
     Ok(Duration::from_secs(u64::from(days) * 24 * 60 * 60))
 }
 
-/// RFC 5280 requires a positive number of at most 20 bytes.
+/// Returns a random serial number. RFC 5280 requires a positive number of at most 20 bytes.
 fn random_serial() -> Result<SerialNumber, PkiError> {
     let mut bytes = [0; 20];
     rustls::crypto::aws_lc_rs::default_provider()
         .secure_random
         .fill(&mut bytes)
         .map_err(|_| PkiError::Random)?;
-    // Clear the top bit: positive. Set the next one: always 20 bytes.
+    // Clear the top bit, so that the number is positive. Set the next bit, so that the
+    // number always has 20 bytes.
     bytes[0] = (bytes[0] & 0x7f) | 0x40;
     Ok(SerialNumber::from_slice(&bytes))
 }

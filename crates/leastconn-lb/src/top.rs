@@ -1,7 +1,7 @@
 //! `top`: the content of the dashboard in a terminal.
 //!
 //! A separate thread sends the requests, so that keys work while the balancer is slow or
-//! gone. The last answers stay on the screen, marked as stale.
+//! does not answer. Meanwhile, the screen shows the last answers, marked as stale.
 
 mod answers;
 mod draw;
@@ -25,7 +25,7 @@ use ratatui::crossterm::event::{self, Event};
 pub use answers::{Answers, Query};
 use view::{Action, View};
 
-/// Longest delay between an answer and its display.
+/// Maximum time between the arrival of an answer and its display.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Shows the result of `fetch`, repeated at `interval`, until the user quits.
@@ -40,8 +40,8 @@ pub fn run(
     let (results_tx, results_rx) = mpsc::sync_channel(1);
     let (wake_tx, wake_rx) = mpsc::sync_channel(1);
     let thread_query = Arc::clone(&query);
-    // Not joined: it may be waiting for an answer. It ends with the process, or when the
-    // receiver is dropped.
+    // The thread is not joined, because it may be waiting for an answer. It ends when the
+    // receiver is dropped, at the latest with the process.
     thread::Builder::new()
         .name("fetch".to_owned())
         .spawn(move || fetch_loop(fetch, interval, &thread_query, results_tx, wake_rx))?;
@@ -95,7 +95,7 @@ fn show(
             Action::Fetch => {
                 let mut query = query.lock();
                 *query = Query::search(view.search());
-                // Fails if a wake-up is already pending, which is enough.
+                // Fails if a wake-up is already pending. One is enough.
                 let _ = wake.try_send(());
             }
             Action::Quit => return Ok(()),

@@ -1,9 +1,10 @@
 //! systemd watchdog: sends keep-alives as long as no worker thread hangs.
 //!
-//! A running task only proves that one worker makes progress. Another may hang in the poll
-//! of a task, with all its connections. Tokio's metrics show it: a worker that waits counts
-//! its parks, and a busy worker updates its busy time at least every 61 tasks. A worker for
-//! which neither changes during half the watchdog timeout hangs.
+//! A running task only proves that the worker that polls it makes progress. Another worker
+//! may hang in the poll of a task, with all of its connections. Tokio's metrics show this:
+//! a worker that waits increments its count of parks, and a busy worker updates its busy
+//! time at least every 61 tasks. A worker hangs if neither changes during half the watchdog
+//! timeout.
 
 use std::time::Duration;
 
@@ -30,8 +31,8 @@ pub(crate) async fn watchdog() {
     }
 }
 
-/// Returns once no worker hangs. After a pause of the whole machine a worker may seem to
-/// hang, so this checks several times before the watchdog timeout.
+/// Returns once all workers make progress. After a pause of the whole machine, a worker may
+/// seem to hang, so this function checks several times before the watchdog timeout.
 async fn wait_for_all(workers: &Workers, watchdog_timeout: Duration) {
     let mut checks = 0;
     while let Some(worker) = workers.hangs() {
@@ -41,13 +42,13 @@ async fn wait_for_all(workers: &Workers, watchdog_timeout: Duration) {
             tracing::error!(
                 worker,
                 since = %ShortDuration(watchdog_timeout / 2),
-                "worker thread hangs: no more watchdog keep-alives, so that the service manager restarts the service"
+                "worker thread hangs: watchdog keep-alives stop, so that the service manager restarts the service"
             );
         }
         sleep(watchdog_timeout / 20).await;
     }
     if checks >= 2 {
-        tracing::warn!("worker threads make progress again");
+        tracing::warn!("all worker threads make progress again");
     }
 }
 
@@ -59,9 +60,10 @@ struct Workers {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Progress {
-    /// Incremented when the worker parks and unparks: odd while it waits.
+    /// Incremented when the worker parks and when it unparks, so the count is odd while the
+    /// worker waits.
     waits: u64,
-    /// Busy time, as far as it was recorded.
+    /// Total busy time that Tokio has recorded.
     busy: Duration,
 }
 
@@ -87,7 +89,7 @@ impl Workers {
         }
     }
 
-    /// The first worker without progress since the last check.
+    /// Returns the first worker without progress since the last check.
     fn hangs(&self) -> Option<usize> {
         let hangs = |worker: usize, last: &Progress| {
             let is_waiting = last.waits % 2 == 1;
@@ -122,13 +124,13 @@ mod tests {
             workers.hangs()
         };
         let metrics = || runtime.metrics();
-        // One is always busy, another one idle.
+        // One worker is always busy, another one always idle.
         let busy = runtime.spawn(async {
             loop {
                 tokio::task::yield_now().await;
             }
         });
-        // Retry, as the machine may pause.
+        // Retry, because the machine may pause.
         let nobody_hangs = || async {
             let looks = eventually(DEADLINE, || async {
                 let hanging = workers(metrics()).await;

@@ -1,5 +1,5 @@
 //! `check`: reads and resolves everything that `run` would, and prints the problems.
-//! Starts nothing.
+//! It does not start the balancer.
 
 use std::{
     io::{self, Write},
@@ -31,8 +31,8 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
 /// Returns the rendered problems, a one-line summary, and whether the file has no errors.
 pub fn check(path: &Path, colours: bool) -> (String, String, bool) {
     let mut reading = config::read(path);
-    // Only a warning: a name may resolve on the host where the balancer runs but not
-    // here, and `run` starts and keeps resolving.
+    // An unresolvable name is only a warning: it may resolve on the host where the balancer
+    // will run, and `run` starts without it and keeps resolving.
     config::reachable::check(&reading.addresses, Severity::Warning, &mut reading.problems);
     let problems = &reading.problems;
     let ok = problems.errors() == 0;

@@ -25,7 +25,7 @@ pub(super) fn script(mut command: Command, shell: clap_complete::Shell) -> Strin
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// Sections of the manual page that are not generated from the arguments.
+/// Sections of the manual page that are not generated from the command-line arguments.
 const EXTRA_SECTIONS: &str = r#".SH "EXIT STATUS"
 .TP
 \fB0\fR
@@ -85,7 +85,7 @@ pub(super) fn manual(command: Command) -> String {
     String::from_utf8_lossy(&page).into_owned()
 }
 
-/// Removes the `help` subcommands, which would get pages of their own.
+/// Removes the `help` subcommands, so that no manual pages are written for them.
 fn without_help(command: Command) -> Command {
     command
         .disable_help_subcommand(true)

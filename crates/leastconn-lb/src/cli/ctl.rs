@@ -185,7 +185,7 @@ pub(super) fn run(args: CtlArgs) -> ExitCode {
     }
 }
 
-/// The admin socket of the configuration.
+/// Reads the path of the admin socket from the configuration file.
 fn configured(path: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
     let path = config::find(path).map_err(|error| {
         fail(
@@ -210,7 +210,7 @@ fn configured(path: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
 enum CtlError {
     Client(ClientError),
     Output(io::Error),
-    /// No item with the given name; the text is printed.
+    /// No item has the given name. Contains the message to print.
     NotFound(String),
 }
 
@@ -320,9 +320,9 @@ async fn execute(client: &Client, command: Command, json: bool) -> Result<u8, Ct
     }
 }
 
-/// An error message if the query names a server, client or listener that does not exist.
-/// Otherwise a script that waits until a server has no connections would succeed on a
-/// misspelled name.
+/// Returns an error message if the query names a server, client or listener that does not
+/// exist. Without this check, a script that waits until a server has no connections would
+/// succeed on a misspelled name.
 async fn unknown_name(
     client: &Client,
     query: &ConnectionsQuery,
@@ -354,7 +354,7 @@ async fn unknown_name(
             ..ClientsQuery::default()
         };
         let found = client.clients(&by_name).await?;
-        // If the list was truncated, the client may exist beyond its end.
+        // A truncated list does not show that the client does not exist.
         if found.total == found.clients.len() {
             let known: Vec<_> = found.clients.into_iter().map(|rule| rule.client).collect();
             check(name, "client", "clients", &known);
@@ -371,7 +371,8 @@ async fn unknown_name(
     Ok(message)
 }
 
-/// The log level, with the keys of the answer to `log-level LEVEL`.
+/// Output of `log-level` without LEVEL. It has the same keys as the answer to `log-level
+/// LEVEL`.
 #[derive(Debug, Serialize)]
 struct LogLevel {
     level: String,

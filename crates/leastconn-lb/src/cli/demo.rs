@@ -45,9 +45,10 @@ pub fn run(args: &DemoArgs) -> ExitCode {
 async fn show(limit: Option<Duration>) -> Result<(), DemoError> {
     let mut int = signal(SignalKind::interrupt())?;
     let mut term = signal(SignalKind::terminate())?;
-    // Sent when the terminal is closed.
+    // SIGHUP is sent when the terminal is closed.
     let mut hup = signal(SignalKind::hangup())?;
-    // Ignored: their default action would exit without removing the files.
+    // These signals are caught and ignored: their default action would end the process
+    // before it removes its temporary files.
     let _ignored = [
         signal(SignalKind::user_defined1())?,
         signal(SignalKind::user_defined2())?,
@@ -60,7 +61,7 @@ async fn show(limit: Option<Duration>) -> Result<(), DemoError> {
         _ = hup.recv() => Ok(()),
         () = output::closed() => Ok(()),
     };
-    // Also after an interruption.
+    // Print the summary even if the demo was interrupted.
     output::summary(&environment);
     environment.stop().await;
     ended

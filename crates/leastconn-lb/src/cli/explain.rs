@@ -1,7 +1,7 @@
 //! `explain`: how a client with a given certificate would be handled, and why.
 //!
-//! Makes no decision of its own. It calls the same code as a connection does, in the same
-//! order: the certificate verifier, [`authorize`](leastconn_server::authorization::authorize)
+//! `explain` makes no decision of its own. It calls the code that handles connections, in the
+//! same order: the certificate verifier, [`authorize`](leastconn_server::authorization::authorize)
 //! and the limiter.
 
 mod explanation;
@@ -99,7 +99,7 @@ fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
     };
     let explanation = Explanation::new(&query, args.source.is_none(), &snapshot, &listeners)?;
     let printed = if args.json {
-        // Serializing a plain struct to memory does not fail.
+        // Serializing a plain struct to memory cannot fail.
         serde_json::to_string_pretty(&explanation).unwrap_or_default() + "\n"
     } else {
         text::render(&explanation)
@@ -107,7 +107,7 @@ fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
     Ok((printed, explanation.admitted))
 }
 
-/// A snapshot without health checks, so that no server is dialled.
+/// Creates a snapshot without health checks, so that no server is dialled.
 fn snapshot(mut config: Config, listeners: &[Arc<str>]) -> Result<Snapshot, String> {
     for upstream in &mut config.upstreams {
         upstream.health_check = None;

@@ -65,8 +65,8 @@ fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
     }
 }
 
-/// Fails because the configuration has no admin address or socket, or its `[admin]` table
-/// is invalid (`broken`).
+/// Reports that the configuration has no admin address or socket, or that its `[admin]`
+/// table is invalid (`broken`).
 pub(super) fn no_admin(path: &Path, broken: Option<String>) -> ExitCode {
     let error = broken.unwrap_or_else(|| {
         format!(
@@ -77,7 +77,8 @@ pub(super) fn no_admin(path: &Path, broken: Option<String>) -> ExitCode {
     fail(&error, INVALID)
 }
 
-/// The address to connect to for a listening address: loopback if it is unspecified.
+/// Returns the address to connect to for a listening address. An unspecified address such
+/// as `0.0.0.0` is replaced by loopback.
 pub(super) fn connectable(address: SocketAddr) -> Target {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -127,7 +127,8 @@ pub fn run_to(command: PkiCommand, out: &mut dyn Write) -> Result<(), PkiError> 
     }
 }
 
-/// A random name: error messages, and balancers that trust two CAs, identify a CA by name.
+/// Returns a random name. Error messages, and balancers that trust several CAs, identify a
+/// CA by its name, so the names should differ.
 fn default_name() -> String {
     format!("leastconn CA {:08x}", leastconn::net::random() >> 32)
 }
@@ -224,7 +225,7 @@ fn write_crl(
     copies: &[PathBuf],
     out: &mut dyn Write,
 ) -> Result<(), PkiError> {
-    // The CA's own file first: the next CRL is derived from it.
+    // Write the CA's own file first: the next CRL is derived from it.
     for path in std::iter::once(&dir.join(CA_CRL)).chain(copies) {
         write_public(path, pem, Overwrite::Allow)?;
         wrote(path, out);
@@ -233,6 +234,6 @@ fn write_crl(
 }
 
 fn wrote(path: &Path, out: &mut dyn Write) {
-    // Not `println!`, which panics if standard output is closed.
+    // `println!` would panic if standard output is closed.
     let _ = writeln!(out, "wrote {}", path.display());
 }

@@ -19,9 +19,10 @@ use signals::EarlySignals;
 /// Runs the balancer with the configuration at `path`, or at a default location.
 pub fn run(path: Option<PathBuf>) -> ExitCode {
     memory::restart_with_one_arena();
-    // Before any file is opened or thread is started.
+    // Take the inherited descriptors before any file is opened or any thread is started.
     let inherited = Inherited::take();
-    // Before anything slow, so that no signal has its default action.
+    // Install the signal handlers before any slow step: until then, signals have their
+    // default action.
     let early = match EarlySignals::install() {
         Ok(early) => early,
         Err(error) => {
@@ -46,7 +47,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
         }
     };
     memory::read_cgroup();
-    // Before other threads are started.
+    // The sandbox applies only to this thread and to threads that it starts later.
     if let Err(error) = sandbox::confine(&loaded.config) {
         let code = fail(&error, FAILED);
         inherited.fail(vec![error.to_string()]);
@@ -61,7 +62,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     for warning in warnings.bare_lines() {
         tracing::warn!("{warning}");
     }
-    // Frees the text of the configuration file.
+    // The warnings hold the text of the configuration file. Free it.
     drop(warnings);
     for problem in inherited.problems() {
         tracing::warn!("{problem}");
@@ -81,7 +82,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
         .build();
     let result = runtime.and_then(|runtime| {
         let result = runtime.block_on(service::serve(config, log, inherited, &early));
-        // Does not wait for blocking tasks, such as name resolution.
+        // Do not wait for blocking tasks, such as name resolution.
         runtime.shutdown_background();
         result
     });

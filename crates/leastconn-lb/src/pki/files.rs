@@ -37,7 +37,7 @@ pub fn write_public(path: &Path, text: &str, overwrite: Overwrite) -> Result<(),
 /// # Errors
 /// [`PkiError::Exists`] with this hint; [`PkiError::Read`] if `path` cannot be examined.
 pub fn refuse_existing(path: &Path, hint: &'static str) -> Result<(), PkiError> {
-    // Not `exists()`, which is false for a dangling symbolic link.
+    // `exists()` would return false for a dangling symbolic link.
     match path.symlink_metadata() {
         Ok(_) => Err(PkiError::Exists {
             path: path.to_owned(),
@@ -61,13 +61,14 @@ fn write(path: &Path, text: &str, mode: u32, overwrite: Overwrite) -> Result<(),
         // Unlike a rename, a hard link never replaces a file that another process wrote.
         Overwrite::Refuse { .. } => match std::fs::hard_link(&temporary, path) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                // Some file systems have no hard links; rely on the check above.
+                // Some file systems have no hard links. Then only the check above protects
+                // existing files.
                 std::fs::rename(&temporary, path)
             }
             other => other,
         },
     });
-    // Fails after a rename, which leaves nothing to remove.
+    // This fails after a rename, which leaves no temporary file to remove.
     let _ = std::fs::remove_file(&temporary);
     result.map_err(|source| match overwrite {
         Overwrite::Refuse { hint } if source.kind() == io::ErrorKind::AlreadyExists => {
@@ -90,11 +91,12 @@ fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
         .mode(mode)
         .open(path)?;
     file.write_all(text.as_bytes())?;
-    // Otherwise a power failure after the rename can leave an empty file.
+    // Without this, a power failure after the rename can leave an empty file.
     file.sync_all()
 }
 
-/// A path in the same directory: a rename works only within one file system.
+/// Returns a temporary path in the same directory, because a rename works only within one
+/// file system.
 fn temporary_beside(path: &Path) -> Result<PathBuf, PkiError> {
     let random = random_serial()?;
     let tag: String = random

@@ -1,7 +1,8 @@
 //! Lock on the directory of a CA: one command at a time.
 //!
-//! `pki revoke` reads the CRL, adds an entry and writes it. Of two concurrent commands, the
-//! later would discard the entry of the earlier, and both would report success.
+//! `pki revoke` reads the CRL, adds an entry and writes it. Without the lock, the second of
+//! two concurrent commands could discard the entry of the first, and both would report
+//! success.
 //!
 //! The directory itself is locked. There is no lock file to clean up, `pki init` can lock
 //! the directory before the CA exists, and the kernel releases the lock of a killed process.

@@ -10,9 +10,9 @@ use rustls::pki_types::DnsName;
 
 use super::{Leaf, PkiError, Usage};
 
-/// RFC 5280, appendix A: `ub-common-name`.
+/// Maximum length of a common name (RFC 5280, appendix A: `ub-common-name`).
 const MAX_CN: usize = 64;
-/// SPIFFE-ID specification, section 2.3.
+/// Maximum length of a URI: that of a SPIFFE ID (SPIFFE-ID specification, section 2.3).
 const MAX_URI: usize = 2048;
 
 fn refuse(kind: &'static str, value: &str, reason: impl Into<String>) -> PkiError {
@@ -64,7 +64,7 @@ pub(super) fn validate_dns(name: &str) -> Result<(), PkiError> {
     Ok(())
 }
 
-/// Checks a URI; SPIFFE IDs follow their own, stricter rules.
+/// Checks a URI. A SPIFFE ID must also follow the stricter rules of its specification.
 pub(super) fn validate_uri(uri: &str) -> Result<(), PkiError> {
     let refuse = |reason: &str| Err(refuse("the URI", uri, reason));
     if uri.len() > MAX_URI {
@@ -115,8 +115,8 @@ pub(super) fn validate_together(uris: &[String]) -> Result<(), PkiError> {
     }
 }
 
-/// The alternative name of a server certificate without any: clients look for a server's
-/// name only there.
+/// Returns the alternative name for a server certificate that has none: its common name.
+/// Clients look for a server's name only among the alternative names.
 pub(super) fn server_name(leaf: &Leaf) -> Result<Option<SanType>, PkiError> {
     let has_names = !leaf.dns.is_empty() || !leaf.uris.is_empty() || !leaf.ips.is_empty();
     if has_names || leaf.usage == Usage::Client {
@@ -196,7 +196,8 @@ pub fn file_stem(cn: &str) -> Result<String, PkiError> {
 /// Checks a file name given with `--out`.
 ///
 /// # Errors
-/// [`PkiError::Name`] if it is hidden, contains a path, or is the name of the CA's files.
+/// [`PkiError::Name`] if the name is that of a hidden file, contains a path, or is the name of
+/// the CA's own files.
 pub fn validate_stem(stem: &str) -> Result<(), PkiError> {
     let refuse = |reason: &str| Err(refuse("the file name", stem, reason));
     if stem.is_empty() || stem.starts_with(['.', '-']) {

@@ -152,8 +152,8 @@ impl RevocationList {
     }
 }
 
-/// The subject key identifier of the CA certificate: other software may derive it from the
-/// key in another way.
+/// Returns the subject key identifier from the CA certificate. It cannot be computed from
+/// the key, because other software may use another method.
 fn key_identifier(authority: &Authority) -> KeyIdMethod {
     let Ok((_, ca)) = x509_parser::parse_x509_certificate(&authority.cert) else {
         return KeyIdMethod::Sha256;

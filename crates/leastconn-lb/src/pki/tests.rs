@@ -34,7 +34,8 @@ fn new_ca() -> tempfile::TempDir {
     dir
 }
 
-/// Verifies the certificate `name` as a balancer with this `client_ca` and `crl` does.
+/// Verifies the certificate `name` like a balancer whose `client_ca` and `crl` are the
+/// files in `dir`.
 fn verify(dir: &Path, name: &str) -> Result<(), rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots
@@ -163,7 +164,7 @@ fn commands_wait_for_the_lock() {
     }
 }
 
-/// Also with `--force`, the key file matches the certificate file.
+/// The key file matches the certificate file, even with `--force`.
 #[test]
 fn concurrently_issued_certificates_keep_their_keys() {
     let dir = new_ca();

@@ -19,19 +19,21 @@ type Rights = BitFlags<AccessFs>;
 
 const READ: Rights = make_bitflags!(AccessFs::{ReadFile | ReadDir});
 pub(super) const EXECUTE: Rights = make_bitflags!(AccessFs::{ReadFile | ReadDir | Execute});
-/// Create and append to log files. Log rotation renames them from outside.
+/// Create log files and append to them. Log rotation renames the files from outside the
+/// sandbox.
 const LOG: Rights = make_bitflags!(AccessFs::{WriteFile | MakeReg});
 /// Create sockets, remove stale ones, and open the directory to lock it.
 const SOCKET: Rights = make_bitflags!(AccessFs::{MakeSock | RemoveFile | ReadDir});
 const READ_FILE: Rights = make_bitflags!(AccessFs::{ReadFile});
 const WRITE_FILE: Rights = make_bitflags!(AccessFs::{WriteFile});
 
-/// For name resolution and the dynamic loader's cache. The whole directory, as its files are
-/// replaced by renaming. Only root can read the secrets in it.
+/// Contains the files for name resolution and the dynamic loader's cache. The whole
+/// directory is allowed, because these files are replaced by renaming. Only root can read
+/// the secrets in it.
 const ETC: &str = "/etc";
 
-/// Allowed files of `/etc` for root, which could read all secrets: Landlock cannot exclude
-/// single files of a directory.
+/// Files of `/etc` that a process of root may read. All of `/etc` would include secrets
+/// that root can read, and Landlock cannot exclude single files of an allowed directory.
 const ETC_OF_ROOT: [&str; 16] = [
     "/etc/resolv.conf",
     "/etc/hosts",
@@ -60,7 +62,7 @@ const SYSTEM: [&str; 13] = [
     "/lib64",
     "/nix/store",
     "/gnu/store",
-    // Number of available CPUs.
+    // For the number of available CPUs.
     "/proc",
     "/sys/fs/cgroup",
     "/sys/devices/system/cpu",
@@ -83,17 +85,18 @@ const DEVICES: [(&str, Rights); 3] = [
 /// Resolver files that may be symbolic links.
 const RESOLUTION: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"];
 
-/// Directories and files with the rights below them.
+/// Allowed directories and files. The rights of a directory also apply to everything below
+/// it.
 #[derive(Debug, Default)]
 pub(super) struct Allowed(BTreeMap<PathBuf, Rights>);
 
 impl Allowed {
-    /// Everything that running `config` needs.
+    /// Returns all paths that a process with this configuration needs.
     pub(super) fn by(config: &Config) -> Self {
         Self::by_user(config, geteuid().is_root())
     }
 
-    /// As [`by`](Self::by), for root or another user.
+    /// Like [`by`](Self::by), for root or for another user.
     pub(super) fn by_user(config: &Config, is_root: bool) -> Self {
         let mut allowed = Self::default();
         for path in SYSTEM {
@@ -139,8 +142,9 @@ impl Allowed {
         allowed
     }
 
-    /// Single files, which are not found again once replaced, and directories outside of
-    /// `/etc` that links point to.
+    /// Allows single files of `/etc`, and the directories outside of `/etc` to which
+    /// symbolic links among them point. After such a file has been replaced, it can no
+    /// longer be read.
     fn etc_of_root(&mut self) {
         for path in ETC_OF_ROOT.map(Path::new) {
             let trail = Trail::of(path);
@@ -163,7 +167,8 @@ impl Allowed {
         for directory in trail.places.into_iter().chain(trail.siblings) {
             self.add(directory, READ);
         }
-        // The root directory is never allowed: allow the file itself.
+        // The parent directory is normally allowed. For a file directly in `/` that would
+        // allow everything, so allow only the file.
         if let Ok(file) = path.canonicalize()
             && parent(&file) == Path::new("/")
             && file.is_file()
@@ -176,7 +181,7 @@ impl Allowed {
     pub(super) fn log(&mut self, path: &Path) {
         let trail = Trail::of(path);
         let exists = fs::metadata(path);
-        // Pipes and terminals are not rotated.
+        // Pipes and terminals are not rotated, so allow only the file itself.
         if trail.through_proc || exists.is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
             self.add(path.to_owned(), WRITE_FILE);
             return;
@@ -199,7 +204,7 @@ impl Allowed {
         }
     }
 
-    /// Allows starting this program again, in any later version.
+    /// Allows executing this program, and any version that replaces it.
     fn program(&mut self) {
         for path in programs() {
             let trail = Trail::of(&path);
@@ -226,7 +231,8 @@ impl Allowed {
     }
 }
 
-/// Paths of this program: the one it was started by, and that of the running file.
+/// Returns two paths of this program: the one by which it was started, and that of the
+/// running executable.
 fn programs() -> impl Iterator<Item = PathBuf> {
     let called = env::args_os().next().map(PathBuf::from);
     let called = called.and_then(|name| match name.components().count() {

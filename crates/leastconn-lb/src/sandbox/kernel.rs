@@ -9,15 +9,15 @@ use rustix::io::Errno;
 
 use super::{Confinement, allowed::Allowed};
 
-/// Rights of this interface version are denied by default. Rights of later versions stay
-/// unrestricted until they have been reviewed.
+/// Version of the Landlock interface. The sandbox denies all rights of this version by
+/// default. Rights of later versions stay unrestricted until they have been reviewed.
 const RIGHTS: ABI = ABI::V5;
 
 /// Confines this thread to `allowed`. Returns the result.
 pub(super) fn apply(allowed: &Allowed, abstract_sockets: bool) -> Confinement {
     match restrict(allowed, abstract_sockets) {
         Ok(status) => confinement(&status),
-        // The process has sixteen layers already.
+        // The process already has sixteen layers, the maximum of the kernel.
         Err(RulesetError::RestrictSelf(RestrictSelfError::RestrictSelfCall { source, .. }))
             if source.raw_os_error() == Some(Errno::TOOBIG.raw_os_error()) =>
         {
@@ -37,10 +37,10 @@ fn restrict(allowed: &Allowed, abstract_sockets: bool) -> Result<RestrictionStat
         .scope(scope)?
         .create()?;
     for (path, rights) in allowed.iter() {
-        // Missing paths belong to other distributions.
+        // Paths of other distributions do not exist here and are skipped.
         if let Ok(file) = PathFd::new(path) {
-            // Fails for files outside of a file system, such as anonymous pipes, which are
-            // not restricted anyway.
+            // Adding a rule fails for files outside of a file system, such as anonymous
+            // pipes, which are not restricted anyway.
             let _ = (&mut rules).add_rule(PathBeneath::new(file, rights));
         }
     }
@@ -70,7 +70,7 @@ fn confinement(status: &RestrictionStatus) -> Confinement {
     }
 }
 
-/// Restrictions that a kernel with this interface version lacks.
+/// Restrictions that a kernel with this version of the Landlock interface lacks.
 fn missing(abi: ABI) -> Vec<&'static str> {
     [
         (ABI::V3, "truncating files"),

@@ -1,10 +1,10 @@
 //! A seccomp filter for the kinds of sockets that a confined process can open.
 //!
-//! Landlock only covers TCP and abstract UNIX sockets. With packet sockets a process of root
-//! could read all traffic of the machine, and rarely used protocol families have many kernel
-//! bugs. Allowed are those that the balancer and name resolution use: UNIX, IPv4 and IPv6
-//! streams and datagrams, and netlink for routing and socket diagnosis. `io_uring` is denied,
-//! as it can open sockets without passing the filter.
+//! Landlock only covers TCP and abstract UNIX sockets. With packet sockets, a process of root
+//! could read all traffic of the machine, and kernel code for rarely used protocol families
+//! has many bugs. The filter allows only the sockets that the balancer and name resolution
+//! use: UNIX, IPv4 and IPv6 streams and datagrams, and netlink for routing and socket
+//! diagnosis. It denies `io_uring`, which can open sockets without passing the filter.
 //!
 //! A successor process inherits the filter and adds its own.
 
@@ -15,10 +15,12 @@ use seccompiler::{
     SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter,
 };
 
-/// Obsolete way to receive all traffic; deprecated in `libc`, but still in the kernel.
+/// Obsolete socket type that receives all traffic. It is deprecated in `libc`, but the
+/// kernel still supports it.
 const SOCK_PACKET: i32 = 10;
 
-/// `SOCK_NONBLOCK` and `SOCK_CLOEXEC` are in the same argument as the type.
+/// Mask for the socket type. The same argument also contains the flags `SOCK_NONBLOCK` and
+/// `SOCK_CLOEXEC`.
 const TYPE: u64 = 0xf;
 
 /// Applies the filter to this thread and to all threads started later.
@@ -55,7 +57,7 @@ fn filter(arch: TargetArch) -> Result<BpfProgram, BackendError> {
     ];
     let rules = BTreeMap::from([
         (libc::SYS_socket, denied),
-        // No conditions: always denied.
+        // An empty list of conditions denies the call in all cases.
         (libc::SYS_io_uring_setup, Vec::new()),
     ]);
     let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());

@@ -1,4 +1,5 @@
-//! Each test confines a thread of its own, as a sandbox cannot be removed.
+//! Tests of the sandbox. Each test confines a thread of its own, because a thread cannot
+//! leave its sandbox.
 
 use std::{
     fs::{self, OpenOptions},
@@ -35,7 +36,8 @@ struct Walled {
 }
 
 impl Walled {
-    /// `None`, with a message, if the kernel has no Landlock.
+    /// Confines a new thread. Returns `None` and prints a message if the kernel has no
+    /// Landlock.
     fn by(allowed: Allowed, abstract_sockets: bool) -> Option<Self> {
         let (work, jobs) = mpsc::sync_channel::<Work>(1);
         let (say, hear) = mpsc::sync_channel(1);
@@ -78,7 +80,7 @@ fn append(path: &Path, text: &str) -> io::Result<()> {
     file?.write_all(text.as_bytes())
 }
 
-/// A temporary directory with its canonical path.
+/// Creates a temporary directory, and returns it with its canonical path.
 fn directory() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().canonicalize().unwrap();
@@ -119,7 +121,7 @@ fn replaced_file_is_readable_and_others_are_not() {
     let beside = make(&dir, "tls/another.crt", "another");
     assert_eq!(walled.read(beside).unwrap(), "another");
     assert_eq!(walled.read(&other), Err(DENIED));
-    // Nothing can be written, created or removed.
+    // The confined thread cannot write, create or remove files in the readable directory.
     let (there, here) = (other.clone(), file.clone());
     walled.run(move || {
         for path in [&here, &there, &here.with_extension("made")] {
@@ -138,7 +140,8 @@ fn replaced_file_is_readable_and_others_are_not() {
 #[test]
 fn changed_links_are_followed() {
     let (_keep, dir) = directory();
-    // As Kubernetes and certbot do, and for a whole directory.
+    // Kubernetes links `..data` to a versioned directory, certbot links single files, and a
+    // link can point to a whole directory.
     make(&dir, "mount/..v1/tls.crt", "1");
     symlink("..v1", dir.join("mount/..data")).unwrap();
     symlink("..data/tls.crt", dir.join("mount/tls.crt")).unwrap();
@@ -345,7 +348,7 @@ fn unneeded_socket_kinds_are_denied() {
             let opened = socket(family, kind, None);
             assert_ne!(opened.err(), Some(rustix::io::Errno::PERM), "{family:?}");
         }
-        // For routing, which name resolution uses.
+        // Name resolution uses netlink for routing.
         let opened = socket(Family::NETLINK, Type::RAW, None);
         opened.unwrap();
         let opened = socket(Family::NETLINK, Type::DGRAM, Some(netlink::SOCK_DIAG));
@@ -419,7 +422,7 @@ fn signals_reach_same_and_nested_sandboxes() {
         let mut inside = sleeper();
         end(&mut inside);
         assert!(!inside.wait().unwrap().success());
-        // As a successor process, with a sandbox of its own.
+        // A thread with a second sandbox of its own stands for a successor process.
         let further = thread::spawn(move || {
             let mut allowed = Allowed::default();
             programs(&mut allowed);
@@ -490,10 +493,10 @@ fn trail_has_places_and_siblings_of_links() {
             through_proc: false,
         }
     );
-    // A missing file has a place, too.
+    // The directory of a missing file is resolved, too.
     let missing = Trail::of(&dir.join("current/../v2/missing"));
     assert_eq!(missing.places, [dir.join("store/a/v2")]);
-    // A link loop ends.
+    // Resolving a loop of links ends.
     symlink("circle", dir.join("circle")).unwrap();
     assert_eq!(
         Trail::of(&dir.join("circle/x/file")).places,

@@ -1,5 +1,5 @@
 //! Resolves a path to the directories in which its file may be found, now and after symbolic
-//! links were changed.
+//! links have been changed.
 
 use std::{
     collections::VecDeque,
@@ -8,7 +8,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Limit of the kernel.
+/// Maximum number of symbolic links in a path. The kernel has the same limit.
 const MOST_LINKS: usize = 40;
 
 /// Directories on the way from a path to its file.
@@ -50,7 +50,7 @@ impl Trail {
             };
             links += 1;
             trail.through_proc |= at.starts_with("/proc");
-            // Targets of links in the root directory (`/lib`, `/home`) are fixed.
+            // Links in the root directory (`/lib`, `/home`) are assumed never to change.
             if !left.is_empty() && at != Path::new("/") {
                 let sibling = at.join(&target);
                 let parent = sibling

@@ -69,7 +69,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, now: Instant) {
             .divider(" "),
         tabs,
     );
-    // Taken out, because drawing the table needs the view mutably.
+    // Take the answers out of the view, because drawing the table borrows the view mutably.
     let Some((answers, received)) = view.answers.take() else {
         frame.render_widget("leastconn", head);
         return;
@@ -87,7 +87,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, now: Instant) {
     view.answers = Some((answers, received));
 }
 
-/// Longer lines are cut after this many rows.
+/// Maximum number of rows of a wrapped line. The rest is cut off.
 const MAX_ROWS: usize = 3;
 
 /// Number of rows that a wrapped line takes.
@@ -134,7 +134,8 @@ fn alerts(answers: &Answers) -> Vec<Line<'static>> {
             [first] => (&**first, String::new()),
             [first, rest @ ..] => (&**first, format!(" (and {} more)", rest.len())),
         };
-        // The first line has the place and the error; the others quote the file.
+        // The first line contains the location and the error. The other lines quote the
+        // file.
         let first = first.lines().next().unwrap_or_default();
         lines.push(
             format!("last reload REJECTED{more}: {first}")
@@ -222,7 +223,7 @@ fn draw_charts(frame: &mut Frame<'_>, answers: &Answers, area: Rect) {
         .spacing(1)
         .areas(area);
     for ((name, value, text), area) in charts.into_iter().zip(areas) {
-        // The newest sample is at the right edge.
+        // Put the newest sample at the right edge.
         let width = usize::from(area.width);
         let shown = &samples[samples.len().saturating_sub(width)..];
         let values: Vec<f64> = shown.iter().map(value).collect();

@@ -4,7 +4,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::view::{Action, Tab, View};
 
-/// Rows per page.
+/// Number of rows that the page keys scroll.
 const PAGE: usize = 20;
 
 impl View {
@@ -17,7 +17,7 @@ impl View {
         }
         match key.code {
             KeyCode::Char('q') => return Action::Quit,
-            // The first Esc only clears the search.
+            // Esc first clears the search, and quits only if the search is empty.
             KeyCode::Esc if self.search().is_empty() => return Action::Quit,
             KeyCode::Esc => return self.search_for(String::new()),
             KeyCode::Char('/') => {

@@ -171,7 +171,7 @@ fn rates_are_computed_between_two_answers() {
     assert_eq!(view.client_rate("orders"), Some(15.0));
     assert_eq!(view.server_rate("web", "web1"), Some(5.0));
     assert_eq!(view.outcome_rate("not_allowed"), Some(2.0));
-    // Another process, after an upgrade or a restart.
+    // The PID changes when another process answers, after an upgrade or a restart.
     next.status.pid += 1;
     view.update(Ok(next), now + Duration::from_secs(2));
     assert_eq!(view.client_rate("orders"), None);
@@ -355,6 +355,6 @@ fn narrow_screen_drops_less_important_columns() {
             assert!(!shown.iter().any(|line| line.contains(title)), "{shown:#?}");
         }
     }
-    // The totals wrap into a second line.
+    // In a narrow terminal, the totals wrap into a second line.
     line(&screen_of(&mut view, now, 60, 24), "handshakes\u{a0}1");
 }

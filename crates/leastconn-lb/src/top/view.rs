@@ -64,7 +64,7 @@ pub(super) struct View {
     /// Whether keys go to the search field.
     pub(super) typing: bool,
     search: String,
-    /// The last answers, and when they arrived.
+    /// The last answers, and the time at which they arrived.
     pub(super) answers: Option<(Answers, Instant)>,
     /// The error of the last request, if it failed.
     pub(super) error: Option<String>,
@@ -129,7 +129,7 @@ impl View {
 impl Rates {
     fn between(before: &Answers, now: &Answers, seconds: f64) -> Self {
         if before.status.pid != now.status.pid || seconds <= 0.0 {
-            // Another process: its counters started at 0.
+            // Another process answered, whose counters started at 0.
             return Self::default();
         }
         fn rates<K: std::hash::Hash + Eq>(
@@ -152,7 +152,7 @@ impl Rates {
             let servers = answers.servers.servers.iter();
             servers.map(|s| ((s.upstream.clone(), s.server.clone()), s.connections))
         }
-        // An outcome that is missing has a count of 0.
+        // An outcome that is missing from an answer has a count of 0.
         let outcomes = |answers: &Answers| {
             let all = leastconn::Reason::ALL.iter().map(|reason| {
                 let count = answers.status.connections.outcomes.get(reason.as_str());

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::page::Page;
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry};
 
-/// Long names and many servers.
+/// Starts a balancer with many servers and long names.
 async fn crowded(web: &Upstream) -> Running {
     let long = format!("{}-web", "a-very-long-name".repeat(3));
     let many: Vec<_> = (0..300)
@@ -50,11 +50,11 @@ async fn layout_fits_every_width_and_theme() {
         let overflow = page
             .eval("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             .await;
-        assert_eq!(overflow, 0, "at a width of {width}");
+        assert_eq!(overflow, 0, "page at a width of {width}");
     }
     page.size(1440, 900).await;
 
-    // Only some of the servers are shown by default.
+    // The page shows only some of the servers by default.
     let rows = "document.querySelectorAll('[data-server]').length";
     assert_eq!(page.eval(rows).await, 41);
     page.click("#upstreams .all:not([hidden])").await;
@@ -71,7 +71,7 @@ async fn layout_fits_every_width_and_theme() {
     page.click("#theme").await;
     page.media("prefers-color-scheme", "light").await;
     assert_eq!(page.eval(background).await, dark);
-    // The theme is stored.
+    // The selected theme survives a reload of the page.
     page.send("Page.reload", json!({})).await;
     page.wait("document.readyState === 'complete' && document.body.dataset.shown")
         .await;
@@ -100,7 +100,7 @@ async fn keyboard_reaches_every_control_in_order() {
             break;
         }
         reached.push(page.eval(at).await.as_str().unwrap().to_owned());
-        // The focus is visible.
+        // The focused element has a visible outline.
         let outline = page
             .eval("getComputedStyle(document.activeElement).outlineStyle")
             .await;
@@ -177,7 +177,7 @@ async fn accessibility_tree_is_complete() {
         "{chart:?}"
     );
 
-    // Further checks by axe-core, if scripts/setup.sh --browser has downloaded it.
+    // If `scripts/setup.sh --browser` has downloaded axe-core, run its checks, too.
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/browser/axe.min.js");
     let Ok(axe) = std::fs::read_to_string(&file) else {
         eprintln!("without axe-core: {} does not exist", file.display());
@@ -195,7 +195,7 @@ async fn accessibility_tree_is_complete() {
             page.click("[data-server=\"web/web1\"] button").await;
             page.wait("document.getElementById('control').open").await;
         }
-        // Contrast can be checked only after transitions have finished.
+        // Wait until CSS transitions have finished: before, the contrast is not final.
         let faults = page
             .eval("Promise.all(document.getAnimations().map((a) => a.finished)).then(() => axe.run()).then((found) =>
                found.violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.failureSummary + n.html).join('; ')}`))")

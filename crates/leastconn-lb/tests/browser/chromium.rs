@@ -15,13 +15,13 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::oneshot;
 
-/// Time limit of each step. Only a failing test waits this long.
+/// Time limit of each step. Only a failing test takes this long.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running browser. Killed when dropped.
 pub(crate) struct Chromium {
     _child: Child,
-    // Dropped after the child has been killed.
+    // Dropped after the browser has been killed.
     _profile: TempDir,
     stdin: tokio::sync::Mutex<ChildStdin>,
     last: AtomicU64,
@@ -66,7 +66,7 @@ impl Chromium {
                 "--disable-dev-shm-usage",
                 "--disable-gpu",
                 "--no-first-run",
-                // No network requests by the browser itself.
+                // The browser itself must not send network requests.
                 "--disable-background-networking",
                 "--disable-component-update",
                 "--disable-sync",
@@ -114,7 +114,7 @@ impl Chromium {
         answer["result"].take()
     }
 
-    /// The parameters of all events `method` so far.
+    /// The parameters of all events of the type `method` so far.
     pub(crate) fn events(&self, method: &str) -> Vec<Value> {
         let shared = self.shared.lock().unwrap();
         let matching = shared
@@ -137,7 +137,7 @@ async fn listen(stdout: ChildStdout, shared: Arc<Mutex<Shared>>) {
             None => shared.events.push(value),
             Some(id) => {
                 if let Some(waiting) = shared.waiting.remove(&id) {
-                    // The receiver may have timed out.
+                    // The test that waits for the result may have timed out.
                     let _ = waiting.send(value);
                 }
             }

@@ -51,7 +51,7 @@ async fn injected_content_does_not_run() {
     ] {
         assert_eq!(page.eval(attempt).await, json!("no"), "{what}");
     }
-    // The browser reports the violations, and sent no request.
+    // The browser reported violations of the policy, and sent no request.
     assert!(!page.errors().await.is_empty());
     let responses = page.events("Network.responseReceived").await;
     for event in responses {

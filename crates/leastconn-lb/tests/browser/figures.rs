@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::page::Page;
 use crate::support::{CLIENT1, Running, Site, cn, refused};
 
-/// Reads all values on the page, and the time of the response they come from.
+/// Reads all values on the page, and the time of the response that they come from.
 const SHOWN: &str = "(() => {
   const value = (e) => Number(e.dataset.value);
   const by = (selector, key, of) => Object.fromEntries(
@@ -25,10 +25,10 @@ const SHOWN: &str = "(() => {
   };
 })()";
 
-/// The expected values of the page for the responses of one round.
+/// The values that the page must show after these responses of one refresh.
 fn expected(status: &Value, servers: &Value, clients: &Value, connections: &Value) -> Value {
     let outcomes = status["connections"]["outcomes"].as_object().unwrap();
-    // `handshake_failed` occurs when the traffic stops during a handshake.
+    // `handshake_failed` occurs if the traffic generator stops during a handshake.
     let refusals = ["unknown_client", "rate_limited", "handshake_failed"];
     let refusal = |code: &str| refusals.contains(&code);
     let of = |wanted: bool| -> Value {
@@ -88,7 +88,7 @@ fn site(webs: &[Upstream]) -> Site {
     )
 }
 
-/// Opens and closes connections while it is polled.
+/// Opens and closes connections for as long as this future is polled.
 async fn traffic(lb: &Running) {
     let (client, greedy) = (lb.client(CLIENT1), lb.client("greedy.lb.com"));
     let stranger = lb.client("stranger.lb.com");
@@ -125,7 +125,7 @@ async fn figures_match_the_api() {
             compare(&page).await;
             page.wait_rounds().await;
         }
-        // Rates come from the newest sample.
+        // The page computes rates from the newest sample.
         page.wait("Number(document.getElementById('new').dataset.value) > 0")
             .await;
         page.wait("Number(document.getElementById('in').dataset.value) > 0")

@@ -40,7 +40,7 @@ async fn kill_ends_only_the_chosen_connection() {
     }
     let (id, button) = close_button(&page, "other").await;
 
-    // With the keyboard only. Escape closes nothing.
+    // Use the keyboard only. Escape cancels the dialog and closes no connection.
     let focus = format!("document.querySelector('{button}').focus()");
     page.eval(&focus).await;
     page.press("Enter").await;
@@ -81,7 +81,7 @@ async fn kill_ends_only_the_chosen_connection() {
     assert_eq!(roundtrip(&mut mine, b"hello").await.unwrap(), b"hello");
     page.wait("document.activeElement.id === 'main'").await;
 
-    // A connection that has ended meanwhile is reported as such.
+    // If the connection ends before the request arrives, the page says so.
     let (id, button) = close_button(&page, "client1").await;
     page.click(&button).await;
     page.wait("document.activeElement.id === 'control-close'")

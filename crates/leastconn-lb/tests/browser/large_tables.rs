@@ -5,7 +5,8 @@ use serde_json::Value;
 use crate::page::Page;
 use crate::support::{NO_PROBES, Running, Site, entry, tcp};
 
-// More than the page shows, but few enough for a debug build to load quickly.
+// More servers than the page shows by default, but few enough for a debug build to load
+// quickly.
 const SERVERS: usize = 300;
 const RULES: usize = 500;
 const CONNECTIONS: usize = 200;
@@ -56,7 +57,7 @@ async fn large_tables_request_only_shown_rows() {
             .map(|answer| answer[path].as_array().unwrap().len());
         assert!(lengths.into_iter().all(|length| length == shown), "{path}");
     }
-    // Show all servers. Existing rows are kept at the next update.
+    // Show all servers. The next update keeps the existing rows.
     page.click("#upstreams .all").await;
     page.wait(&format!(
         "document.querySelectorAll('[data-server]').length === {SERVERS}"

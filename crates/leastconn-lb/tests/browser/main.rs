@@ -1,6 +1,6 @@
 //! Tests of the dashboard in Chromium, which is controlled over its debugging pipe.
 //!
-//! `make test-browser` fails without Chromium; other test runs skip these tests with a
+//! `make test-browser` fails without Chromium. Other test runs skip these tests with a
 //! message.
 
 // Helpers panic like the tests that call them.
@@ -9,7 +9,7 @@
 mod chromium;
 mod page;
 #[path = "../e2e/support.rs"]
-// Only part of it is used here.
+// This test binary uses only part of the module.
 #[allow(dead_code, unused_imports, unused_macros)]
 mod support;
 

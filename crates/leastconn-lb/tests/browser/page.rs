@@ -13,8 +13,8 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// Opens the dashboard in a window of 1440 by 900 pixels, and waits until it shows data.
-    /// `None` if there is no browser.
+    /// Opens the dashboard in a window of 1440 by 900 pixels, and waits until it shows
+    /// data. Returns `None` if there is no browser.
     pub(crate) async fn open(lb: &Running) -> Option<Self> {
         let chromium = Chromium::start()?;
         let target = json!({ "url": "about:blank" });
@@ -75,7 +75,8 @@ impl Page {
         }
     }
 
-    /// Waits until it has asked twice more, and so shows nothing from before.
+    /// Waits for two more requests of the page. After that, it shows no data from before
+    /// this call.
     pub(crate) async fn wait_rounds(&self) {
         for _ in 0..2 {
             let shown = self.eval("document.body.dataset.shown").await;
@@ -84,7 +85,7 @@ impl Page {
         }
     }
 
-    /// What a person reads there.
+    /// The visible text of an element.
     pub(crate) async fn text(&self, selector: &str) -> String {
         let text = self
             .eval(&format!(
@@ -95,7 +96,7 @@ impl Page {
         text.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Clicks in the middle of it with the mouse.
+    /// Clicks in the middle of an element with the mouse.
     pub(crate) async fn click(&self, selector: &str) {
         let middle = format!(
             "(() => {{ const e = document.querySelector({}); e.scrollIntoView({{ block: 'center' }});
@@ -154,7 +155,7 @@ impl Page {
         self.chromium.events(method)
     }
 
-    /// All responses to `GET /api/v1/PATH` so far, with any query, in order.
+    /// All responses to `GET /api/v1/PATH` so far, in order, with any query string.
     pub(crate) async fn responses(&self, path: &str) -> Vec<Value> {
         let start = format!("{}api/v1/{path}", self.origin);
         let finished = self.events("Network.loadingFinished").await;

@@ -47,7 +47,7 @@ async fn drain_and_ready_buttons_change_server_state() {
     );
     assert_eq!(page.text("#available").await, "1");
 
-    // New connections go to the other server; the open one continues.
+    // New connections go to the other server. The open connection continues.
     for _ in 0..5 {
         let (name, stream) = connect().await;
         assert_eq!(name, "web2");
@@ -56,7 +56,7 @@ async fn drain_and_ready_buttons_change_server_state() {
     let (_, stream) = held.iter_mut().find(|one| one.0 == "web1").unwrap();
     assert_eq!(roundtrip(stream, b"hello").await.unwrap(), b"hello");
 
-    // The token is kept until the page is reloaded, and never stored.
+    // The page keeps the token until it is reloaded, and never stores it.
     let asks_for_token = "!document.getElementById('control-token-label').hidden";
     page.click(SET).await;
     assert_eq!(page.eval(asks_for_token).await, false);

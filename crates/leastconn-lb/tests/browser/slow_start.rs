@@ -10,7 +10,8 @@ async fn slow_start_progress_is_shown() {
     let site = Site::usual(&[&webs[0], &webs[1]]).admin("token = \"token\"");
     std::fs::write(site.dir.path().join("token"), "a-long-random-token").unwrap();
     let lb = site.start().await;
-    // One hour, so that the share stays at its minimum on a slow machine.
+    // The ramp takes one hour, so that the share stays at its minimum even on a slow
+    // machine.
     let slow = lb
         .config()
         .replace("[[upstream]]", "[[upstream]]\nslow_start = \"1h\"");
@@ -38,7 +39,7 @@ async fn slow_start_progress_is_shown() {
     assert_eq!(page.eval(other).await, true);
     page.click("[data-server=\"web/web2\"] button").await;
     let now = page.text("#control-status").await;
-    // The server may have received the connection.
+    // The connection above may have gone to either server.
     let states = ["0 open connections", "1 open connection"]
         .map(|open| format!("State: up, with {open}. Slow start"));
     assert!(states.iter().any(|state| now.starts_with(state)), "{now}");

@@ -83,7 +83,10 @@ fn check(record: &Value) {
         assert!(has_documented_type(field, value), "{field} of {record}");
     }
     for field in ALWAYS {
-        assert!(fields.contains_key(field), "no {field} in {record}");
+        assert!(
+            fields.contains_key(field),
+            "field {field} is missing: {record}"
+        );
     }
 }
 
@@ -122,7 +125,8 @@ async fn records_sockets_and_counters_agree_under_mixed_load() {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .listener("main", &["upstream = \"web\"", TLS])
-        // IPv6, because a source rule for 127.0.0.0/8 would also match the TLS clients.
+        // The listener uses IPv6, because a source rule for 127.0.0.0/8 would also match
+        // the TLS clients.
         .listener("plain", &["upstream = \"web\"", "bind = \"[::1]:0\""])
         .listener("dead", &["upstream = \"dead\"", "bind = \"[::1]:0\""])
         .upstream("web", &[NO_PROBES], &entries(&[&web]))
@@ -173,7 +177,10 @@ async fn records_sockets_and_counters_agree_under_mixed_load() {
             assert_eq!(value, ended.remove(key).unwrap_or(0.0), "{key}");
         }
     }
-    assert!(ended.is_empty(), "in records, not in metrics: {ended:?}");
+    assert!(
+        ended.is_empty(),
+        "outcomes in records but not in metrics: {ended:?}"
+    );
     for (direction, of_records) in ["received", "sent"].into_iter().zip(bytes) {
         let all = family(&metrics, "leastconn_bytes_total");
         let sum: f64 = all

@@ -1,5 +1,5 @@
-//! The fields of an access record for each reason code that a client or a server can
-//! cause: all that was known when the connection ended, and no others.
+//! The fields of an access record for each reason code that a client or a server can cause:
+//! the record has exactly the fields whose values were known when the connection ended.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,8 @@ const ALWAYS: [&str; 8] = [
 /// certificate.
 const TLS_DONE: [&str; 5] = ["serial", "sni", "tls_version", "cipher", "handshake_ms"];
 
-/// Fields of a record with this outcome: required ones, `?`, optional ones.
+/// Fields of a record with this outcome: the required fields, then `?`, then the optional
+/// fields.
 fn fields(outcome: &str) -> &'static str {
     match outcome {
         "ok" | "client_reset" | "server_reset" | "client_truncated" | "server_truncated"
@@ -58,7 +59,7 @@ fn check(record: &Value) {
     let outcome = record["outcome"].as_str().unwrap();
     let (required, optional) = fields(outcome).split_once('?').unwrap();
     let mut required: BTreeSet<&str> = required.split_whitespace().chain(ALWAYS).collect();
-    // A listener without TLS has no TLS fields.
+    // Records of a listener without TLS have no TLS fields.
     if required.remove("TLS") && record["listener"] != "plain" {
         required.extend(TLS_DONE);
     }
@@ -75,7 +76,7 @@ fn check(record: &Value) {
         let optional = optional
             .split_whitespace()
             .any(|optional| optional == *field);
-        assert!(optional, "{field} cannot be known: {record}");
+        assert!(optional, "unexpected field {field}: {record}");
     }
 }
 
@@ -96,7 +97,8 @@ async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
     let server_entry = |server: &Upstream| [entry("s", server.addr(), "")];
     let lb = site
         .listener("main", &["upstream = \"echo\"", TLS])
-        // IPv6, because a source rule for 127.0.0.0/8 would also match the TLS clients.
+        // The listener uses IPv6, because a source rule for 127.0.0.0/8 would also match
+        // the TLS clients.
         .listener("plain", &["upstream = \"echo\"", "bind = \"[::1]:0\""])
         .listener(
             "postgres",
@@ -183,7 +185,7 @@ async fn refusals(lb: &Running, revoked: &leastconn_testkit::Cert) {
     garbage.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
     let _ = read_to_close(&mut garbage).await;
     let _ = read_to_close(&mut tcp(lb.address("hasty")).await).await;
-    // Refused by the rules.
+    // Connections refused by the rules.
     let two = lb.ca().leaf(CLIENT1).extra_cn("x").build();
     refused(&lb.client_with(&two), main).await;
     refused(&lb.client("stranger"), main).await;
@@ -201,7 +203,7 @@ async fn records_contain_what_was_known_at_the_end() {
 
     let client = lb.client(CLIENT1);
     let connect = async |listener: &str| client.connect(lb.address(listener)).await.unwrap();
-    // Refused by a limit.
+    // Connections refused by a limit.
     let greedy = lb.client("greedy");
     talk(greedy.connect(main).await.unwrap()).await.unwrap();
     refused(&greedy, main).await;
@@ -210,21 +212,21 @@ async fn records_contain_what_was_known_at_the_end() {
     read_line(&mut first).await.unwrap();
     refused(&single, main).await;
     first.shutdown().await.unwrap();
-    // No server: the first connection fails to connect, the second finds the server
-    // ejected.
+    // No server is available: the first connection cannot connect to the server, and the
+    // second one finds the server ejected.
     refused(&client, lb.address("dead")).await;
     refused(&client, lb.address("dead")).await;
     let mut first = connect("full").await;
     read_line(&mut first).await.unwrap();
     refused(&client, lb.address("full")).await;
     first.shutdown().await.unwrap();
-    // Timeouts.
+    // Connections ended by a timeout.
     let _ = read_to_close(&mut connect("idle").await).await;
     let _ = read_to_close(&mut connect("brief").await).await;
     let mut half = connect("half").await;
     half.shutdown().await.unwrap();
     let _ = read_to_close(&mut half).await;
-    // Aborted connections.
+    // Connections that the server or the client aborts.
     let mut server = connect("resets").await;
     server.write_all(b"xx").await.unwrap();
     let _ = read_to_close(&mut server).await;
@@ -243,12 +245,12 @@ async fn records_contain_what_was_known_at_the_end() {
     socket.write_all(&record).await.unwrap();
     let _ = read_to_close(&mut socket).await;
     talk(tcp(lb.address("plain")).await).await.unwrap();
-    // STARTTLS listener, client with another protocol.
+    // A client with another protocol at a STARTTLS listener.
     let mut other = tcp(lb.address("postgres")).await;
     other.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let _ = read_to_close(&mut other).await;
 
-    // Ended by a reload and by a shutdown.
+    // Connections ended by a reload and by a shutdown.
     let mut leaves = lb.client("leaves").connect(main).await.unwrap();
     read_line(&mut leaves).await.unwrap();
     let without = lb.config().replace("cn = \"leaves\"", "cn = \"nobody\"");
@@ -266,10 +268,10 @@ async fn records_contain_what_was_known_at_the_end() {
         .iter()
         .map(|record| record["outcome"].as_str().unwrap())
         .collect();
-    // `overloaded` needs a connection above a global limit, `killed` an operator,
-    // `server_truncated` a server with TLS, `client_closed` a server that does not answer
-    // (client_departure.rs), and `crl_expired` a CRL that expires while the balancer runs
-    // (crl_expiry.rs).
+    // Other tests cover these outcomes. `overloaded` needs a connection above a global
+    // limit, `killed` an operator, `server_truncated` a server with TLS, `client_closed` a
+    // server that does not answer (client_departure.rs), and `crl_expired` a CRL that
+    // expires while the balancer runs (crl_expiry.rs).
     const ELSEWHERE: [&str; 5] = [
         "overloaded",
         "killed",

@@ -1,5 +1,5 @@
-//! An access log that cannot be written loses records, which are counted, and affects
-//! nothing else.
+//! If the access log cannot be written, records are lost and counted, but nothing else is
+//! affected.
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ async fn serve(lb: &Running, count: usize) {
     }
 }
 
-/// Shuts the balancer down: the log must not delay the exit.
+/// Shuts the balancer down. The access log must not delay the exit.
 async fn shut_down(lb: Running) {
     lb.quiet().await;
     assert_eq!(lb.http_get("/readyz").await.0, 200);
@@ -40,7 +40,7 @@ fn reader(path: &Path) -> std::fs::File {
     options.open(path).unwrap()
 }
 
-/// Waits for `n` lines to come from `reader`.
+/// Waits for `n` lines from `reader`.
 async fn read_lines(reader: &mut std::fs::File, n: usize) {
     use std::io::Read;
     let mut text = Vec::new();
@@ -70,7 +70,8 @@ async fn full_device_drops_records() {
     let lb = site.start().await;
     serve(&lb, 20).await;
     lb.wait_metric(LOST, 20.0, DEADLINE).await;
-    // Logged once, not per lost record, so that stderr does not fill another disk.
+    // The message appears once, not per lost record, so that stderr does not fill another
+    // disk.
     let message = "access log lines lost";
     let is_warning = |event: &serde_json::Value| event["fields"]["message"] == message;
     let event = lb.wait_log(is_warning, DEADLINE).await;
@@ -86,14 +87,15 @@ async fn closed_stdout_drops_records() {
     let web = Upstream::named("web1").await;
     let without_reader = |command: &mut Command| {
         let mut shell = Command::new("bash");
-        // When `true` has exited, the read end of the pipe is closed.
+        // Once `true` has exited, the read end of the pipe is closed.
         let closed_pipe = "exec 3> >(exec true); wait $!; exec \"$0\" \"$@\" >&3 3>&-";
         shell.args(["-c", closed_pipe, BIN]);
         shell.args(command.get_args());
         shell.current_dir(command.get_current_dir().unwrap());
         *command = shell;
     };
-    // The default, but `Running::quiet` looks for the key to know where the records go.
+    // This is the default value, but `Running::quiet` looks for the key to find the
+    // records.
     let site = Site::plain(&[&web]).log("access = \"stdout\"");
     let lb = site.start_with(without_reader).await;
     serve(&lb, 20).await;
@@ -104,7 +106,7 @@ async fn closed_stdout_drops_records() {
 #[tokio::test]
 async fn missing_directory_on_reopen_drops_records() {
     let web = Upstream::named("web1").await;
-    // With the sandbox, the process may not write to a new directory of the same name.
+    // The sandbox would forbid writing to a new directory of the same name.
     let site = Site::plain(&[&web])
         .log("access = \"log/access.log\"")
         .process("sandbox = \"off\"");
@@ -125,7 +127,8 @@ async fn missing_directory_on_reopen_drops_records() {
 
     std::fs::create_dir(&dir).unwrap();
     lb.signal(Signal::USR1);
-    // Created at once and not with the next record: log rotation waits for the file.
+    // The file is created at once, not with the next record, because log rotation waits for
+    // it.
     let path = dir.join("access.log");
     eventually(DEADLINE, || async {
         path.exists().then_some(()).ok_or_else(String::new)
@@ -135,7 +138,7 @@ async fn missing_directory_on_reopen_drops_records() {
     serve(&lb, 3).await;
     eventually(DEADLINE, || async {
         let text = std::fs::read_to_string(&path).unwrap();
-        // Record 4 may be there, too, if it was still queued.
+        // The file may also contain record 4, if that was still queued.
         let has_last = text.contains("\"connection\":5,");
         has_last.then_some(()).ok_or(text)
     })
@@ -159,7 +162,7 @@ async fn fifo_without_reader_does_not_block() {
     lb.signal(Signal::USR1);
     serve(&lb, 4).await;
     lb.wait_metric(LOST, 7.0, DEADLINE).await;
-    // A reload opens the FIFO, too.
+    // A reload opens the FIFO again.
     let log = lb.config().replace("access.fifo", "./access.fifo");
     assert_eq!(lb.reload(&log).await, "applied");
     serve(&lb, 1).await;
@@ -168,7 +171,7 @@ async fn fifo_without_reader_does_not_block() {
     serve(&lb, 2).await;
     read_lines(&mut second, 2).await;
     drop(second);
-    // Reopening without a reader leaves no descriptor open.
+    // Reopening a FIFO that has no reader leaves no descriptor open.
     lb.signal(Signal::USR1);
     shut_down(lb).await;
 }
@@ -184,9 +187,9 @@ async fn stalled_pipe_reader_does_not_block() {
     let stopped = reader(&path);
     rustix::pipe::fcntl_setpipe_size(&stopped, 4096).unwrap();
     let lb = site.start().await;
-    // About forty records fill the pipe and the buffer.
+    // About forty records fill the pipe and the buffer of the balancer.
     serve(&lb, 300).await;
-    // A reload moves the log elsewhere although the writer is blocked.
+    // A reload moves the log to another file although the writer is blocked.
     let file = lb.config().replace("access.fifo", "access.log");
     assert_eq!(lb.reload(&file).await, "applied");
     serve(&lb, 1).await;
@@ -197,7 +200,7 @@ async fn stalled_pipe_reader_does_not_block() {
     })
     .await
     .unwrap();
-    // Back to the FIFO, to shut down while the writer is blocked.
+    // Move the log back to the FIFO, to shut down while the writer is blocked.
     assert_eq!(lb.reload(&lb.config()).await, "applied");
     serve(&lb, 300).await;
     shut_down(lb).await;

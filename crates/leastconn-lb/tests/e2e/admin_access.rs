@@ -1,4 +1,4 @@
-//! The admin address: who may read and who may change something.
+//! Access control at the admin address: which clients may read, and which may make changes.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,7 +23,7 @@ async fn send(addr: SocketAddr, request: &str) -> (u16, String, String) {
 async fn answer(stream: &mut TcpStream) -> (u16, String, String) {
     let mut answer = Vec::new();
     let read = stream.read_to_end(&mut answer);
-    // Closing with unread data sends a RST after the answer.
+    // If the balancer closes the connection with unread data, a RST follows the answer.
     let _ = within(DEADLINE, "the answer", read).await;
     let answer = String::from_utf8(answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
@@ -56,7 +56,7 @@ async fn server_state(lb: &Running) -> String {
     servers["servers"][0]["state"].as_str().unwrap().to_owned()
 }
 
-/// The permissions that the status reports at the address and at the socket.
+/// The permissions for changes that the status reports, at the address and at the socket.
 async fn changes(lb: &Running) -> (Value, Value) {
     let (_, body) = lb.http_get("/api/v1/status").await;
     let at_address: Value = serde_json::from_str(&body).unwrap();
@@ -127,7 +127,7 @@ async fn changes_need_the_token_and_same_origin() {
         401,
     )
     .await;
-    // Requests that a page of another site can make a browser send.
+    // Requests that a browser would send for a page of another site.
     for more in [
         "origin: http://evil.com",
         "origin: null",
@@ -143,7 +143,7 @@ async fn changes_need_the_token_and_same_origin() {
         refused(&[&host, &bearer, kind], 415).await;
     }
     refused(&["host: evil.com", JSON, &bearer], 421).await;
-    // The answer to a preflight does not allow the actual request.
+    // The answer to a CORS preflight does not allow the actual request.
     let preflight = format!(
         "OPTIONS /api/v1/{DRAIN} HTTP/1.1\r\n{host}\r\norigin: http://evil.com\r\naccess-control-request-method: POST\r\nconnection: close\r\n\r\n"
     );
@@ -151,7 +151,7 @@ async fn changes_need_the_token_and_same_origin() {
     assert_eq!(status, 403);
     assert!(!head.contains("access-control"), "{head}");
 
-    // The dashboard's own origin.
+    // Requests from the dashboard's own origin are allowed.
     let own = format!("origin: http://{admin}");
     let headers = [&*host, JSON, &bearer, &own, "sec-fetch-site: same-origin"];
     let (status, _, body) = send(admin, &post(DRAIN, &headers, TO_DRAIN)).await;
@@ -268,7 +268,8 @@ async fn slow_admin_clients_do_not_block_the_socket() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web]).admin(SOCKET).start().await;
     let mut slow = Vec::new();
-    // More than the address serves at once, so new connections are not served.
+    // The admin address serves fewer connections than this at once, so it does not serve
+    // new ones.
     for _ in 0..140 {
         let mut stream = tcp(lb.admin()).await;
         stream
@@ -277,10 +278,11 @@ async fn slow_admin_clients_do_not_block_the_socket() {
             .unwrap();
         slow.push(stream);
     }
-    // Before the first of them times out.
+    // The socket answers before the first of these connections times out.
     let by_socket = within(Duration::from_secs(9), "ctl", ctl(&lb, &["status"]));
     by_socket.await.ok();
-    // Each batch has ten seconds to send its head.
+    // The connections are served in batches. Each batch has ten seconds to send its request
+    // heads.
     let timeout = Duration::from_secs(60);
     let (status, _) = within(timeout, "an answer", async {
         eventually(timeout, || async {

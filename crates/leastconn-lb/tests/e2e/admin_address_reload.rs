@@ -14,7 +14,7 @@ fn admin_at(address: SocketAddr) -> String {
     format!("[admin]\nbind = \"{address}\"\n")
 }
 
-/// Reloads and waits by the log, as the admin address may be closed.
+/// Reloads and waits for the log message, because the admin address may be closed.
 async fn reload(lb: &Running, config: &str) {
     let applied = || lb.stderr().matches("configuration reloaded").count();
     let before = applied();
@@ -42,7 +42,8 @@ async fn old_admin_address_finishes_its_requests() {
         .write_all(b"GET /healthz HTTP/1.1\r\nhost: lb\r\n")
         .await
         .unwrap();
-    // The connection above has been accepted, as this later one is served.
+    // Connections are accepted in order: this later connection is served, so the earlier
+    // one was accepted.
     assert_eq!(lb.http_get("/healthz").await.0, 200);
     let port = Port::reserve();
     let new = port.address;
@@ -50,7 +51,11 @@ async fn old_admin_address_finishes_its_requests() {
         lb.reload(&config.replace(ADMIN, &admin_at(new))).await,
         "applied"
     );
-    assert_eq!(lb.wait_address("admin").await, old, "the first address");
+    assert_eq!(
+        lb.wait_address("admin").await,
+        old,
+        "the log lists the first address"
+    );
     lb.wait_listening("admin", new).await;
     assert_eq!(lb.admin(), new);
     assert_eq!(lb.http_get("/readyz").await.0, 200);
@@ -76,7 +81,7 @@ async fn unchanged_admin_address_stays_open() {
     let lb = Site::usual(&[&web]).start().await;
     let mut kept = tcp(lb.admin()).await;
     for _ in 0..3 {
-        // The kernel chose the port, and it stays the same.
+        // The kernel chose the port. A reload keeps it.
         assert_eq!(lb.reload(&lb.config()).await, "applied");
         kept.write_all(b"GET /healthz HTTP/1.1\r\nhost: lb\r\n\r\n")
             .await
@@ -129,7 +134,8 @@ async fn admin_address_in_use_rejects_the_reload() {
         DEADLINE,
     )
     .await;
-    // The current address still answers, and conflicts with its own wildcard.
+    // The current address still answers. The wildcard address with the same port would
+    // conflict with it.
     let wildcard = SocketAddr::from(([0, 0, 0, 0], lb.admin().port()));
     let changed = config.replace(ADMIN, &admin_at(wildcard));
     assert_eq!(lb.reload(&changed).await, "rejected");

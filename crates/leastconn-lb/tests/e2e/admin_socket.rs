@@ -13,7 +13,7 @@ async fn socket_is_private_and_removed_at_exit() {
     let web = Upstream::named("web1").await;
     let site = Site::plain(&[&web]).admin(SOCKET);
     let path = site.dir.path().join("lb.sock");
-    // The process starts on a stale socket file, with an umask that masks nothing.
+    // The process finds a stale socket file, and starts with an umask that masks nothing.
     drop(UnixListener::bind(&path).unwrap());
     let lb = site
         .start_with(|command| {
@@ -68,7 +68,7 @@ async fn socket_in_use_is_not_replaced() {
         .await
         .unwrap_err();
     assert!(refused.stderr.contains("is not a socket"), "{refused}");
-    // A reload refuses to replace it, too, and is rejected as a whole.
+    // A reload also refuses to replace the file, and is rejected as a whole.
     lb.write_config(&overwriting);
     let rejected = ctl(&lb, &["--socket", "lb.sock", "reload"]).await;
     assert_eq!(rejected.code, 1);
@@ -87,7 +87,7 @@ async fn one_of_two_simultaneous_starts_gets_the_socket() {
     let line = format!("socket = \"{}\"", path.display());
     let config = site.admin(&line).config();
     for _ in 0..5 {
-        // A stale socket file, as left by a killed process.
+        // Leave a stale socket file, like a killed process.
         drop(UnixListener::bind(&path).unwrap());
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let started = tokio::join!(
@@ -111,7 +111,7 @@ async fn one_of_two_simultaneous_starts_gets_the_socket() {
         assert_eq!(
             std::fs::read_dir(&shared).unwrap().count(),
             0,
-            "files left behind"
+            "files were left behind"
         );
     }
 }
@@ -123,7 +123,7 @@ async fn reload_moves_and_recreates_the_socket() {
     let old = lb.dir().join("lb.sock");
     let moved = lb.config().replace("lb.sock", "new.sock");
     lb.write_config(&moved);
-    // The answer arrives over the socket that is about to be closed.
+    // The answer arrives over the socket although the reload closes that socket.
     assert_eq!(
         ctl(&lb, &["--socket", "lb.sock", "reload"]).await.ok(),
         "applied\n"

@@ -1,6 +1,6 @@
-//! The admin address answers within 100 ms (release builds) while the workers are
-//! saturated and while metrics are large. `descriptor_exhaustion.rs` covers the lack of
-//! file descriptors.
+//! The admin address answers within 100 ms (release builds) while the workers are saturated
+//! and while metrics are large. `descriptor_exhaustion.rs` covers a lack of file
+//! descriptors.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -34,7 +34,8 @@ fn time_request(addr: SocketAddr, path: &str) -> Duration {
     leastconn::net::now() - start
 }
 
-/// Measures latencies on a thread of its own, independent of the load of this process.
+/// Measures latencies on a separate thread, so that the load of the test itself does not
+/// count.
 async fn assert_prompt(addr: SocketAddr, rounds: usize, what: &str) {
     let measuring = tokio::task::spawn_blocking(move || {
         let paths = ["/healthz", "/readyz", "/metrics"];
@@ -106,7 +107,10 @@ async fn admin_answers_while_workers_are_saturated() {
     let before = handshakes.load(Ordering::Relaxed);
     let rounds = if is_long() { 1000 } else { 100 };
     assert_prompt(lb.admin(), rounds, "saturated").await;
-    assert!(handshakes.load(Ordering::Relaxed) > before, "no load");
+    assert!(
+        handshakes.load(Ordering::Relaxed) > before,
+        "the workers are not under load"
+    );
     stop.store(true, Ordering::Relaxed);
     while let Some(done) = tasks.join_next().await {
         done.unwrap();
@@ -146,8 +150,9 @@ async fn admin_answers_with_thousands_of_connections() {
     lb.quiet().await;
 }
 
-/// More connections than the admin address accepts at once: the one that has been idle
-/// longest is closed, one with a pending request is not.
+/// If more connections arrive than the admin address accepts at once, it closes the
+/// connection that has been idle longest. It does not close a connection with a pending
+/// request.
 #[tokio::test]
 async fn idle_admin_connections_do_not_block_others() {
     use tokio::io::AsyncReadExt;
@@ -155,7 +160,8 @@ async fn idle_admin_connections_do_not_block_others() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let ask = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    // Does not read the answer to its request until the end.
+    // This connection has a pending request: it does not read the answer until the end of
+    // the test.
     let mut slow = tcp(lb.admin()).await;
     let mut idle = Vec::new();
     for n in 0..IDLE {
@@ -169,7 +175,8 @@ async fn idle_admin_connections_do_not_block_others() {
             assert_eq!(&start, b"HTTP/1.1 200");
         }
         if n == 0 {
-            // More recent than the first idle connection, so that one is closed first.
+            // This connection was active after the first idle connection, so that the first
+            // one is closed first.
             slow.write_all(ask).await.unwrap();
         }
         idle.push(stream);
@@ -183,7 +190,7 @@ async fn idle_admin_connections_do_not_block_others() {
         .await
         .unwrap();
     assert_eq!(&start, b"HTTP/1.1 200");
-    // The first connections were closed cleanly, the last ones were not closed.
+    // The connections that were idle longest were closed in order. The last ones are open.
     let mut rest = Vec::new();
     within(DEADLINE, "the end", idle[0].read_to_end(&mut rest))
         .await

@@ -1,4 +1,4 @@
-//! ALPN: negotiated with clients and offered to servers.
+//! ALPN: the protocols that the balancer negotiates with clients and offers to servers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ fn negotiated(stream: &tokio_rustls::client::TlsStream<tokio::net::TcpStream>) -
     stream.get_ref().1.alpn_protocol()
 }
 
-/// The client restricted to each TLS version.
+/// Returns two clients like `client`, each restricted to one TLS version.
 fn versions(client: &TlsClient) -> [TlsClient; 2] {
     [client.clone().tls12(), client.clone().tls13()]
 }
@@ -141,7 +141,7 @@ async fn server_is_offered_what_the_client_agreed_on(records: Records) {
         .start()
         .await;
     let client = lb.client(CLIENT1);
-    // Both sides must use the same protocol, whatever the server prefers.
+    // Both sides must use the same protocol, even if the server prefers another one.
     assert_eq!(
         server_protocol(&lb, &client.clone().alpn(&["http/1.1"])).await,
         "http/1.1"
@@ -150,7 +150,8 @@ async fn server_is_offered_what_the_client_agreed_on(records: Records) {
         server_protocol(&lb, &client.clone().alpn(&["h2"])).await,
         "h2"
     );
-    // If the client negotiated none, all protocols are offered, and the server chooses.
+    // If the client negotiated no protocol, the balancer offers all protocols to the
+    // server, which chooses.
     assert_eq!(
         server_protocol(&lb, &client.clone().alpn(&["spdy"])).await,
         "h2"

@@ -7,11 +7,11 @@ use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refuse
 
 async fn assert_ambiguous(lb: &Running, cert: &Cert) {
     let before = lb.records().len();
-    // The handshake succeeds, so the connection ends without an alert.
+    // Rules are applied after the handshake, so the connection ends without an alert.
     assert_eq!(refused(&lb.client_with(cert), lb.main()).await, None);
     let record = lb.expect_record(before, "ambiguous_identity").await;
     assert!(record.get("client").is_none(), "{record}");
-    // The record identifies the certificate nevertheless.
+    // The record still identifies the certificate.
     assert_eq!(record["serial"], cert.serial_hex.to_uppercase(), "{record}");
     let certificate = &record["certificate"];
     assert_eq!(certificate["issuer"], "CN=test CA", "{record}");
@@ -80,7 +80,8 @@ async fn control_characters_in_dns_names_are_refused() {
         let before = lb.records().len();
         let _ = refused(&lb.client_with(&cert), lb.main()).await;
         let outcome = &lb.wait_records(before + 1).await[before]["outcome"];
-        // The TLS library may reject such a name itself; only "ok" would be wrong.
+        // The TLS library may already reject such a name. Any outcome except "ok" is
+        // correct.
         assert!(
             outcome == "ambiguous_identity" || outcome == "untrusted_certificate",
             "{name:?}: {outcome}"

@@ -1,4 +1,4 @@
-//! `/api/v1` agrees with the state of the balancer and with the access log.
+//! The answers of `/api/v1` agree with the state of the balancer and with the access log.
 
 use leastconn_testkit::client::{read_line, roundtrip};
 use leastconn_testkit::{Behaviour, DEADLINE, Upstream, eventually};
@@ -39,8 +39,8 @@ async fn open_connections_match_their_later_records() {
     roundtrip(&mut stream, b"hello").await.unwrap();
     let shown = eventually(DEADLINE, || async {
         let shown = get(&lb, "connections").await;
-        // Bytes are counted after they were forwarded, which the client does not wait
-        // for.
+        // Bytes are counted after they were forwarded, so the client may have received them
+        // earlier.
         let all = shown["connections"][0]["bytes_sent"] == 10;
         all.then_some(shown.clone()).ok_or(shown.to_string())
     })
@@ -75,7 +75,7 @@ async fn open_connections_match_their_later_records() {
 
     drop(stream);
     let record = lb.wait_records(1).await.swap_remove(0);
-    // Fields that an open connection and its record have in common.
+    // An open connection and its access record have these fields in common.
     for key in [
         "connection",
         "time",
@@ -90,8 +90,8 @@ async fn open_connections_match_their_later_records() {
         "bytes_sent",
     ] {
         if key == "time" {
-            // Computed from the age of the connection: accurate to milliseconds, plus any
-            // pause.
+            // The start time is computed from the age of the connection. It is accurate to
+            // milliseconds, plus any pause of the process.
             let [shown, logged]: [jiff::Timestamp; 2] =
                 [connection, &record].map(|of| of[key].as_str().unwrap().parse().unwrap());
             let off = shown.duration_since(logged).abs();
@@ -124,7 +124,8 @@ async fn status_servers_and_clients_add_up() {
 
     let status = eventually(DEADLINE, || async {
         let status = get(&lb, "status").await;
-        // Bytes are counted after they were forwarded, which the clients do not wait for.
+        // Bytes are counted after they were forwarded, so the clients may have received
+        // them earlier.
         let all = status["connections"]["bytes_sent"] == 4 * 5;
         all.then_some(status.clone()).ok_or(status.to_string())
     });
@@ -227,7 +228,7 @@ async fn history_covers_the_last_minutes() {
     read_line(&mut stream).await.unwrap();
     refused(&lb.client("stranger"), lb.main()).await;
     lb.wait_records(1).await;
-    // Earlier samples do not know of the connection yet.
+    // Samples from before this point may have been taken before the connection was opened.
     let earlier = get(&lb, "history").await["samples"]
         .as_array()
         .unwrap()
@@ -239,8 +240,8 @@ async fn history_covers_the_last_minutes() {
     })
     .await
     .unwrap();
-    // The first sample excludes what came before it; the later ones contain the open
-    // connection.
+    // The first sample excludes events before it. All samples after `earlier` count the
+    // open connection.
     let interval = history["interval_seconds"].as_f64().unwrap();
     assert!(interval > 0.0);
     let mut refusals = 0.0;

@@ -1,4 +1,4 @@
-//! Authorities that expire while the balancer runs.
+//! CA certificates that expire while the balancer runs.
 
 use std::time::Duration;
 
@@ -29,7 +29,10 @@ async fn start(web: &Upstream, authorities: &[&TestCa], line: &str) -> Running {
 async fn refusal(lb: &Running, cert: &Cert) -> serde_json::Value {
     let seen = eventually(DEADLINE, || async {
         match lb.client_with(cert).tls12().connect(lb.main()).await {
-            Ok(stream) => Err(format!("let in: {:?}", crate::support::talk(stream).await)),
+            Ok(stream) => Err(format!(
+                "the client was admitted: {:?}",
+                crate::support::talk(stream).await
+            )),
             Err(error) => Ok(alert(&error)),
         }
     });
@@ -67,7 +70,7 @@ async fn expired_authority_ends_its_clients() {
         detail.starts_with("the authority `CN=brief` above the client's certificate expired at "),
         "{detail}"
     );
-    // The status shows the authority in force, not the expired one.
+    // The status shows the CA certificate that is still valid, not the expired one.
     let file = lb.dir().join("clients.crt").display().to_string();
     let (_, status) = lb.http_get("/api/v1/status").await;
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::ctl::{SOCKET, ctl};
 use crate::support::{NO_PROBES, Running, Site, connect_from, entry, named_servers, talk, tcp};
 
-/// A listener for all local clients, in front of servers of these weights.
+/// A listener for all local clients, and an upstream of these servers with these weights.
 fn site(servers: &[Upstream], weights: &[u32], lines: &[&str]) -> Site {
     let servers: Vec<_> = servers
         .iter()
@@ -30,8 +30,8 @@ fn site(servers: &[Upstream], weights: &[u32], lines: &[&str]) -> Site {
         .client("local", "source = \"127.0.0.0/8\"", "web", "")
 }
 
-/// Opens `n` connections in sequence, each after the server of the previous one is known,
-/// and keeps them open.
+/// Opens `n` connections and keeps them open. Each connection is opened only after the
+/// server of the previous connection has sent its name.
 async fn one_by_one(addr: SocketAddr, n: usize) -> (Vec<String>, Vec<TcpStream>) {
     let (mut names, mut held) = (Vec::new(), Vec::new());
     for _ in 0..n {
@@ -50,14 +50,17 @@ fn counts(names: &[String]) -> HashMap<&str, usize> {
     counts
 }
 
-/// Asserts that a count is plausible for `n` draws of this probability: within five
-/// standard deviations, which fails once in 1.7 million runs.
+/// Asserts that the count of successes in `n` draws with this probability is plausible. The
+/// limit is five standard deviations, which one of 1.7 million correct runs exceeds.
 #[track_caller]
 fn assert_probable(count: usize, n: usize, probability: f64) {
     let (count, n) = (count as f64, n as f64);
     let deviation = (n * probability * (1.0 - probability)).sqrt();
     let off = (count - n * probability).abs();
-    assert!(off <= 5.0 * deviation, "{count} of {n}, not {probability}");
+    assert!(
+        off <= 5.0 * deviation,
+        "{count} of {n} is improbable for {probability}"
+    );
 }
 
 #[tokio::test]
@@ -84,7 +87,8 @@ async fn random_follows_weights_and_ignores_load() {
         .await;
     let (names, held) = one_by_one(lb.main(), 400).await;
     assert_probable(counts(&names)["web2"], 400, 0.75);
-    // Least connections and round robin would not give such a run.
+    // With least connections or round robin, there would be no run of seven connections to
+    // one server.
     assert!(
         names
             .windows(7)
@@ -156,8 +160,8 @@ async fn source_hash_moves_only_while_its_server_is_down() {
     .await
     .unwrap();
 
-    // A restart with the servers in another order changes nothing. Another algorithm
-    // takes the open connections into account.
+    // A restart with the servers in another order selects the same servers. Another
+    // algorithm takes the open connections into account.
     lb.quiet().await;
     drop(lb);
     let mut servers = servers;
@@ -216,13 +220,14 @@ async fn source_hash_uses_the_proxied_address() {
 #[tokio::test]
 async fn recovered_server_starts_slowly() {
     let servers = named_servers(2).await;
-    // An hour, so that the share stays at its initial tenth for the whole test.
+    // The ramp takes one hour, so that the share stays at its initial tenth during the
+    // whole test.
     let lines = [
         "slow_start = \"1h\"",
         r#"passive = { fail_timeout = "200ms" }"#,
     ];
     let lb = site(&servers, &[1, 1], &lines).start().await;
-    // Servers present at startup do not ramp up.
+    // Servers that are present at startup have no slow start.
     let (names, held) = one_by_one(lb.main(), 100).await;
     assert_eq!(counts(&names)["web2"], 50);
 
@@ -231,7 +236,7 @@ async fn recovered_server_starts_slowly() {
     let (names, held) = one_by_one(lb.main(), 20).await;
     assert_eq!(counts(&names)["web1"], 20);
     servers[1].restart().await;
-    // A trial connection succeeds, and the server is available.
+    // A trial connection succeeds, so the server becomes available.
     eventually(DEADLINE, || async {
         match talk(tcp(lb.main()).await).await.unwrap().as_str() {
             "web2" => Ok(()),
@@ -240,13 +245,14 @@ async fn recovered_server_starts_slowly() {
     })
     .await
     .unwrap();
-    // It always has the fewest connections, but gets a twentieth of the new ones: a tenth
-    // of its half.
+    // The server always has the fewest connections, but gets only a twentieth of the new
+    // ones: one tenth of the half that it would get by its weight.
     let (names, more) = one_by_one(lb.main(), 400).await;
     let count = counts(&names).get("web2").copied().unwrap_or(0);
     assert_probable(count, 400, 102.0 / 1024.0 / 2.0);
 
-    // Without slow start it gets every connection until it has caught up.
+    // Without slow start, the server gets every new connection until it has as many as the
+    // other one.
     let changed = lb.config().replace("slow_start = \"1h\"\n", "");
     assert_eq!(lb.reload(&changed).await, "applied");
     let (names, most) = one_by_one(lb.main(), 100).await;
@@ -271,7 +277,7 @@ async fn server_added_by_reload_starts_slowly() {
     let (names, more) = one_by_one(lb.main(), 300).await;
     let count = counts(&names).get("web3").copied().unwrap_or(0);
     assert_probable(count, 300, 102.0 / 1024.0 / 3.0);
-    // The API shows the ramp, and sorts this server first.
+    // The API shows the slow start, and sorts this server first.
     let (_, answer) = lb.http_get("/api/v1/servers?limit=1").await;
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(answer["servers"].as_array().unwrap().len(), 1, "{answer}");
@@ -298,7 +304,7 @@ async fn server_added_by_reload_starts_slowly() {
         .find(|line| line.starts_with("web/web3"))
         .unwrap();
     assert!(line.contains("up, 10% of its share, full in "), "{line}");
-    // A server that ramps up takes all connections if no other is available.
+    // If no other server is available, a server in slow start takes all connections.
     servers[0].stop(OpenConnections::Keep).await;
     servers[1].stop(OpenConnections::Keep).await;
     let quick = within(Duration::from_secs(10), "an answer", async {

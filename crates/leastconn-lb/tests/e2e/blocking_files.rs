@@ -1,4 +1,5 @@
-//! Files that would block are refused with an error and delay nothing.
+//! Opening or reading some files would block. They are refused with an error and delay
+//! nothing.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +12,7 @@ use crate::support::{BIN, CLIENT1, Running, Site, talk};
 
 const TOKEN: &str = "token = \"token\"";
 
-/// Replaces a file by a FIFO without a writer, and returns its content.
+/// Replaces a file by a FIFO without a writer, and returns the previous content.
 fn replace_by_fifo(path: &Path) -> Vec<u8> {
     let bytes = fs::read(path).unwrap();
     let fifo = path.with_extension("fifo");
@@ -72,7 +73,7 @@ async fn fifo_is_refused_and_later_reloads_work() {
     lb.quiet().await;
 }
 
-/// The file watcher finds the FIFO, and continues to watch the other files.
+/// The file watcher reports the FIFO, and continues to watch the other files.
 #[tokio::test]
 async fn watched_fifo_does_not_delay_revocation() {
     let web = Upstream::named("web1").await;

@@ -1,5 +1,5 @@
-//! Chains with intermediates, bundles of several authorities, a CRL for each; a
-//! certificate revoked anywhere in the chain is refused.
+//! Certificate chains with intermediates, and bundles of several CAs with a CRL for each. A
+//! client is refused if any certificate of its chain is revoked.
 
 use leastconn_testkit::{Cert, TestCa, Upstream};
 use rustls::AlertDescription as Alert;
@@ -120,7 +120,8 @@ async fn revoked_intermediate_revokes_its_certificates(records: Records) {
     let cert = below.leaf(CLIENT1).build();
     for client in [lb.client_with(&cert).tls12(), lb.client_with(&cert).tls13()] {
         let before = lb.records().len();
-        // The leaf has no known status either, and webpki may report either error first.
+        // The revocation status of the leaf is also unknown, and webpki may report either
+        // error first.
         let alert = refused(&client, lb.main()).await.unwrap();
         assert!(matches!(
             alert,

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::support::{CLIENT1, DEBUG_SLACK, NO_PROBES, Running, Site, TLS, cn, entries};
 
-/// When something expires. The balancer checks every second.
+/// A time at which something expires. The balancer checks for expiry every second.
 struct Moment(jiff::Timestamp);
 
 impl Moment {
@@ -26,11 +26,14 @@ impl Moment {
         Self(jiff::Timestamp::now() + Duration::from_secs(seconds))
     }
 
-    /// Certificates have a resolution of one second.
+    /// Asserts that this is the current time. Certificates have a resolution of one second.
     fn assert_now(&self) {
         let late = jiff::Timestamp::now().duration_since(self.0).as_secs_f64();
         let most = 2.5 + DEBUG_SLACK.as_secs_f64();
-        assert!((-1.1..most).contains(&late), "{late} seconds late");
+        assert!(
+            (-1.1..most).contains(&late),
+            "ended {late} seconds after the expiry"
+        );
     }
 }
 
@@ -99,7 +102,7 @@ impl AsyncWrite for DelayedFinished {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        // rustls writes whole records.
+        // rustls writes only complete records.
         let length = |at: usize| usize::from(u16::from_be_bytes([buf[at + 3], buf[at + 4]]));
         let mut end = 0;
         while end < buf.len() && buf[end] != CHANGE_CIPHER_SPEC {
@@ -121,7 +124,8 @@ impl AsyncWrite for DelayedFinished {
     }
 }
 
-/// The certificate was valid when verified, and must be checked again before admission.
+/// The certificate is valid when it is verified, and has expired before the connection is
+/// admitted.
 async fn finish_after_expiry(on_expiry: &str) {
     let web = Upstream::named("web1").await;
     let lb = site(&web, on_expiry).await;
@@ -136,7 +140,10 @@ async fn finish_after_expiry(on_expiry: &str) {
     let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
     let record = lb.expect_record(0, "expired_certificate").await;
     assert_eq!(record["identity"], "cn:client1.lb.com", "{record}");
-    assert!(record.get("server").is_none(), "not dialled: {record}");
+    assert!(
+        record.get("server").is_none(),
+        "no server must be dialled: {record}"
+    );
     lb.quiet().await;
     assert_eq!(web.accepted(), 0);
 }
@@ -158,7 +165,8 @@ async fn max_connection_age_ends_the_connection() {
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
     let record = lb.expect_record(0, "max_lifetime").await;
-    // Up to a tenth earlier, so that connections do not all end at once.
+    // Connections end up to a tenth of the maximum age earlier, so that they do not all end
+    // at once.
     let took = record["duration_ms"].as_f64().unwrap();
     let most = 3200.0 + DEBUG_SLACK.as_secs_f64() * 1e3;
     assert!((2600.0..most).contains(&took), "{record}");

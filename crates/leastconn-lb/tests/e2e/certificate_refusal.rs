@@ -1,5 +1,5 @@
-//! Each fault of a certificate has its own reason code and alert, and no server is
-//! dialled.
+//! Each fault of a certificate has its own reason code and alert. The balancer connects to
+//! no server.
 
 use leastconn_testkit::{DEADLINE, TestCa, TlsClient, Upstream, client::alert, eventually};
 use rustls::AlertDescription as Alert;
@@ -32,7 +32,8 @@ async fn assert_refused(lb: &Running, client: TlsClient, outcome: &str, expected
     }
 }
 
-/// Rows 5 to 8 and 15 of docs/threats.md.
+/// Rows 5 to 8 and 15 of docs/threats.md: clients without a certificate, or with an
+/// untrusted, expired, unsuitable or revoked one.
 async fn each_bad_certificate_has_its_own_reason(records: Records) {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).records(records);
@@ -89,8 +90,9 @@ async fn each_bad_certificate_has_its_own_reason(records: Records) {
     lb.quiet().await;
 }
 
-/// The root's CRL covers its intermediates. Without CRLs of their own, the certificates
-/// that they issued have no known status and are refused.
+/// The root's CRL covers the intermediates that the root issued. The intermediates have no
+/// CRLs of their own, so the status of the certificates that they issued is unknown, and
+/// these certificates are refused.
 async fn intermediate_without_crl_is_refused(records: Records) {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).records(records).listener(
@@ -125,7 +127,7 @@ async fn early_data_of_refused_clients_reaches_no_server(records: Records) {
         .connect(lb.main())
         .await
         .unwrap();
-    // The socket may be closed already; either result is fine.
+    // The balancer may have closed the socket already, so the write may fail.
     let _ = stream.write_all(&[0; 4096]).await;
     let error = leastconn_testkit::client::read_to_close(&mut stream)
         .await
@@ -139,8 +141,8 @@ async fn early_data_of_refused_clients_reaches_no_server(records: Records) {
     lb.quiet().await;
 }
 
-/// rustls trusts every certificate in its root store. The owner of that certificate's key
-/// could then issue certificates for anyone.
+/// A certificate in `client_ca` that is not a CA must not be able to issue certificates.
+/// rustls trusts every certificate in its root store, so the balancer must prevent this.
 async fn client_certificate_in_client_ca_issues_nothing(records: Records) {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).records(records);
@@ -154,7 +156,7 @@ async fn client_certificate_in_client_ca_issues_nothing(records: Records) {
     assert_refused(&lb, forged.clone(), untrusted, Alert::CertificateUnknown).await;
     assert_eq!(web.accepted(), 0);
 
-    // The same after the files were replaced.
+    // After a reload of the files, the certificate must still not be able to issue others.
     let later = lb.ca().leaf("client3").build();
     let authorities = [lb.ca().cert_pem(), TestCa::new("more").cert_pem()].concat();
     let (new, path) = (lb.dir().join("ca.crt.new"), lb.dir().join("ca.crt"));
@@ -202,8 +204,8 @@ async fn cached_verification_does_not_outlive_expiry(records: Records) {
         let refusal = eventually(DEADLINE, || async {
             let stream = client.clone().tls12().connect(addr).await;
             match stream {
-                // The connection may be closed before the conversation ends.
-                Ok(stream) => Err(format!("let in: {:?}", talk(stream).await)),
+                // The balancer may close the connection during the exchange.
+                Ok(stream) => Err(format!("the client was admitted: {:?}", talk(stream).await)),
                 Err(error) => Ok(alert(&error)),
             }
         });

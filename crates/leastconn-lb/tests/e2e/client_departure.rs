@@ -1,4 +1,5 @@
-//! Clients that leave while a server is being dialled or while they wait for one.
+//! Clients that disconnect while a server is being dialled, or while they wait for a
+//! server.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -70,7 +71,7 @@ async fn departed_clients_free_their_slots(records: Records) {
     let lb = start(records, &[entry("web1", hole.address, "")]).await;
     let client = lb.client(CLIENT1);
     let mut ended = 0;
-    // More than `max_conns` of the client.
+    // These are more connections than `max_conns` of the client allows at once.
     for outcome in [
         "client_closed",
         "client_closed",
@@ -81,12 +82,12 @@ async fn departed_clients_free_their_slots(records: Records) {
         let mut plain = tcp(lb.address("plain")).await;
         wait_dialling(&lb, 2.0).await;
         if outcome == "client_closed" {
-            // `close_notify` and FIN; FIN.
+            // The TLS client sends `close_notify` and a FIN, the plain client only a FIN.
             tls.shutdown().await.unwrap();
             drop(tls);
             drop(plain);
         } else {
-            // Also after data was sent.
+            // A reset is detected even if the client has sent data before.
             tls.write_all(b"request").await.unwrap();
             plain.write_all(b"request").await.unwrap();
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -101,7 +102,7 @@ async fn departed_clients_free_their_slots(records: Records) {
         }
         ended += 2;
     }
-    // A FIN without `close_notify`, before anything was sent.
+    // The client sends a FIN without `close_notify`, before any data.
     let tls = client.connect(lb.main()).await.unwrap();
     wait_dialling(&lb, 1.0).await;
     let (mut socket, _session) = tls.into_inner();
@@ -118,7 +119,7 @@ async fn request_with_half_close_survives_a_retry(records: Records) {
     let lb = start(records, &entries(&[&web])).await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     let mut plain = tcp(lb.address("plain")).await;
-    // More than is read ahead, in several records.
+    // The balancer reads only part of this request ahead. It consists of several records.
     let request = leastconn_testkit::data::pattern(0, 50_000);
     for piece in request.chunks(10_000) {
         tls.write_all(piece).await.unwrap();

@@ -1,4 +1,5 @@
-//! Rate limits and `max_conns` apply to each identity, not to the rule, and are exact.
+//! Rate limits and `max_conns` are exact, and apply to each identity, not to the whole
+//! rule.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::support::{
     tcp,
 };
 
-/// No token is added during a test.
+/// The rate is so low that no token is added during a test.
 const SLOW: &str = "rate_limit = { rate = 0.001, burst = 20 }";
 
 fn site(web: &Upstream) -> Site {
@@ -42,7 +43,7 @@ async fn rate_limit_applies_per_client() {
         connections.spawn(async move {
             let mut stream = client.connect(addr).await.unwrap();
             let greeted = read_line(&mut stream).await.is_ok();
-            // All connections stay open until each has been admitted or refused.
+            // Keep all connections open until each of them has been admitted or refused.
             (greeted, stream)
         });
     }
@@ -88,7 +89,8 @@ async fn wildcard_rule_limits_each_identity() {
         assert_served(&lb, &client).await;
         assert_eq!(refused(&client, lb.main()).await, None);
     }
-    // The bucket belongs to the identity: another certificate does not get a new one.
+    // The bucket belongs to the identity: a new certificate with the same name does not get
+    // a new bucket.
     assert_eq!(refused(&lb.client("ann.lb.com"), lb.main()).await, None);
     let records = lb.wait_records(9).await;
     let refused = records.iter().filter(|r| r["outcome"] == "rate_limited");
@@ -124,7 +126,8 @@ async fn max_conns_counts_open_connections() {
     lb.quiet().await;
 }
 
-/// The attempt to connect cost as much, and failing servers must not raise the limit.
+/// A connection for which no server can be reached still uses a token: it costs as much,
+/// and failing servers must not raise the limit.
 #[tokio::test]
 async fn failed_connections_use_a_token() {
     let twice = "rate_limit = { rate = 0.001, burst = 2 }\nmax_conns = 1";
@@ -200,9 +203,14 @@ async fn busy_client_gets_its_burst_and_rate() {
         last = Instant::now();
     }
     let most = BURST + RATE * start.elapsed().as_secs_f64();
-    assert!(admitted <= most + 1.0, "{admitted} of at most {most}");
-    // If this process was stalled, the bucket was full and tokens were lost. The bucket
-    // is full until the first answer, and no request follows the last one.
+    assert!(
+        admitted <= most + 1.0,
+        "{admitted} connections admitted, at most {most} allowed"
+    );
+    // Check the minimum only if no stall of this process was long enough to fill the
+    // bucket, because tokens are lost while the bucket is full. The tolerance covers the
+    // time before the first answer, when the bucket is full, and the time after the last
+    // request.
     let longest = longest.as_secs_f64();
     if longest < BURST / RATE {
         let least = most - 2.0 - 2.0 * longest * RATE;

@@ -26,7 +26,7 @@ async fn outcomes_are_counted_per_rule() {
         .start()
         .await;
     let client = lb.client(CLIENT1);
-    // Ended.
+    // A connection that ends normally.
     talk(client.connect(lb.main()).await.unwrap())
         .await
         .unwrap();
@@ -37,12 +37,12 @@ async fn outcomes_are_counted_per_rule() {
         assert_eq!(read_line(&mut stream).await.unwrap(), "web1");
         open.push(stream);
     }
-    // Refused: three connections above the limit.
+    // Refused: three connections above `max_conns`.
     for n in 2..5 {
         refused(&client, lb.main()).await;
         lb.wait_records(n).await;
     }
-    // Failed after it was connected to a server.
+    // Failed: the connection is killed while it is connected to a server.
     let listed = ctl(&lb, &["connections", "--json"]).await.ok();
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let id = listed["connections"][0]["connection"].to_string();

@@ -1,6 +1,6 @@
-//! Rules are tried in the order of the file; all keys of a rule must match, one element
-//! of a list must; types of names are never mixed; nothing in a certificate is a
-//! wildcard.
+//! Client rules are tried in the order of the file. All keys of a rule must match; of a
+//! list, one element must match. Types of names are never mixed, and nothing in a
+//! certificate is a wildcard.
 
 use leastconn_testkit::{Cert, Upstream, client::read_to_close};
 
@@ -25,7 +25,7 @@ async fn assert_served(lb: &Running, cert: &Cert, client: &str, identity: &str) 
 
 async fn assert_refused(lb: &Running, cert: &Cert, outcome: &str) {
     let before = lb.records().len();
-    // Rules are applied after the handshake: a clean end, not an alert.
+    // Rules are applied after the handshake, so the connection ends without an alert.
     assert_eq!(refused(&lb.client_with(cert), lb.main()).await, None);
     let record = lb.expect_record(before, outcome).await;
     assert!(record.get("server").is_none(), "{record}");
@@ -49,7 +49,7 @@ async fn first_matching_rule_decides() {
     assert_served(&lb, &cert("b.lb.com"), "pair", "cn:b.lb.com").await;
     assert_served(&lb, &cert("d.lb.com"), "rest", "cn:d.lb.com").await;
     let served = web.accepted();
-    // The first rule that matches decides, even if it allows nothing here.
+    // The first matching rule decides, even if it does not allow this listener's upstream.
     assert_refused(&lb, &cert("c.lb.com"), "not_allowed").await;
     for name in [
         "x.y.lb.com",
@@ -130,7 +130,7 @@ async fn dns_rule_matches_dns_names_literally() {
         leaf().dns("*.apps.lb.com").build(),
         leaf().dns("*.lb.com").build(),
         leaf().dns("*").build(),
-        // Text in a field of another type is not a DNS name.
+        // The text of a URI is not compared with rules for DNS names.
         leaf().uri("blue.apps.lb.com").build(),
         leaf().email("blue.apps.lb.com").build(),
         lb.ca().leaf("blue.apps.lb.com").build(),

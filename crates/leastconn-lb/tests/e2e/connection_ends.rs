@@ -1,6 +1,6 @@
-//! How each side of a connection can end and what the other side receives: a matrix of
-//! the side that ends, both transports, the record layer, the kind of end and the speed
-//! of the reader.
+//! Tests how each side can end a connection, and what the other side receives. A matrix of
+//! cases combines the side that ends, the transports, the record layer, the kind of end and
+//! the speed of the reader.
 
 mod matrix;
 mod peer;
@@ -33,7 +33,7 @@ both_record_layers! {
     fatal_alert_from_client_is_a_tls_error,
 }
 
-/// Fits into the buffers of the balancer, but not into those of a receiver.
+/// Fits into the balancer's buffers, but not into the receive buffer of a client or server.
 const DATA: usize = 100_000;
 
 async fn every_kind_of_end_is_forwarded(records: Records) {
@@ -107,9 +107,9 @@ async fn reset_by_the_receiver_ends_lingering(records: Records) {
     rig.quiet().await;
 }
 
-/// The server responds and closes while the client still sends, and the client reads
-/// late. Closing a socket with unread input sends a RST, which must not overtake the
-/// response.
+/// The server responds and closes while the client still sends, and the client reads late.
+/// A process that closes a socket with unread input sends a RST. This RST must not overtake
+/// the response.
 async fn early_response_reaches_an_uploading_client(records: Records) {
     let rig = Rig::start(records, &[]).await;
     let all = Transport::ALL.into_iter();
@@ -120,7 +120,8 @@ async fn early_response_reaches_an_uploading_client(records: Records) {
         server.finish().await;
         rig.wait_sent(source, DATA).await;
         drop(server);
-        // The server answers the first block with a RST; later blocks are discarded.
+        // The server answers the first block with a RST. The balancer discards later
+        // blocks.
         client.send(&[0; 1000]).await;
         rig.wait_received(source, 1000).await;
         for _ in 0..20 {
@@ -148,7 +149,7 @@ async fn forged_record_gets_an_alert_before_the_reset(records: Records) {
         let mut record = vec![23, 3, 3, 0, 64];
         record.resize(5 + 64, 7);
         client.socket_mut().write_all(&record).await.unwrap();
-        // Both sides read late.
+        // Both sides start reading late.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let (bytes, end) = server.read_to_end().await;
         assert!(bytes == pattern(0, DATA), "{version:?}: {}", bytes.len());
@@ -168,7 +169,7 @@ async fn forged_record_gets_an_alert_before_the_reset(records: Records) {
 
 async fn fatal_alert_from_client_is_a_tls_error(records: Records) {
     let rig = Rig::start(records, &[]).await;
-    // The client received a forged record, and sends an alert.
+    // Make the client process a forged record, so that it sends an alert.
     for version in [Transport::Tls12, Transport::Tls13] {
         let (client, mut server) = rig.connect(version, Transport::Plain, "reset").await;
         let source = client.local_addr();

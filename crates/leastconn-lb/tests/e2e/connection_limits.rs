@@ -1,5 +1,5 @@
-//! Limits on connections and handshakes: the excess is refused and counted, the others
-//! are served.
+//! Limits on connections and handshakes: connections above a limit are refused and counted,
+//! and the others are served.
 
 use leastconn_testkit::client::{read_line, read_to_close};
 use leastconn_testkit::{DEADLINE, Upstream, within};

@@ -26,7 +26,7 @@ async fn expired_crl_is_reported_everywhere() {
 
     let refusal = eventually(DEADLINE, || async {
         match lb.client(CLIENT1).tls12().connect(lb.main()).await {
-            Ok(stream) => Err(format!("let in: {:?}", talk(stream).await)),
+            Ok(stream) => Err(format!("the client was admitted: {:?}", talk(stream).await)),
             Err(error) => Ok(alert(&error)),
         }
     });
@@ -72,7 +72,7 @@ async fn expired_crl_is_reported_everywhere() {
     );
     lb.wait_metric("leastconn_ready", 1.0, DEADLINE).await;
 
-    // `explain` is another process, which reads the expired CRL.
+    // `explain` runs as another process, which reads the expired CRL from its file.
     let (cert, _) = lb.ca().leaf(CLIENT1).build().write(lb.dir(), "asked");
     let explained = Command::new(BIN)
         .current_dir(lb.dir())

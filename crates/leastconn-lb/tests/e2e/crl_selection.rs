@@ -1,4 +1,4 @@
-//! Which of several CRLs applies.
+//! Selection of the CRL that applies if there are several.
 
 use std::io::Write;
 

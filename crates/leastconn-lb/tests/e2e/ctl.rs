@@ -1,4 +1,5 @@
-//! `ctl`: its output is true, and clients see its changes.
+//! `ctl`: its output agrees with the state of the balancer, and its commands affect
+//! clients.
 
 use std::process::Stdio;
 
@@ -11,7 +12,6 @@ use crate::support::{BIN, Running, Site, tcp};
 
 pub(crate) const SOCKET: &str = "socket = \"lb.sock\"";
 
-/// Result of a command.
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) code: i32,
@@ -64,7 +64,7 @@ async fn two_servers() -> [Upstream; 2] {
 
 /// Waits until the balancer has ended this connection.
 async fn wait_closed(stream: &mut TcpStream) {
-    // Possibly by a RST, if the server was sending.
+    // If the server was sending, the balancer may end the connection with a RST.
     let _ = within(DEADLINE, "the end", read_to_close(stream)).await;
 }
 
@@ -91,7 +91,7 @@ async fn drained_server_keeps_open_connections() {
         assert_eq!(roundtrip(open, b"still").await.unwrap(), b"still");
     }
     assert_eq!(state_of(&lb, 0).await["state"], "drain");
-    // The log tells who made the change.
+    // The log event contains the user ID of the client that made the change.
     lb.wait_log(
         |event| {
             let message = event["fields"]["message"].as_str().unwrap_or_default();
@@ -106,7 +106,7 @@ async fn drained_server_keeps_open_connections() {
         "web/web1: ready (was drain)\n"
     );
     let (_back, server) = connect(&lb).await;
-    assert_eq!(server, "web1", "it has the fewest connections");
+    assert_eq!(server, "web1", "web1 has the fewest connections");
     drop((a, b, more, _back));
     lb.quiet().await;
 }
@@ -123,7 +123,7 @@ async fn maint_ends_connections_after_the_grace_period() {
         (&mut b, &mut a)
     };
 
-    // Within the grace period the server can be set to ready again, and its connection
+    // During the grace period, the server can be set to ready again. Then its connection
     // survives.
     let set = ctl_json(&lb, &["maint", "web/web1", "--grace", "1h"]).await;
     assert_eq!(
@@ -179,7 +179,8 @@ async fn overrides_survive_a_reload_and_are_shown() {
         "{text}"
     );
 
-    // The override belongs to the name, even if the address and the other servers change.
+    // An override belongs to the name of the server. It stays if the address or the other
+    // servers change.
     let third = Upstream::named("web3").await;
     let moved = config.replace(&web1.addr().to_string(), &third.addr().to_string());
     assert_ne!(moved, config);
@@ -194,14 +195,14 @@ async fn overrides_survive_a_reload_and_are_shown() {
         assert_eq!(server, "web2");
         streams.push(stream);
     }
-    // The new server becomes ready.
+    // `ready` applies to the server at its new address.
     ctl(&lb, &["ready", "web/web1"]).await.ok();
     let (stream, server) = connect(&lb).await;
     assert_eq!(server, "web3");
     streams.push(stream);
     assert_eq!(deviations().await, json!([debug]));
 
-    // A changed level in the file replaces the override.
+    // If the configured level changes in the file, it replaces the override.
     let warn = moved.replace("format = \"json\"", "format = \"json\"\nlevel = \"warn\"");
     lb.write_config(&warn);
     ctl(&lb, &["reload"]).await.ok();
@@ -325,8 +326,7 @@ async fn reload_reports_its_outcome() {
         "{text}"
     );
 
-    // Connections to a listener that was added by a reload over the admin socket are
-    // served like any other.
+    // If `ctl reload` adds a listener, its connections are served like any other.
     let more = config.clone()
         + "[[listener]]\nname = \"late\"\nbind = \"127.0.0.1:0\"\nupstream = \"web\"\n";
     lb.write_config(&more);
@@ -359,7 +359,7 @@ async fn log_level_can_be_changed() {
     })
     .await
     .unwrap();
-    // A reload without a change of the level keeps the override.
+    // If the configured level does not change in the file, a reload keeps the override.
     ctl(&lb, &["reload"]).await.ok();
     assert_eq!(ctl(&lb, &["log-level"]).await.ok(), "info\n");
     assert_eq!(
@@ -381,7 +381,7 @@ async fn tables_list_servers_clients_and_connections() {
         let found = table
             .lines()
             .find(|line| line.trim_start().starts_with(begins));
-        let row = found.unwrap_or_else(|| panic!("no {begins} in\n{table}"));
+        let row = found.unwrap_or_else(|| panic!("no row starts with {begins}:\n{table}"));
         row.split_whitespace()
             .map(str::to_owned)
             .collect::<Vec<_>>()
@@ -413,7 +413,7 @@ async fn tables_list_servers_clients_and_connections() {
     ] {
         assert!(status.contains(part), "{part} is not in\n{status}");
     }
-    // The same by the socket alone, from another directory.
+    // `ctl` works with only the socket path, from another directory.
     let socket = lb.dir().join("lb.sock");
     let by_socket = program(
         std::path::Path::new("/"),
@@ -509,7 +509,7 @@ async fn errors_suggest_what_to_do() {
         );
     }
     assert_eq!(state_of(&lb, 0).await["state"], "ready");
-    // Naming something that exists but has no connections is not an error.
+    // It is not an error to name a server, client or listener that has no connections.
     for args in [
         &["connections", "--server", "web/web1"][..],
         &["connections", "--server", "web"],
@@ -527,7 +527,7 @@ async fn errors_suggest_what_to_do() {
         none.stderr.contains("has no `socket` in its [admin] table"),
         "{none:?}"
     );
-    // An unparsable file may have a socket path that cannot be read.
+    // `ctl` cannot find the socket path in a file that is not valid TOML.
     lb.write_config("[[[\n");
     for command in ["ctl", "healthcheck", "top"] {
         let args: &[&str] = if command == "ctl" { &["reload"] } else { &[] };
@@ -548,10 +548,12 @@ async fn healthcheck_works_over_the_socket_alone() {
     lb.write_config(&only_socket);
     ctl(&lb, &["reload"]).await.ok();
     program(lb.dir(), &["healthcheck"]).await.ok();
-    // The address is closed shortly after the answer.
+    // The old address is closed shortly after the answer.
     eventually(DEADLINE, || async {
         let answer = lb.try_http_get("/readyz").await;
-        answer.map_or(Ok(()), |_| Err("the address is there".to_owned()))
+        answer.map_or(Ok(()), |_| {
+            Err("the old address still accepts connections".to_owned())
+        })
     })
     .await
     .unwrap();

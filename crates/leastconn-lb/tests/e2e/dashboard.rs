@@ -1,4 +1,4 @@
-//! The dashboard without a browser; `tests/browser` uses one.
+//! Tests of the dashboard that need no browser. `tests/browser` contains those that do.
 
 use leastconn_testkit::{DEADLINE, Upstream, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -75,7 +75,7 @@ async fn page_and_its_assets_are_served() {
         pending.extend(modules.map(|module| format!("/dashboard/{module}")));
         seen.push(path);
     }
-    // Also modules that only other modules import.
+    // Also fetch modules that only other modules import.
     assert!(
         seen.iter().any(|path| path.ends_with("/format.js")),
         "{seen:?}"

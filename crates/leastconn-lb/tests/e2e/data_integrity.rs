@@ -1,5 +1,5 @@
-//! Data is unchanged, in both directions at once; a side that does not read slows down
-//! the other side and does not make the balancer grow.
+//! Data arrives unchanged, even if both sides send at once. If one side does not read, the
+//! balancer stops reading from the other side and does not use more memory.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn slow_client_slows_its_server(records: Records) {
         stalled.push(lb.client(CLIENT1).connect(lb.main()).await.unwrap());
     }
     web.wait_open(CLIENTS as usize).await;
-    // The byte counter stops when all buffers on the path are full.
+    // The byte counter stops once all buffers between the server and the clients are full.
     let sent = r#"leastconn_bytes_total{listener="main",direction="sent"}"#;
     let key = leastconn_testkit::metrics::normalise(sent);
     let full = async {
@@ -65,10 +65,10 @@ async fn slow_client_slows_its_server(records: Records) {
     };
     within(Duration::from_secs(20), "full buffers", full).await;
     let grown = lb.resident_kib().saturating_sub(before);
-    // Generous: a scratch buffer and the TLS buffers of each connection.
+    // A generous limit: a scratch buffer and the TLS buffers of each connection.
     assert!(
         grown < CLIENTS * 512 + 8192,
-        "{grown} KiB for {CLIENTS} clients"
+        "memory grew by {grown} KiB for {CLIENTS} clients"
     );
     drop(stalled);
     web.wait_open(0).await;
@@ -78,7 +78,7 @@ async fn slow_client_slows_its_server(records: Records) {
     lb.quiet().await;
 }
 
-/// Sends this many blocks to an echo server, and compares what comes back.
+/// Sends this many blocks to an echo server, and compares the blocks that it returns.
 pub(crate) async fn pump<S>(stream: S, blocks: usize, limit: Duration)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
@@ -88,7 +88,7 @@ where
         let mut digest = Sha256::default();
         let mut block = pattern(0, BLOCK);
         for number in 0..blocks {
-            // Blocks differ, so that swapped ones would be noticed.
+            // Each block differs from the others, so that swapped blocks would be noticed.
             block[..8].copy_from_slice(&number.to_be_bytes());
             digest.update(&block);
             writer.write_all(&block).await.unwrap();

@@ -1,5 +1,5 @@
-//! Without free file descriptors, accepting pauses without spinning, and continues when
-//! some are free again.
+//! If no file descriptors are free, the balancer pauses accepting without using CPU time,
+//! and continues when descriptors are free again.
 
 use std::process::Command;
 use std::time::Duration;
@@ -49,22 +49,27 @@ async fn accepting_pauses_without_spinning_and_recovers() {
     )
     .await;
     let before = ticks(&lb);
-    // Tests silence: a second of waiting must use almost no CPU time.
+    // A fixed delay, because the test checks that almost no CPU time is used in this
+    // second.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let used = ticks(&lb) - before;
-    assert!(used <= 10, "{used} ticks in a second of waiting");
+    assert!(
+        used <= 10,
+        "used {used} ticks of CPU time in a second of waiting"
+    );
     let warnings = lb.stderr().matches("cannot accept connections").count();
-    assert!(warnings < 30, "{warnings} lines of log");
+    assert!(warnings < 30, "{warnings} warnings were logged");
 
-    // More requests than there are reserved descriptors: each one is returned.
+    // These are more requests than there are reserved descriptors, so each request must
+    // return its descriptor to the reserve.
     for _ in 0..10 {
         for path in ["/healthz", "/readyz", "/metrics"] {
             let answer = within(ADMIN_LATENCY, path, lb.http_get(path)).await;
             assert_eq!(answer.0, 200);
         }
     }
-    // The limit was reached all the time. The last answer arrives before its descriptor
-    // is back in reserve, hence the waiting.
+    // The balancer is still at its limit. It may return the descriptor of the last request
+    // to the reserve only after the client has received the answer, so wait.
     let exhausted = eventually(DEADLINE, || async {
         match lb.open_fds() as u64 {
             open if open >= most => Ok(()),
@@ -82,8 +87,8 @@ async fn accepting_pauses_without_spinning_and_recovers() {
     lb.quiet().await;
 }
 
-/// Shutting down while accepting is paused must not reset clients in the backlog, as
-/// closing the socket would.
+/// A shutdown while accepting is paused must not reset the clients in the backlog. Closing
+/// the listening socket would reset them.
 #[tokio::test]
 async fn clients_in_the_backlog_are_served_at_shutdown() {
     use leastconn_testkit::Signal;
@@ -118,8 +123,8 @@ async fn clients_in_the_backlog_are_served_at_shutdown() {
     assert_eq!(lb.wait_end(DEADLINE).await.code(), Some(0));
 }
 
-/// Monitoring must work when clients use up everything: connections leave some
-/// descriptors free, whatever `max_connections` is.
+/// Monitoring must work even if clients use up all descriptors they can get: whatever the
+/// value of `max_connections`, client connections leave some descriptors free.
 #[tokio::test]
 async fn admin_answers_without_free_descriptors() {
     let web = Upstream::named("web1").await;
@@ -145,10 +150,11 @@ async fn admin_answers_without_free_descriptors() {
     assert_eq!(lb.http_get("/readyz").await.0, 200);
     assert!(lb.open_fds() < 100);
     let before = ticks(&lb);
-    // Tests silence: a second of waiting must use almost no CPU time.
+    // A fixed delay, because the test checks that almost no CPU time is used in this
+    // second.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(ticks(&lb) - before <= 10);
-    // The excess was closed at once.
+    // Connections above the limit were closed at once.
     for stream in silent.iter_mut().skip(100) {
         assert!(read_to_close(stream).await.unwrap_or_default().is_empty());
     }

@@ -1,5 +1,5 @@
-//! Reloads, CRLs and operators reach connections in all processes: in one that shuts
-//! down, and in predecessors after upgrades.
+//! Reloads, new CRLs and operator commands reach the connections of all processes: of a
+//! process that is shutting down, and of predecessors after upgrades.
 
 use leastconn_testkit::client::{TlsStream, read_line, roundtrip};
 use leastconn_testkit::{Cert, DEADLINE, Signal, Upstream, within};
@@ -56,7 +56,8 @@ struct Generations {
     _web: Upstream,
 }
 
-/// Processes that have connections; one without exits after the upgrade.
+/// The processes that have connections. A process without connections exits after the
+/// upgrade.
 const ALL: &[usize] = &[0, 1, 2];
 const FIRST_AND_LAST: &[usize] = &[0, 2];
 
@@ -92,7 +93,8 @@ async fn generations(settings: &str, connected: &[usize]) -> Generations {
 }
 
 impl Generations {
-    /// Asserts that all connections of client2 end with `outcome`, and no others.
+    /// Asserts that all connections of client2 end with `outcome`, and that all other
+    /// connections stay open.
     async fn assert_client2_ended(mut self, outcome: &str) {
         let ended = self.second.len();
         for stream in self.second {
@@ -102,7 +104,7 @@ impl Generations {
         for stream in &mut self.first {
             assert_open(stream).await;
         }
-        // Nothing else was accepted or closed.
+        // No other connection was accepted or closed.
         let last = self.first.pop().unwrap();
         for (stream, pid) in self.first.into_iter().zip(&self.pids) {
             finish(stream).await;
@@ -122,7 +124,8 @@ async fn new_crl_applies_in_all_processes() {
     all.assert_client2_ended("revoked_certificate").await;
 }
 
-/// The newest process forwards the reload, whether or not the ones in between still run.
+/// The newest process forwards the reload to the oldest one, whether or not the process
+/// between them is still running.
 #[tokio::test]
 async fn reload_is_forwarded_to_predecessors() {
     for connected in [ALL, FIRST_AND_LAST] {
@@ -153,7 +156,7 @@ async fn kill_applies_in_all_processes() {
     }
 }
 
-/// Also to predecessors of the process that it replaces.
+/// The upgrade also reloads the predecessors of the process that it replaces.
 #[tokio::test]
 async fn upgrade_reloads_all_predecessors() {
     let mut all = generations("watch = \"off\"", FIRST_AND_LAST).await;
@@ -179,14 +182,15 @@ async fn maint_applies_in_all_processes() {
     assert_eq!(all.lb.wait_exit(DEADLINE).await.code(), Some(0));
 }
 
-/// Like a reload, it reads the configuration.
+/// Like a reload, an upgrade reads the configuration and applies its rules to open
+/// connections.
 #[tokio::test]
 async fn upgrade_applies_new_rules_in_the_predecessor() {
     let web = Upstream::named("web1").await;
     let lb = start(two_clients(&web)).await;
     let certs = [CLIENT1, CLIENT2].map(|name| lb.ca().leaf(name).build());
     let (mut first, second) = (open(&lb, &certs[0]).await, open(&lb, &certs[1]).await);
-    // A change that a reload would reject.
+    // The configuration also contains a change that a reload would reject.
     let config = without_client2(&lb).replace("workers = 2", "workers = 3");
     lb.write_config(&config);
     upgrade(&lb, lb.pid()).await;
@@ -197,7 +201,7 @@ async fn upgrade_applies_new_rules_in_the_predecessor() {
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
 }
 
-/// The configuration may have keys of a later version.
+/// The configuration of a newer version may have keys that the predecessor does not know.
 #[tokio::test]
 async fn configuration_unknown_to_the_predecessor_ends_nothing() {
     let web = Upstream::named("web1").await;
@@ -213,7 +217,8 @@ async fn configuration_unknown_to_the_predecessor_ends_nothing() {
     )
     .await;
     assert_open(&mut stream).await;
-    // The CRL files of its last configuration are still watched.
+    // The predecessor still watches the CRL files of the last configuration that it could
+    // read.
     lb.ca().write_crl(lb.dir(), &[&cert]);
     wait_closed(stream).await;
     lb.expect_record(0, "revoked_certificate").await;
@@ -236,7 +241,7 @@ async fn draining_process_applies_crls_and_rules() {
     wait_closed(revoked).await;
     lb.expect_record(0, "revoked_certificate").await;
 
-    // A new listener is not opened during a shutdown.
+    // A reload during a shutdown opens no new listener.
     let config = without_client2(&lb).replace(
         "[[upstream]]",
         "[[listener]]\nname = \"late\"\nbind = \"127.0.0.1:0\"\nupstream = \"web\"\n[[upstream]]",

@@ -1,4 +1,4 @@
-//! Signals are handled from the start: none has its default action.
+//! Signals are handled from the start of the process. No signal has its default action.
 
 use std::{path::Path, process::Stdio};
 
@@ -27,7 +27,7 @@ match = { source = \"127.0.0.0/8\" }
 allow = [\"web\"]
 ";
 
-/// A balancer that is still reading its large configuration.
+/// A balancer that is still reading its configuration, which is large.
 struct Starting {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
@@ -45,7 +45,7 @@ async fn starting(path: &Path) -> Starting {
         .unwrap();
     let log = BufReader::new(child.stderr.take().unwrap()).lines();
     let pid = child.id().unwrap();
-    // Signal handlers are installed before anything is read.
+    // The signal handlers are installed before the process reads any file.
     eventually(DEADLINE, || async move {
         let caught = caught_signals(pid).ok_or_else(|| "it has exited".to_owned())?;
         let last = caught & (1 << (Signal::USR2.as_raw() - 1)) != 0;
@@ -57,7 +57,7 @@ async fn starting(path: &Path) -> Starting {
     Starting { child, log }
 }
 
-/// The signals that the process handles, one bit each.
+/// The signals that the process handles, as a bit mask.
 fn caught_signals(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let caught = status
@@ -79,7 +79,7 @@ impl Starting {
                     return line;
                 }
             }
-            panic!("exited without logging {what:?}");
+            panic!("the process exited without logging {what:?}");
         })
         .await
     }

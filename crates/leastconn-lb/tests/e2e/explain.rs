@@ -1,4 +1,4 @@
-//! `explain` predicts the outcome for a certificate.
+//! `explain` predicts the outcome of a connection with a given certificate.
 
 use std::process::Command;
 
@@ -206,7 +206,7 @@ async fn usage_errors_are_not_refusals() {
     lb.quiet().await;
 }
 
-/// Only rules that almost match are shown.
+/// Of many rules, only those that almost match are shown.
 #[tokio::test]
 async fn many_rules_are_summarized() {
     let web = Upstream::named("web1").await;
@@ -233,7 +233,7 @@ async fn many_rules_are_summarized() {
         shown[0]["why"],
         "requires source `10.0.0.0/8`; the source is 127.0.0.1"
     );
-    // A typo.
+    // A certificate with a typo in its name.
     lb.ca()
         .leaf("client-1234.lb.co")
         .build()

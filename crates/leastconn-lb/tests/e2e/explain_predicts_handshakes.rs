@@ -1,5 +1,5 @@
-//! `explain` agrees with handshakes of the OpenSSL client about keys of all kinds and key
-//! usages.
+//! `explain` predicts the outcome of handshakes of the OpenSSL client, for certificates
+//! with all kinds of keys and key usages.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -41,8 +41,9 @@ fn explained(lb: &Running) -> (String, String) {
     (of("outcome"), of("detail"))
 }
 
-/// OpenSSL command for a key, extensions, and part of the expected detail: empty if the
-/// certificate is accepted, `?` if both outcomes are fine.
+/// The OpenSSL command for a key, the extensions of the certificate, and a part of the
+/// expected detail. The detail is empty if the certificate is accepted, and `?` if both
+/// outcomes are correct.
 type Case = (String, &'static str, &'static str);
 
 fn cases() -> Vec<Case> {
@@ -126,7 +127,8 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Makes a key and a certificate for it, `c.key` and `c.crt`, and returns the output.
+/// Creates the key `c.key` and a certificate for it, `c.crt`. Returns the output of
+/// OpenSSL.
 fn make_certificate(dir: &Path, key: &str, extensions: &str) -> String {
     std::fs::write(dir.join("ext"), extensions).unwrap();
     let command = format!(
@@ -137,7 +139,7 @@ fn make_certificate(dir: &Path, key: &str, extensions: &str) -> String {
     sh(dir, &command)
 }
 
-/// Connects with the certificate, and checks record number `n` against the prediction.
+/// Connects with the certificate, and compares record number `n` with the prediction.
 async fn assert_predicted(lb: &Running, n: usize, version: &str, outcome: &str, expected: &str) {
     let command = format!(
         "echo | openssl s_client -connect {} -cert c.crt -key c.key -cipher \
@@ -146,12 +148,12 @@ async fn assert_predicted(lb: &Running, n: usize, version: &str, outcome: &str, 
     );
     let output = sh(lb.dir(), &command);
     let record = lb.wait_records(n + 1).await.swap_remove(n);
-    // OpenSSL sends no certificate if it knows that the server would not accept it.
+    // OpenSSL sends no certificate if the server's request shows that it would be refused.
     if record["outcome"] == "no_certificate" {
         assert_ne!(outcome, "ok", "{version}: {output}");
         return;
     }
-    // How an admitted connection ends depends on OpenSSL.
+    // The end of an admitted connection depends on OpenSSL, not on the balancer.
     if outcome == "ok" {
         assert_eq!(record["client"], "c1", "{version}: {record} {output}");
         return;

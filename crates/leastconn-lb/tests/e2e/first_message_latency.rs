@@ -17,11 +17,11 @@ both_record_layers! {
     first_message_is_not_delayed_by_nagle,
 }
 
-/// The kernel's minimum delay of an acknowledgement.
+/// The shortest time by which the kernel delays an acknowledgement.
 const DELAYED_ACK: Duration = Duration::from_millis(40);
 
-/// Enough for a median far below the delay even if a busy machine slows most connections
-/// down.
+/// Most connections may be slow on a busy machine, but the median of this many stays far
+/// below the delay.
 const CONNECTIONS: usize = 15;
 
 async fn first_echo(client: &TlsClient, lb: &Running) -> Duration {

@@ -1,4 +1,4 @@
-//! A ClientHello in any number of TCP segments or TLS records is treated the same.
+//! The number of TCP segments or TLS records of a ClientHello makes no difference.
 
 use std::net::SocketAddr;
 
@@ -32,7 +32,8 @@ async fn one_byte_per_segment(records: Records) {
     lb.quiet().await;
 }
 
-/// A transport that splits the first TLS record into records of one byte.
+/// A transport to the balancer that splits the first TLS record into records of one byte
+/// each.
 fn fragmenting(to: SocketAddr) -> DuplexStream {
     let (client, mut middle) = tokio::io::duplex(64 * 1024);
     tokio::spawn(async move {

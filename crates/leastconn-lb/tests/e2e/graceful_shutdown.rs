@@ -1,5 +1,5 @@
-//! SIGTERM and SIGINT drain: open connections may finish, the rest is cut off and
-//! recorded so. Other signals end nothing.
+//! SIGTERM and SIGINT start draining: open connections may finish until the drain timeout,
+//! and the remaining ones are cut off and recorded. Other signals do not end the process.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -39,8 +39,8 @@ async fn term_and_int_let_transfers_finish() {
         assert!(read_to_close(&mut tls).await.unwrap().is_empty());
         let status = lb.wait_end(DEADLINE).await;
         assert_eq!(status.code(), Some(0));
-        // Some connection attempts may have found the socket still open: such connections
-        // are accepted.
+        // Some connection attempts may have found the listening socket still open. These
+        // connections were accepted.
         let (served, unserved): (Vec<_>, Vec<_>) =
             lb.records().into_iter().partition(|r| r["outcome"] == "ok");
         assert_eq!(served.len(), 1);
@@ -61,7 +61,7 @@ async fn idle_process_exits_at_once() {
         .unwrap();
     lb.quiet().await;
     lb.signal(Signal::TERM);
-    // Without waiting for `drain_timeout`, thirty seconds by default.
+    // The process does not wait for `drain_timeout`, which is thirty seconds by default.
     let status = lb.wait_exit(DEADLINE).await;
     assert_eq!(status.code(), Some(0));
 }
@@ -86,7 +86,8 @@ async fn drain_timeout_ends_the_remaining_connections() {
     assert_eq!(status.code(), Some(1));
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(400), "{took:?}");
-    // Cut off by a RST, which clients cannot mistake for an orderly end.
+    // The balancer cuts connections off with a RST, which clients cannot mistake for an
+    // orderly end.
     for error in [
         read_to_close(&mut tls).await.unwrap_err(),
         read_to_close(&mut plain).await.unwrap_err(),
@@ -125,8 +126,8 @@ async fn only_remaining_connections_are_cut_off() {
     finished.shutdown().await.unwrap();
     read_to_close(&mut finished).await.unwrap();
     lb.expect_record(0, "ok").await;
-    // The process does not exit before the timeout, and `/readyz` still reports that it
-    // drains.
+    // The process does not exit before the timeout, and `/readyz` still reports that it is
+    // draining.
     assert_eq!(roundtrip(&mut remaining, b"after").await.unwrap(), b"after");
     wait_draining(&lb).await;
     let status = lb.wait_end(DEADLINE).await;
@@ -215,7 +216,7 @@ async fn usr1_reopens_the_access_log() {
     };
     one_more(&path, 1).await;
     std::fs::rename(&path, &moved).unwrap();
-    // The old file is used until the signal.
+    // The process writes to the renamed file until the signal arrives.
     one_more(&moved, 2).await;
     lb.signal(Signal::USR1);
     lb.wait_log(
@@ -225,7 +226,10 @@ async fn usr1_reopens_the_access_log() {
     .await;
     one_more(&path, 1).await;
     assert_eq!(lines(&moved), 2);
-    assert!(lb.records().is_empty(), "standard output has records too");
+    assert!(
+        lb.records().is_empty(),
+        "records were also written to standard output"
+    );
     lb.quiet().await;
     lb.signal(Signal::TERM);
     within(DEADLINE, "the end", lb.wait_exit(DEADLINE)).await;

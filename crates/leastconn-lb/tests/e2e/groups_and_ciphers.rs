@@ -54,7 +54,8 @@ async fn post_quantum_group_is_preferred(records: Records) {
     let (hybrid, classic) = (kx_group::X25519MLKEM768, kx_group::X25519);
     for (offered, expected) in [
         (&[hybrid, classic][..], NamedGroup::X25519MLKEM768),
-        // Even if the client prefers another group and sent no key share for this one.
+        // The balancer chooses this group even if the client prefers another one and sent
+        // no key share for it.
         (&[classic, hybrid], NamedGroup::X25519MLKEM768),
         (&[classic], NamedGroup::X25519),
         (

@@ -1,4 +1,4 @@
-//! One side may finish sending long before the other: no data is lost.
+//! If one side finishes sending long before the other, no data is lost.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ both_record_layers! {
 
 const ANSWER: usize = 1 << 20;
 
-/// The same upstream behind TLS and plain TCP, with short timeouts except for idle
-/// connections.
+/// The same upstream behind a TLS and a plain listener. All timeouts are short except for
+/// the idle timeout.
 async fn start(records: Records, behaviour: Behaviour) -> (Upstream, Running) {
     let web = Upstream::start(behaviour).await;
     let short_timeouts = [
@@ -90,7 +90,7 @@ async fn half_close_by_the_server_is_forwarded(records: Records) {
 async fn read_then_send(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let received = read_to_close(&mut stream).await.unwrap();
     assert!(received == pattern(0, ANSWER), "{} bytes", received.len());
-    // The server has finished sending, and still receives.
+    // The server has finished sending, but still receives.
     stream.write_all(&pattern(7, ANSWER)).await.unwrap();
     stream.shutdown().await.unwrap();
 }
@@ -107,7 +107,8 @@ async fn data_after_the_clients_fin_is_unchanged(records: Records) {
     lb.quiet().await;
 }
 
-/// Tests silence: a connection without traffic meets no read deadline.
+/// A connection without traffic has no read deadline. The test has to wait for the time in
+/// which such a deadline would pass.
 async fn no_read_deadline_on_server_connections(records: Records) {
     let (_web, lb) = start(records, Behaviour::Named("web1".to_owned())).await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();

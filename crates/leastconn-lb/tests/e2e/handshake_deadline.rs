@@ -1,5 +1,4 @@
-//! One deadline from accept to the end of the handshake, which received bytes do not
-//! extend.
+//! The handshake has one deadline, which starts at accept. Received bytes do not extend it.
 
 use std::time::Duration;
 
@@ -39,7 +38,7 @@ async fn start(records: Records, web: &Upstream, limit: f64) -> Running {
 
 fn assert_in_time(record: &serde_json::Value, limit: f64) {
     let took = record["duration_ms"].as_f64().unwrap();
-    // Ten percent, plus what a machine adds that is busy with hundreds of connections.
+    // Ten percent, plus the delay of a machine that is busy with hundreds of connections.
     let most = limit * 1.1 + 250.0 + DEBUG_SLACK.as_secs_f64() * 1e3;
     assert!((limit..most).contains(&took), "{record}");
 }
@@ -62,12 +61,12 @@ async fn silent_sockets_are_closed_at_the_deadline(records: Records) {
     lb.quiet().await;
 }
 
-/// Row 1 of docs/threats.md.
+/// Row 1 of docs/threats.md: a client opens many connections and sends nothing.
 async fn silent_sockets_do_not_delay_handshakes(records: Records) {
     const SILENT: usize = 500;
     const SERVED: usize = 20;
-    // Long enough to open all sockets and to serve a client before the first one times
-    // out.
+    // The timeout is long enough to open all sockets and to serve a client before the first
+    // socket times out.
     const LONGER: f64 = 10_000.0;
     let web = Upstream::named("web1").await;
     let lb = start(records, &web, LONGER).await;
@@ -87,7 +86,10 @@ async fn silent_sockets_do_not_delay_handshakes(records: Records) {
         let _ = read_to_close(stream).await;
     }
     let ended = lb.wait_records(SILENT + SERVED).await;
-    assert_eq!(ended[0]["outcome"], "ok", "served only after the timeouts");
+    assert_eq!(
+        ended[0]["outcome"], "ok",
+        "the client was served only after the timeouts"
+    );
     let (ok, late): (Vec<_>, Vec<_>) = ended.iter().partition(|r| r["outcome"] == "ok");
     assert_eq!(ok.len(), SERVED);
     for record in late {
@@ -106,7 +108,7 @@ async fn dripping_client_hello_does_not_extend_the_deadline(records: Records) {
     let hello = client_hello(lb.ca());
     let mut stream = tcp(lb.main()).await;
     let mut tick = interval(Duration::from_millis(50));
-    // After a pause of this process, too, never several bytes at once.
+    // After a pause of this process, the client must not send several bytes at once either.
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let drip = async {
         for byte in hello {
@@ -115,7 +117,7 @@ async fn dripping_client_hello_does_not_extend_the_deadline(records: Records) {
                 return;
             }
         }
-        panic!("the balancer took the whole hello");
+        panic!("the balancer accepted the whole ClientHello");
     };
     within(DEADLINE, "the close", drip).await;
     assert_in_time(&lb.expect_record(0, "handshake_timeout").await, LIMIT);
@@ -131,8 +133,8 @@ async fn client_silent_after_its_hello_meets_the_deadline(records: Records) {
     let _ = read_to_close(&mut stream).await;
     assert_in_time(&lb.expect_record(0, "handshake_timeout").await, LIMIT);
     lb.quiet().await;
-    // The deadline ends with the handshake: an established connection outlives it. Tests
-    // silence.
+    // The deadline ends with the handshake: an established connection lives longer. The
+    // fixed delay exceeds the handshake timeout.
     let lb = start(records, &web, 4000.0).await;
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(4300)).await;

@@ -1,5 +1,5 @@
-//! The record of a failed handshake describes the client: rejected certificate, versions,
-//! names, alerts, and an explanation.
+//! The record of a failed handshake describes the client: the rejected certificate, TLS
+//! versions, names, alerts, and an explanation of the failure.
 
 use leastconn_testkit::{Cert, TestCa, TlsClient, Upstream, client::read_to_close};
 use serde_json::{Value, json};
@@ -25,12 +25,12 @@ async fn record_with_detail(lb: &Running, n: usize, outcome: &str, text: &str) -
     record
 }
 
-/// A certificate that is rejected, and what the record says about it.
+/// A certificate that is rejected, and the fields that the record must have.
 struct Rejection {
     cert: Cert,
     outcome: &'static str,
     alert: &'static str,
-    /// Part of the detail.
+    /// Text that the detail must contain.
     detail: &'static str,
     issuer: &'static str,
     subject: &'static str,
@@ -138,7 +138,7 @@ async fn rejected_certificate_is_logged(records: Records) {
     let record = record_with_detail(&lb, n, "no_certificate", "no certificate").await;
     assert_eq!(record["alert_sent"], "certificate_required", "{record}");
     assert_eq!(record.get("certificate"), None, "{record}");
-    // Later records contain nothing of the rejected certificates.
+    // Later records contain no fields of the rejected certificates.
     let stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     crate::support::talk(stream).await.unwrap();
     let record = lb.expect_record(n + 1, "ok").await;
@@ -185,14 +185,15 @@ async fn alert_from_a_distrusting_client_is_logged(records: Records) {
 async fn outdated_client_gets_an_alert_and_a_record(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
-    // TLS 1.1: random, no session ID, one cipher suite, no compression, no extensions.
+    // A ClientHello of TLS 1.1: random, no session ID, one cipher suite, no compression, no
+    // extensions.
     let body = [&[3, 2][..], &[7; 32], &[0, 0, 2, 0xc0, 0x2b, 1, 0, 0, 0]].concat();
     let length = u8::try_from(body.len()).unwrap();
     let hello = [&[22, 3, 1, 0, length + 4, 1, 0, 0, length][..], &body].concat();
     let mut socket = tcp(lb.main()).await;
     socket.write_all(&hello).await.unwrap();
     let answer = read_to_close(&mut socket).await.unwrap();
-    // A fatal `handshake_failure` alert.
+    // The answer is a fatal `handshake_failure` alert.
     assert_eq!(answer, [21, 3, 3, 0, 2, 2, 40]);
     let text = "the client offers TLS 1.1 and nothing newer";
     let record = record_with_detail(&lb, 0, "handshake_failed", text).await;

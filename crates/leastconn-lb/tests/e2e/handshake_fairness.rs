@@ -1,8 +1,8 @@
-//! Handshake permits and CPU time are shared by source: a flooding source delays only its
-//! own handshakes.
+//! Handshake permits and CPU time are shared fairly among sources: a flooding source delays
+//! only its own handshakes.
 //!
-//! The bench measures the latency of other sources (`--only flood`); these tests check
-//! that they are served while a source exceeds its share.
+//! The bench measures the latency of other sources (`--only flood`). These tests check that
+//! other sources are served while one source exceeds its share.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ async fn stalled_handshakes_leave_permits_for_other_sources(records: Records) {
     let lb = Site::new()
         .records(records)
         .process("max_handshakes = 8")
-        // Longer than this test takes, so that no permit is released by a timeout.
+        // The timeout is longer than this test, so that no permit is released by a timeout.
         .listener(
             "main",
             &["upstream = \"web\"", "handshake_timeout = \"5m\"", TLS],
@@ -57,8 +57,8 @@ async fn stalled_handshakes_leave_permits_for_other_sources(records: Records) {
         .await;
     let hello = client_hello(lb.ca());
     // Each stalled client gets the first byte of the server's answer, although there are
-    // more of them than permits: handshakes that wait for their client have released
-    // theirs.
+    // more stalled clients than permits: a handshake releases its permit while it waits for
+    // its client.
     let mut stalled = JoinSet::new();
     for _ in 0..20 {
         let mut stream = connect_from([127, 0, 0, 2], lb.main()).await.unwrap();

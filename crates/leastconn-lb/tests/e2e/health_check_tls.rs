@@ -1,5 +1,5 @@
 //! Health checks use the same TLS settings as connections: a server with a wrong
-//! certificate is down, and the log tells why.
+//! certificate is down, and the log contains the reason.
 
 use leastconn_testkit::{Behaviour, DEADLINE, TestCa, Upstream};
 
@@ -8,7 +8,8 @@ use crate::support::{Running, entry, tcp};
 
 const UP: &str = r#"leastconn_server_up{upstream="web",server="web1"}"#;
 
-/// At the end of a check, the server may be silent for a quarter of the timeout.
+/// At the end of a check that exchanges no data, the balancer waits up to a quarter of the
+/// timeout for the server to reject its certificate.
 fn check(what: &str, timeout: &str) -> String {
     format!(
         "health_check = {{ {what}, interval = \"100ms\", timeout = \"{timeout}\", rise = 1, fall = 1 }}\npanic = \"refuse\"\nretry_for = \"0s\""
@@ -38,12 +39,12 @@ async fn health_checks_use_mutual_tls() {
                 Some(Behaviour::Source { bytes: 10 }),
             ),
             (Behaviour::Echo, r#"type = "tcp""#, None),
-            // A server that does not answer our close is healthy.
+            // A server that does not answer the balancer's close is healthy.
             (Behaviour::Stuck, r#"type = "tcp""#, None),
         ] {
             let web = servers.mutual(behaviour, version_of_server).await;
             let lb = start(&servers, &check(what, "4s"), &web).await;
-            // The second connection arrives after the end of the first check.
+            // The second connection arrives only after the first check has ended.
             web.wait_accepted(2).await;
             lb.wait_metric(UP, 1.0, DEADLINE).await;
             assert!(
@@ -94,7 +95,7 @@ async fn wrong_certificate_takes_the_server_down() {
                     .await;
                 assert!(
                     down.to_string().contains(reason),
-                    "{version} {what}: {down}\n  should say: {reason}"
+                    "{version} {what}: {down}\n  should contain: {reason}"
                 );
                 let asked = web.accepted();
                 drop(tcp(lb.address("plain")).await);

@@ -1,5 +1,5 @@
-//! Silent connections end when their timeout has passed, and not earlier. These tests
-//! wait for silence.
+//! Connections without traffic end when their timeout has passed, and not earlier. These
+//! tests have to wait for the timeouts.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn idle_timeout_counts_bytes_in_both_directions() {
     let mut plain = tcp(lb.address("plain")).await;
     read_line(&mut tls).await.unwrap();
     read_line(&mut plain).await.unwrap();
-    // Bytes for 5.3 s, longer than the timeout, then silence.
+    // Send bytes for 5.3 s, which is longer than the timeout, then nothing.
     for _ in 0..11 {
         tokio::time::sleep(Duration::from_millis(480)).await;
         roundtrip(&mut tls, b"x").await.unwrap();
@@ -59,15 +59,16 @@ async fn half_close_timeout_starts_at_the_first_fin() {
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     let mut plain = tcp(lb.address("plain")).await;
     web.wait_accepted(2).await;
-    // Longer than the timeout, which must not have started.
+    // Wait longer than the timeout, which must not have started yet.
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert!(
         lb.records().is_empty(),
-        "it started before any side had finished"
+        "the timeout started before any side had finished"
     );
     tls.shutdown().await.unwrap();
     plain.shutdown().await.unwrap();
-    // The clients must not mistake it for an orderly end of the server.
+    // The balancer resets the connections, so that clients do not mistake the timeout for
+    // an orderly end of the server.
     assert!(read_to_close(&mut tls).await.is_err());
     assert!(read_to_close(&mut plain).await.is_err());
     for record in lb.wait_records(2).await {

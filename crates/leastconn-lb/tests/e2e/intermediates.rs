@@ -1,5 +1,5 @@
-//! Intermediate certificates that clients send: limited in number and cost, and accepted
-//! in all the orders that real clients use.
+//! Intermediate certificates that clients send. Their number and the cost of verifying them
+//! are limited, and they are accepted in all orders that real clients use.
 
 use leastconn_testkit::{TestCa, Upstream, pki::Cert};
 
@@ -23,7 +23,8 @@ async fn start(records: Records, web: &Upstream, lines: &str) -> Running {
         .await
 }
 
-/// A client certificate of `ca`, sent with the certificates of `above`.
+/// A client certificate issued by `ca`, sent together with the certificates of the CAs in
+/// `above`.
 fn sent_with(ca: &TestCa, above: &[&TestCa]) -> Cert {
     let mut cert = ca.leaf(CLIENT1).build();
     cert.chain_der.truncate(1);

@@ -1,5 +1,5 @@
 //! Row 20 of docs/threats.md: key updates cost CPU time and carry no data. A client that
-//! sends them continuously is slowed down and then disconnected; other clients are not
+//! sends them continuously is slowed down and then disconnected. Other clients are not
 //! affected.
 
 use std::io;
@@ -21,12 +21,12 @@ both_record_layers! {
     data_between_key_updates_does_not_help,
 }
 
-/// More than the balancer allows in the time that sending them takes.
+/// More key updates than the balancer allows in the time that it takes to send them.
 const FLOOD: usize = 5000;
 
 type Open = TlsStream<TcpStream>;
 
-/// Queues a key update that also requests one from the balancer; it is sent with the next
+/// Queues a key update that also requests one from the balancer. It is sent with the next
 /// data.
 fn queue_key_update(stream: &mut Open) -> io::Result<()> {
     let (_, session) = stream.get_mut();
@@ -39,8 +39,8 @@ async fn connect(client: &TlsClient, lb: &Running) -> Open {
     stream
 }
 
-/// Floods with `data` after each key update until disconnected, and returns the record.
-/// Another connection stays open and must not be affected.
+/// Sends key updates, each followed by `data`, until the balancer disconnects, and returns
+/// the record. Another connection stays open and must not be affected.
 async fn flood(lb: &Running, data: &[u8]) -> Value {
     let client = lb.client(CLIENT1).tls13();
     let mut other = connect(&client, lb).await;
@@ -51,7 +51,7 @@ async fn flood(lb: &Running, data: &[u8]) -> Value {
             stream.write_all(data).await?;
             stream.flush().await?;
         }
-        // The balancer may disconnect only after everything was sent.
+        // The balancer may disconnect only after the client has sent everything.
         read_to_close(&mut stream).await
     };
     let end = within(DEADLINE, "the end of the flood", flood).await;
@@ -87,14 +87,17 @@ async fn key_update_flood_ends_the_connection(records: Records) {
     lb.quiet().await;
 }
 
-/// The counter of rustls restarts with each data record; the balancer's counter does not.
+/// Data between key updates resets the counter of rustls, but not that of the balancer.
 async fn data_between_key_updates_does_not_help(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let record = flood(&lb, b"x").await;
     let bytes = record["bytes_received"].as_f64().unwrap();
-    // A burst of 100, then one each 10 ms.
+    // The balancer allows a burst of 100 key updates, then one every 10 ms.
     let most = 101.0 + record["duration_ms"].as_f64().unwrap() / 10.0;
-    assert!(bytes <= most, "{bytes} of at most {most}: {record}");
+    assert!(
+        bytes <= most,
+        "{bytes} bytes received, at most {most} allowed: {record}"
+    );
     lb.quiet().await;
 }

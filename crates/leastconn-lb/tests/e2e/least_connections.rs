@@ -1,4 +1,4 @@
-//! Balancing by least connections is exact, also for simultaneous connections.
+//! Balancing by least connections is exact, even if connections are opened simultaneously.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::support::{NO_PROBES, Running, Site, entries, entry, named_servers, talk, tcp};
 
-/// Opens `n` connections at once, and returns the count per server and the open
+/// Opens `n` connections simultaneously. Returns the number per server and the open
 /// connections.
 async fn at_once(addr: SocketAddr, n: usize) -> (HashMap<String, usize>, Vec<TcpStream>) {
     let mut connections = JoinSet::new();

@@ -56,7 +56,8 @@ async fn ipv4_and_ipv6_listeners_coexist() {
     lb.quiet().await;
 }
 
-/// On a dual-stack socket, IPv4 clients have mapped addresses and are still IPv4 clients.
+/// On a dual-stack socket, IPv4 clients have mapped IPv6 addresses, but are treated as IPv4
+/// clients.
 #[tokio::test]
 async fn ipv4_client_of_an_ipv6_wildcard_stays_ipv4() {
     let web = Upstream::named("web").await;

@@ -1,8 +1,9 @@
-//! The server from outside: the real program, real sockets, one behaviour a file.
+//! End-to-end tests: each one starts the real program with a configuration and connects to
+//! it. Each file tests one feature.
 //!
-//! Each test has a balancer of its own, on ports that the system picks, and ends by
-//! asserting that nothing is in flight and no file is left open. Long variants run
-//! with `LEASTCONN_LONG=1`.
+//! Each test has a balancer of its own, on ports that the kernel chooses. At its end, it
+//! asserts that no connection is open and that no file descriptor has leaked. Long variants
+//! run with `LEASTCONN_LONG=1`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

@@ -1,4 +1,4 @@
-//! Rules that match by URI, key, organizational unit and issuer; rules that expire.
+//! Rules that match by URI, key, organizational unit and issuer, and rules that expire.
 
 use leastconn_testkit::{Cert, TestCa, Upstream, client::read_to_close, metrics};
 use tokio::io::AsyncWriteExt;
@@ -29,7 +29,7 @@ async fn each_match_key_selects_its_identity() {
     let pinned = site.ca.leaf("pinned").ou("payments").build();
     let key = spki(&pinned);
     let below = site.ca.intermediate("Partner CA");
-    // Without a CRL of its own, its certificates would be refused.
+    // The intermediate CA needs a CRL of its own, or its certificates would be refused.
     let lists = [site.ca.crl(&[]), below.crl(&[])].concat();
     std::fs::write(site.dir.path().join("ca.crl"), lists).unwrap();
     let authorities = [site.ca.cert_pem(), below.cert_pem()].concat();
@@ -160,8 +160,8 @@ async fn expired_rule_admits_no_client() {
     lb.quiet().await;
 }
 
-/// A rule in shadow mode reports what it would decide, with its own bucket and count, and
-/// decides nothing.
+/// A rule in shadow mode reports what it would decide. It has its own token bucket and
+/// connection count, and decides nothing.
 #[tokio::test]
 async fn shadow_rule_only_reports_its_decision() {
     let web = Upstream::named("web1").await;
@@ -245,12 +245,13 @@ async fn shadow_rule_only_reports_its_decision() {
     let mut counts: Vec<_> = metrics::family(&counts, "leastconn_client_shadow_total").collect();
     counts.sort_by(|a, b| a.0.cmp(b.0));
     let counts: Vec<_> = counts.iter().map(|(_, count)| *count as u32).collect();
-    // elsewhere; only; strict: ok, rate_limited, too_many_connections.
+    // Expected counts: elsewhere; only; strict with the outcomes ok, rate_limited,
+    // too_many_connections.
     assert_eq!(counts, [1, 1, 2, 2, 1]);
     lb.quiet().await;
 }
 
-/// Row 14 of docs/threats.md.
+/// Row 14 of docs/threats.md: an authority that is limited to certain URIs.
 #[tokio::test]
 async fn uri_name_constraints_are_enforced() {
     let web = Upstream::named("web1").await;
@@ -287,8 +288,8 @@ async fn uri_name_constraints_are_enforced() {
     lb.quiet().await;
 }
 
-/// Row 22 of docs/threats.md: certificates that all sign each other. Trying every path
-/// would not finish; the number is the highest that a listener accepts.
+/// Row 22 of docs/threats.md: certificates that all sign each other, as many as a listener
+/// accepts at most. Trying every path would take practically forever.
 #[tokio::test]
 async fn maze_of_certificates_is_refused_cheaply() {
     let web = Upstream::named("web1").await;
@@ -338,7 +339,7 @@ async fn overlong_chain_is_refused() {
         .into_iter()
         .enumerate()
     {
-        // An alert, or a RST if the client was still sending.
+        // The client gets an alert, or a RST if it was still sending.
         if let Ok(mut stream) = client.connect(lb.main()).await {
             read_to_close(&mut stream).await.unwrap_err();
         }

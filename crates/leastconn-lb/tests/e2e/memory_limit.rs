@@ -1,4 +1,4 @@
-//! With little memory, the process refuses and closes connections instead of aborting.
+//! If memory is short, the process refuses and closes connections instead of aborting.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use tokio::task::JoinSet;
 
 use crate::support::{BIN, NO_PROBES, Running, Site, entries, entry, talk, tcp};
 
-/// Each would hold 128 KiB, which adds up to more than twice the limit.
+/// Number of slow clients. Without a limit, each would hold 128 KiB, which adds up to more
+/// than twice the memory limit.
 const SLOW: usize = 4000;
 
 /// Runs the program with this many MiB of address space.
@@ -46,7 +47,7 @@ async fn flood() -> (std::net::SocketAddr, JoinSet<()>) {
     (address, tasks)
 }
 
-/// Connects a client that never reads. Returns `None` if it was refused.
+/// Connects a client that never reads. Returns `None` if the connection was refused.
 async fn slow(lb: &Running) -> Option<TcpStream> {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 * 1024).unwrap();
@@ -75,7 +76,7 @@ async fn slow_readers_with(mib: u64) {
     for _ in 0..SLOW {
         clients.extend(slow(&lb).await);
     }
-    // New clients are served while buffers fill up: refused at times, but not for long.
+    // While the buffers fill up, new clients may be refused at times, but not for long.
     for _ in 0..20 {
         let served = || async {
             let stream = tcp(lb.address("other")).await;
@@ -113,7 +114,7 @@ async fn slow_readers_do_not_abort_512_mib() {
     slow_readers_with(512).await;
 }
 
-/// With a limit that is exceeded at once.
+/// The memory limit is so low that a reload with many rules exceeds it.
 #[tokio::test]
 async fn memory_limit_refuses_new_connections() {
     let web = Upstream::named("web1").await;
@@ -123,7 +124,7 @@ async fn memory_limit_refuses_new_connections() {
     let used = lb.metrics().await["leastconn_memory_used_bytes"];
     assert!(used > 1e6, "{used}");
     talk(tcp(lb.main()).await).await.unwrap();
-    // These rules take more than the limit.
+    // These rules need more memory than the limit.
     let many = config.clone() + &crate::support::many_clients();
     assert_eq!(lb.reload(&many).await, "applied");
     let refused = || async {

@@ -1,5 +1,5 @@
-//! Metric series follow the configuration: removed names lose their series when they have
-//! no open connections.
+//! Metric series follow the configuration: the series of a removed name disappear when its
+//! last connection has ended.
 
 use std::fs;
 
@@ -44,7 +44,7 @@ fn without(config: &str, names: &[&str]) -> String {
     kept.collect::<Vec<_>>().join("\n[[")
 }
 
-/// `Site::usual`, plus a listener, an upstream and rules that tests remove.
+/// `Site::usual`, plus a listener, an upstream and rules that the tests remove.
 async fn start_with_removable(webs: &[Upstream; 2], second: &Port) -> Running {
     let site = Site::usual(&[&webs[0]])
         .listener(
@@ -96,10 +96,10 @@ async fn series_of_removed_names_disappear() {
     assert_eq!(
         value(&lb, ok).await,
         Some(1.0),
-        "other series keep their values"
+        "other series must keep their values"
     );
 
-    // A renamed rule is another rule, and names that are added again start at 0.
+    // A renamed rule counts as a new rule, and a name that is added again starts at 0.
     let renamed = full.replace("name = \"any\"", "name = \"all\"");
     talk(lb.client("any").connect(lb.main()).await.unwrap())
         .await
@@ -147,7 +147,7 @@ async fn gauges_stay_until_connections_end() {
             &entry("web2", webs[1].addr(), ""),
             &entry("web3", webs[0].addr(), ""),
         );
-    // The second reload must keep them, too.
+    // The second reload must also keep these series.
     for text in [&reduced, &reduced] {
         assert_eq!(lb.reload(text).await, "applied", "{text}");
         for gauge in gauges {

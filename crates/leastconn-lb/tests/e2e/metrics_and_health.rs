@@ -29,7 +29,8 @@ const FAMILIES: [(&str, &str); 16] = [
 async fn documented_metrics_exist_with_their_labels() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
-    // Before the first connection: counters must start at 0, or the first event is lost.
+    // All series exist before the first connection: a counter that appears with its first
+    // event hides that event from Prometheus.
     let fresh = lb.metrics().await;
     for key in [
         r#"leastconn_connections_total{listener="main",outcome="ok"}"#,
@@ -101,7 +102,7 @@ async fn gauges_and_byte_counters_follow_connections() {
             r#"leastconn_server_connections_active{upstream="web",server="web1"}"#,
             1.0,
         ),
-        // Updated while the connection is open.
+        // These metrics are updated while the connection is open.
         (
             r#"leastconn_bytes_total{listener="main",direction="sent"}"#,
             5.0,
@@ -142,7 +143,8 @@ async fn clients_add_no_metric_series() {
         lb.wait_metric(ok, (n + 1) as f64, DEADLINE).await;
         let mut series: Vec<_> = lb.metrics().await.into_keys().collect();
         series.sort();
-        // The first connection may have added the series of its rule; rules are bounded.
+        // The first connection may have added the series of its rule. The number of rules
+        // is bounded.
         assert_eq!(*before.get_or_insert_with(|| series.clone()), series);
     }
     lb.quiet().await;

@@ -1,5 +1,5 @@
-//! The contract, the guide, the alerts and the Grafana dashboard name the metrics of a
-//! scrape, after all kinds of traffic.
+//! The contract, the guide, the alert rules and the Grafana dashboard name exactly the
+//! metrics that a scrape returns after all kinds of traffic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -78,10 +78,9 @@ fn family(name: &str, kind: &str, labels: &[&str]) -> Family {
     (name.to_owned(), kind.to_owned(), labels)
 }
 
-/// The label names of a sample.
 fn labels(sample: &str) -> BTreeSet<String> {
     let inside = sample.split_once('{').map_or("", |(_, labels)| labels);
-    // No label value contains a quote in this test.
+    // In this test, no label value contains a quote.
     let names = inside.split('"').step_by(2).map(|name| {
         let name = name.trim_matches(|c: char| c == ',' || c == '=' || c == '}' || c == ' ');
         name.split(['=', '}']).next().unwrap_or_default().to_owned()
@@ -91,7 +90,7 @@ fn labels(sample: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The families of a scrape. All samples of a family must have the same labels.
+/// The metric families of a scrape. All samples of a family must have the same labels.
 fn families(text: &str) -> BTreeSet<Family> {
     let mut families: BTreeMap<String, (String, Option<BTreeSet<String>>)> = BTreeMap::new();
     let mut current = String::new();
@@ -100,7 +99,7 @@ fn families(text: &str) -> BTreeSet<Family> {
             let (name, kind) = rest.split_once(' ').unwrap();
             current = name.to_owned();
             let before = families.insert(current.clone(), (kind.to_owned(), None));
-            assert_eq!(before, None, "{name} is there twice");
+            assert_eq!(before, None, "{name} occurs twice");
         } else if !line.starts_with('#') {
             let (sample, _) = line.rsplit_once(' ').unwrap();
             let known = &mut families.get_mut(&current).unwrap().1;
@@ -115,7 +114,7 @@ fn families(text: &str) -> BTreeSet<Family> {
     families.collect()
 }
 
-/// Starts a balancer and sends it all kinds of traffic.
+/// Starts a balancer and sends all kinds of traffic through it.
 async fn start_with_traffic() -> (Running, Upstream) {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
@@ -168,7 +167,7 @@ fn documented(page: &str) -> BTreeSet<Family> {
     rows.map(family).collect()
 }
 
-/// The metrics that a text or an expression names.
+/// The metrics that occur in a text or an expression.
 fn named(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words
@@ -184,7 +183,7 @@ fn assert_known(text: &str, families: &BTreeSet<Family>) {
         let of_histogram = name.strip_suffix("_bucket").unwrap_or(name);
         assert!(
             names.contains(name) || names.contains(of_histogram),
-            "there is no {name}"
+            "no scraped metric is called {name}"
         );
     }
 }
@@ -198,7 +197,11 @@ async fn documented_metrics_exist_in_a_scrape() {
         assert!(scraped.contains(&family(name, kind, labels)), "{name}");
     }
     let page = read("docs/reference/metrics.md");
-    assert_eq!(documented(&page), scraped, "documented, and scraped");
+    assert_eq!(
+        documented(&page),
+        scraped,
+        "documented metrics (left), scraped metrics (right)"
+    );
 
     let rules = read("deploy/prometheus/leastconn-rules.yml");
     for rule in rules.split("- alert: ").skip(1) {
@@ -207,7 +210,8 @@ async fn documented_metrics_exist_in_a_scrape() {
         if name != "LeastconnDown" {
             assert_known(expression, &scraped);
         }
-        // The table lists each alert in the rows of exactly the metrics that it uses.
+        // In the table, each alert is listed in the rows of exactly those metrics that it
+        // uses.
         for (metric, ..) in &scraped {
             let row = format!("| `{metric}` |");
             let row = page.lines().find(|line| line.starts_with(&row)).unwrap();
@@ -221,7 +225,10 @@ async fn documented_metrics_exist_in_a_scrape() {
             let uses = named(&expression.replace(&subtracted, "")).contains(&**metric);
             assert_eq!(listed, uses, "{name} and {metric}");
         }
-        assert!(page.matches(name).count() >= 2, "what to do about {name}");
+        assert!(
+            page.matches(name).count() >= 2,
+            "the page does not explain what to do about {name}"
+        );
     }
 
     let dashboard: Value = serde_json::from_str(&read("deploy/grafana/leastconn.json")).unwrap();
@@ -239,12 +246,15 @@ async fn documented_metrics_exist_in_a_scrape() {
     lb.quiet().await;
 }
 
-/// The properties that Grafana checks on import.
+/// Checks the properties that Grafana requires for an import.
 #[test]
 fn grafana_dashboard_can_be_imported() {
     let dashboard: Value = serde_json::from_str(&read("deploy/grafana/leastconn.json")).unwrap();
     assert!(dashboard["schemaVersion"].as_u64().unwrap() >= 36);
-    assert!(dashboard["id"].is_null(), "Grafana assigns the ID");
+    assert!(
+        dashboard["id"].is_null(),
+        "the dashboard must have no ID, because Grafana assigns it"
+    );
     for field in ["title", "uid"] {
         assert!(!dashboard[field].as_str().unwrap().is_empty(), "{field}");
     }
@@ -270,7 +280,7 @@ fn grafana_dashboard_can_be_imported() {
             assert!(letters.insert(target["refId"].as_str().unwrap()));
         }
     }
-    // Every variable that a query uses is defined.
+    // Every variable that a query uses is defined in the dashboard.
     let text = dashboard.to_string();
     let known: Vec<_> = variables
         .iter()
@@ -321,8 +331,8 @@ async fn process_metrics_match_the_kernel() {
     assert_eq!(before["leastconn_connections_limit"], 77.0);
     assert_eq!(before["leastconn_ready"], 1.0);
     assert_eq!(before["leastconn_config_last_reload_applied"], 1.0);
-    // The connection of the scrape itself is counted, and files that are read after the
-    // start may still be open.
+    // The scrape counts its own connection. Files that are read after the start may still
+    // be open, so retry.
     eventually(DEADLINE, || async {
         let files = lb.metrics().await["process_open_fds"] - 1.0;
         let open = lb.open_fds() as f64;
@@ -365,7 +375,7 @@ async fn process_metrics_match_the_kernel() {
         .await;
     lb.wait_metric("leastconn_connections_limit", 78.0, DEADLINE)
         .await;
-    // CRLs have their own family, and are also in the family of all files.
+    // CRLs have a family of their own, and are also part of the family of all files.
     for name in ["certificate_not_after", "crl_next_update"] {
         let name = format!("leastconn_{name}_seconds");
         let lists = metrics::family(&after, &name).filter(|(key, _)| key.contains("ca.crl"));

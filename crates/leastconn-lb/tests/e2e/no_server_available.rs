@@ -1,4 +1,5 @@
-//! No available server for a client: last resorts, retries and their end.
+//! If no server is available for a client: last-resort servers, retries, and the end of
+//! retrying.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,8 +25,8 @@ async fn start(servers: &[String], lines: &[&str]) -> Running {
         .await
 }
 
-/// Opens 100 connections a second until `until` completes, and asserts that all are
-/// served. Returns their number.
+/// Opens 100 connections per second until `until` completes, and asserts that all of them
+/// are served. Returns their number.
 async fn assert_all_served(lb: &Running, until: impl Future<Output = ()>) -> usize {
     let mut clients = JoinSet::new();
     let mut tick = tokio::time::interval(Duration::from_millis(10));
@@ -123,7 +124,7 @@ async fn ejected_server_is_dialled_as_last_resort() {
         DEADLINE,
     )
     .await;
-    // The other servers are available, so this is no panic mode.
+    // The other servers are available, so panic mode is off.
     assert_eq!(lb.metrics().await[PANIC], 0.0);
     let is_logged = |event: &Value| event.to_string().contains("dialled as a last resort");
     lb.wait_log(is_logged, DEADLINE).await;
@@ -210,7 +211,7 @@ async fn kill_or_revocation_ends_a_waiting_connection() {
     })
     .await
     .unwrap();
-    // The waiting connection counts for its client, but not for the server.
+    // The waiting connection counts as a connection of its client, but not of the server.
     let active = r#"leastconn_server_connections_active{upstream="web",server="web1"}"#;
     lb.wait_metric(active, 0.0, DEADLINE).await;
     refused(&client, addr).await;

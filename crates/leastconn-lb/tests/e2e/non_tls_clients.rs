@@ -1,5 +1,5 @@
-//! Other protocols, garbage and early FINs: an alert or a close, and no server is
-//! dialled.
+//! Clients that send other protocols, garbage or an early FIN get an alert or a close. The
+//! balancer connects to no server.
 
 use leastconn_testkit::{Upstream, client::read_to_close, data::pattern};
 use tokio::io::AsyncWriteExt;
@@ -41,7 +41,7 @@ async fn garbage_is_refused_at_once(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let mut bad_hello = client_hello(lb.ca());
-    // The length of the first vector of the ClientHello.
+    // Corrupt the length of the session ID in the ClientHello.
     bad_hello[43] ^= 0xff;
     let kinds: Vec<Vec<u8>> = vec![
         pattern(0, 1),
@@ -58,12 +58,12 @@ async fn garbage_is_refused_at_once(records: Records) {
     let count = kinds.len();
     for (n, bytes) in kinds.into_iter().enumerate() {
         let mut stream = tcp(lb.main()).await;
-        // The balancer may close before everything was sent.
+        // The balancer may close the connection before everything was sent.
         let _ = stream.write_all(&bytes).await;
         let _ = stream.shutdown().await;
         let _ = read_to_close(&mut stream).await;
         let record = lb.expect_record(n, "handshake_failed").await;
-        // Before the deadline, which is ten seconds.
+        // The balancer detects the error before the deadline of ten seconds.
         assert!(record["duration_ms"].as_f64().unwrap() < 7000.0, "{record}");
     }
     assert_eq!(web.accepted(), 0);
@@ -78,7 +78,7 @@ async fn fin_during_the_handshake_is_a_failure(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let hello = client_hello(lb.ca());
-    // Nothing, parts of a ClientHello, all of it.
+    // Send nothing, parts of a ClientHello, or all of it.
     for (n, sent) in [0, 1, 5, 100, hello.len()].into_iter().enumerate() {
         let mut stream = tcp(lb.main()).await;
         stream.write_all(&hello[..sent]).await.unwrap();

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::ctl::{SOCKET, program};
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
 
-/// The part of JSON Schema that the document uses. Fields without a schema are errors,
-/// too.
+/// Validates a value against the part of JSON Schema that the document uses. A field
+/// without a schema is also an error.
 fn validate(value: &Value, schema: &Value, root: &Value, at: &str) -> Result<(), String> {
     if let Some(to) = schema["$ref"].as_str() {
         let schema = root.pointer(&to[1..]).ok_or(to)?;
@@ -20,7 +20,7 @@ fn validate(value: &Value, schema: &Value, root: &Value, at: &str) -> Result<(),
             let mut tried = all.iter().map(|one| validate(value, one, root, at));
             return match tried.find(Result::is_ok) {
                 Some(_) => Ok(()),
-                None => Err(format!("{at}: {value} is none of {all:?}")),
+                None => Err(format!("{at}: {value} matches none of {all:?}")),
             };
         }
     }
@@ -45,7 +45,7 @@ fn validate(value: &Value, schema: &Value, root: &Value, at: &str) -> Result<(),
         || listed.is_some_and(|listed| !listed.contains(value))
         || same.is_some_and(|same| same != value)
     {
-        return Err(format!("{at}: {value} is not {schema}"));
+        return Err(format!("{at}: {value} does not match {schema}"));
     }
     for (n, item) in value.as_array().into_iter().flatten().enumerate() {
         validate(item, &schema["items"], root, &format!("{at}/{n}"))?;
@@ -97,7 +97,7 @@ async fn responses_match_the_openapi_document() {
     within(DEADLINE, "the greeting", read_line(&mut stream))
         .await
         .unwrap();
-    // A failed reload, so that optional fields are present, too.
+    // Fail a reload, so that the optional fields are present, too.
     lb.write_config("nonsense");
     let socket = ["--socket", "lb.sock"];
     let mut tested = Vec::new();
@@ -133,7 +133,7 @@ async fn responses_match_the_openapi_document() {
         validate(&value, form, &document, path).unwrap_or_else(|wrong| panic!("{wrong}"));
         tested.push(path);
         for (path, methods) in document["paths"].as_object().unwrap() {
-            // `/readyz` has another base path and answers in plain text.
+            // Skip `/readyz`, which has another base path and answers in plain text.
             if methods.get("get").is_some() && methods.get("servers").is_none() {
                 let form = answer(&document, path, "get");
                 let value = get(&lb, path).await;
@@ -143,9 +143,9 @@ async fn responses_match_the_openapi_document() {
     }
     let posts = document["paths"].as_object().unwrap().iter();
     for (path, _) in posts.filter(|(_, methods)| methods.get("post").is_some()) {
-        assert!(tested.contains(&&**path), "{path} was not tried");
+        assert!(tested.contains(&&**path), "{path} was not tested");
     }
-    // The validation itself can fail.
+    // Check that the validation can fail.
     let form = answer(&document, "/connections/kill", "post");
     for wrong in [
         json!({}),

@@ -27,12 +27,12 @@ async fn start(web: &Upstream, lines: &[&str]) -> Running {
         .await
 }
 
-/// The detail of record `n`, of a connection that was refused because of its header.
+/// The detail of record `n`. The connection must have been refused because of its header.
 async fn detail(lb: &Running, n: usize) -> String {
     let record = lb.expect_record(n, "handshake_failed").await;
     assert_eq!(record.get("proxy"), None, "{record}");
     assert!(record["source"].as_str().unwrap().starts_with("127.0.0.1:"));
-    // Before the deadline, which is ten seconds.
+    // The balancer refuses it before the deadline of ten seconds.
     assert!(record["duration_ms"].as_f64().unwrap() < 7000.0, "{record}");
     record["detail"].as_str().unwrap_or_default().to_owned()
 }
@@ -76,8 +76,8 @@ async fn invalid_header_is_refused_and_described() {
         ];
         for (n, (bytes, said)) in cases.iter().enumerate() {
             let mut stream = tcp(lb.main()).await;
-            // The balancer may close before everything was sent. It detects the error
-            // without waiting for a FIN, which is not sent here.
+            // The balancer may close the connection before everything was sent. It detects
+            // the error without waiting for a FIN, which this client does not send.
             let _ = stream.write_all(bytes).await;
             let _ = read_to_close(&mut stream).await;
             assert_eq!(detail(&lb, n).await, *said);
@@ -168,17 +168,18 @@ async fn header_bytes_do_not_extend_the_deadline() {
         assert_eq!(record["detail"], "handshake timeout before a PROXY header");
         let mut stream = tcp(lb.main()).await;
         let mut tick = interval(Duration::from_millis(50));
-        // After a pause of this process, too, never several bytes at once.
+        // After a pause of this process, the client must not send several bytes at once
+        // either.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let drip = async {
-            // Sending all of it would take twenty seconds.
+            // At this speed, sending the whole header would take twenty seconds.
             for byte in proxy::v2(0x21, 0x11, &[0; 400]) {
                 tick.tick().await;
                 if stream.write_all(&[byte]).await.is_err() {
                     return;
                 }
             }
-            panic!("the balancer took the whole header");
+            panic!("the balancer accepted the whole header");
         };
         within(DEADLINE, "the close", drip).await;
         let record = lb.expect_record(1, "handshake_timeout").await;
@@ -189,9 +190,9 @@ async fn header_bytes_do_not_extend_the_deadline() {
         );
         lb.quiet().await;
     }
-    // The header and the handshake share one deadline, and the ClientHello comes too
-    // late. Tests silence: five seconds of it are less than the timeout, and more than
-    // what remains.
+    // The header and the handshake share one deadline, so the ClientHello comes too late.
+    // The fixed delay of five seconds is less than the timeout, but more than the remaining
+    // time.
     let lb = start(&web, &[REQUIRED, "handshake_timeout = \"8s\"", TLS]).await;
     let mut stream = tcp(lb.main()).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -199,7 +200,7 @@ async fn header_bytes_do_not_extend_the_deadline() {
     stream.write_all(header).await.unwrap();
     let _ = within(DEADLINE, "the close", read_to_close(&mut stream)).await;
     let record = lb.expect_record(0, "handshake_timeout").await;
-    // With a deadline of its own for the handshake, it would take 13 seconds.
+    // If the handshake had a deadline of its own, it would end after 13 seconds.
     let took = record["duration_ms"].as_f64().unwrap();
     assert!((8000.0..12900.0).contains(&took), "{record}");
     assert_eq!(record["source"], "192.0.2.7:4660");
@@ -207,7 +208,7 @@ async fn header_bytes_do_not_extend_the_deadline() {
     lb.quiet().await;
 }
 
-/// A connection that waits for its header ends at once on shutdown.
+/// A connection that waits for its header is closed at once by a shutdown.
 #[tokio::test]
 async fn shutdown_does_not_wait_for_headers() {
     let web = Upstream::named("web1").await;

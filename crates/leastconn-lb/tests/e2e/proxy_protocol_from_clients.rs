@@ -46,7 +46,7 @@ async fn start(records: Records, web: &Upstream) -> Running {
         .await
 }
 
-/// The same without TLS.
+/// The same listener without TLS.
 fn plain(web: &Upstream) -> Site {
     Site::new()
         .listener("main", &["upstream = \"web\"", REQUIRED])
@@ -120,7 +120,7 @@ async fn data_after_the_header_is_not_lost(records: Records) {
         0x11,
         &[
             &[192, 0, 2, 7, 198, 51, 100, 1, 0x12, 0x34, 1, 187][..],
-            // Longer than one read, with an unknown TLV.
+            // The header contains an unknown TLV and is longer than one read.
             &[4, 0x03, 0x00],
             &[7; 0x300],
         ]
@@ -134,7 +134,7 @@ async fn data_after_the_header_is_not_lost(records: Records) {
                 ..Faults::default()
             };
             let path = FaultProxy::start(lb.main(), slices, Faults::default()).await;
-            // The ClientHello is in the same segment as the last byte of the header.
+            // The ClientHello arrives in the same segment as the last byte of the header.
             let client = lb.client(CLIENT1);
             let together = Prefixed::new(tcp(path.addr()).await, header);
             talk(client.handshake(together, "localhost").await.unwrap())
@@ -148,7 +148,7 @@ async fn data_after_the_header_is_not_lost(records: Records) {
     lb.quiet().await;
 }
 
-/// Without TLS, everything after the header is data of the client.
+/// Without TLS, all bytes after the header are data from the client.
 #[tokio::test]
 async fn plain_data_starts_after_the_header() {
     let web = Upstream::start(leastconn_testkit::Behaviour::Echo).await;
@@ -166,7 +166,7 @@ async fn plain_data_starts_after_the_header() {
     lb.quiet().await;
 }
 
-/// Limits apply to the address in the header, not to that of the proxy.
+/// Limits apply to the address in the header, not to the address of the proxy.
 #[tokio::test]
 async fn each_proxied_address_has_its_own_bucket() {
     let web = Upstream::named("web1").await;
@@ -193,7 +193,8 @@ async fn each_proxied_address_has_its_own_bucket() {
     lb.quiet().await;
 }
 
-/// Health checks of the proxy are its own connections.
+/// A header without a client's address, such as that of the proxy's health checks, keeps
+/// the address of the proxy.
 #[tokio::test]
 async fn local_header_keeps_the_peer_address() {
     let web = Upstream::named("web1").await;
@@ -220,7 +221,7 @@ async fn local_header_keeps_the_peer_address() {
     lb.quiet().await;
 }
 
-/// A second header is data of the client.
+/// A second header is treated as data from the client.
 #[tokio::test]
 async fn only_one_header_is_read() {
     let web = Upstream::start(leastconn_testkit::Behaviour::Echo).await;
@@ -234,7 +235,7 @@ async fn only_one_header_is_read() {
     lb.quiet().await;
 }
 
-/// Where no header is expected, it is invalid data.
+/// If the listener expects no header, a header is invalid data.
 #[tokio::test]
 async fn header_is_data_where_it_is_off() {
     let web = Upstream::named("web1").await;
@@ -247,8 +248,8 @@ async fn header_is_data_where_it_is_off() {
     lb.quiet().await;
 }
 
-/// The source rate limit applies to the proxied address, and a reload that does not
-/// change it grants no new burst.
+/// The source rate limit applies to the proxied address. A reload that does not change the
+/// limit allows no new burst.
 #[tokio::test]
 async fn source_rate_limit_uses_the_proxied_address() {
     let web = Upstream::named("web1").await;
@@ -273,7 +274,7 @@ async fn source_rate_limit_uses_the_proxied_address() {
         if outcome == "ok" {
             talk(stream).await.unwrap();
         } else {
-            // A RST or a FIN, but no data.
+            // The connection ends by a RST or a FIN, without data.
             let received = read_to_close(&mut stream).await.unwrap_or_default();
             assert!(received.is_empty());
         }

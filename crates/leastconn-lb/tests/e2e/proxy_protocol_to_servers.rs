@@ -1,4 +1,5 @@
-//! Servers receive a PROXY header with the client's address before its first byte.
+//! The balancer sends a PROXY header with the client's address to the server, before all
+//! other bytes.
 
 use leastconn_testkit::{
     Behaviour, DEADLINE, TlsClient, Upstream,
@@ -25,7 +26,7 @@ async fn server() -> Upstream {
     Upstream::start(Behaviour::ProxyHeader).await
 }
 
-/// Closes in order, and returns the server's report of the header.
+/// Closes the connection in order, and returns the server's report of the header.
 async fn reported_header<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> String {
     let line = read_line(&mut stream).await.unwrap();
     let sent = b"and the client's own bytes";
@@ -52,7 +53,7 @@ async fn plain_connection_sends_both_addresses() {
         let client = stream.local_addr().unwrap();
         let expected = format!("{version} {client} {}", lb.main());
         assert_eq!(reported_header(stream).await, expected);
-        // The header does not count as data of the client.
+        // The header does not count as data from the client.
         let record = lb.expect_record(0, "ok").await;
         assert_eq!(record["bytes_received"], 26, "{record}");
         lb.quiet().await;
@@ -91,7 +92,7 @@ fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A TLV of a header in hexadecimal.
+/// Encodes a TLV of a header in hexadecimal.
 fn tlv(kind: u8, value: &str) -> String {
     format!("{kind:02x}{:04x}{}", value.len(), hex(value))
 }
@@ -164,7 +165,8 @@ async fn tls_details_of_the_client_are_sent(records: Records) {
     lb.quiet().await;
 }
 
-/// The flags say that the certificate belongs to the session, not to this connection.
+/// In a resumed session, the flags in the header say that the certificate belongs to the
+/// session, not to this connection.
 async fn resumed_session_sends_the_original_certificate(records: Records) {
     let web = server().await;
     let resuming = TLS.replace(" }", ", resumption = \"on\" }");
@@ -260,7 +262,8 @@ async fn retried_server_gets_the_header() {
     lb.quiet().await;
 }
 
-/// Probes send a header without addresses; probes to a separate port send none.
+/// Health checks send a header without addresses. Health checks of a separate port send no
+/// header.
 #[tokio::test]
 async fn health_checks_send_a_local_header() {
     for (word, expected) in [
@@ -292,7 +295,7 @@ async fn health_checks_send_a_local_header() {
         lb.expect_record(0, "ok").await;
         lb.quiet().await;
     }
-    // On a separate port there is no header: the first bytes are those of `send`.
+    // Health checks of a separate port send no header: the first bytes are those of `send`.
     let (web, health) = (server().await, Upstream::start(Behaviour::Echo).await);
     let port = health.addr().port();
     let check = format!(
@@ -318,7 +321,7 @@ async fn health_checks_send_a_local_header() {
     lb.quiet().await;
 }
 
-/// The header is sent before TLS, for clients and for probes.
+/// The header is sent before the TLS handshake, both for clients and for health checks.
 #[tokio::test]
 async fn header_precedes_upstream_tls() {
     let servers = crate::support::tls_servers::Servers::new();

@@ -1,5 +1,5 @@
-//! Open connections are re-authorized when authorities, CRLs or rules change: forbidden
-//! ones end within a second, others are not affected.
+//! Open connections are re-authorized when CAs, CRLs or rules change: connections that are
+//! no longer allowed end within a second, and the others are not affected.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn open(client: &TlsClient, lb: &Running) -> Open {
 /// Waits until the balancer has closed the connection.
 async fn wait_closed(stream: &mut Open) {
     let mut rest = Vec::new();
-    // By an error or a FIN, but without more data.
+    // The balancer may close by an error or a FIN, but must not send more data.
     let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
     assert!(rest.is_empty());
 }
@@ -48,7 +48,8 @@ async fn time_to_close(lb: &Running, config: &str, stream: &mut Open) -> Duratio
     start.elapsed()
 }
 
-/// Opens a connection of a client that is revoked, among many of other clients.
+/// Opens a connection of a client that is then revoked, among many connections of other
+/// clients.
 async fn revoke_one_of(many: usize) {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
@@ -64,7 +65,7 @@ async fn revoke_one_of(many: usize) {
     for n in 0..many {
         others.push(open(&lb.client(&format!("c{n}.lb.com")), &lb).await);
     }
-    // Data sent before the reload is echoed after it.
+    // Data that was sent before the reload is echoed after the reload.
     let word = b"before the reload";
     for stream in &mut others {
         stream.write_all(word).await.unwrap();
@@ -141,7 +142,7 @@ async fn changed_rules_end_only_forbidden_connections() {
     let mut two = open(&lb.client("two.lb.com"), &lb).await;
     let mut three = open(&lb.client("three.lb.com"), &lb).await;
 
-    // Another name and another limit end nothing. Metrics use the new name.
+    // A new name or limit of a rule ends no connection. Metrics use the new name.
     let renamed = lb
         .config()
         .replace("name = \"one\"", "name = \"uno\"")
@@ -168,14 +169,14 @@ async fn changed_rules_end_only_forbidden_connections() {
         "uno"
     );
 
-    // The rule is removed.
+    // The rule is removed, which ends its connections.
     let without = renamed.replace("two.lb.com", "2.lb.com");
     time_to_close(&lb, &without, &mut two).await;
     assert_eq!(lb.expect_record(1, "policy_changed").await["client"], "two");
     assert_open(&mut one).await;
     assert_open(&mut three).await;
 
-    // The rule no longer allows the server.
+    // The rule no longer allows the server, which ends the connections to the server.
     let other_server = without.replace("web/web2", "web/web1");
     time_to_close(&lb, &other_server, &mut three).await;
     assert_eq!(
@@ -183,7 +184,7 @@ async fn changed_rules_end_only_forbidden_connections() {
         "web2"
     );
 
-    // The server is removed from an upstream that the rule allows.
+    // The server is removed from an upstream that the rule still allows.
     let on = eventually(DEADLINE, async || {
         match [servers[0].open(), servers[1].open()] {
             [1, 0] => Ok(0),
@@ -202,7 +203,7 @@ async fn changed_rules_end_only_forbidden_connections() {
     assert_eq!(lb.reload(&gone).await, "applied");
     assert_open(&mut one).await;
 
-    // The listener uses another upstream.
+    // The listener now uses another upstream.
     let rerouted = gone.replace("upstream = \"web\"\ntls", "upstream = \"db\"\ntls");
     assert_ne!(rerouted, gone);
     time_to_close(&lb, &rerouted, &mut one).await;
@@ -278,8 +279,8 @@ async fn connections_of_removed_listeners_are_reauthorized() {
     lb.quiet_with(-1).await;
 }
 
-/// Clients connect while their rule is added and removed. After a reload without the
-/// rule, none may stay connected.
+/// Clients connect while their rule is added and removed. After a reload without the rule,
+/// no client may stay connected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_admitted_during_a_reload_is_reauthorized() {
     let web = Upstream::named("web1").await;
@@ -292,7 +293,7 @@ async fn client_admitted_during_a_reload_is_reauthorized() {
         let clients: Vec<_> = (0..60)
             .map(|_| {
                 tokio::spawn(async move {
-                    // A connection that is closed at once may fail to connect.
+                    // If the balancer closes the connection at once, connecting may fail.
                     let mut stream = TcpStream::connect(addr).await.ok()?;
                     let _ = stream.read_u8().await;
                     Some(stream)
@@ -305,7 +306,8 @@ async fn client_admitted_during_a_reload_is_reauthorized() {
                 continue;
             };
             let mut rest = Vec::new();
-            // Any kind of end; a connection that was missed would stay open.
+            // The connection may end in any way. A connection that the reload missed would
+            // stay open.
             let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
         }
     }

@@ -1,4 +1,4 @@
-//! The last refusals in the API, and an access log without early handshake failures.
+//! The last refusals in the API, and an access log that omits early handshake failures.
 
 use std::process::Command;
 
@@ -97,7 +97,7 @@ async fn access_filter_leaves_out_unidentified_clients() {
     let site = Site::usual(&[&web]).log("access_filter = \"identified\"");
     let stranger = site.ca.leaf("stranger").build();
     let lb = site.start().await;
-    // A port scan or health check, without any data.
+    // A port scan or a health check connects and sends no data.
     drop(tcp(lb.main()).await);
     let counted = eventually(DEADLINE, || async {
         let all = list(&lb, "").await;
@@ -107,7 +107,7 @@ async fn access_filter_leaves_out_unidentified_clients() {
             .map_err(|all| all.to_string())
     });
     counted.await.unwrap();
-    // A client with a known identity is logged.
+    // A refused client with a known identity is logged.
     refused(&lb.client_with(&stranger), lb.main()).await;
     lb.expect_record(0, "unknown_client").await;
     let all = lb.config().replace("\"identified\"", "\"all\"");

@@ -1,4 +1,5 @@
-//! A reload applies the difference or, if anything is wrong, nothing.
+//! A reload applies only the differences. If anything in the configuration is wrong, it
+//! applies nothing.
 
 use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::{DEADLINE, Port, Upstream, eventually};
@@ -92,7 +93,7 @@ async fn address_in_use_rejects_the_whole_reload() {
             .await
             .unwrap();
     }
-    // Two listening sockets more than at the start.
+    // There are two more listening sockets than at the start.
     lb.quiet_with(2).await;
 }
 
@@ -124,7 +125,7 @@ async fn listeners_are_added_moved_renamed_and_removed() {
     wait_refused(at).await;
     talk(client.connect(to).await.unwrap()).await.unwrap();
 
-    // The listener is removed.
+    // The listener is removed from the configuration.
     let (before, _) = moved.split_once("[[listener]]\nname = \"other\"").unwrap();
     let (_, after) = moved.split_once(&format!("bind = \"{to}\"")).unwrap();
     let after = after.split_once("\n\n").unwrap().1;
@@ -134,7 +135,7 @@ async fn listeners_are_added_moved_renamed_and_removed() {
         roundtrip(&mut on_second, b"still here").await.unwrap(),
         b"still here"
     );
-    // The status lists it as long as it has connections.
+    // The status lists the removed listener for as long as it has connections.
     let listed = async || {
         let (_, status) = lb.http_get("/api/v1/status").await;
         let status: Value = serde_json::from_str(&status).unwrap();
@@ -145,8 +146,8 @@ async fn listeners_are_added_moved_renamed_and_removed() {
     assert_eq!(listed().await, ["main", "second"]);
     on_second.shutdown().await.unwrap();
     assert!(read_to_close(&mut on_second).await.unwrap().is_empty());
-    // Not by its index: the connection attempts above may have been accepted and
-    // recorded.
+    // Find the record by its listener, not by its number: the connection attempts above may
+    // also have been accepted and recorded.
     let second = |record: &Value| record["listener"] == "second";
     assert_eq!(lb.wait_record(second, DEADLINE).await["outcome"], "ok");
     lb.quiet().await;
@@ -169,13 +170,14 @@ async fn servers_keep_their_connection_counts() {
         &entries(&[&servers[0], &servers[1]]).join(", "),
     );
     assert_eq!(lb.reload(&config).await, "applied");
-    // The four connections count, so the new server gets as many first.
+    // The four open connections still count, so the next four connections go to the new
+    // server.
     for _ in 0..4 {
         let mut stream = client.connect(lb.main()).await.unwrap();
         assert_eq!(read_line(&mut stream).await.unwrap(), "web2");
         open.push(stream);
     }
-    // The first server is removed; its connections stay open.
+    // The first server is removed. Its connections stay open.
     let config = lb.config().replace(
         &entries(&[&servers[0]])[0],
         &entry("web2", servers[1].addr(), ""),
@@ -195,7 +197,7 @@ async fn servers_keep_their_connection_counts() {
     lb.quiet().await;
 }
 
-/// A server that was removed by mistake and added again still has its connections.
+/// If a server is removed by mistake and added again, its open connections still count.
 #[tokio::test]
 async fn readded_server_keeps_its_connection_count() {
     let servers = [Upstream::named("web1").await, Upstream::named("web2").await];
@@ -214,14 +216,14 @@ async fn readded_server_keeps_its_connection_count() {
     assert!(lb.config().contains(&with_both));
     let without = lb.config().replace(&with_both, &entries(&both[..1])[0]);
     assert_eq!(lb.reload(&without).await, "applied");
-    // Commands may still name the removed server.
+    // Commands may still name the removed server, because it has connections.
     let no_client = ["kill", "--server", "web/web2", "--identity", "cn:nobody"];
     ctl(&lb, &no_client).await.ok();
     for _ in 0..2 {
         open.push(connect().await);
     }
     assert_eq!(lb.reload(&lb.config()).await, "applied");
-    // Now there are five on web1 and three on web2.
+    // Now web1 has five connections and web2 has three.
     for _ in 0..2 {
         let one = connect().await;
         assert_eq!(one.0, "web2");
@@ -267,7 +269,7 @@ async fn client_bucket_and_count_survive() {
         lb.expect_record(1, "rate_limited").await["client"],
         "client1"
     );
-    // Without a rate limit, but with `max_conns`, which the open connection reaches.
+    // The rule has no rate limit, but a `max_conns` that the open connection reaches.
     let config = lb
         .config()
         .replace("rate_limit = { rate = 0.001, burst = 2 }", "max_conns = 1");
@@ -301,7 +303,8 @@ async fn max_connections_can_be_changed() {
         .config()
         .replace("max_connections = 3", "max_connections = 1");
     assert_eq!(lb.reload(&one).await, "applied");
-    // The three connections stay open; new ones are refused until none is left.
+    // The three connections stay open. New connections are refused until all three have
+    // ended.
     for n in 0..3 {
         let _ = read_to_close(&mut tcp(lb.main()).await).await;
         lb.expect_record(2 * n, "overloaded").await;
@@ -311,7 +314,7 @@ async fn max_connections_can_be_changed() {
         read_to_close(&mut stream).await.unwrap();
         lb.expect_record(2 * n + 1, "ok").await;
     }
-    // The slot is released shortly after the record was written.
+    // The connection limit has a free slot shortly after the record was written.
     let only = eventually(DEADLINE, || async {
         let mut stream = tcp(lb.main()).await;
         let greeted = read_line(&mut stream).await;
@@ -337,7 +340,7 @@ async fn max_connections_can_be_changed() {
 #[tokio::test]
 async fn log_level_and_access_log_change() {
     let web = Upstream::named("web1").await;
-    // With the sandbox, a log can only move within its directory.
+    // The sandbox would allow moving the log only within its directory.
     let site = Site::plain(&[&web]).process("sandbox = \"off\"");
     let lb = site.start().await;
     talk(tcp(lb.main()).await).await.unwrap();
@@ -355,8 +358,12 @@ async fn log_level_and_access_log_change() {
     })
     .await
     .unwrap();
-    assert_eq!(lb.records().len(), 1, "standard output got it as well");
-    // At level `warn`, an applied reload logs nothing.
+    assert_eq!(
+        lb.records().len(),
+        1,
+        "the record was also written to standard output"
+    );
+    // At level `warn`, an applied reload logs no message.
     assert_eq!(
         lb.reload(&config.replace("\"access.log\"", "\"off\""))
             .await,
@@ -366,7 +373,7 @@ async fn log_level_and_access_log_change() {
     assert_eq!(lb.reload("nonsense").await, "rejected");
     lb.wait_log(|event| event["level"] == "ERROR", DEADLINE)
         .await;
-    // Everything before the error has been read, too.
+    // The log is read in order, so all messages before the error have been read.
     let applied = lb.stderr().matches("configuration reloaded").count();
     assert!(applied <= 1, "{}", lb.stderr());
     lb.assert_idle(lb.baseline).await;

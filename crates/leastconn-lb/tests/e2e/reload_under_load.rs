@@ -1,5 +1,5 @@
-//! Continuous reloads of all kinds while clients connect, talk and stream: 40, or 200
-//! with `LEASTCONN_LONG=1`.
+//! Continuous reloads of all kinds while clients connect, exchange data and stream. There
+//! are 40 reloads, or 200 with `LEASTCONN_LONG=1`.
 
 use std::{
     net::SocketAddr,
@@ -21,8 +21,8 @@ use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry,
 /// Number of kinds of changes.
 const KINDS: usize = 10;
 
-/// The configuration for reload number `n`: `config` with one change, so that the
-/// previous change is undone.
+/// The configuration for reload number `n`: the original configuration with one change.
+/// Each reload also reverts the previous change.
 fn change(n: usize, config: &str, more: &Upstream, admin: &Port, lb: &Running) -> String {
     let text = match n % KINDS {
         0 => config.replace("servers = [", &format!("servers = [{}, ", entry("new", more.addr(), ""))),
@@ -38,7 +38,7 @@ fn change(n: usize, config: &str, more: &Upstream, admin: &Port, lb: &Running) -
             &format!("upstream = \"web\"\nidle_timeout = \"2h\"\nhalf_close_timeout = \"{}s\"", 60 + n),
         ),
         4 => {
-            // Renewed by the same CA.
+            // Renew the server certificate with the same CA.
             lb.ca().server(&[]).write(lb.dir(), "server");
             format!("{config}\n# {n}\n")
         }
@@ -58,7 +58,7 @@ fn change(n: usize, config: &str, more: &Upstream, admin: &Port, lb: &Running) -
     text
 }
 
-/// Sends until `stop`, and compares the digest that the server computed.
+/// Sends data until `stop` is set, and compares the digest that the server computed.
 async fn stream(client: TlsClient, to: SocketAddr, stop: Arc<AtomicBool>) -> u64 {
     let mut stream = client.connect(to).await.unwrap();
     let mut digest = Sha256::default();
@@ -70,7 +70,7 @@ async fn stream(client: TlsClient, to: SocketAddr, stop: Arc<AtomicBool>) -> u64
             .await
             .unwrap();
         sent += piece.len() as u64;
-        // Leaves CPU time for the rest: ciphers are slow in debug builds.
+        // Leave CPU time for other tasks: ciphers are slow in debug builds.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     stream.shutdown().await.unwrap();
@@ -94,7 +94,7 @@ async fn connections_survive_continuous_reloads() {
         .upstream("web", &[NO_PROBES], &entries(&[&web]))
         .upstream("sink", &[NO_PROBES], &entries(&[&sink]))
         .client("client1", &cn(CLIENT1), "web\", \"sink", "")
-        // So that each change is one reload.
+        // Without the file watcher, each change causes exactly one reload.
         .process("watch = \"off\"")
         .start()
         .await;
@@ -121,7 +121,7 @@ async fn connections_survive_continuous_reloads() {
             assert!(stream(client, sinks, stop).await > 0);
         });
     }
-    // A connection that is open from the first to the last reload.
+    // This connection is open from the first reload to the last.
     let mut old = client.connect(main).await.unwrap();
     assert_eq!(read_line(&mut old).await.unwrap(), "web1");
 
@@ -148,7 +148,7 @@ async fn connections_survive_continuous_reloads() {
     old.shutdown().await.unwrap();
     read_to_close(&mut old).await.unwrap();
     assert_eq!(lb.reloads().await, [reloads as f64, 0.0]);
-    // With the original configuration, whose files are open at the start of the test.
+    // Return to the original configuration, whose files were open at the start of the test.
     assert_eq!(lb.reload(&config).await, "applied");
     lb.quiet().await;
     let records = lb.records();
@@ -177,7 +177,7 @@ async fn simultaneous_reloads_are_serialized() {
         DEADLINE,
     )
     .await;
-    // A change during a reload is applied by the next one.
+    // A change that is made during a reload is applied by the next reload.
     let config = lb.config().replace("\"web\"]", "\"web/web1\"]");
     assert_eq!(lb.reload(&config).await, "applied");
     let client = lb.client(CLIENT1);

@@ -1,4 +1,4 @@
-//! An aborted connection is never forwarded as an orderly end.
+//! The balancer never forwards an aborted connection as an orderly end.
 
 use std::io::ErrorKind;
 
@@ -23,7 +23,7 @@ both_record_layers! {
     reset_during_a_transfer_reaches_the_other_side,
 }
 
-/// Starts a balancer in front of a server that the test itself accepts for.
+/// Starts a balancer in front of a server whose connections the test itself accepts.
 async fn start(records: Records) -> (TcpListener, Running) {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let servers = [entry("web1", server.local_addr().unwrap(), "")];
@@ -49,7 +49,7 @@ async fn accept(server: &TcpListener) -> TcpStream {
         .0
 }
 
-/// Returns what the server received before its connection was reset.
+/// Returns the data that the server received before its connection was reset.
 async fn read_until_reset(mut stream: TcpStream) -> Vec<u8> {
     let mut received = Vec::new();
     let end = within(DEADLINE, "the end", stream.read_to_end(&mut received)).await;
@@ -85,7 +85,7 @@ async fn fin_without_close_notify_becomes_a_reset(records: Records) {
         client.write_all(b"half of a message").await.unwrap();
         let mut at_server = accept(&server).await;
         at_server.read_exact(&mut [0; 17]).await.unwrap();
-        // An attacker can do this, as a FIN is not authenticated.
+        // An attacker can send this FIN, because a FIN is not authenticated.
         let mut socket = client.into_inner().0;
         socket.shutdown().await.unwrap();
         assert!(read_until_reset(at_server).await.is_empty());
@@ -122,14 +122,15 @@ async fn reset_during_a_transfer_reaches_the_other_side(records: Records) {
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     match read_to_close(&mut tls).await {
         Err(_) => lb.expect_record(0, "server_reset").await,
-        // It broke before the balancer had connected: nothing was received.
+        // The connection broke before the balancer had connected, so the client received no
+        // data.
         Ok(bytes) => {
             assert_eq!(bytes.len(), 0);
             lb.expect_record(0, "connect_failed").await
         }
     };
 
-    // The same between the client and the balancer.
+    // A reset between the client and the balancer must reach the server.
     let (server, lb2) = start(records).await;
     let proxy = FaultProxy::start(lb2.address("plain"), Faults::default(), Faults::default()).await;
     let mut client = tcp(proxy.addr()).await;

@@ -1,5 +1,5 @@
-//! Without `resumption`, no session is resumed: each handshake checks chain, expiry and
-//! revocation.
+//! Without `resumption`, no session is resumed: each handshake verifies the chain, its
+//! expiry and its revocation status.
 
 use leastconn_testkit::Upstream;
 use rustls::HandshakeKind;
@@ -18,7 +18,7 @@ async fn resuming_client_gets_a_full_handshake(records: Records) {
     for client in [client.clone().tls12(), client.tls13()] {
         for _ in 0..2 {
             let mut stream = client.connect(lb.main()).await.unwrap();
-            // The greeting arrives after any tickets.
+            // Any session tickets arrive before the greeting.
             talk(&mut stream).await.unwrap();
             let session = stream.get_ref().1;
             assert_eq!(session.handshake_kind(), Some(HandshakeKind::Full));

@@ -1,7 +1,7 @@
-//! The process is confined to the files that its configuration names, and routine changes
-//! of these files still work.
+//! The sandbox confines the process to the files that its configuration names, and routine
+//! changes of these files still work.
 //!
-//! What each restriction blocks is tested beside the code (`sandbox/tests.rs`).
+//! `sandbox/tests.rs` tests what each restriction blocks.
 
 use std::fs;
 use std::os::unix::{fs::symlink, net::UnixStream};
@@ -20,7 +20,7 @@ async fn status(lb: &Balancer) -> Value {
     serde_json::from_str(&body).unwrap()
 }
 
-/// Whether the process is confined. Prints why not if the kernel lacks support.
+/// Returns whether the process is confined. If the kernel lacks support, prints the reason.
 async fn is_confined(lb: &Balancer) -> bool {
     let sandbox = status(lb).await["sandbox"].clone();
     if sandbox["state"] == "unavailable" {
@@ -71,7 +71,7 @@ async fn all_threads_are_confined_without_core_dumps() {
     wait_message(&lb, "INFO", &["confined by Landlock"]).await;
     assert_serves(&lb).await;
     let threads = thread_values(lb.pid(), "NoNewPrivs:");
-    // The main thread, two workers, the admin thread, the log writer.
+    // The threads are the main thread, two workers, the admin thread and the log writer.
     assert!(threads.len() >= 5, "{threads:?}");
     assert!(threads.iter().all(|value| value == "1"), "{threads:?}");
     let limits = fs::read_to_string(format!("/proc/{}/limits", lb.pid())).unwrap();
@@ -119,13 +119,13 @@ async fn reload_with_files_outside_needs_a_restart() {
         assert_serves(&lb).await;
     }
     assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
-    // Files in a readable directory are accepted.
+    // A reload accepts other files in a readable directory.
     fs::copy(lb.dir().join("ca.crt"), lb.dir().join("new.crt")).unwrap();
     let renamed = lb.config().replace("\"ca.crt\"", "\"new.crt\"");
     assert_eq!(lb.reload(&renamed).await, "applied");
     assert_serves(&lb).await;
     lb.quiet().await;
-    // A new process is allowed to read it.
+    // A new process with this configuration may read the file.
     let other = Balancer::start(BIN, &moved_ca, lb.dir()).await.unwrap();
     assert!(is_confined(&other).await);
     let client = lb.client(CLIENT1);
@@ -134,7 +134,7 @@ async fn reload_with_files_outside_needs_a_restart() {
         .unwrap();
 }
 
-/// The socket is not configured when the sandbox is set up.
+/// A reload adds an admin socket that was not configured when the sandbox was set up.
 #[tokio::test]
 async fn reload_adds_an_admin_socket_in_the_runtime_directory() {
     let web = Upstream::named("web1").await;
@@ -155,7 +155,8 @@ async fn reload_adds_an_admin_socket_in_the_runtime_directory() {
     for _ in 0..2 {
         assert_eq!(lb.reload(&with_socket_in(runtime.path())).await, "applied");
         UnixStream::connect(runtime.path().join("lb.sock")).unwrap();
-        // Its file is removed, so that the next one can be created.
+        // A reload without the socket removes its file, so that the next reload can create
+        // it again.
         assert_eq!(lb.reload(&lb.config()).await, "applied");
         assert_eq!(fs::read_dir(runtime.path()).unwrap().count(), 0);
     }
@@ -192,8 +193,8 @@ async fn files_may_be_anywhere_without_the_sandbox() {
     lb.quiet().await;
 }
 
-/// Certificates behind a symlink, as deployment tools use it, outside the configuration's
-/// directory.
+/// The certificates are behind a symlink outside of the configuration's directory, like
+/// those of deployment tools.
 #[tokio::test]
 async fn certificates_are_renewed_inside_the_sandbox() {
     let web = Upstream::named("web1").await;
@@ -236,7 +237,7 @@ async fn certificates_are_renewed_inside_the_sandbox() {
     );
     let second = shown().await;
     assert_ne!(second, first);
-    // Replaced by a rename: a CRL that revokes a client is loaded.
+    // A CRL that revokes a client replaces the previous CRL by a rename, and is loaded.
     let cert = lb.ca().leaf(CLIENT1).build();
     let listed = lb.ca().crl(&[&cert]);
     let replace = |name: &str, text: &str| {
@@ -314,12 +315,13 @@ async fn server_names_are_resolved_inside_the_sandbox() {
     lb.quiet().await;
 }
 
-/// Like the seventeenth process of as many upgrades: the kernel allows sixteen layers.
+/// The kernel allows sixteen layers. This process is in the situation of the seventeenth
+/// process in a chain of upgrades.
 #[test]
 fn start_with_the_maximum_of_landlock_layers() {
     let thread = std::thread::spawn(|| {
         for _ in 0..16 {
-            // Denies something that the program never does.
+            // The layer only denies an operation that the program never uses.
             let rules = Ruleset::default()
                 .handle_access(AccessFs::MakeBlock)
                 .unwrap();
@@ -335,7 +337,7 @@ fn start_with_the_maximum_of_landlock_layers() {
             .unwrap();
         runtime.block_on(async {
             let web = Upstream::named("web1").await;
-            // `on` accepts inherited restrictions.
+            // `sandbox = "on"` accepts inherited restrictions.
             let site = Site::usual(&[&web]).process("sandbox = \"on\"");
             let lb = site.start().await;
             assert_eq!(status(&lb).await["sandbox"]["state"], "inherited");
@@ -347,7 +349,7 @@ fn start_with_the_maximum_of_landlock_layers() {
     thread.join().unwrap();
 }
 
-/// Runs a command like a kernel without Landlock.
+/// Runs a command as on a kernel without Landlock.
 const WITHOUT_LANDLOCK: &str = r#"
 import ctypes, os, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -417,9 +419,9 @@ async fn required_sandbox_fails_without_landlock() {
     .unwrap_err();
     assert_eq!(error.status.unwrap().code(), Some(1), "{error}");
     for text in ["`sandbox = \"on\"`", "no Landlock"] {
-        assert!(error.stderr.contains(text), "no {text} in {error}");
+        assert!(error.stderr.contains(text), "{text} is missing in {error}");
     }
-    // `check` does not confine itself, and works on any kernel.
+    // `check` does not confine itself, so it works on any kernel.
     let mut check = Command::new(BIN);
     check
         .args(["check", "--config"])

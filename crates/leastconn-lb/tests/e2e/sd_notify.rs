@@ -1,5 +1,5 @@
-//! sd_notify: the service manager is notified, always by the main process that it knows
-//! of (`NotifyAccess=main`).
+//! sd_notify: the service manager gets notifications, and each one comes from the process
+//! that the manager considers the main process (`NotifyAccess=main`).
 
 use std::io::Write;
 use std::mem::MaybeUninit;
@@ -19,10 +19,10 @@ use crate::support::upgrading::{
 };
 use crate::support::{CLIENT1, Site, many_clients, talk};
 
-/// PID of the sender and text of a notification.
+/// A notification: PID of the sender, and text.
 type News = (u32, String);
 
-/// Receives notifications like systemd.
+/// Receives notifications on this socket, as systemd does.
 fn listen(socket: UnixDatagram) -> Receiver<News> {
     set_socket_passcred(&socket, true).unwrap();
     let (sender, receiver) = channel(1000);
@@ -48,7 +48,7 @@ fn listen(socket: UnixDatagram) -> Receiver<News> {
     receiver
 }
 
-/// The next notification except for watchdog and status.
+/// Returns the next notification that is neither from the watchdog nor a status.
 async fn next(news: &mut Receiver<News>) -> News {
     loop {
         let news = within(DEADLINE, "news", news.recv()).await.unwrap();
@@ -89,17 +89,19 @@ async fn lifecycle_is_reported() {
         let time = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=");
         assert!(time.unwrap().parse::<u64>().unwrap() > 0);
         assert_eq!(pid, first);
-        // After a rejected reload, too: the service is ready.
+        // The manager is notified after a rejected reload, too, because the service is
+        // ready again.
         assert_eq!(next(&mut news).await, (first, "READY=1".to_owned()));
     }
-    // A failed upgrade is logged, and not reported to the manager.
+    // A failed upgrade is logged, but not reported to the manager.
     lb.signal(Signal::USR2);
     lb.wait_log(
         |event| crate::support::upgrading::message(event).starts_with("upgrade failed"),
         DEADLINE,
     )
     .await;
-    // The sockets passed to the new process are closed shortly afterwards.
+    // The old process closes the sockets that it passed to the new process shortly
+    // afterwards.
     eventually(DEADLINE, || async {
         let open = open_files(first);
         (open <= files)
@@ -121,11 +123,11 @@ async fn lifecycle_is_reported() {
     signal(second, Signal::TERM);
     assert_eq!(next(&mut news).await, (second, "STOPPING=1".to_owned()));
     wait_process_exit(second).await;
-    assert!(news.try_recv().is_err(), "further notifications");
+    assert!(news.try_recv().is_err(), "unexpected notifications");
 }
 
-/// If the client that requested a reload disconnects, the reload still finishes, and its
-/// end must be reported, or the manager considers the service stuck.
+/// If the client that requested a reload disconnects, the reload still finishes. The
+/// service manager must be notified of its end, or it would consider the service stuck.
 #[tokio::test]
 async fn end_of_an_unsolicited_reload_is_reported() {
     let web = Upstream::named("web1").await;
@@ -147,7 +149,7 @@ async fn end_of_an_unsolicited_reload_is_reported() {
         .unwrap();
     next_starting_with(&mut news, "RELOADING=1").await;
     drop(requester);
-    // Until the balancer has closed its side.
+    // Wait until the balancer has closed its side of the connection.
     eventually(DEADLINE, || async {
         let open = lb.open_fds();
         (open <= files).then_some(()).ok_or(open.to_string())
@@ -182,7 +184,8 @@ async fn watchdog_and_status_are_reported() {
         beats += u32::from(text == "WATCHDOG=1");
         servers |= text.starts_with("STATUS=") && text.contains("servers up 1/1");
     }
-    // Every 50 ms and not more often, however late the notifications are read.
+    // Keep-alives are sent every 50 ms and not more often, even if the test reads them
+    // late.
     let most = start.elapsed().as_millis() / 50 + 2;
     assert!(u128::from(beats) <= most, "{beats} of {most}");
     let second = upgrade(&lb, first).await;
@@ -208,7 +211,7 @@ async fn watchdog_of_another_process_is_ignored() {
             command.env("WATCHDOG_PID", "1");
         })
         .await;
-    // Fifty of them would be due by then.
+    // If the watchdog were enabled, many keep-alives would arrive during this reload.
     lb.signal(Signal::HUP);
     next_starting_with(&mut news, "RELOADING=1").await;
     next_starting_with(&mut news, "READY=1").await;

@@ -1,4 +1,5 @@
-//! Servers stop, refuse, hang, reset and recover; clients notice as little as possible.
+//! Servers stop, refuse, hang, reset and recover. Clients should notice as little as
+//! possible.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +16,8 @@ use crate::support::{
     DEBUG_SLACK, NO_PROBES, Running, Site, entries, entry, refusing_address, talk, tcp,
 };
 
-/// Refusals are noticed at once, and slow answers are not failures.
+/// These health checks detect refused connections at once, but do not treat slow answers as
+/// failures.
 const QUICK_PROBES: &str =
     r#"health_check = { interval = "100ms", timeout = "10s", rise = 2, fall = 1 }"#;
 const QUICK_TRIAL: &str = r#"passive = { fail_timeout = "200ms" }"#;
@@ -33,7 +35,7 @@ fn up(server: &str) -> String {
     format!("leastconn_server_up{{upstream=\"web\",server=\"{server}\"}}")
 }
 
-/// A client must not be closed before another server was tried.
+/// The balancer must not close a client's connection before it has tried another server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_connect_is_retried_on_another_server() {
     let servers = [
@@ -47,8 +49,9 @@ async fn refused_connect_is_retried_on_another_server() {
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicU64::new(0)),
     );
-    // A connection that the kernel accepted for a closing listener is lost, and no retry
-    // can help. So stopping waits for greetings in progress.
+    // When a server stops, a connection that the kernel has already accepted for it is
+    // lost, and no retry can help. So the test stops a server only while no client waits
+    // for a greeting.
     let greeting = Arc::new(RwLock::new(()));
     let mut load = JoinSet::new();
     for _ in 0..8 {
@@ -89,10 +92,10 @@ async fn refused_connect_is_retried_on_another_server() {
     servers[0].restart().await;
     lb.wait_metric(&up("web1"), 1.0, DEADLINE).await;
     progress(50).await.unwrap();
-    // More than the probes alone could be.
+    // This is more than the number of health checks in this time.
     eventually(DEADLINE, || async {
         match servers[0].accepted() - before {
-            0..20 => Err("not yet".to_owned()),
+            0..20 => Err("web1 has too few connections".to_owned()),
             _ => Ok(()),
         }
     })
@@ -138,7 +141,7 @@ async fn no_server_up_refuses_at_once_where_configured() {
     lb.quiet().await;
 }
 
-/// Unavailable servers are known before the first periodic check.
+/// Unavailable servers are detected before the first periodic health check.
 #[tokio::test]
 async fn first_health_check_runs_before_ready() {
     let good = Upstream::named("good").await;
@@ -146,7 +149,8 @@ async fn first_health_check_runs_before_ready() {
         entry("dead", refusing_address(), ""),
         entry("good", good.addr(), ""),
     ];
-    // One failed probe is enough, and the next one comes after the test.
+    // One failed health check is enough. The second one would run after the end of the
+    // test.
     let probes = r#"health_check = { interval = "1h", fall = 1 }"#;
     let lb = start(&servers, &[probes]).await;
     lb.wait_metric(&up("dead"), 0.0, Duration::from_secs(8))
@@ -164,8 +168,8 @@ async fn passive_checks_eject_and_readmit_a_server() {
     let all = servers.each_ref();
     let lb = start(&entries(&all), &[NO_PROBES, QUICK_TRIAL]).await;
     servers[0].stop(OpenConnections::Close).await;
-    // Held open, so that the stopped server has the fewest connections from the second
-    // on.
+    // Keep the connections open, so that from the second connection on the stopped server
+    // has the fewest connections.
     let mut held = Vec::new();
     for _ in 0..4 {
         let mut stream = tcp(lb.main()).await;
@@ -207,7 +211,7 @@ async fn connect_timeout_moves_on_to_another_server() {
     let took = first["connect_ms"].as_f64().unwrap();
     let most = 900.0 + DEBUG_SLACK.as_secs_f64() * 1e3;
     assert!((300.0..most).contains(&took), "{first}");
-    // The server was ejected, so the next client does not wait.
+    // The server was ejected, so the next client is not delayed.
     assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "good");
     assert_eq!(lb.expect_record(1, "ok").await["attempts"], 1);
     lb.quiet().await;
@@ -239,7 +243,7 @@ async fn resetting_server_leaks_nothing() {
         let end = read_to_close(&mut stream).await;
         let record = lb.wait_records(n + 1).await.swap_remove(n);
         match end {
-            // The RST arrived while the balancer was still connecting.
+            // The RST arrived before the balancer had finished connecting.
             Ok(bytes) => {
                 assert!(bytes.is_empty());
                 assert_eq!(record["outcome"], "connect_failed");
@@ -255,7 +259,8 @@ async fn resetting_server_leaks_nothing() {
     lb.quiet().await;
 }
 
-/// Like a stopped process: the kernel accepts for it, and nothing answers.
+/// Like a stopped process: the kernel accepts connections for the server, but nothing
+/// answers.
 #[tokio::test]
 async fn hung_server_is_down_until_its_probe_answers() {
     let [hung, good] = [
@@ -277,7 +282,7 @@ async fn hung_server_is_down_until_its_probe_answers() {
         drop(stream);
         assert_eq!(lb.expect_record(n, "ok").await["server"], "web2");
     }
-    // A negative answer is a failure, too.
+    // A response with an error status is a failure, too.
     hung.set_behaviour(Behaviour::Http(503));
     hung.wait_accepted(hung.accepted() + 4).await;
     lb.wait_metric(&up("web1"), 0.0, Duration::ZERO).await;

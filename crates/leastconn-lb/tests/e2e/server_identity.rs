@@ -100,7 +100,7 @@ async fn servers_are_verified_by_uri_or_pin() {
                 let detail = record["detail"].as_str().unwrap();
                 assert!(
                     detail.contains(expected),
-                    "{keys}: {detail}\n  should say: {expected}"
+                    "{keys}: {detail}\n  should contain: {expected}"
                 );
             }
         }

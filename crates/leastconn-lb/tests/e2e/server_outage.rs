@@ -56,7 +56,8 @@ async fn down_server_shows_reason_and_since() {
         "{outage}"
     );
 
-    // A reload that keeps the server keeps its outage, and so do further failed probes.
+    // A reload that keeps the server does not change its outage. Neither do further failed
+    // health checks.
     let changed = lb
         .config()
         .replace("[[upstream]]", "[[upstream]]\nretries = 1");

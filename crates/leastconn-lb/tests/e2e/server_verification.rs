@@ -1,5 +1,5 @@
-//! A server that fails the verification of `[[upstream]] tls` gets no data; another
-//! server is tried, and the reason is logged once.
+//! A server that fails the verification of `[[upstream]] tls` gets no data. The balancer
+//! tries another server, and logs the reason once.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -14,18 +14,18 @@ use tokio::net::TcpListener;
 use crate::support::tls_servers::{BY_HOST, MUTUAL, Servers, VERSIONS};
 use crate::support::{NO_PROBES, Running, entry, tcp};
 
-/// Failing servers are tried each time.
+/// Failing servers are not ejected, so each connection tries them again.
 const NO_EJECTION: &str = "passive = { max_fails = 0 }\nretry_for = \"0s\"";
 
 fn named(name: &str) -> Behaviour {
     Behaviour::Named(name.to_owned())
 }
 
-/// Connects a client and expects that no server accepts the connection.
+/// Connects a client, and asserts that the connection reaches no server.
 async fn assert_refused(lb: &Running) -> Value {
     let n = lb.records().len();
     let mut stream = tcp(lb.address("plain")).await;
-    // A RST if the client's data was not read.
+    // Writing may fail: the balancer sends a RST if it has not read the client's data.
     let _ = stream.write_all(b"secret").await;
     assert!(
         read_to_close(&mut stream)
@@ -72,7 +72,7 @@ async fn each_certificate_fault_is_logged() {
             "it is for 127.0.0.1 (an IP address given as a DNS name)",
         ),
         (
-            // A common name is not used as a name.
+            // A common name does not count as the name of a server.
             servers.ca.leaf("web.internal").build(),
             "is not for `web.internal`: it has no subject alternative name",
         ),
@@ -118,7 +118,7 @@ async fn each_certificate_fault_is_logged() {
                 let detail = record["detail"].as_str().unwrap();
                 assert!(
                     detail.contains("the server's certificate") && detail.contains(expected),
-                    "{version}: {detail}\n  should say: {expected}"
+                    "{version}: {detail}\n  should contain: {expected}"
                 );
                 assert_eq!(record["attempts"], 1);
                 assert_eq!(record["bytes_received"], 0);
@@ -134,8 +134,8 @@ async fn each_certificate_fault_is_logged() {
     }
 }
 
-/// The certificate is trusted as it is. Its key cannot issue certificates for other
-/// servers.
+/// A self-signed certificate in `ca` is trusted only for its own server: its key cannot
+/// issue certificates for other servers.
 #[tokio::test]
 async fn self_signed_certificate_covers_one_server() {
     let servers = Servers::new();
@@ -198,14 +198,14 @@ async fn self_signed_certificate_covers_one_server() {
             let detail = record["detail"].as_str().unwrap();
             assert!(
                 detail.contains("the server's certificate") && detail.contains(expected),
-                "{version}: {detail}\n  should say: {expected}"
+                "{version}: {detail}\n  should contain: {expected}"
             );
             lb.quiet().await;
         }
     }
 }
 
-/// CRLs apply to certificates that authorities have issued.
+/// CRLs apply only to certificates that were issued by a CA.
 #[tokio::test]
 async fn self_signed_server_needs_no_crl() {
     const TLS: &str =
@@ -308,7 +308,7 @@ async fn revoked_and_outdated_servers_are_rejected() {
     lb.quiet().await;
 }
 
-/// The client does not notice; the failed server is ejected for a while.
+/// The client does not notice the failure. The failed server is ejected for some time.
 #[tokio::test]
 async fn failed_tls_is_retried_on_another_server() {
     let servers = Servers::new();
@@ -320,7 +320,7 @@ async fn failed_tls_is_retried_on_another_server() {
     let failing = tokio::spawn(async move {
         let mut count = 0;
         while let Ok((mut socket, _)) = failing.accept().await {
-            // In the middle of the handshake.
+            // The server closes the connection in the middle of the handshake.
             socket.read_exact(&mut [0; 100]).await.unwrap();
             count += 1;
             drop(socket);
@@ -338,7 +338,7 @@ async fn failed_tls_is_retried_on_another_server() {
         ("dying", failing_at, ""),
         ("silent", silent.local_addr().unwrap(), "no answer in time"),
     ] {
-        // The working server is a backup, so that the other one is tried first.
+        // The working server is a backup server, so the balancer tries the other one first.
         let pair = [
             entry("web1", addr, ""),
             entry("web2", good.addr(), ", backup = true"),
@@ -360,7 +360,8 @@ async fn failed_tls_is_retried_on_another_server() {
     );
 }
 
-/// TLS 1.2 reports it during the handshake, TLS 1.3 after our side has finished.
+/// A TLS 1.2 server rejects the balancer's certificate during the handshake. A TLS 1.3
+/// server rejects it after the balancer has finished the handshake.
 #[tokio::test]
 async fn rejection_of_our_certificate_is_logged() {
     let servers = Servers::new();
@@ -413,8 +414,7 @@ async fn reload_replaces_the_upstream_authority() {
     assert_eq!(greeting(&lb).await.0, "web1");
     let file = lb.dir().join("servers.crt");
     std::fs::write(&file, others.ca.cert_pem()).unwrap();
-    // The balancer's own certificate is issued by the previous authority, which does not
-    // matter.
+    // The balancer's own certificate was issued by the previous CA. This does not matter.
     assert_eq!(lb.reload(&lb.config()).await, "applied");
     assert_refused(&lb).await;
     std::fs::write(&file, servers.ca.cert_pem()).unwrap();

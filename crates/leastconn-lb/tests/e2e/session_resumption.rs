@@ -27,7 +27,7 @@ fn resuming() -> String {
 async fn resumes(lb: &Running, client: &TlsClient, listener: &str) -> bool {
     let before = lb.records().len();
     let mut stream = client.connect(lb.address(listener)).await.unwrap();
-    // The greeting arrives after any tickets.
+    // Any session tickets arrive before the greeting.
     talk(&mut stream).await.unwrap();
     let record = lb.expect_record(before, "ok").await;
     assert_eq!(record["identity"], "cn:client1.lb.com", "{record}");
@@ -53,7 +53,7 @@ async fn returning_client_resumes(records: Records) {
             assert!(resumes(&lb, &client, "main").await);
         }
     }
-    // Resumption is optional for clients.
+    // Clients need not support resumption.
     assert!(!resumes(&lb, &lb.client(CLIENT1), "main").await);
     lb.quiet().await;
 }
@@ -74,7 +74,8 @@ async fn session_is_bound_to_its_listener(records: Records) {
         for elsewhere in ["other", "without"] {
             let client = version(client.clone()).with_resumption();
             assert!(!resumes(&lb, &client, "main").await);
-            // The client takes both listeners for one server and offers its session.
+            // The client treats both listeners as one server, and offers its session to the
+            // second one.
             assert!(!resumes(&lb, &client, elsewhere).await, "{elsewhere}");
         }
     }
@@ -101,7 +102,7 @@ async fn limits_and_rules_apply_to_resumed_sessions(records: Records) {
     assert_eq!(refused(&client, lb.main()).await, None);
     let record = lb.expect_record(2, "rate_limited").await;
     assert_eq!(record["resumed"], true, "{record}");
-    // A client without a rule, with and without a session.
+    // A client that matches no rule, with and without a session.
     let stranger = lb.client("stranger").with_resumption().tls12();
     for (n, resumed) in [(3, false), (4, true)] {
         assert_eq!(refused(&stranger, lb.main()).await, None);

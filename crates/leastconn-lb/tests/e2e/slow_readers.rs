@@ -1,5 +1,5 @@
-//! Clients and servers that do not read: the sender is stopped, the memory per connection
-//! is bounded, and other clients are served.
+//! Clients and servers that do not read: the balancer stops the sender, the memory per
+//! connection is bounded, and other clients are served.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,16 +16,17 @@ use tokio::time::timeout;
 use crate::support::tls_servers::{MUTUAL, Servers, VERSIONS};
 use crate::support::{CLIENT1, NO_PROBES, Records, Running, Site, TLS, cn, entries, entry, talk};
 
-/// A client that is served while others do not read.
+/// A client that must be served while others do not read.
 const CLIENT2: &str = "client2.lb.com";
 
 /// Maximum buffer per direction: one scratch buffer (docs/performance.md).
 const SCRATCH: u64 = 128 * 1024;
 
-/// Memory that does not depend on the number of connections: worker buffers, connecting.
+/// Memory that does not depend on the number of connections, such as the buffers of the
+/// workers.
 const ONCE: u64 = 6 << 20;
 
-/// Maximum data in transit to a client that does not read: in the buffers of four
+/// Maximum amount of data in transit to a client that does not read: in the buffers of four
 /// sockets, and in a pipe of the balancer.
 const ON_ITS_WAY: u64 = 8 << 20;
 
@@ -72,8 +73,8 @@ impl Flood {
         sent.iter().map(|n| n.load(Ordering::Relaxed)).collect()
     }
 
-    /// Waits until all `count` senders are blocked: no byte was sent for much longer than
-    /// a sender needs for one write.
+    /// Waits until all `count` senders are blocked: for much longer than one write takes,
+    /// no sender has sent a byte.
     async fn wait_stopped(&self, count: usize) -> Vec<u64> {
         const STABLE_ROUNDS: u32 = 25;
         let seen = Mutex::new((Vec::new(), 0));
@@ -82,11 +83,11 @@ impl Flood {
             let (before, unchanged) = &mut *seen.lock().unwrap();
             if now.len() < count || now.iter().any(|&bytes| bytes < SCRATCH) || now != *before {
                 (*before, *unchanged) = (now, 0);
-                return Err(format!("{} connections, still sending", before.len()));
+                return Err(format!("{} connections are still sending", before.len()));
             }
             *unchanged += 1;
             if *unchanged < STABLE_ROUNDS {
-                return Err("may continue to send".to_owned());
+                return Err("the senders may continue to send".to_owned());
             }
             Ok(now)
         });
@@ -94,11 +95,11 @@ impl Flood {
     }
 }
 
-/// Connects with small kernel buffers, so that many clients fit.
+/// Connects with small kernel buffers, so that the test can open many connections.
 async fn small_socket(addr: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 * 1024).unwrap();
-    // On loopback a segment is 64 KiB, and buffers start at ten segments.
+    // Without this, a segment on loopback has 64 KiB, and buffers start at ten segments.
     socket2::SockRef::from(&socket).set_tcp_mss(1448).unwrap();
     within(DEADLINE, "connecting", socket.connect(addr))
         .await
@@ -109,8 +110,8 @@ async fn small_socket(addr: SocketAddr) -> TcpStream {
 fn memory(lb: &Balancer) -> u64 {
     let path = format!("/proc/{}/smaps_rollup", lb.pid());
     let text = std::fs::read_to_string(path).unwrap();
-    // Excludes pages shared with other processes of the program, whose number changes
-    // during the test run.
+    // Exclude pages that are shared with other processes of the same program: the number of
+    // these processes changes during the test run.
     let anonymous = |line: &&str| line.starts_with("Anonymous:");
     let line = text.lines().find(anonymous).unwrap();
     let kilobytes = line.split_whitespace().nth(1).unwrap();
@@ -130,8 +131,8 @@ async fn start(flood: &Flood, other: &Upstream, records: Records) -> Running {
     site.records(records).start().await
 }
 
-/// Connects `count` clients that may cost `ceiling` bytes each, and after they are gone
-/// half as many again.
+/// Connects `count` clients that may use `ceiling` bytes of memory each. After they have
+/// disconnected, connects half as many.
 async fn measure_twice<S>(
     lb: &Running,
     flood: &Flood,
@@ -141,13 +142,13 @@ async fn measure_twice<S>(
 ) {
     let allowed = memory(lb) + ceiling * count as u64 + ONCE;
     measure(lb, flood, count, allowed, &connect).await;
-    // The allocator may keep the memory of the first clients for the next ones; if it did
-    // not reuse it, the limit would be exceeded now.
+    // The allocator may keep the memory of the first clients. If it did not reuse this
+    // memory for the next clients, the limit would now be exceeded.
     measure(lb, flood, count / 2, allowed, &connect).await;
 }
 
-/// Connects clients that do not read, checks that the process takes at most `allowed`
-/// bytes, and disconnects them.
+/// Connects clients that do not read, asserts that the process uses at most `allowed`
+/// bytes, and disconnects the clients.
 async fn measure<S>(
     lb: &Running,
     flood: &Flood,
@@ -164,7 +165,10 @@ async fn measure<S>(
     let most = sent.iter().max().unwrap();
     assert!(*most <= ON_ITS_WAY, "a server sent {most} bytes");
     let held = memory(lb);
-    assert!(held <= allowed, "{held} bytes, more than {allowed}");
+    assert!(
+        held <= allowed,
+        "the process uses {held} bytes, more than {allowed}"
+    );
 
     let other = lb.client(CLIENT2);
     let served = async { talk(other.connect(lb.address("other")).await?).await };
@@ -204,17 +208,17 @@ async fn plain_clients_that_do_not_read() {
     let other = Upstream::named("other").await;
     let lb = start(&flood, &other, "direct").await;
     let plain = lb.address("plain");
-    // Some of them have a pipe, the others a buffer.
+    // Some of the connections have a pipe, the others have a buffer.
     let connect = async || small_socket(plain).await;
     measure_twice(&lb, &flood, 200, SCRATCH + 8 * 1024, connect).await;
 }
 
-/// With TLS to the servers, rustls also holds up to 64 KiB of sealed or unopened records,
-/// and one record.
+/// With TLS to the servers, rustls also holds up to 64 KiB of sealed or unopened records
+/// per connection, and one more record.
 const RUSTLS: u64 = (64 + 32) * 1024;
 
-/// Either the server does not read what a client sends without end, or the client does
-/// not read.
+/// If `sends`, clients send without end to a server that does not read. Otherwise the
+/// server sends, and the clients do not read.
 async fn over_tls_to_servers(behaviour: Behaviour, sends: bool) {
     const COUNT: usize = 60;
     let servers = Servers::new();
@@ -227,13 +231,13 @@ async fn over_tls_to_servers(behaviour: Behaviour, sends: bool) {
         let mut client = small_socket(lb.address("plain")).await;
         clients.push(tokio::spawn(async move {
             let bytes = vec![7; SCRATCH as usize];
-            // Until the balancer has not accepted more for a second.
+            // Send until the balancer has accepted no more bytes for a second.
             let mut sent = 0;
             while sends
                 && let Ok(count) = timeout(Duration::from_secs(1), client.write(&bytes)).await
             {
                 sent += count.unwrap() as u64;
-                assert!(sent <= 4 * ON_ITS_WAY, "{sent} bytes were taken");
+                assert!(sent <= 4 * ON_ITS_WAY, "{sent} bytes were accepted");
             }
             client
         }));
@@ -243,7 +247,8 @@ async fn over_tls_to_servers(behaviour: Behaviour, sends: bool) {
     let moved = leastconn_testkit::metrics::normalise(&moved);
     let seen = Mutex::new((0.0, 0));
     let stopped = eventually(3 * DEADLINE, || async {
-        // This process is busy with both ends, and may miss an answer.
+        // The test process runs both the clients and the servers, so a request may time
+        // out.
         let answer = lb.try_http_get("/metrics").await;
         let (_, body) = answer.map_err(|error| error.to_string())?;
         let now = leastconn_testkit::metrics::parse(&body)[&moved];
@@ -262,11 +267,14 @@ async fn over_tls_to_servers(behaviour: Behaviour, sends: bool) {
     stopped.await.unwrap();
     let held = memory(&lb);
     let allowed = before + (SCRATCH + RUSTLS) * COUNT as u64 + ONCE;
-    assert!(held <= allowed, "{held} bytes, more than {allowed}");
+    assert!(
+        held <= allowed,
+        "the process uses {held} bytes, more than {allowed}"
+    );
     for client in clients {
         drop(client.await.unwrap());
     }
-    // A server that does not read would keep its connections until their timeout.
+    // A server that does not read would keep its connections until they time out.
     web.stop(OpenConnections::Close).await;
     lb.quiet().await;
 }

@@ -1,5 +1,5 @@
-//! Routing: by server name first, then to the listener's upstream, else by the rule's
-//! `allow`.
+//! Routing of connections: by the server name (SNI) if it matches, otherwise to the
+//! listener's upstream. A listener without an upstream uses the rule's `allow`.
 
 use leastconn_testkit::{Upstream, client::read_to_close};
 
@@ -43,7 +43,7 @@ async fn routes_then_upstream_then_the_rules_allow() {
         assert_eq!(record["sni"], sni.to_lowercase());
         assert_eq!(record["upstream"], expected);
     }
-    // A route grants no access.
+    // A route does not permit a client to use the upstream.
     let served = db.accepted();
     let mut stream = lb
         .client(CLIENT1)
@@ -94,7 +94,7 @@ async fn only_allowed_servers_are_used() {
         .await;
     let client = lb.client("client2.lb.com");
     let mut held = Vec::new();
-    // From the second connection on, least connections would prefer the other server.
+    // From the second connection on, least connections would select the other server.
     for _ in 0..6 {
         let mut stream = client.connect(lb.main()).await.unwrap();
         let name = leastconn_testkit::client::read_line(&mut stream)

@@ -1,5 +1,5 @@
-//! Socket activation: sockets that the service manager passes are matched with listeners
-//! by their addresses.
+//! Socket activation: sockets from the service manager are matched with listeners by their
+//! addresses.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -16,7 +16,7 @@ use crate::support::upgrading::{
 };
 use crate::support::{BIN, CLIENT1, Site, talk, tcp};
 
-/// Passes sockets to a command like systemd.
+/// Passes sockets to a command as systemd does.
 pub(crate) fn pass_sockets(command: &mut Command, sockets: Vec<impl Into<OwnedFd>>, names: &str) {
     own_process_group(command);
     command.env("LISTEN_FDS", sockets.len().to_string());
@@ -65,12 +65,12 @@ async fn sockets_are_matched_by_address() {
     assert_eq!((lb.address("plain"), lb.admin()), (at[0], at[1]));
     assert_eq!(talk(early).await.unwrap(), "web1");
     assert_eq!(talk(tcp(at[0]).await).await.unwrap(), "web1");
-    // A listener without a passed socket binds its own.
+    // A listener for which no socket was passed binds a socket itself.
     let client = lb.client(CLIENT1);
     talk(client.connect(lb.main()).await.unwrap())
         .await
         .unwrap();
-    // A socket without a listener is closed, and named in the log.
+    // A socket without a listener is closed, and the log names it.
     let stray = lb
         .wait_log(
             |event| message(event).contains(&at[2].to_string()),
@@ -81,7 +81,7 @@ async fn sockets_are_matched_by_address() {
     assert!(tokio::net::TcpStream::connect(at[2]).await.is_err());
     lb.quiet().await;
 
-    // An upgrade passes on the sockets from systemd.
+    // An upgrade passes on the sockets that came from systemd.
     let mut open = tcp(at[0]).await;
     read_line(&mut open).await.unwrap();
     let pid = upgrade(&lb, lb.pid()).await;
@@ -93,8 +93,8 @@ async fn sockets_are_matched_by_address() {
     lb.wait_exit(DEADLINE).await;
 }
 
-/// The file belongs to the service manager, which keeps listening: without the file, the
-/// next process could not be reached.
+/// The socket file belongs to the service manager, which keeps listening on it. Without the
+/// file, clients could not reach the next process.
 #[tokio::test]
 async fn file_of_a_passed_admin_socket_stays() {
     let web = Upstream::named("web1").await;
@@ -103,7 +103,7 @@ async fn file_of_a_passed_admin_socket_stays() {
     let socket = UnixListener::bind(&path).unwrap();
     let world_writable = std::fs::Permissions::from_mode(0o666);
     std::fs::set_permissions(&path, world_writable).unwrap();
-    // The path as the directory of the configuration names it.
+    // Use the absolute path of the socket, like the service manager.
     let config = site
         .config()
         .replace("\"lb.sock\"", &format!("{:?}", path.display().to_string()));
@@ -120,7 +120,8 @@ async fn file_of_a_passed_admin_socket_stays() {
         .await;
     assert_eq!(warned["level"], "WARN", "{warned}");
     let mut pid = lb.pid();
-    // Each process passes it on to the next, and none removes its file.
+    // Each process passes the socket on to the next process, and none of them removes its
+    // file.
     for _ in 0..2 {
         pid = upgrade(&lb, pid).await;
         ctl(&lb, &["status"]).await.ok();

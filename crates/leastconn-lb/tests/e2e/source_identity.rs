@@ -1,4 +1,5 @@
-//! On plain listeners, the network is the identity: an IPv6 /64 is one client.
+//! On listeners without TLS, the network is the identity of a client: an IPv6 /64 is one
+//! client.
 
 use leastconn_testkit::{
     Upstream,
@@ -28,7 +29,7 @@ async fn start(web: &Upstream, lines: &str) -> Running {
         .await
 }
 
-/// Connects with a proxied address; `None` if refused.
+/// Connects with a proxied address. Returns `None` if the connection was refused.
 async fn connect_as(lb: &Running, source: &str) -> Option<TcpStream> {
     let (family, local) = match source.contains(':') {
         true => ("TCP6", "2001:db8:ffff::1"),
@@ -63,7 +64,7 @@ async fn ipv6_network_is_one_client_of_a_plain_listener() {
         }
     }
     assert_eq!(held.len(), 5);
-    // Another network and other IPv4 addresses are other clients.
+    // Another IPv6 network and other IPv4 addresses are different clients.
     for source in ["2001:db8:0:2::1", "192.0.2.1", "192.0.2.2"] {
         held.push(connect_as(&lb, source).await.unwrap());
     }

@@ -1,4 +1,4 @@
-//! A listener's `source_rate_limit` applies before anything else is done for a
+//! A listener's `source_rate_limit` is checked before anything else is done for a
 //! connection.
 
 use std::net::SocketAddr;
@@ -8,12 +8,12 @@ use leastconn_testkit::{DEADLINE, Upstream, within};
 
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, connect_from, entries, talk};
 
-/// No token is added during a test.
+/// The rate is so low that no token is added during a test.
 const THREE: &str = "source_rate_limit = { rate = 0.001, burst = 3 }";
 
 /// Asserts that the connection is reset or closed at once, without data.
 async fn assert_closed(address: [u8; 4], addr: SocketAddr) {
-    // Possibly before connecting has returned.
+    // The balancer may reset the connection before connecting has returned.
     let Ok(mut stream) = connect_from(address, addr).await else {
         return;
     };

@@ -1,6 +1,8 @@
-//! Handshakes of many sources that stall after the ClientHello do not delay others.
+//! Stalled handshakes of many sources do not delay others. A handshake stalls if the client
+//! sends nothing after its ClientHello.
 //!
-//! Sources are proxied addresses, as one machine does not have that many.
+//! The sources are proxied addresses, because one machine does not have enough addresses of
+//! its own.
 
 use std::time::Duration;
 
@@ -53,7 +55,7 @@ async fn connect_as(lb: &Running, source: &str) -> TcpStream {
     stream
 }
 
-/// Sends a ClientHello, reads the first byte of the answer and goes silent.
+/// Sends a ClientHello, reads the first byte of the answer and then sends nothing more.
 async fn stall(lb: &Running, source: &str) -> TcpStream {
     let mut stream = connect_as(lb, source).await;
     stream.write_all(&client_hello(lb.ca())).await.unwrap();
@@ -94,14 +96,14 @@ async fn stalled_handshakes_do_not_delay_new_clients(records: Records) {
 
 async fn longest_stalled_handshake_is_evicted(records: Records) {
     let web = Upstream::named("web1").await;
-    // Room for 2 handshakes with a permit and 16 without one.
+    // The listener can hold 2 handshakes with a permit and 16 without.
     let lb = start(records, &web, 2).await;
     let mut stalled = vec![stall(&lb, "203.0.113.1").await];
     for n in 0..18 {
         stalled.push(stall(&lb, &format!("2001:db8:1:{n:x}::1")).await);
     }
-    // The network with the most stalled handshakes loses its oldest; the other source
-    // keeps its own.
+    // The oldest handshake of the network with the most stalled handshakes is evicted. The
+    // other source keeps its handshake.
     let record = lb.expect_record(0, "overloaded").await;
     assert_eq!(record["source"], "[2001:db8:1::1]:4660", "{record}");
     let detail = record["detail"].as_str().unwrap();
@@ -119,7 +121,7 @@ async fn parked_handshake_resumes_when_its_client_answers(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = start(records, &web, 1).await;
     let client = lb.client(CLIENT1);
-    // A client that answers slowly, while others use its permit.
+    // A client that answers slowly. Meanwhile, others use its permit.
     let (near, mut far) = tokio::io::duplex(64 * 1024);
     let slow = tokio::spawn(async move { talk(client.handshake(near, "localhost").await?).await });
     let mut stream = connect_as(&lb, "203.0.113.1").await;

@@ -1,4 +1,4 @@
-//! `starttls = "postgres"`: the messages before the handshake.
+//! `starttls = "postgres"`: the messages before the TLS handshake.
 
 use leastconn_testkit::client::read_to_close;
 use leastconn_testkit::{TlsClient, Upstream};
@@ -42,7 +42,7 @@ async fn start(records: Records, web: &Upstream, more: &str) -> Running {
         .await
 }
 
-/// Sends a request and expects this answer.
+/// Sends a request, and expects an answer with this byte.
 async fn request(stream: &mut TcpStream, request: &[u8], answer: u8) {
     stream.write_all(request).await.unwrap();
     assert_eq!(stream.read_u8().await.unwrap(), answer);
@@ -147,7 +147,7 @@ async fn bytes_after_the_request_are_refused(records: Records) {
         assert!(received.is_empty(), "{received:?}");
         lb.expect_record(n, "handshake_failed").await;
     }
-    // A FIN in the middle of a request.
+    // The client sends a FIN in the middle of a request.
     let mut stream = tcp(lb.main()).await;
     stream.write_all(&SSL_REQUEST[..5]).await.unwrap();
     stream.shutdown().await.unwrap();
@@ -171,7 +171,7 @@ async fn silent_and_slow_clients_meet_the_deadline(records: Records) {
     half.write_all(&SSL_REQUEST[..4]).await.unwrap();
     let _ = read_to_close(&mut half).await;
     lb.expect_record(1, "handshake_timeout").await;
-    // The answer does not restart the deadline.
+    // The answer to the request does not restart the handshake deadline.
     let mut requested = tcp(lb.main()).await;
     request(&mut requested, SSL_REQUEST, b'S').await;
     let _ = read_to_close(&mut requested).await;

@@ -1,4 +1,4 @@
-//! Exit codes and messages of failed starts.
+//! Exit codes and error messages when the start fails.
 
 use std::process::{Command, Output};
 
@@ -44,7 +44,7 @@ async fn broken_configuration_exits_2_with_all_errors() {
         "wbe",
         "leastconn.toml:3:1",
     ] {
-        assert!(error.stderr.contains(text), "no {text} in {error}");
+        assert!(error.stderr.contains(text), "{text} is missing in {error}");
     }
     // The summary is on a line of its own.
     let last = error.stderr.lines().last().unwrap();
@@ -63,7 +63,7 @@ async fn address_in_use_exits_1() {
         .unwrap_err();
     assert_eq!(error.status.unwrap().code(), Some(1), "{error}");
     for text in ["`second`", &addr.to_string(), "in use"] {
-        assert!(error.stderr.contains(text), "no {text} in {error}");
+        assert!(error.stderr.contains(text), "{text} is missing in {error}");
     }
 }
 
@@ -75,7 +75,8 @@ async fn unusable_access_log_exits_1() {
         .await
         .unwrap_err();
     let code = error.status.unwrap().code();
-    // Found by the check of the configuration or on opening.
+    // The error is found either by the check of the configuration or when the file is
+    // opened.
     assert!(matches!(code, Some(1 | 2)), "{error}");
     assert!(error.stderr.contains("no/such/directory.log"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! After the start, the log names the version, the addresses and the servers.
+//! After the start, the log lists the version, the addresses and the servers.
 
 use leastconn_testkit::{DEADLINE, Upstream};
 use serde_json::Value;
@@ -41,6 +41,6 @@ async fn startup_log_names_version_addresses_and_servers() {
         &lb.main().to_string(),
         "leastconn.toml",
     ] {
-        assert!(log.contains(text), "no {text} in:\n{log}");
+        assert!(log.contains(text), "{text} is missing in:\n{log}");
     }
 }

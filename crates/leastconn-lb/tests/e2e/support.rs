@@ -1,6 +1,6 @@
 //! Test setup: certificates, a configuration and a balancer that runs with it.
 
-// With paths, because the browser tests include this file by its path.
+// The modules have explicit paths, because the browser tests include this file by its path.
 #[path = "support/net.rs"]
 mod net;
 #[path = "support/running.rs"]
@@ -23,35 +23,36 @@ pub(crate) use site::{
 /// The program under test.
 pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_leastconn-lb");
 
-/// `tls` of a listener, with the files that [`TestCa::write_set`] writes.
+/// Value of `tls` of a listener, with the files that [`TestCa::write_set`] writes.
 pub(crate) const TLS: &str =
     r#"tls = { cert = "server.crt", key = "server.key", client_ca = "ca.crt", crl = "ca.crl" }"#;
 
-/// Without probes, each connection that a server counts comes from a client.
+/// Disables health checks, so that each connection that a server counts comes from a
+/// client.
 pub(crate) const NO_PROBES: &str = r#"health_check = { type = "none" }"#;
 
 /// The common name that the rule of [`Site::usual`] matches.
 pub(crate) const CLIENT1: &str = "client1.lb.com";
 
-/// Maximum latency of the admin address. Only a release build (`make test-long`) must
-/// keep the documented 100 ms.
+/// Maximum latency of the admin address. The documented limit of 100 ms applies only to
+/// release builds (`make test-long`).
 pub(crate) const ADMIN_LATENCY: Duration = Duration::from_millis(100).saturating_add(DEBUG_SLACK);
 
-/// Slack for every time limit in debug builds, which are slower and run in parallel with
-/// other tests, possibly on a slow machine. A limit can only be told apart from timeouts
-/// that are longer than the limit and this slack.
+/// Extra time for every time limit in debug builds, which are slower and run in parallel
+/// with other tests, possibly on a slow machine. Because of it, a test can distinguish a
+/// limit from a timeout only if the timeout is longer than the limit and this extra time.
 pub(crate) const DEBUG_SLACK: Duration =
     Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 0 });
 
-/// Time to load changed files: less than the polling interval of ten seconds, so that
-/// only inotify can meet it.
+/// Maximum time to load changed files. It is less than the polling interval of ten seconds,
+/// so that the test fails without inotify.
 pub(crate) const FILE_LOAD_TIME: Duration = Duration::from_secs(8);
 
 /// A value of `[process] tls_records`.
 pub(crate) type Records = &'static str;
 
-/// Runs tests with each record layer, as clients must not see a difference. The module
-/// names tell which one failed.
+/// Runs each test with both record layers, because clients must not see a difference. The
+/// module name of a failed test shows the record layer.
 macro_rules! both_record_layers {
     ($(#[$attribute:meta] $test:ident,)+) => {
         mod with_direct_records {

@@ -1,4 +1,4 @@
-//! Both TLS versions with all of their cipher suites.
+//! TLS 1.2 and TLS 1.3, each with all cipher suites.
 
 use std::sync::Arc;
 

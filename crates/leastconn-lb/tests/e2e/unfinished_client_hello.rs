@@ -1,4 +1,4 @@
-//! ClientHellos that never end, and data after complete ones.
+//! ClientHellos that never end, and data after complete ClientHellos.
 
 use leastconn_testkit::client::read_to_close;
 use leastconn_testkit::{DEADLINE, Upstream, eventually};
@@ -13,7 +13,7 @@ both_record_layers! {
     garbage_after_a_client_hello_is_refused,
 }
 
-/// The longest accepted ClientHello, in full records, without its last bytes.
+/// A ClientHello of the maximum accepted length, in full records, without its last bytes.
 fn unfinished() -> Vec<u8> {
     const MESSAGE: usize = 0x8000;
     let mut message = vec![1, 0, 0x80, 0];
@@ -38,7 +38,7 @@ async fn unfinished_client_hello_holds_at_most_70_kib(records: Records) {
         stream.write_all(&bytes).await.unwrap();
         stream
     };
-    // The first connection allocates what later ones share.
+    // The first connection also allocates memory that later connections share.
     let mut held = vec![open().await];
     lb.wait_metric(
         "leastconn_handshakes_active{listener=\"main\"}",
@@ -50,7 +50,8 @@ async fn unfinished_client_hello_holds_at_most_70_kib(records: Records) {
     for _ in 0..CONNECTIONS {
         held.push(open().await);
     }
-    // Wait until all of it was read, or the measurement shows nothing.
+    // Wait until the balancer has read all bytes. Before that, the measurement would be too
+    // low.
     let each = eventually(DEADLINE, || async {
         let each = (lb.resident_kib() - before) / CONNECTIONS;
         if each >= 32 {
@@ -62,7 +63,7 @@ async fn unfinished_client_hello_holds_at_most_70_kib(records: Records) {
     let each = each.await.unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     let each = each.max((lb.resident_kib() - before) / CONNECTIONS);
-    assert!(each <= 70, "{each} KiB for each unfinished ClientHello");
+    assert!(each <= 70, "each unfinished ClientHello uses {each} KiB");
     drop(held);
     lb.quiet().await;
 }
@@ -75,7 +76,7 @@ async fn garbage_after_a_client_hello_is_refused(records: Records) {
         .await;
     let hello = client_hello(lb.ca());
     let mut longer = hello.clone();
-    // One more byte in the record than in the message.
+    // Make the record one byte longer than the message.
     longer[4] += 1;
     longer.push(0);
     let followed_by = |more: &[u8]| [&hello, more].concat();
@@ -84,7 +85,7 @@ async fn garbage_after_a_client_hello_is_refused(records: Records) {
         (followed_by(b"X"), b""),
         (followed_by(&[23, 9, 9, 0, 20]), b""),
         (longer, b""),
-        // A message of 64 KiB.
+        // The record starts a message of 64 KiB.
         (vec![22, 3, 1, 0, 4, 1, 0, 0xff, 0xff], b""),
         (hello.clone(), b"GET / HTTP/1.1\r\n\r\n"),
         (hello.clone(), &[23, 3, 3, 0xff, 0xff]),
@@ -93,7 +94,7 @@ async fn garbage_after_a_client_hello_is_refused(records: Records) {
         let mut stream = tcp(lb.main()).await;
         stream.write_all(&sent).await.unwrap();
         if !later.is_empty() {
-            // After the server's flight.
+            // Wait for the server's first flight.
             stream.readable().await.unwrap();
             stream.write_all(later).await.unwrap();
         }

@@ -41,8 +41,8 @@ async fn served(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Clients connect without pause during two upgrades. The socket file is never replaced,
-/// so a client that has looked it up is never refused.
+/// Clients connect continuously during two upgrades. The socket file is never replaced, so
+/// a client that has looked it up is never refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unix_listener_is_kept_across_upgrades() {
     let web = Upstream::named("web1").await;
@@ -77,7 +77,7 @@ async fn unix_listener_is_kept_across_upgrades() {
         connections += ended.unwrap().unwrap();
     }
 
-    // The first process serves its connection to the end, and leaves the file alone.
+    // The first process serves its connection to the end, and does not remove the file.
     assert_eq!(roundtrip(&mut open, b"x").await.unwrap(), b"x");
     open.shutdown().await.unwrap();
     assert!(read_to_close(&mut open).await.unwrap().is_empty());
@@ -86,7 +86,7 @@ async fn unix_listener_is_kept_across_upgrades() {
     let records = lb.wait_records(connections).await;
     assert!(records.iter().all(|record| record["outcome"] == "ok"));
 
-    // The last process removes it.
+    // The last process removes the file.
     shut_down_all(&lb, pid).await;
     assert!(!path.exists());
 }
@@ -107,8 +107,8 @@ async fn upgrade_applies_a_new_bind_mode() {
     wait_process_exit(pid).await;
 }
 
-/// A socket that the new configuration no longer names is closed by the upgrade, and its
-/// file removed with the old process.
+/// If the new configuration no longer names a socket, the upgrade closes the socket, and
+/// its file is removed with the old process.
 #[tokio::test]
 async fn removed_unix_listener_leaves_no_file_after_an_upgrade() {
     let web = Upstream::named("web1").await;
@@ -125,8 +125,8 @@ async fn removed_unix_listener_leaves_no_file_after_an_upgrade() {
     assert!(!other.exists());
 }
 
-/// The file belongs to the service manager, which listens on the socket while the
-/// balancer does not run: no process of the balancer removes it or changes its mode.
+/// The file belongs to the service manager, which keeps listening on the socket while the
+/// balancer is stopped: no process of the balancer removes the file or changes its mode.
 #[tokio::test]
 async fn unix_socket_from_systemd_is_used_and_its_file_kept() {
     let web = Upstream::named("web1").await;
@@ -135,7 +135,7 @@ async fn unix_socket_from_systemd_is_used_and_its_file_kept() {
     let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
     let file = inode(&path);
-    // Connected before the balancer starts: waits in the backlog.
+    // A client that connects before the balancer starts waits in the backlog.
     let early = UnixStream::connect(&path).await.unwrap();
     let config = site
         .config()
@@ -151,7 +151,7 @@ async fn unix_socket_from_systemd_is_used_and_its_file_kept() {
     assert_eq!(talk(early).await.unwrap(), "web1");
     served(&path).await.unwrap();
 
-    // A reload keeps the socket, and the mode that the service manager has set.
+    // A reload keeps the socket, and keeps the mode that the service manager has set.
     let other_mode = config.replace(
         "upstream = \"web\"
 bind",
@@ -171,7 +171,7 @@ bind",
     shut_down_all(&lb, pid).await;
     assert_eq!(inode(&path), file);
     assert_eq!(mode(&path), 0o666);
-    // The manager's own descriptor still accepts.
+    // The service manager's own descriptor still accepts connections.
     let waiting = UnixStream::connect(&path).await.unwrap();
     kept.set_nonblocking(false).unwrap();
     kept.accept().unwrap();

@@ -1,5 +1,5 @@
-//! Servers at UNIX sockets: connections, health checks, both kinds of address in one
-//! upstream.
+//! Servers at UNIX sockets: connections, health checks, and upstreams with both kinds of
+//! address.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,8 @@ both_record_layers! {
     unix_server_is_reached_through_tls,
 }
 
-/// Sends its name as a line, then echoes. A probe closes its connection at once.
+/// Sends the server's name as a line, then echoes. A health check closes its connection at
+/// once.
 pub(crate) fn serve(path: &Path, name: &'static str) -> tokio::task::JoinHandle<()> {
     let listener = UnixListener::bind(path).unwrap();
     tokio::spawn(async move {
@@ -77,7 +78,7 @@ async fn large_transfer_between_tcp_and_unix() {
         .client("local", "source = \"127.0.0.0/8\"", "web", "")
         .start()
         .await;
-    // More than a pipe holds, so that splicing is tested.
+    // More data than a pipe holds, so that splicing is tested.
     let sent = pattern(3, 4_000_000);
     let mut stream = tcp(lb.main()).await;
     assert_eq!(read_line(&mut stream).await.unwrap(), "app");
@@ -89,7 +90,7 @@ async fn large_transfer_between_tcp_and_unix() {
     lb.quiet().await;
 }
 
-/// Inside the sandbox, which is on by default.
+/// UNIX servers work inside the sandbox, which is on by default.
 #[tokio::test]
 async fn health_check_detects_a_removed_socket() {
     let (_dir, path) = socket();
@@ -111,7 +112,8 @@ async fn health_check_detects_a_removed_socket() {
     assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "tcp");
     let server = serve(&path, "app");
     wait(1.0).await;
-    // Ties go to the server that has been idle longer; both are used.
+    // If servers have equally many connections, the one that has been idle longer is
+    // selected, so both are used.
     let mut names = Vec::new();
     let mut open = Vec::new();
     for _ in 0..2 {

@@ -70,7 +70,8 @@ async fn no_connection_is_refused_or_reset() {
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
                 .is_ok()
             {
-                // Handshakes are slow in debug builds: one task in 32.
+                // Only one task in 32 uses TLS, because handshakes are slow in debug
+                // builds.
                 if n == 0 {
                     talk(client.connect(main).await?).await?;
                 } else {
@@ -123,7 +124,8 @@ async fn open_connections_finish_in_the_old_process() {
     let client = lb.client(CLIENT1);
     let (main, sinks) = (lb.main(), lb.address("sink"));
 
-    // Sends all the time, and compares the digest that the server computed.
+    // One connection sends during the whole test. The server computes a digest, which is
+    // compared at the end.
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let mut stream = client.connect(sinks).await.unwrap();
@@ -149,7 +151,8 @@ async fn open_connections_finish_in_the_old_process() {
         open.push(stream);
         pids.push(upgrade(&lb, pids[pids.len() - 1]).await);
     }
-    // Each connection is in a process of its own; the old processes no longer accept.
+    // Each connection belongs to a different process. The old processes no longer accept
+    // connections.
     let bytes = vec![9; 100_000];
     for (stream, pid) in open.iter_mut().zip(&pids) {
         assert!(std::fs::exists(format!("/proc/{pid}/fd")).unwrap());
@@ -175,7 +178,7 @@ async fn term_ends_the_old_process_at_once() {
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     read_line(&mut stream).await.unwrap();
     let pid = upgrade(&lb, lb.pid()).await;
-    // The old process ignores signals for the service.
+    // The old process ignores signals that apply only to the newest process.
     lb.signal(Signal::HUP);
     lb.signal(Signal::USR2);
     assert_eq!(roundtrip(&mut stream, b"x").await.unwrap(), b"x");
@@ -195,7 +198,8 @@ async fn upgrade_reads_the_current_configuration() {
     let lb = start(both(&web)).await;
     let (kept, removed) = (lb.main(), lb.address("plain"));
     let admin = lb.admin();
-    // One more worker, which a reload cannot change; one listener is replaced by another.
+    // The new configuration has one more worker, which a reload cannot change, and another
+    // listener.
     let config = lb.config();
     let config = config.replace("workers = 2", "workers = 3").replace(
         "name = \"plain\"\nbind = \"127.0.0.1:0\"",
@@ -251,7 +255,8 @@ async fn down_server_is_known_before_the_first_connection() {
     }
 }
 
-/// Overrides are handed over to the new process, and `ctl` reaches it at the same socket.
+/// Overrides are handed over to the new process. `ctl` reaches the new process at the same
+/// socket.
 #[tokio::test]
 async fn overrides_and_admin_socket_survive() {
     let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
@@ -281,8 +286,8 @@ async fn overrides_and_admin_socket_survive() {
     assert!(!lb.dir().join("lb.sock").exists());
 }
 
-/// The file is removed by the last process that listens on it, and not before, as the old
-/// process stays if the upgrade fails.
+/// The last process that listens on the socket removes its file. The file must not be
+/// removed earlier, because the old process continues if the upgrade fails.
 #[tokio::test]
 async fn removed_admin_socket_leaves_no_file() {
     let web = Upstream::named("web1").await;
@@ -292,14 +297,14 @@ async fn removed_admin_socket_leaves_no_file() {
     lb.write_config(&lb.config().replace(SOCKET, "socket = \"other.sock\""));
     let pid = upgrade(&lb, lb.pid()).await;
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
-    assert!(!path.exists(), "left behind");
+    assert!(!path.exists(), "the socket file was left behind");
     assert!(lb.dir().join("other.sock").exists());
     signal(pid, Signal::TERM);
     wait_process_exit(pid).await;
     assert!(!lb.dir().join("other.sock").exists());
 }
 
-/// All old processes are listed, with their current numbers of connections.
+/// The status lists all old processes with their current numbers of connections.
 #[tokio::test]
 async fn connections_of_old_processes_are_shown() {
     let web = Upstream::named("web1").await;
@@ -332,7 +337,7 @@ async fn connections_of_old_processes_are_shown() {
             if all && old.len() == expected.len() {
                 Ok(())
             } else {
-                Err(format!("{old:?}, not {expected:?}"))
+                Err(format!("got {old:?}, expected {expected:?}"))
             }
         });
         found.await.unwrap();
@@ -341,7 +346,7 @@ async fn connections_of_old_processes_are_shown() {
         assert_eq!(metrics["leastconn_old_processes"], expected.len() as f64);
         assert_eq!(metrics["leastconn_old_processes_connections"], sum as f64);
     };
-    // Sorted by PID, which may have wrapped around.
+    // The list is sorted by PID, and PIDs may have wrapped around.
     let mut both = [(first, 1), (second, 2)];
     both.sort_unstable();
     assert_shown(&both).await;

@@ -1,5 +1,6 @@
-//! PID 1 of a container cannot exit without ending all other processes: it stays,
-//! forwards signals to the newest process, and exits with it and with its exit code.
+//! If PID 1 of a container exits, all other processes of the container end. So after an
+//! upgrade PID 1 keeps running, forwards signals to the newest process, and exits with it
+//! and with its exit code.
 
 use std::process::{Command, Stdio};
 
@@ -10,8 +11,8 @@ use tokio::io::AsyncWriteExt;
 use crate::support::upgrading::{message, own_process_group, signal, write_script};
 use crate::support::{BIN, CLIENT1, Running, Site, talk};
 
-/// Starts the balancer as PID 1 of a namespace, and returns its PID outside. `None` if
-/// namespaces are not permitted.
+/// Starts the balancer as PID 1 of a namespace, and returns its PID outside of the
+/// namespace. Returns `None` if namespaces are not permitted.
 async fn start(site: Site) -> Option<(Running, u32)> {
     let unshare = "unshare --pid --fork --kill-child";
     let mut try_it = Command::new("sh");
@@ -53,7 +54,7 @@ async fn wait_children(first: u32, count: usize) -> Vec<u32> {
     .unwrap()
 }
 
-/// Upgrades by a signal to the first process, and waits until `n` processes have taken
+/// Sends the upgrade signal to the first process, and waits until `n` processes have taken
 /// over.
 async fn upgrade(lb: &Running, first: u32, n: usize) {
     signal(first, Signal::USR2);
@@ -61,7 +62,7 @@ async fn upgrade(lb: &Running, first: u32, n: usize) {
         let log = lb.stderr();
         match log.matches("took over from predecessor").count() {
             count if count == n => Ok(()),
-            count => Err(format!("{count} have taken over")),
+            count => Err(format!("{count} processes have taken over")),
         }
     })
     .await
@@ -78,7 +79,7 @@ async fn first_process_waits_for_the_newest() {
     upgrade(&lb, first, 1).await;
     let second = wait_children(first, 1).await[0];
     upgrade(&lb, first, 2).await;
-    // The intermediate process has exited, and its successor was reparented to PID 1.
+    // The second process has exited, and its successor was reparented to PID 1.
     let third = eventually(DEADLINE, || async {
         match children(first)[..] {
             [pid] if pid != second => Ok(pid),
@@ -95,7 +96,7 @@ async fn first_process_waits_for_the_newest() {
     talk(client.connect(lb.main()).await.unwrap())
         .await
         .unwrap();
-    // The first process no longer has the sockets of listeners and of the admin address.
+    // The first process has closed its sockets of listeners and of the admin address.
     assert_eq!(lb.http_get("/readyz").await.0, 200);
 
     let mut open = client.connect(lb.main()).await.unwrap();
@@ -126,7 +127,7 @@ async fn first_process_exits_when_the_newest_crashes() {
     let mut open = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     read_line(&mut open).await.unwrap();
     upgrade(&lb, first, 1).await;
-    // Its own connection stays open.
+    // The connection of the first process stays open.
     assert_eq!(roundtrip(&mut open, b"x").await.unwrap(), b"x");
     let newest = wait_children(first, 1).await[0];
     signal(newest, Signal::KILL);

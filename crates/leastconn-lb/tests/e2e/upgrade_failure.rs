@@ -1,5 +1,5 @@
-//! A new process that does not start changes nothing: the old one keeps serving, logs the
-//! reason, and can be upgraded later.
+//! If a new process fails to start, nothing changes: the old process keeps serving, logs
+//! the reason, and can be upgraded later.
 
 use std::path::Path;
 
@@ -34,7 +34,7 @@ async fn invalid_configuration_fails_the_upgrade() {
     let mut open = client.connect(lb.main()).await.unwrap();
     read_line(&mut open).await.unwrap();
     let wrong = [
-        // An invalid configuration, and a valid one with an unavailable address.
+        // The configuration is first invalid, then valid but with an unavailable address.
         (lb.config() + "\nnonsense = 1\n", "nonsense"),
         (
             lb.config().replacen("127.0.0.1:0", "192.0.2.1:1", 1),
@@ -72,11 +72,11 @@ async fn invalid_configuration_fails_the_upgrade() {
 #[tokio::test]
 async fn broken_program_fails_the_upgrade() {
     let web = Upstream::named("web1").await;
-    // Scripts need a shell, which the sandbox does not allow to execute.
+    // The program is a script, and the sandbox does not allow executing its shell.
     let site = Site::usual(&[&web]).process("sandbox = \"off\"");
     let programs = site.dir.path().join("programs");
     std::fs::create_dir(&programs).unwrap();
-    // Started by a symlink that is pointed to other programs later.
+    // The program is started by a symlink, which the test later points to other programs.
     let name = programs.join("leastconn-lb");
     replace_symlink(&name, Path::new(BIN));
     let broken = programs.join("broken");
@@ -95,7 +95,7 @@ async fn broken_program_fails_the_upgrade() {
             .await
             .unwrap();
     }
-    // The running executable still exists, although the link is broken.
+    // The link is broken, but the running executable still exists.
     replace_symlink(&name, &missing);
     let next = upgrade(&lb, lb.pid()).await;
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
@@ -135,7 +135,7 @@ async fn script_fails_the_upgrade_inside_the_sandbox() {
 #[tokio::test]
 async fn shutdown_aborts_the_upgrade() {
     let web = Upstream::named("web1").await;
-    // Scripts need a shell, which the sandbox does not allow to execute.
+    // The program is a script, and the sandbox does not allow executing its shell.
     let site = Site::usual(&[&web]).process("sandbox = \"off\"");
     let name = site.dir.path().join("leastconn-lb");
     replace_symlink(&name, Path::new(BIN));

@@ -1,4 +1,5 @@
-//! Commands of operators during an upgrade are not lost between the two processes.
+//! Commands of operators during an upgrade are not lost between the old and the new
+//! process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,7 @@ use crate::support::upgrading::{
 };
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
 
-/// A new process waits for the first probes, which this server does not answer.
+/// The new process waits for its first health checks. This server does not answer them.
 const SLOW: &str =
     "health_check = { expect = \"PONG\", timeout = \"2s\", interval = \"1h\", fall = 1 }";
 
@@ -42,7 +43,8 @@ async fn begin_upgrade(lb: &Running) {
     lb.wait_log(begin_upgrade, DEADLINE).await;
 }
 
-/// The new process may have read the configuration already.
+/// A reload during an upgrade must reach the new process, even if that has already read the
+/// configuration.
 #[tokio::test]
 async fn api_reload_is_done_by_the_new_process() {
     for connected in [false, true] {
@@ -54,14 +56,14 @@ async fn api_reload_is_done_by_the_new_process() {
             false => None,
         };
         begin_upgrade(&lb).await;
-        // The new process has sent probes, so it has read the configuration.
+        // The new process has started health checks, so it has read the configuration.
         silent.wait_accepted(2).await;
         lb.write_config(&lb.config().replace(CLIENT1, "client7.lb.com"));
         let output = ctl(&lb, &["reload"]).await.ok();
         assert!(output.starts_with("applied"), "{output}");
         let next = successor(&lb, lb.pid()).await;
-        // Both processes applied it: the client's connection is closed, and it cannot
-        // connect.
+        // Both processes applied the reload: the client's connection is closed, and the
+        // client cannot connect again.
         if let Some(mut stream) = stream {
             let mut rest = Vec::new();
             let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
@@ -98,7 +100,8 @@ async fn signalled_reload_is_done_by_the_new_process() {
     shut_down_all(&lb, next).await;
 }
 
-/// The process that received the command exits before the end of the grace period.
+/// The process that received the command exits before the end of the grace period. Another
+/// process must continue it.
 #[tokio::test]
 async fn grace_period_of_maint_continues() {
     let web = Upstream::named("web1").await;
@@ -114,8 +117,8 @@ async fn grace_period_of_maint_continues() {
     shut_down_all(&lb, newest).await;
 }
 
-/// The new process accepts clients before it takes over, and does not know of changes
-/// after its start.
+/// The new process does not know of overrides that are set after its start. They must also
+/// apply to its connections.
 #[tokio::test]
 async fn maint_ends_connections_of_both_processes() {
     let web = Upstream::named("web1").await;
@@ -124,7 +127,8 @@ async fn maint_ends_connections_of_both_processes() {
     begin_upgrade(&lb).await;
     silent.wait_accepted(2).await;
     ctl(&lb, &["maint", "web/web1", "--grace", "0s"]).await.ok();
-    // Until the handover, it may send connections to the server.
+    // Until the new process has received the overrides, it may send connections to the
+    // server.
     let client = lb.client(CLIENT1);
     let main = lb.main();
     let stop = Arc::new(AtomicBool::new(false));
@@ -159,7 +163,7 @@ async fn cancelled_grace_period_ends_nothing() {
     let newest = upgrade(&lb, lb.pid()).await;
     ctl(&lb, &["ready", "web/web1"]).await.ok();
     let mut other = open(&lb).await;
-    // Tests silence until after the grace period.
+    // Wait until after the end of the grace period: no connection must be closed.
     sleep_until(grace_end + Duration::from_millis(500)).await;
     for stream in [&mut stream, &mut other] {
         assert_eq!(roundtrip(stream, b"on").await.unwrap(), b"on");
@@ -171,7 +175,8 @@ async fn cancelled_grace_period_ends_nothing() {
     wait_process_exit(newest).await;
 }
 
-/// Its exit code tells that it closed connections, not that the service ended.
+/// The exit code of this process says that it closed connections. The other processes must
+/// not treat it as the end of the service.
 #[tokio::test]
 async fn exit_of_an_intermediate_process_ends_no_other() {
     let web = Upstream::named("web1").await;
@@ -185,7 +190,7 @@ async fn exit_of_an_intermediate_process_ends_no_other() {
     let _ = within(DEADLINE, "the close", second.read_to_end(&mut rest)).await;
     lb.expect_record(0, "drained").await;
     wait_process_exit(second_pid).await;
-    // Time in which the other processes notice the exit. Tests silence.
+    // A fixed delay, in which the other processes notice the exit.
     sleep(Duration::from_millis(300)).await;
     assert_eq!(roundtrip(&mut first, b"on").await.unwrap(), b"on");
     finish(first).await;

@@ -1,4 +1,5 @@
-//! With `[[upstream]] tls`, data, half-closes and resets are forwarded as without it.
+//! With `[[upstream]] tls`, data, half-closes and resets are forwarded in the same way as
+//! without TLS.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -116,7 +117,8 @@ async fn truncation_by_the_server_becomes_a_reset(records: Records) {
         let mut plain = tcp(lb.address("plain")).await;
         read_line(&mut tls).await.unwrap();
         read_line(&mut plain).await.unwrap();
-        // Like a killed process or an attacker: a FIN is not authenticated.
+        // A killed process or an attacker can send a FIN without `close_notify`, because a
+        // FIN is not authenticated.
         web.stop(OpenConnections::Close).await;
         read_to_close(&mut tls).await.unwrap_err();
         let error = read_to_close(&mut plain).await.unwrap_err();

@@ -23,7 +23,7 @@ async fn new_upstream_authority_is_used_without_reload() {
     let new_cert = renewed.leaf("web").dns("web.internal").build();
     let named = Behaviour::Named("web1".to_owned());
     let old = servers.mutual(named.clone(), &TLS13).await;
-    // Its certificate is not covered by the first `ca`.
+    // The first `ca` does not cover the certificate of this server.
     let web2 = Upstream::start_tls_versions(named, &new_cert, Some(&servers.ca), &[&TLS13]).await;
     let lb = servers
         .site(
@@ -44,7 +44,7 @@ async fn new_upstream_authority_is_used_without_reload() {
     let file = lb.dir().join("servers.crt");
     let outcome = lb.reloading(|| fs::write(&file, both).unwrap()).await;
     assert_eq!(outcome, "applied");
-    // Health checks use the new authority, and so do connections.
+    // Health checks and connections use the new CA.
     lb.wait_metric(up2, 1.0, DEADLINE).await;
     lb.wait_metric(UP, 1.0, DEADLINE).await;
     let mut second = tcp(lb.address("plain")).await;
@@ -55,7 +55,7 @@ async fn new_upstream_authority_is_used_without_reload() {
         DEADLINE,
     )
     .await;
-    // The connection that was open is not disturbed.
+    // The open connection is not affected.
     assert_eq!(roundtrip(&mut open, b"on").await.unwrap(), b"on");
     for mut stream in [open, second] {
         stream.shutdown().await.unwrap();

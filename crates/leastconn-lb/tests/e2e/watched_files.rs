@@ -1,5 +1,5 @@
-//! Changed certificates, keys, authorities and CRLs are loaded automatically; invalid
-//! files are reported and change nothing.
+//! Changed certificates, keys, CAs and CRLs are loaded automatically. Invalid files are
+//! reported, and the previous ones stay in use.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -84,12 +84,13 @@ async fn invalid_renewal_keeps_the_current_certificate() {
     )
     .await;
     assert_eq!(presented(&lb).await, before);
-    // The complete certificate, but not yet its key.
+    // The certificate file is complete, but the key file still contains the old key.
     let whole = || fs::write(&file, &new.cert_pem).unwrap();
     assert_eq!(lb.reloading(whole).await, "rejected");
     assert_eq!(presented(&lb).await, before);
     new.write(lb.dir(), "server");
-    // Certificate and key, after any number of reads in between.
+    // The certificate and its key are loaded together. The watcher may have read the files
+    // any number of times before.
     eventually(FILE_LOAD_TIME, || async {
         let [applied, rejected] = lb.reloads().await;
         (applied == 1.0)
@@ -113,7 +114,7 @@ async fn invalid_crl_keeps_the_current_crl() {
     let lb = site.start().await;
     let file = lb.dir().join("ca.crl");
     let empty = lb.ca().crl(&[]);
-    // None of them revokes the client that the current CRL revokes.
+    // None of these CRLs revokes the client that the current CRL revokes.
     let lists = [
         ("expired at", Some(lb.ca().crl_until(&[], -60))),
         ("PEM", Some(empty[..empty.len() / 2].to_owned())),
@@ -195,7 +196,7 @@ async fn unwatched_files_need_a_reload() {
         .await;
     let cert = lb.ca().leaf(CLIENT1).build();
     lb.ca().write_crl(lb.dir(), &[&cert]);
-    // Longer than loading would take. Tests silence.
+    // A fixed delay, longer than loading the file would take.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     talk(lb.client_with(&cert).connect(lb.main()).await.unwrap())
         .await

@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use crate::program::{LB, run, tool};
 
-/// Plain curl commands, without headers or a token.
+/// The curl commands need no headers and no token.
 #[tokio::test]
 async fn curl_uses_the_admin_socket() {
     let dir = TempDir::new().unwrap();
@@ -48,14 +48,14 @@ allow = "web"
     let state = "http://x/api/v1/servers/web/web1/state";
     let (code, done) = curl(&["-d", r#"{"state":"drain"}"#, state]).await;
     assert_eq!((&*code, done["was"].as_str()), ("200", Some("ready")));
-    // These endpoints reject requests without a body.
+    // These endpoints reject requests that have no body.
     for path in ["servers/web/web1/state", "connections/kill", "log-level"] {
         let (code, wrong) = curl(&["-X", "POST", &format!("http://x/api/v1/{path}")]).await;
         let error = wrong["error"].as_str().unwrap();
         assert_eq!(code, "400", "{path}: {error}");
         assert!(error.contains("there is no body"), "{path}: {error}");
     }
-    // A request that a browser sends for a page of another site.
+    // A browser would send this header with a request of a page of another site.
     let origin = ["-H", "Origin: http://evil.com"];
     let (code, _) = curl(&[&origin[..], &["-d", "{}", "http://x/api/v1/reload"]].concat()).await;
     assert_eq!(code, "421");

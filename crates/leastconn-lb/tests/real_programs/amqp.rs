@@ -24,7 +24,7 @@ with pika.BlockingConnection(parameters) as connection:
 print("done")
 "#;
 
-/// The script of RabbitMQ that does not change the user.
+/// The script of RabbitMQ that does not switch to another user.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn amqp_client_exchanges_messages() {
     let dir = certs.dir().join("rabbitmq");
     fs::create_dir(&dir).unwrap();
     let number = |port: &Port| port.address.port().to_string();
-    // Named nodes find each other with epmd, which would otherwise stay as a daemon.
+    // Nodes find each other with epmd. It would keep running as a daemon after the test.
     let mut epmd = Command::new(program::path("epmd"));
     epmd.args(["-address", "127.0.0.1", "-port", &number(&mapper)]);
     let log = certs.dir().join("epmd.log");

@@ -13,7 +13,8 @@ async fn client1_reaches_both_servers_client2_one() {
     })
     .await;
 
-    // Ties between idle servers are broken at random: enough requests reach both.
+    // The balancer breaks ties between idle servers at random. This number of requests
+    // reaches both.
     let mut pages = Vec::new();
     let all = ["webapp1\n", "webapp2\n"];
     while pages.len() < 10 || !all.iter().all(|page| pages.iter().any(|got| got == page)) {
@@ -35,7 +36,7 @@ async fn client1_reaches_both_servers_client2_one() {
         }
     }
     assert_eq!(records.len(), count);
-    // nginx logs a request shortly after the response.
+    // nginx logs a request shortly after it has sent the response.
     eventually(DEADLINE, || async {
         let requests = site.web1.requests().len() + site.web2.requests().len();
         (requests == count)

@@ -47,7 +47,7 @@ match = { cn = "two" }
 allow = ["web/none"]
 "#;
 
-/// Line number, marked text, and words that the report contains.
+/// Line number, marked text, and texts that the report must contain.
 const PROBLEMS: [(usize, &str, &[&str]); 12] = [
     (3, "levl", &["error", "unknown key", "did you mean `level`"]),
     (7, "\"127.0.0.1\"", &["error"]),
@@ -84,14 +84,14 @@ async fn check_reports_every_problem_with_position() {
     let reports: Vec<&str> = output.stderr.trim_end().split("\n\n").collect();
     for (number, what, words) in PROBLEMS {
         let line = BROKEN.lines().nth(number - 1).unwrap();
-        // rfind: the second server `a` is marked.
+        // The report marks the second server `a`, so search from the end of the line.
         let column = line.rfind(what).unwrap() + 1;
         let place = format!("--> broken.toml:{number}:{column}\n");
         let found = reports.iter().find(|report| {
             report.contains(&place) && words.iter().all(|word| report.contains(word))
         });
         let report = found.unwrap_or_else(|| panic!("{place}{words:?} in\n{}", output.stderr));
-        // The whole line, and a marker below the text.
+        // The report contains the whole line, and a marker below the text.
         assert!(report.contains(&format!("{number} | {line}\n")), "{report}");
         assert!(report.contains(&"^".repeat(what.len())), "{report}");
     }
@@ -146,7 +146,7 @@ allow = ["web/webap1"]
         output.stderr
     );
     assert!(output.stderr.contains("did you mean"), "{}", output.stderr);
-    // Only a warning: the name may resolve where the balancer will run.
+    // This is only a warning: the name may resolve on the host where the balancer will run.
     assert!(
         output
             .stderr
@@ -176,7 +176,7 @@ async fn missing_configuration_is_one_error() {
         assert!(output.stderr.contains("--> none.toml\n"), "{output:#?}");
         let mut command = lb(["run"]);
         let without_file = run(command.current_dir(dir.path())).await;
-        // Not testable if this machine has a configuration in /etc.
+        // Skip this check if the machine has a configuration in /etc.
         if !std::path::Path::new("/etc/leastconn/leastconn.toml").exists() {
             assert_eq!(without_file.code, 2, "{without_file:#?}");
             assert!(

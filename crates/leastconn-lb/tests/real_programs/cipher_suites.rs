@@ -11,7 +11,7 @@ both_record_layers! {
     older_versions_and_weaker_suites_are_refused,
 }
 
-/// OpenSSL names, and the IANA names that the access log uses.
+/// OpenSSL names of cipher suites, and the IANA names that the access log uses.
 const TLS13: [(&str, &str); 3] = [
     ("TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
     ("TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),

@@ -10,7 +10,7 @@ use crate::{program::tool, site::Certs};
 /// the certificate of `client` or without one.
 pub(crate) fn get(certs: &Certs, address: SocketAddr, client: Option<&str>) -> Command {
     let mut curl = tool("curl");
-    // -q: ignore the user's .curlrc
+    // -q: ignore the user's .curlrc.
     curl.args(["-q", "--silent", "--show-error", "--fail", "--noproxy", "*"])
         .args(["--max-time", "20", "--cacert"])
         .arg(certs.path("ca/ca.crt"))

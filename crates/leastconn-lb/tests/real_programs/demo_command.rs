@@ -35,7 +35,7 @@ async fn demo_shows_refusals_and_cleans_up() {
     ] {
         assert!(shown.stdout.contains(word), "{word} in:\n{}", shown.stdout);
     }
-    // Ninety connections to three servers.
+    // Ninety connections are distributed evenly over three servers.
     assert!(
         shown.stdout.matches(" 30 open").count() >= 3,
         "{}",
@@ -79,9 +79,9 @@ async fn stop_with(signals: &[&str]) {
     let session = async {
         let mut lines = BufReader::new(out).lines();
         let first = lines.next_line().await.unwrap();
-        assert!(first.is_some(), "the demo ended at once");
+        assert!(first.is_some(), "the demo ended without a signal");
         for signal in signals {
-            // Give each signal time to be handled: only the last one may stop the demo.
+            // Give the demo time to handle each signal: only the last one may stop it.
             sleep(Duration::from_millis(100)).await;
             run(tool("kill").args(["-s", signal, &pid])).await.ok();
         }

@@ -9,8 +9,8 @@ use crate::{
     site::{self, Certs, repository},
 };
 
-/// Replaces ports by 0, and moves UNIX sockets into the configuration's directory: fixed
-/// ones could clash with another test, or with what runs on the machine.
+/// Replaces ports by 0, and moves UNIX sockets into the configuration's directory. Fixed
+/// ports and paths could conflict with another test or with a service of the machine.
 fn on_any_port(config: &str) -> String {
     let rewrite = |line: &str| {
         let Some(address) = line.strip_prefix("bind = \"") else {
@@ -27,7 +27,7 @@ fn on_any_port(config: &str) -> String {
     config.lines().map(|line| rewrite(line) + "\n").collect()
 }
 
-/// Sets log format and level that the test needs.
+/// Sets the log format and the log level that the test needs.
 fn with_json_log(config: &str) -> String {
     config
         .replace("format = \"text\"", "format = \"json\"")
@@ -52,7 +52,7 @@ async fn every_example_passes_check_and_starts() {
         let path = certs.dir().join(format!("examples/{name}.toml"));
         fs::write(&path, &text).unwrap();
         let checked = run(lb(["check", "--config"]).arg(&path)).await.ok();
-        // The only warnings are about names of the docker-compose network.
+        // The only warnings are about host names of the docker-compose network.
         for title in checked
             .stderr
             .lines()
@@ -82,9 +82,11 @@ async fn every_example_passes_check_and_starts() {
             let address = balancer.address(listener);
             TcpStream::connect(address).await.unwrap();
             if table.contains("client_ca") {
-                // There are no servers, but the handshake refuses an untrusted client.
+                // No servers are running, but an untrusted client is refused in the
+                // handshake.
                 let mut curl = curl::get(&certs, address, Some("alt/client1"));
-                // Some examples negotiate protocols that curl does not offer.
+                // Some examples negotiate application protocols (ALPN) that curl does not
+                // offer.
                 let refused = run(curl.args(["--no-alpn", "https://lb.com/"])).await;
                 assert!(
                     refused.stderr.contains("alert unknown ca"),
@@ -108,7 +110,7 @@ async fn relative_access_log_path_is_resolved() {
         let text = fs::read_to_string(&log).unwrap_or_default();
         match text.lines().next() {
             Some(line) => Ok(line.to_owned()),
-            None => Err("no line".to_owned()),
+            None => Err("no record yet".to_owned()),
         }
     });
     let line = written.await.unwrap();

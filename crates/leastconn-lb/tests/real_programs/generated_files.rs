@@ -20,7 +20,7 @@ async fn schema_contains_every_table() {
         assert!(tables.contains_key(table), "{table} in {:?}", tables.keys());
     }
     assert_eq!(schema["additionalProperties"], false);
-    // Every reference resolves.
+    // Every reference in the schema resolves.
     for reference in text.split("\"$ref\": \"#").skip(1) {
         let pointer = reference.split('"').next().unwrap();
         assert!(schema.pointer(pointer).is_some(), "{pointer}");
@@ -95,7 +95,7 @@ async fn manual_pages_render() {
 
     let dir = leastconn_testkit::TempDir::new().unwrap();
     run(lb(["man", "--dir"]).arg(dir.path())).await.ok();
-    // Every referenced page exists.
+    // Every page that another page references exists.
     let mut named = 0;
     for entry in std::fs::read_dir(dir.path()).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();

@@ -48,7 +48,7 @@ async fn healthcheck_exit_code_follows_readiness() {
     let balancer = Balancer::start(LB, &config, dir.path()).await.unwrap();
     by_file().await.ok();
     by_address().await.ok();
-    // The file in the working directory is the default.
+    // The default is the configuration file in the working directory.
     run(lb(["healthcheck"]).current_dir(dir.path())).await.ok();
     // Errors in the file do not affect the health of the running process.
     fs::write(
@@ -58,7 +58,7 @@ async fn healthcheck_exit_code_follows_readiness() {
     .unwrap();
     by_file().await.ok();
 
-    // A draining balancer is not ready. The open connection keeps it draining.
+    // A draining balancer is not ready. The open connection keeps it in this state.
     let mut open = TcpStream::connect(balancer.address("main")).await.unwrap();
     assert_eq!(roundtrip(&mut open, b"here").await.unwrap(), b"here");
     balancer.signal(Signal::TERM);

@@ -16,7 +16,7 @@ async fn http2_clients_are_served() {
     let address = front.balancer.address("main");
     let version = ["--http2", "-w", "%{http_version}\n"];
     let mut curl = curl::get(&front.certs, address, Some("client1"));
-    // Two requests, one connection.
+    // curl sends two requests on one connection.
     curl.args(version)
         .args(["https://lb.com/", "https://lb.com/"]);
     assert_eq!(run(&mut curl).await.ok().stdout, "web\n2\nweb\n2\n");

@@ -28,7 +28,7 @@ async fn server_answering_503_gets_no_connections() {
         }
         pages
     };
-    // Ties between idle servers are broken at random: 40 requests reach both.
+    // The balancer breaks ties between idle servers at random. Forty requests reach both.
     let wait_for_webapp1 = async || {
         for _ in 0..40 {
             if webs(1).await == ["webapp1\n"] {

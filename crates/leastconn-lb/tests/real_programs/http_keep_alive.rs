@@ -14,8 +14,8 @@ async fn curl_reuses_one_connection() {
         "webapp2\nnew 1\n".to_owned() + &"webapp2\nnew 0\n".repeat(3)
     );
 
-    // One connection to the server as well, with requests 1 to 4 on it. nginx writes
-    // them down a moment after it has answered.
+    // The balancer also uses one connection to the server, with requests 1 to 4. nginx logs
+    // them shortly after it has answered.
     let written = eventually(DEADLINE, || async {
         let requests = site.web2.requests();
         (requests.len() == 4)

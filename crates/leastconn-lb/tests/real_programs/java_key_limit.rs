@@ -1,5 +1,6 @@
-//! A Java client downloads past its TLS 1.3 key limit. A JDK requests a key update with each
-//! record that it reads until the update arrives, which is more than a hundred at once.
+//! A Java client downloads more than its TLS 1.3 key limit. From then on, a JDK requests a
+//! key update with each record that it reads until the update arrives. This can be more
+//! than a hundred requests.
 
 use leastconn_testkit::data::pattern;
 use tokio::{
@@ -20,7 +21,8 @@ both_record_layers! {
 
 const BYTES: usize = 20 << 20;
 
-/// Bytes under one key; the default of a JDK is 2^37.
+/// Number of bytes after which the client requests a key update. The default of a JDK is
+/// 2^37.
 const LIMIT: &str = "2^23";
 
 async fn download_continues_past_the_key_limit(layer: RecordLayer) {

@@ -51,7 +51,8 @@ async fn ldaps_clients_add_and_search() {
         let mut client = tool(name);
         client.env("LDAPTLS_CACERT", ca);
         client.env("LDAPTLS_CERT", cert).env("LDAPTLS_KEY", key);
-        // For `localhost`, libldap would require the host name in the certificate.
+        // Use an IP address: for `localhost`, libldap would require the host name in the
+        // certificate.
         let uri = format!("ldaps://127.0.0.1:{}", front.port());
         client.args(["-H", &uri, "-x", "-w", "secret", "-D", ADMIN]);
         client

@@ -2,12 +2,12 @@
 //! other balancers (HAProxy) and clients (curl, openssl, psql, Python and others).
 //!
 //! `scripts/setup.sh --test` installs what the tests need. The tests of single protocols
-//! are skipped with a message if their server or client is missing; all others fail. All
+//! are skipped with a message if their server or client is missing. All other tests fail. All
 //! tests use temporary directories and free ports.
 // Helpers panic like the tests that call them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-// Shared by the tests.
+// Helpers that several tests share.
 mod curl;
 mod nginx;
 mod openssl;
@@ -42,7 +42,7 @@ mod tls_shutdown;
 mod top_command;
 mod upstream_tls;
 
-// Protocols of docs/reference/protocols.md.
+// Tests of the protocols in docs/reference/protocols.md.
 mod amqp;
 mod grpc;
 mod http2;

@@ -23,7 +23,7 @@ async fn mariadb_client_connects_through_socat() {
     }
     let certs = Certs::generate().await;
     let data = certs.dir().join("data");
-    // The server runs as root only with this option.
+    // The server refuses to run as root without this option.
     let user = rustix::process::geteuid()
         .is_root()
         .then_some("--user=root");
@@ -59,7 +59,7 @@ async fn mariadb_client_connects_through_socat() {
             cert.display(),
             key.display()
         ));
-    // Waiting for socat opens a connection on which the client sends nothing.
+    // To wait for socat, the test opens a connection on which it sends nothing.
     let log = front.certs.dir().join("socat.log");
     let _socat = Service::start(socat, local.address, &log).await;
     front.balancer.wait_records(1).await;
@@ -72,7 +72,8 @@ async fn mariadb_client_connects_through_socat() {
     assert_eq!(query(&local, "select 6 * 7").await, "42\n");
     let sql = "select length(repeat('x', 3000000))";
     assert_eq!(query(&local, sql).await, "3000000\n");
-    // Health checks do not count as failed connections; the wait for socat did.
+    // A health check does not count as a failed connection. The connection that waited for
+    // socat does.
     let counter = async |name: &str| -> u64 {
         let row = query(&port, &format!("show global status like '{name}'")).await;
         row.split_whitespace().last().unwrap().parse().unwrap()
@@ -80,7 +81,7 @@ async fn mariadb_client_connects_through_socat() {
     let aborted = counter("Aborted_connects").await;
     let connections = counter("Connections").await;
     within(DEADLINE, "three health checks", async {
-        // Every query is a connection as well.
+        // Every query uses a connection as well.
         let mut queries = 1;
         while counter("Connections").await < connections + queries + 3 {
             queries += 1;

@@ -44,7 +44,7 @@ async fn mqtt_clients_publish_and_subscribe() {
         client.arg("--cert").arg(cert).arg("--key").arg(key);
         client
     };
-    // Retained, so that publisher and subscriber may connect in any order.
+    // The message is retained, so that publisher and subscriber may connect in any order.
     let mut publish = client("mosquitto_pub");
     run(publish.args(["-r", "-m", "hello"])).await.ok();
     let mut subscribe = client("mosquitto_sub");

@@ -29,12 +29,12 @@ async fn mtls_scripts_succeed() {
 #[tokio::test]
 async fn mtls_scripts_detect_failures() {
     let mut site = Site::start().await;
-    // One server is down.
+    // The script must detect that one server is down.
     site.web1.stop();
     let text = script(&site, "certs/test-mtls.sh").await;
     assert_eq!(text.code, 1, "{text:?}");
     assert!(text.stderr.contains("webapp1 answered none"), "{text:?}");
-    // The balancer is down.
+    // All scripts must detect that the balancer is down.
     crate::site::stop(&site.balancer).await;
     for name in [
         "certs/test-mtls.sh",

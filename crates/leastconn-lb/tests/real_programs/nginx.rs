@@ -1,4 +1,4 @@
-//! nginx as an upstream server whose page is its name.
+//! nginx as an upstream server. Its page contains its name.
 
 use std::{
     fs,
@@ -35,8 +35,9 @@ impl Nginx {
         Self::start_with(name, parent, ["", ""]).await
     }
 
-    /// As [`Self::start`], with mutual TLS of this version, and `server.crt`, `server.key`
-    /// and `ca.crt` of `parent`. The page contains version, SNI and subject of the client.
+    /// Like [`Self::start`], with mutual TLS of this version, and with `server.crt`,
+    /// `server.key` and `ca.crt` in `parent`. The page contains the TLS version, the SNI
+    /// and the subject of the client.
     pub(crate) async fn start_tls(name: &str, parent: &Path, version: &str) -> Self {
         let files = parent.display();
         let tls = format!(
@@ -47,7 +48,7 @@ impl Nginx {
         Self::start_with(name, parent, ["ssl", &tls]).await
     }
 
-    /// As [`Self::start`], with HTTP/2 without TLS (prior knowledge).
+    /// Like [`Self::start`], with HTTP/2 without TLS (prior knowledge).
     pub(crate) async fn start_http2(name: &str, parent: &Path) -> Self {
         Self::start_with(name, parent, ["http2", ""]).await
     }
@@ -91,7 +92,7 @@ impl Nginx {
             let log = fs::read_to_string(self.dir.join("stderr")).unwrap();
             panic!("nginx does not start: {error}\n{log}");
         }
-        // A restarted nginx has reset its counters.
+        // nginx resets its counters when it restarts.
         self.own_requests.store(1, Ordering::Relaxed);
     }
 
@@ -102,7 +103,7 @@ impl Nginx {
     /// Stops nginx with SIGTERM, and waits until it has exited.
     pub(crate) fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // The child has not been reaped, so its ID cannot have been reused.
+            // The child has not been reaped yet, so its process ID cannot have been reused.
             kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
             process.wait().unwrap();
         }
@@ -124,17 +125,19 @@ impl Nginx {
         }
     }
 
-    /// Number of accepted connections, without those of this type.
+    /// Number of accepted connections, without those that the tests used to read this
+    /// number.
     pub(crate) async fn accepted(&self) -> u64 {
         let text = self.get(self.status.address).await.unwrap();
         let own_requests = self.own_requests.fetch_add(1, Ordering::Relaxed) + 1;
-        // Active connections: 1 \nserver accepts handled requests\n 5 5 5 \n…
+        // Format: Active connections: 1 \nserver accepts handled requests\n 5 5 5 \n…
         let counts = text.lines().find(|line| line.starts_with(' ')).unwrap();
         let accepts: u64 = counts.split_whitespace().next().unwrap().parse().unwrap();
         accepts - own_requests
     }
 
-    /// The access log: connection number, request number on the connection, and path.
+    /// Lines of the access log: connection number, request number on the connection, and
+    /// path.
     pub(crate) fn requests(&self) -> Vec<String> {
         let log = fs::read_to_string(self.dir.join("access.log")).unwrap_or_default();
         log.lines().map(str::to_owned).collect()
@@ -164,7 +167,7 @@ impl Drop for Nginx {
     }
 }
 
-// A single process, so that killing it leaves no children.
+// nginx runs as a single process, so that killing it leaves no child processes.
 fn configuration(page: &str, dir: &Path, listen: &str, status: SocketAddr) -> String {
     let dir = dir.display();
     format!(

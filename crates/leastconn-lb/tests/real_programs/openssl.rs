@@ -6,7 +6,7 @@ use tokio::process::Command;
 
 use crate::{program::tool, site::Certs};
 
-/// An HTTP/1.0 request: nginx closes the connection afterwards, which ends s_client.
+/// An HTTP/1.0 request. nginx closes the connection after the response, so s_client exits.
 pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
 
 /// An s_client command that connects to `address`, with the certificate of `client` or

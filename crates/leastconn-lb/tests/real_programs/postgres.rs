@@ -16,7 +16,8 @@ use crate::{
     site::{self, Certs, repository},
 };
 
-/// The user of the server if the test runs as root, which PostgreSQL refuses.
+/// The server runs as this user if the test runs as root, because PostgreSQL refuses to run
+/// as root.
 const NOBODY: u32 = 65_534;
 
 /// A server with a database, a user `app` and a password. Killed when dropped.
@@ -36,7 +37,7 @@ fn programs() -> PathBuf {
         .collect();
     versions.sort();
     versions.pop().unwrap_or_else(|| {
-        // Other distributions than Debian have them in the PATH.
+        // Distributions other than Debian install the programs in the PATH.
         program::path("initdb").parent().unwrap().to_owned()
     })
 }
@@ -114,7 +115,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // SIGINT is a fast shutdown, which also ends the child processes.
+        // SIGINT requests a fast shutdown, which also ends the child processes.
         let pid = rustix::process::Pid::from_child(&self.process);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
         let _ = self.process.wait();
@@ -157,17 +158,17 @@ async fn postgres_clients_work() {
         psql
     };
 
-    // Password authentication without channel binding, because the balancer terminates TLS.
+    // Password authentication uses no channel binding, because the balancer terminates TLS.
     for mode in ["require", "verify-full"] {
         let output = run(&mut psql(&format!("sslmode={mode}"), "select 6 * 7")).await;
         assert_eq!(output.ok().stdout, "42\n");
     }
-    // More than one buffer in both directions.
+    // The data of this query exceeds one buffer in both directions.
     let sql = "select length(repeat('x', 3000000)), md5(repeat('y', 100000))";
     let output = run(&mut psql("sslmode=verify-full", sql)).await.ok();
     assert!(output.stdout.starts_with("3000000|"), "{output:?}");
 
-    // psql prints the reason of the refusal.
+    // psql prints the reason for the refusal.
     let output = run(&mut psql("sslmode=disable", "select 1")).await;
     assert_eq!(output.code, 2, "{output:?}");
     assert!(
@@ -188,7 +189,8 @@ async fn postgres_clients_work() {
     site::stop(&balancer).await;
 }
 
-/// psycopg with a libpq that supports direct TLS negotiation and cancels over TLS.
+/// Tests psycopg with a libpq that supports direct TLS negotiation and cancels queries over
+/// TLS.
 async fn newest_client(conninfo: &str) {
     const SCRIPT: &str = r#"
 import sys, threading

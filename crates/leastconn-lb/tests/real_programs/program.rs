@@ -1,4 +1,4 @@
-//! Finding programs, and running them to completion.
+//! Finds programs, and runs them to completion.
 
 use std::{ffi::OsStr, path::PathBuf, process::Stdio, time::Duration};
 
@@ -55,7 +55,6 @@ pub(crate) fn lb<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command 
     command
 }
 
-/// The result of a program.
 #[derive(Debug)]
 pub(crate) struct Output {
     /// Exit code; -1 if a signal killed the program.
@@ -110,7 +109,7 @@ pub(crate) async fn run_with(command: &mut Command, input: Input<'_>) -> Output 
     let execution = async {
         let write = async {
             let (Input::Text(text) | Input::Open(text)) = input;
-            // Fails if the program exits without reading everything.
+            // Writing fails if the program exits before it has read everything.
             let _ = stdin.as_mut().unwrap().write_all(text).await;
             if matches!(input, Input::Text(_)) {
                 stdin = None;
@@ -137,6 +136,10 @@ pub(crate) async fn run_with(command: &mut Command, input: Input<'_>) -> Output 
 /// changed example is noticed.
 #[track_caller]
 pub(crate) fn replace(text: &str, from: &str, to: &str) -> String {
-    assert_eq!(text.matches(from).count(), 1, "{from:?} once in:\n{text}");
+    assert_eq!(
+        text.matches(from).count(),
+        1,
+        "{from:?} must occur once in:\n{text}"
+    );
     text.replace(from, to)
 }

@@ -1,4 +1,4 @@
-//! Checks of a scrape and of the shipped alerts with promtool.
+//! promtool checks the output of a scrape and the shipped alert rules.
 
 use std::{collections::BTreeSet, fs, process::Stdio};
 
@@ -45,7 +45,7 @@ async fn promtool_accepts_and_tests_the_alerts() {
             .await
             .ok();
     }
-    // Every alert has a test in which it fires, and one in which it does not.
+    // Every alert has a test in which it fires, and a test in which it does not fire.
     let rules = fs::read_to_string(dir.join("leastconn-rules.yml")).unwrap();
     let tests = fs::read_to_string(dir.join("leastconn-rules.test.yml")).unwrap();
     let alerts: BTreeSet<_> = rules
@@ -57,9 +57,9 @@ async fn promtool_accepts_and_tests_the_alerts() {
         let silent = format!("{{eval_time: 6h, alertname: {alert}}}");
         assert!(
             tests.contains(&silent),
-            "{alert} is not tested to be silent"
+            "no test checks that {alert} does not fire"
         );
         let fires = format!("alertname: {alert}\n        exp_alerts:");
-        assert!(tests.contains(&fires), "{alert} is not tested to fire");
+        assert!(tests.contains(&fires), "no test checks that {alert} fires");
     }
 }

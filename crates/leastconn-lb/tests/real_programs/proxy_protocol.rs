@@ -64,7 +64,7 @@ impl Daemon {
         fs::create_dir_all(&dir).unwrap();
         let file = dir.join("nginx.conf");
         let at = dir.display();
-        // A single process, so that killing it leaves no children.
+        // nginx runs as a single process, so that killing it leaves no child processes.
         let config = format!(
             "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log {at}/error.log;\nevents {{}}\n\
              http {{\n  client_body_temp_path {at}/t1;\n  proxy_temp_path {at}/t2;\n  \
@@ -91,13 +91,14 @@ async fn site(layer: RecordLayer) -> Site {
     Site::start_with(|config| {
         let config = site::set_record_layer(layer, &config);
         let config = replace(&config, "name = \"main\"", REQUIRED);
-        // No health checks during the test.
+        // With this interval, no health checks run during the test.
         replace(&config, "interval = \"10s\"", "interval = \"1h\"")
     })
     .await
 }
 
-/// Requests the page through `through`; returns it with curl's own address.
+/// Requests the page through the address `through`. Returns the page and curl's own
+/// address.
 async fn page(certs: &Certs, through: SocketAddr, more: &[&str]) -> (String, String) {
     let mut curl = curl::get(certs, through, Some("client2"));
     curl.args(["--write-out", "%{local_ip}:%{local_port}"])
@@ -130,7 +131,8 @@ async fn headers_from_haproxy_and_curl_are_accepted(layer: RecordLayer) {
         .collect();
     let all: Vec<&Port> = ports.iter().collect();
     let haproxy = Daemon::haproxy(site.certs.dir(), &sections, &all).await;
-    // HAProxy connected once per port when the test waited for it to start.
+    // When the test waited for HAProxy to start, HAProxy opened one connection per port to
+    // the balancer.
     site.balancer.wait_records(3).await;
 
     for port in &ports {
@@ -160,7 +162,7 @@ async fn headers_from_haproxy_and_curl_are_accepted(layer: RecordLayer) {
     assert_eq!(record["outcome"], "ok", "{record}");
     assert_eq!(record["source"], own, "{record}");
 
-    // Directly to the balancer, without a header.
+    // Connect directly to the balancer, without a header.
     let before = site.balancer.records().len();
     assert_ne!(site.page("client2").await.code, 0);
     let record = site
@@ -176,7 +178,7 @@ async fn headers_from_haproxy_and_curl_are_accepted(layer: RecordLayer) {
     site.finish().await;
 }
 
-/// HAProxy closes the connections of its health checks before the TLS handshake.
+/// HAProxy ends its health checks before the TLS handshake.
 #[tokio::test]
 async fn haproxy_health_checks_with_local_headers() {
     let site = site("direct").await;
@@ -194,13 +196,14 @@ async fn haproxy_health_checks_with_local_headers() {
     assert_eq!(record["outcome"], "handshake_failed", "{record}");
     assert!(record["source"].as_str().unwrap().starts_with("127.0.0.1:"));
     assert_eq!(record.get("proxy"), None, "{record}");
-    // The TLS handshake is missing, not the header.
+    // The header is complete. Only the TLS handshake is missing.
     assert!(
         !record["detail"].as_str().unwrap().contains("PROXY"),
         "{record}"
     );
     site.balancer.wait_records(5).await;
-    // A slow health check on a busy machine may have marked the server as down.
+    // On a busy machine, a slow health check may have marked the server as down for a
+    // moment.
     let up = eventually(DEADLINE, || async {
         let mut curl = program::tool("curl");
         curl.args(["-q", "-s", "--noproxy", "*"])
@@ -240,7 +243,7 @@ async fn haproxy_and_nginx_read_our_headers(layer: RecordLayer) {
             "balance = \"least_conn\"",
             &format!("balance = \"least_conn\"\nproxy_protocol = \"{version}\""),
         );
-        // An HTTP health check fails unless the server understands the header.
+        // An HTTP health check succeeds only if the server understands the header.
         let config = replace(
             &config,
             "type = \"tcp\", interval = \"10s\", timeout = \"1s\"",
@@ -254,7 +257,7 @@ async fn haproxy_and_nginx_read_our_headers(layer: RecordLayer) {
             balancer.wait_metric(&up, 1.0, DEADLINE).await;
         }
         for (client, authority) in [("client1", "lb.com"), ("client2", "")] {
-            // nginx does not print the authority.
+            // nginx does not print the authority TLV.
             let authority = if version == "v2-tls" { authority } else { "" };
             let mut curl = curl::get(&certs, address, Some(client));
             curl.args([

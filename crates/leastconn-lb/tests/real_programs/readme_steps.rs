@@ -14,8 +14,8 @@ fn blocks(page: &str) -> Vec<(&str, &str)> {
     fenced.filter_map(|block| block.split_once('\n')).collect()
 }
 
-/// The commands create the files of the configuration, the client is served, and `check`
-/// prints the error message that the README shows.
+/// The commands of the README create the files that its configuration names, the client is
+/// served, and `check` prints the error message that the README shows.
 #[tokio::test]
 async fn readme_steps_work() {
     let page = fs::read_to_string(repository().join("README.md")).unwrap();

@@ -98,7 +98,7 @@ async fn redis_clients_work() {
 
     assert_eq!(run(cli().arg("PING")).await.ok().stdout, "PONG\n");
 
-    // Pipelining: many commands before the first reply.
+    // Pipelining: send many commands before the first reply.
     let mut commands: String = (0..500)
         .map(|n| format!("SET key:{n} value:{n}\r\n"))
         .collect();
@@ -110,13 +110,13 @@ async fn redis_clients_work() {
         "value:499\n"
     );
 
-    // Silence for three seconds does not end the connection.
+    // The connection survives three seconds without traffic.
     let start = leastconn::net::now();
     let waiting = run(cli().args(["BLPOP", "queue", "3"])).await.ok();
     assert!(start.elapsed() >= Duration::from_secs(3), "{waiting:?}");
     assert_eq!(waiting.stdout.trim(), "");
 
-    // Data after a silence arrives.
+    // Data that follows a pause arrives.
     let mut blocked = cli();
     blocked.args(["BLPOP", "queue", "20"]);
     let push = async {
@@ -138,7 +138,7 @@ async fn redis_clients_work() {
         .iter()
         .map(|r| r["outcome"].clone())
         .collect();
-    // redis-cli closes without close_notify.
+    // redis-cli closes its connection without close_notify.
     for outcome in &outcomes {
         assert!(
             ["ok", "client_truncated"].contains(&outcome.as_str().unwrap()),

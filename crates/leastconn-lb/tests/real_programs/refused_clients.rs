@@ -6,8 +6,9 @@ use crate::{
     site::Site,
 };
 
-/// A site after the first health checks, with no others to follow: all further
-/// connections to the servers are those of clients. Returns the number so far.
+/// Starts a site, and waits for the first health checks. No more health checks follow, so
+/// all later connections to the servers come from clients. Returns the number of
+/// connections so far.
 async fn without_probes() -> (Site, u64) {
     let site =
         Site::start_with(|config| replace(&config, "interval = \"10s\"", "interval = \"1h\""))
@@ -19,7 +20,7 @@ async fn without_probes() -> (Site, u64) {
 async fn probes(site: &Site) -> u64 {
     let probed = eventually(DEADLINE, || async {
         match (site.web1.accepted().await, site.web2.accepted().await) {
-            (0, _) | (_, 0) => Err("no first health check".to_owned()),
+            (0, _) | (_, 0) => Err("the first health checks have not run".to_owned()),
             (one, two) => Ok(one + two),
         }
     });
@@ -40,7 +41,7 @@ async fn refused_clients_reach_no_server() {
         let mut curl = curl::get(&site.certs, site.address(), client);
         let output = run(curl.arg("https://lb.com/")).await;
         assert_ne!(output.code, 0, "{client:?} was served: {output:?}");
-        // Neither 22 (HTTP error) nor 28 (timeout).
+        // The exit code is neither 22 (HTTP error) nor 28 (timeout).
         assert!(![22, 28].contains(&output.code), "{client:?}: {output:?}");
         refused.push(reason);
         let records = site.balancer.wait_records(refused.len()).await;
@@ -60,7 +61,7 @@ async fn refused_clients_reach_no_server() {
     }
 
     let after = site.web1.accepted().await + site.web2.accepted().await;
-    assert_eq!(after, before, "connections reached nginx");
+    assert_eq!(after, before, "refused connections reached nginx");
     assert!(site.web1.requests().is_empty() && site.web2.requests().is_empty());
     site.finish().await;
 }
@@ -73,11 +74,11 @@ async fn revoked_client_reaches_no_server() {
     site.certs.revoke("client2").await;
     let served = site.web1.accepted().await + site.web2.accepted().await;
     site.restart().await;
-    // The new balancer probes each server once.
+    // The new balancer sends one health check to each server.
     let probed = eventually(DEADLINE, || async {
         match site.web1.accepted().await + site.web2.accepted().await - served {
             2 => Ok(()),
-            n => Err(format!("{n} health checks")),
+            n => Err(format!("{n} health checks have run")),
         }
     });
     probed.await.unwrap();
@@ -89,7 +90,7 @@ async fn revoked_client_reaches_no_server() {
     );
     assert_eq!(site.refusal().await["outcome"], "revoked_certificate");
     let after = site.web1.accepted().await + site.web2.accepted().await;
-    assert_eq!(after, served + 2, "connections reached nginx");
+    assert_eq!(after, served + 2, "refused connections reached nginx");
     site.page("client1").await.ok();
     site.finish().await;
 }

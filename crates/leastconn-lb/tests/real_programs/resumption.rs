@@ -53,7 +53,8 @@ async fn openssl_resumption_is_logged(layer: RecordLayer) {
         assert!(!reused(&site, &[version, "-sess_out", "session"]).await);
         let args = [version, "-sess_in", "session", "-sess_out", "next"];
         assert!(reused(&site, &args).await, "{version}");
-        // In TLS 1.3 the new ticket works, and the first one was single-use.
+        // In TLS 1.3, the new ticket can be used. The first ticket was single-use and
+        // cannot be used again.
         let next = [version, "-sess_in", "next"];
         if version == "-tls1_3" {
             assert!(reused(&site, &next).await, "{version}");
@@ -63,7 +64,8 @@ async fn openssl_resumption_is_logged(layer: RecordLayer) {
     site.finish().await;
 }
 
-/// s_client has no option for this.
+/// OpenSSL configuration that turns the extended master secret off. s_client has no option
+/// for this.
 const NO_EXTENDED_MASTER_SECRET: &str = "
 openssl_conf = init
 [init]
@@ -83,7 +85,7 @@ async fn resumption_needs_the_extended_master_secret(layer: RecordLayer) {
     .unwrap();
     let first = ["-tls1_2", "-sess_out", "weak"];
     assert!(!reused(&site, &first).await);
-    // s_client writes no file without a session. If it does, resumption must fail.
+    // Without a session, s_client writes no file. If it writes one, resumption must fail.
     if site.certs.dir().join("weak").exists() {
         assert!(!reused(&site, &["-tls1_2", "-sess_in", "weak"]).await);
     }

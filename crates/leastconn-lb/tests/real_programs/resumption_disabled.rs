@@ -21,7 +21,8 @@ async fn openssl_gets_no_session(layer: RecordLayer) {
         first.arg(version).arg("-sess_out").arg(&file);
         let output = run_with(&mut first, Input::Open(REQUEST)).await.ok();
         assert!(output.stdout.contains("\nNew, "), "{output:#?}");
-        // s_client writes no file without a session. If it does, resumption must fail.
+        // Without a session, s_client writes no file. If it writes one, resumption must
+        // fail.
         if file.exists() {
             let mut second = s_client(&site.certs, site.address(), Some("client1"));
             second.arg(version).arg("-sess_in").arg(&file);
@@ -33,7 +34,8 @@ async fn openssl_gets_no_session(layer: RecordLayer) {
     site.finish().await;
 }
 
-/// Offers the session of the first connection for the second.
+/// Python program that opens two connections, and offers the session of the first one for
+/// the second.
 const RESUME: &str = r#"
 import socket, ssl, sys
 host, port, ca, cert, key, version = sys.argv[1:]
@@ -75,7 +77,7 @@ async fn python_gets_no_session(layer: RecordLayer) {
 async fn renegotiation_is_refused(layer: RecordLayer) {
     let site = Site::with_record_layer(layer).await;
     let mut openssl = s_client(&site.certs, site.address(), Some("client1"));
-    // s_client renegotiates at the input line `R`.
+    // s_client renegotiates when it reads the line `R`.
     let output = run_with(openssl.arg("-tls1_2"), Input::Open(b"R\n")).await;
     assert!(output.stdout.contains("\nNew, "), "{output:#?}");
     assert!(output.all().contains("no renegotiation"), "{output:#?}");

@@ -27,7 +27,7 @@ async fn stopping_a_server_loses_no_request() {
             "rate = 20, burst = 20",
             "rate = 1000, burst = 10000",
         );
-        // The intervals of the example would take half a minute.
+        // With the intervals of the example, the test would take half a minute.
         let fast =
             "interval = \"200ms\", timeout = \"10s\" }\npassive = { fail_timeout = \"500ms\" }\npanic = \"refuse\"\nretry_for = \"0s\"";
         replace(&config, "interval = \"10s\", timeout = \"1s\" }", fast)
@@ -81,7 +81,8 @@ async fn stopping_a_server_loses_no_request() {
         .collect::<Vec<_>>();
     let failed: Vec<_> = output.iter().filter(|output| output.code != 0).collect();
     let records = site.balancer.wait_records(output.len()).await;
-    // Connections that nginx had accepted or queued when it stopped cannot be retried.
+    // The balancer cannot retry connections that nginx had already accepted or queued when
+    // it stopped.
     let cut = records
         .iter()
         .filter(|r| r["outcome"] == "server_reset" && r["server"] == "webapp1")
@@ -116,7 +117,8 @@ async fn upstream_without_servers_fails_clients_and_recovers() {
 
     assert_ne!(site.page("client1").await.code, 0);
     let record = site.refusal().await;
-    // Down servers are dialled as a last resort, repeatedly for `retry_for`.
+    // If all servers are down, the balancer dials them as a last resort, and retries for
+    // `retry_for`.
     assert_eq!(record["outcome"], "connect_failed", "{record}");
     assert!(record["attempts"].as_u64() > Some(2), "{record}");
     assert!(record["duration_ms"].as_f64() >= Some(3000.0), "{record}");

@@ -1,4 +1,4 @@
-//! Servers of other protocols, and the balancer in front of one.
+//! Servers of other protocols, and a balancer in front of one of them.
 
 use std::{
     fs,
@@ -15,8 +15,8 @@ use crate::{
     site::{self, Certs, repository},
 };
 
-/// Whether all of these programs (with their Debian packages) are installed. Prints the
-/// missing ones as the reason for skipping a test.
+/// Returns whether all of these programs (with their Debian packages) are installed. Prints
+/// the missing ones, because the test will be skipped.
 pub(crate) fn are_installed(programs: &[(&str, &str)]) -> bool {
     let mut all = true;
     for (name, package) in programs {
@@ -28,7 +28,7 @@ pub(crate) fn are_installed(programs: &[(&str, &str)]) -> bool {
     all
 }
 
-/// Whether tests of slow servers are enabled.
+/// Returns whether tests with slow servers are enabled.
 pub(crate) fn are_long_tests_on() -> bool {
     let on = std::env::var_os("LEASTCONN_LONG").is_some();
     if !on {
@@ -37,8 +37,8 @@ pub(crate) fn are_long_tests_on() -> bool {
     on
 }
 
-/// A Python interpreter that can import `module`: `LEASTCONN_PYTHON`, the environment that
-/// `scripts/setup.sh --test` makes, or `python3`.
+/// Returns a Python interpreter that can import `module`: `LEASTCONN_PYTHON`, the one in
+/// the environment that `scripts/setup.sh --test` creates, or `python3`.
 pub(crate) fn python_with(module: &str) -> Option<PathBuf> {
     let ours = repository().join("target/test-python/bin/python3");
     let candidates = [
@@ -70,7 +70,7 @@ impl Service {
     /// goes to the file `log`.
     ///
     /// # Panics
-    /// With that output, if the server ends or does not listen in time.
+    /// If the server ends or does not listen in time. The message contains its output.
     pub(crate) async fn start(mut command: Command, address: SocketAddr, log: &Path) -> Self {
         let output = fs::File::create(log).unwrap();
         let process = command
@@ -115,7 +115,7 @@ impl Drop for Service {
     }
 }
 
-/// The balancer with a listener `main` that requires client certificates, in front of one
+/// A balancer with one listener, `main`, which requires client certificates, and one
 /// server. `client1` may connect.
 pub(crate) struct Front {
     pub(crate) certs: Certs,
@@ -123,8 +123,8 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    /// `listener` are further lines of the listener's TLS table; the health check is an
-    /// inline table.
+    /// Starts the balancer. `listener` contains more lines of the listener's TLS table, and
+    /// `health_check` is an inline table.
     pub(crate) async fn start(
         certs: Certs,
         server: SocketAddr,
@@ -134,7 +134,7 @@ impl Front {
         Self::start_from(certs, &configuration(server, listener, health_check)).await
     }
 
-    /// As [`Self::start`], with this configuration.
+    /// Like [`Self::start`], with this configuration.
     pub(crate) async fn start_from(certs: Certs, config: &str) -> Self {
         let balancer = site::start(config, &certs).await;
         Self { certs, balancer }
@@ -157,7 +157,7 @@ impl Front {
         let records = self.balancer.wait_records(count).await;
         assert_eq!(records.len(), count, "{records:#?}");
         for record in &records {
-            // Many clients close without close_notify.
+            // Many clients close their connections without close_notify.
             let outcome = record["outcome"].as_str().unwrap();
             assert!(["ok", "client_truncated"].contains(&outcome), "{record:#}");
             assert_eq!(record["client"], "client1");
@@ -198,8 +198,8 @@ allow = ["servers"]
     )
 }
 
-/// No health checks: every connection of the server is a client's.
+/// Disables health checks, so that every connection to the server comes from a client.
 pub(crate) const NO_PROBES: &str = r#"{ type = "none" }"#;
 
-/// Connects and closes.
+/// Health checks that only connect and close.
 pub(crate) const TCP_PROBES: &str = r#"{ type = "tcp", interval = "1s", timeout = "1s" }"#;

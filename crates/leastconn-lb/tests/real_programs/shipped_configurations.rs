@@ -1,5 +1,6 @@
-//! The configurations of the Debian package and of the Kubernetes manifests serve the
-//! client that they name, once certificates exist. The tests replace server addresses.
+//! The configurations of the Debian package and of the Kubernetes manifests authorize the
+//! client that they name, once certificates exist. The tests replace the addresses of the
+//! servers.
 
 use std::{fs, net::SocketAddr, path::Path};
 
@@ -38,7 +39,7 @@ async fn pki() -> TempDir {
     dir
 }
 
-/// Requests the page as `client`; `None` if it is refused.
+/// Requests the page as `client`. Returns `None` if the client is refused.
 async fn get_page(pki: &Path, address: SocketAddr, client: &str) -> Option<String> {
     let mut curl = tool("curl");
     curl.args(["-q", "-sS", "--fail", "--noproxy", "*", "--max-time", "20"])
@@ -54,11 +55,11 @@ async fn get_page(pki: &Path, address: SocketAddr, client: &str) -> Option<Strin
     (output.code == 0).then_some(output.stdout)
 }
 
-/// The admin socket of the systemd unit and of the manifests.
+/// The admin socket in the configurations for systemd and Kubernetes.
 const SOCKET: &str = "socket = \"/run/leastconn/leastconn.sock\"";
 
-/// Checks and runs `config`, connects as one authorized and one unknown client, and
-/// runs `ctl`.
+/// Checks and runs `config`, connects as an authorized and as an unknown client, and runs
+/// `ctl`.
 async fn check_and_serve(dir: &TempDir, config: &str) {
     let pki = dir.path().join("pki");
     let conf = dir.path().join("conf");
@@ -75,7 +76,7 @@ async fn check_and_serve(dir: &TempDir, config: &str) {
     let address = balancer.address("main");
     for _ in 0..4 {
         let page = get_page(&pki, address, "client1.example.com").await;
-        let page = page.expect("client1 was refused");
+        let page = page.expect("client1 must be served");
         assert!(page.contains("webapp"), "{page}");
     }
     assert_eq!(get_page(&pki, address, "client2.example.com").await, None);
@@ -85,7 +86,7 @@ async fn check_and_serve(dir: &TempDir, config: &str) {
     site::stop(&balancer).await;
 }
 
-/// The YAML block scalar `key: |`, without indentation.
+/// Returns the YAML block scalar `key: |`, without indentation.
 fn block(yaml: &str, key: &str) -> String {
     let mut lines = yaml.lines();
     let start = format!("{key}: |");
@@ -126,7 +127,7 @@ fn on_any_port(config: &str, host: &str) -> String {
 async fn debian_configuration_serves() {
     let dir = pki().await;
     let shipped = fs::read_to_string(repository().join("deploy/debian/leastconn.toml")).unwrap();
-    // The package creates the directory of the log.
+    // In a real installation, the package creates the directory of the log.
     let shipped = replace(&shipped, "\"/var/log/leastconn/access.log\"", "\"stdout\"");
     let file = dir.path().join("leastconn.toml");
     fs::write(&file, &shipped).unwrap();

@@ -1,5 +1,5 @@
-//! A site made with `certs/generate_certs.sh` and `examples/leastconn.toml`: certificates,
-//! two web servers, and the balancer in front of them.
+//! A site with the certificates of `certs/generate_certs.sh` and the configuration
+//! `examples/leastconn.toml`: two web servers, and the balancer in front of them.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use crate::{
 /// A value of `[process] tls_records`.
 pub(crate) type RecordLayer = &'static str;
 
-/// Runs a test with each record layer: clients must see no difference.
+/// Runs a test with both record layers, because clients must see no difference.
 macro_rules! both_record_layers {
     ($(#[$attribute:meta] $test:ident,)+) => {
         mod with_direct_records {
@@ -54,7 +54,7 @@ impl Certs {
         fs::create_dir(this.dir().join("certs")).unwrap();
         for entry in fs::read_dir(repository().join("certs")).unwrap() {
             let path = entry.unwrap().path();
-            // Only the scripts, not a developer's certificates.
+            // Copy only the scripts, not the certificates of a developer.
             if path.extension().is_some_and(|end| end == "sh") {
                 fs::copy(
                     &path,
@@ -122,12 +122,12 @@ impl Site {
         Self::start_with(|config| config).await
     }
 
-    /// As [`Self::start`], with this record layer.
+    /// Like [`Self::start`], with this record layer.
     pub(crate) async fn with_record_layer(layer: RecordLayer) -> Self {
         Self::start_with(|config| set_record_layer(layer, &config)).await
     }
 
-    /// As [`Self::start`], with a configuration changed by `adjust`.
+    /// Like [`Self::start`], with a configuration changed by `adjust`.
     pub(crate) async fn start_with(adjust: impl FnOnce(String) -> String) -> Self {
         let certs = Certs::generate().await;
         let web1 = Nginx::start("webapp1", certs.dir()).await;

@@ -8,8 +8,8 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::program::{LB, Port, find};
 
-/// The first connection starts the service and is served. The socket from systemd also
-/// survives an upgrade.
+/// The first connection starts the service and is served. The socket that systemd passed
+/// also survives an upgrade.
 #[tokio::test]
 async fn systemd_activated_service_serves_first_client() {
     let Some(activate) = find("systemd-socket-activate") else {
@@ -51,7 +51,7 @@ allow = "web"
         connected.map_err(|error| error.to_string())
     });
     let start = Balancer::start_with(&bin, &config, &dir, |command| {
-        // The successor belongs to the same process group.
+        // The successor will be in the same process group, and can be killed with it.
         command.process_group(0);
     });
     let (lb, first) = tokio::join!(start, first);

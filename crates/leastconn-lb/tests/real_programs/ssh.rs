@@ -1,4 +1,4 @@
-//! SSH inside of TLS: OpenSSH with `openssl s_client` as its ProxyCommand.
+//! SSH inside TLS: OpenSSH with `openssl s_client` as its ProxyCommand.
 
 use std::{env, fs, os::unix::fs::PermissionsExt, process::Command};
 
@@ -19,7 +19,7 @@ async fn ssh_runs_a_command_through_a_proxy_command() {
         return;
     }
     let is_root = rustix::process::geteuid().is_root();
-    // Required by root; usually created by the service manager.
+    // sshd needs this directory if it runs as root. Usually the service manager creates it.
     if is_root {
         fs::create_dir_all("/run/sshd").unwrap();
     }

@@ -1,4 +1,4 @@
-//! `top` in a terminal. tmux provides it, and returns the contents of the screen.
+//! `top` in a terminal. tmux provides the terminal, and returns the contents of its screen.
 
 use leastconn_testkit::{
     Balancer, Behaviour, DEADLINE, TempDir, Upstream, client::roundtrip, eventually,
@@ -25,7 +25,7 @@ impl Terminal {
     async fn tmux(&self, args: &[&str]) -> Output {
         let mut tmux = tool("tmux");
         tmux.env("TERM", "xterm-256color");
-        // Without the user's configuration, and on a socket of its own.
+        // Ignore the user's configuration, and use a separate socket.
         tmux.args(["-f", "/dev/null", "-S"])
             .arg(self.dir.path().join("tmux"));
         run(tmux.args(args)).await
@@ -48,7 +48,7 @@ impl Terminal {
         .unwrap_or_else(|screen| panic!("no line with {parts:?}:\n{screen}"))
     }
 
-    /// Waits until the program has exited, which ends the session.
+    /// Waits until the program has exited, which also ends the tmux session.
     async fn wait_exit(&self) {
         eventually(DEADLINE, || async {
             let output = self.tmux(&["has-session"]).await;

@@ -90,8 +90,8 @@ async fn nginx_is_connected_and_probed_by_mtls() {
         stop(&lb).await;
     }
 
-    // The balancer's certificate is from another CA: nginx completes the handshake and
-    // responds with status 400.
+    // The balancer's certificate was issued by another CA: nginx completes the handshake
+    // and responds with status 400.
     TestCa::new("other CA").leaf("lb").build().write(&dir, "lb");
     let web = Nginx::start_tls("webapp3", dir.path(), "TLSv1.3").await;
     let lb = balancer(dir.path(), &format!("{TLS}\n{check}"), &[web.address()]).await;
@@ -99,7 +99,7 @@ async fn nginx_is_connected_and_probed_by_mtls() {
     lb.wait_log(down, DEADLINE).await;
     stop(&lb).await;
 
-    // The server has a certificate for another name.
+    // The server's certificate is for another name.
     ca.leaf("lb").eku_client_only().build().write(&dir, "lb");
     let wrong = ca.leaf("web").dns("db.internal").build();
     wrong.write(&dir, "server");
@@ -113,7 +113,7 @@ async fn nginx_is_connected_and_probed_by_mtls() {
     );
     assert_eq!(request(&lb, b"").await, "");
 
-    // Fixed and restarted.
+    // Correct the certificate and restart the server.
     other.stop();
     let right = ca.leaf("web").dns("web.internal").build();
     right.write(&dir, "server");
@@ -174,7 +174,7 @@ async fn s_server_works_with_both_versions() {
     let (dir, _) = certificates();
     let plain = format!("{TLS}\nhealth_check = {{ type = \"none\" }}");
     for (version, name) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
-        // Responds with each line reversed.
+        // With `-rev`, the server responds with each line reversed.
         let server = SServer::start(dir.path(), &["-rev", version]).await;
         let lb = balancer(dir.path(), &plain, &[server.port.address]).await;
         for n in 1..=3 {
@@ -189,7 +189,7 @@ async fn s_server_works_with_both_versions() {
         stop(&lb).await;
         drop(server);
 
-        // Responds with a page about the session.
+        // With `-www`, the server responds with a page about the session.
         let server = SServer::start(dir.path(), &["-www", version]).await;
         let lb = balancer(dir.path(), &plain, &[server.port.address]).await;
         for _ in 0..2 {

@@ -173,7 +173,9 @@ pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
     out
 }
 
-/// CRLs are renewed often, so their state depends on their own validity period.
+/// Returns whether to list the file as expiring. Many CRLs are valid for less than
+/// [`EXPIRY_DAYS`], so for a CRL the state decides, which depends on the length of its
+/// validity period.
 fn expires_soon(file: &Certificate) -> bool {
     match file.kind {
         CertificateKind::Crl => file.state != CertificateState::Valid,
@@ -421,7 +423,8 @@ pub(super) fn refusals(refusals: &Refusals, style: &OutputStyle) -> String {
     table.render(style) + &not_shown(refusals.refusals.len(), refusals.total)
 }
 
-/// A line with the number of rows beyond the limit, or nothing.
+/// Returns a line with the number of rows beyond the limit, or an empty string if there are
+/// none.
 fn not_shown(shown: usize, total: usize) -> String {
     match total.saturating_sub(shown) {
         0 => String::new(),

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OutputStyle {
-    /// In characters; `None`: unlimited.
+    /// Maximum width in characters; `None` if unlimited.
     width: Option<usize>,
     colours: bool,
 }
@@ -13,7 +13,7 @@ pub(super) struct OutputStyle {
 pub(super) enum Align {
     Left,
     Right,
-    /// Left, and truncated if the table is too wide.
+    /// Left-aligned, and truncated if the table is too wide.
     Truncate,
 }
 
@@ -41,8 +41,8 @@ pub(super) struct Table {
 }
 
 impl OutputStyle {
-    /// The style of standard output: if it is a terminal, limited to its width, and coloured
-    /// unless `NO_COLOR` is set.
+    /// The style for standard output. On a terminal, tables are limited to its width, and
+    /// coloured unless `NO_COLOR` is set.
     pub(super) fn stdout() -> Self {
         let out = io::stdout();
         if !out.is_terminal() {
@@ -188,7 +188,7 @@ mod tests {
         let narrow = table().render(&OutputStyle::new(Some(23), true));
         assert!(narrow.contains("a-very-long\u{2026}  1234"), "{narrow}");
         assert!(narrow.contains("\x1b[32mup\x1b[0m"), "{narrow}");
-        // Never narrower than MIN_WIDTH.
+        // Columns are never narrower than MIN_WIDTH.
         let tiny = table().render(&OutputStyle::new(Some(1), false));
         assert!(tiny.contains("a-very-long\u{2026}  1234"), "{tiny}");
     }

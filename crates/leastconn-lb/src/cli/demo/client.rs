@@ -23,9 +23,9 @@ pub(super) struct Client {
     balancer: SocketAddr,
 }
 
-/// A connection attempt of a client.
+/// The result of a client's connection attempt.
 pub(super) struct Connection {
-    /// The client's address, as in the access log.
+    /// The client's address as it appears in the access log.
     pub(super) source: SocketAddr,
     /// Name of the server, from its greeting; `None` if the connection was refused.
     pub(super) server: Option<String>,
@@ -62,7 +62,8 @@ impl Client {
         let certificate = CertificateDer::from_pem_file(dir.join(format!("{name}.crt")))?;
         let key = PrivateKeyDer::from_pem_file(dir.join(format!("{name}.key")))?;
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-        // The group that the balancer prefers first, to save a round trip.
+        // Put the group that the balancer prefers first, so that it sends no
+        // HelloRetryRequest.
         provider
             .kx_groups
             .sort_by_key(|group| group.name() != rustls::NamedGroup::X25519MLKEM768);
@@ -86,7 +87,7 @@ impl Client {
             server: None,
             stream: None,
         };
-        // "localhost" is a valid name.
+        // This never fails: "localhost" is a valid DNS name.
         let Ok(name) = ServerName::try_from("localhost") else {
             return Ok(refused);
         };

@@ -14,13 +14,13 @@ const BAR_WIDTH: usize = 40;
 
 static CLOSED: Notify = Notify::const_new();
 
-/// Completes when standard output is closed, as by `demo | head`, so that the demo can stop
-/// and remove its files.
+/// Completes when the reader of standard output exits, as in `demo | head`, so that the
+/// demo can stop and remove its files.
 pub(super) async fn closed() {
     CLOSED.notified().await;
 }
 
-/// Prints a line. Not `println!`, which panics if standard output is closed.
+/// Prints a line. Unlike `println!`, it does not panic if standard output is closed.
 pub(super) fn line(text: &str) {
     if writeln!(io::stdout(), "{text}").is_err() {
         CLOSED.notify_one();
@@ -59,7 +59,7 @@ pub(super) fn bars(environment: &Environment) {
     }
 }
 
-/// Prints all closed connections by client and outcome.
+/// Prints a table of all closed connections by client and outcome.
 pub(super) fn summary(environment: &Environment) {
     let mut rows: BTreeMap<(String, String), (usize, BTreeMap<String, usize>)> = BTreeMap::new();
     for line in environment.log() {

@@ -14,14 +14,15 @@ use super::{
 /// Connections that alice opens to show the balancing.
 const CONNECTIONS: usize = 90;
 
-/// Runs all steps, then light traffic until `limit`, or without end.
+/// Runs all steps, then light traffic until `limit` has passed. Without a limit, it never
+/// returns.
 pub(super) async fn run(
     environment: &Environment,
     limit: Option<Duration>,
 ) -> Result<(), DemoError> {
-    // `None` also if the limit is too large to be represented: no end.
+    // If `limit` is too large to be represented, there is no end either.
     let end = limit.and_then(|limit| Instant::now().checked_add(limit));
-    // Leaves time to read each step.
+    // Pause after each step, so that its output can be read.
     let pause = limit.map_or(Duration::from_millis(900), |limit| {
         (limit / 15).min(Duration::from_millis(900))
     });
@@ -176,7 +177,7 @@ async fn server_recovery(
     Ok(())
 }
 
-/// Light traffic of all clients; prints the open connections now and then.
+/// Generates light traffic from all clients, and periodically prints the open connections.
 async fn light_traffic(environment: &Environment, end: Option<Instant>) -> Result<(), DemoError> {
     if end.is_none() {
         heading("Light traffic until Ctrl-C");
@@ -217,8 +218,8 @@ async fn connect_many(client: &Client, count: usize) -> Result<Vec<Connection>, 
     Ok(done)
 }
 
-/// Waits up to 3 seconds until `condition` holds for the open connections and health of a
-/// server.
+/// Waits up to 3 seconds until `condition` holds for the number of open connections and the
+/// health of the server `name`.
 async fn wait_until(environment: &Environment, name: &str, condition: impl Fn(u32, bool) -> bool) {
     let poll = async {
         while !environment

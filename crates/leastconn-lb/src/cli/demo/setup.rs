@@ -65,7 +65,7 @@ pub(super) struct Environment {
     pub(super) dashboard: SocketAddr,
     clients: HashMap<&'static str, Client>,
     _log: Flusher,
-    /// Last, so that it is dropped after everything that writes to it.
+    /// Declared last, so that it is dropped after everything that writes to the directory.
     pub(super) dir: Directory,
 }
 
@@ -120,7 +120,7 @@ impl Environment {
             .ok_or_else(|| format!("there is no client {name}").into())
     }
 
-    /// Name, open connections and health of each server.
+    /// Name, number of open connections and health of each server.
     pub(super) fn in_flight(&self) -> Vec<(&'static str, u32, bool)> {
         let state = self.server.context().snapshot();
         let web = state
@@ -136,7 +136,7 @@ impl Environment {
             .collect()
     }
 
-    /// The lines of the access log so far.
+    /// The access log lines written so far.
     pub(super) fn log(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.dir.join("access.log")).unwrap_or_default();
         text.lines()

@@ -32,7 +32,8 @@ impl Web {
         let name = self.name;
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            // Owned by this task, so that stopping the server drops its connections.
+            // The connection tasks belong to this task, so that aborting it also closes the
+            // connections.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 connections.spawn(greet_and_echo(stream, name));

@@ -25,7 +25,7 @@ pub(super) struct Query<'a> {
     /// The client certificate, then intermediates; empty if the client sends none.
     pub(super) chain: &'a [CertificateDer<'static>],
     pub(super) source: IpAddr,
-    /// In lower case, as the ClientHello parser normalizes it.
+    /// Server name in lower case, because the ClientHello parser also returns lower case.
     pub(super) sni: Option<String>,
     pub(super) now: Timestamp,
 }
@@ -172,7 +172,7 @@ impl CertificateSummary {
             intermediates: query.chain.len() - 1,
             candidates: values(true),
             attributes: values(false),
-            // Shown even if the certificate is otherwise unusable.
+            // The serial number is shown even if the rest of the certificate is unusable.
             serial: parsed
                 .as_ref()
                 .map(|parsed| identity::serial(parsed.raw_serial())),
@@ -226,7 +226,8 @@ fn explain_listener(
     Ok(result)
 }
 
-/// The handshake: returns the client's chain if the listener requires one and trusts it.
+/// Verifies the client certificate as in a handshake. Returns the client's chain if the
+/// listener requires a certificate and trusts it.
 fn handshake<'a>(
     query: &Query<'_>,
     parsed: Option<&'a ParsedChain>,
@@ -272,7 +273,7 @@ fn handshake<'a>(
     })
 }
 
-/// Authorization and limits, by the code that handles connections.
+/// Applies rules and limits by calling the code that handles connections.
 fn decide(
     query: &Query<'_>,
     input: &AuthInput<'_>,
@@ -301,7 +302,8 @@ fn decide(
     admit(&grant, result)
 }
 
-/// Limits, with a full token bucket, and servers.
+/// Checks the limits as if the client had no open connections and a full token bucket, and
+/// records the servers that it may use.
 fn admit(grant: &Grant, result: &mut ListenerResult) -> Result<(), Refusal> {
     let permit = Limiter::new(1, net::now())
         .admit(

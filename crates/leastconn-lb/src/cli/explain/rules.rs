@@ -8,22 +8,22 @@ use leastconn_server::{
     policy::{Policy, RuleInput, RuleMatch},
 };
 
-/// Up to this many rules are all listed.
+/// If at most this many rules were evaluated, all of them are listed.
 const LIST_ALL: usize = 12;
 
-/// If there are more, up to this many near misses are listed.
+/// If more rules were evaluated, at most this many near misses are listed.
 const MAX_NEAR_MISSES: usize = 10;
 
-/// Values listed per rule and key.
+/// Maximum number of values listed per rule and key.
 const MAX_VALUES: usize = 3;
 
 #[derive(Debug, Serialize)]
 pub(super) struct RuleTrace {
-    /// In the file's order; the deciding rule is last.
+    /// Listed rules in the order of the file. The deciding rule is last.
     pub(super) shown: Vec<RuleLine>,
-    /// Evaluated rules that are not listed: they do not match.
+    /// Number of evaluated rules that are not listed. None of them matches.
     pub(super) left_out: usize,
-    /// Rules after the deciding one.
+    /// Number of rules after the deciding rule. They are not evaluated.
     pub(super) not_tried: usize,
 }
 
@@ -68,14 +68,15 @@ pub(super) fn trace(policy: &Policy, input: &RuleInput<'_>, now: Timestamp) -> R
     }
 }
 
-/// The first key that a rule requires.
+/// The first key, in the order of evaluation, that the rule requires.
 fn first_key(rule: &Rule<'_>) -> MatchKey {
     let mut keys = MatchKey::TEXTS.into_iter();
     keys.find(|&key| rule.texts(key).len() > 0)
         .unwrap_or(MatchKey::Source)
 }
 
-/// The rule with the value that is spelled most like one of the certificate's names.
+/// Finds the rule with the value whose spelling is closest to one of the certificate's
+/// names.
 fn closest_spelling(policy: &Policy, input: &RuleInput<'_>) -> Option<usize> {
     let certificate = input.certificate?;
     let rules = policy.clients();
@@ -135,7 +136,7 @@ fn differs(key: MatchKey, rule: &Rule<'_>, input: &RuleInput<'_>) -> String {
     format!("requires {} {required}; {actual}", key.as_str())
 }
 
-/// The first values in backquotes, joined by `separator`.
+/// Puts the first [`MAX_VALUES`] texts in backquotes and joins them by `separator`.
 fn quoted(texts: impl ExactSizeIterator<Item = String>, separator: &str) -> String {
     let more = texts.len().saturating_sub(MAX_VALUES);
     let shown: Vec<_> = texts

@@ -46,7 +46,7 @@ impl Page {
             .push_str(&format!("  {name:<12} {}\n", visible(text)));
     }
 
-    /// One line per text, with the name on the first line only.
+    /// Adds one line per text. Only the first line shows the name.
     fn rows<'a>(&mut self, name: &str, texts: impl IntoIterator<Item = &'a str>) {
         let mut name = name;
         for text in texts {
@@ -57,7 +57,7 @@ impl Page {
 }
 
 fn certificate(summary: &CertificateSummary, page: &mut Page) {
-    /// Names listed per kind.
+    /// Maximum number of names listed per kind.
     const MAX_NAMES: usize = 20;
     page.heading("certificate");
     page.row("subject", &summary.subject);

@@ -27,16 +27,16 @@ use leastconn_server::{
     telemetry::access_log::AccessLog,
 };
 
-/// How long a successor waits for its first health checks before it takes over from the
-/// predecessor, which knows the state of the servers.
+/// How long a successor waits for its first health checks before it takes over. Until then
+/// the predecessor keeps serving, because it already knows the state of the servers.
 const FIRST_PROBES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A successor that is ready to take over.
 struct Ready {
     successor: ReadySuccessor,
-    /// Blocks reloads until it has taken over.
+    /// Blocks reloads until the successor has taken over.
     guard: OwnedMutexGuard<()>,
-    /// Receives the pid of the newest process, if this process is pid 1 of a container.
+    /// If this process is pid 1 of a container: receives the pid of the newest process.
     newest_pid: Option<UnixStream>,
 }
 
@@ -63,7 +63,7 @@ pub(super) async fn serve(
         let state = prepared.context().snapshot();
         state.first_probes(FIRST_PROBES_TIMEOUT).await;
     }
-    // Subscribed before the first kill request can arrive.
+    // Subscribe before the first kill request can arrive.
     let kills = prepared.context().overrides.kills();
     let server = match prepared.open() {
         Ok(server) => server,
@@ -93,9 +93,9 @@ struct Service {
     log: AccessLog,
     signals: Signals,
     predecessor_pid: Option<u32>,
-    /// The process that still accepts connections, until this one has taken over.
+    /// The predecessor, until this process has taken over from it.
     predecessor: Option<Predecessor>,
-    /// All predecessors, once this process has taken over.
+    /// Channels to all predecessors, once this process has taken over.
     draining: Option<PredecessorChannels>,
     /// Channel to pid 1 of the container, unless this process is pid 1.
     pid1: Option<UnixStream>,
@@ -107,12 +107,12 @@ struct Predecessor {
     channel: Channel,
     /// Channels to older processes that still drain.
     older: Vec<UnixStream>,
-    /// Reloads and kills to forward to all of them.
+    /// Reloads and kills to forward to all predecessors.
     updates: Updates,
 }
 
 impl Predecessor {
-    /// Starts to forward reloads and kills to all predecessors.
+    /// Starts forwarding reloads and kills to all predecessors.
     fn forward(self, predecessors: &Arc<Predecessors>) -> io::Result<PredecessorChannels> {
         let mut streams = self.older;
         streams.push(self.channel.into_stream()?);
@@ -144,7 +144,7 @@ impl Service {
             self.start_watchdog();
             return Ok(());
         };
-        // Fails if the predecessor has exited; then this process takes over anyway.
+        // Sending fails if the predecessor has exited. Then this process takes over anyway.
         let _ = channel::send(&predecessor, &StartMessage::Ready(unused));
         self.predecessor = Some(Predecessor {
             channel: Channel::new(predecessor)?,
@@ -158,7 +158,7 @@ impl Service {
         self.watchdog = Some(tokio::spawn(watchdog()));
     }
 
-    /// The predecessor has stopped accepting: starts to accept connections.
+    /// Starts accepting connections. Called after the predecessor has stopped accepting.
     fn take_over(&mut self, server: &Server) {
         notify::ready_as_main_process();
         self.start_watchdog();
@@ -167,7 +167,7 @@ impl Service {
             let draining = predecessor.forward(&server.context().predecessors);
             self.draining = draining
                 .inspect_err(
-                    |error| tracing::warn!(%error, "reloads will not reach predecessor processes"),
+                    |error| tracing::warn!(%error, "cannot forward reloads to predecessor processes"),
                 )
                 .ok();
         }
@@ -179,16 +179,16 @@ impl Service {
         );
     }
 
-    /// Tells pid 1 of the container to forward signals to process `pid`. Sent by the
-    /// predecessor and again by the successor: pid 1 exits with the newest process, so it must
-    /// know the successor before the predecessor exits.
+    /// Tells pid 1 of the container to forward signals to process `pid`. The
+    /// predecessor sends this message, and the successor sends it again: pid 1 exits when the
+    /// newest process exits, so it must know the successor before the predecessor exits.
     fn send_newest_pid(&self, pid: u32) {
         let Some(pid1) = &self.pid1 else {
             return;
         };
         let pid = i32::try_from(pid).unwrap_or_default();
         if let Err(error) = channel::send(pid1, &Pid1Message::Newest { pid }) {
-            tracing::error!(%error, "cannot reach pid 1: it will not forward signals to the newest process");
+            tracing::error!(%error, "cannot reach pid 1: signals to pid 1 will not be forwarded to the newest process");
         }
     }
 
@@ -197,10 +197,10 @@ impl Service {
         let mut reload = false;
         let end = loop {
             tokio::select! {
-                // Take over before handling a stop request.
+                // If both are ready, take over before handling a stop request.
                 biased;
                 go = next_message(&mut self.predecessor) => {
-                    // `None`: the predecessor has exited.
+                    // `None` means that the predecessor has exited.
                     let (reload, overrides) = match go {
                         Some(PredecessorMessage::Go { reload, overrides }) => (reload, overrides),
                         None => (false, None),
@@ -241,7 +241,8 @@ impl Service {
                     match upgraded {
                         Ok(ready) => break End::Replaced(Box::new(ready)),
                         Err(error) => {
-                            // Before the log line, whose readers may query the status.
+                            // Set the status before writing the log line: a program that
+                            // reads the log may query the status next.
                             server.context().lifecycle.set_failed_upgrade(error.to_string());
                             tracing::error!(%error, "upgrade failed, this process continues");
                             if std::mem::take(&mut reload) {
@@ -252,7 +253,8 @@ impl Service {
                 }
             }
         };
-        // Kills a successor that is not ready yet, and unblocks pending reloads, which fail.
+        // Dropping the upgrade kills a successor that is not ready yet. It also unblocks
+        // pending reloads, which then fail.
         drop(upgrading);
         self.summary.abort();
         match end {
@@ -308,7 +310,8 @@ impl Service {
     ) -> (Server, Successor) {
         server.hand_over(&successor.unused).await;
         drop(guard);
-        // First the overrides: older processes must receive all kills of this process.
+        // Hand over the overrides first: older processes must receive all kills that this
+        // process accepts.
         let overrides = server.context().overrides.hand_over();
         if let Some(draining) = self.draining.take() {
             draining.leave().await;
@@ -319,7 +322,7 @@ impl Service {
             // successor sends its own once it takes over.
             notify::main_pid(pid);
         }
-        // Signals that were sent before the successor was known.
+        // Signals that arrived before this process knew the successor.
         let mut to_forward = Vec::new();
         while let Some(request) = self.signals.pending().await {
             match request {
@@ -337,7 +340,11 @@ impl Service {
         }
         let open = server.context().registry.open();
         let successor = successor.go(reload, overrides).await;
-        tracing::info!(pid, open, "successor took over, draining open connections");
+        tracing::info!(
+            pid,
+            open,
+            "successor took over: this process drains its open connections"
+        );
         for signal in to_forward {
             successor.signal(signal);
         }
@@ -351,12 +358,12 @@ impl Service {
         }
     }
 
-    /// Drains after TERM or INT.
+    /// Drains after SIGTERM or SIGINT.
     async fn stop(mut self, server: Server, signal: &str) -> io::Result<u8> {
         let drain_timeout = server.context().snapshot().config.process.drain_timeout;
         let open = server.context().registry.open();
         let reloader = Arc::clone(server.reloader());
-        tracing::info!(signal, open, timeout = %ShortDuration(drain_timeout), "draining; a second signal exits at once");
+        tracing::info!(signal, open, timeout = %ShortDuration(drain_timeout), "draining open connections: a second signal ends the process at once");
         let force = async {
             loop {
                 match self.signals.next().await {
@@ -414,7 +421,8 @@ async fn outcome(
     }
 }
 
-/// The next message of the predecessor; `None` if it has exited.
+/// Waits for the next message from the predecessor. Returns `None` if the predecessor has
+/// exited.
 async fn next_message(predecessor: &mut Option<Predecessor>) -> Option<PredecessorMessage> {
     match predecessor {
         Some(predecessor) => predecessor.channel.next().await,
@@ -427,7 +435,7 @@ fn reload_open_connections(reloader: &Arc<Reloader>) {
     if !reloader.has_open() {
         return;
     }
-    tracing::info!("reloading for connections that are still open");
+    tracing::info!("reloading to re-authorize open connections");
     reloader.request();
 }
 

@@ -20,11 +20,9 @@ use crate::cli::DONE;
 /// What a signal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// Drain and exit. With the name of the signal.
+    /// Drain and exit. Contains the name of the signal.
     Stop(&'static str),
-    /// Reload the configuration.
     Reload,
-    /// Reopen log files.
     ReopenLogs,
     /// Start a successor process and hand the sockets to it.
     Upgrade,
@@ -43,13 +41,14 @@ impl Request {
     }
 }
 
-/// Handles signals that arrive during the start, before the runtime handles them: reading a
-/// large configuration takes a while.
+/// Handles signals that arrive during startup, before the runtime handles them: reading a
+/// large configuration takes time.
 #[derive(Debug)]
 pub(super) struct EarlySignals {
-    /// While set, TERM and INT exit at once: there is nothing to drain.
+    /// While this flag is set, SIGTERM and SIGINT end the process at once: there are no
+    /// connections to drain.
     starting: Arc<AtomicBool>,
-    /// The other requests, and whether their signal has arrived.
+    /// All other requests. Each flag is set when the signal of that request arrives.
     postponed: [(Request, Arc<AtomicBool>); 3],
 }
 
@@ -73,7 +72,7 @@ impl EarlySignals {
         })
     }
 
-    /// Returns the postponed requests. From here on the runtime handles signals.
+    /// Returns the postponed requests. From this call on, the runtime handles signals.
     fn end(&self) -> VecDeque<Request> {
         self.starting.store(false, Ordering::SeqCst);
         let postponed = self.postponed.iter();
@@ -87,7 +86,7 @@ impl EarlySignals {
 /// Streams of all handled signals.
 #[derive(Debug)]
 pub(super) struct Signals {
-    /// Requests from before the streams existed.
+    /// Requests that arrived before the streams existed.
     early: VecDeque<Request>,
     term: Signal,
     int: Signal,
@@ -106,12 +105,13 @@ impl Signals {
             usr1: signal(SignalKind::user_defined1())?,
             usr2: signal(SignalKind::user_defined2())?,
         };
-        // Last: a signal that arrives in between is handled twice instead of being lost.
+        // Take the early requests last: a signal that arrives in between is then handled
+        // twice instead of being lost.
         this.early = early.end();
         Ok(this)
     }
 
-    /// The next request, if one is pending.
+    /// Returns a pending request, if there is one.
     pub(super) async fn pending(&mut self) -> Option<Request> {
         tokio::select! {
             biased;

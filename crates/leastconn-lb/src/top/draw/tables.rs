@@ -64,7 +64,8 @@ fn column_to_drop(columns: &[Column], width: u16) -> Option<usize> {
 struct Column {
     head: Cell<'static>,
     width: Constraint,
-    /// Drop order in narrow terminals: the highest rank first; 0: never dropped.
+    /// Columns with the highest rank are dropped first in narrow terminals. A column with
+    /// rank 0 is never dropped.
     rank: u8,
 }
 
@@ -90,12 +91,12 @@ fn right(text: impl Into<String>) -> Cell<'static> {
     Cell::from(Text::from(text.into()).alignment(Alignment::Right))
 }
 
-/// `None` before the second answer.
+/// Before the second answer has arrived, the rate is `None`.
 fn rate(rate: Option<f64>) -> Cell<'static> {
     right(rate.map_or_else(|| "-".to_owned(), figures::rate))
 }
 
-/// A text column with a share of the remaining width.
+/// Creates a text column that gets `share` parts of the remaining width.
 fn texts(title: &str, share: u16) -> Column {
     Column::new(left(title), Constraint::Fill(share))
 }
@@ -160,7 +161,7 @@ fn servers(view: &View, answers: &Answers) -> (Columns, Rows) {
     (columns, servers.iter().map(row).collect())
 }
 
-/// Duration of an outage by the balancer's clock, and its reason.
+/// Formats the duration of an outage, by the balancer's clock, and its reason.
 fn down_for(outage: &Outage, now: &str) -> String {
     let times: Option<[jiff::Timestamp; 2]> = now
         .parse()
@@ -174,8 +175,8 @@ fn down_for(outage: &Outage, now: &str) -> String {
     format!("{age}{}", outage.reason)
 }
 
-/// The administrative state unless it is `ready`, otherwise the health. During slow start
-/// also the current share.
+/// Returns the administrative state unless it is `ready`, otherwise the health. During slow
+/// start it adds the current share.
 fn state(server: &Server) -> Span<'static> {
     let (state, health) = (server.state.as_str(), server.health.as_str());
     match (state, health, &server.slow_start) {
@@ -296,7 +297,8 @@ fn certificates(answers: &Answers) -> (Columns, Rows) {
         );
         let style = match (certificate.kind, certificate.state, certificate.days_left) {
             (_, CertificateState::Expired, _) => bad,
-            // CRLs are renewed often, so their state depends on their own validity period.
+            // Many CRLs are valid for only a few days, so for a CRL the state decides,
+            // which depends on the length of its validity period.
             (CertificateKind::Crl, CertificateState::Valid, _) => good,
             (CertificateKind::Crl, CertificateState::ExpiresSoon, _) => soon,
             (CertificateKind::Crl, ..) | (_, _, ..7) => bad,

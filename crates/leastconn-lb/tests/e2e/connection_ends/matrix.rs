@@ -1,4 +1,4 @@
-//! The cases, and the check of each one.
+//! The test cases, and the check of a case.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use crate::support::{Records, reset};
 /// Number of cases that run at the same time.
 const PARALLEL: usize = 24;
 
-/// Less than a socket receive buffer, so that the balancer's kernel has all of it before
-/// the RST.
+/// Less than a socket receive buffer holds, so that all data is in the balancer's socket
+/// before the RST arrives.
 const BEFORE_RESET: usize = 40_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ enum Side {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
-    /// `close_notify`, where there is TLS, and FIN.
+    /// With TLS, `close_notify` and FIN. Without TLS, FIN.
     Orderly,
     /// FIN without `close_notify`.
     Truncated,
@@ -39,7 +39,7 @@ struct Case {
     client: Transport,
     server: Transport,
     how: How,
-    /// The end arrives in one segment with data, instead of later.
+    /// Whether the end arrives in one segment with data, instead of later.
     with_data: bool,
     slow_reader: bool,
     policy: &'static str,
@@ -65,7 +65,7 @@ fn cases() -> Vec<Case> {
                 (How::Reset, false, false),
             ] {
                 let policies: &[_] = match (how, transport) {
-                    // For plain TCP, a FIN is an orderly end.
+                    // Without TLS, every FIN is an orderly end.
                     (How::Truncated, Transport::Plain) => &[],
                     (How::Truncated, _) => &["reset", "close"],
                     _ => &["reset"],
@@ -107,7 +107,7 @@ pub(super) async fn run(records: Records) {
     rig.quiet().await;
 }
 
-/// Lets one side send and end, and checks what the other side receives.
+/// Lets one side send data and end its stream, and checks what the other side receives.
 async fn check(rig: &Rig, case: Case) -> Result<(), String> {
     let (client, server) = rig.connect(case.client, case.server, case.policy).await;
     let source = client.local_addr();
@@ -125,7 +125,7 @@ async fn check(rig: &Rig, case: Case) -> Result<(), String> {
         if case.how != How::Reset {
             sender.cork();
         }
-        // The balancer accepts everything, even if the reader is slow.
+        // The balancer can buffer all of this data, even if the reader is slow.
         sender.send(&sent).await;
     } else {
         let (_, all) = tokio::join!(sender.send(&sent), reader.read_exact(sent.len()));

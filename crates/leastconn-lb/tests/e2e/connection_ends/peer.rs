@@ -19,7 +19,7 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 use crate::support::tls_servers::{MUTUAL, Servers};
 use crate::support::{CLIENT1, NO_PROBES, Records, Running, Site, TLS, cn, entry};
 
-/// Small, so that data for a receiver that does not read stays in the balancer.
+/// A small buffer, so that data for a receiver that does not read stays in the balancer.
 const RECEIVE_BUFFER: u32 = 16 * 1024;
 
 /// Transport of one side.
@@ -94,7 +94,7 @@ impl Peer {
         self.socket().local_addr().unwrap()
     }
 
-    /// Drops the TLS session without closing it.
+    /// Returns the socket. Drops the TLS session without sending `close_notify`.
     pub(super) fn into_socket(self) -> TcpStream {
         match self {
             Self::Plain(stream) => stream,
@@ -116,7 +116,7 @@ impl Peer {
         }
     }
 
-    /// Holds back the last segment, so that it is sent together with the FIN.
+    /// Holds back the last segment, so that the kernel sends it together with the FIN.
     pub(super) fn cork(&self) {
         let options = socket2::SockRef::from(self.socket());
         options.set_tcp_cork(true).unwrap();
@@ -135,7 +135,7 @@ impl Peer {
         within(DEADLINE, "sending", sending).await.unwrap();
     }
 
-    /// Closes the sending direction in order.
+    /// Closes the sending direction: with TLS by `close_notify` and FIN, otherwise by FIN.
     pub(super) async fn finish(&mut self) {
         match self {
             Self::Plain(stream) => stream.shutdown().await,
@@ -170,7 +170,7 @@ impl Peer {
         (bytes, End::of(result))
     }
 
-    /// Returns the error that ends reading.
+    /// Reads until an error occurs, and returns the error.
     pub(super) async fn read_error(&mut self) -> io::Error {
         self.try_read_to_end().await.1.unwrap_err()
     }
@@ -188,7 +188,7 @@ impl Peer {
     }
 }
 
-/// Decrypts everything from the socket of a client that no longer sends.
+/// Decrypts all data that is still unread in the socket of a client.
 pub(super) async fn decrypt_to_end(
     socket: &mut TcpStream,
     session: &mut ClientConnection,
@@ -294,8 +294,8 @@ impl Rig {
         let (sender, accepted) = oneshot::channel();
         self.waiting.lock().unwrap().insert(number, sender);
         let connecting = async {
-            // An address of its own, because ports are reused and records are found by
-            // address.
+            // Each client has an address of its own: records are found by address, and
+            // ports are reused.
             let [.., high, low] = number.to_be_bytes();
             let socket = small_buffers([127, 1, high, low]);
             let socket = socket.connect(self.lb.address(&listener));
@@ -323,7 +323,7 @@ impl Rig {
 
     /// Waits until the balancer has received this many bytes from the client.
     pub(super) async fn wait_received(&self, source: SocketAddr, count: usize) {
-        // Plus the number that identifies the connection.
+        // Add the 8 bytes of the number that identifies the connection.
         self.wait_bytes(source, "bytes_received", count + 8).await;
     }
 
@@ -371,7 +371,7 @@ fn acceptor(cert: &Cert, transport: Transport) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Passes each connection to the test that waits for its number.
+/// Accepts connections, and passes each one to the test that waits for its number.
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, waiting: Waiting) {
     loop {
         let (socket, _) = listener.accept().await.unwrap();
@@ -393,5 +393,5 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, waiting: Waitin
     }
 }
 
-/// Delay of a slow reader: everything else has happened before.
+/// How long a slow reader waits before it reads. Everything else has happened by then.
 pub(super) const LATE: Duration = Duration::from_millis(250);

@@ -22,16 +22,16 @@ pub(crate) async fn refused(client: &TlsClient, addr: SocketAddr) -> Option<Aler
         Ok(mut stream) => match read_to_close(&mut stream).await {
             Err(error) => error,
             Ok(bytes) => {
-                assert!(bytes.is_empty(), "let in: {bytes:?}");
+                assert!(bytes.is_empty(), "the client was admitted: {bytes:?}");
                 return None;
             }
         },
     };
-    Some(alert(&error).unwrap_or_else(|| panic!("no alert but {error}")))
+    Some(alert(&error).unwrap_or_else(|| panic!("expected an alert, got {error}")))
 }
 
-/// Exchanges data with a server that sends its name and then echoes, closes in order, and
-/// returns the name.
+/// Exchanges data with a server that sends its name and then echoes. Closes the connection
+/// in order, and returns the name.
 pub(crate) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<String> {
     use tokio::io::AsyncWriteExt;
     let name = read_line(&mut stream).await?;
@@ -44,8 +44,8 @@ pub(crate) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io
 
 /// Connects without TLS.
 pub(crate) async fn tcp(addr: SocketAddr) -> TcpStream {
-    // Tokio checks for socket errors after connecting, and would fail if the balancer has
-    // already reset the connection.
+    // Connect with the standard library: Tokio also checks for socket errors after
+    // connecting, and would fail if the balancer has already reset the connection.
     let connecting = tokio::task::spawn_blocking(move || std::net::TcpStream::connect(addr));
     let connected = within(DEADLINE, "connecting", connecting).await;
     let stream = connected.unwrap().unwrap();
@@ -54,7 +54,7 @@ pub(crate) async fn tcp(addr: SocketAddr) -> TcpStream {
     TcpStream::from_std(stream).unwrap()
 }
 
-/// Connects from a loopback address.
+/// Connects from this loopback address.
 pub(crate) async fn connect_from(
     source: impl Into<Ipv4Addr>,
     addr: SocketAddr,
@@ -80,7 +80,7 @@ pub(crate) async fn wait_refused(addr: SocketAddr) {
 /// Listens on an address that the balancer will then be unable to bind.
 pub(crate) fn listen(at: SocketAddr) -> TcpListener {
     let socket = TcpSocket::new_v4().unwrap();
-    // Like the socket that reserves the port.
+    // Set the same option as the socket that reserves the port.
     socket.set_reuseaddr(true).unwrap();
     socket.bind(at).unwrap();
     socket.listen(1).unwrap()
@@ -97,7 +97,8 @@ pub(crate) fn reset(stream: TcpStream) {
 pub(crate) fn client_hello(ca: &TestCa) -> Vec<u8> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.cert().der().clone()).unwrap();
-    // The group of the test client, so that the balancer sends no HelloRetryRequest.
+    // Offer only the group of the test client, so that the balancer sends no
+    // HelloRetryRequest.
     let provider = rustls::crypto::CryptoProvider {
         kx_groups: vec![rustls::crypto::aws_lc_rs::kx_group::X25519],
         ..rustls::crypto::aws_lc_rs::default_provider()

@@ -38,12 +38,10 @@ impl Running {
         self.address("main")
     }
 
-    /// CA of the site.
     pub(crate) fn ca(&self) -> &TestCa {
         &self.site.ca
     }
 
-    /// Directory of the site.
     pub(crate) fn dir(&self) -> &Path {
         self.site.dir.path()
     }
@@ -53,7 +51,7 @@ impl Running {
         self.site.config()
     }
 
-    /// Reloads `config`, waits until that is done, and returns the outcome.
+    /// Reloads `config`, waits until the reload has finished, and returns its outcome.
     pub(crate) async fn reload(&self, config: &str) -> &'static str {
         self.write_config(config);
         self.reloading(|| self.signal(Signal::HUP)).await
@@ -74,13 +72,13 @@ impl Running {
         .unwrap()
     }
 
-    /// Number of reloads: applied, rejected.
+    /// Number of applied and rejected reloads.
     pub(crate) async fn reloads(&self) -> [f64; 2] {
         eventually(DEADLINE, || self.try_reloads()).await.unwrap()
     }
 
     async fn try_reloads(&self) -> Result<[f64; 2], String> {
-        // The admin address may be changing, so that it is unknown for a moment.
+        // A reload may be changing the admin address, so the request may fail.
         let answer = self.try_http_get("/metrics").await;
         let (_, text) = answer.map_err(|error| error.to_string())?;
         Ok(reloads(&metrics::parse(&text)))
@@ -111,8 +109,8 @@ impl Running {
         record
     }
 
-    /// Waits until no connection and no additional file is open, and checks that each
-    /// counted connection has a record and that nothing panicked.
+    /// Waits until no connection and no additional file is open. Checks that each counted
+    /// connection has a record, and that no thread panicked.
     pub(crate) async fn quiet(&self) {
         self.quiet_with(0).await;
     }
@@ -124,7 +122,7 @@ impl Running {
         let family = || metrics::family(&metrics, "leastconn_connections_total");
         let ended: f64 = family().map(|(_, value)| value).sum();
         if !self.site.log.contains("access") {
-            // A listener that was removed from the configuration has no counters.
+            // A listener that was removed from the configuration no longer has counters.
             let counted = |record: &Value| {
                 let listener = format!("listener=\"{}\"", record["listener"].as_str().unwrap());
                 family().any(|(key, _)| key.contains(&listener))
@@ -142,8 +140,8 @@ impl Running {
         }
     }
 
-    /// Like [`Self::quiet`], for tests that remove and re-add a listener, which resets
-    /// its counters.
+    /// Like [`Self::quiet`], for tests that remove a listener and add it again, which
+    /// resets its counters.
     pub(crate) async fn idle(&self) {
         self.idle_with(0).await;
     }

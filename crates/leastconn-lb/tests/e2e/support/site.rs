@@ -43,8 +43,8 @@ impl Site {
             .client("client1", &cn(CLIENT1), "web", "")
     }
 
-    /// Like [`Self::usual`], with a handshake timeout longer than any test, so that
-    /// nothing passes because other handshakes time out.
+    /// Like [`Self::usual`], with a handshake timeout that is longer than any test, so that
+    /// no test passes because other handshakes time out.
     pub(crate) fn long_handshake_timeout(servers: &[&Upstream]) -> Self {
         let long = "handshake_timeout = \"5m\"";
         Self::new()
@@ -85,7 +85,7 @@ impl Site {
         self
     }
 
-    /// Adds a listener on a loopback port, unless `lines` contain a `bind`.
+    /// Adds a listener on a loopback port. A `bind` in `lines` replaces this address.
     pub(crate) fn listener(mut self, name: &str, lines: &[&str]) -> Self {
         let bind = if lines.iter().any(|line| line.starts_with("bind")) {
             ""
@@ -97,7 +97,8 @@ impl Site {
         self
     }
 
-    /// Adds an upstream with these servers, each a TOML table as from [`entry`].
+    /// Adds an upstream with these servers. Each server is a TOML table, as returned by
+    /// [`entry`].
     pub(crate) fn upstream(mut self, name: &str, lines: &[&str], servers: &[String]) -> Self {
         let (lines, servers) = (lines.join("\n"), servers.join(", "));
         self.tables +=
@@ -126,7 +127,6 @@ impl Site {
         self.ca.leaf(cn).build()
     }
 
-    /// Starts the balancer.
     pub(crate) async fn start(self) -> Running {
         self.start_with(|_| {}).await
     }
@@ -160,7 +160,7 @@ impl Site {
     }
 }
 
-/// So many client rules that reading the configuration takes a while.
+/// Returns so many client rules that reading the configuration takes a while.
 pub(crate) fn many_clients() -> String {
     let rule = |n| {
         format!(
@@ -207,11 +207,12 @@ pub(crate) fn spki(cert: &Cert) -> String {
 
 /// An address that refuses connections.
 pub(crate) fn refusing_address() -> SocketAddr {
-    // Port 1 of another loopback address, which no test binds.
+    // Use port 1 of a loopback address that no other test binds.
     SocketAddr::from((Ipv4Addr::new(127, 0, 0, 99), 1))
 }
 
-/// Raises the file limit: this process is both the clients and the servers.
+/// Raises the limit on open files: the test process contains both the clients and the
+/// servers.
 fn raise_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

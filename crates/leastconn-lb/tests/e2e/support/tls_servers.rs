@@ -12,10 +12,10 @@ use crate::support::{CLIENT1, Site, TLS, cn};
 pub(crate) const VERSIONS: [(&str, &SupportedProtocolVersion); 2] =
     [("1.2", &TLS12), ("1.3", &TLS13)];
 
-/// Mutual TLS with the files that [`Servers::write`] writes.
+/// Mutual TLS with the servers, with the files that [`Servers::write`] writes.
 pub(crate) const MUTUAL: &str = r#"tls = { ca = "servers.crt", server_name = "web.internal", cert = "lb.crt", key = "lb.key" }"#;
 
-/// TLS without a client certificate; the certificate must cover the server's host.
+/// TLS without a client certificate. The server's certificate must cover its host.
 pub(crate) const BY_HOST: &str = r#"tls = { ca = "servers.crt" }"#;
 
 /// The CA of the servers, which is not the CA of the clients.

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::support::{Running, Site};
 
-/// Starts a balancer whose successors are killed together with it at the end of the test.
+/// Starts a balancer. At the end of the test, its successors are killed together with it.
 pub(crate) async fn start(site: Site) -> Running {
     site.start_with(own_process_group).await
 }
@@ -21,7 +21,6 @@ pub(crate) fn own_process_group(command: &mut Command) {
     command.process_group(0);
 }
 
-/// Sends a signal to a process.
 pub(crate) fn signal(pid: u32, signal: Signal) {
     kill_process(pid_of(pid), signal).unwrap();
 }
@@ -64,14 +63,13 @@ pub(crate) async fn shut_down_all(lb: &Running, newest: u32) {
     wait_process_exit(newest).await;
 }
 
-/// Number of open files of a process.
 pub(crate) fn open_files(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
         .count()
 }
 
-/// Waits until a process has exited. It may remain a zombie, as its parent is not the
+/// Waits until a process has exited. It may remain a zombie, because its parent is not the
 /// test.
 pub(crate) async fn wait_process_exit(pid: u32) {
     let ended = eventually(DEADLINE, || async {
@@ -79,7 +77,7 @@ pub(crate) async fn wait_process_exit(pid: u32) {
         match state {
             Err(_) => Ok(()),
             Ok(text) if text.rsplit(") ").next().unwrap().starts_with('Z') => Ok(()),
-            Ok(_) => Err(format!("process {pid} is still there")),
+            Ok(_) => Err(format!("process {pid} is still running")),
         }
     });
     ended.await.unwrap();
@@ -100,7 +98,7 @@ pub(crate) async fn quiet(lb: &Running, pid: u32, files: usize) {
         }
         match open_files(pid) {
             now if now <= files => Ok(()),
-            now => Err(format!("{now} files are open, not {files}")),
+            now => Err(format!("{now} files are open, expected at most {files}")),
         }
     });
     quiet.await.unwrap();

@@ -38,11 +38,12 @@ impl Service {
                 let has_failed = successor.has_failed();
                 tokio::select! {
                     biased;
-                    // First: another process may have replaced the successor before it exited.
+                    // Read messages before handling the exit of the successor: the last
+                    // message may report that another process has replaced it.
                     message = successor.next() => remaining.apply(message),
                     () = std::future::ready(()), if has_failed => {
                         tracing::error!(
-                            "successor exited and no process accepts connections: exiting, so that the service manager restarts the service"
+                            "successor exited and no process accepts connections: this process exits, so that the service manager restarts the service"
                         );
                         return;
                     }
@@ -96,21 +97,26 @@ impl Service {
                         Request::Stop(_) => stops += 1,
                         Request::Reload | Request::Upgrade => {}
                     }
-                    // The first stop request starts the drain of the newest process.
+                    // The first stop request only starts the drain of the newest process.
+                    // The second one closes the connections of this process.
                     if stops > 1 {
                         force.notify_one();
                     }
                 }
             }
         };
-        tracing::info!(code, "newest process exited, exiting");
+        tracing::info!(
+            code,
+            "newest process exited: this process exits with the same code"
+        );
         force.notify_one();
         let _ = drained.await;
         Ok(code)
     }
 }
 
-/// Exchange with the newest process about the connections that are still open here.
+/// State for reporting the connections that are still open in this process, and for
+/// applying the actions of the newest process to them.
 struct Remaining {
     registry: Arc<Registry>,
     reloader: Arc<Reloader>,
@@ -140,7 +146,7 @@ impl Remaining {
         self.tick.tick().await;
     }
 
-    /// Reports the number of open connections if it has changed.
+    /// Reports the number of open connections if it has changed since the last report.
     fn report(&mut self, successor: &Successor) {
         let open = self.registry.open();
         if self.reported != Some(open) {
@@ -148,11 +154,11 @@ impl Remaining {
         }
     }
 
-    /// Applies an action of the newest process to the connections of this one.
+    /// Applies an action of the newest process to the connections of this process.
     fn apply(&mut self, message: NewestMessage) {
         match message {
             NewestMessage::TookOver { .. } => {
-                // A new process, to which nothing has been reported.
+                // A new process has taken over. Nothing has been reported to it yet.
                 self.reported = None;
                 reload_open_connections(&self.reloader);
             }
@@ -167,7 +173,7 @@ impl Remaining {
                     tracing::info!(
                         killed,
                         filter = %which,
-                        "connections killed, forwarded by the newest process"
+                        "connections killed: command forwarded by the newest process"
                     );
                 }
             }
