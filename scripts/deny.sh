@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs cargo-deny on the dependencies: licences, bans and sources, and known
-# vulnerabilities if the advisory database (a git repository) can be fetched. Without
-# cargo-deny it prints a message and succeeds.
+# Checks licences, bans and sources of the dependencies with cargo-deny. If the advisory
+# database (a git repository) can be fetched, known vulnerabilities are checked too. If
+# cargo-deny is not installed, prints a message and succeeds.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

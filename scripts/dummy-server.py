@@ -3,7 +3,7 @@
 
     dummy-server.py NAME PORT [BIND]
 
-For trying out the balancer: the page shows which server answered. The backlog is
+Use it to try out the balancer: the response shows which server answered. The backlog is
 long enough for many concurrent clients.
 """
 

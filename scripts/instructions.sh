@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Counts with valgrind the instructions that the library executes per pick, admission,
+# Uses valgrind to count the instructions that the library executes per pick, admission,
 # echo and MiB. The counts vary by less than 1 % even on a busy machine, so changes of a
 # few percent are visible. Each operation runs n and 3n times; the difference divided by
 # 2n excludes one-time costs.

@@ -4,10 +4,11 @@
     scripts/module-cycles.py [--all] DIR...
 
 DIR is the `src` of a crate. Two modules form a cycle if each uses the other, directly
-or through further siblings; submodules count as part of their module. Tests are left
-out. Items that a parent re-exports belong to the child that defines them.
+or through further siblings. Submodules count as part of their module. Tests are ignored.
+If a parent re-exports an item, the item counts as part of the child that defines it.
 
-Cycles in the directories of ALLOWED are reported only with --all. Exit code 1 if a cycle was reported.
+Cycles in the directories of ALLOWED are reported only with --all. The exit
+code is 1 if a cycle was reported.
 """
 
 import re
@@ -30,7 +31,7 @@ PATH = re.compile(r"\b(?:crate|self|super)(?:\s*::\s*\w+)+")
 
 
 def code_of(file):
-    """The text of a file without comments, literals and inline test modules."""
+    """Returns the text of a file without comments, literals and inline test modules."""
     text = COMMENT_OR_LITERAL.sub(" ", file.read_text())
     while match := re.search(r"#\[cfg\((?:all\()?test\b[^\]]*\]\s*(?:pub(?:\([^)]*\))?\s+)?mod \w+\s*([;{])", text):
         end = match.end()
@@ -43,7 +44,7 @@ def code_of(file):
 
 
 def expand(tree):
-    """The paths of a use tree: `a::{b, c::{d, e as f}}` to `a::b`, `a::c::d`, `a::c::e`."""
+    """Expands a use tree: `a::{b, c::{d, e as f}}` to `a::b`, `a::c::d`, `a::c::e`."""
     tree = re.sub(r"\s+as\s+\w+", "", tree)
     tree = re.sub(r"\s+", "", tree)
 
@@ -88,7 +89,7 @@ class Crate:
         self.exports = {module: self.exports_of(module) for module in self.code}
 
     def exports_of(self, module):
-        """Names that a module takes from its children, each with that child."""
+        """Maps the names that a module re-exports or imports from its children to the child."""
         names = {}
         for _, tree in USE.findall(self.code[module]):
             for path in expand(tree):
@@ -99,7 +100,7 @@ class Crate:
         return names
 
     def resolve(self, module, path):
-        """The absolute path, in modules, that `path` in `module` means; None: another crate."""
+        """Resolves `path` in `module` to an absolute module path. None: it is in another crate."""
         if path[0] == "crate":
             at, rest = (), path[1:]
         elif path[0] == "self":
@@ -122,7 +123,7 @@ class Crate:
         return at
 
     def edges(self):
-        """For each directory: which of its modules uses which other."""
+        """Returns, for each directory, which of its modules uses which other modules."""
         found = {}
         for module, code in self.code.items():
             paths = [path for _, tree in USE.findall(code) for path in expand(tree)]
@@ -141,7 +142,7 @@ class Crate:
 
 
 def cycles(uses):
-    """Groups of modules that reach each other."""
+    """Returns the groups of modules that use each other, directly or indirectly."""
     def reach(start):
         seen, queue = set(), list(uses.get(start, ()))
         while queue:

@@ -4,8 +4,8 @@
     scripts/sample-prose.py SEED [COMMENTS LOGS PARAGRAPHS]
 
 The defaults are 30, 10 and 10. The same seed on the same commit gives the same sample.
-Give the output to a reader who does not know the code, and let them mark every text
-that has to be read twice. See CONTRIBUTING.md.
+Give the output to a reader who does not know the code, and ask for a mark on every text
+that the reader had to read twice. See CONTRIBUTING.md.
 """
 import random
 import re

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks that the programs for building and testing are installed. As root on Debian
-# and Ubuntu it installs missing packages; otherwise it lists them. Prints nothing if
-# nothing is missing.
+# Checks that the programs for building and testing are installed. If it runs as
+# root on Debian or Ubuntu, it installs missing packages; otherwise it lists them. Prints
+# nothing if nothing is missing.
 #
 #   scripts/setup.sh [--build | --test | --lint | --browser | --deb | --deb-test]…     (default: --build)
 #
@@ -30,7 +30,7 @@ for arg in "$@"; do
   esac
 done
 
-# Debian has servers where a user's PATH does not look.
+# Debian installs servers in directories that are not in the PATH of ordinary users.
 PATH=$PATH:/usr/local/sbin:/usr/sbin
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -68,7 +68,7 @@ if [ -n "$TEST" ]; then
   want redis-server redis-server
   want redis-cli redis-tools
   want tmux tmux
-  # One for each protocol of docs/reference/protocols.md.
+  # One program for each protocol in docs/reference/protocols.md.
   want ldapsearch ldap-utils
   want mariadb mariadb-client
   want mariadbd mariadb-server
@@ -157,7 +157,7 @@ fi
 
 # --- Python modules --------------------------------------------------------------
 
-# Clients and servers of some protocols. Without them those tests are skipped.
+# Clients and servers of some protocols. Tests whose module is missing are skipped.
 python_env=target/test-python
 python_list=scripts/test-python.txt
 if [ -n "$TEST" ] && [ -z "$BAD" ] && ! cmp -s "$python_list" "$python_env/installed"; then
@@ -172,8 +172,8 @@ fi
 
 # --- axe-core --------------------------------------------------------------------
 
-# Used by tests only, and not part of the repository because of its licence (MPL-2.0).
-# Without it the tests still check names, roles and landmarks.
+# axe-core is used by tests only. It is not part of the repository because of its licence
+# (MPL-2.0). Without it, the dashboard tests check only names, roles and landmarks.
 AXE=4.14.1
 axe_file=target/browser/axe.min.js
 if [ -n "$BROWSER" ] && ! grep -qs "axe v$AXE" "$axe_file"; then

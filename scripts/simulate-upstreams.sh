@@ -7,11 +7,11 @@ set -eu
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 STATE=${TMPDIR:-/tmp}/leastconn-upstreams-$(id -u)
 
-# True if the process ID in FILE still belongs to a server that `start` started.
+# Succeeds if the process ID in FILE still belongs to a server that `start` started.
 running() { # FILE
   [ -s "$1" ] || return 1
   pid=$(cat "$1")
-  # /proc first: minimal Debian systems have no ps
+  # Try /proc first, because minimal Debian systems have no ps.
   { tr '\0' ' ' <"/proc/$pid/cmdline" || ps -p "$pid" -o args=; } 2>/dev/null | grep -q dummy-server.py
 }
 
@@ -37,7 +37,7 @@ start() { # NAME PORT
   pid=$!
   echo $pid >"$STATE/$1.pid"
   i=0
-  # Compare the name: another program may listen on that port.
+  # Compare the name in the response, because another program may listen on that port.
   until [ "$(curl -fsS --noproxy '*' --max-time 1 "http://127.0.0.1:$2/" 2>/dev/null)" = "$1" ]; do
     i=$((i + 1))
     if [ $i -gt 50 ] || ! kill -0 $pid 2>/dev/null; then

@@ -18,7 +18,7 @@ def free_port(host="127.0.0.1"):
 
 
 class EchoServer:
-    """An echo server with a thread per connection."""
+    """Runs an echo server with one thread per connection."""
 
     def __init__(self):
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -40,7 +40,7 @@ class EchoServer:
 
 
 def cpu_seconds(pid):
-    """CPU time of all running threads of a process and of its children."""
+    """Returns the CPU time of all running threads of a process and of its children."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         total += int((task / "schedstat").read_text().split()[0])
@@ -50,7 +50,7 @@ def cpu_seconds(pid):
 
 
 def memory(pid):
-    """Resident memory in bytes."""
+    """Returns the resident memory in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
@@ -157,7 +157,7 @@ listen main
 
 
 def peers(directory: Path, pki: Path, upstream):
-    """Functions that start the installed peers."""
+    """Returns the functions that start the installed peers."""
     found = []
     if shutil.which("nginx") and Path("/usr/lib/nginx/modules/ngx_stream_module.so").exists():
         found.append(lambda: nginx(directory, pki, upstream))

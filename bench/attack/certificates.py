@@ -1,4 +1,4 @@
-"""Unusual certificates, encoded here. Keys and valid signatures come from openssl."""
+"""Encodes unusual certificates. openssl generates the keys and the valid signatures."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ def name_constraints(count):
 
 
 def policies(count):
-    """Certificate policies, each with a CPS URI."""
+    """Encodes certificate policies, each with a CPS URI."""
     qualifier = tlv(
         SEQUENCE,
         tlv(OID, bytes.fromhex("2b06010505070201")),
@@ -72,7 +72,7 @@ def unknown_extensions(count):
 
 
 def rsa_key(bits, exponent=65537):
-    """A random public key without a private key."""
+    """Returns a random public key, whose private key is not known."""
     modulus = int.from_bytes(os.urandom(bits // 8), "big") | 1 | 1 << (bits - 1)
     key = tlv(SEQUENCE, integer(modulus), integer(exponent))
     algorithm = tlv(SEQUENCE, tlv(OID, RSA_ENCRYPTION), tlv(NULL))
@@ -80,13 +80,13 @@ def rsa_key(bits, exponent=65537):
 
 
 def garbage_signature():
-    """A well-formed but wrong signature, which verifiers have to check."""
+    """Returns a well-formed but invalid signature, which verifiers must check to reject it."""
     number = lambda: integer(int.from_bytes(b"\x7f" + os.urandom(31), "big"))
     return tlv(SEQUENCE, number(), number())
 
 
 def certificate(subject, issuer, key, *extensions, rsa=0):
-    """A certificate with a wrong signature of a P-256 key, or of an RSA key of `rsa` bits."""
+    """Returns a certificate with an invalid P-256 signature, or RSA signature of `rsa` bits."""
     if rsa:
         algorithm = tlv(SEQUENCE, tlv(OID, RSA_SHA256), tlv(NULL))
         signature = b"\x00" + os.urandom(rsa // 8)
@@ -129,7 +129,7 @@ def new_key(path: Path, *algorithm):
 
 
 def make_pki(directory: Path):
-    """Generates a CA, a certificate for the balancer and one for a client with openssl."""
+    """Generates a CA, a balancer certificate and a client certificate with openssl."""
     directory.mkdir(parents=True, exist_ok=True)
     new_key(directory / "ca.key")
     openssl("req", "-x509", "-new", "-key", directory / "ca.key", "-subj", "/CN=attack test CA", "-days", "30",

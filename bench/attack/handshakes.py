@@ -16,7 +16,7 @@ LIMIT_MS = 2.0
 
 
 def mazes(pki: Path, key: bytes):
-    """Yields a title and the presented chain, leaf first."""
+    """Yields the title of each case, and the chain that its client presents, leaf first."""
     anchor = subject_of(pki / "ca.crt")
     made = [c.new_key(pki / f"maze{n}.key") for n in range(12)]
 
@@ -57,7 +57,7 @@ def mazes(pki: Path, key: bytes):
 
 
 def subject_of(certificate: Path):
-    """The DER-encoded subject of a PEM certificate."""
+    """Returns the DER-encoded subject of a PEM certificate."""
     der = c.openssl("x509", "-in", certificate, "-outform", "DER")
 
     def value(at):
@@ -75,7 +75,7 @@ def subject_of(certificate: Path):
 
 
 def refused(context, port):
-    """Connects once. True if the balancer refuses the client."""
+    """Connects once. Returns True if the balancer refuses the client."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=20) as tcp:
             with context.wrap_socket(tcp, server_hostname="localhost") as tls:
@@ -92,7 +92,7 @@ def measure(balancer, context, count):
     before = balancer.cpu()
     for _ in range(count):
         refused(context, balancer.port)
-    # Include what the balancer does after the client has disconnected.
+    # Wait, to include the work that the balancer does after the client has disconnected.
     time.sleep(0.1)
     return (balancer.cpu() - before) / count * 1000
 

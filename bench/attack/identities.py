@@ -1,6 +1,6 @@
 """Limits of clients that are identified by source address.
 
-An IPv6 /64 counts as one client. Very many sources must not affect other clients.
+An IPv6 /64 counts as one client. A client with very many addresses must not affect others.
 """
 
 import socket

@@ -28,7 +28,7 @@ ATTACKS = {
 
 
 def enter_namespace():
-    """Restarts this program in a new network namespace, if possible."""
+    """Restarts this program in a new network namespace, if the kernel permits it."""
     if os.environ.get("ATTACK_NAMESPACE") or os.geteuid() != 0 or not shutil.which("unshare"):
         return
     usable = subprocess.run(["unshare", "--net", "ip", "link", "set", "lo", "up"], capture_output=True)

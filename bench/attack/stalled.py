@@ -1,6 +1,6 @@
 """Handshakes from very many sources that stall after the ClientHello.
 
-Measures how long new clients wait meanwhile. The sources are 250 addresses of
+Measures how long new clients wait during the attack. The sources are 250 addresses of
 127.0.0.0/8, or the /64s of an IPv6 /48, which requires a network namespace.
 """
 
@@ -88,7 +88,7 @@ def run(binary, directory: Path, seconds):
     upstream = balancers.EchoServer().port
     cases = [("250 IPv4 addresses", "127.0.0.1", lambda n: f"127.9.{n % 250}.1", "127.8.0.1")]
     try:
-        # Make all addresses of the network local, so that they can be source addresses.
+        # Make all addresses of the network local, so that the attack can use them as sources.
         for command in ["ip -6 route add local 2001:db8::/32 dev lo", "ip -6 addr add 2001:db8:ffff::1/128 dev lo"]:
             subprocess.run(command.split(), check=True, capture_output=True)
         Path("/proc/sys/net/ipv6/ip_nonlocal_bind").write_text("1")
@@ -104,7 +104,7 @@ def run(binary, directory: Path, seconds):
                 waits, count, grown = attack(balancer, context, sources, source, rate, seconds)
             print(f"  {title}, {rate}/s: {count} stalled, {grown / 1024 / max(count, 1):.0f} KiB each; newcomers: "
                   f"median {waits[len(waits) // 2]:.0f} ms, longest {waits[-1]:.0f} ms of {len(waits)} (quiet: {quiet:.0f} ms)")
-            # Allow for the latency of a busy machine.
+            # Add the latency without an attack, which is high on a busy machine.
             if waits[-1] > LIMIT_MS + quiet:
                 failures.append(f"{title}, {rate}/s: a newcomer waited {waits[-1]:.0f} ms")
     return failures

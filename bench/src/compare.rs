@@ -1,6 +1,6 @@
-//! `compare`: measures leastconn-lb and other balancers. Every round measures each case
-//! on all balancers in turn, so that changes in the speed of the machine affect all of
-//! them. The order rotates from case to case.
+//! `compare`: measures leastconn-lb and other balancers. Every round measures each case on
+//! all balancers, one after the other, so that changes in the speed of the machine affect
+//! all balancers. The order of the balancers rotates from case to case.
 
 pub mod balancer;
 pub mod case;
@@ -34,7 +34,7 @@ use measure::{Sample, Settings, measure};
 use program::{Kind, PEERS, Program};
 use report::Report;
 
-/// File descriptors of a balancer in addition to two per connection.
+/// Number of file descriptors that a balancer needs in addition to two per connection.
 const RESERVE: usize = 200;
 
 #[derive(Args, Debug)]
@@ -48,8 +48,8 @@ pub struct CompareArgs {
     /// Compare with these peers [default: all installed ones]; `none`: leastconn only.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     peers: Option<Vec<String>>,
-    /// Measure fewer cases, for a shorter time and with fewer connections. Fails only on
-    /// errors of leastconn, not on missing figures.
+    /// Measure fewer cases, for a shorter time and with fewer connections. Fails only if
+    /// leastconn has errors, not if a result is missing.
     #[arg(long)]
     quick: bool,
     /// Seconds per measurement, without warm-up [default: 2; quick: 0.3].
@@ -93,14 +93,14 @@ pub enum CompareError {
     NoBinary(PathBuf),
     #[error("leastconn: {0}")]
     Start(#[from] StartError),
-    /// Load and balancer need separate CPUs.
+    /// There is only one CPU, but load and balancer need separate CPUs.
     #[error("only one CPU: load and balancer would share it. Use --unpinned to measure anyway")]
     OneCpu,
     #[error("{0}")]
     Usage(String),
     #[error("interrupted; all started processes were stopped")]
     Interrupted,
-    /// Details are in the table.
+    /// Measurements of leastconn failed or had errors. The table has the details.
     #[error("{0} measurements of leastconn had errors or no result")]
     Failed(usize),
 }
@@ -143,7 +143,7 @@ struct Bench {
     rounds: usize,
     settings: Settings,
     job: Job,
-    /// CPUs for the cases that compare one worker with two.
+    /// CPUs for the cases that compare one worker with two workers.
     two_cpus: Vec<usize>,
     notes: Vec<String>,
     samples: Vec<Sample>,
@@ -205,8 +205,8 @@ impl Bench {
             seconds: seconds.map_err(|error| CompareError::Usage(format!("--seconds: {error}")))?,
             warm_up: Duration::from_secs_f64(warm_up),
             tls: tls(false, 1)?,
-            // More clients than concurrent connections, so that each has received its
-            // ticket before it connects again.
+            // Use more clients than concurrent connections, so that each client has
+            // received its ticket before it connects again.
             resuming: tls(true, 64)?,
             pki: pki.clone(),
             run: run.clone(),
@@ -260,7 +260,7 @@ impl Bench {
                     .into_iter()
                     .filter(|kind| !self.is_skipped(*kind))
                     .collect();
-                // Rotate the order: a measurement may be affected by the previous one.
+                // Rotate the order, because a measurement may affect the next one.
                 let first = (round + number) % kinds.len();
                 for kind in [&kinds[first..], &kinds[..first]].concat() {
                     let elapsed = start.elapsed().as_secs();
@@ -281,7 +281,8 @@ impl Bench {
         Ok(())
     }
 
-    /// Skip a peer after two failed measurements, because each may take a minute.
+    /// Whether to skip a balancer. Peers are skipped after two failed measurements, because
+    /// each failed measurement may take a minute.
     fn is_skipped(&self, kind: Kind) -> bool {
         let failed = |s: &&Sample| s.balancer == kind && s.has_failed();
         kind != Kind::Leastconn && self.samples.iter().filter(failed).count() >= 2
@@ -331,7 +332,8 @@ impl Bench {
         }
     }
 
-    /// Starts the servers in a separate process, which has its own limit of open files.
+    /// Starts the servers in a separate process, because each process has its own limit of
+    /// open files.
     async fn start_servers(&self) -> Result<(Child, Vec<SocketAddr>), CompareError> {
         let count = self.cases.iter().map(|case| match case.growth {
             Some(Growth::Servers(count)) => count,
@@ -430,7 +432,7 @@ fn command_line() -> String {
         .join(" ")
 }
 
-/// leastconn, then the requested peers that are installed.
+/// Returns leastconn, followed by the requested peers that are installed.
 fn programs(args: &CompareArgs, notes: &mut Vec<String>) -> Result<Vec<Program>, CompareError> {
     let own = Program::at(Kind::Leastconn, args.binary.clone())
         .ok_or_else(|| CompareError::NoBinary(args.binary.clone()))?;
@@ -455,8 +457,8 @@ fn programs(args: &CompareArgs, notes: &mut Vec<String>) -> Result<Vec<Program>,
     Ok(programs)
 }
 
-/// Assigns CPUs: the first ones, one per worker, to the balancer; the last one to load
-/// and servers.
+/// Assigns CPUs. The balancer gets the first CPUs, one per worker. Load and servers share
+/// the last CPU.
 fn assign_cpus(
     cpus: &[usize],
     workers: usize,

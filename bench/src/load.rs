@@ -1,4 +1,4 @@
-//! `load`: generates connections, echoes and streams through any TCP balancer, from one
+//! `load`: generates connections, echoes and streams through any TCP balancer, using one
 //! thread. `compare` uses the same modules.
 
 pub mod client;
@@ -40,11 +40,11 @@ pub enum Mode {
     FirstEcho,
     /// Echo on open connections.
     Echo,
-    /// Streams from the servers.
+    /// Download streams from the servers.
     Download,
     /// As download, with client and servers at the lowest scheduling priority.
     Background,
-    /// Streams to the servers.
+    /// Upload streams to the servers.
     Upload,
     /// Open connections without traffic.
     Idle,
@@ -173,7 +173,7 @@ pub enum LoadError {
 /// Runs the load and prints the result.
 ///
 /// # Errors
-/// If the load cannot start, or every operation failed. Errors of single connections
+/// If the load cannot start, or every operation failed. Errors of individual connections
 /// are part of the result.
 pub fn run(args: &LoadArgs) -> Result<(), LoadError> {
     machine::raise_open_files();

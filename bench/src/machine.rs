@@ -1,4 +1,4 @@
-//! The machine (CPUs, kernel), and running a single-threaded program on it.
+//! Properties of the machine, CPU pinning and priorities, and a single-threaded runtime.
 
 use std::{
     fs, io,
@@ -23,7 +23,8 @@ pub struct Machine {
     /// CPUs that this process may use.
     pub cores: usize,
     pub kernel: String,
-    /// TCP congestion control. It affects results: bbr paces with timers, cubic does not.
+    /// TCP congestion control. It affects the results, because bbr uses timers for pacing
+    /// and cubic does not.
     pub congestion_control: String,
 }
 
@@ -80,7 +81,7 @@ pub fn pin(cpus: &[usize]) -> io::Result<()> {
 /// which still leaves the thread a small share of the CPU.
 ///
 /// # Errors
-/// If neither succeeds.
+/// If setting the class and setting the priority both fail.
 pub fn lower_priority() -> io::Result<()> {
     let thread = gettid();
     let class = Command::new("chrt")
@@ -93,7 +94,7 @@ pub fn lower_priority() -> io::Result<()> {
     if class.is_ok_and(|status| status.success()) {
         return Ok(());
     }
-    // On Linux the priority is per thread.
+    // On Linux, this call can set the priority of a single thread.
     setpriority_process(Some(thread), 19)?;
     Ok(())
 }
@@ -124,7 +125,7 @@ pub fn block_on<T, E: From<io::Error>>(future: impl Future<Output = Result<T, E>
         .build()?;
     let local = LocalSet::new();
     let result = local.block_on(&runtime, future);
-    // Not a plain drop: a thread that reads standard input cannot be woken.
+    // Do not wait for threads: a thread that reads standard input cannot be woken.
     drop(local);
     runtime.shutdown_background();
     result
@@ -162,7 +163,8 @@ mod tests {
             let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
             let (_, rest) = stat.rsplit_once(')').unwrap();
             let fields: Vec<&str> = rest.split_whitespace().collect();
-            // Fields 19 and 41 of proc_pid_stat(5): nice, and the class.
+            // Fields 19 and 41 of proc_pid_stat(5) are the nice value and the scheduling
+            // class. `fields` starts with field 3.
             let (nice, class) = (fields[19 - 3], fields[41 - 3]);
             assert!(nice == "19" || class == "5", "nice {nice}, class {class}");
         })

@@ -15,18 +15,18 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// Response to a complete upload.
 pub const ACKNOWLEDGED: u8 = b'A';
 
-/// Count of a stream that ends only with the connection.
+/// Byte count of a stream that ends only when the connection ends.
 pub const ENDLESS: u64 = u64::MAX;
 
 /// A request of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     Echo,
-    /// Bytes from the server.
+    /// Download: the server sends this many bytes.
     Download(u64),
-    /// Bytes from the server until the connection closes, at the lowest priority.
+    /// Download at the lowest priority: the server sends bytes until the connection closes.
     Background,
-    /// Bytes to the server.
+    /// Upload: the client sends this many bytes.
     Upload(u64),
 }
 

@@ -1,6 +1,6 @@
-//! `servers`: upstream servers for any balancer, all on one thread. They use little CPU
-//! time, because they share a CPU with the load. Background streams run on a separate
-//! thread at the lowest scheduling priority.
+//! `servers`: upstream servers for any balancer, all on one thread. They are written to use
+//! little CPU time, because they share a CPU with the load. Background streams run on a
+//! separate thread at the lowest scheduling priority.
 
 use std::{
     cell::RefCell,
@@ -29,7 +29,8 @@ const CHUNK: usize = 128 * 1024;
 static ZEROS: [u8; CHUNK] = [0; CHUNK];
 
 thread_local! {
-    /// Per thread, because thousands of connections may be open.
+    /// The buffer is per thread and not per connection, because thousands of connections
+    /// may be open.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into());
 }
 
@@ -106,11 +107,11 @@ async fn accept(listener: TcpListener) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 tokio::task::spawn_local(async move {
-                    // Errors of clients are not reported.
+                    // Errors that clients cause are not reported.
                     let _ = serve(stream).await;
                 });
             }
-            // Probably out of file descriptors: retry later.
+            // The process is probably out of file descriptors. Retry later.
             Err(_) => sleep(Duration::from_millis(50)).await,
         }
     }
@@ -178,8 +179,8 @@ fn background(mut streams: Receiver<StdTcpStream>) -> io::Result<()> {
 
 async fn echo(stream: &mut TcpStream) -> io::Result<()> {
     loop {
-        // Write from the scratch buffer. Only bytes that the socket does not take are
-        // copied.
+        // Write from the scratch buffer, and copy only those bytes that the socket does not
+        // accept.
         let (count, left) = read_some(stream, CHUNK, |bytes| {
             let taken = stream.try_write(bytes).unwrap_or(0);
             bytes[taken..].to_vec()

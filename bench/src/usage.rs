@@ -1,10 +1,11 @@
 //! CPU time and memory of a process and its descendants, read from `/proc`.
 //!
-//! CPU time is the sum of the first field of `schedstat` over all threads, in
-//! nanoseconds. It varies far less than throughput. Threads that have ended are missing
-//! in it, so the times of the process (`stat`: user and system time of all its threads
-//! and of ended children) are read as well. They have a resolution of 10 ms, and are used
-//! only if they exceed the sum over the threads by more than the rounding error.
+//! CPU time is the sum of the first field of `schedstat` over all threads, in nanoseconds.
+//! It varies far less than throughput. The sum does not include threads that have ended.
+//! The times of the process are therefore read as well: `stat` contains the user and system
+//! time of all its threads and of its ended children. These times have a resolution of 10
+//! ms. They are used only if they exceed the sum over the threads by more than the rounding
+//! error.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +23,8 @@ const ROUNDING_TICKS: u64 = 4;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cpu {
     pub ns: u64,
-    /// Threads or processes ended in between, so part of it has a resolution of 10 ms.
+    /// Whether threads or processes ended between the readings, so that part of the CPU
+    /// time has a resolution of only 10 ms.
     pub coarse: bool,
 }
 
@@ -34,7 +36,8 @@ pub struct Usage {
 
 #[derive(Clone, Debug, Default)]
 struct Process {
-    /// Distinguishes processes with the same ID. Ticks since boot.
+    /// Start time in ticks since boot. It distinguishes processes that have used the same
+    /// ID.
     start_time: u64,
     threads: BTreeMap<u32, u64>,
     ticks: u64,
@@ -42,7 +45,7 @@ struct Process {
 }
 
 impl Usage {
-    /// Reads the current CPU times. Descendants that end meanwhile are left out.
+    /// Reads the current CPU times. Descendants that end during the reading are left out.
     ///
     /// # Errors
     /// If the process does not exist.
@@ -57,7 +60,7 @@ impl Usage {
         Ok(Self { processes })
     }
 
-    /// CPU time since `earlier`.
+    /// CPU time that was used since the reading `earlier`.
     pub fn since(&self, earlier: &Self) -> Cpu {
         let tick = 1_000_000_000 / clock_ticks_per_second().max(1);
         self.processes
@@ -282,10 +285,10 @@ mod tests {
 
         let later = process(&[(1, 25), (2, 53 * TICK), (3, 7)], 53, 0);
         assert_eq!(later.since(&before, TICK), exact(20 + 3 * TICK + 7));
-        // Thread 2 has ended after 20 more ticks.
+        // Thread 2 has used 20 more ticks and has ended.
         let later = process(&[(1, 25)], 70, 0);
         assert_eq!(later.since(&before, TICK), coarse(20 * TICK));
-        // Rounding alone is not a lost thread.
+        // A difference within the rounding error does not mean that a thread has ended.
         let later = process(&[(1, 25), (2, 50 * TICK)], 50 + ROUNDING_TICKS, 0);
         assert_eq!(later.since(&before, TICK), exact(20));
         let later = process(&[(1, 25), (2, 50 * TICK)], 50, 6);
@@ -341,8 +344,8 @@ mod tests {
             .unwrap();
         assert!(descendants(own).contains(&child.id()));
         assert!(start_time(child.id()).is_some());
-        // Ended before anything is compared: what it has used is not there any
-        // more then, but for whole ticks.
+        // End the child before the first comparison, because only whole ticks of its CPU
+        // time remain known after its end.
         drop(child.stdin.take());
         child.wait().unwrap();
         assert!(start_time(child.id()).is_none());

@@ -1,4 +1,4 @@
-//! Arbitrary bytes in place of a PROXY header: `make fuzz`.
+//! Parses arbitrary bytes as a PROXY header.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| leastconn_proxy_protocol::check_invariants(data));

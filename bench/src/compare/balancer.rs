@@ -39,19 +39,19 @@ impl fmt::Display for Records {
 pub struct Job {
     /// Directory with `ca.crt`, `server.crt`, `server.key`, `server-full.pem`.
     pub pki: PathBuf,
-    /// Directory in which each balancer gets its own directory.
+    /// Directory that will contain a separate directory for each balancer.
     pub run: PathBuf,
     pub servers: Vec<SocketAddr>,
     /// Worker threads or processes.
     pub workers: usize,
     /// Record layer of leastconn; `None`: its default.
     pub records: Option<Records>,
-    /// Number of client rules. The connecting client matches the last one.
+    /// Number of client rules. The client that connects matches the last rule.
     pub identities: usize,
-    /// Number of connections that must be possible.
+    /// Number of concurrent connections that the balancer must support.
     pub max_connections: usize,
     pub cpus: Vec<usize>,
-    /// CPUs of this process.
+    /// CPUs that load and servers use.
     pub own_cpus: Vec<usize>,
 }
 
@@ -61,11 +61,11 @@ pub struct Balancer {
     ports: Ports,
 }
 
-/// Ports on loopback.
+/// Ports of the listeners of a balancer, on loopback.
 #[derive(Clone, Copy, Debug)]
 struct Ports {
     tls: u16,
-    /// TLS with session resumption.
+    /// Port of the listener for TLS with session resumption.
     resumed: u16,
     plain: u16,
 }
@@ -85,16 +85,17 @@ impl Ports {
 pub enum StartError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// It exited, or did not pass an echo through in time. Reason and end of its output.
+    /// The balancer exited, or did not relay an echo in time. The fields are the reason and
+    /// the end of its output.
     #[error("not ready: {0}\n{1}")]
     NotReady(String, String),
 }
 
 impl Balancer {
-    /// Starts a balancer, and waits until it passes echoes through with and without TLS.
+    /// Starts a balancer, and waits until it relays echoes with and without TLS.
     ///
     /// # Errors
-    /// If it is not ready in time.
+    /// If the balancer is not ready in time.
     pub async fn start(program: &Program, job: &Job, tls: &Tls) -> Result<Self, StartError> {
         let directory = tempfile::Builder::new()
             .prefix(&format!("{}-", program.kind))
@@ -105,7 +106,7 @@ impl Balancer {
         let log = directory.join("output.log");
         let child = Child::spawn(&mut command, &job.cpus, &job.own_cpus, &log)?;
         let mut balancer = Self { child, ports };
-        // A debug build needs long to load 100,000 rules.
+        // A debug build takes long to load 100,000 rules.
         let seconds = match program.kind {
             Kind::Leastconn => 180,
             _ => 20,
@@ -175,7 +176,7 @@ fn prepare(program: &Program, job: &Job, directory: &Path, ports: Ports) -> io::
     let module = module.map_or_else(String::new, |path| {
         format!("load_module {};", path.display())
     });
-    // Omitted by default, because older versions do not know the key.
+    // Omit the key by default, because older versions of leastconn do not know it.
     let records = job.records.map_or_else(String::new, |records| {
         format!("tls_records = \"{records}\"")
     });

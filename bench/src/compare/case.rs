@@ -10,9 +10,9 @@ use crate::load::{Mode, Spec};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
-    /// Mutual TLS 1.3, full handshakes.
+    /// Mutual TLS 1.3 with full handshakes.
     Mtls,
-    /// Mutual TLS 1.3, sessions resumed.
+    /// Mutual TLS 1.3 with resumed sessions.
     #[serde(rename = "mtls-resumed")]
     MtlsResumed,
     /// TCP without TLS.
@@ -38,7 +38,7 @@ pub enum Work {
     Memory { connections: usize },
     /// Latency of echoes during a stream.
     Fairness,
-    /// Latency of other clients' connections and echoes during an attack.
+    /// Latency of connections and echoes of other clients during an attack.
     Flood(Attack),
 }
 
@@ -64,7 +64,7 @@ impl Attack {
     pub const ALL: [Self; 3] = [Self::Handshakes, Self::Maze, Self::Stalled];
 }
 
-/// Unit of a result. Less is always better.
+/// Unit of a result. In all units, a lower result is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Unit {
     /// Microseconds of CPU time per connection.
@@ -82,10 +82,10 @@ pub enum Unit {
     /// KiB of memory per connection.
     #[serde(rename = "KiB/connection")]
     Memory,
-    /// Ratio of 99th percentiles.
+    /// Ratio of two 99th percentiles.
     #[serde(rename = "× p99")]
     Ratio,
-    /// Maximum in milliseconds.
+    /// Maximum latency in milliseconds.
     #[serde(rename = "ms, longest")]
     Longest,
 }
@@ -104,30 +104,31 @@ impl fmt::Display for Unit {
     }
 }
 
-/// One case, which is one line of the table.
+/// One case. Each case is a line of the table.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// The name that `--only` selects by.
+    /// The name that is compared with the words of `--only`.
     pub name: String,
     pub transport: Transport,
     pub work: Work,
-    /// For leastconn only: the cost is compared with that of the first case of the kind.
+    /// Set for cases that are measured with leastconn only. Their cost is compared with the
+    /// cost of the first case with the same kind of growth.
     pub growth: Option<Growth>,
 }
 
-/// A number that grows from case to case.
+/// The number that grows from case to case, and its value in this case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Growth {
-    /// Servers of the upstream.
+    /// Number of servers of the upstream.
     Servers(usize),
     Identities(usize),
     Open(usize),
-    /// Worker threads, all on the same two CPUs.
+    /// Number of worker threads, which all run on the same two CPUs.
     Workers(usize),
 }
 
 impl Growth {
-    /// Whether both are of the same kind.
+    /// Whether `self` and `other` are of the same kind, regardless of their values.
     pub const fn is_like(self, other: Self) -> bool {
         matches!(
             (self, other),
@@ -160,10 +161,10 @@ impl Case {
     }
 }
 
-/// Clients that connect concurrently.
+/// Number of clients that connect concurrently.
 const CONNECTING: usize = 16;
 
-/// Concurrent echoes in the cases of growing open connections.
+/// Number of concurrent echoes in the cases with a growing number of open connections.
 const BUSY: usize = 64;
 
 const fn load(mode: Mode, connections: usize) -> Spec {
@@ -178,8 +179,8 @@ const fn load(mode: Mode, connections: usize) -> Spec {
     }
 }
 
-/// All cases, or those of a quick run. Limited to `most` connections, and in cases with
-/// peers to what HAProxy can handle; see [`with_pipes`].
+/// Returns all cases, or those of a quick run. No case has more than `most` connections.
+/// Cases with peers have no more connections than HAProxy can handle; see [`with_pipes`].
 pub fn all(quick: bool, most: usize) -> Vec<Case> {
     let mut cases = Vec::new();
     let mut add = |name: String, transport, work, growth| {
@@ -232,7 +233,7 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
         None,
     );
     for transport in [Transport::Mtls, Transport::Plain] {
-        // One client at a time measures the latency of an idle balancer.
+        // Use only one client, to measure the latency of an idle balancer.
         let work = Work::Load(load(Mode::FirstEcho, 1));
         add(format!("first-message-{transport}"), transport, work, None);
     }
@@ -295,13 +296,16 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
     cases
 }
 
-/// HAProxy reserves half a pipe (of two file descriptors) per connection, and does not
-/// start if they exceed the limit of open files.
+/// Returns the maximum number of connections with HAProxy if other balancers can handle
+/// `most`. HAProxy reserves half a pipe per connection, and a pipe has two file
+/// descriptors. HAProxy does not start if connections and pipes exceed the limit of open
+/// files.
 pub fn with_pipes(most: usize) -> usize {
     most / 5 * 4
 }
 
-/// Cases whose names contain one of the words; all cases without words.
+/// Selects the cases whose names contain one of `words`. If `words` is empty, selects all
+/// cases.
 pub fn select(cases: Vec<Case>, words: &[String]) -> Vec<Case> {
     let wanted = |case: &Case| words.is_empty() || words.iter().any(|w| case.name.contains(w));
     cases.into_iter().filter(wanted).collect()

@@ -140,7 +140,7 @@ fn footer(report: &Report) -> Vec<String> {
         "{}; {}, {} CPUs, Linux {}, {}",
         report.date, machine.cpu, machine.cores, machine.kernel, machine.congestion_control
     )];
-    // Three versions per line.
+    // Put three versions on each line.
     lines.extend(versions.chunks(3).map(|some| some.join("; ")));
     lines.extend(wrapped(&report.command));
     lines

@@ -1,4 +1,5 @@
-//! Child processes that are stopped with all their descendants, however the run ends.
+//! Child processes. Each is stopped together with all its descendants, even if the run ends
+//! early.
 
 use std::{
     fs::{self, File},
@@ -17,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{machine, usage};
 
-/// From SIGTERM to SIGKILL.
+/// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// A running program. Dropping it stops the program and its descendants.
@@ -28,8 +29,9 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts a program on `cpus`, with its output in `log`. Moves this thread to these
-    /// CPUs meanwhile, and then to `back_on`.
+    /// Starts a program on `cpus`, with its output in `log`. A child inherits the CPUs of
+    /// the thread that starts it, so the calling thread is pinned to `cpus` during the
+    /// start and to `back_on` afterwards.
     ///
     /// # Errors
     /// If the program or a CPU does not exist.
@@ -41,11 +43,12 @@ impl Child {
     ) -> io::Result<Self> {
         let output = File::create(log)?;
         command
-            // Closed when this process ends; `servers --with-stdin` exits then.
+            // The pipe is closed when this process ends. `servers --with-stdin` exits then.
             .stdin(Stdio::piped())
             .stdout(output.try_clone()?)
             .stderr(output)
-            // Ctrl-C must reach only this process, which stops the children.
+            // Use a separate process group, so that Ctrl-C reaches only this process, which
+            // then stops the children.
             .process_group(0);
         // Children inherit the CPUs of the thread.
         machine::pin(cpus)?;
@@ -99,7 +102,7 @@ impl Child {
 
     fn stop(&mut self) {
         let ids = [self.id()].into_iter().chain(usage::descendants(self.id()));
-        // PID file descriptors, because process IDs may be reused.
+        // Use PID file descriptors, because process IDs may be reused.
         let processes: Vec<_> = ids
             .filter_map(|id| Pid::from_raw(i32::try_from(id).ok()?))
             .filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
@@ -144,7 +147,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let all = machine::cpus();
         let log = directory.path().join("log");
-        // A shell that ignores SIGTERM and has a child.
+        // Start a shell that ignores SIGTERM and has a child.
         let mut command = Command::new("sh");
         command.args(["-c", "trap '' TERM; sleep 1000 & echo started; wait"]);
         let child = Child::spawn(&mut command, &all, &all, &log).unwrap();

@@ -34,7 +34,7 @@ pub struct Settings {
     pub warm_up: Duration,
     /// TLS settings of the authorized client.
     pub tls: Tls,
-    /// The same, with session resumption.
+    /// TLS settings of the authorized client, with session resumption.
     pub resuming: Tls,
     /// Directory of certificates.
     pub pki: PathBuf,
@@ -51,16 +51,16 @@ pub struct Settings {
 pub struct Sample {
     pub case: String,
     pub balancer: Kind,
-    /// Starts at 1.
+    /// Number of the round, starting at 1.
     pub round: usize,
     /// The result in `unit`; less is better.
     pub cost: Option<f64>,
     pub unit: Unit,
     /// Duration of the measurement; 0 if it failed.
     pub seconds: f64,
-    /// CPU time of the balancer per second: 1 is one fully used CPU.
+    /// CPU time that the balancer used per second. 1 means one fully used CPU.
     pub cpu_busy: Option<f64>,
-    /// Part of the CPU time has a resolution of 10 ms.
+    /// Whether part of the CPU time has a resolution of only 10 ms.
     pub cpu_coarse: bool,
     /// Connections or echoes per second.
     pub operations_per_second: Option<f64>,
@@ -72,7 +72,7 @@ pub struct Sample {
     /// Proportional set size while the connections were open, in bytes.
     pub memory: Option<u64>,
     pub connections: usize,
-    /// TLS version and cipher suite.
+    /// Negotiated TLS version and cipher suite.
     pub negotiated: String,
     /// In cases with resumption, the share of resumed sessions.
     pub resumed: Option<f64>,
@@ -90,12 +90,12 @@ pub struct Sample {
 /// 99th percentiles of the echoes, in nanoseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Fairness {
-    /// Without a stream.
+    /// p99 without a stream.
     pub p99_alone_ns: u64,
-    /// During a stream that bypasses the balancer. Shows the effect of the stream's client
-    /// and server.
+    /// p99 during a stream that bypasses the balancer. It shows how much the client and the
+    /// server of the stream slow down the echoes.
     pub p99_beside_straight_ns: u64,
-    /// During a stream through the balancer.
+    /// p99 during a stream through the balancer.
     pub p99_beside_ns: u64,
 }
 
@@ -116,7 +116,8 @@ pub enum MeasureError {
 /// Measures `case` on `balancer`.
 ///
 /// # Errors
-/// If the measurement failed. Errors of single connections are in the sample.
+/// If the measurement failed. Errors of individual connections do not fail the measurement;
+/// they are counted in the sample.
 pub async fn measure(
     case: &Case,
     kind: Kind,
@@ -208,7 +209,8 @@ async fn idle(
         pause: None,
         count: None,
     };
-    // A few connections first, for memory that is allocated once per process.
+    // Open a few connections first, so that memory that is allocated once per process is
+    // not counted.
     let few = Spec {
         connections: 10,
         ..spec
@@ -229,9 +231,9 @@ async fn idle(
 }
 
 /// Measures echoes without a stream, during a stream directly to a server, and during a
-/// stream through the balancer. Client and server of the stream run at the lowest
-/// priority, so that they compete with the echoes only for the balancer. The direct
-/// stream shows how well this works.
+/// stream through the balancer. Client and server of the stream run at the lowest priority,
+/// so that they compete with the echoes only for the balancer. The result of the direct
+/// stream shows how much they compete with the echoes nevertheless.
 async fn fairness(
     case: &Case,
     balancer: &Balancer,
@@ -281,7 +283,7 @@ async fn fairness(
     Ok(())
 }
 
-/// Measures the session during a stream from `address`.
+/// Measures the echoes of a session during a stream from `address`.
 async fn measure_beside_stream(
     session: &Session,
     address: SocketAddr,
@@ -310,7 +312,7 @@ async fn measure_beside_stream(
     session.start_counting();
     sleep(settings.seconds).await;
     let tally = session.stop_counting();
-    // The stream gets little CPU time, and may finish late.
+    // The stream gets little CPU time, so it may take long to finish.
     stream
         .wait(settings.seconds * 3 + Duration::from_secs(20))
         .await?;
@@ -431,7 +433,7 @@ pub fn write_pki(directory: &Path) -> io::Result<()> {
     let both = format!("{}{}", server.cert_pem, server.key_pem);
     std::fs::write(directory.join("server-full.pem"), both)?;
     ca.leaf("bench.lb.com").build().write(directory, "client");
-    // CAs with the same name: each is a candidate issuer of all others.
+    // All CAs have the same name, so each of them is a candidate issuer of all others.
     let maze: Vec<_> = (0..MAZE)
         .map(|_| leastconn_testkit::TestCa::new("maze"))
         .collect();

@@ -40,7 +40,7 @@ impl fmt::Display for Kind {
 pub struct Program {
     pub kind: Kind,
     pub path: PathBuf,
-    /// Version, and version of the TLS library.
+    /// Version of the program, followed by the version of its TLS library.
     pub version: String,
 }
 
@@ -82,7 +82,8 @@ impl Program {
     }
 }
 
-/// The stream module of Debian's nginx. In the nginx from PyPI it is built in.
+/// The path of the stream module of Debian's nginx. The nginx from PyPI has the module
+/// built in.
 pub fn nginx_module() -> Option<PathBuf> {
     let path = PathBuf::from("/usr/lib/nginx/modules/ngx_stream_module.so");
     path.exists().then_some(path)
@@ -91,7 +92,8 @@ pub fn nginx_module() -> Option<PathBuf> {
 fn in_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        // Debian installs servers here, which is not in the PATH of users.
+        // Debian installs servers in this directory, which is not in the `PATH` of ordinary
+        // users.
         .chain([PathBuf::from("/usr/sbin")])
         .map(|directory| directory.join(name))
         .find(|path| path.is_file())
@@ -107,7 +109,8 @@ fn below(directory: &Path, name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// Parses the version, and that of the TLS library, which dominates the results.
+/// Parses the version of a program and of its TLS library. The TLS library has the largest
+/// effect on the results.
 fn version(kind: Kind, text: &str) -> String {
     let after = |start: &str| {
         let rest = &text[text.find(start)? + start.len()..];

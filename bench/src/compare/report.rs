@@ -17,7 +17,7 @@ use crate::machine::Machine;
 
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Start time, UTC.
+    /// Start time of the run in UTC.
     pub date: String,
     pub command: String,
     pub machine: Machine,
@@ -25,11 +25,11 @@ pub struct Report {
     pub rounds: usize,
     /// Worker threads of each balancer.
     pub workers: usize,
-    /// Remarks that matter for reading the results.
+    /// Notes that readers need to interpret the results.
     pub notes: Vec<String>,
     /// One line per case.
     pub lines: Vec<Line>,
-    /// Cases of leastconn only.
+    /// Results of the cases that are measured with leastconn only.
     pub growth: Vec<GrowthLine>,
     pub samples: Vec<Sample>,
 }
@@ -50,7 +50,7 @@ pub struct Line {
     pub p99_ratio: Option<Ratio>,
 }
 
-/// Ratio to the best peer, which is the one with the smallest median.
+/// Ratio to the best peer, which is the peer with the smallest median.
 #[derive(Debug, Serialize)]
 pub struct Ratio {
     pub peer: Kind,
@@ -64,7 +64,7 @@ pub struct GrowthLine {
     pub case: String,
     pub unit: String,
     pub cost: Option<Spread>,
-    /// Ratio to the smallest case of the same kind.
+    /// Ratio of the cost to that of the smallest case of the same kind.
     pub ratio: Option<Spread>,
     /// Proportional set size while connections were open.
     pub memory_mib: Option<Spread>,
@@ -376,8 +376,8 @@ impl Report {
         Ok(())
     }
 
-    /// Number of leastconn's measurements with errors and, unless `errors_only`, of those
-    /// without a result.
+    /// Number of measurements of leastconn that had errors. Unless `errors_only` is set,
+    /// measurements without a result are counted too.
     pub fn errors_of_leastconn(&self, errors_only: bool) -> usize {
         let own = self
             .samples
@@ -451,7 +451,7 @@ mod tests {
         };
         let samples: Vec<Sample> = of(Kind::Leastconn, [8.0, 9.0, 16.0])
             .chain(of(Kind::Haproxy, [10.0, 10.0, 20.0]))
-            // The smallest value, but not the smallest median.
+            // Envoy has the smallest single value, but not the smallest median.
             .chain(of(Kind::Envoy, [5.0, 30.0, 30.0]))
             .collect();
         let line = &lines(&cases, &kinds, &samples)[0];

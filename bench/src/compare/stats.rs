@@ -1,9 +1,9 @@
-//! Medians and ratios. With few rounds on a noisy machine, means and standard deviations
-//! would say little.
+//! Medians and ratios. Means and standard deviations are not used, because they mean little
+//! with few rounds on a noisy machine.
 
 use serde::Serialize;
 
-/// Median and range.
+/// Median, minimum and maximum of several values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Spread {
     pub median: f64,
@@ -26,8 +26,9 @@ impl Spread {
         Some(Self { median, min, max })
     }
 
-    /// Spread of the ratios of pairs, each measured in one round. A ratio of medians would
-    /// compare different rounds, between which the speed of the machine may change.
+    /// Spread of the ratios of pairs of values. The values of a pair must be from the same
+    /// round, because the speed of the machine may change between rounds. For the same
+    /// reason this is better than the ratio of two medians.
     pub fn of_ratios(pairs: impl IntoIterator<Item = (f64, f64)>) -> Option<Self> {
         Self::of(pairs.into_iter().map(|(a, b)| a / b))
     }

@@ -39,7 +39,7 @@ const LAST_PORT: u16 = 60_000;
 /// A client's certificate and key.
 #[derive(Debug)]
 pub struct Identity {
-    /// The leaf, then intermediates.
+    /// The leaf, followed by intermediates.
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
 }
@@ -59,7 +59,7 @@ pub struct TlsOptions {
     pub resume: bool,
     /// Do not verify the balancer's certificate, which saves CPU time of the load.
     pub trusting: bool,
-    /// Number of clients per identity, each with its own TLS sessions.
+    /// Number of clients per identity. Each client stores its own TLS sessions.
     pub clients: usize,
 }
 
@@ -80,8 +80,8 @@ impl TlsOptions {
             roots.add(authority)?;
         }
         let roots = Arc::new(roots);
-        // A single group, so that all balancers do the same work. Not all of them support
-        // a post-quantum group.
+        // Offer a single group, so that all balancers do the same work. The default is not
+        // post-quantum, because not all balancers support that.
         let group = if self.post_quantum {
             aws_lc_rs::kx_group::X25519MLKEM768
         } else {
@@ -139,23 +139,24 @@ impl TlsOptions {
 /// data is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nagle {
-    /// The default.
+    /// Nagle's algorithm is on, which is the default of sockets.
     On,
     /// `TCP_NODELAY`.
     Off,
 }
 
-/// Where and how to connect.
+/// The address of the balancer, and how to connect to it.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub address: SocketAddr,
     pub tls: Option<Tls>,
-    /// Send a [`Request`] first, for the servers of this program.
+    /// Whether to send a [`Request`] first, which the servers of this program need.
     pub announce: bool,
     pub from: Option<IpAddr>,
 }
 
-/// Accepts any certificate. Load carries no data worth protecting.
+/// A verifier that accepts any certificate. This is safe here, because the load contains no
+/// confidential data.
 #[derive(Debug)]
 struct NoVerification(Arc<CryptoProvider>);
 
@@ -231,8 +232,9 @@ impl Target {
         let Some(from) = self.from else {
             return TcpStream::connect(self.address).await;
         };
-        // After bind() to port 0 the kernel does not reuse ports in TIME_WAIT, and soon
-        // runs out of them. Explicit ports can be reused with SO_REUSEADDR.
+        // Bind to an explicit port: with SO_REUSEADDR it can be reused while it is in
+        // TIME_WAIT. With port 0 the kernel does not reuse such ports, and soon has no free
+        // port.
         loop {
             let port = NEXT_PORT.replace(match NEXT_PORT.get() {
                 LAST_PORT.. => FIRST_PORT,
@@ -258,7 +260,7 @@ impl Target {
         }
     }
 
-    /// Connects and sends a ClientHello and nothing more.
+    /// Connects and sends only a ClientHello.
     ///
     /// # Errors
     /// With the step that failed.
@@ -301,7 +303,8 @@ impl Target {
         }
     }
 
-    /// Connects and echoes once, which shows that the server is connected as well.
+    /// Connects and echoes once. The echo proves that the balancer has connected to a
+    /// server.
     ///
     /// # Errors
     /// With the step that failed.
@@ -360,12 +363,12 @@ pub async fn echo(
     .await
 }
 
-/// Closes our side, and waits for the balancer to close its side, so that the cost of
-/// closing is part of the measurement.
+/// Closes the client's side, and waits for the balancer to close its side, so that the
+/// measurement includes the cost of closing.
 ///
 /// # Errors
-/// If the balancer does not close within the time limit. A missing `close_notify` is not
-/// an error: not all balancers send it.
+/// If the balancer does not close within the time limit. A missing `close_notify` is not an
+/// error, because not all balancers send it.
 pub async fn close(mut connection: Connection) -> Result<(), Failure> {
     bounded(Step::Close, async {
         let _ = connection.shutdown().await;

@@ -4,9 +4,10 @@ use std::{cell::Cell, time::Duration};
 
 use tokio::time::Instant;
 
-/// Start times of operations. With a rate (open loop), operation `k` is due at
-/// `start + k/rate` even if earlier ones are not done. Latency counts from that time, so
-/// that it includes the time that operations wait for a stalled balancer.
+/// Start times of operations. With a rate (open loop), operation `k` is due at `start +
+/// k/rate` even if earlier operations are not done. Latency counts from the time at which
+/// the operation was due, so that it includes the time for which a stalled balancer delays
+/// the start.
 #[derive(Debug)]
 pub struct Schedule {
     start: Instant,
@@ -15,7 +16,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Without a rate, operations are always due immediately.
+    /// Creates a schedule. Without a rate, every operation is due immediately.
     pub const fn new(start: Instant, rate: Option<f64>) -> Self {
         Self {
             start,
@@ -28,7 +29,7 @@ impl Schedule {
     pub fn next_due(&self) -> Option<Instant> {
         let rate = self.rate?;
         let slot = self.slots.replace(self.slots.get() + 1);
-        // An offset that is out of range counts as no rate.
+        // If the offset is out of range, the operation is due immediately.
         let offset = Duration::try_from_secs_f64(slot as f64 / rate).ok()?;
         self.start.checked_add(offset)
     }

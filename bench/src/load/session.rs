@@ -1,5 +1,5 @@
-//! A load session: opens connections, runs workers on them, and counts what they do
-//! during a period.
+//! A load session opens connections, runs workers on them, and counts the operations of the
+//! workers during a period.
 
 use std::{
     cell::{Cell, RefCell},
@@ -21,7 +21,7 @@ use super::{
     work::{self, Worker},
 };
 
-/// Connections opened concurrently.
+/// Maximum number of connections that are opened concurrently.
 const OPENERS: usize = 64;
 
 /// A running load. Dropping it stops the load and closes the connections.
@@ -29,7 +29,7 @@ const OPENERS: usize = 64;
 pub struct Session {
     shared: Rc<Shared>,
     workers: JoinSet<()>,
-    /// Connections of mode idle, which has no workers.
+    /// Connections of mode `idle`, in which there are no workers.
     idle: Vec<Connection>,
     began: Cell<Instant>,
     open: usize,
@@ -91,7 +91,7 @@ impl Session {
         }
     }
 
-    /// Starts counting. Earlier errors count as well.
+    /// Starts counting operations. Errors are also counted before this call.
     pub fn start_counting(&self) {
         self.began.set(Instant::now());
         self.shared.counting.set(true);
@@ -109,7 +109,7 @@ impl Session {
         }
     }
 
-    /// A line for the progress display.
+    /// Formats the progress line.
     pub fn progress(&self, end: Instant) -> String {
         let tally = self.shared.tally.borrow();
         let seconds = self.began.get().elapsed().as_secs_f64().max(1e-3);
@@ -148,7 +148,7 @@ impl Session {
         self.workers.shutdown().await;
     }
 
-    /// Stops counting and then the load.
+    /// Stops counting, and then stops the load.
     pub async fn finish(self) -> Tally {
         let tally = self.stop_counting();
         self.stop().await;
@@ -171,7 +171,8 @@ async fn open(
         let (opened, failures, started) = (opened.clone(), failures.clone(), started.clone());
         let (target, payload) = (target.clone(), payload.to_vec());
         openers.spawn_local(async move {
-            // Give up after a few failures: the rest would probably time out as well.
+            // Stop after a few failures, because the remaining connections would probably
+            // time out as well.
             while started.get() < spec.connections && failures.borrow().len() < 3 {
                 started.set(started.get() + 1);
                 match work::open(&target, spec.mode, &payload).await {

@@ -1,4 +1,4 @@
-//! What load to put on a balancer, and the state that its workers share.
+//! The specification of a load, and the state that the workers share.
 
 use std::cell::{Cell, RefCell};
 
@@ -16,7 +16,8 @@ use super::{
 pub struct Spec {
     pub mode: Mode,
     pub connections: usize,
-    /// Number of workers. Each uses its share of the connections in turn.
+    /// Number of workers. The connections are divided among the workers, and each worker
+    /// uses its connections in turn.
     pub busy: usize,
     /// Bytes per echo.
     pub size: usize,

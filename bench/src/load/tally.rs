@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Mode, client::Failure};
 
-/// Longer latencies are recorded as this value.
+/// Maximum latency. Longer latencies are recorded as this value.
 const LONGEST_NS: u64 = 60_000_000_000;
 
 /// Counts, errors and latencies of a measurement period.
@@ -23,12 +23,12 @@ pub struct Tally {
     pub errors: BTreeMap<String, u64>,
     /// Connections open at the end of the period.
     pub open: usize,
-    /// TLS version and cipher suite of a connection.
+    /// Negotiated TLS version and cipher suite of one of the connections.
     pub negotiated: String,
     latencies: Histogram<u64>,
 }
 
-/// Percentiles, in nanoseconds.
+/// Percentiles of the latency, in nanoseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Latency {
     pub p50: u64,
@@ -39,7 +39,7 @@ pub struct Latency {
 
 impl Default for Tally {
     fn default() -> Self {
-        // Three significant digits, from 1 ns.
+        // Record latencies from 1 ns with three significant digits.
         let latencies = Histogram::new_with_bounds(1, LONGEST_NS, 3)
             .unwrap_or_else(|_| unreachable!("these bounds are valid"));
         Self {
@@ -67,7 +67,7 @@ impl Tally {
         *self.errors.entry(failure.to_string()).or_default() += 1;
     }
 
-    /// Percentiles; `None` without operations.
+    /// Percentiles of the latency. `None` if no operation has succeeded.
     pub fn latency(&self) -> Option<Latency> {
         if self.latencies.is_empty() {
             return None;

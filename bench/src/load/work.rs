@@ -43,7 +43,7 @@ pub(super) async fn open(
     Ok(connection)
 }
 
-/// Performs one operation at a time on its own connections.
+/// A worker, which performs one operation at a time on its own connections.
 pub(super) struct Worker {
     shared: Rc<Shared>,
     connections: Vec<Connection>,
@@ -69,7 +69,8 @@ impl Worker {
         }
     }
 
-    /// Waits until the next operation is due; returns the start of its latency.
+    /// Waits until the next operation is due. Returns the time from which its latency
+    /// counts.
     async fn next_due(&self) -> Instant {
         match self.shared.schedule.next_due() {
             Some(due) => {
@@ -101,7 +102,8 @@ impl Worker {
                 }
                 Err(failure) => {
                     shared.failed(&failure);
-                    // Do not retry in a tight loop.
+                    // Wait before the next attempt, so that failures do not cause a busy
+                    // loop.
                     sleep(Duration::from_millis(10)).await;
                 }
             }

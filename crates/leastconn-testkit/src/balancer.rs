@@ -1,4 +1,5 @@
-//! The balancer as a child process: log, access log, metrics, signals.
+//! Runs the balancer as a child process, and gives access to its log, access log, metrics
+//! and signals.
 //!
 //! The balancer must log JSON to standard error, with an event `listening` (fields
 //! `listener`, which is `admin` for the admin address, and `address`) for each bound
@@ -29,7 +30,7 @@ use crate::{DEADLINE, eventually};
 use lines::Lines;
 pub use rustix::process::Signal;
 
-/// Gauges that are zero, for all labels, when no client is connected.
+/// Gauges whose value is zero for all labels when no client is connected.
 const GAUGES: [&str; 5] = [
     "leastconn_connections_active",
     "leastconn_server_connections_active",
@@ -38,8 +39,8 @@ const GAUGES: [&str; 5] = [
     "leastconn_handshakes_waiting",
 ];
 
-/// A running balancer. Dropping it kills the process, and its successors after an
-/// upgrade if it was started in a process group of its own.
+/// A running balancer. Dropping it kills the process. If the process leads its own process
+/// group, its successors after an upgrade are killed too.
 #[derive(Debug)]
 pub struct Balancer {
     pid: Pid,
@@ -68,7 +69,7 @@ impl fmt::Display for StartError {
     }
 }
 
-// Same text as `Display`: tests print the error through `unwrap`.
+// The text is the same as for `Display`, because tests print the error through `unwrap`.
 impl fmt::Debug for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -163,7 +164,7 @@ impl Balancer {
     /// The address of a listener.
     ///
     /// # Panics
-    /// If the log has no `listening` event of it.
+    /// If the log has no `listening` event of this listener.
     pub fn address(&self, listener: &str) -> SocketAddr {
         self.try_address(listener)
             .unwrap_or_else(|| panic!("no listener {listener:?} in:\n{}", self.stderr()))
@@ -192,8 +193,8 @@ impl Balancer {
         listening(&line, listener).unwrap()
     }
 
-    /// Waits until a listener has this address. Needed after a reload: its result may
-    /// be known before its log lines have been read.
+    /// Waits until a listener has this address. Needed after a reload, because a test may
+    /// know the result of the reload before the log lines have been read.
     ///
     /// # Panics
     /// After [`DEADLINE`].
@@ -222,7 +223,8 @@ impl Balancer {
             .with(|lines| lines.iter().map(|line| record(line)).collect())
     }
 
-    /// Waits for an access record that `matches`; earlier records count.
+    /// Waits for an access record that `matches`. Also finds records written before the
+    /// call.
     ///
     /// # Panics
     /// After `limit`, with all records in the message.
@@ -231,7 +233,7 @@ impl Balancer {
         record(&found.unwrap_or_else(|e| panic!("no such record: {e}")))
     }
 
-    /// Waits for at least `n` access records, and returns all.
+    /// Waits for at least `n` access records, and returns all records so far.
     ///
     /// # Panics
     /// After [`DEADLINE`], with all records in the message.
@@ -249,8 +251,8 @@ impl Balancer {
         self.stderr.with(|lines| lines.join("\n"))
     }
 
-    /// Waits for a log event that `matches`; earlier events count. Lines that are not
-    /// JSON are ignored.
+    /// Waits for a log event that `matches`. Also finds events logged before the call.
+    /// Lines that are not JSON are ignored.
     ///
     /// # Panics
     /// After `limit`, with the log in the message.
@@ -270,7 +272,8 @@ impl Balancer {
             .ok_or(io::ErrorKind::NotConnected)?;
         let exchange = async {
             let mut stream = TcpStream::connect(addr).await?;
-            // HTTP/1.0: the response is not chunked, and the server closes.
+            // Use HTTP/1.0, so that the response is not chunked and the server closes the
+            // connection.
             let request = format!("GET {path} HTTP/1.0\r\nhost: {addr}\r\n\r\n");
             stream.write_all(request.as_bytes()).await?;
             let mut answer = String::new();
@@ -293,7 +296,7 @@ impl Balancer {
     /// As [`Self::try_http_get`].
     ///
     /// # Panics
-    /// When that fails.
+    /// If the request fails.
     pub async fn http_get(&self, path: &str) -> (u16, String) {
         self.try_http_get(path)
             .await
@@ -303,7 +306,7 @@ impl Balancer {
     /// The metrics, with labels in alphabetical order; see [`metrics::normalise`].
     ///
     /// # Panics
-    /// If they cannot be fetched.
+    /// If the metrics cannot be fetched.
     pub async fn metrics(&self) -> Metrics {
         let (status, body) = self.http_get("/metrics").await;
         assert_eq!(status, 200, "{body}");
@@ -356,7 +359,7 @@ impl Balancer {
         idle.await.unwrap_or_else(|e| panic!("{e}"));
     }
 
-    /// Number of open file descriptors.
+    /// Number of open file descriptors of the balancer process.
     pub fn open_fds(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
             .unwrap()
@@ -380,7 +383,8 @@ impl Balancer {
     /// Sends a signal, unless the process has ended.
     pub fn signal(&self, signal: Signal) {
         let mut child = self.child.lock().unwrap();
-        // Only the holder of this lock reaps the child, so its ID cannot be reused here.
+        // The child is reaped only under this lock, so its process ID cannot be reused
+        // before the signal is sent.
         if child.try_wait().unwrap().is_none() {
             rustix::process::kill_process(self.pid, signal).unwrap();
         }
@@ -396,9 +400,9 @@ impl Balancer {
             .unwrap_or_else(|| panic!("still running after {limit:?}:\n{}", self.stderr()))
     }
 
-    /// As [`Self::wait_exit`], and then waits until its output has been read, so that
-    /// records and log are complete. Fails after an upgrade: the successor keeps the
-    /// pipes open.
+    /// As [`Self::wait_exit`], but also waits until all output has been read, so that
+    /// records and log are complete. Not usable after an upgrade, because the successor
+    /// keeps the pipes open.
     ///
     /// # Panics
     /// After `limit`.
@@ -425,8 +429,8 @@ impl Balancer {
 impl Drop for Balancer {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap();
-        // Kills successors as well, if the child leads a process group. The group's ID
-        // cannot be reused while the child is not reaped or a member is alive.
+        // Kills successors as well, if the child leads a process group. The ID of the group
+        // cannot be reused until the child is reaped and all members have ended.
         let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
         let _ = child.kill();
         let _ = child.wait();
@@ -436,8 +440,8 @@ impl Drop for Balancer {
     }
 }
 
-/// Starts a thread that reports the end of the process without reaping it: its ID must
-/// not be reused while signals may still be sent to it.
+/// Starts a thread that reports the end of the process without reaping it. The process ID
+/// must not be reused while signals may be sent to it.
 fn watch_exit(pid: Pid) -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(false);
     std::thread::spawn(move || {

@@ -28,7 +28,8 @@ pub struct TlsClient {
 }
 
 impl TlsClient {
-    /// TLS 1.2 and 1.3, without resumption: every handshake presents the certificate.
+    /// Creates a client for TLS 1.2 and 1.3. It does not resume sessions, so it presents
+    /// its certificate in every handshake.
     pub fn new(ca: &TestCa, cert: Option<&Cert>) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(ca.cert().der().clone()).unwrap();
@@ -81,8 +82,8 @@ impl TlsClient {
         self.rebuilt()
     }
 
-    /// Connects to `addr` and completes the client's handshake. In TLS 1.3 the server
-    /// may refuse the certificate afterwards, which shows at the first read.
+    /// Connects to `addr` and completes the client's handshake. In TLS 1.3 the server may
+    /// refuse the certificate afterwards; the first read then fails.
     ///
     /// # Errors
     /// If connecting or the handshake fails; see [`alert`].
@@ -128,7 +129,8 @@ fn configure(
     versions: &[&'static SupportedProtocolVersion],
     resume: bool,
 ) -> Arc<ClientConfig> {
-    // A fast key exchange: the post-quantum default is slower and has a larger hello.
+    // Use a fast key exchange. The post-quantum default is slower and needs a larger
+    // ClientHello.
     let provider = CryptoProvider {
         kx_groups: vec![aws_lc_rs::kx_group::X25519],
         ..aws_lc_rs::default_provider()
@@ -158,8 +160,8 @@ async fn limited<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T
         })
 }
 
-/// Sends `bytes` and concurrently reads as many back, so that `bytes` may be larger
-/// than all buffers on the way.
+/// Sends `bytes` and concurrently reads the same number of bytes, so that `bytes` may be
+/// larger than all buffers on the path.
 ///
 /// # Errors
 /// Errors of either direction; `TimedOut` after [`DEADLINE`].
@@ -199,7 +201,7 @@ pub async fn read_line<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Strin
     let mut line = Vec::new();
     limited(async {
         loop {
-            // Byte by byte: data after the line must stay in the stream.
+            // Read byte by byte, because data after the line must stay in the stream.
             match stream.read_u8().await? {
                 b'\n' => return Ok(()),
                 byte => line.push(byte),
@@ -210,7 +212,7 @@ pub async fn read_line<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Strin
     String::from_utf8(line).map_err(io::Error::other)
 }
 
-/// The TLS alert from the peer in an error, if there is one.
+/// The alert from the peer that caused an error. `None` if the error has another cause.
 pub fn alert(error: &io::Error) -> Option<AlertDescription> {
     match error.get_ref()?.downcast_ref()? {
         rustls::Error::AlertReceived(alert) => Some(*alert),

@@ -1,7 +1,7 @@
 //! Test data: a byte pattern without short periods, and digests.
 
-/// The pattern's byte at `offset`: a multiplicative hash of the offset, so that lost,
-/// repeated or swapped pieces are detected.
+/// The byte of the pattern at `offset`. It is a multiplicative hash of the offset, so that
+/// tests detect lost, repeated and reordered pieces.
 fn pattern_byte(offset: u64) -> u8 {
     (offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
 }
@@ -11,7 +11,7 @@ pub fn pattern(offset: u64, length: usize) -> Vec<u8> {
     (offset..).take(length).map(pattern_byte).collect()
 }
 
-/// SHA-256, in hexadecimal.
+/// The SHA-256 of `bytes`, in hexadecimal.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
 }

@@ -10,10 +10,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Faults of one direction. The default has none.
+/// Faults in one direction. The default has no faults.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
-    /// Forwards at most this many bytes per write, each in a segment of its own.
+    /// Maximum number of bytes per write. Each write is sent in its own segment.
     pub slice: Option<usize>,
     /// Delay before every write.
     pub delay: Duration,
@@ -65,8 +65,8 @@ impl FaultProxy {
         self.addr
     }
 
-    /// While on, nothing is forwarded, not even the end of a stream, and connections
-    /// stay open.
+    /// While `on` is true, connections stay open and nothing is forwarded, not even the end
+    /// of a stream.
     pub fn black_hole(&self, on: bool) {
         self.control.send_modify(|control| control.black_hole = on);
     }
@@ -96,7 +96,8 @@ async fn forward(
     for socket in [&client, &server] {
         socket.set_nodelay(true)?;
     }
-    // Borrowed halves: dropping an owned write half would send FIN before the reset.
+    // Use borrowed halves, because dropping an owned write half would send FIN before the
+    // reset.
     let broken = {
         let (client_read, client_write) = client.split();
         let (server_read, server_write) = server.split();
@@ -129,7 +130,7 @@ async fn pump(
         if !faults.delay.is_zero() {
             tokio::time::sleep(faults.delay).await;
         }
-        // An error means that the proxy was dropped; it resets all connections.
+        // An error means that the proxy was dropped, which resets all connections.
         let _ = control.wait_for(|control| !control.black_hole).await;
         if n == 0 {
             return to.shutdown().await;
@@ -190,7 +191,7 @@ mod tests {
         proxy.black_hole(true);
         stream.write_all(b"during").await.unwrap();
         let mut response = [0; 6];
-        // Silence is what this tests.
+        // No event shows that nothing is forwarded, so wait for a fixed time.
         let nothing = tokio::time::timeout(Duration::from_millis(50), stream.read(&mut response));
         assert!(nothing.await.is_err());
         proxy.black_hole(false);

@@ -1,10 +1,10 @@
 //! Test support for leastconn: certificates, upstream servers, a TLS client, a faulty
 //! network, and the balancer as a child process.
 //!
-//! Everything binds to port 0 on loopback. Functions that wait wait for an event until
-//! a deadline; none sleeps for a fixed time. They are `async`, so that a test on a
-//! single-threaded runtime does not block the upstream that it waits for.
-// Helpers panic like the tests that call them.
+//! Everything binds to port 0 on loopback. Functions that wait for an event have a
+//! deadline; no function sleeps for a fixed time. All of them are `async`, so that a test
+//! on a single-threaded runtime does not block the upstream that it waits for.
+// Functions in this crate may panic, because only tests call them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod balancer;
@@ -28,9 +28,10 @@ pub use upstream::{Behaviour, Upstream};
 use std::future::Future;
 use std::time::Duration;
 
-/// Default limit for waiting. Long, because the machine may be busy with other tests;
-/// only a failing test waits this long. Too long for tests in which a timer of the
-/// balancer causes the same event (it polls its files every ten seconds).
+/// Default time limit for waiting. It is long, because the machine may be busy with other
+/// tests, and only a failing test waits this long. Use a shorter limit if a timer of the
+/// balancer would also cause the event. For example, the balancer polls its files every ten
+/// seconds.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Awaits `future`.
@@ -44,11 +45,11 @@ pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Out
     }
 }
 
-/// Calls `probe` every 10 ms until it returns `Ok`. For state that sends no event, such
-/// as the file descriptors of another process.
+/// Calls `probe` every 10 ms until it returns `Ok`. Use it for state that causes no event,
+/// such as the file descriptors of another process.
 ///
 /// # Errors
-/// The last error of the probe, when `limit` is reached.
+/// Returns the last error of `probe` when `limit` is reached.
 pub async fn eventually<T, F>(limit: Duration, mut probe: impl FnMut() -> F) -> Result<T, String>
 where
     F: Future<Output = Result<T, String>>,

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
-/// Samples by `name{a="1",b="2"}`, with labels in alphabetical order.
+/// Values by name and labels, such as `name{a="1",b="2"}`, with labels in alphabetical
+/// order.
 pub type Metrics = HashMap<String, f64>;
 
 /// Parses the text format.
 ///
 /// # Panics
-/// On an invalid line, for which a scraper would drop the whole page.
+/// If a line is invalid. Prometheus would reject the whole response because of such a line.
 pub fn parse(text: &str) -> Metrics {
     text.lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))

@@ -29,10 +29,10 @@ pub use leaf::LeafBuilder;
 
 const DAY: i64 = 24 * 60 * 60;
 
-/// A certificate with its key and, below an intermediate CA, its chain.
+/// A certificate with its key and, if an intermediate CA issued it, its chain.
 #[derive(Debug)]
 pub struct Cert {
-    /// The leaf, then intermediates; without the root.
+    /// The leaf, followed by intermediates, without the root.
     pub chain_der: Vec<CertificateDer<'static>>,
     /// PKCS #8.
     pub key_der: PrivateKeyDer<'static>,
@@ -70,12 +70,13 @@ impl Cert {
         }
     }
 
-    /// The leaf.
+    /// The leaf certificate.
     pub fn der(&self) -> &CertificateDer<'static> {
         &self.chain_der[0]
     }
 
-    /// Presents this certificate without the checks of `with_client_auth_cert`.
+    /// Returns a resolver that presents this certificate. It omits the checks of
+    /// `with_client_auth_cert`.
     pub fn resolver(&self) -> Arc<SingleCertAndKey> {
         let key = aws_lc_rs::default_provider()
             .key_provider
@@ -89,7 +90,7 @@ impl Cert {
         let cert = dir.as_ref().join(format!("{stem}.crt"));
         let key = dir.as_ref().join(format!("{stem}.key"));
         std::fs::write(&cert, &self.cert_pem).unwrap();
-        // An existing file would keep its mode.
+        // Remove an existing file first, because it would keep its mode.
         let _ = std::fs::remove_file(&key);
         let mut options = std::fs::OpenOptions::new();
         let mut file = options
@@ -106,7 +107,7 @@ impl Cert {
 /// A certificate authority in memory.
 #[derive(Debug)]
 pub struct TestCa {
-    /// As [`Cert::chain_der`]; empty for a root.
+    /// The chain, as in [`Cert::chain_der`]. Empty for a root.
     chain: Vec<CertificateDer<'static>>,
     cert: Cert,
     issuer: Issuer<'static, KeyPair>,
@@ -134,7 +135,7 @@ impl TestCa {
         let (mut params, key) = ca_params(name);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let der = params.self_signed(&key).unwrap().der().clone();
-        // rcgen does not sign CRLs without it.
+        // rcgen does not sign CRLs without this key usage.
         params.key_usages.push(KeyUsagePurpose::CrlSign);
         Self::from_parts(params, key, der, |_| Vec::new())
     }
@@ -159,7 +160,7 @@ impl TestCa {
         Self::from_parts(params, key, der, |der| [&[der], &self.chain[..]].concat())
     }
 
-    /// A self-signed X.509 version 1 root, as some old CAs have.
+    /// A self-signed root of X.509 version 1. Some old CAs have such roots.
     pub fn version_1(name: &str) -> Self {
         let (params, key) = ca_params(name);
         let der = params.self_signed(&key).unwrap().der().clone();
@@ -169,8 +170,8 @@ impl TestCa {
 
     /// An intermediate CA. Its leaves include their chain.
     ///
-    /// A verifier that checks the whole chain needs the CRLs of both CAs: concatenate
-    /// the PEM texts.
+    /// A verifier that checks the whole chain needs the CRLs of the root and of the
+    /// intermediate CA. To combine them, concatenate the PEM texts.
     pub fn intermediate(&self, name: &str) -> Self {
         let (params, key) = ca_params(name);
         let der = params.signed_by(&key, &self.issuer).unwrap().der().clone();
@@ -191,15 +192,16 @@ impl TestCa {
         Self::from_parts(params, key, der, |der| [&[der], &self.chain[..]].concat())
     }
 
-    /// A certificate from this CA for the key of `other`, which gives leaves of `other`
-    /// a second path.
+    /// A certificate with the subject `name` that this CA issues for the key of `other`. It
+    /// gives leaves of `other` a second certification path.
     pub fn cross_sign(&self, other: &Self, name: &str) -> CertificateDer<'static> {
         let (params, _) = ca_params(name);
         let signed = params.signed_by(other.issuer.key(), &self.issuer);
         signed.unwrap().der().clone()
     }
 
-    /// Uses a leaf as a CA. Verifiers must refuse the certificates that it issues.
+    /// A CA that uses the certificate and key of a leaf. Verifiers must refuse the
+    /// certificates that it issues.
     pub fn from_leaf(leaf: &Cert) -> Self {
         let key = KeyPair::try_from(&leaf.key_der).unwrap();
         let issuer = Issuer::from_ca_cert_der(leaf.der(), key).unwrap();
@@ -241,8 +243,8 @@ impl TestCa {
         pem("CERTIFICATE", self.cert.der())
     }
 
-    /// A leaf with `cn` as common name, without alternative names, valid for a day, for
-    /// servers and clients.
+    /// Builds a leaf for servers and clients with the common name `cn`. By default it has
+    /// no alternative names and is valid for a day.
     pub fn leaf(&self, cn: &str) -> LeafBuilder<'_> {
         LeafBuilder::new(self, cn)
     }
@@ -268,7 +270,8 @@ impl TestCa {
         CrlBuilder::new(self)
     }
 
-    /// A CRL in PEM whose `nextUpdate` is `seconds` from now; expired if negative.
+    /// A CRL in PEM whose `nextUpdate` is `seconds` from now. If `seconds` is negative, the
+    /// CRL has expired.
     pub fn crl_until(&self, revoked: &[&Cert], seconds: i64) -> String {
         let params = CertificateRevocationListParams {
             this_update: at(seconds.min(0) - 3600),
@@ -321,7 +324,8 @@ fn ca_params(name: &str) -> (CertificateParams, KeyPair) {
     (params, KeyPair::generate().unwrap())
 }
 
-/// Random, because rcgen derives serial numbers from keys, and RSA keys are shared.
+/// A random serial number. By default rcgen derives it from the key, and RSA leaves share a
+/// key.
 fn random_serial() -> SerialNumber {
     let mut bytes = [0; 16];
     ::aws_lc_rs::rand::fill(&mut bytes).unwrap();

@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use socket2::{Domain, Socket, Type};
 
-/// A reserved port. While this exists, the kernel assigns the port to no other socket,
-/// but programs that set `SO_REUSEADDR` (nginx, redis, the balancer) can listen on it.
-/// Connecting is refused while no program listens.
+/// A reserved port. Until this value is dropped, the kernel assigns the port to no other
+/// socket. Programs that set `SO_REUSEADDR` (nginx, redis, the balancer) can listen on it.
+/// Connections are refused while no program listens.
 #[derive(Debug)]
 pub struct Port {
     pub address: SocketAddr,

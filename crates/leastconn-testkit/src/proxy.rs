@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// A version 2 header: command, family, and `rest` (addresses and TLVs).
+/// Encodes a version 2 header from command, family and `rest` (addresses and TLVs).
 ///
 /// # Panics
 /// If `rest` is longer than 65,535 bytes.
@@ -21,16 +21,16 @@ pub fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// 1 or 2.
+    /// Version of the PROXY protocol: 1 or 2.
     pub version: u8,
     /// Source and destination; `None` for `LOCAL` and `UNKNOWN`.
     pub addresses: Option<(SocketAddr, SocketAddr)>,
-    /// Types and values.
+    /// TLVs, as pairs of type and value.
     pub tlvs: Vec<(u8, Vec<u8>)>,
 }
 
 impl Header {
-    /// The value of a TLV.
+    /// The value of the TLV of type `kind`, if the header has one.
     ///
     /// # Panics
     /// If the type occurs more than once.
@@ -43,7 +43,7 @@ impl Header {
 }
 
 impl std::fmt::Display for Header {
-    /// For example `v2 10.0.0.1:1 10.0.0.2:2 02=6c62` or `v1 local`.
+    /// Formats the header, for example as `v2 10.0.0.1:1 10.0.0.2:2 02=6c62` or `v1 local`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "v{}", self.version)?;
         match self.addresses {
@@ -63,7 +63,7 @@ impl std::fmt::Display for Header {
 /// # Errors
 /// If the bytes are not a valid header.
 pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Header> {
-    // Headers of both versions are longer than 12 bytes.
+    // Reading 12 bytes is safe, because headers of both versions are longer.
     let mut start = [0; 12];
     stream.read_exact(&mut start).await?;
     if start == *SIGNATURE {

@@ -43,7 +43,8 @@ pub struct Upstream {
     name: String,
     state: Arc<State>,
     accepting: Mutex<Option<Accepting>>,
-    /// Bound but never listening: reserves the port while the server is stopped.
+    /// A socket that is bound and never listens. It reserves the port while the server is
+    /// stopped.
     _reservation: TcpSocket,
 }
 
@@ -136,17 +137,17 @@ impl Upstream {
         }
     }
 
-    /// The address, also while the server is stopped.
+    /// The address of the server. It is valid even while the server is stopped.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The name of [`Behaviour::Named`], else the address.
+    /// The name in [`Behaviour::Named`], or the address for other behaviours.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Connections accepted so far, including before restarts.
+    /// Number of connections accepted so far, including those before restarts.
     pub fn accepted(&self) -> u64 {
         self.state.counts.borrow().accepted
     }
@@ -191,7 +192,7 @@ impl Upstream {
         *self.state.behaviour.lock().unwrap() = behaviour;
     }
 
-    /// Closes the listener: connecting is refused once this returns.
+    /// Closes the listener. Once this returns, new connections are refused.
     pub async fn stop(&self, open: OpenConnections) {
         let Some(accepting) = self.accepting.lock().unwrap().take() else {
             return;
@@ -228,7 +229,8 @@ impl Drop for Upstream {
 
 fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
-    // The reservation holds the port, and so do closed connections in TIME_WAIT.
+    // Needed because the reservation, and closed connections in TIME_WAIT, use the same
+    // port.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     Ok(socket)
@@ -264,7 +266,8 @@ fn accept(listener: TcpListener, state: Arc<State>) -> Accepting {
             let mut set = set.lock().unwrap();
             while set.try_join_next().is_some() {}
             set.spawn(async move {
-                // Errors are caused by the client or intended by the behaviour.
+                // Ignore errors: they are caused by the client, or intended by the
+                // behaviour.
                 let _ = behaviour.serve(stream, tls.map(|tls| tls.0)).await;
                 drop(guard);
             });

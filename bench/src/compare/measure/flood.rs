@@ -21,25 +21,27 @@ use crate::{
 /// Concurrent handshakes of each flooding client.
 pub const CONCURRENT_HANDSHAKES: usize = 200;
 
-/// Connections per second of the newcomer.
+/// Connections per second of the newcomer, the client whose latency is measured.
 pub const NEWCOMERS_PER_SECOND: f64 = 5.0;
 
 /// Source addresses of the flooding clients.
 const FLOOD_SOURCES: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
 
-/// Handshakes per second of the other floods.
+/// Handshakes per second of the floods that have a fixed rate.
 const MAZE_HANDSHAKES_PER_SECOND: f64 = 40.0;
 const STALLED_HANDSHAKES_PER_SECOND: f64 = 300.0;
 
 /// Source address of the newcomer.
 const NEWCOMER_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 4);
 
-/// Extends the measurement, because ten connections of the newcomer are too few.
+/// Factor by which the measurement is extended. The default of two seconds would be only
+/// ten connections of the newcomer.
 const DURATION_FACTOR: u32 = 5;
 
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Flood {
-    /// Latency of the newcomer, from the time a connection was due to its echo: median.
+    /// Median latency of the newcomer. Latency counts from the time at which a connection
+    /// was due until its echo.
     pub newcomer_p50_ns: u64,
     /// Maximum latency of the newcomer.
     pub newcomer_longest_ns: u64,
@@ -47,8 +49,8 @@ pub struct Flood {
     pub newcomers: u64,
     /// Connections per second of all flooding clients.
     pub flood_per_second: f64,
-    /// CPU time of the balancer per second: 1 is one fully used CPU. If it is much less,
-    /// the load generator was the bottleneck.
+    /// CPU time that the balancer used per second. 1 means one fully used CPU. If the value
+    /// is much less, the load generator was the bottleneck.
     pub cpu_busy: f64,
     /// Latency of echoes on open connections before the flood.
     pub echo_p99_quiet_ns: u64,
@@ -56,10 +58,11 @@ pub struct Flood {
     pub echo_p99_ns: u64,
 }
 
-/// Measures a newcomer that opens a few connections per second, and echoes on connections
-/// opened earlier, during an attack. The attackers are processes at the lowest priority:
-/// their own latency is not measured. They do not verify the balancer's certificate, so
-/// that the balancer and not they run out of CPU time.
+/// Measures the latency of other clients during an attack: of a newcomer that opens a few
+/// connections per second, and of echoes on open connections. The attackers are processes
+/// at the lowest priority, because their own latency is not measured. They do not verify
+/// the balancer's certificate, so that the balancer runs out of CPU time before the
+/// attackers do.
 pub(super) async fn flood(
     attack: Attack,
     case: &Case,
@@ -95,7 +98,8 @@ pub(super) async fn flood(
 
     echoing.stop().await;
 
-    // Newcomer and echoes are measured separately, because the echoes use CPU time as well.
+    // Measure the newcomer and the echoes separately, because the echoes use CPU time as
+    // well.
     let coming = Session::start(newcomer_target, newcomers).await?;
     let floods = Floods::start(
         attack,

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub(super) struct Lines {
     lines: Arc<Mutex<Vec<String>>>,
-    /// Changes with every line; true once the pipe is closed.
+    /// Notifies of every new line. The value is true once the pipe is closed.
     closed: watch::Receiver<bool>,
 }
 
@@ -19,7 +19,7 @@ impl Lines {
         let (sender, closed) = watch::channel(false);
         let store = Arc::clone(&lines);
         std::thread::spawn(move || {
-            // Not `lines()`, which would stop at invalid UTF-8.
+            // Do not use `lines()`, which would stop at invalid UTF-8.
             for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
                 store
                     .lock()
@@ -74,7 +74,7 @@ impl Lines {
         limit: Duration,
         matches: impl Fn(&str) -> bool,
     ) -> Result<String, String> {
-        // Look at each line once: there may be thousands.
+        // Check each line only once, because there may be thousands.
         let mut seen = 0;
         self.wait(limit, |lines| {
             let found = lines[seen..].iter().find(|line| matches(line)).cloned();

@@ -3,9 +3,9 @@ use crate::client::read_to_close;
 use crate::within;
 use tokio::net::TcpListener;
 
-/// Replaces the balancer: the shell takes the argument `run` as the script to execute.
-/// (Executing a script written here may fail with ETXTBSY, because a fork of another
-/// test may hold it open.)
+/// The program that these tests run instead of the balancer. The shell executes the script
+/// `run`, because that is its first argument. Executing the script directly may fail with
+/// ETXTBSY, because a process forked by another test may have it open for writing.
 const SHELL: &str = "/bin/sh";
 
 fn script(dir: &Path, body: &str) {

@@ -17,7 +17,7 @@ const CN: &[u8] = &[0x55, 4, 3];
 /// OID 2.5.4.11.
 const OU: &[u8] = &[0x55, 4, 11];
 
-/// One RSA key per process, because generating them is slow.
+/// The RSA key of all RSA leaves. It is shared because generating RSA keys is slow.
 static RSA: LazyLock<Vec<u8>> = LazyLock::new(|| {
     KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256)
         .unwrap()
@@ -31,12 +31,13 @@ type Attribute = (&'static [u8], Vec<u8>);
 #[must_use = "call .build()"]
 pub struct LeafBuilder<'a> {
     ca: &'a TestCa,
-    /// Relative distinguished names, each a set of attributes.
+    /// Subject, as a list of relative distinguished names (RDNs). Each RDN is a set of
+    /// attributes.
     subject: Vec<Vec<Attribute>>,
     alternative: Vec<SanType>,
     /// Encoded alternative names.
     raw_alternative: Vec<u8>,
-    /// Relative distinguished names; the CA's subject if `None`.
+    /// Issuer, as a list of RDNs. `None`: the CA's subject.
     issuer: Option<Vec<Vec<Attribute>>>,
     validity: (i64, i64),
     usages: Vec<ExtendedKeyUsagePurpose>,
@@ -71,7 +72,7 @@ impl<'a> LeafBuilder<'a> {
         self.no_cn().extra_cn(cn)
     }
 
-    /// Adds a common name in an RDN of its own.
+    /// Adds a common name in a separate RDN.
     pub fn extra_cn(mut self, cn: &str) -> Self {
         self.subject.push(vec![(CN, cn.into())]);
         self
@@ -86,7 +87,7 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
-    /// Adds an organizational unit in an RDN of its own.
+    /// Adds an organizational unit in a separate RDN.
     pub fn ou(mut self, ou: &str) -> Self {
         self.subject.push(vec![(OU, ou.into())]);
         self
@@ -107,8 +108,8 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
-    /// Replaces the issuer's name by these common names. The certificate can be parsed,
-    /// but not verified.
+    /// Replaces the issuer's name by a name that consists of these common names. The
+    /// certificate can then be parsed, but not verified.
     pub fn issuer_cns(mut self, names: &[&[u8]]) -> Self {
         let names = names.iter().map(|name| vec![(CN, name.to_vec())]);
         self.issuer = Some(names.collect());
@@ -123,8 +124,8 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
-    /// Replaces all common names by one tagged UTF8String; `bytes` may contain NUL,
-    /// control characters and invalid UTF-8.
+    /// Replaces all common names by a single name that is tagged UTF8String. `bytes` may
+    /// contain NUL, control characters and invalid UTF-8.
     pub fn raw_cn_bytes(self, bytes: &[u8]) -> Self {
         let mut this = self.no_cn();
         this.subject.push(vec![(CN, bytes.to_vec())]);
@@ -144,9 +145,9 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
-    /// Adds an alternative name with any tag (`0x81` e-mail, `0x82` DNS, `0x86` URI)
-    /// and any bytes. Together with `dns`, `uri`, `email` or `ip`, it creates a second
-    /// extension.
+    /// Adds an alternative name with any tag (`0x81` e-mail, `0x82` DNS, `0x86` URI) and
+    /// any bytes. Combined with `dns`, `uri`, `email` or `ip`, the certificate has two
+    /// subject alternative name extensions.
     pub fn raw_name(mut self, tag: u8, bytes: &[u8]) -> Self {
         self.raw_alternative.extend(tlv(tag, bytes));
         self
@@ -218,8 +219,8 @@ impl<'a> LeafBuilder<'a> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         if !self.subject.is_empty() {
-            // Placeholder, replaced below. Without one, rcgen marks the alternative
-            // names as critical.
+            // A placeholder for the subject, which is replaced below. With an empty
+            // subject, rcgen would mark the alternative names as critical.
             params
                 .distinguished_name
                 .push(DnType::CommonName, "subject");
@@ -289,7 +290,7 @@ fn encode_rdn(attributes: Vec<Attribute>) -> Vec<u8> {
             )
         })
         .collect();
-    // DER sorts the elements of a set.
+    // DER requires that the elements of a set are sorted.
     encoded.sort();
     tlv(SET, &encoded.concat())
 }

@@ -22,23 +22,24 @@ pub enum Behaviour {
     /// Reads a PROXY header (before the TLS handshake, if any), sends it as a line of
     /// text (see [`Header`]), then echoes.
     ProxyHeader,
-    /// Reads until the client has finished sending, waits, sends `bytes` bytes of the
-    /// pattern, closes.
+    /// Reads until the client has finished sending, waits for `delay`, sends `bytes` bytes
+    /// of the pattern, and closes the connection.
     DelayedResponse { delay: Duration, bytes: u64 },
     /// Reads until the client has finished sending, then sends the SHA-256 of the
     /// received bytes in hexadecimal.
     Sink,
-    /// Sends `bytes` bytes of the pattern, finishes sending, reads to the end.
+    /// Sends `bytes` bytes of the pattern, shuts down its write side, and reads to the end.
     Source { bytes: u64 },
     /// Reads this many bytes, then resets the connection.
     ResetAfter(u64),
-    /// Resets the connection at once.
+    /// Resets the connection immediately after accepting it.
     AcceptThenReset,
     /// Reads to the end and sends nothing.
     Silent,
-    /// Neither reads nor writes; stays open until the server is stopped.
+    /// Neither reads nor writes. The connection stays open until the server is stopped.
     Stuck,
-    /// Reads a request head, sends this status with an empty body, closes.
+    /// Reads a request head, sends a response with this status and an empty body, and
+    /// closes the connection.
     Http(u16),
 }
 
@@ -89,7 +90,7 @@ impl Behaviour {
             Self::ResetAfter(bytes) => {
                 tokio::io::copy(&mut stream.take(bytes), &mut tokio::io::sink()).await?;
             }
-            // Handled in `serve`.
+            // `serve` handles these behaviours itself.
             Self::AcceptThenReset | Self::ProxyHeader => {}
             Self::Silent => {
                 digest(&mut stream).await?;
