@@ -110,8 +110,8 @@ stop_daemon() {
   DAEMON=''
 }
 
-# Checks that the daemon can build an image and start a container. A storage driver can
-# start and then fail at the first layer.
+# Checks that the daemon can build an image and start a container. With some storage drivers,
+# the daemon starts but fails at the first layer.
 build_web_image() {
   mkdir -p "$TMP/web"
   cp "$(command -v busybox)" "$TMP/web/busybox"
@@ -169,7 +169,7 @@ make_builder_image() {
     "${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
   mkdir -p "$TMP/builder/usr/local/rust"
   tar -C "$toolchain" --exclude=./share -cf - . | tar -C "$TMP/builder/usr/local/rust" -xf -
-  # the machine's CA certificates, for networks with their own CA
+  # the machine's CA certificates, for networks that use a private CA
   cp /etc/ssl/certs/ca-certificates.crt "$TMP/builder/etc/ssl/certs/"
   tar -C "$TMP/builder" --one-file-system --exclude='./proc/*' --exclude='./sys/*' --exclude='./var/cache/*' --exclude='./var/lib/apt/*' -cf - . |
     docker import -c 'ENV PATH=/usr/local/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
@@ -214,8 +214,8 @@ certs/generate_certs.sh --dir "$CERTS" "${OWNER[@]}" >/dev/null
 certs/generate_alt_certs.sh --dir "$CERTS" >/dev/null
 
 free_port() {
-  # Below the ephemeral ports (32768 and up), which can be in use although nothing
-  # listens on them.
+  # Use a port below the ephemeral ports (32768 and above): an ephemeral port can be in use
+  # although no process listens on it.
   local port
   while :; do
     port=$((20000 + RANDOM % 12000))
@@ -274,7 +274,7 @@ revoked() {
 for i in $(seq 30); do
   if revoked; then break; fi
   [ "$i" -lt 30 ] || die "client2 is revoked but not refused: $(cat "$TMP/revoked.log")"
-  sleep 0.5 # below its rate limit
+  sleep 0.5 # stay below the client's rate limit
 done
 
 [ -z "${DOCKER_TEST_KEEP:-}" ] || read -r -p "up at $LB_ADDRESS, certificates in $CERTS; Enter ends it "

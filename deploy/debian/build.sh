@@ -29,7 +29,7 @@ mkdir -p $stage
 for shell in bash zsh fish; do "$program" completions $shell >"$stage/completions.$shell"; done
 deploy/debian/licences.py | gzip -9n >$stage/third-party-licences.gz
 
-# Reproducible build: timestamps are those of the last commit.
+# Reproducible build: use the time of the last commit for all timestamps.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(dpkg-parsechangelog -l deploy/debian/changelog -S Timestamp)}
 export SOURCE_DATE_EPOCH
 rm -f target/debian/leastconn-lb_*.deb target/debian/leastconn-lb-dbgsym_*
@@ -38,7 +38,7 @@ rm -f target/debian/leastconn-lb_*.deb target/debian/leastconn-lb-dbgsym_*
 deb=$(echo target/debian/leastconn-lb_*.deb)
 [ -e "$deb" ] || die "cargo-deb wrote no package"
 if command -v lintian >/dev/null; then
-  # Fails on everything that is not in the overrides.
+  # Fail on every lintian tag that is not in the overrides.
   lintian --allow-root --fail-on error,warning "$deb"
 else
   echo 'deb: lintian is not installed; the package was not checked'

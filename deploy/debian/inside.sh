@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Tests the package inside the temporary Debian of deploy/debian/test.sh. Do not run it
-# elsewhere: it installs, writes to /etc, and purges. MODE: systemd, chroot. LANDLOCK: the
-# kernel's version of it, below 1 for none.
+# Tests the package inside the temporary Debian of deploy/debian/test.sh. Do not run this script
+# elsewhere: it installs packages, writes to /etc, and purges packages. MODE is systemd or
+# chroot. LANDLOCK is the Landlock version of the kernel, or below 1 if it has none.
 set -euo pipefail
 
 cd /test
@@ -31,7 +31,7 @@ until_true() {
 }
 with_systemd() { [ "$MODE" = systemd ]; }
 
-# All paths that a package could leave behind, without those that the system writes.
+# All paths that the package could leave behind. Paths that Debian itself writes are left out.
 files() {
   find /etc /usr /var /opt /srv -xdev \( -path /var/lib/dpkg -o -path /var/cache -o -path /var/log/journal -o -path /var/tmp \
     -o -path /var/lib/systemd/catalog -o -path /var/lib/systemd/timers -o -path /var/lib/systemd/random-seed -o -path /var/log/apt -o -path /var/lib/logrotate \) -prune -o -print |
@@ -73,17 +73,17 @@ served() { ask "$@" | grep -qxE 'web[12]'; }
 refused() { ! served "$@"; }
 counter() { curl -sS -m 5 http://127.0.0.1:9901/metrics | grep -F "$1" | awk '{ print $2 }'; }
 counts() { [ "$(counter "$1")" = "$2" ]; }
-# The first value of a name in `ctl status --json`, found by its line.
+# Prints the first value with a given name in `ctl status --json`.
 status() { leastconn-lb ctl status --json | sed -n "s/^ *\"$1\": \"\{0,1\}\([^\",]*\).*/\1/p" | head -n 1; }
-# The sandbox state of the process, which depends on the kernel.
+# The expected sandbox state, which depends on the kernel.
 sandbox() { leastconn-lb ctl status --json | sed -n '/"sandbox": {/,/}/s/^ *"state": "\(.*\)".*/\1/p'; }
 if [ "$LANDLOCK" -ge 6 ]; then CONFINED=on; elif [ "$LANDLOCK" -ge 1 ]; then CONFINED=partial; else CONFINED=unavailable; fi
-# The server certificate that clients get.
+# Prints the server certificate that clients get.
 shown() {
   openssl s_client -connect 127.0.0.1:9443 -servername lb.example.com -cert $PKI/client1.example.com.crt \
     -key $PKI/client1.example.com.key </dev/null 2>/dev/null | openssl x509 -noout -fingerprint -sha256
 }
-# only NAME: several requests are served by this server only.
+# only NAME: checks that this server answers several requests in a row.
 only() { for _ in 1 2 3 4; do [ "$(ask client1.example.com)" = "$1" ] || return 1; done; }
 
 files >before
@@ -117,7 +117,7 @@ is 'warnings of man' '' "$(cat man.err)"
 grep -q 'load balancer' man.txt || die 'the manual page is empty'
 for command in run check explain pki-issue healthcheck; do man -w "leastconn-lb-$command" >/dev/null; done
 bash -n /usr/share/bash-completion/completions/leastconn-lb
-# Like an interactive shell: `leastconn-lb hea` and the Tab key.
+# Complete `leastconn-lb hea` as an interactive shell does when the user presses Tab.
 words=$(bash -c '. /usr/share/bash-completion/completions/leastconn-lb
   COMP_WORDS=(leastconn-lb hea) COMP_CWORD=1; function=$(complete -p leastconn-lb | sed "s/.*-F \([^ ]*\).*/\1/")
   "$function" leastconn-lb hea leastconn-lb; echo "${COMPREPLY[*]}"')
@@ -162,7 +162,7 @@ is 'its capabilities' 0000000000000400 "$(awk '/^CapEff/ { print $2 }' "/proc/$p
 if with_systemd; then
   is 'new privileges' 1 "$(awk '/^NoNewPrivs/ { print $2 }' "/proc/$pid/status")"
   is 'system calls filtered' 2 "$(awk '/^Seccomp:/ { print $2 }' "/proc/$pid/status")"
-  # The limit of the unit, or the maximum of this machine.
+  # LimitNOFILE of the unit, or the maximum of this machine if that is lower.
   most=$(awk '/^Max open files/ { print ($5 < 1048576 ? $5 : 1048576) }' /proc/1/limits)
   is 'open files' "$most" "$(awk '/^Max open files/ { print $4 }' "/proc/$pid/limits")"
   is '/run/leastconn' '755 leastconn leastconn' "$(stat -c '%a %U %G' /run/leastconn)"
@@ -296,12 +296,12 @@ ok 'UNIX listener in the runtime directory: added and removed by reload'
 keep_asking() {
   while [ ! -e enough ]; do
     if served client1.example.com; then echo served; else echo refused; fi >>asked
-    sleep 0.1 # below its rate limit
+    sleep 0.1 # stay below the client's rate limit
   done
 }
 old=$(main_pid)
 if with_systemd; then
-  # The process notifies systemd, so it passes its sockets on.
+  # The process notifies systemd, so the upgrade passes its sockets to the new program.
   grep -qsz '^NOTIFY_SOCKET=' "/proc/$old/environ" || die 'the process does not notify systemd'
   is 'failures before the upgrade' 0 "$(systemctl show -P NRestarts leastconn)"
   leastconn-lb ctl drain web/web1 >/dev/null || die 'ctl drain before the upgrade'
@@ -322,7 +322,7 @@ if with_systemd; then
   is 'restarts' 0 "$(systemctl show -P NRestarts leastconn)"
   only web2 || die 'the upgrade lost the override'
   leastconn-lb ctl ready web/web1 >/dev/null || die 'ctl ready after the upgrade'
-  # In the sandbox of the predecessor, and its own.
+  # The new program is in the sandbox of the predecessor and in its own.
   is 'the sandbox of the new program' $CONFINED "$(sandbox)"
   ok "handed over: none of $(wc -l <asked) requests during the upgrade was refused"
 else
@@ -340,12 +340,13 @@ if with_systemd; then
   printf '[Service]\nWatchdogSec=2s\n' >/etc/systemd/system/leastconn.service.d/watchdog.conf
   systemctl daemon-reload && systemctl restart leastconn
   pid=$(main_pid)
-  # For three times the watchdog interval.
+  # Check for three times the watchdog interval that a working process is not restarted.
   end=$((SECONDS + 6))
   while [ $SECONDS -lt $end ]; do served client1.example.com || die 'client1 is not served' && sleep 0.2; done
   is 'the process that is watched' "$pid" "$(main_pid)"
   is 'restarts' 0 "$(systemctl show -P NRestarts leastconn)"
-  # A hanging process is killed. It leaves its socket behind, and the next one replaces it.
+  # The watchdog kills a hanging process, which leaves its socket file behind. The next process
+  # replaces the file.
   kill -STOP "$pid"
   restarted() { [ "$(systemctl show -P NRestarts leastconn)" = 1 ] && leastconn-lb healthcheck --config $CONF; }
   until_true 'one that hangs is restarted' restarted
@@ -403,7 +404,7 @@ ok 'purged: only keys and certificates of the administrator, and the user, remai
 # --- make install -------------------------------------------------------------------
 
 cp -a by-hand/. /
-hash -r # the program has another path now
+hash -r # forget the old path of the program
 if with_systemd; then
   systemd-sysusers leastconn.conf && systemd-tmpfiles --create leastconn.conf && systemctl daemon-reload
 else

@@ -6,7 +6,7 @@
 #   deploy/debian/test.sh             builds the package first (as root)
 #
 #   DEB_TEST_PACKAGE=FILE    a package to use instead of building one
-#   DEB_TEST_SUITE=trixie    another Debian release than that of this machine
+#   DEB_TEST_SUITE=trixie    a Debian release other than that of this machine
 #   DEB_TEST_MODE=chroot     without systemd, where systemd-nspawn cannot boot
 #
 # mmdebstrap creates the temporary Debian once, from the machine's mirror, as
@@ -24,7 +24,8 @@ die() {
 if [ -z "${DEB_TEST_INSIDE_NAMESPACES:-}" ]; then
   scripts/setup.sh --build --deb-test
   if [ -z "${DEB_TEST_PACKAGE:-}" ]; then deploy/debian/build.sh; fi
-  # A PID namespace, so that all processes end with the first one, and its own mounts.
+  # A new PID namespace, in which all processes end with the first one, and a new mount
+  # namespace.
   export DEB_TEST_INSIDE_NAMESPACES=1
   exec unshare --mount --propagation private --pid --fork --kill-child --mount-proc -- "$0" "$@"
 fi
@@ -95,7 +96,7 @@ in_machine() {
 boot() {
   local options=() hierarchy
   if [ ! -d /run/systemd/system ]; then
-    # Without systemd on the host, there is no machine registration and no control group.
+    # Without systemd on the host, do not register the machine or create a control group.
     options=(--register=no --keep-unit)
     for hierarchy in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
       if [ -w $hierarchy/cgroup.procs ] && mkdir "$hierarchy/lc-deb-$$" 2>/dev/null; then

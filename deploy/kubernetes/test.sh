@@ -2,7 +2,7 @@
 # Validates the manifests against the Kubernetes schemas and against each other with check.py,
 # and with kubernetes-validate from PyPI in a virtual environment (target/kubernetes). If
 # kubectl is installed, also validates the output of kustomize. Needs no cluster. The
-# configuration in them is tested by shipped_configurations.rs of leastconn-lb.
+# configuration in configmap.yaml is tested by shipped_configurations.rs of leastconn-lb.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
