@@ -135,7 +135,7 @@ pub struct Leaf {
     /// URIs, such as a SPIFFE ID.
     pub uris: Vec<String>,
     pub ips: Vec<IpAddr>,
-    /// Days until it expires, limited by the expiry of the CA.
+    /// Validity of the certificate in days. It never outlasts the CA.
     pub days: u32,
     pub usage: Usage,
 }

@@ -253,7 +253,7 @@ impl Pool {
         self.membership.load().all.clone()
     }
 
-    /// The present members that satisfy `is_allowed`, as candidates.
+    /// The current members that satisfy `is_allowed`, as candidates.
     ///
     /// Create the candidates once per client, not for each connection: with
     /// [`Balance::RoundRobin`] every call begins a new round.

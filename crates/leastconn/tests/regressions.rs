@@ -97,8 +97,9 @@ async fn seed_closes_the_client_before_retrying() {
     assert!(retried > 0, "the dead server was never tried first");
 }
 
-/// The seed program closed both connections as soon as one side had finished sending. A
-/// client that half-closed its connection after the request therefore lost the response.
+/// The first version of the program closed both connections as soon as one side had finished
+/// sending. A client that half-closed its connection after the request therefore lost the
+/// response.
 #[tokio::test]
 async fn seed_closes_both_sides_on_half_close() {
     let upstream = Upstream::start(Behaviour::DelayedResponse {

@@ -220,8 +220,8 @@ async fn source_hash_uses_the_proxied_address() {
 #[tokio::test]
 async fn recovered_server_starts_slowly() {
     let servers = named_servers(2).await;
-    // The ramp takes one hour, so that the share stays at its initial tenth during the
-    // whole test.
+    // A slow start of one hour: during the test, the returning server keeps a tenth of
+    // its normal share.
     let lines = [
         "slow_start = \"1h\"",
         r#"passive = { fail_timeout = "200ms" }"#,

@@ -1,5 +1,5 @@
-//! Each fault of a certificate has its own reason code and alert. The balancer connects to
-//! no server.
+//! Each kind of bad client certificate is refused with its own reason code and TLS alert,
+//! before any server is dialled.
 
 use leastconn_testkit::{DEADLINE, TestCa, TlsClient, Upstream, client::alert, eventually};
 use rustls::AlertDescription as Alert;

@@ -88,8 +88,8 @@ impl Condition {
                 self.since.get_or_insert(failure.time);
             }
             Cause::Connect(failure) => {
-                // If a connection to a last resort fails, neither the ejection nor its reason
-                // changes.
+                // An ejected server is dialled if no other is left. If that fails, neither the
+                // ejection nor its reason changes.
                 if self.health.ejected_until() != ejected_before {
                     self.connect_error = Some(failure.text());
                     self.since.get_or_insert(failure.time);

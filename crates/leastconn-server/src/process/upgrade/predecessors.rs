@@ -46,7 +46,7 @@ impl Updates {
                     Ok(which) => return NewestMessage::Killed(which),
                     Err(broadcast::error::RecvError::Lagged(missed)) => tracing::warn!(
                         missed,
-                        "too many kill commands at once: predecessor processes missed some"
+                        "too many `ctl kill` commands at once: predecessor processes missed some, repeat them"
                     ),
                     // The sender is gone, because this process is ending.
                     Err(broadcast::error::RecvError::Closed) => std::future::pending().await,

@@ -41,7 +41,7 @@ impl Events {
         let inotify = open().inspect_err(|error| {
             tracing::warn!(
                 %error,
-                "inotify is not available: TLS files are checked every 10 s only"
+                "inotify is not available: changes of TLS files are noticed only every 10 s"
             );
         });
         Self {
@@ -50,7 +50,7 @@ impl Events {
         }
     }
 
-    /// Adds watches from any thread.
+    /// Returns a handle that adds watches from any thread.
     pub(super) fn adder(&self) -> Adder {
         Adder(self.inotify.clone())
     }
@@ -96,7 +96,7 @@ impl Events {
                 return;
             }
             if let Ok(Err(error)) = drained {
-                tracing::error!(%error, "inotify failed: TLS files are checked every 10 s only");
+                tracing::error!(%error, "inotify failed: changes of TLS files are noticed only every 10 s");
                 return pending().await;
             }
         }

@@ -229,8 +229,8 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Whether everything that was read has been forwarded, and the flow waits for its
-    /// reader.
+    /// Whether everything that was read has been forwarded, so that the flow only waits for
+    /// more input.
     pub(super) fn is_idle(&self) -> bool {
         self.phase == Phase::Reading
             && self.unsent.is_empty()

@@ -99,7 +99,7 @@ fn outage_survives_a_reload() {
         .build()
         .unwrap();
     assert_eq!(server(&next).outage(), outage(1, "refused"));
-    // Without active checks, the server is up.
+    // Without active checks, the server is up again when its ejection ends.
     let next = next
         .successor()
         .servers(specs())
