@@ -359,7 +359,7 @@ pub fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, PkiError
 }
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    leastconn_server::files::read(path, MAX_FILE_SIZE).map(|contents| contents.bytes)
+    leastconn_config::files::read(path, MAX_FILE_SIZE).map(|contents| contents.bytes)
 }
 
 fn read_text(path: &Path) -> io::Result<String> {

@@ -71,8 +71,8 @@ mod trail;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use allowed::Allowed;
-use leastconn_server::{
-    config::{Config, Sandbox},
+use leastconn_config::{
+    Config, Sandbox,
     confinement::{self, Confinement},
 };
 

@@ -25,6 +25,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use leastconn_config::{Config, visible};
 use serde::Deserialize;
 use tokio::{
     runtime::Handle,
@@ -34,7 +35,6 @@ use tokio::{
 
 use crate::{
     api::{ApiContext, History, UpstreamSummary, history},
-    config::{Config, visible},
     context::{Phase, ServerContext},
     control::Control,
     dashboard,

@@ -8,12 +8,12 @@ pub mod shadow;
 
 use jiff::Timestamp;
 use leastconn::{ClientId, Reason};
+use leastconn_config::OnExpiry;
+use leastconn_tls::ChainError;
 
 use crate::{
-    config::OnExpiry,
     policy::{Denied, Grant},
     snapshot::{Listener, Snapshot},
-    tls::ChainError,
 };
 
 pub use input::{AuthInput, OpenConnection};

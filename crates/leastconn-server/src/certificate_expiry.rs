@@ -4,12 +4,10 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use leastconn_config::{CertificateFile, Dated, FileKind, Urgency};
 use tokio::time::sleep;
 
-use crate::{
-    config::{CertificateFile, Dated, FileKind, Urgency},
-    context::ServerContext,
-};
+use crate::context::ServerContext;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 

@@ -27,6 +27,8 @@ use leastconn::{
     Lease, Permit, Reason,
     net::{self, Attempts, Connect, RelayPolicy, Stream},
 };
+use leastconn_config::StartTls;
+use leastconn_tls::{TlsStream, client_chain::Unreadable};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -35,14 +37,11 @@ use tokio::{
 
 use crate::{
     authorization::shadow,
-    client_chain::Unreadable,
-    config::StartTls,
     context::ServerContext,
     policy::Grant,
     snapshot::{Listener, Snapshot},
     starttls,
     telemetry::metrics::GaugeGuard,
-    tls::{self, TlsStream},
     upstream::{ServerStream, WithProxyHeader},
 };
 use access_record::AccessRecord;
@@ -123,7 +122,7 @@ async fn handshake(
         }
     }
 
-    let hello = tls::read_hello(&mut socket, &mut received);
+    let hello = leastconn_tls::read_hello(&mut socket, &mut received);
     let hello = before_deadline(record, deadline.as_mut(), Reason::HandshakeTimeout, hello).await;
     let hello = match hello {
         Ok(Ok(hello)) => hello,
@@ -142,7 +141,7 @@ async fn handshake(
         .await
         .map_err(|ended| (ended, None))?;
 
-    let accept = tls::accept(socket, hello, server, &permit);
+    let accept = leastconn_tls::accept(socket, hello, server, &permit);
     let accepted = before_deadline(record, deadline, Reason::HandshakeTimeout, accept).await;
     let mut stream = match accepted {
         Ok(Ok(stream)) => stream,
@@ -151,7 +150,7 @@ async fn handshake(
         }
         Err(ended) => return Err((ended, None)),
     };
-    let (version, cipher) = tls::negotiated(&stream);
+    let (version, cipher) = leastconn_tls::negotiated(&stream);
     record.handshake_done(version, cipher, stream.is_resumed());
     record.set_alpn(stream.alpn());
 

@@ -6,10 +6,10 @@ mod lifecycle;
 use std::sync::Arc;
 
 use leastconn::net;
+use leastconn_config::Process;
+use leastconn_tls::client_chain::ChainStore;
 
 use crate::{
-    client_chain::ChainStore,
-    config::Process,
     handshake_scheduler::HandshakeScheduler,
     limits::ClientLimiters,
     memory::Budget,

@@ -29,14 +29,12 @@ use std::{
     time::Duration,
 };
 
+use leastconn_config::{IpNet, Prefixes};
 use parking_lot::{Mutex, MutexGuard};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::oneshot::{Receiver, Sender, channel};
 
-use crate::{
-    config::{IpNet, Prefixes},
-    telemetry::metrics::GaugeGuard,
-};
+use crate::telemetry::metrics::GaugeGuard;
 use client_waits::ClientWaits;
 pub use permit::{HandshakePermit, TimeSlice};
 use queue::{PermitAnswer, Queue, Source, Ticket};

@@ -26,6 +26,3 @@ pub mod sockets;
 pub mod starttls;
 pub mod telemetry;
 pub mod upstream;
-
-pub use leastconn_config::{self as config, confinement, files, text};
-pub use leastconn_tls::{self as tls, certificate as identity, client_chain, crl, spiffe, x509};

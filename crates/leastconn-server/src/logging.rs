@@ -5,6 +5,7 @@ use std::{
     sync::OnceLock,
 };
 
+use leastconn_config::{Format, Level, Log};
 use tracing_subscriber::{
     Layer, Registry,
     filter::LevelFilter,
@@ -13,8 +14,6 @@ use tracing_subscriber::{
     reload,
     util::SubscriberInitExt,
 };
-
-use crate::config::{Format, Level, Log};
 
 type Filter = reload::Layer<LevelFilter, Registry>;
 type Filtered = Layered<Filter, Registry>;

@@ -23,10 +23,10 @@ use std::{
 };
 
 use leastconn::net::relay;
+use leastconn_config::MemoryLimit;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::param::page_size;
 
-use crate::config::MemoryLimit;
 use limits::{Limit, Measure};
 
 pub use limits::{read_cgroup, restart_with_one_arena};

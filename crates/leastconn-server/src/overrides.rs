@@ -13,11 +13,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use leastconn::{AdminState, Reason, ServerId, UpstreamId};
+use leastconn_config::{Level, Log};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{runtime::Handle, sync::broadcast};
 
 use crate::{
-    config::{Level, Log},
     logging,
     registry::Registry,
     snapshot::{Snapshot, SnapshotHandle},

@@ -14,12 +14,10 @@ use std::{
 
 use jiff::Timestamp;
 use leastconn::{ClientId, Selector, UpstreamId};
+use leastconn_config::{Allow, Clients, Config, Granted, MatchKey, Mode, Rule};
+use leastconn_tls::certificate::Certificate;
 
-use crate::{
-    config::{Allow, Clients, Config, Granted, MatchKey, Mode, Rule},
-    identity::Certificate,
-    upstream::Upstream,
-};
+use crate::upstream::Upstream;
 
 pub use grant::{Denied, Grant, Matched, Routing};
 pub use input::RuleInput;

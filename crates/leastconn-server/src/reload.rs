@@ -6,7 +6,7 @@
 //!
 //! Reloads run on blocking threads, not on the workers: reading 100,000 rules takes a second.
 //! Files are read first, without holding a lock, and reading is abandoned if it blocks (see
-//! [`crate::files`]). Applying the result reads no file.
+//! [`leastconn_config::files`]). Applying the result reads no file.
 
 mod apply;
 pub(crate) mod file_watch;

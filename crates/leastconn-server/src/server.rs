@@ -5,6 +5,8 @@ mod observed;
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use leastconn::{Reason, net};
+use leastconn_config::Config;
+use leastconn_tls::TlsError;
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -14,7 +16,6 @@ use tokio::{
 use crate::{
     admin::{self, Admin},
     certificate_expiry,
-    config::Config,
     connection::reaper,
     context::{Phase, ServerContext},
     control::Control,
@@ -27,7 +28,6 @@ use crate::{
     snapshot::{Listener, ListenerTls, Snapshot},
     sockets::{Plan, PlanError, Sockets},
     telemetry::{Telemetry, access_log::AccessLog},
-    tls::TlsError,
     upstream::UpstreamError,
 };
 use observed::ObservedContext;

@@ -9,10 +9,10 @@ mod listener;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use leastconn::{Server, UpstreamId};
+use leastconn_config::Config;
 use tokio::time::timeout;
 
 use crate::{
-    config::Config,
     policy::Policy,
     upstream::{Upstream, UpstreamError},
 };
@@ -98,7 +98,8 @@ impl Snapshot {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn succeed(&self, config: Config) -> Result<Self, UpstreamError> {
-        let changed = |new: &&crate::config::Upstream| self.config.upstream(&new.id) != Some(new);
+        let changed =
+            |new: &&leastconn_config::Upstream| self.config.upstream(&new.id) != Some(new);
         // Everything that can fail comes first: `Upstream::succeed` changes servers in use.
         for upstream in config.upstreams.iter().filter(changed) {
             Upstream::check(upstream)?;

@@ -17,11 +17,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use leastconn_config::confinement;
 use rustix::fs::Mode;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
-
-use crate::confinement;
 
 /// Length of the backlog, the same as for TCP listeners. While the backlog is full, a non-blocking
 /// connect fails with EAGAIN.

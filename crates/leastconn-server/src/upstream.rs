@@ -21,13 +21,11 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 pub use connector::UpstreamConnector;
+use leastconn_config::{HealthCheck, ProbeKind, StatusSet};
+use leastconn_tls::TlsError;
 pub use stream::{ServerStream, TlsStream};
 pub use with_proxy_header::WithProxyHeader;
 
-use crate::{
-    config::{self, HealthCheck, ProbeKind, StatusSet},
-    tls::TlsError,
-};
 use connector::{ProbeConnector, TlsConnector};
 
 /// Why an upstream cannot be started.
@@ -68,7 +66,7 @@ impl Upstream {
     ///
     /// # Panics
     /// With health checks, outside a Tokio runtime.
-    pub fn start(config: &config::Upstream) -> Result<Self, UpstreamError> {
+    pub fn start(config: &leastconn_config::Upstream) -> Result<Self, UpstreamError> {
         Self::build(new_pool(config), config, configured_source(config))
     }
 
@@ -82,7 +80,7 @@ impl Upstream {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn start_with(
-        config: &config::Upstream,
+        config: &leastconn_config::Upstream,
         discover: impl Discover + 'static,
     ) -> Result<Self, UpstreamError> {
         Self::build(new_pool(config).may_be_empty(true), config, discover)
@@ -92,7 +90,7 @@ impl Upstream {
     ///
     /// # Errors
     /// The errors of these two functions.
-    pub fn check(config: &config::Upstream) -> Result<(), UpstreamError> {
+    pub fn check(config: &leastconn_config::Upstream) -> Result<(), UpstreamError> {
         new_pool(config)
             .servers(config.servers.iter().cloned())
             .build()?;
@@ -108,14 +106,14 @@ impl Upstream {
     ///
     /// # Panics
     /// With health checks, outside a Tokio runtime.
-    pub fn succeed(&self, config: &config::Upstream) -> Result<Self, UpstreamError> {
+    pub fn succeed(&self, config: &leastconn_config::Upstream) -> Result<Self, UpstreamError> {
         let pool = configured(self.pool.successor(), config);
         Self::build(pool, config, configured_source(config))
     }
 
     fn build(
         pool: PoolBuilder<'_>,
-        config: &config::Upstream,
+        config: &leastconn_config::Upstream,
         mut discover: impl Discover + 'static,
     ) -> Result<Self, UpstreamError> {
         let connector = new_connector(config)?;
@@ -188,7 +186,7 @@ impl Upstream {
 
 /// Where the members of an upstream come from. A source that has its own configuration is selected
 /// here, both at the start and for reloads.
-fn configured_source(config: &config::Upstream) -> impl Discover + use<> {
+fn configured_source(config: &leastconn_config::Upstream) -> impl Discover + use<> {
     StaticServers::new(config.servers.iter().cloned())
 }
 
@@ -230,11 +228,11 @@ fn start_checks(
     Checker::start_with(pool, check, WithProxyHeader::new(header, step))
 }
 
-fn new_pool(config: &config::Upstream) -> PoolBuilder<'static> {
+fn new_pool(config: &leastconn_config::Upstream) -> PoolBuilder<'static> {
     configured(Pool::builder(config.id.clone()), config).seed(net::random())
 }
 
-fn configured<'a>(pool: PoolBuilder<'a>, config: &config::Upstream) -> PoolBuilder<'a> {
+fn configured<'a>(pool: PoolBuilder<'a>, config: &leastconn_config::Upstream) -> PoolBuilder<'a> {
     pool.active(config.health_check.as_ref().map(|check| check.policy))
         .passive(config.passive)
         .balance(config.balance)
@@ -242,7 +240,7 @@ fn configured<'a>(pool: PoolBuilder<'a>, config: &config::Upstream) -> PoolBuild
         .slow_start(config.slow_start)
 }
 
-fn new_connector(config: &config::Upstream) -> Result<UpstreamConnector, TlsError> {
+fn new_connector(config: &leastconn_config::Upstream) -> Result<UpstreamConnector, TlsError> {
     let tls = config.tls.as_ref();
     let tls = tls.map(|tls| TlsConnector::new(config.id.clone(), tls));
     Ok(UpstreamConnector::new(tls.transpose()?.map(Arc::new)))

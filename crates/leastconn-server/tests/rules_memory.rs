@@ -6,7 +6,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use leastconn_server::{config, snapshot::Snapshot};
+use leastconn_server::snapshot::Snapshot;
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -43,7 +43,7 @@ async fn retained(rules: usize) -> usize {
     let text = file(rules);
     let before = ALLOCATED.current_usage();
     // Drop the warnings, which hold the text of the file.
-    let config = config::load_text("leastconn.toml", &text, Path::new(""))
+    let config = leastconn_config::load_text("leastconn.toml", &text, Path::new(""))
         .unwrap()
         .config;
     assert_eq!(config.clients.len(), rules);

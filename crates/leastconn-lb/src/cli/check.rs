@@ -8,16 +8,16 @@ use std::{
 };
 
 use super::{INVALID, fail};
-use leastconn_server::config::{self, Config, Problems, Severity};
+use leastconn_config::{Config, Problems, Severity};
 
 /// Checks `path`, or the file that `run` would use, and prints every problem on standard
 /// error. Exits with 2 if there is an error, otherwise with 0.
 pub fn run(path: Option<PathBuf>) -> ExitCode {
-    let path = match config::find(path) {
+    let path = match leastconn_config::find(path) {
         Ok(path) => path,
         Err(error) => return fail(&error, INVALID),
     };
-    let (report, summary, ok) = check(&path, config::stderr_has_colours());
+    let (report, summary, ok) = check(&path, leastconn_config::stderr_has_colours());
     // A closed pipe does not change the exit code.
     let _ = io::stderr().lock().write_all(report.as_bytes());
     let _ = writeln!(io::stdout().lock(), "{summary}");
@@ -30,10 +30,14 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
 
 /// Returns the rendered problems, a one-line summary, and whether the file has no errors.
 pub fn check(path: &Path, colours: bool) -> (String, String, bool) {
-    let mut reading = config::read(path);
+    let mut reading = leastconn_config::read(path);
     // An unresolvable name is only a warning: it may resolve on the host where the balancer
     // will run, and `run` starts without it and keeps resolving.
-    config::reachable::check(&reading.addresses, Severity::Warning, &mut reading.problems);
+    leastconn_config::reachable::check(
+        &reading.addresses,
+        Severity::Warning,
+        &mut reading.problems,
+    );
     let problems = &reading.problems;
     let ok = problems.errors() == 0;
     let summary = match &reading.config {

@@ -13,14 +13,11 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{DONE, FAILED, INVALID, fail};
-use leastconn_server::{
-    api::{
-        ClientOrder, ClientsQuery, ConnectionsQuery, Kill, RefusalsQuery, ReloadOutcome, Server,
-        ServerState, SetLogLevel, SetState, Status,
-        client::{Client, ClientError},
-    },
-    config::{self, Level, suggest},
-    text::escape,
+use leastconn_config::{Level, suggest, text::escape};
+use leastconn_server::api::{
+    ClientOrder, ClientsQuery, ConnectionsQuery, Kill, RefusalsQuery, ReloadOutcome, Server,
+    ServerState, SetLogLevel, SetState, Status,
+    client::{Client, ClientError},
 };
 use table::OutputStyle;
 
@@ -187,13 +184,13 @@ pub(super) fn run(args: CtlArgs) -> ExitCode {
 
 /// Reads the path of the admin socket from the configuration file.
 fn configured(path: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
-    let path = config::find(path).map_err(|error| {
+    let path = leastconn_config::find(path).map_err(|error| {
         fail(
             &format!("{error}, or the socket with --socket PATH"),
             INVALID,
         )
     })?;
-    let at = config::admin_address(&path).map_err(|error| fail(&error, INVALID))?;
+    let at = leastconn_config::admin_address(&path).map_err(|error| fail(&error, INVALID))?;
     at.socket.ok_or_else(|| {
         let error = at.broken.unwrap_or_else(|| {
             format!(

@@ -21,8 +21,8 @@ use jiff::Timestamp;
 
 use super::{ConfigArgs, DONE, FAILED, INVALID, fail};
 use explanation::{Explanation, Query};
+use leastconn_config::Config;
 use leastconn_server::{
-    config::{self, Config},
     snapshot::{Listener, ListenerTls, Snapshot},
     telemetry::metrics::Metrics,
 };
@@ -62,17 +62,20 @@ pub(super) fn run(args: ExplainArgs) -> ExitCode {
 }
 
 fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
-    let path = config::find(args.config.config).map_err(|error| error.to_string())?;
-    let config = match config::load_with_expired(&path) {
+    let path = leastconn_config::find(args.config.config).map_err(|error| error.to_string())?;
+    let config = match leastconn_config::load_with_expired(&path) {
         Ok(loaded) => loaded.config,
         Err(problems) => {
-            eprint!("{}", problems.render(config::stderr_has_colours()));
+            eprint!(
+                "{}",
+                problems.render(leastconn_config::stderr_has_colours())
+            );
             return Err(format!("{}: invalid configuration", path.display()));
         }
     };
     let chain = match &args.cert {
         None => Vec::new(),
-        Some(cert) => config::read_certificates(cert)
+        Some(cert) => leastconn_config::read_certificates(cert)
             .map_err(|error| format!("{}: {error}", cert.display()))?,
     };
     let listeners: Vec<_> = match &args.listener {

@@ -10,10 +10,8 @@ use std::{
 use clap::Args;
 
 use super::{DONE, FAILED, INVALID, fail};
-use leastconn_server::{
-    api::client::{Client, Target},
-    config::{self, AdminAddress},
-};
+use leastconn_config::AdminAddress;
+use leastconn_server::api::client::{Client, Target};
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
@@ -52,8 +50,8 @@ pub(super) fn run(args: HealthcheckArgs) -> ExitCode {
 }
 
 fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
-    let path = config::find(path).map_err(|error| fail(&error, INVALID))?;
-    match config::admin_address(&path).map_err(|error| fail(&error, INVALID))? {
+    let path = leastconn_config::find(path).map_err(|error| fail(&error, INVALID))?;
+    match leastconn_config::admin_address(&path).map_err(|error| fail(&error, INVALID))? {
         AdminAddress {
             bind: Some(address),
             ..

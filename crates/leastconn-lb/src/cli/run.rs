@@ -7,11 +7,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use super::{FAILED, INVALID, fail};
 use crate::sandbox;
+use leastconn_config::{Loaded, confinement};
 use leastconn_server::{
-    config::{self, Loaded},
-    confinement, logging, memory,
-    process::descriptors,
-    process::inherited::Inherited,
+    logging, memory, process::descriptors, process::inherited::Inherited,
     telemetry::access_log::AccessLog,
 };
 use signals::EarlySignals;
@@ -30,17 +28,20 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
             return fail(&error, FAILED);
         }
     };
-    let path = match config::find(path) {
+    let path = match leastconn_config::find(path) {
         Ok(path) => path,
         Err(error) => {
             inherited.fail(vec![error.to_string()]);
             return fail(&error, INVALID);
         }
     };
-    let mut loaded = match config::load(&path) {
+    let mut loaded = match leastconn_config::load(&path) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            eprint!("{}", problems.render(config::stderr_has_colours()));
+            eprint!(
+                "{}",
+                problems.render(leastconn_config::stderr_has_colours())
+            );
             let code = fail(&format!("{}: not started", path.display()), INVALID);
             inherited.fail(problems.lines().collect());
             return code;

@@ -14,7 +14,7 @@ pub fn run(api: bool) -> ExitCode {
     let printed = if api {
         print(&leastconn_server::api::openapi::openapi())
     } else {
-        print(leastconn_server::config::schema())
+        print(leastconn_config::schema())
     };
     match printed {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,10 +11,8 @@ use clap::Args;
 
 use super::{DONE, FAILED, INVALID, fail, healthcheck};
 use crate::top::{self, Answers, Query};
-use leastconn_server::{
-    api::client::{Client, ClientError, Target},
-    config::{self, AdminAddress},
-};
+use leastconn_config::AdminAddress;
+use leastconn_server::api::client::{Client, ClientError, Target};
 
 #[derive(Debug, Args)]
 pub(super) struct TopArgs {
@@ -31,7 +29,7 @@ pub(super) struct TopArgs {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let interval = config::duration::parse(text).map_err(|error| error.to_string())?;
+    let interval = leastconn_config::duration::parse(text).map_err(|error| error.to_string())?;
     if interval < Duration::from_millis(100) {
         return Err("must be at least 100ms".to_owned());
     }
@@ -67,8 +65,8 @@ pub(super) fn run(args: TopArgs) -> ExitCode {
 
 /// Prefers the socket: unlike the address, it needs no token.
 fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
-    let path = config::find(path).map_err(|error| fail(&error, INVALID))?;
-    match config::admin_address(&path).map_err(|error| fail(&error, INVALID))? {
+    let path = leastconn_config::find(path).map_err(|error| fail(&error, INVALID))?;
+    match leastconn_config::admin_address(&path).map_err(|error| fail(&error, INVALID))? {
         AdminAddress {
             socket: Some(path), ..
         } => Ok(Target::Socket(path)),

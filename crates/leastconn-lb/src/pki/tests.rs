@@ -450,7 +450,7 @@ fn ca_created_by_openssl_is_accepted() {
 
 #[test]
 fn server_without_dns_names_gets_its_common_name() {
-    use leastconn_server::identity::Certificate;
+    use leastconn_tls::certificate::Certificate;
     let dir = new_ca();
     let issue = |args: &[&str]| {
         let all = [&["issue", "DIR", "--out", "x", "--force"], args].concat();
@@ -499,5 +499,5 @@ fn conflicting_spiffe_ids_are_not_issued() {
     }
     issue(&["https://lb.com/a", "https://lb.com/b"]).unwrap();
     let der = read_certificate(&dir.path().join("x.crt")).unwrap();
-    leastconn_server::identity::Certificate::from_der(&der).unwrap();
+    leastconn_tls::certificate::Certificate::from_der(&der).unwrap();
 }

@@ -10,10 +10,7 @@ use landlock::{AccessFs, BitFlags, make_bitflags};
 use rustix::process::geteuid;
 
 use super::trail::Trail;
-use leastconn_server::{
-    config::{Access, Config},
-    confinement::parent,
-};
+use leastconn_config::{Access, Config, confinement::parent};
 
 type Rights = BitFlags<AccessFs>;
 

@@ -25,7 +25,6 @@ use super::{
     kernel,
     trail::Trail,
 };
-use leastconn_server::config;
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -265,7 +264,7 @@ allow = "web"
 
 fn usual(dir: &Path) -> Allowed {
     let file = make(dir, "leastconn.toml", PLAIN);
-    Allowed::by(&config::load(&file).unwrap().config)
+    Allowed::by(&leastconn_config::load(&file).unwrap().config)
 }
 
 #[test]
@@ -303,7 +302,7 @@ fn system_files_are_readable() {
 fn root_reads_no_secrets_in_etc() {
     let (_keep, dir) = directory();
     let file = make(&dir, "leastconn.toml", PLAIN);
-    let config = config::load(&file).unwrap().config;
+    let config = leastconn_config::load(&file).unwrap().config;
     let Some(walled) = Walled::by(Allowed::by_user(&config, true), false) else {
         return;
     };

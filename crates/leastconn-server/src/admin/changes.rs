@@ -11,6 +11,7 @@ use axum::{
     routing::post,
 };
 use leastconn::AdminState;
+use leastconn_config::{duration, suggest, text::escape};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
@@ -23,10 +24,8 @@ use crate::{
         ApiContext, Kill, Killed, LogLevel, Reload, SetLogLevel, SetState, StateSet,
         UpstreamSummary,
     },
-    config::{self, duration, suggest},
     context::ServerContext,
     overrides::{ConnectionFilter, Replaced, SetServerError},
-    text::escape,
 };
 
 const MAX_BODY: usize = 64 * 1024;
@@ -223,7 +222,7 @@ async fn set_log_level(
     let before = context.overrides.level(&log());
     let name = request
         .level
-        .map_or("the configured one", config::Level::as_str);
+        .map_or("the configured one", leastconn_config::Level::as_str);
     let message = format!("log level set to {name}");
     let more = request.level.is_some_and(|level| level > before);
     if !more {

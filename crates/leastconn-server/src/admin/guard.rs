@@ -23,10 +23,7 @@ use axum::{
 };
 
 use super::{response::error, serve::Caller};
-use crate::{
-    api::{ApiContext, Changes},
-    config,
-};
+use crate::api::{ApiContext, Changes};
 
 /// Paths that accept any `Host`.
 const ANY_HOST: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
@@ -66,9 +63,9 @@ pub(super) fn changes(cx: &ApiContext, caller: &Caller) -> Changes {
     by_settings(cx, |admin| may_change(Some(caller), admin))
 }
 
-fn by_settings<T>(cx: &ApiContext, decide: impl FnOnce(&config::Admin) -> T) -> T {
+fn by_settings<T>(cx: &ApiContext, decide: impl FnOnce(&leastconn_config::Admin) -> T) -> T {
     // A reload has removed `[admin]`: check pending requests as if no host names were configured.
-    let nothing = config::Admin {
+    let nothing = leastconn_config::Admin {
         bind: None,
         socket: None,
         token: None,
@@ -78,7 +75,7 @@ fn by_settings<T>(cx: &ApiContext, decide: impl FnOnce(&config::Admin) -> T) -> 
     decide(state.config.admin.as_ref().unwrap_or(&nothing))
 }
 
-fn may_change(caller: Option<&Caller>, admin: &config::Admin) -> Changes {
+fn may_change(caller: Option<&Caller>, admin: &leastconn_config::Admin) -> Changes {
     match (caller, &admin.token) {
         (Some(Caller::Socket(_)), _) => Changes::Allowed,
         (_, Some(_)) => Changes::WithToken,
@@ -131,7 +128,7 @@ impl IntoResponse for Refused {
     }
 }
 
-fn refuse(request: &Request, admin: &config::Admin) -> Option<Refused> {
+fn refuse(request: &Request, admin: &leastconn_config::Admin) -> Option<Refused> {
     let changes = may_change(request.extensions().get(), admin);
     let at_socket = changes == Changes::Allowed;
     let (headers, uri) = (request.headers(), request.uri());

@@ -26,7 +26,7 @@ use super::{
     serve::{self, Activities},
 };
 use crate::{
-    config, environment,
+    environment,
     process::inherited::Inherited,
     process::upgrade::Passed,
     socket_file::{SocketError, SocketFile},
@@ -142,7 +142,7 @@ impl Listening {
     /// See [`super::Admin::plan`]. Must be called within the admin runtime.
     pub(super) fn plan(
         &self,
-        config: Option<&config::Admin>,
+        config: Option<&leastconn_config::Admin>,
         inherited: &mut Inherited,
     ) -> Result<Plan, Vec<PlanError>> {
         let sources = wanted(config).into_iter().map(|wanted| {
@@ -393,7 +393,7 @@ async fn accept_until(
     connections.detach_all();
 }
 
-fn wanted(config: Option<&config::Admin>) -> Vec<Wanted> {
+fn wanted(config: Option<&leastconn_config::Admin>) -> Vec<Wanted> {
     let Some(config) = config else {
         return Vec::new();
     };

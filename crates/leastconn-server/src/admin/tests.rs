@@ -1,6 +1,6 @@
 use std::{fs, path::Path};
 
-use crate::{config, server::Server, telemetry::access_log::AccessLog};
+use crate::{server::Server, telemetry::access_log::AccessLog};
 
 const ADMIN: &str = "[admin]\nbind = \"127.0.0.1:0\"\n";
 
@@ -22,7 +22,7 @@ allow = "web"
 "#;
 
 fn start(path: &Path) -> Server {
-    let loaded = config::load(path).unwrap_or_else(|problems| panic!("{problems}"));
+    let loaded = leastconn_config::load(path).unwrap_or_else(|problems| panic!("{problems}"));
     let (log, _) = AccessLog::open(&loaded.config.log.access).unwrap();
     Server::start(loaded.config, log).unwrap()
 }

@@ -1,10 +1,9 @@
 //! Request and response bodies of `POST` under `/api/v1`.
 
 use leastconn::AdminState;
+use leastconn_config::Level;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use crate::config::Level;
 
 /// Administrative state of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

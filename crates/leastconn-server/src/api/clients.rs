@@ -3,14 +3,12 @@
 use std::cmp::Reverse;
 
 use leastconn::Reason;
+use leastconn_config::{MatchKey, Rule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ApiContext, Outcomes, outcomes, page};
-use crate::{
-    config::{MatchKey, Rule},
-    telemetry::metrics::{ClientMetrics, Metrics},
-};
+use crate::telemetry::metrics::{ClientMetrics, Metrics};
 
 /// Client rules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

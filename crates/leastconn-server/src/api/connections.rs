@@ -4,6 +4,7 @@ use std::{cmp::Reverse, sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 use leastconn::net;
+use leastconn_config::text::escape;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,7 @@ use super::{
     page::{self, contains, page},
     time,
 };
-use crate::{registry::ConnectionHandle, telemetry::access_log::milliseconds, text::escape};
+use crate::{registry::ConnectionHandle, telemetry::access_log::milliseconds};
 
 /// Open connections.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

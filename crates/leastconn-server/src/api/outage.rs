@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 use leastconn::{ServerStatus, health::Availability};
+use leastconn_config::text;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::time;
-use crate::text;
 
 /// Maximum number of servers in the summary of an upstream.
 pub(super) const LISTED: usize = 5;

@@ -5,17 +5,16 @@ mod certificate;
 use std::{fmt, path::Path};
 
 use jiff::Timestamp;
+use leastconn_config::{
+    Access,
+    confinement::{self, Confinement},
+    files,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ApiContext, Outcomes, UpstreamSummary, count, outcomes, time};
-use crate::{
-    config::{self, Access},
-    confinement::{self, Confinement},
-    context, files,
-    overrides::Override,
-    snapshot::Listener,
-};
+use crate::{context, overrides::Override, snapshot::Listener};
 
 pub use certificate::{Certificate, CertificateKind, CertificateState};
 
@@ -394,7 +393,7 @@ impl From<context::LastReload> for Reload {
 }
 
 impl Configuration {
-    fn of(cx: &ApiContext, config: &config::Config) -> Self {
+    fn of(cx: &ApiContext, config: &leastconn_config::Config) -> Self {
         let context = &cx.context;
         Self {
             file: absolute(&config.path),

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use crate::{client_chain::ClientChain, policy::RuleInput, snapshot::Listener};
+use leastconn_tls::client_chain::ClientChain;
+
+use crate::{policy::RuleInput, snapshot::Listener};
 
 /// The client of a connection: everything that [`authorize`](super::authorize) uses except
 /// the snapshot and the time.

@@ -13,6 +13,8 @@ use std::{
 
 use jiff::Timestamp;
 use leastconn::{Lease, Reason, ServerId, UpstreamId, net};
+use leastconn_config::text::escape;
+use leastconn_tls::Diagnostics;
 
 use crate::{
     authorization::shadow::ShadowDecision,
@@ -23,8 +25,6 @@ use crate::{
         metrics::ListenerMetrics,
         refusals::{self, RecentRefusal, is_refusal},
     },
-    text::escape,
-    tls::Diagnostics,
 };
 use line::{Line, RejectedCertificate, Shadow};
 

@@ -6,16 +6,13 @@ use leastconn::{
     Reason,
     net::{ConnectError, Departed, RelayOutcome},
 };
+use leastconn_tls::{
+    Diagnostics, Failed, certificate::Ambiguous, foreign_protocol::ForeignProtocol,
+};
 
 use super::proxy_header::ReceiveError;
 use crate::{
-    authorization::Refusal,
-    identity::Ambiguous,
-    policy::Denied,
-    registry::ConnectionHandle,
-    starttls::StartTlsError,
-    tls::foreign_protocol::ForeignProtocol,
-    tls::{Diagnostics, Failed},
+    authorization::Refusal, policy::Denied, registry::ConnectionHandle, starttls::StartTlsError,
 };
 
 /// The end of a connection before anything was relayed.

@@ -3,11 +3,11 @@
 use std::{pin::pin, time::Instant};
 
 use leastconn::{ClientId, Reason};
+use leastconn_config::TrustedProxies;
 use leastconn_proxy_protocol::{ClientTls, Endpoints, Header, Version};
 use tokio::{net::TcpStream, time::sleep_until};
 
 use super::{access_record::AccessRecord, deadline::before_deadline, ended::Ended, proxy_header};
-use crate::config::TrustedProxies;
 
 /// Receives the PROXY header that precedes everything else, and stores the client's
 /// address in the connection's handle.

@@ -10,12 +10,12 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use leastconn::{Reason, net};
+use leastconn_config::Config;
+use leastconn_tls::client_chain::RevokedNames;
 use tokio::time::sleep;
 
 use super::reauthorize::{log_ended, reauthorize_all, reauthorize_some};
 use crate::{
-    client_chain::RevokedNames,
-    config::Config,
     context::ServerContext,
     registry::{ConnectionHandle, Expired},
 };

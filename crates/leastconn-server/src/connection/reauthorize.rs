@@ -21,11 +21,11 @@ use std::{
 
 use jiff::Timestamp;
 use leastconn::Reason;
+use leastconn_config::OnExpiry;
+use leastconn_tls::client_chain::{Fingerprint, RevokedNames};
 
 use crate::{
     authorization::{AuthInput, OpenConnection, Refusal, authorize},
-    client_chain::{Fingerprint, RevokedNames},
-    config::OnExpiry,
     policy::Grant,
     registry::{ConnectionHandle, ConnectionState, Registry},
     snapshot::{Listener, Snapshot},

@@ -2,13 +2,11 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use leastconn::{Server, Tried};
+use leastconn_config::Access;
+use leastconn_tls::client_chain::RevokedNames;
 
 use super::{reauthorize::EndedCounts, *};
-use crate::{
-    client_chain::RevokedNames,
-    config::{self, Access},
-    telemetry::{Telemetry, access_log::AccessLog},
-};
+use crate::telemetry::{Telemetry, access_log::AccessLog};
 
 #[test]
 fn connection_task_is_small() {
@@ -23,7 +21,7 @@ fn connection_task_is_small() {
 }
 
 /// A configuration with two servers and a rule with this `allow` for 127.0.0.1.
-fn config(allow: &str) -> config::Config {
+fn config(allow: &str) -> leastconn_config::Config {
     let text = format!(
         r#"
         [[listener]]
@@ -40,7 +38,7 @@ fn config(allow: &str) -> config::Config {
         allow = {allow}
         "#
     );
-    let loaded = config::load_text("test.toml", &text, Path::new("/"));
+    let loaded = leastconn_config::load_text("test.toml", &text, Path::new("/"));
     loaded
         .unwrap_or_else(|problems| panic!("{problems}"))
         .config
@@ -77,7 +75,7 @@ impl Scene {
     }
 
     /// The first half of a reload: installs another configuration.
-    fn replace(&self, config: config::Config) {
+    fn replace(&self, config: leastconn_config::Config) {
         let current = self.context.snapshot();
         let metrics = &self.context.telemetry.metrics;
         let mut next = current.succeed(config).unwrap();

@@ -12,6 +12,7 @@ use std::{
 };
 
 use leastconn::net;
+use leastconn_config::{IpNet, Prefixes};
 use leastconn_tls::permit::{Evicted, Permit};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::oneshot::channel;
@@ -24,10 +25,7 @@ use super::{
     tokio_order::run_after_others,
     wake,
 };
-use crate::{
-    config::{IpNet, Prefixes},
-    telemetry::metrics::GaugeGuard,
-};
+use crate::telemetry::metrics::GaugeGuard;
 
 /// How long handshakes run before other tasks have priority again: enough for one or two steps.
 const MIN_CREDIT: Duration = Duration::from_micros(100);

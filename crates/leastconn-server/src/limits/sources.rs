@@ -7,8 +7,7 @@
 use std::time::{Duration, Instant};
 
 use leastconn::{ClientId, Limiter, Limits, Reason, Refusal, ShortDuration};
-
-use crate::config::{IpNet, SourceRateLimit};
+use leastconn_config::{IpNet, SourceRateLimit};
 
 /// Capacity of the table, about 50 MiB. A source is idle once its bucket is full again, so the
 /// table holds the sources that connected within the last `burst / rate` seconds.
@@ -103,7 +102,7 @@ mod tests {
     use leastconn::{RateLimit, net};
 
     use super::*;
-    use crate::config::Prefixes;
+    use leastconn_config::Prefixes;
 
     fn limit(rate: f64, burst: u32) -> SourceRateLimit {
         SourceRateLimit {

@@ -8,9 +8,8 @@ use std::{
     sync::OnceLock,
 };
 
+use leastconn_config::MemoryLimit;
 use rustix::process::{Resource, getrlimit};
-
-use crate::config::MemoryLimit;
 
 /// Percent of a system limit above which connections are refused.
 const USABLE_PERCENT: u64 = 80;

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use leastconn::{ServerId, UpstreamId};
+use leastconn_config::text::escape;
 use serde::{Deserialize, Serialize};
 
-use crate::{registry::ConnectionState, text::escape};
+use crate::registry::ConnectionState;
 
 /// Matches connections for which all given fields match. It is also sent to predecessor processes,
 /// which may be of another version: they must reject unknown fields, because a filter without an

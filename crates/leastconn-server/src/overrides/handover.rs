@@ -4,10 +4,11 @@ use std::{mem, time::Duration};
 
 use jiff::Timestamp;
 use leastconn::{AdminState, UpstreamId};
+use leastconn_config::Level;
 use serde::{Deserialize, Serialize};
 
 use super::{ActiveOverrides, Overrides, PendingClose, ServerOverride, close_connections};
-use crate::{config::Level, logging, snapshot::Snapshot};
+use crate::{logging, snapshot::Snapshot};
 
 /// The overrides as sent to another process, which may be of another version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

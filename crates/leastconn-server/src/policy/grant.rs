@@ -4,12 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 use leastconn::{ClientId, Limits, Permit, Pool, Reason, Selector, ServerId, UpstreamId};
+use leastconn_config::{Clients, Granted, Rule};
+use leastconn_tls::certificate::Ambiguous;
 
-use crate::{
-    config::{self, Clients, Granted, Rule},
-    identity::Ambiguous,
-    upstream::Upstream,
-};
+use crate::upstream::Upstream;
 
 /// The servers that an `allow` list grants, by upstream.
 pub(super) type GrantedServers = HashMap<UpstreamId, (Arc<Upstream>, Selector)>;
@@ -17,12 +15,12 @@ pub(super) type GrantedServers = HashMap<UpstreamId, (Arc<Upstream>, Selector)>;
 /// Selects the upstream for the connections of a listener.
 #[derive(Clone, Debug)]
 pub struct Routing {
-    pub(super) routes: Vec<config::Route>,
+    pub(super) routes: Vec<leastconn_config::Route>,
     pub(super) upstream: Option<UpstreamId>,
 }
 
-impl From<&config::Listener> for Routing {
-    fn from(listener: &config::Listener) -> Self {
+impl From<&leastconn_config::Listener> for Routing {
+    fn from(listener: &leastconn_config::Listener) -> Self {
         Self {
             routes: listener.routes.clone(),
             upstream: listener.upstream.clone(),

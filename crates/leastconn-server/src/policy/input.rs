@@ -3,11 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use leastconn::ClientId;
-
-use crate::{
-    config::{IpNet, MatchKey, Prefixes},
-    identity::Certificate,
-};
+use leastconn_config::{IpNet, MatchKey, Prefixes};
+use leastconn_tls::certificate::Certificate;
 
 /// What client rules match against.
 #[derive(Clone, Copy, Debug)]

@@ -1,16 +1,13 @@
 use std::{net::IpAddr, num::NonZeroUsize, time::Duration};
 
 use leastconn::Reason;
+use leastconn_config::{
+    Access, AccessFilter, Allow, Client, DnsPattern, Format, Level, Log, Prefixes, Process,
+};
+use leastconn_tls::certificate::{Ambiguous, Certificate};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    config::{
-        self, Access, AccessFilter, Allow, Client, DnsPattern, Format, Level, Log, Prefixes,
-        Process,
-    },
-    identity::{Ambiguous, Certificate},
-};
 use generate::{any_input, rule};
 use reference::try_all;
 
@@ -72,7 +69,7 @@ fn config(clients: Vec<Client>) -> Config {
             workers: NonZeroUsize::MIN,
             max_connections: None,
             max_handshakes: NonZeroUsize::MIN,
-            memory_limit: config::MemoryLimit::Off,
+            memory_limit: leastconn_config::MemoryLimit::Off,
             drain_timeout: Duration::ZERO,
             tls_records: Default::default(),
             sandbox: None,

@@ -31,11 +31,11 @@ use std::{
 };
 
 use command_fds::{CommandFdExt, FdMapping};
+use leastconn_config::confinement;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::time::timeout;
 
 use crate::{
-    confinement,
     environment::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, OVERRIDES, UPGRADE},
     overrides::OverrideHandover,
     process::notify,

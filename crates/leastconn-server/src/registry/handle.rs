@@ -16,13 +16,13 @@ use leastconn::{
     net::{self, Traffic},
 };
 use leastconn_proxy_protocol::Endpoints;
+use leastconn_tls::client_chain::ClientChain;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::peer::{DisplayAddress, UnixPeer};
 use crate::{
     authorization::AuthInput,
-    client_chain::ClientChain,
     telemetry::metrics::{ClientMetrics, ListenerMetrics, Metrics},
 };
 

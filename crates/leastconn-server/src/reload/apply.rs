@@ -5,14 +5,15 @@ use std::{
     sync::Arc,
 };
 
+use leastconn_config::Config;
+use leastconn_tls::client_chain::RevokedNames;
+
 use super::{
     outcome::{Applied, Rejected},
     read::Read,
     reloader::Reloader,
 };
 use crate::{
-    client_chain::RevokedNames,
-    config::Config,
     connection::reauthorize::{log_ended, reauthorize_all},
     process::inherited::Inherited,
     snapshot::{Listener, ListenerTls, Snapshot},

@@ -14,10 +14,10 @@ mod stamp;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
+use leastconn_config::{Config, TlsTable, Watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::reloader::Reloader;
-use crate::config::{Config, TlsTable, Watch};
 
 pub(crate) use events::Events;
 use scan::Scanner;

@@ -2,7 +2,9 @@
 
 use std::{path::Path, sync::Arc};
 
-use crate::{admin, config::Problems, snapshot::Snapshot, sockets};
+use leastconn_config::Problems;
+
+use crate::{admin, snapshot::Snapshot, sockets};
 
 /// An applied configuration, and the changes to sockets.
 #[derive(Debug)]

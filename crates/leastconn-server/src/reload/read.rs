@@ -1,10 +1,9 @@
 //! Reading the configuration file.
 
+use leastconn_config::{Config, Loaded, Problems};
+
 use super::outcome::Rejected;
-use crate::{
-    config::{self, Config, Loaded, Problems},
-    telemetry::access_log::{self, AccessLog},
-};
+use crate::telemetry::access_log::{self, AccessLog};
 
 /// A configuration that was read and checked.
 #[derive(Debug)]
@@ -28,7 +27,7 @@ impl From<Config> for Read {
 pub(super) fn read(running: &Config, log: &AccessLog) -> Result<Read, Rejected> {
     let Loaded {
         config, warnings, ..
-    } = config::load_again(running).map_err(Rejected::Problems)?;
+    } = leastconn_config::load_again(running).map_err(Rejected::Problems)?;
     log_warnings(&warnings);
     let moved = config.log.access != running.log.access;
     let next_log = moved.then(|| log.prepare(&config.log.access)).transpose()?;

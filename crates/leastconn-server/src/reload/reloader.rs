@@ -12,6 +12,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use leastconn_config::{Format, files::Lane};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     runtime::Handle,
@@ -21,10 +22,8 @@ use tokio::{
 use super::{outcome::Rejected, read::read, tls_table::TlsOwner};
 use crate::{
     admin::Admin,
-    config::{self, Format},
     context::{LastReload, Phase, ServerContext},
     control::Control,
-    files::Lane,
     overrides::Replaced,
     process::notify,
     snapshot::SnapshotHandle,
@@ -208,7 +207,10 @@ impl Reloader {
             match rejected {
                 // Print the problems in the same way as `check`.
                 Rejected::Problems(problems) if format == Format::Text => {
-                    eprint!("{}", problems.render(config::stderr_has_colours()));
+                    eprint!(
+                        "{}",
+                        problems.render(leastconn_config::stderr_has_colours())
+                    );
                 }
                 _ => reasons
                     .iter()

@@ -2,6 +2,7 @@
 
 use std::{mem, sync::Arc};
 
+use leastconn_config::files::NoResult;
 use parking_lot::MutexGuard;
 use tokio::task::JoinSet;
 
@@ -11,7 +12,6 @@ use super::{
     reloader::Reloader,
     tls_table::{LoadResult, TlsOwner, loads},
 };
-use crate::files::NoResult;
 
 const NOT_LOADED: &str = "changed TLS files rejected, previous files kept";
 

@@ -4,8 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 use leastconn::UpstreamId;
-
-use crate::config::{Config, Problems, Tls, UpstreamTls};
+use leastconn_config::{Config, Problems, Tls, UpstreamTls};
 
 /// The owner of a `tls` table.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use leastconn::Member;
+use leastconn_config::{FileKind, files};
 
 use crate::{
-    config::FileKind,
     context::{Phase, ServerContext},
-    files,
     telemetry::metrics::{FileValidity, Observed},
 };
 

@@ -8,14 +8,14 @@ use std::{
 
 use leastconn::net::{self, OnTruncation, RelayPolicy};
 
+use leastconn_config::{Config, IpNet, OnExpiry, Prefixes, StartTls};
 use leastconn_tls::settings::RecordLayer;
+use leastconn_tls::{TlsError, Trust};
 
 use crate::{
-    config::{self, Config, IpNet, OnExpiry, Prefixes, StartTls},
     limits::{SourceLimit, SourceRateExceeded},
     policy::Routing,
     telemetry::metrics::{ListenerMetrics, Metrics},
-    tls::{self, TlsError, Trust},
 };
 
 /// The configuration of one listener, as its connections use it.
@@ -23,16 +23,16 @@ use crate::{
 pub struct Listener {
     pub name: Arc<str>,
     /// Proxies that send a PROXY header before anything else; `None`: no header is read.
-    pub trusted_proxies: Option<config::TrustedProxies>,
+    pub trusted_proxies: Option<leastconn_config::TrustedProxies>,
     pub starttls: StartTls,
     /// `None` for a plain TCP listener.
-    pub tls: Option<tls::Server>,
+    pub tls: Option<leastconn_tls::Server>,
     /// Verifies client certificates; `None`: clients are identified by address.
     pub trust: Option<Trust>,
     pub max_lifetime: Option<Duration>,
     pub on_expiry: OnExpiry,
     pub on_truncation: OnTruncation,
-    pub timeouts: config::Timeouts,
+    pub timeouts: leastconn_config::Timeouts,
     pub routing: Routing,
     pub metrics: Arc<ListenerMetrics>,
     /// Connection rate limit per source network.
@@ -44,7 +44,7 @@ pub struct Listener {
 /// TLS configuration of a listener that was built but is not in use yet.
 #[derive(Debug)]
 pub struct ListenerTls {
-    server: tls::Server,
+    server: leastconn_tls::Server,
     trust: Option<Trust>,
 }
 
@@ -53,32 +53,39 @@ impl ListenerTls {
     ///
     /// # Errors
     /// If rustls rejects it.
-    pub fn new(config: &config::Listener, records: RecordLayer) -> Result<Option<Self>, TlsError> {
+    pub fn new(
+        config: &leastconn_config::Listener,
+        records: RecordLayer,
+    ) -> Result<Option<Self>, TlsError> {
         let Some(tls) = &config.tls else {
             return Ok(None);
         };
         let trust = Trust::new(&tls.settings, config.max_intermediates)?;
         Ok(Some(Self {
-            server: tls::server(&tls.settings, trust.as_ref(), records)?,
+            server: leastconn_tls::server(&tls.settings, trust.as_ref(), records)?,
             trust,
         }))
     }
 
-    fn into_parts(tls: Option<Self>) -> (Option<tls::Server>, Option<Trust>) {
+    fn into_parts(tls: Option<Self>) -> (Option<leastconn_tls::Server>, Option<Trust>) {
         tls.map_or((None, None), |tls| (Some(tls.server), tls.trust))
     }
 }
 
 impl Listener {
     /// A new listener. `tls` was made by [`ListenerTls::new`].
-    pub fn new(config: &config::Listener, tls: Option<ListenerTls>, metrics: &Metrics) -> Self {
+    pub fn new(
+        config: &leastconn_config::Listener,
+        tls: Option<ListenerTls>,
+        metrics: &Metrics,
+    ) -> Self {
         let limit = config.source_rate_limit;
         let limit = limit.map(|limit| Arc::new(SourceLimit::new(limit, net::now())));
         Self::build(config, tls, metrics, limit)
     }
 
     fn build(
-        config: &config::Listener,
+        config: &leastconn_config::Listener,
         tls: Option<ListenerTls>,
         metrics: &Metrics,
         source_limit: Option<Arc<SourceLimit>>,
@@ -110,7 +117,7 @@ impl Listener {
     pub fn next_tls(
         &self,
         running: &Config,
-        config: &config::Listener,
+        config: &leastconn_config::Listener,
         records: RecordLayer,
     ) -> Result<Option<ListenerTls>, TlsError> {
         let earlier = running.listener(&self.name);
@@ -132,7 +139,7 @@ impl Listener {
             Trust::new(&tls.settings, config.max_intermediates)?
         };
         Ok(Some(ListenerTls {
-            server: tls::server(&tls.settings, trust.as_ref(), records)?,
+            server: leastconn_tls::server(&tls.settings, trust.as_ref(), records)?,
             trust,
         }))
     }
@@ -140,7 +147,7 @@ impl Listener {
     /// The next generation of this listener, with the result of [`Self::next_tls`].
     pub fn succeed(
         &self,
-        config: &config::Listener,
+        config: &leastconn_config::Listener,
         tls: Option<ListenerTls>,
         metrics: &Metrics,
     ) -> Self {
@@ -149,7 +156,7 @@ impl Listener {
 
     /// An unchanged limit keeps its token buckets: new buckets would allow every source another
     /// burst.
-    fn next_source_limit(&self, config: &config::Listener) -> Option<Arc<SourceLimit>> {
+    fn next_source_limit(&self, config: &leastconn_config::Listener) -> Option<Arc<SourceLimit>> {
         let limit = config.source_rate_limit?;
         match &self.source_limit {
             Some(running) if *running.config() == limit => Some(Arc::clone(running)),

@@ -3,7 +3,6 @@ use std::path::Path;
 use leastconn::net;
 
 use super::*;
-use crate::config;
 
 const TEXT: &str = r#"
 [[listener]]
@@ -28,7 +27,7 @@ allow = ["web", "db"]
 "#;
 
 fn load(text: &str) -> Config {
-    let loaded = config::load_text("test.toml", text, Path::new("/"));
+    let loaded = leastconn_config::load_text("test.toml", text, Path::new("/"));
     loaded
         .unwrap_or_else(|problems| panic!("{problems}"))
         .config

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use leastconn_config::Config;
 use socket2::SockRef;
 use tokio::net::TcpListener;
 
@@ -10,7 +11,7 @@ use super::{
     bind::{self, BindError},
     unix,
 };
-use crate::{config::Config, process::inherited::Inherited, socket_file::SocketError};
+use crate::{process::inherited::Inherited, socket_file::SocketError};
 
 /// The planned changes for a configuration. Every step that can fail has been done.
 #[derive(Debug)]

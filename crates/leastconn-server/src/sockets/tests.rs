@@ -1,8 +1,9 @@
 use tokio::net::TcpStream;
 
+use leastconn_config::{Access, Config};
+
 use super::*;
 use crate::{
-    config::{self, Access, Config},
     process::inherited::Inherited,
     snapshot::Snapshot,
     telemetry::{Telemetry, access_log::AccessLog},
@@ -14,7 +15,7 @@ fn config(listeners: &[(&str, &str)]) -> Config {
     for (name, bind) in listeners {
         text += &format!("[[listener]]\nname = \"{name}\"\nupstream = \"web\"\nbind = {bind}\n");
     }
-    let loaded = config::load_text("test.toml", &text, std::path::Path::new("/"));
+    let loaded = leastconn_config::load_text("test.toml", &text, std::path::Path::new("/"));
     loaded
         .unwrap_or_else(|problems| panic!("{problems}"))
         .config

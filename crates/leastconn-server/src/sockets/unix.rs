@@ -11,10 +11,10 @@ use std::{
     sync::Arc,
 };
 
+use leastconn_config::Config;
 use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
 
 use crate::{
-    config::Config,
     connection::acceptor::{self, AcceptCommand},
     context::ServerContext,
     process::inherited::Inherited,

@@ -17,9 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use leastconn_config::{Access, AccessFilter};
 use parking_lot::Mutex;
 
-use crate::config::{Access, AccessFilter};
 use sink::Sink;
 
 pub use sink::OpenError;

@@ -6,6 +6,8 @@ use leastconn::{
     Server, UpstreamId,
     net::{Check, Prepare, Probe},
 };
+use leastconn_config::UpstreamTls;
+use leastconn_tls::TlsError;
 use leastconn_tls::settings::ClientSettings;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
@@ -13,10 +15,6 @@ use tokio::net::TcpStream;
 use super::{
     stream::{ServerStream, TlsStream},
     tls_failures::{Endpoint, Phase, TlsFailures},
-};
-use crate::{
-    config::UpstreamTls,
-    tls::{self, TlsError},
 };
 
 /// TLS to the servers of one upstream.
@@ -30,7 +28,7 @@ pub(super) struct TlsConnector {
 impl TlsConnector {
     pub(super) fn new(upstream: UpstreamId, tls: &UpstreamTls) -> Result<Self, TlsError> {
         Ok(Self {
-            config: tls::client::client_config(&tls.settings)?,
+            config: leastconn_tls::client::client_config(&tls.settings)?,
             settings: tls.settings.clone(),
             failures: Arc::new(TlsFailures::new(upstream)),
         })
@@ -53,7 +51,7 @@ impl TlsConnector {
             // UNIX sockets have no port.
             port: socket.peer_addr().map_or(0, |address| address.port()),
         };
-        match tls::client::connect(socket, Arc::clone(&self.config), name, alpn).await {
+        match leastconn_tls::client::connect(socket, Arc::clone(&self.config), name, alpn).await {
             Ok(stream) => {
                 self.failures.log_success(&endpoint, Phase::Handshake);
                 Ok(TlsStream::new(stream, Arc::clone(&self.failures), endpoint))

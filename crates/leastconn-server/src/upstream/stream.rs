@@ -9,6 +9,7 @@ use std::{
 };
 
 use leastconn::net::Stream;
+use leastconn_tls::client::ClientStream;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
@@ -16,7 +17,6 @@ use tokio::{
 };
 
 use super::tls_failures::{Endpoint, Phase, TlsFailures};
-use crate::tls::{self, client::ClientStream};
 
 /// A prepared connection to a server.
 pub enum ServerStream {
@@ -67,7 +67,7 @@ impl TlsStream {
             self.read(&mut [0; 64]).await
         });
         match response.await {
-            Ok(Err(error)) if tls::client::is_failure(&error) => Err(error),
+            Ok(Err(error)) if leastconn_tls::client::is_failure(&error) => Err(error),
             _ => Ok(()),
         }
     }

@@ -27,7 +27,7 @@ fn scripted() -> (mpsc::Sender<Vec<ServerSpec>>, Scripted) {
 
 /// An upstream whose servers are probed at the start and then hourly. Its configured server is
 /// never used.
-fn config() -> config::Upstream {
+fn config() -> leastconn_config::Upstream {
     const TEXT: &str = r#"
         [[listener]]
         name = "main"
@@ -45,7 +45,7 @@ fn config() -> config::Upstream {
         match = { source = "0.0.0.0/0" }
         allow = ["web"]
     "#;
-    let loaded = config::load_text("test.toml", TEXT, Path::new("/"));
+    let loaded = leastconn_config::load_text("test.toml", TEXT, Path::new("/"));
     let loaded = loaded.unwrap_or_else(|problems| panic!("{problems}"));
     loaded.config.upstreams[0].clone()
 }

@@ -9,8 +9,6 @@ use std::{
 use leastconn::{ServerId, UpstreamId};
 use parking_lot::Mutex;
 
-use crate::tls;
-
 /// What may have a certificate of its own: a server, or the port of its health check.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Endpoint {
@@ -49,7 +47,9 @@ impl TlsFailures {
     /// Logs a TLS failure, unless the last failure that was logged for the endpoint is the same.
     /// Ignores other errors, which the caller counts and logs.
     pub(super) fn log_failure(&self, endpoint: &Endpoint, phase: Phase, error: &io::Error) {
-        if tls::client::is_failure(error) && self.record(endpoint, phase, error.to_string()) {
+        if leastconn_tls::client::is_failure(error)
+            && self.record(endpoint, phase, error.to_string())
+        {
             let Endpoint { server, port } = endpoint;
             tracing::warn!(upstream = %self.upstream, %server, port, %error, "server TLS failed");
         }

@@ -72,8 +72,7 @@ fn unresolvable_name_is_a_warning() {
     assert!(ok);
 
     let mut loaded =
-        leastconn_server::config::load_text("leastconn.toml", &text, std::path::Path::new(""))
-            .unwrap();
+        leastconn_config::load_text("leastconn.toml", &text, std::path::Path::new("")).unwrap();
     assert!(loaded.warnings.is_empty());
     loaded.warn_of_unresolved_names();
     assert_eq!(loaded.warnings.warnings(), 1);

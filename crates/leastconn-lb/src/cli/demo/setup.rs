@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::{DemoError, client::Client, web::Web};
 use crate::pki::{self, Authority, Leaf, Overwrite};
 use leastconn_server::{
-    config, logging,
+    logging,
     server::Server,
     telemetry::access_log::{AccessLog, Flusher},
 };
@@ -82,7 +82,7 @@ impl Environment {
         let text = configuration(&webs);
         let path = dir.join("leastconn.toml");
         fs::write(&path, text)?;
-        let config = config::load(&path)
+        let config = leastconn_config::load(&path)
             .map_err(|problems| problems.to_string())?
             .config;
         logging::start(&config.log);

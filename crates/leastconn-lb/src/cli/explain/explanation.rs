@@ -9,16 +9,17 @@ use serde::Serialize;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::rules::{self, RuleTrace};
+use leastconn_config::{Listener, MatchKey};
 use leastconn_server::{
     authorization::{AuthInput, authorize},
-    client_chain::{ChainStore, ClientChain},
-    config::{Listener, MatchKey},
-    identity::{self, Ambiguous, Certificate},
     policy::{Grant, Matched},
     snapshot::Snapshot,
-    tls,
 };
 use leastconn_tls::settings::ClientAuth;
+use leastconn_tls::{
+    certificate::{self, Ambiguous, Certificate},
+    client_chain::{ChainStore, ClientChain},
+};
 
 /// The client to explain.
 pub(super) struct Query<'a> {
@@ -175,7 +176,7 @@ impl CertificateSummary {
             // The serial number is shown even if the rest of the certificate is unusable.
             serial: parsed
                 .as_ref()
-                .map(|parsed| identity::serial(parsed.raw_serial())),
+                .map(|parsed| certificate::serial(parsed.raw_serial())),
             hints: certificate.map_or_else(Vec::new, ip_in_dns),
             ambiguous: chain.and_then(|chain| chain.as_ref().err().map(ToString::to_string)),
         }
@@ -251,7 +252,7 @@ fn handshake<'a>(
         result.trust = "a client certificate is required, but none was given".to_owned();
         return Ok(Err((Reason::NoCertificate, None)));
     };
-    if let Err(error) = tls::trusts(
+    if let Err(error) = leastconn_tls::trusts(
         &tls.settings,
         listener.max_intermediates,
         leaf,

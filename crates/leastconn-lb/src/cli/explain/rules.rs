@@ -3,10 +3,8 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use leastconn_server::{
-    config::{MatchKey, Rule, suggest},
-    policy::{Policy, RuleInput, RuleMatch},
-};
+use leastconn_config::{MatchKey, Rule, suggest};
+use leastconn_server::policy::{Policy, RuleInput, RuleMatch};
 
 /// If at most this many rules were evaluated, all of them are listed.
 const LIST_ALL: usize = 12;

@@ -1,7 +1,7 @@
 //! Renders an explanation as text.
 
 use super::explanation::{CertificateSummary, Explanation, ListenerResult};
-use leastconn_server::config::visible;
+use leastconn_config::visible;
 
 /// Renders the whole explanation. Control characters from certificates are escaped.
 pub(super) fn render(explanation: &Explanation) -> String {

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{summary, watchdog::watchdog};
 use leastconn::ShortDuration;
+use leastconn_config::Config;
 use leastconn_server::{
-    config::Config,
     environment::PID1,
     process::inherited::Inherited,
     process::notify,

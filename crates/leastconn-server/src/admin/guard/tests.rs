@@ -4,11 +4,11 @@ use super::*;
 
 const TOKEN: &str = "0123456789abcdef";
 
-fn admin(token: Option<&str>) -> config::Admin {
-    config::Admin {
+fn admin(token: Option<&str>) -> leastconn_config::Admin {
+    leastconn_config::Admin {
         bind: Some("127.0.0.1:9901".parse().unwrap()),
         socket: None,
-        token: token.map(|text| config::Token::new(text.as_bytes())),
+        token: token.map(|text| leastconn_config::Token::new(text.as_bytes())),
         hosts: vec!["lb.internal".to_owned()],
     }
 }

@@ -1,10 +1,9 @@
 //! Certificates and CRLs with their expiry.
 
 use jiff::Timestamp;
+use leastconn_config::{CertificateFile, Config, FileKind, Urgency};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use crate::config::{CertificateFile, Config, FileKind, Urgency};
 
 /// A file of certificates or CRLs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

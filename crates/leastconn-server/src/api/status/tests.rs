@@ -4,8 +4,10 @@ use std::{
     time::Duration,
 };
 
+use leastconn_config::load_text;
+
 use super::*;
-use crate::{config::load_text, server::Server, telemetry::access_log::AccessLog};
+use crate::{server::Server, telemetry::access_log::AccessLog};
 
 const CONFIG: &str = r#"
 [log]

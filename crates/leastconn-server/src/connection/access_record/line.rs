@@ -1,8 +1,9 @@
 //! One line of the access log.
 
+use leastconn_config::text::escape;
 use serde::Serialize;
 
-use crate::{registry::DisplayAddress, text::escape, tls};
+use crate::registry::DisplayAddress;
 
 /// The fields of the line. Fields whose value is unknown are left out.
 #[derive(Serialize)]
@@ -74,8 +75,8 @@ pub(super) struct RejectedCertificate {
     pub(super) not_after: Option<String>,
 }
 
-impl From<&tls::RejectedCertificate> for RejectedCertificate {
-    fn from(rejected: &tls::RejectedCertificate) -> Self {
+impl From<&leastconn_tls::RejectedCertificate> for RejectedCertificate {
+    fn from(rejected: &leastconn_tls::RejectedCertificate) -> Self {
         Self {
             subject: escape(&rejected.subject),
             issuer: escape(&rejected.issuer),

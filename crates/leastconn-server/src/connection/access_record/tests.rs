@@ -1,9 +1,10 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
+use leastconn_config::Access;
+
 use super::*;
 use crate::{
-    config::Access,
     registry::{DisplayAddress, Registry},
     telemetry::access_log::AccessLog,
 };

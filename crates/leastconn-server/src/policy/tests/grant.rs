@@ -28,7 +28,7 @@ fn matched(policy: &Policy) -> Matched<'_> {
 }
 
 fn routing(upstream: Option<&str>, routes: &[(&str, &str)]) -> Routing {
-    let route = |(sni, upstream): &(&str, &str)| config::Route {
+    let route = |(sni, upstream): &(&str, &str)| leastconn_config::Route {
         sni: DnsPattern::parse(sni).unwrap(),
         upstream: (*upstream).into(),
     };

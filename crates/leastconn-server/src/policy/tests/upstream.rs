@@ -4,13 +4,13 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use leastconn::UpstreamId;
 
-use crate::{config, upstream::Upstream};
+use crate::upstream::Upstream;
 
 pub(super) fn upstream(name: &str, servers: &[&str]) -> (UpstreamId, Arc<Upstream>) {
     let id = UpstreamId::from(name);
     let spec =
         |server: &&str| leastconn::ServerSpec::new(*server, SocketAddr::from(([127, 0, 0, 1], 1)));
-    let upstream = Upstream::start(&config::Upstream {
+    let upstream = Upstream::start(&leastconn_config::Upstream {
         id: id.clone(),
         servers: servers.iter().map(spec).collect(),
         balance: leastconn::Balance::default(),

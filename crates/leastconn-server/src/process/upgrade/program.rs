@@ -8,9 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use leastconn_config::files;
 use rustix::fs::{Access, access};
-
-use crate::files;
 
 /// The path by which this process was started. The file may have been replaced since: by a
 /// package manager, or by a symbolic link that points to a new version.

@@ -9,10 +9,9 @@ use std::{
     sync::Arc,
 };
 
+use leastconn_config::files;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::io::{Interest, unix::AsyncFd};
-
-use crate::files;
 
 /// Reports changes in watched directories. Reports none if inotify is not available.
 #[derive(Debug)]

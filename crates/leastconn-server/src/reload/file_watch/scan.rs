@@ -6,13 +6,13 @@ use std::{
     sync::Arc,
 };
 
+use leastconn_config::files::{self, Lane};
 use tokio::task::JoinSet;
 
 use super::{
     events::{Adder, Events, Watches},
     stamp::Stamp,
 };
-use crate::files::{self, Lane};
 
 /// Scans files. The files of each directory have a lane of their own, so that a directory that
 /// blocks does not delay the others.

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::files;
+use leastconn_config::files;
 
 /// A file, and its metadata at the time of the scan.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,13 +15,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use leastconn_config::{Access, confinement, files};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::OFlags,
     io::Errno,
 };
-
-use crate::{config::Access, confinement, files};
 
 /// Maximum size of a write to a file.
 const BUFFER: usize = 32 * 1024;
