@@ -403,11 +403,18 @@ impl Server {
             }
             // A server on trial gets one connection at a time, so slow start does not apply
             // to it.
-            if !lock(&self.condition).health.trial_is_due(now) {
+            if !self.trial_is_due(now) {
                 return None;
             }
         }
         Some((word, in_flight))
+    }
+
+    // Not inlined into the scan of a pick, so that the scan can use all registers.
+    #[cold]
+    #[inline(never)]
+    fn trial_is_due(&self, now: Instant) -> bool {
+        lock(&self.condition).health.trial_is_due(now)
     }
 
     /// Like [`Self::steady`], but includes a server in slow start. Clears the slow start

@@ -64,23 +64,51 @@ const fn load(open: Open) -> Load {
 /// Returns the candidate with the least load: its position and the value that accompanies its
 /// load. Ignores candidates that are `None`.
 fn least<T>(candidates: impl Iterator<Item = Option<(Load, T)>>, seed: u64) -> Option<(usize, T)> {
-    let mut best: Option<(usize, Load, T)> = None;
-    for (position, candidate) in candidates.enumerate() {
+    let mut candidates = candidates.enumerate();
+    let first = candidates.find_map(|(position, candidate)| {
+        let (load, payload) = candidate?;
+        Some(Best::new(position, load, payload, seed))
+    })?;
+    // With `fold` the compiler keeps the best candidate in registers. With a `for` loop, each
+    // item would pass through memory.
+    let best = candidates.fold(first, |best, (position, candidate)| {
         let Some((load, payload)) = candidate else {
-            continue;
+            return best;
         };
-        let is_better = best
-            .as_ref()
-            .is_none_or(|&(held, least, _)| match load.compare(least) {
-                Ordering::Less => true,
-                Ordering::Equal => mix64(seed, position) < mix64(seed, held),
-                Ordering::Greater => false,
-            });
-        if is_better {
-            best = Some((position, load, payload));
+        match load.compare(best.load) {
+            Ordering::Less => Best::new(position, load, payload, seed),
+            Ordering::Equal => {
+                let tied = Best::new(position, load, payload, seed);
+                if tied.number < best.number {
+                    tied
+                } else {
+                    best
+                }
+            }
+            Ordering::Greater => best,
+        }
+    });
+    Some((best.position, best.payload))
+}
+
+/// The least loaded candidate so far.
+struct Best<T> {
+    position: usize,
+    load: Load,
+    /// The pseudo-random number of the candidate, which decides ties.
+    number: u64,
+    payload: T,
+}
+
+impl<T> Best<T> {
+    const fn new(position: usize, load: Load, payload: T, seed: u64) -> Self {
+        Self {
+            position,
+            load,
+            number: mix64(seed, position),
+            payload,
         }
     }
-    best.map(|(position, _, payload)| (position, payload))
 }
 
 /// Least connections while some servers are in slow start.

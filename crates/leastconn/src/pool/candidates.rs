@@ -86,7 +86,7 @@ impl Tried {
         self.0.is_empty()
     }
 
-    pub(super) fn contains(&self, server: &Arc<Server>) -> bool {
-        self.0.iter().any(|tried| Arc::ptr_eq(tried, server))
+    pub(super) fn servers(&self) -> &[Arc<Server>] {
+        &self.0
     }
 }

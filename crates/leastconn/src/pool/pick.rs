@@ -7,7 +7,7 @@ use super::{Candidates, Member, Pool, Tried};
 use crate::{
     Lease, Weight,
     balance::{Load, Open, PickContext, Picker, Servers, Source, Steady, slow_start::Ramp},
-    server::Candidate,
+    server::{Candidate, Server},
     spec::{PanicPolicy, UpstreamId},
     sync::Arc,
 };
@@ -66,7 +66,7 @@ impl Pool {
     pub fn pick_for(&self, candidates: &Candidates, request: &PickRequest<'_>) -> Option<Lease> {
         let tier = |backup| Tier {
             members: candidates.members(),
-            tried: request.tried,
+            tried: request.tried.servers(),
             backup,
         };
         self.pick_among(candidates, request, tier(false))
@@ -108,7 +108,7 @@ impl Pool {
         let pick = |down, backup| {
             let tier = Tier {
                 members: candidates.members(),
-                tried: request.tried,
+                tried: request.tried.servers(),
                 backup,
             };
             let servers = LastResort {
@@ -137,13 +137,14 @@ impl Pool {
 #[derive(Clone, Copy)]
 struct Tier<'a> {
     members: &'a [Member],
-    tried: &'a Tried,
+    tried: &'a [Arc<Server>],
     backup: bool,
 }
 
 impl Tier<'_> {
     fn includes(&self, member: &Member) -> bool {
-        member.backup == self.backup && !self.tried.contains(&member.server)
+        let is_tried = |tried| Arc::ptr_eq(tried, &member.server);
+        member.backup == self.backup && !self.tried.iter().any(is_tried)
     }
 }
 
