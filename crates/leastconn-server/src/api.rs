@@ -18,8 +18,6 @@ mod upstreams;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use leastconn::Reason;
-
 pub use changes::{Kill, Killed, LogLevel, ServerState, SetLogLevel, SetState, StateSet};
 pub use clients::{Client, ClientOrder, Clients, ClientsQuery, RateLimit};
 pub use connections::{Connection, Connections, ConnectionsQuery, Stage};
@@ -37,7 +35,7 @@ pub use upstreams::{UpstreamSummary, outage_lines};
 
 pub(crate) use crate::telemetry::refusals::is_refusal;
 
-use crate::{context::ServerContext, control::Control};
+use crate::{context::ServerContext, control::Control, reason_code::ReasonCode};
 
 /// What API requests are answered from.
 #[derive(Clone, Debug)]
@@ -50,7 +48,7 @@ pub struct ApiContext {
 /// Ended connections by reason code, without zeros.
 pub type Outcomes = BTreeMap<String, u64>;
 
-fn outcomes(counted: impl Iterator<Item = (Reason, u64)>) -> Outcomes {
+fn outcomes(counted: impl Iterator<Item = (ReasonCode, u64)>) -> Outcomes {
     counted
         .filter(|&(_, count)| count > 0)
         .map(|(reason, count)| (reason.as_str().to_owned(), count))

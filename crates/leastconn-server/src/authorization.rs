@@ -7,12 +7,13 @@ mod input;
 pub mod shadow;
 
 use jiff::Timestamp;
-use leastconn::{ClientId, Reason};
+use leastconn::ClientId;
 use leastconn_config::OnExpiry;
 use leastconn_tls::ChainError;
 
 use crate::{
     policy::{Denied, Grant},
+    reason_code::ReasonCode,
     snapshot::{Listener, Snapshot},
 };
 
@@ -38,20 +39,22 @@ pub enum Refusal {
 
 impl Refusal {
     /// The reason code for refusing a new connection.
-    pub const fn reason(&self) -> Reason {
+    pub fn reason(&self) -> ReasonCode {
         match self {
-            Self::ListenerRemoved => Reason::PolicyChanged,
-            Self::NoCertificate => Reason::NoCertificate,
-            Self::Certificate(error) => error.reason(),
+            Self::ListenerRemoved => ReasonCode::PolicyChanged,
+            Self::NoCertificate => ReasonCode::NoCertificate,
+            Self::Certificate(error) => error.kind().into(),
             Self::Denied(denied) => denied.reason(),
         }
     }
 
     /// The reason code for ending a connection that was already open.
-    pub const fn reason_for_open(&self) -> Reason {
+    pub fn reason_for_open(&self) -> ReasonCode {
         match self {
-            Self::Certificate(error) => error.reason(),
-            Self::ListenerRemoved | Self::NoCertificate | Self::Denied(_) => Reason::PolicyChanged,
+            Self::Certificate(error) => error.kind().into(),
+            Self::ListenerRemoved | Self::NoCertificate | Self::Denied(_) => {
+                ReasonCode::PolicyChanged
+            }
         }
     }
 

@@ -24,7 +24,7 @@ use std::{
 };
 
 use leastconn::{
-    Lease, Permit, Reason,
+    Lease, Permit,
     net::{self, Attempts, Connect, RelayPolicy, Stream},
 };
 use leastconn_config::StartTls;
@@ -39,6 +39,7 @@ use crate::{
     authorization::shadow,
     context::ServerContext,
     policy::Grant,
+    reason_code::ReasonCode,
     snapshot::{Listener, Snapshot},
     starttls,
     telemetry::metrics::GaugeGuard,
@@ -106,7 +107,7 @@ async fn handshake(
     record: &mut AccessRecord,
 ) -> Result<TlsStream, (Ended, Option<FailedStream>)> {
     let Some(server) = &listener.tls else {
-        return Err((Reason::HandshakeFailed.into(), None));
+        return Err((ReasonCode::HandshakeFailed.into(), None));
     };
     let _active = GaugeGuard::new(&listener.metrics.handshakes);
     // Use one timer for all steps: re-arming a timer in each step would cost CPU time.
@@ -115,7 +116,14 @@ async fn handshake(
 
     if listener.starttls == StartTls::Postgres {
         let request = starttls::postgres::negotiate(&mut socket, &mut received);
-        match before_deadline(record, deadline.as_mut(), Reason::HandshakeTimeout, request).await {
+        match before_deadline(
+            record,
+            deadline.as_mut(),
+            ReasonCode::HandshakeTimeout,
+            request,
+        )
+        .await
+        {
             Ok(Ok(())) => received.clear(),
             Ok(Err(error)) => return Err((error.into(), Some(FailedStream::Tcp(socket)))),
             Err(ended) => return Err((ended.after_partial_hello(&received), None)),
@@ -123,7 +131,13 @@ async fn handshake(
     }
 
     let hello = leastconn_tls::read_hello(&mut socket, &mut received);
-    let hello = before_deadline(record, deadline.as_mut(), Reason::HandshakeTimeout, hello).await;
+    let hello = before_deadline(
+        record,
+        deadline.as_mut(),
+        ReasonCode::HandshakeTimeout,
+        hello,
+    )
+    .await;
     let hello = match hello {
         Ok(Ok(hello)) => hello,
         Ok(Err(failed)) => return Err((failed.into(), Some(FailedStream::Tcp(socket)))),
@@ -137,12 +151,12 @@ async fn handshake(
     let permit = context
         .handshakes
         .acquire(source, &listener.metrics.waiting);
-    let permit = before_deadline(record, deadline.as_mut(), Reason::Overloaded, permit)
+    let permit = before_deadline(record, deadline.as_mut(), ReasonCode::Overloaded, permit)
         .await
         .map_err(|ended| (ended, None))?;
 
     let accept = leastconn_tls::accept(socket, hello, server, &permit);
-    let accepted = before_deadline(record, deadline, Reason::HandshakeTimeout, accept).await;
+    let accepted = before_deadline(record, deadline, ReasonCode::HandshakeTimeout, accept).await;
     let mut stream = match accepted {
         Ok(Ok(stream)) => stream,
         Ok(Err((failed, socket))) => {
@@ -188,7 +202,7 @@ async fn proxy<S: Stream>(
     let connection = record.connection();
     let relay = net::relay(&mut stream, server, policy, &connection.traffic);
     let (reason, detail) = match connection.unless_stopped(relay).await {
-        Ok(outcome) => (outcome.reason, ended::relay_detail(&outcome)),
+        Ok(outcome) => (outcome.reason.into(), ended::relay_detail(&outcome)),
         Err(reason) => {
             // Reset both connections: neither peer may mistake this for an orderly close.
             stream.abort();
@@ -293,7 +307,7 @@ fn authorize_newest(
         snapshot = context.snapshots.load();
         // A removed listener stays in the snapshot for as long as it has connections.
         let newest = snapshot.listener(&listener.name).map(Arc::clone);
-        listener = newest.ok_or(Reason::PolicyChanged)?;
+        listener = newest.ok_or(ReasonCode::PolicyChanged)?;
     }
 }
 

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod overrides;
 pub mod policy;
 pub mod process;
+pub mod reason_code;
 pub mod registry;
 pub mod reload;
 pub mod server;

@@ -12,13 +12,14 @@ mod maintenance;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use leastconn::{AdminState, Reason, ServerId, UpstreamId};
+use leastconn::{AdminState, ServerId, UpstreamId};
 use leastconn_config::{Level, Log};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{runtime::Handle, sync::broadcast};
 
 use crate::{
     logging,
+    reason_code::ReasonCode,
     registry::Registry,
     snapshot::{Snapshot, SnapshotHandle},
 };
@@ -146,7 +147,7 @@ impl Overrides {
             .iter()
             .filter(|handle| filter.matches(handle.id, &handle.state()));
         matching
-            .filter(|handle| handle.stop(Reason::Killed))
+            .filter(|handle| handle.stop(ReasonCode::Killed))
             .count()
     }
 

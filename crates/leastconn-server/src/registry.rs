@@ -17,11 +17,10 @@ use std::{
     time::Instant,
 };
 
-use leastconn::Reason;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::telemetry::metrics::ListenerMetrics;
+use crate::{reason_code::ReasonCode, telemetry::metrics::ListenerMetrics};
 
 pub use handle::{ConnectionHandle, ConnectionState, Expired};
 pub use peer::{DisplayAddress, UnixPeer};
@@ -102,7 +101,7 @@ impl Registry {
     }
 
     /// Ends all connections and returns how many had not been ended before.
-    pub fn stop_all(&self, reason: Reason) -> usize {
+    pub fn stop_all(&self, reason: ReasonCode) -> usize {
         let open = self.list();
         open.iter().filter(|handle| handle.stop(reason)).count()
     }

@@ -4,7 +4,7 @@ mod observed;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use leastconn::{Reason, net};
+use leastconn::net;
 use leastconn_config::Config;
 use leastconn_tls::TlsError;
 use tokio::{
@@ -21,6 +21,7 @@ use crate::{
     control::Control,
     memory::{self, MemoryWatch},
     process::{inherited::Inherited, upgrade::channel::UnusedSockets},
+    reason_code::ReasonCode,
     reload::{
         Reloader,
         file_watch::{Events, watch as watch_files},
@@ -289,7 +290,7 @@ impl Server {
                 () = hurry => {}
             }
         }
-        let forced = registry.stop_all(Reason::Drained);
+        let forced = registry.stop_all(ReasonCode::Drained);
         let _ = timeout(CLOSE_TIMEOUT, registry.wait_empty()).await;
         let _ = timeout(RESPONSE_TIMEOUT, self.close_admin()).await;
         Drained { forced }

@@ -5,7 +5,7 @@ pub mod postgres;
 
 use std::io;
 
-use leastconn::Reason;
+use crate::reason_code::ReasonCode;
 
 /// The client did not request TLS properly.
 #[derive(Debug, thiserror::Error)]
@@ -27,10 +27,10 @@ pub enum StartTlsError {
 }
 
 impl StartTlsError {
-    pub const fn reason(&self) -> Reason {
+    pub const fn reason(&self) -> ReasonCode {
         match self {
-            Self::NotTls(_) => Reason::NotTls,
-            Self::Pipelined | Self::Closed | Self::Io(_) => Reason::HandshakeFailed,
+            Self::NotTls(_) => ReasonCode::NotTls,
+            Self::Pipelined | Self::Closed | Self::Io(_) => ReasonCode::HandshakeFailed,
         }
     }
 }

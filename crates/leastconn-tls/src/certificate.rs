@@ -14,7 +14,6 @@
 //! This module does not check trust, validity or revocation: they were verified before.
 
 use aws_lc_rs::digest::{SHA256, digest};
-use leastconn::Reason;
 use x509_parser::{
     certificate::X509Certificate, der_parser::asn1_rs::Any, extensions::GeneralName,
     oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME, prelude::FromDer, x509::AttributeTypeAndValue,
@@ -102,13 +101,6 @@ pub enum Ambiguous {
     /// More than [`MAX_NAMES`] alternative names or organizational units.
     #[error("the certificate has more than {MAX_NAMES} names")]
     TooManyNames,
-}
-
-impl Ambiguous {
-    /// The reason code.
-    pub const fn reason(&self) -> Reason {
-        Reason::AmbiguousIdentity
-    }
 }
 
 impl Certificate {

@@ -2,10 +2,9 @@
 
 use std::io;
 
-use leastconn::Reason;
 use rustls::{AlertDescription, Error};
 
-use crate::{alert, error_text, permit::Evicted, trust::certificate_reason};
+use crate::{alert, error_text, permit::Evicted, trust::ChainErrorKind};
 
 /// Why a handshake failed. If there is an alert for the error, it was sent to the client,
 /// unless the socket did not accept it at once.
@@ -26,14 +25,28 @@ pub enum HandshakeError {
     Closed,
 }
 
+/// Why a handshake failed, without the details.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeErrorKind {
+    /// A certificate is required, and the client sent none.
+    NoCertificate,
+    /// The client's certificate chain is not accepted.
+    Chain(ChainErrorKind),
+    /// See [`HandshakeError::Evicted`].
+    Evicted,
+    /// A protocol or I/O error, or the client closed the connection.
+    Other,
+}
+
 impl HandshakeError {
-    /// The reason code.
-    pub const fn reason(&self) -> Reason {
+    pub const fn kind(&self) -> HandshakeErrorKind {
         match self {
-            Self::Tls(Error::NoCertificatesPresented) => Reason::NoCertificate,
-            Self::Tls(Error::InvalidCertificate(error)) => certificate_reason(error),
-            Self::Evicted(_) => Reason::Overloaded,
-            _ => Reason::HandshakeFailed,
+            Self::Tls(Error::NoCertificatesPresented) => HandshakeErrorKind::NoCertificate,
+            Self::Tls(Error::InvalidCertificate(error)) => {
+                HandshakeErrorKind::Chain(ChainErrorKind::of(error))
+            }
+            Self::Evicted(_) => HandshakeErrorKind::Evicted,
+            Self::Tls(_) | Self::Io(_) | Self::Closed => HandshakeErrorKind::Other,
         }
     }
 

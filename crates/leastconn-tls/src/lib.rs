@@ -63,12 +63,12 @@ pub mod x509;
 pub use client_hello::{Hello, read_hello};
 pub use diagnostics::{Diagnostics, Failed};
 pub use handshake::accept;
-pub use handshake_error::HandshakeError;
+pub use handshake_error::{HandshakeError, HandshakeErrorKind};
 pub use rejected::RejectedCertificate;
 pub use server::{Server, server};
 pub use stream::{TlsStream, negotiated};
 pub use tls_error::TlsError;
-pub use trust::{ChainError, PathError, Trust, trusts};
+pub use trust::{ChainError, ChainErrorKind, PathError, Trust, trusts};
 
 /// Entry point of the fuzz target `tls_record`.
 #[cfg(fuzzing)]

@@ -1,19 +1,10 @@
 //! The interface between handshakes and the handshake scheduler.
 
-use leastconn::Reason;
-
 /// The handshake was ended while it waited for its client, because too many handshakes were
 /// waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the client was slow to answer while too many handshakes waited for their clients")]
 pub struct Evicted;
-
-impl Evicted {
-    /// The reason code.
-    pub const fn reason(self) -> Reason {
-        Reason::Overloaded
-    }
-}
 
 /// A handshake in progress, as its scheduler sees it.
 ///

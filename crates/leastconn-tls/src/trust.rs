@@ -18,8 +18,7 @@ use std::{sync::Arc, time::Duration};
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 pub(crate) use caching_verifier::CachingVerifier;
-pub use chain_error::ChainError;
-pub(crate) use chain_error::certificate_reason;
+pub use chain_error::{ChainError, ChainErrorKind};
 pub(crate) use chain_verifier::{ChainVerifier, Tolerance};
 pub use path_error::PathError;
 pub(crate) use pins::{Pins, verify_pinned};

@@ -124,9 +124,10 @@
 //!
 //! # Errors and reasons
 //!
-//! Every refusal, error and end of a connection has a [`Reason`]. Its code is the same in
-//! logs, metrics and errors, for example `rate_limited`, `connect_failed`, `client_reset` or
-//! `ok`. A connection of a client over its limit fails with a [`Refusal`]. If no server
+//! Every refusal, error and end of a connection has a [`Reason`] with a stable code for logs
+//! and metrics, for example `rate_limited`, `connect_failed`, `client_reset` or `ok`. The
+//! enum contains what this library decides; programs include it in an enum of their own. A
+//! connection of a client over its limit fails with a [`Refusal`]. If no server
 //! accepts the connection, it fails with a [`ConnectError`](net::ConnectError).
 //!
 //! # Guarantees

@@ -1,14 +1,14 @@
-//! Reason codes: why a connection ended. The codes are stable, and the same in logs, metrics and
-//! errors.
+//! Why a connection was refused or ended.
 
 use std::fmt;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $code:literal,)+) => {
-        /// How a connection ended. Every connection has exactly one reason.
+        /// How a connection ended, as far as this library decides it. Each connection has
+        /// exactly one reason.
         ///
-        /// This library uses the reasons that concern limits, connecting and relaying. The
-        /// other reasons are for programs that use the library.
+        /// A program that also authenticates or authorizes clients has reasons of its own. It
+        /// defines an enum that includes them and converts from this one.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum Reason {
@@ -30,30 +30,6 @@ macro_rules! reasons {
 reasons! {
     /// Both sides finished sending, and all bytes were delivered.
     Ok = "ok",
-    /// The client was not authorized before the handshake deadline expired.
-    HandshakeTimeout = "handshake_timeout",
-    /// The TLS handshake failed. For example, the client did not speak TLS, there was no
-    /// common version or cipher suite, or the client closed the connection.
-    HandshakeFailed = "handshake_failed",
-    /// The client did not request TLS with STARTTLS, and the listener requires it.
-    NotTls = "not_tls",
-    /// The client sent no certificate, but a certificate is required.
-    NoCertificate = "no_certificate",
-    /// The certificate does not chain to a trusted CA, or is not valid for client
-    /// authentication.
-    UntrustedCertificate = "untrusted_certificate",
-    /// The certificate is outside its validity period.
-    ExpiredCertificate = "expired_certificate",
-    /// The certificate, or an issuer in its chain, is revoked by a CRL.
-    RevokedCertificate = "revoked_certificate",
-    /// The CRL for the certificate has expired.
-    CrlExpired = "crl_expired",
-    /// The certificate does not identify the client unambiguously.
-    AmbiguousIdentity = "ambiguous_identity",
-    /// No rule matches the client.
-    UnknownClient = "unknown_client",
-    /// A rule matches, but allows no server of this upstream.
-    NotAllowed = "not_allowed",
     /// The client opens connections faster than its rate limit.
     RateLimited = "rate_limited",
     /// The client has reached its maximum of concurrent connections.
@@ -69,8 +45,6 @@ reasons! {
     /// One side had finished sending, and the other side sent nothing during the half-close
     /// timeout.
     HalfCloseTimeout = "half_close_timeout",
-    /// The connection reached its maximum age.
-    MaxLifetime = "max_lifetime",
     /// The client reset the connection.
     ClientReset = "client_reset",
     /// The client closed the connection before a server was connected. It had not sent any
@@ -78,20 +52,15 @@ reasons! {
     ClientClosed = "client_closed",
     /// The server reset the connection.
     ServerReset = "server_reset",
-    /// The client ended a TLS stream without `close_notify`. Not a failure: all bytes were
-    /// delivered.
+    /// The client's stream ended without the end marker of its protocol, for example TLS
+    /// without `close_notify`. Not a failure: all bytes were delivered.
     ClientTruncated = "client_truncated",
-    /// The server ended a TLS stream without `close_notify`. Not a failure: all bytes were
-    /// delivered.
+    /// The server's stream ended without the end marker of its protocol, for example TLS
+    /// without `close_notify`. Not a failure: all bytes were delivered.
     ServerTruncated = "server_truncated",
-    /// TLS failed after the handshake: invalid record, fatal alert or exceeded limit.
-    TlsError = "tls_error",
-    /// After a policy change, the connection is no longer allowed.
-    PolicyChanged = "policy_changed",
-    /// The balancer was stopped before the connection had ended.
-    Drained = "drained",
-    /// An operator closed the connection.
-    Killed = "killed",
+    /// The protocol of one of the streams failed, for example TLS by an invalid record or a
+    /// fatal alert.
+    ProtocolError = "protocol_error",
 }
 
 impl Reason {

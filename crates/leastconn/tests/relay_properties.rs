@@ -119,12 +119,12 @@ fn each_ending_has_its_reason() {
         (
             quiet(End::Broken, Take::All),
             quiet(End::Silent, Take::All),
-            Reason::TlsError,
+            Reason::ProtocolError,
         ),
         (
             quiet(End::Silent, Take::Broken),
             quiet(End::Silent, Take::All),
-            Reason::TlsError,
+            Reason::ProtocolError,
         ),
         // The data that the client has sent cannot be delivered.
         (

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Instant};
 
+use leastconn_server::reason_code::ReasonCode;
 use ratatui::widgets::TableState;
 
 use super::answers::Answers;
@@ -154,7 +155,7 @@ impl Rates {
         }
         // An outcome that is missing from an answer has a count of 0.
         let outcomes = |answers: &Answers| {
-            let all = leastconn::Reason::ALL.iter().map(|reason| {
+            let all = ReasonCode::ALL.iter().map(|reason| {
                 let count = answers.status.connections.outcomes.get(reason.as_str());
                 (reason.as_str().to_owned(), count.copied().unwrap_or(0))
             });

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use leastconn_server::reason_code::ReasonCode;
 use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::metrics::{family, normalise};
 use leastconn_testkit::{Behaviour, DEADLINE, TestCa, TlsClient, Upstream, eventually};
@@ -54,11 +55,9 @@ fn has_documented_type(field: &str, value: &Value) -> bool {
         }),
         "attempts" | "bytes_received" | "bytes_sent" => value.is_u64(),
         "handshake_ms" | "connect_ms" | "duration_ms" => milliseconds,
-        "outcome" => text.is_some_and(|text| {
-            leastconn::Reason::ALL
-                .iter()
-                .any(|reason| reason.as_str() == text)
-        }),
+        "outcome" => {
+            text.is_some_and(|text| ReasonCode::ALL.iter().any(|reason| reason.as_str() == text))
+        }
         "listener" | "client" | "sni" | "cipher" | "upstream" | "server" | "detail" => {
             text.is_some_and(|text| !text.is_empty())
         }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use leastconn_server::reason_code::ReasonCode;
 use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::{Behaviour, DEADLINE, TestCa, TlsClient, Upstream};
 use serde_json::Value;
@@ -279,7 +280,7 @@ async fn records_contain_what_was_known_at_the_end() {
         "server_truncated",
         "crl_expired",
     ];
-    let missing: Vec<_> = leastconn::Reason::ALL
+    let missing: Vec<_> = ReasonCode::ALL
         .iter()
         .map(|reason| reason.as_str())
         .filter(|reason| !seen.contains(reason) && !ELSEWHERE.contains(reason))

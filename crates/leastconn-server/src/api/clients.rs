@@ -2,13 +2,15 @@
 
 use std::cmp::Reverse;
 
-use leastconn::Reason;
 use leastconn_config::{MatchKey, Rule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ApiContext, Outcomes, outcomes, page};
-use crate::telemetry::metrics::{ClientMetrics, Metrics};
+use crate::{
+    reason_code::ReasonCode,
+    telemetry::metrics::{ClientMetrics, Metrics},
+};
 
 /// Client rules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -147,7 +149,7 @@ impl Client {
         let refused = counted.map_or(0, ClientMetrics::refused);
         let outcomes = outcomes(counted.into_iter().flat_map(ClientMetrics::outcomes));
         let of = |failures: bool| -> u64 {
-            let of = Reason::ALL
+            let of = ReasonCode::ALL
                 .iter()
                 .filter(|reason| reason.is_failure() == failures);
             of.filter_map(|reason| outcomes.get(reason.as_str())).sum()

@@ -8,16 +8,16 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use leastconn::{ClientId, Limits, Permit, Reason, net};
+use leastconn::{ClientId, Limits, Permit, net};
 
 use super::AuthInput;
-use crate::{limits::ClientLimiters, snapshot::Snapshot};
+use crate::{limits::ClientLimiters, reason_code::ReasonCode, snapshot::Snapshot};
 
 /// The decision of a shadow rule.
 #[derive(Debug)]
 pub struct ShadowDecision {
     pub client: Arc<str>,
-    pub outcome: Reason,
+    pub outcome: ReasonCode,
     /// Counts the connection against the rule's `max_conns` while it is open.
     permit: Option<Permit>,
 }
@@ -45,13 +45,13 @@ pub fn evaluate(
     let (outcome, permit) = match matched.grant(&listener.routing, input.sni) {
         Err(denied) => (denied.reason(), None),
         // Without limits there is nothing to count, and no table entry is needed.
-        Ok(grant) if *grant.limits() == Limits::default() => (Reason::Ok, None),
+        Ok(grant) if *grant.limits() == Limits::default() => (ReasonCode::Ok, None),
         Ok(grant) => {
             let client = matched.client();
             let bucket = ClientId::from(format!("shadow:{client}:{}", grant.identity()));
             match limiters.admit(&bucket, grant.limits(), net::now()) {
-                Ok(permit) => (Reason::Ok, Some(permit)),
-                Err(refusal) => (refusal.reason(), None),
+                Ok(permit) => (ReasonCode::Ok, Some(permit)),
+                Err(refusal) => (refusal.reason().into(), None),
             }
         }
     };

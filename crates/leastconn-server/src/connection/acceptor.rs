@@ -4,7 +4,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use leastconn::{
-    Reason, ShortDuration,
+    ShortDuration,
     backoff::Backoff,
     net::{self, Stream},
 };
@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{access_record::AccessRecord, serve};
-use crate::{context::ServerContext, registry::UnixPeer};
+use crate::{context::ServerContext, reason_code::ReasonCode, registry::UnixPeer};
 
 /// At most this many connections are accepted from the backlog when a socket is closed.
 const MAX_LEFTOVER: u32 = 4096;
@@ -188,12 +188,12 @@ fn start(mut stream: TcpStream, origin: Origin, listener: &str, context: &Arc<Se
     context.memory.connection_accepted();
     if context.memory.is_exceeded() {
         let detail = "the memory limit is reached (`memory_limit`)";
-        record.end(Reason::Overloaded, Some(detail));
+        record.end(ReasonCode::Overloaded, Some(detail));
         return;
     }
     let Some(slot) = context.slots.try_acquire() else {
         let detail = "the connection limit of the process is reached (`max_connections`)";
-        record.end(Reason::Overloaded, Some(detail));
+        record.end(ReasonCode::Overloaded, Some(detail));
         return;
     };
     let context = Arc::clone(context);

@@ -12,12 +12,13 @@ use std::{
 };
 
 use jiff::Timestamp;
-use leastconn::{Lease, Reason, ServerId, UpstreamId, net};
+use leastconn::{Lease, ServerId, UpstreamId, net};
 use leastconn_config::text::escape;
 use leastconn_tls::Diagnostics;
 
 use crate::{
     authorization::shadow::ShadowDecision,
+    reason_code::ReasonCode,
     registry::{ConnectionGuard, ConnectionHandle, ConnectionState},
     telemetry::{
         Telemetry,
@@ -140,7 +141,7 @@ impl AccessRecord {
     /// Like [`Self::end`], for a connection that failed before any data was relayed.
     pub fn end_handshake(
         &mut self,
-        reason: Reason,
+        reason: ReasonCode,
         detail: Option<&str>,
         diagnostics: Option<Box<Diagnostics>>,
     ) {
@@ -150,7 +151,7 @@ impl AccessRecord {
 
     /// Records the end of the connection: counts it and writes its access log line. Later calls
     /// have no effect.
-    pub fn end(&mut self, reason: Reason, detail: Option<&str>) {
+    pub fn end(&mut self, reason: ReasonCode, detail: Option<&str>) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
@@ -185,7 +186,7 @@ impl AccessRecord {
         &self,
         state: &ConnectionState,
         client: Option<&str>,
-        reason: Reason,
+        reason: ReasonCode,
         detail: Option<&str>,
     ) -> RecentRefusal {
         let text = |text: &str| refusals::bounded(&escape(text));
@@ -229,7 +230,7 @@ impl AccessRecord {
         &self,
         state: &ConnectionState,
         client: Option<&str>,
-        reason: Reason,
+        reason: ReasonCode,
         detail: Option<&str>,
     ) -> Vec<u8> {
         let connection = &self.connection;
@@ -292,9 +293,9 @@ impl Drop for AccessRecord {
         // Usually `end` was called before. If not, the task has panicked, or the runtime was shut
         // down while the connection was open.
         if std::thread::panicking() {
-            self.end(Reason::Killed, Some("internal error in the balancer"));
+            self.end(ReasonCode::Killed, Some("internal error in the balancer"));
         } else {
-            self.end(Reason::Drained, None);
+            self.end(ReasonCode::Drained, None);
         }
     }
 }

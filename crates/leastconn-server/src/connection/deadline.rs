@@ -2,16 +2,16 @@
 
 use std::{future::Future, pin::Pin};
 
-use leastconn::Reason;
 use tokio::time::Sleep;
 
 use super::{access_record::AccessRecord, ended::Ended};
+use crate::reason_code::ReasonCode;
 
 /// Runs one step unless the deadline passes or another task ends the connection.
 pub(super) async fn before_deadline<T>(
     record: &AccessRecord,
     deadline: Pin<&mut Sleep>,
-    late: Reason,
+    late: ReasonCode,
     step: impl Future<Output = T>,
 ) -> Result<T, Ended> {
     tokio::select! {

@@ -12,20 +12,21 @@ use leastconn_tls::{
 
 use super::proxy_header::ReceiveError;
 use crate::{
-    authorization::Refusal, policy::Denied, registry::ConnectionHandle, starttls::StartTlsError,
+    authorization::Refusal, policy::Denied, reason_code::ReasonCode, registry::ConnectionHandle,
+    starttls::StartTlsError,
 };
 
 /// The end of a connection before anything was relayed.
 #[derive(Debug)]
 pub(super) struct Ended {
-    pub(super) reason: Reason,
+    pub(super) reason: ReasonCode,
     pub(super) detail: Option<String>,
     /// What is known about a client that failed to authenticate.
     pub(super) diagnostics: Option<Box<Diagnostics>>,
 }
 
 impl Ended {
-    pub(super) fn new(reason: Reason, detail: String) -> Self {
+    pub(super) fn new(reason: ReasonCode, detail: String) -> Self {
         Self {
             reason,
             detail: Some(detail),
@@ -38,7 +39,7 @@ impl Ended {
         let leaf = leaf.as_ref().map_or(&[][..], |leaf| leaf.as_ref());
         Self {
             diagnostics: Some(Box::new(Diagnostics::of(leaf))),
-            ..Self::new(error.reason(), error.to_string())
+            ..Self::new(ReasonCode::AmbiguousIdentity, error.to_string())
         }
     }
 
@@ -55,7 +56,7 @@ impl Ended {
     /// Explains a handshake timeout if the client has sent only a part of its ClientHello.
     /// `received`: the bytes that the client has sent.
     pub(super) fn after_partial_hello(mut self, received: &[u8]) -> Self {
-        if self.reason == Reason::HandshakeTimeout {
+        if self.reason == ReasonCode::HandshakeTimeout {
             self.detail = Some(match ForeignProtocol::unless_tls(received) {
                 Some(instead) => instead.to_string(),
                 None => format!(
@@ -68,8 +69,8 @@ impl Ended {
     }
 }
 
-impl From<Reason> for Ended {
-    fn from(reason: Reason) -> Self {
+impl From<ReasonCode> for Ended {
+    fn from(reason: ReasonCode) -> Self {
         Self {
             reason,
             detail: None,
@@ -82,7 +83,7 @@ macro_rules! ended_from {
     ($($error:ty),+ $(,)?) => {$(
         impl From<$error> for Ended {
             fn from(error: $error) -> Self {
-                Self::new(error.reason(), error.to_string())
+                Self::new(error.reason().into(), error.to_string())
             }
         }
     )+};
@@ -102,16 +103,16 @@ impl From<Box<Failed>> for Ended {
         let Failed { error, diagnostics } = *failed;
         Self {
             diagnostics: (diagnostics != Diagnostics::default()).then(|| Box::new(diagnostics)),
-            ..Self::new(error.reason(), detail)
+            ..Self::new(error.kind().into(), detail)
         }
     }
 }
 
 /// The access log detail of a connection that another task ended during relaying.
-pub(super) fn stop_detail(reason: Reason) -> Option<String> {
+pub(super) fn stop_detail(reason: ReasonCode) -> Option<String> {
     let text =
         "the memory limit is reached (`memory_limit`), and this connection had much buffered data";
-    (reason == Reason::Overloaded).then(|| text.to_owned())
+    (reason == ReasonCode::Overloaded).then(|| text.to_owned())
 }
 
 /// The I/O or TLS error that broke a relayed connection, if it tells more than the reason
@@ -131,7 +132,7 @@ pub(super) fn relay_detail(outcome: &RelayOutcome) -> Option<String> {
     match outcome.reason {
         Reason::ClientReset | Reason::ClientTruncated => client.map(ToString::to_string),
         Reason::ServerReset | Reason::ServerTruncated => server.map(ToString::to_string),
-        Reason::TlsError | Reason::HalfCloseTimeout => {
+        Reason::ProtocolError | Reason::HalfCloseTimeout => {
             let client = client.map(|error| format!("client: {error}"));
             client.or_else(|| server.map(|error| format!("server: {error}")))
         }

@@ -2,9 +2,10 @@
 
 use std::io;
 
-use leastconn::Reason;
 use leastconn_proxy_protocol::{Header, HeaderError, parse};
 use tokio::{io::AsyncReadExt, net::TcpStream};
+
+use crate::reason_code::ReasonCode;
 
 /// No header was received.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +33,8 @@ const fn position(received: usize) -> &'static str {
 }
 
 impl ReceiveError {
-    pub(super) const fn reason(&self) -> Reason {
-        Reason::HandshakeFailed
+    pub(super) const fn reason(&self) -> ReasonCode {
+        ReasonCode::HandshakeFailed
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::{pin::pin, time::Instant};
 
-use leastconn::{ClientId, Reason};
+use leastconn::ClientId;
 use leastconn_config::TrustedProxies;
 use leastconn_proxy_protocol::{ClientTls, Endpoints, Header, Version};
 use tokio::{net::TcpStream, time::sleep_until};
 
 use super::{access_record::AccessRecord, deadline::before_deadline, ended::Ended, proxy_header};
+use crate::reason_code::ReasonCode;
 
 /// Receives the PROXY header that precedes everything else, and stores the client's
 /// address in the connection's handle.
@@ -21,18 +22,18 @@ pub(super) async fn receive_client_address(
     if !proxies.contains(peer) {
         let peer = peer.to_canonical();
         let detail = format!("{peer} is not in `proxy_protocol_from`");
-        return Err(Ended::new(Reason::HandshakeFailed, detail));
+        return Err(Ended::new(ReasonCode::HandshakeFailed, detail));
     }
     let mut received = Vec::new();
     let header = before_deadline(
         record,
         pin!(sleep_until(deadline.into())),
-        Reason::HandshakeTimeout,
+        ReasonCode::HandshakeTimeout,
         proxy_header::receive(socket, &mut received),
     )
     .await;
     let header = header.map_err(|ended| Ended {
-        detail: (ended.reason == Reason::HandshakeTimeout)
+        detail: (ended.reason == ReasonCode::HandshakeTimeout)
             .then(|| proxy_header::timeout_detail(received.len())),
         ..ended
     })?;
@@ -70,10 +71,10 @@ pub(super) fn header_for_server(
         // A UNIX socket has no addresses.
         None if connection.unix().is_some() => return Ok(version.encode_unspecified(tls.as_ref())),
         None => {
-            let socket = socket.ok_or(Reason::ClientReset)?;
+            let socket = socket.ok_or(ReasonCode::ClientReset)?;
             let local = socket
                 .local_addr()
-                .map_err(|error| Ended::new(Reason::ClientReset, error.to_string()))?;
+                .map_err(|error| Ended::new(ReasonCode::ClientReset, error.to_string()))?;
             Endpoints::new(connection.source(), local)
         }
     };

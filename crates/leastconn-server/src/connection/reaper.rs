@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use leastconn::{Reason, net};
+use leastconn::net;
 use leastconn_config::Config;
 use leastconn_tls::client_chain::RevokedNames;
 use tokio::time::sleep;
@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use super::reauthorize::{log_ended, reauthorize_all, reauthorize_some};
 use crate::{
     context::ServerContext,
+    reason_code::ReasonCode,
     registry::{ConnectionHandle, Expired},
 };
 
@@ -76,7 +77,7 @@ fn end_too_old(context: &ServerContext, now: Timestamp) -> Vec<Arc<ConnectionHan
         .registry
         .each(|handle| match handle.expired(instant, seconds) {
             Some(Expired::Lifetime) => {
-                handle.stop(Reason::MaxLifetime);
+                handle.stop(ReasonCode::MaxLifetime);
             }
             Some(Expired::Certificate) => expired.push(Arc::clone(handle)),
             None => {}

@@ -20,13 +20,13 @@ use std::{
 };
 
 use jiff::Timestamp;
-use leastconn::Reason;
 use leastconn_config::OnExpiry;
 use leastconn_tls::client_chain::{Fingerprint, RevokedNames};
 
 use crate::{
     authorization::{AuthInput, OpenConnection, Refusal, authorize},
     policy::Grant,
+    reason_code::ReasonCode,
     registry::{ConnectionHandle, ConnectionState, Registry},
     snapshot::{Listener, Snapshot},
     telemetry::metrics::Metrics,
@@ -92,7 +92,7 @@ pub fn reauthorize(
     snapshot: &Snapshot,
     metrics: &Metrics,
     now: Timestamp,
-) -> Option<Reason> {
+) -> Option<ReasonCode> {
     let mut state = handle.state();
     // Check this under the lock: an ended connection must not be counted for its rule again.
     if handle.is_stopped() {
@@ -117,7 +117,7 @@ pub fn reauthorize(
     };
     let upstream = state.upstream.as_ref();
     if !upstream.is_some_and(|upstream| grant.permits(upstream, state.server.as_ref())) {
-        return Some(Reason::PolicyChanged);
+        return Some(ReasonCode::PolicyChanged);
     }
     state.set_client(grant.client(), metrics);
     store_grant(&mut state, handle, &grant, snapshot, listener);
@@ -125,7 +125,7 @@ pub fn reauthorize(
 }
 
 /// The number of ended connections for each reason code.
-pub type EndedCounts = BTreeMap<Reason, usize>;
+pub type EndedCounts = BTreeMap<ReasonCode, usize>;
 
 /// Re-authorizes all open connections under `snapshot` and ends those that are refused. Connections
 /// with a certificate in `revoked` come first.
@@ -152,7 +152,7 @@ pub fn reauthorize_all(
         if snapshot.removed_listeners.contains_key(&handle.listener)
             && handle.state().generation.is_some()
         {
-            pass.end(&handle, Reason::RevokedCertificate);
+            pass.end(&handle, ReasonCode::RevokedCertificate);
         } else {
             pass.visit(&handle);
         }
@@ -190,7 +190,7 @@ struct Pass<'a> {
     ended: EndedCounts,
     /// Chains that a listener has found to be invalid, with the reason. Cached, because many
     /// connections may share a chain.
-    invalid: HashMap<(Arc<str>, Fingerprint), Reason>,
+    invalid: HashMap<(Arc<str>, Fingerprint), ReasonCode>,
 }
 
 impl<'a> Pass<'a> {
@@ -218,7 +218,7 @@ impl<'a> Pass<'a> {
         let Some(reason) = reauthorize(handle, self.snapshot, self.metrics, now) else {
             return;
         };
-        if reason != Reason::PolicyChanged
+        if reason != ReasonCode::PolicyChanged
             && let Some(key) = key
         {
             self.invalid.insert(key, reason);
@@ -226,7 +226,7 @@ impl<'a> Pass<'a> {
         self.end(handle, reason);
     }
 
-    fn end(&mut self, handle: &ConnectionHandle, reason: Reason) {
+    fn end(&mut self, handle: &ConnectionHandle, reason: ReasonCode) {
         if handle.stop(reason) {
             *self.ended.entry(reason).or_default() += 1;
             tracing::debug!(connection = handle.id, source = %handle.source(), %reason, "connection ended by re-authorization");

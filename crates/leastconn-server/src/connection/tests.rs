@@ -117,7 +117,7 @@ async fn reload_before_admission_is_seen_by_the_connection() {
     // The connection is not admitted yet, so it has to detect the reload itself.
     assert!(scene.reauthorize_all().is_empty());
     let (_record, refused) = scene.authorize(accepted);
-    assert_eq!(refused.unwrap_err().reason, Reason::NotAllowed);
+    assert_eq!(refused.unwrap_err().reason, ReasonCode::NotAllowed);
 }
 
 #[tokio::test]
@@ -141,14 +141,17 @@ async fn reload_after_admission_ends_the_connection() {
     let (record, granted) = scene.authorize(scene.accepted());
     granted.unwrap();
     scene.replace(config("[]"));
-    assert_eq!(scene.reauthorize_all(), [(Reason::PolicyChanged, 1)].into());
+    assert_eq!(
+        scene.reauthorize_all(),
+        [(ReasonCode::PolicyChanged, 1)].into()
+    );
     assert!(record.connection().is_stopped());
     assert!(scene.reauthorize_all().is_empty(), "it was ended twice");
 }
 
 #[tokio::test]
 async fn reload_while_connecting_is_seen_after_connect() {
-    for (port, expected) in [(1, Some(Reason::PolicyChanged)), (2, None)] {
+    for (port, expected) in [(1, Some(ReasonCode::PolicyChanged)), (2, None)] {
         let scene = Scene::new("\"web\"");
         let (mut record, granted) = scene.authorize(scene.accepted());
         granted.unwrap();
@@ -190,7 +193,7 @@ async fn ended_connection_is_not_counted_by_reauthorization() {
     // The reload has listed the connection, which ends before the reload visits it.
     scene.replace(config("\"web\""));
     let (handle, snapshot) = (&scene.context.registry.list()[0], scene.context.snapshot());
-    record.end(Reason::Ok, None);
+    record.end(ReasonCode::Ok, None);
     let ended = reauthorize(handle, &snapshot, metrics, Timestamp::now());
     assert_eq!(ended, None);
     assert_eq!(metrics.client(&client).unwrap().open(), 0);

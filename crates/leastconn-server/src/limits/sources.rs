@@ -6,8 +6,10 @@
 
 use std::time::{Duration, Instant};
 
-use leastconn::{ClientId, Limiter, Limits, Reason, Refusal, ShortDuration};
+use leastconn::{ClientId, Limiter, Limits, Refusal, ShortDuration};
 use leastconn_config::{IpNet, SourceRateLimit};
+
+use crate::reason_code::ReasonCode;
 
 /// Capacity of the table, about 50 MiB. A source is idle once its bucket is full again, so the
 /// table holds the sources that connected within the last `burst / rate` seconds.
@@ -34,8 +36,8 @@ pub struct SourceRateExceeded {
 }
 
 impl SourceRateExceeded {
-    pub const fn reason(&self) -> Reason {
-        Reason::RateLimited
+    pub const fn reason(&self) -> ReasonCode {
+        ReasonCode::RateLimited
     }
 }
 
@@ -123,7 +125,7 @@ mod tests {
             limit.admit(v4(1), start).unwrap();
         }
         let error = limit.admit(v4(1), start).unwrap_err();
-        assert_eq!(error.reason(), Reason::RateLimited);
+        assert_eq!(error.reason(), ReasonCode::RateLimited);
         let text = error.to_string();
         assert!(
             text.contains("0.0.0.1")

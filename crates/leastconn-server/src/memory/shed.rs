@@ -11,10 +11,13 @@ use std::{
     time::Duration,
 };
 
-use leastconn::{Reason, net::relay::MAX_BUFFERED};
+use leastconn::net::relay::MAX_BUFFERED;
 
 use super::Budget;
-use crate::registry::{ConnectionHandle, Registry};
+use crate::{
+    reason_code::ReasonCode,
+    registry::{ConnectionHandle, Registry},
+};
 
 /// Interval of measurements while memory would stay below the limit even if all open connections
 /// filled their buffers.
@@ -91,7 +94,7 @@ fn shed(registry: &Registry, excess: u64) {
         if freed >= excess {
             break;
         }
-        if handle.stop(Reason::Overloaded) {
+        if handle.stop(ReasonCode::Overloaded) {
             freed += buffered;
             closed += 1;
         }

@@ -3,11 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
-use leastconn::{ClientId, Limits, Permit, Pool, Reason, Selector, ServerId, UpstreamId};
+use leastconn::{ClientId, Limits, Permit, Pool, Selector, ServerId, UpstreamId};
 use leastconn_config::{Clients, Granted, Rule};
 use leastconn_tls::certificate::Ambiguous;
 
-use crate::upstream::Upstream;
+use crate::{reason_code::ReasonCode, upstream::Upstream};
 
 /// The servers that an `allow` list grants, by upstream.
 pub(super) type GrantedServers = HashMap<UpstreamId, (Arc<Upstream>, Selector)>;
@@ -83,11 +83,11 @@ fn of(upstream: Option<&UpstreamId>) -> String {
 }
 
 impl Denied {
-    pub const fn reason(&self) -> Reason {
+    pub const fn reason(&self) -> ReasonCode {
         match self {
-            Self::UnknownClient | Self::Expired { .. } => Reason::UnknownClient,
-            Self::Ambiguous(ambiguous) => ambiguous.reason(),
-            Self::NotAllowed { .. } | Self::SeveralUpstreams { .. } => Reason::NotAllowed,
+            Self::UnknownClient | Self::Expired { .. } => ReasonCode::UnknownClient,
+            Self::Ambiguous(_) => ReasonCode::AmbiguousIdentity,
+            Self::NotAllowed { .. } | Self::SeveralUpstreams { .. } => ReasonCode::NotAllowed,
         }
     }
 

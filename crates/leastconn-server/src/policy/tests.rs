@@ -1,6 +1,5 @@
 use std::{net::IpAddr, num::NonZeroUsize, time::Duration};
 
-use leastconn::Reason;
 use leastconn_config::{
     Access, AccessFilter, Allow, Client, DnsPattern, Format, Level, Log, Prefixes, Process,
 };
@@ -8,6 +7,7 @@ use leastconn_tls::certificate::{Ambiguous, Certificate};
 use proptest::prelude::*;
 
 use super::*;
+use crate::reason_code::ReasonCode;
 use generate::{any_input, rule};
 use reference::try_all;
 
@@ -188,7 +188,7 @@ fn refusal_names_the_first_expired_rule() {
     // A rule has expired at the time `expires`, not only after it.
     assert_eq!(rule_at(10).unwrap(), "2");
     let denied = rule_at(20).unwrap_err();
-    assert_eq!(denied.reason(), Reason::UnknownClient);
+    assert_eq!(denied.reason(), ReasonCode::UnknownClient);
     assert_eq!(
         denied.to_string(),
         "no client rule matches: the rule of client `1` expired at 1970-01-01T00:00:10Z"
@@ -231,7 +231,7 @@ fn unreadable_name_matters_only_to_rules_using_it() {
         (
             vec![rule("x", "", enforce), rule("", "a.example", enforce)],
             "a.example",
-            Err(Reason::AmbiguousIdentity),
+            Err(ReasonCode::AmbiguousIdentity),
         ),
         (
             vec![rule("x", "", Mode::Shadow), rule("", "a.example", enforce)],
@@ -241,12 +241,12 @@ fn unreadable_name_matters_only_to_rules_using_it() {
         (
             vec![rule("", "a.example", enforce)],
             "b.example",
-            Err(Reason::UnknownClient),
+            Err(ReasonCode::UnknownClient),
         ),
         (
             vec![rule("x", "", enforce)],
             "b.example",
-            Err(Reason::AmbiguousIdentity),
+            Err(ReasonCode::AmbiguousIdentity),
         ),
     ] {
         let policy = Policy::new(&config(clients(&rules)), &HashMap::new());

@@ -11,7 +11,7 @@ use std::{
 };
 
 use leastconn::{
-    ClientId, Reason, ServerId, UpstreamId,
+    ClientId, ServerId, UpstreamId,
     backoff::share,
     net::{self, Traffic},
 };
@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use super::peer::{DisplayAddress, UnixPeer};
 use crate::{
     authorization::AuthInput,
+    reason_code::ReasonCode,
     telemetry::metrics::{ClientMetrics, ListenerMetrics, Metrics},
 };
 
@@ -53,7 +54,7 @@ pub struct ConnectionHandle {
     metrics: Arc<ListenerMetrics>,
     /// Bytes of `traffic` that have already been added to the metrics: received, sent.
     metered: [AtomicU64; 2],
-    stop: OnceLock<Reason>,
+    stop: OnceLock<ReasonCode>,
     stopped: Notify,
 }
 
@@ -273,7 +274,7 @@ impl ConnectionHandle {
     }
 
     /// Ends the connection. Returns false if it had already been ended.
-    pub fn stop(&self, reason: Reason) -> bool {
+    pub fn stop(&self, reason: ReasonCode) -> bool {
         let first = self.stop.set(reason).is_ok();
         if first {
             // Only the connection's own task waits. `notify_one` also wakes it if it starts to wait
@@ -285,7 +286,7 @@ impl ConnectionHandle {
 
     /// Marks the connection as ended by its own task, so that other tasks do not end it during a
     /// lingering close.
-    pub fn finish(&self, reason: Reason) {
+    pub fn finish(&self, reason: ReasonCode) {
         let _ = self.stop.set(reason);
     }
 
@@ -295,7 +296,7 @@ impl ConnectionHandle {
     }
 
     /// Waits until another task ends the connection, and returns the reason.
-    pub async fn stopped(&self) -> Reason {
+    pub async fn stopped(&self) -> ReasonCode {
         loop {
             if let Some(&reason) = self.stop.get() {
                 return reason;
@@ -308,7 +309,7 @@ impl ConnectionHandle {
     ///
     /// # Errors
     /// The reason code with which another task ended it.
-    pub async fn unless_stopped<T>(&self, phase: impl Future<Output = T>) -> Result<T, Reason> {
+    pub async fn unless_stopped<T>(&self, phase: impl Future<Output = T>) -> Result<T, ReasonCode> {
         tokio::select! {
             biased;
             reason = self.stopped() => Err(reason),

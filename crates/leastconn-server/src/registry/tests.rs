@@ -35,38 +35,41 @@ fn open_connections_are_listed_and_counted() {
 fn first_stop_reason_wins() {
     let registry = Arc::new(Registry::default());
     let (one, _two) = (register(&registry), register(&registry));
-    assert!(one.stop(Reason::Killed));
-    assert!(!one.stop(Reason::Drained));
+    assert!(one.stop(ReasonCode::Killed));
+    assert!(!one.stop(ReasonCode::Drained));
     // Connections that were stopped before are not counted again.
-    assert_eq!(registry.stop_all(Reason::Drained), 1);
-    assert_eq!(registry.stop_all(Reason::Drained), 0);
+    assert_eq!(registry.stop_all(ReasonCode::Drained), 1);
+    assert_eq!(registry.stop_all(ReasonCode::Drained), 0);
 }
 
 #[test]
 fn finished_connection_is_not_stopped() {
     let registry = Arc::new(Registry::default());
     let refused = register(&registry);
-    refused.finish(Reason::UnknownClient);
-    assert_eq!(registry.stop_all(Reason::Drained), 0);
+    refused.finish(ReasonCode::UnknownClient);
+    assert_eq!(registry.stop_all(ReasonCode::Drained), 0);
 }
 
 #[tokio::test]
 async fn stop_is_seen_before_and_during_a_wait() {
     let registry = Arc::new(Registry::default());
     let before = register(&registry);
-    before.stop(Reason::Killed);
-    assert_eq!(before.stopped().await, Reason::Killed);
+    before.stop(ReasonCode::Killed);
+    assert_eq!(before.stopped().await, ReasonCode::Killed);
     // A stopped connection does not even run a phase that is ready.
-    assert_eq!(before.unless_stopped(async {}).await, Err(Reason::Killed));
+    assert_eq!(
+        before.unless_stopped(async {}).await,
+        Err(ReasonCode::Killed)
+    );
 
     let during = register(&registry);
     let wait = during.unless_stopped(std::future::pending::<()>());
     let stop = async {
         tokio::task::yield_now().await;
-        registry.stop_all(Reason::Drained)
+        registry.stop_all(ReasonCode::Drained)
     };
     let (ended, stopped) = tokio::join!(wait, stop);
-    assert_eq!((ended, stopped), (Err(Reason::Drained), 1));
+    assert_eq!((ended, stopped), (Err(ReasonCode::Drained), 1));
     let untouched = register(&registry);
     assert_eq!(untouched.unless_stopped(async { 7 }).await, Ok(7));
 }
@@ -126,7 +129,7 @@ fn certificate_expiry_follows_the_wall_clock() {
     ] {
         assert_eq!(handle.expired(now, seconds), expired);
     }
-    handle.finish(Reason::Ok);
+    handle.finish(ReasonCode::Ok);
     assert_eq!(handle.expired(now, 1001), None);
 }
 

@@ -9,7 +9,6 @@ mod series;
 
 use std::{collections::HashSet, sync::Arc};
 
-use leastconn::Reason;
 use parking_lot::RwLock;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -28,6 +27,8 @@ pub use listener::{GaugeGuard, ListenerMetrics};
 pub use series::ClientMetrics;
 
 use series::{AllSeries, Series};
+
+use crate::reason_code::ReasonCode;
 
 /// All metrics of the process.
 #[derive(Debug)]
@@ -143,7 +144,7 @@ impl Metrics {
     }
 
     /// Counts what a rule in shadow mode would have decided.
-    pub fn client_shadowed(&self, client: &str, outcome: Reason) {
+    pub fn client_shadowed(&self, client: &str, outcome: ReasonCode) {
         self.series.shadows.get_or_create(client).count(outcome);
     }
 

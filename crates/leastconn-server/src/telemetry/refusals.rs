@@ -3,10 +3,11 @@
 
 use std::collections::VecDeque;
 
-use leastconn::Reason;
 use parking_lot::{Mutex, MutexGuard};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::reason_code::ReasonCode;
 
 /// Number of refusals kept.
 pub const KEPT: usize = 200;
@@ -81,25 +82,25 @@ impl RecentRefusals {
 }
 
 /// Whether this reason means that the connection never had a server.
-pub const fn is_refusal(reason: Reason) -> bool {
+pub const fn is_refusal(reason: ReasonCode) -> bool {
     matches!(
         reason,
-        Reason::HandshakeTimeout
-            | Reason::HandshakeFailed
-            | Reason::NotTls
-            | Reason::NoCertificate
-            | Reason::UntrustedCertificate
-            | Reason::ExpiredCertificate
-            | Reason::RevokedCertificate
-            | Reason::CrlExpired
-            | Reason::AmbiguousIdentity
-            | Reason::UnknownClient
-            | Reason::NotAllowed
-            | Reason::RateLimited
-            | Reason::TooManyConnections
-            | Reason::Overloaded
-            | Reason::NoServerAvailable
-            | Reason::ConnectFailed
+        ReasonCode::HandshakeTimeout
+            | ReasonCode::HandshakeFailed
+            | ReasonCode::NotTls
+            | ReasonCode::NoCertificate
+            | ReasonCode::UntrustedCertificate
+            | ReasonCode::ExpiredCertificate
+            | ReasonCode::RevokedCertificate
+            | ReasonCode::CrlExpired
+            | ReasonCode::AmbiguousIdentity
+            | ReasonCode::UnknownClient
+            | ReasonCode::NotAllowed
+            | ReasonCode::RateLimited
+            | ReasonCode::TooManyConnections
+            | ReasonCode::Overloaded
+            | ReasonCode::NoServerAvailable
+            | ReasonCode::ConnectFailed
     )
 }
 
@@ -149,7 +150,7 @@ mod tests {
                 .collect()
         };
         let (refusals, endings) = (codes("REFUSALS"), codes("ENDINGS"));
-        for reason in Reason::ALL {
+        for reason in ReasonCode::ALL {
             let is_in = [&refusals, &endings].map(|codes| codes.contains(&reason.as_str()));
             assert_eq!(
                 is_in,
@@ -157,7 +158,7 @@ mod tests {
                 "{reason}"
             );
         }
-        assert_eq!(refusals.len() + endings.len(), Reason::ALL.len());
+        assert_eq!(refusals.len() + endings.len(), ReasonCode::ALL.len());
     }
 
     #[test]

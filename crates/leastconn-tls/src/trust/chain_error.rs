@@ -1,9 +1,8 @@
-//! Errors of chain verification, with their reason codes and texts.
+//! Errors of chain verification, with their kinds and texts.
 
 use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
-use leastconn::Reason;
 use rustls::{CertificateError, OtherError, pki_types::UnixTime};
 
 use super::{PathError, Usage, unix_time};
@@ -11,6 +10,19 @@ use crate::{
     crl::Missing,
     error_text::{self, date},
 };
+
+/// Why a chain is not accepted, without the details.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainErrorKind {
+    /// The chain does not end at a trusted CA, is not valid for its use, or no CRL covers it.
+    Untrusted,
+    /// A certificate is outside its validity period.
+    Expired,
+    /// A CRL lists a certificate.
+    Revoked,
+    /// The CRL that covers a certificate has expired.
+    CrlExpired,
+}
 
 /// Why a chain is not accepted.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,14 +74,14 @@ pub enum ChainError {
 }
 
 impl ChainError {
-    pub const fn reason(&self) -> Reason {
+    pub const fn kind(&self) -> ChainErrorKind {
         match self {
-            Self::Certificate(error) => certificate_reason(error),
-            Self::IssuerDates { .. } => Reason::ExpiredCertificate,
-            Self::Revoked { .. } => Reason::RevokedCertificate,
-            Self::CrlExpired { .. } => Reason::CrlExpired,
+            Self::Certificate(error) => ChainErrorKind::of(error),
+            Self::IssuerDates { .. } => ChainErrorKind::Expired,
+            Self::Revoked { .. } => ChainErrorKind::Revoked,
+            Self::CrlExpired { .. } => ChainErrorKind::CrlExpired,
             Self::TooManyIntermediates { .. } | Self::NoCrl { .. } | Self::Path(_) => {
-                Reason::UntrustedCertificate
+                ChainErrorKind::Untrusted
             }
         }
     }
@@ -158,17 +170,19 @@ impl ChainError {
     }
 }
 
-/// The reason code for a certificate that rustls does not accept.
-pub(crate) const fn certificate_reason(error: &CertificateError) -> Reason {
-    match error {
-        CertificateError::Expired
-        | CertificateError::ExpiredContext { .. }
-        | CertificateError::NotValidYet
-        | CertificateError::NotValidYetContext { .. } => Reason::ExpiredCertificate,
-        CertificateError::Revoked => Reason::RevokedCertificate,
-        CertificateError::ExpiredRevocationList
-        | CertificateError::ExpiredRevocationListContext { .. } => Reason::CrlExpired,
-        _ => Reason::UntrustedCertificate,
+impl ChainErrorKind {
+    /// Classifies an error of rustls.
+    pub(crate) const fn of(error: &CertificateError) -> Self {
+        match error {
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => Self::Expired,
+            CertificateError::Revoked => Self::Revoked,
+            CertificateError::ExpiredRevocationList
+            | CertificateError::ExpiredRevocationListContext { .. } => Self::CrlExpired,
+            _ => Self::Untrusted,
+        }
     }
 }
 

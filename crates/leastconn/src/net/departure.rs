@@ -31,7 +31,7 @@ impl Departed {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Closed => Reason::ClientClosed,
-            Self::Broken(error) if Fault::of(error) == Fault::Protocol => Reason::TlsError,
+            Self::Broken(error) if Fault::of(error) == Fault::Protocol => Reason::ProtocolError,
             Self::Broken(_) => Reason::ClientReset,
         }
     }

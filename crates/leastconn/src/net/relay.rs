@@ -142,7 +142,7 @@ impl Traffic {
 /// finished sending, one side fails, or a timeout expires.
 ///
 /// The outcome's reason is [`Reason::Ok`], [`Reason::ClientReset`], [`Reason::ServerReset`],
-/// [`Reason::ClientTruncated`], [`Reason::ServerTruncated`], [`Reason::TlsError`],
+/// [`Reason::ClientTruncated`], [`Reason::ServerTruncated`], [`Reason::ProtocolError`],
 /// [`Reason::IdleTimeout`] or [`Reason::HalfCloseTimeout`]. The side that fails first
 /// determines the reason, unless its data could not be delivered within
 /// [`RelayPolicy::half_close`].

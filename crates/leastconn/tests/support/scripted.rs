@@ -393,7 +393,7 @@ pub(crate) async fn check(
             assert!(up.faulty && server.end == End::Truncated);
             assert!(lost(&down) || down.flushed == up.given);
         }
-        Some(Reason::TlsError) => {
+        Some(Reason::ProtocolError) => {
             let broke = |side: &Scripted, script: &Script| {
                 side.exhausted || side.faulty && script.end == End::Broken
             };

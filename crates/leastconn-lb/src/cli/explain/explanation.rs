@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
-use leastconn::{ClientId, Limiter, Reason, net};
+use leastconn::{ClientId, Limiter, net};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
@@ -13,6 +13,7 @@ use leastconn_config::{Listener, MatchKey};
 use leastconn_server::{
     authorization::{AuthInput, authorize},
     policy::{Grant, Matched},
+    reason_code::ReasonCode,
     snapshot::Snapshot,
 };
 use leastconn_tls::settings::ClientAuth;
@@ -108,7 +109,7 @@ pub(super) struct ShadowResult {
 }
 
 /// Reason code and detail.
-type Refusal = (Reason, Option<String>);
+type Refusal = (ReasonCode, Option<String>);
 
 impl Explanation {
     pub(super) fn new(
@@ -136,7 +137,7 @@ impl Explanation {
             sni: query.sni.clone(),
             admitted: results
                 .iter()
-                .any(|result| result.outcome == Reason::Ok.as_str()),
+                .any(|result| result.outcome == ReasonCode::Ok.as_str()),
             listeners: results,
         })
     }
@@ -221,7 +222,7 @@ fn explain_listener(
         }
         Err(refusal) => Err(refusal),
     };
-    let (reason, detail) = decision.err().unwrap_or((Reason::Ok, None));
+    let (reason, detail) = decision.err().unwrap_or((ReasonCode::Ok, None));
     result.outcome = reason.as_str();
     result.detail = detail;
     Ok(result)
@@ -250,7 +251,7 @@ fn handshake<'a>(
     };
     let (Some((leaf, intermediates)), Some(parsed)) = (query.chain.split_first(), parsed) else {
         result.trust = "a client certificate is required, but none was given".to_owned();
-        return Ok(Err((Reason::NoCertificate, None)));
+        return Ok(Err((ReasonCode::NoCertificate, None)));
     };
     if let Err(error) = leastconn_tls::trusts(
         &tls.settings,
@@ -261,7 +262,7 @@ fn handshake<'a>(
     .map_err(|error| error.to_string())?
     {
         result.trust = "not trusted".to_owned();
-        return Ok(Err((error.reason(), Some(error.to_string()))));
+        return Ok(Err((error.kind().into(), Some(error.to_string()))));
     }
     result.trust = if tls.settings.material.crls.is_empty() {
         "trusted, within its validity period; no CRL is configured".to_owned()
@@ -270,7 +271,7 @@ fn handshake<'a>(
     };
     Ok(match parsed {
         Ok(chain) => Ok(Some(&**chain)),
-        Err(ambiguous) => Err((ambiguous.reason(), Some(ambiguous.to_string()))),
+        Err(ambiguous) => Err((ReasonCode::AmbiguousIdentity, Some(ambiguous.to_string()))),
     })
 }
 
@@ -288,7 +289,7 @@ fn decide(
         if let Some(shadow) = policy.shadow(&rules, query.now) {
             let outcome = shadow
                 .grant(&listener.routing, input.sni)
-                .map_or_else(|denied| denied.reason(), |_| Reason::Ok);
+                .map_or_else(|denied| denied.reason(), |_| ReasonCode::Ok);
             result.shadow = Some(ShadowResult {
                 client: shadow.client().to_owned(),
                 outcome: outcome.as_str(),
@@ -312,7 +313,7 @@ fn admit(grant: &Grant, result: &mut ListenerResult) -> Result<(), Refusal> {
             grant.limits(),
             net::now(),
         )
-        .map_err(|refusal| (refusal.reason(), Some(refusal.to_string())))?;
+        .map_err(|refusal| (refusal.reason().into(), Some(refusal.to_string())))?;
     let (pool, selector) = grant.servers(&permit);
     result.upstream = Some(pool.id().to_string());
     let candidates = pool.candidates(selector);

@@ -40,8 +40,8 @@ fn logged(with: impl FnOnce(AccessRecord) + Send + 'static) -> (Vec<Value>, Stri
 #[test]
 fn only_the_first_end_counts() {
     let (lines, metrics) = logged(|mut record| {
-        record.end(Reason::RateLimited, Some("too fast"));
-        record.end(Reason::Ok, None);
+        record.end(ReasonCode::RateLimited, Some("too fast"));
+        record.end(ReasonCode::Ok, None);
     });
     assert_eq!(lines.len(), 1);
     assert_eq!(lines[0]["outcome"], "rate_limited");
@@ -55,7 +55,7 @@ fn only_the_first_end_counts() {
 
 #[test]
 fn unknown_fields_are_left_out() {
-    let (lines, _) = logged(|mut record| record.end(Reason::HandshakeTimeout, None));
+    let (lines, _) = logged(|mut record| record.end(ReasonCode::HandshakeTimeout, None));
     let mut fields: Vec<_> = lines[0].as_object().unwrap().keys().collect();
     fields.sort_unstable();
     let known = [

@@ -38,7 +38,11 @@ fn routing(upstream: Option<&str>, routes: &[(&str, &str)]) -> Routing {
     }
 }
 
-fn upstream_for(policy: &Policy, routing: &Routing, sni: Option<&str>) -> Result<String, Reason> {
+fn upstream_for(
+    policy: &Policy,
+    routing: &Routing,
+    sni: Option<&str>,
+) -> Result<String, ReasonCode> {
     let grant = matched(policy).grant(routing, sni);
     let upstream = |grant: Grant| grant.upstream().pool().id().to_string();
     grant.map(upstream).map_err(|denied| denied.reason())
@@ -63,7 +67,7 @@ fn routes_precede_the_upstream_and_allow_restricts_both() {
     assert_eq!(upstream_for(&all, &routing, None), Ok("web".to_owned()));
     let web = policy(vec![allow("web", None)]);
     let denied = upstream_for(&web, &routing, Some("a.db"));
-    assert_eq!(denied, Err(Reason::NotAllowed));
+    assert_eq!(denied, Err(ReasonCode::NotAllowed));
 }
 
 #[test]
@@ -72,10 +76,13 @@ fn allow_chooses_the_upstream_without_routing() {
     let db = policy(vec![allow("db", Some("d1"))]);
     assert_eq!(upstream_for(&db, &open, None), Ok("db".to_owned()));
     let both = policy(vec![allow("web", None), allow("db", None)]);
-    assert_eq!(upstream_for(&both, &open, None), Err(Reason::NotAllowed));
+    assert_eq!(
+        upstream_for(&both, &open, None),
+        Err(ReasonCode::NotAllowed)
+    );
     assert_eq!(
         upstream_for(&policy(vec![]), &open, None),
-        Err(Reason::NotAllowed)
+        Err(ReasonCode::NotAllowed)
     );
     // The same if no route matches.
     let routes = routing(None, &[("a.db", "db")]);
@@ -90,17 +97,20 @@ fn allow_chooses_the_upstream_without_routing() {
     assert_eq!(
         denial(&both, Some("b.db")),
         (
-            Reason::NotAllowed,
+            ReasonCode::NotAllowed,
             "the rule of client `0` allows servers of 2 upstreams, but no route matches and the \
              listener has no `upstream`"
                 .to_owned()
         )
     );
     let none = "the rule of client `0` allows no server".to_owned();
-    assert_eq!(denial(&policy(vec![]), None), (Reason::NotAllowed, none));
+    assert_eq!(
+        denial(&policy(vec![]), None),
+        (ReasonCode::NotAllowed, none)
+    );
     let web = policy(vec![allow("web", None)]);
     let other = "the rule of client `0` allows no server of upstream `db`".to_owned();
-    assert_eq!(denial(&web, Some("a.db")), (Reason::NotAllowed, other));
+    assert_eq!(denial(&web, Some("a.db")), (ReasonCode::NotAllowed, other));
 }
 
 #[test]

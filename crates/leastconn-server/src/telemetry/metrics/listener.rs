@@ -1,7 +1,8 @@
 //! Metrics of one listener.
 
-use leastconn::Reason;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+
+use crate::reason_code::ReasonCode;
 
 /// Metrics of one listener. Listeners hold them, so that connections need no lookup.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ impl Default for ListenerMetrics {
             active: Gauge::default(),
             handshakes: Gauge::default(),
             waiting: Gauge::default(),
-            outcomes: Reason::ALL.iter().map(|_| Counter::default()).collect(),
+            outcomes: ReasonCode::ALL.iter().map(|_| Counter::default()).collect(),
             received: Counter::default(),
             sent: Counter::default(),
         }
@@ -34,15 +35,15 @@ impl Default for ListenerMetrics {
 
 impl ListenerMetrics {
     /// Counts a connection that ended with this reason.
-    pub fn ended(&self, reason: Reason) {
+    pub fn ended(&self, reason: ReasonCode) {
         self.active.dec();
         self.outcomes[reason.index()].inc();
     }
 
     /// Ended connections by reason.
-    pub fn outcomes(&self) -> impl Iterator<Item = (Reason, u64)> {
+    pub fn outcomes(&self) -> impl Iterator<Item = (ReasonCode, u64)> {
         let counted = self.outcomes.iter().map(Counter::get);
-        Reason::ALL.iter().copied().zip(counted)
+        ReasonCode::ALL.iter().copied().zip(counted)
     }
 }
 

@@ -9,7 +9,6 @@ use std::{
     },
 };
 
-use leastconn::Reason;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use prometheus_client::{
     collector::Collector,
@@ -18,6 +17,7 @@ use prometheus_client::{
 };
 
 use super::{collect::family, listener::ListenerMetrics};
+use crate::reason_code::ReasonCode;
 
 #[derive(Debug, Default)]
 pub(super) struct Series {
@@ -33,7 +33,7 @@ pub struct ClientMetrics {
     name: Arc<str>,
     open: AtomicI64,
     refused: AtomicU64,
-    outcomes: [AtomicU64; Reason::ALL.len()],
+    outcomes: [AtomicU64; ReasonCode::ALL.len()],
 }
 
 impl ClientMetrics {
@@ -52,9 +52,9 @@ impl ClientMetrics {
     }
 
     /// Ended connections by reason.
-    pub fn outcomes(&self) -> impl Iterator<Item = (Reason, u64)> {
+    pub fn outcomes(&self) -> impl Iterator<Item = (ReasonCode, u64)> {
         let counts = self.outcomes.iter().map(|n| n.load(Ordering::Relaxed));
-        Reason::ALL.iter().copied().zip(counts)
+        ReasonCode::ALL.iter().copied().zip(counts)
     }
 
     /// Ended connections.
@@ -71,14 +71,14 @@ impl ClientMetrics {
     }
 
     /// Counts an ended connection. `is_refused`: the connection never had a server.
-    pub fn count_end(&self, reason: Reason, is_refused: bool) {
+    pub fn count_end(&self, reason: ReasonCode, is_refused: bool) {
         self.count(reason);
         if is_refused {
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn count(&self, reason: Reason) {
+    pub(super) fn count(&self, reason: ReasonCode) {
         self.outcomes[reason.index()].fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -89,7 +89,7 @@ impl Named for ClientMetrics {
             name: Arc::clone(name),
             open: AtomicI64::new(0),
             refused: AtomicU64::new(0),
-            outcomes: [const { AtomicU64::new(0) }; Reason::ALL.len()],
+            outcomes: [const { AtomicU64::new(0) }; ReasonCode::ALL.len()],
         }
     }
 }

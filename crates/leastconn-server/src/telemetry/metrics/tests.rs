@@ -66,7 +66,7 @@ fn text_is_valid_prometheus_format() {
     metrics.observe(FixedState);
     let listener = metrics.listener("main");
     listener.active.inc();
-    listener.ended(Reason::IdleTimeout);
+    listener.ended(ReasonCode::IdleTimeout);
     metrics.handshake_seconds.observe(0.01);
     let text = metrics.encode(Format::Prometheus);
     assert!(
@@ -130,7 +130,7 @@ fn listener_outcomes_start_at_zero() {
     let metrics = Metrics::new();
     let _listener = metrics.listener("main");
     let samples = parse(&metrics.encode(Format::Prometheus));
-    for reason in Reason::ALL {
+    for reason in ReasonCode::ALL {
         let key = format!("leastconn_connections_total{{listener=\"main\",outcome=\"{reason}\"}}");
         assert_eq!(samples[&key], 0.0);
     }
@@ -152,10 +152,12 @@ fn unused_series_are_removed() {
     old.active.inc();
     let (kept, open) = (metrics.client_or_new("kept"), metrics.client_or_new("open"));
     open.opened();
-    metrics.client_or_new("gone").count_end(Reason::Ok, false);
-    kept.count_end(Reason::Ok, false);
-    metrics.client_shadowed("kept", Reason::Ok);
-    metrics.client_shadowed("gone", Reason::Ok);
+    metrics
+        .client_or_new("gone")
+        .count_end(ReasonCode::Ok, false);
+    kept.count_end(ReasonCode::Ok, false);
+    metrics.client_shadowed("kept", ReasonCode::Ok);
+    metrics.client_shadowed("gone", ReasonCode::Ok);
     let prune = |generation| {
         metrics.prune(
             generation,
@@ -189,7 +191,9 @@ fn names_are_looked_up_once_per_generation() {
     let prune = |generation, names: &dyn Fn() -> HashSet<&'static str>| {
         metrics.prune(generation, |_| false, |_| true, names);
     };
-    metrics.client_or_new("rule").count_end(Reason::Ok, false);
+    metrics
+        .client_or_new("rule")
+        .count_end(ReasonCode::Ok, false);
     prune(3, &|| HashSet::from(["rule"]));
     prune(3, &|| panic!("nothing has changed"));
     prune(4, &HashSet::new);

@@ -17,7 +17,6 @@ fn control_characters_in_names_are_refused() {
         ];
         for case in cases {
             let refused = read(case.clone()).expect_err("accepted");
-            assert_eq!(refused.reason(), Reason::AmbiguousIdentity);
             assert!(!refused.to_string().is_empty());
         }
     }

@@ -210,7 +210,7 @@ fn settle_side(fault: Option<Fault>, from: &mut Flow<'_>, to: &mut Flow<'_>) {
 const fn client_reason(fault: Option<Fault>) -> Reason {
     match fault {
         Some(Fault::Truncated) => Reason::ClientTruncated,
-        Some(Fault::Protocol) => Reason::TlsError,
+        Some(Fault::Protocol) => Reason::ProtocolError,
         Some(Fault::Reset) | None => Reason::ClientReset,
     }
 }
@@ -218,7 +218,7 @@ const fn client_reason(fault: Option<Fault>) -> Reason {
 const fn server_reason(fault: Option<Fault>) -> Reason {
     match fault {
         Some(Fault::Truncated) => Reason::ServerTruncated,
-        Some(Fault::Protocol) => Reason::TlsError,
+        Some(Fault::Protocol) => Reason::ProtocolError,
         Some(Fault::Reset) | None => Reason::ServerReset,
     }
 }

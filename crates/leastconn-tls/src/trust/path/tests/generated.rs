@@ -1,10 +1,10 @@
 //! Generated chains that combine several properties.
 
 use jiff::{SignedDuration, Timestamp};
-use leastconn::Reason;
 use proptest::prelude::*;
 
 use super::*;
+use crate::trust::ChainErrorKind;
 
 prop_compose! {
     fn case()(
@@ -16,7 +16,7 @@ prop_compose! {
         constrained in prop::option::weighted(0.4, prop::bool::weighted(0.7)),
         anchor_purpose in prop::option::weighted(0.3, prop::bool::weighted(0.7)),
         is_expired in prop::bool::weighted(0.1),
-    ) -> (Chain, Option<Reason>) {
+    ) -> (Chain, Option<ChainErrorKind>) {
         let mut leaf = client("c1");
         leaf.key_usages = match usage {
             None => Vec::new(),
@@ -63,8 +63,8 @@ prop_compose! {
             && anchor_purpose != Some(false);
         let expected = match (is_trusted, is_expired) {
             (true, false) => None,
-            (true, true) => Some(Reason::ExpiredCertificate),
-            (false, _) => Some(Reason::UntrustedCertificate),
+            (true, true) => Some(ChainErrorKind::Expired),
+            (false, _) => Some(ChainErrorKind::Untrusted),
         };
         (Chain::new(root, leaf, spelling), expected)
     }
@@ -76,9 +76,9 @@ proptest! {
     /// The verifier, a TLS handshake and the expectation from RFC 5280 agree.
     #[test]
     fn results_agree_for_generated_chains((chain, expected) in case()) {
-        let result = chain.verify().err().map(|error| error.reason());
+        let result = chain.verify().err().map(|error| error.kind());
         // If a chain has several errors, any of them can be reported.
-        if expected != Some(Reason::UntrustedCertificate) {
+        if expected != Some(ChainErrorKind::Untrusted) {
             prop_assert_eq!(result, expected);
         }
         prop_assert_eq!(result.is_none(), expected.is_none());
