@@ -3,14 +3,10 @@
 //! The certificates are not verified yet. Therefore parsing does not allocate and takes
 //! linear time.
 
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
-const OCTET_STRING: u8 = 0x04;
-const OBJECT_ID: u8 = 0x06;
-const BOOLEAN: u8 = 0x01;
-const SEQUENCE: u8 = 0x30;
-const VERSION: u8 = 0xa0;
-const EXTENSIONS: u8 = 0xa3;
+use crate::der::{
+    BIT_STRING, BOOLEAN, EXTENSIONS, INTEGER, OBJECT_ID, OCTET_STRING, Reader, SEQUENCE, VERSION,
+};
+
 /// The tag of `keyIdentifier` in an authority key identifier.
 const KEY_IDENTIFIER: u8 = 0x80;
 
@@ -115,56 +111,5 @@ fn bits(content: &[u8]) -> Option<&[u8]> {
     match content {
         [0, bytes @ ..] => Some(bytes),
         _ => None,
-    }
-}
-
-/// Reads consecutive DER values.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn peek(&self) -> Option<u8> {
-        self.0.first().copied()
-    }
-
-    /// Reads the next value. Returns its tag and its content.
-    fn next(&mut self) -> Option<(u8, &'a [u8])> {
-        let (tag, header, length) = self.header()?;
-        let end = header.checked_add(length)?;
-        let content = self.0.get(header..end)?;
-        self.0 = &self.0[end..];
-        Some((tag, content))
-    }
-
-    /// Reads the next value. Returns its content if it has the expected tag.
-    fn content(&mut self, expected: u8) -> Option<&'a [u8]> {
-        let (tag, content) = self.next()?;
-        (tag == expected).then_some(content)
-    }
-
-    /// Reads the next value. Returns it with its header if it has the expected tag.
-    fn whole(&mut self, expected: u8) -> Option<&'a [u8]> {
-        let start = self.0;
-        self.content(expected)?;
-        start.get(..start.len() - self.0.len())
-    }
-
-    /// Returns the tag, the length of the header and the length of the content. Length
-    /// fields of up to four bytes are supported: handshake messages cannot contain longer
-    /// values.
-    fn header(&self) -> Option<(u8, usize, usize)> {
-        let (&tag, rest) = self.0.split_first()?;
-        let (&first, rest) = rest.split_first()?;
-        if first < 0x80 {
-            return Some((tag, 2, usize::from(first)));
-        }
-        let count = usize::from(first & 0x7f);
-        if !(1..=4).contains(&count) {
-            return None;
-        }
-        let bytes = rest.get(..count)?;
-        let length = bytes
-            .iter()
-            .fold(0, |length, &byte| length << 8 | usize::from(byte));
-        Some((tag, 2 + count, length))
     }
 }
