@@ -92,6 +92,13 @@ fn canonical_attribute(attribute: &Any<'_>) -> Option<Vec<u8>> {
 
 /// Converts to lower case, with single spaces between words.
 fn fold(text: &str) -> String {
-    let words: Vec<_> = text.split_whitespace().map(str::to_lowercase).collect();
-    words.join(" ")
+    let lower = text.to_lowercase();
+    let mut folded = String::with_capacity(lower.len());
+    for word in lower.split_whitespace() {
+        if !folded.is_empty() {
+            folded.push(' ');
+        }
+        folded.push_str(word);
+    }
+    folded
 }

@@ -36,19 +36,22 @@ pub(super) fn explain(
         }
         _ => {}
     }
-    // Parse the contents of extensions only for the one error that needs them: parsing tens
-    // of thousands of names takes milliseconds.
-    let is_deep = matches!(error, E::UnsupportedCriticalExtension);
-    let mut parser = X509CertificateParser::new().with_deep_parse_extensions(is_deep);
     let chain: Vec<_> = std::iter::once(end_entity)
         .chain(intermediates)
-        .filter_map(|der| parser.parse(der).ok())
-        .map(|(_, parsed)| parsed)
+        .filter_map(parse)
         .collect();
     match path_error(error, &chain, authorities) {
         Some(error) => ChainError::Path(error),
         None => webpki_error::to_rustls(error).into(),
     }
+}
+
+/// Parses a certificate without the contents of its extensions: the certificate is not
+/// verified yet, and parsing tens of thousands of names takes milliseconds.
+fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
+    let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
+    let (_, parsed) = parser.parse(der).ok()?;
+    Some(parsed)
 }
 
 /// The error for a certificate that has expired or is not valid yet. It contains the name
@@ -60,7 +63,7 @@ fn dates(
     has_date: impl Fn(&Validity) -> bool,
 ) -> ChainError {
     let name_if_cause = |der: &CertificateDer<'_>| {
-        let (_, parsed) = X509Certificate::from_der(der).ok()?;
+        let parsed = parse(der)?;
         has_date(parsed.validity()).then(|| display_name(parsed.subject()))
     };
     let error = webpki_error::to_rustls(error);

@@ -22,16 +22,12 @@ use rustls::pki_types::{
 use x509_parser::{
     certificate::{X509Certificate, X509CertificateParser},
     der_parser::asn1_rs::{Any, FromDer as _, Tag},
-    extensions::X509Extension,
     nom::Parser as _,
 };
 
 use crate::{
     der, distinguished_name,
-    x509::{
-        constraints::Constraints,
-        extensions::{NO_ACTION, POLICY_CONSTRAINTS, needs_no_action},
-    },
+    x509::{constraints::Constraints, extensions::needs_no_action},
 };
 
 const SEQUENCE: u8 = 0x30;
@@ -228,12 +224,7 @@ fn extensions(tagged: &[u8], parsed: &X509Certificate<'_>) -> Option<Vec<u8>> {
         from = rest;
         let known = known.next()?;
         let oid = known.oid.to_id_string();
-        if oid == POLICY_CONSTRAINTS {
-            let (_, parsed) = X509Extension::from_der(bytes).ok()?;
-            if needs_no_action(&oid, parsed.parsed_extension()) {
-                continue;
-            }
-        } else if NO_ACTION.contains(&&*oid) {
+        if needs_no_action(&oid, known.value) {
             continue;
         }
         match &constraints {

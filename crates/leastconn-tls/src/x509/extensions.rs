@@ -1,9 +1,11 @@
 //! Critical extensions of certificates, and which of them are supported.
 
-use x509_parser::{certificate::X509Certificate, extensions::ParsedExtension};
+use x509_parser::{
+    certificate::X509Certificate, extensions::PolicyConstraints, prelude::FromDer as _,
+};
 
 /// Extensions of RFC 5280 that need no action while no policy is required.
-pub const NO_ACTION: [&str; 10] = [
+const NO_ACTION: [&str; 10] = [
     "2.5.29.9",           // subjectDirectoryAttributes
     "2.5.29.14",          // subjectKeyIdentifier
     "2.5.29.18",          // issuerAltName
@@ -28,7 +30,7 @@ const PROCESSED: [&str; 7] = [
 ];
 
 /// policyConstraints: needs no action unless it requires an explicit policy.
-pub const POLICY_CONSTRAINTS: &str = "2.5.29.36";
+const POLICY_CONSTRAINTS: &str = "2.5.29.36";
 
 /// The OID of the first critical extension that is not supported.
 pub fn unknown_critical(certificate: &X509Certificate<'_>) -> Option<String> {
@@ -36,17 +38,18 @@ pub fn unknown_critical(certificate: &X509Certificate<'_>) -> Option<String> {
     let mut critical = extensions.filter(|extension| extension.critical);
     let unknown = critical.find(|extension| {
         let oid = extension.oid.to_id_string();
-        !PROCESSED.contains(&&*oid) && !needs_no_action(&oid, extension.parsed_extension())
+        !PROCESSED.contains(&&*oid) && !needs_no_action(&oid, extension.value)
     });
     unknown.map(|extension| extension.oid.to_id_string())
 }
 
-/// Whether an extension can be ignored, even if it is critical.
-pub fn needs_no_action(oid: &str, parsed: &ParsedExtension<'_>) -> bool {
-    match parsed {
-        ParsedExtension::PolicyConstraints(constraints) => {
-            oid == POLICY_CONSTRAINTS && constraints.require_explicit_policy.is_none()
-        }
-        _ => NO_ACTION.contains(&oid),
+/// Whether an extension with this OID and value can be ignored, even if it is critical.
+pub fn needs_no_action(oid: &str, value: &[u8]) -> bool {
+    if oid == POLICY_CONSTRAINTS {
+        let constraints = PolicyConstraints::from_der(value);
+        return constraints.is_ok_and(|(rest, parsed)| {
+            rest.is_empty() && parsed.require_explicit_policy.is_none()
+        });
     }
+    NO_ACTION.contains(&oid)
 }
