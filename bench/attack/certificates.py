@@ -25,9 +25,10 @@ def integer(number):
     return tlv(INTEGER, number.to_bytes(number.bit_length() // 8 + 1, "big"))
 
 
-def name(common_name):
-    attribute = tlv(SEQUENCE, tlv(OID, b"\x55\x04\x03"), tlv(UTF8, common_name.encode()))
-    return tlv(SEQUENCE, tlv(SET, attribute))
+def name(*common_names):
+    """Encodes a distinguished name, with each common name in a relative name of its own."""
+    attributes = (tlv(SEQUENCE, tlv(OID, b"\x55\x04\x03"), tlv(UTF8, text.encode())) for text in common_names)
+    return tlv(SEQUENCE, *(tlv(SET, attribute) for attribute in attributes))
 
 
 def extension(oid, value, critical=False):
@@ -85,7 +86,7 @@ def garbage_signature():
     return tlv(SEQUENCE, number(), number())
 
 
-def certificate(subject, issuer, key, *extensions, rsa=0):
+def certificate(subject, issuer, key, *extensions, rsa=0, expired=False):
     """Returns a certificate with an invalid P-256 signature, or RSA signature of `rsa` bits."""
     if rsa:
         algorithm = tlv(SEQUENCE, tlv(OID, RSA_SHA256), tlv(NULL))
@@ -93,7 +94,7 @@ def certificate(subject, issuer, key, *extensions, rsa=0):
     else:
         algorithm = tlv(SEQUENCE, tlv(OID, ECDSA_SHA256))
         signature = b"\x00" + garbage_signature()
-    validity = tlv(SEQUENCE, tlv(UTC_TIME, b"200101000000Z"), tlv(UTC_TIME, b"491231235959Z"))
+    validity = tlv(SEQUENCE, tlv(UTC_TIME, b"200101000000Z"), tlv(UTC_TIME, b"210101000000Z" if expired else b"491231235959Z"))
     fields = [
         tlv(0xA0, integer(2)),
         tlv(INTEGER, b"\x01" + os.urandom(8)),

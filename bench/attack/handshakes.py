@@ -46,6 +46,21 @@ def mazes(pki: Path, key: bytes):
     yield "20,000 names of a byte", [leaf(foreign, c.alternative_names([b"a"] * 20000))]
     yield "100,000 names (too long a message)", [leaf(foreign, c.alternative_names([b"a%d" % n for n in range(100000)]))]
     yield "3,000 extensions", [leaf(foreign, c.unknown_extensions(3000))]
+    yield "8 with 350 extensions each, the CA's name", [leaf(anchor)] + [
+        c.certificate(anchor, anchor, made[n], c.IS_CA, c.unknown_extensions(350)) for n in range(8)
+    ]
+    yield "20,000 names, expired", [
+        c.certificate(c.name("client"), foreign, key, c.alternative_names([b"a"] * 20000), expired=True)
+    ]
+    yield "20,000 names, unknown critical extension", [
+        leaf(foreign, c.alternative_names([b"a"] * 20000), c.extension(b"\x2a\x03\x04", b"\x05\x00", critical=True))
+    ]
+    yield "4,000 attributes in the subject", [c.certificate(c.name(*["a"] * 4000), foreign, key)]
+    yield "4,000 attributes in the issuer", [leaf(c.name(*["a"] * 4000))]
+    yield "5 with 800 attributes each", [leaf(c.name(*["a"] * 800))] + [
+        c.certificate(c.name(*["a"] * 800), anchor, made[n], c.IS_CA) for n in range(4)
+    ]
+    yield "a name of 28,000 words", [c.certificate(c.name("a " * 28000), foreign, key)]
     yield "700 policies", [leaf(foreign, c.policies(700))]
     yield "1,000 authority addresses", [leaf(foreign, c.authority_information(1000))]
     yield "8 with 300 name constraints each", [

@@ -2,6 +2,7 @@
 //! and pinned keys.
 
 mod caching_verifier;
+mod certificate_limits;
 mod chain_error;
 mod chain_verifier;
 mod explain;
@@ -18,6 +19,7 @@ use std::{sync::Arc, time::Duration};
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 pub(crate) use caching_verifier::CachingVerifier;
+pub use certificate_limits::TooManyElements;
 pub use chain_error::{ChainError, ChainErrorKind};
 pub(crate) use chain_verifier::{ChainVerifier, Tolerance};
 pub use path_error::PathError;

@@ -1,5 +1,5 @@
-//! Intermediate certificates that clients send. Their number and the cost of verifying them
-//! are limited, and they are accepted in all orders that real clients use.
+//! Certificates that clients send. Their number, their size and the cost of verifying them
+//! are limited, and intermediates are accepted in all orders that real clients use.
 
 use leastconn_testkit::{TestCa, Upstream, pki::Cert};
 
@@ -11,6 +11,8 @@ both_record_layers! {
     #[tokio::test] too_many_intermediates_are_refused_with_a_reason,
     #[tokio::test] chains_of_real_clients_are_accepted,
     #[tokio::test] path_building_maze_is_refused,
+    #[tokio::test] too_many_extensions_are_refused_with_a_reason,
+    #[tokio::test] too_many_subject_attributes_are_refused_with_a_reason,
 }
 
 async fn start(records: Records, web: &Upstream, lines: &str) -> Running {
@@ -107,5 +109,58 @@ async fn path_building_maze_is_refused(records: Records) {
         assert_eq!(record["outcome"], "untrusted_certificate", "{record}");
     }
     assert_eq!(web.accepted(), 0);
+    lb.quiet().await;
+}
+
+async fn too_many_extensions_are_refused_with_a_reason(records: Records) {
+    let web = Upstream::named("web1").await;
+    let lb = start(records, &web, "").await;
+    let ordinary = lb.ca().leaf(CLIENT1).private_extensions(50).build();
+    talk(lb.client_with(&ordinary).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    lb.expect_record(0, "ok").await;
+
+    let large = lb.ca().leaf(CLIENT1).private_extensions(3000).build();
+    let mut large_above = sent_with(lb.ca(), &[lb.ca()]);
+    large_above.chain_der.push(large.der().clone());
+    for (n, cert, owner) in [
+        (1, large, "the client's certificate has 300"),
+        (
+            2,
+            large_above,
+            "an intermediate certificate that the client sent has 300",
+        ),
+    ] {
+        assert!(refused(&lb.client_with(&cert), lb.main()).await.is_some());
+        let record = lb.expect_record(n, "untrusted_certificate").await;
+        let detail = record["detail"].as_str().unwrap();
+        assert!(detail.starts_with(owner), "{detail}");
+        assert!(
+            detail.ends_with(" extensions; at most 64 are accepted"),
+            "{detail}"
+        );
+        assert!(record.to_string().contains(CLIENT1), "{record}");
+    }
+    assert_eq!(web.accepted(), 1);
+    lb.quiet().await;
+}
+
+async fn too_many_subject_attributes_are_refused_with_a_reason(records: Records) {
+    let web = Upstream::named("web1").await;
+    let lb = start(records, &web, "").await;
+    let units = |count| {
+        let units = (0..count).fold(lb.ca().leaf(CLIENT1), |leaf, n| leaf.ou(&format!("{n}")));
+        lb.client_with(&units.build())
+    };
+    talk(units(256).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    lb.expect_record(0, "ok").await;
+    assert!(refused(&units(2000), lb.main()).await.is_some());
+    let record = lb.expect_record(1, "untrusted_certificate").await;
+    let detail = record["detail"].as_str().unwrap();
+    assert!(detail.contains("2002 attributes; at most 1024"), "{detail}");
+    assert_eq!(web.accepted(), 1);
     lb.quiet().await;
 }

@@ -45,6 +45,7 @@ pub struct LeafBuilder<'a> {
     self_signed: bool,
     version_1: bool,
     crl_at: Option<String>,
+    private_extensions: u64,
 }
 
 impl<'a> LeafBuilder<'a> {
@@ -64,6 +65,7 @@ impl<'a> LeafBuilder<'a> {
             self_signed: false,
             version_1: false,
             crl_at: None,
+            private_extensions: 0,
         }
     }
 
@@ -201,6 +203,12 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
+    /// Adds extensions, each with an OID that no program knows.
+    pub fn private_extensions(mut self, count: u64) -> Self {
+        self.private_extensions += count;
+        self
+    }
+
     /// Signs the certificate with its own key instead of the CA's.
     pub fn self_signed(mut self) -> Self {
         self.self_signed = true;
@@ -229,6 +237,11 @@ impl<'a> LeafBuilder<'a> {
         if !self.raw_alternative.is_empty() {
             let names = tlv(SEQUENCE, &self.raw_alternative);
             let extension = CustomExtension::from_oid_content(&[2, 5, 29, 17], names);
+            params.custom_extensions.push(extension);
+        }
+        for n in 0..self.private_extensions {
+            let extension =
+                CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 32473, n], vec![5, 0]);
             params.custom_extensions.push(extension);
         }
         params.is_ca = IsCa::ExplicitNoCa;

@@ -20,8 +20,8 @@ use rustls::{
 };
 
 use super::{
-    ChainError, ChainVerifier, Pins, Tolerance, Usage, Validity, parseable, seconds, unix_time,
-    validity_cache::ValidityCache, verify_pinned,
+    ChainError, ChainVerifier, Pins, Tolerance, Usage, Validity, certificate_limits, parseable,
+    seconds, unix_time, validity_cache::ValidityCache, verify_pinned,
 };
 use crate::{
     client_chain::{ClientChain, Fingerprint, fingerprint_of},
@@ -76,6 +76,7 @@ impl CachingVerifier {
         if sent > max {
             return Err(ChainError::TooManyIntermediates { sent, max });
         }
+        certificate_limits::check(end_entity, intermediates)?;
         let fingerprint = fingerprint_of(end_entity, intermediates);
         let tolerance = Tolerance::default();
         self.verify(fingerprint, end_entity, intermediates, now, tolerance)

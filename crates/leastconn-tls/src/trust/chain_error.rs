@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use jiff::Timestamp;
 use rustls::{CertificateError, OtherError, pki_types::UnixTime};
 
-use super::{PathError, Usage, unix_time};
+use super::{PathError, TooManyElements, Usage, unix_time};
 use crate::{
     crl::Missing,
     error_text::{self, date},
@@ -14,7 +14,8 @@ use crate::{
 /// Why a chain is not accepted, without the details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainErrorKind {
-    /// The chain does not end at a trusted CA, is not valid for its use, or no CRL covers it.
+    /// The chain does not end at a trusted CA, is not valid for its use, exceeds a limit, or no
+    /// CRL covers it.
     Untrusted,
     /// A certificate is outside its validity period.
     Expired,
@@ -45,6 +46,8 @@ pub enum ChainError {
         sent: usize,
         max: usize,
     },
+    /// The client's certificates have more elements than a listener accepts.
+    TooManyElements(TooManyElements),
     /// A CRL lists one of the certificates.
     Revoked {
         /// Issuer of the CRL.
@@ -80,9 +83,10 @@ impl ChainError {
             Self::IssuerDates { .. } => ChainErrorKind::Expired,
             Self::Revoked { .. } => ChainErrorKind::Revoked,
             Self::CrlExpired { .. } => ChainErrorKind::CrlExpired,
-            Self::TooManyIntermediates { .. } | Self::NoCrl { .. } | Self::Path(_) => {
-                ChainErrorKind::Untrusted
-            }
+            Self::TooManyIntermediates { .. }
+            | Self::TooManyElements(_)
+            | Self::NoCrl { .. }
+            | Self::Path(_) => ChainErrorKind::Untrusted,
         }
     }
 
@@ -94,7 +98,7 @@ impl ChainError {
                 CertificateError::InvalidPurpose
             }
             Self::Path(error) => CertificateError::Other(OtherError(Arc::new(error.clone()))),
-            Self::TooManyIntermediates { .. } => {
+            Self::TooManyIntermediates { .. } | Self::TooManyElements(_) => {
                 CertificateError::Other(OtherError(Arc::new(self.clone())))
             }
             Self::Revoked { .. } => CertificateError::Revoked,
@@ -118,7 +122,10 @@ impl ChainError {
 
     const fn specificity(&self) -> u8 {
         match self {
-            Self::Certificate(_) | Self::TooManyIntermediates { .. } | Self::Path(_) => 0,
+            Self::Certificate(_)
+            | Self::TooManyIntermediates { .. }
+            | Self::TooManyElements(_)
+            | Self::Path(_) => 0,
             Self::IssuerDates { .. } => 1,
             Self::NoCrl { .. } => 2,
             Self::CrlExpired { .. } => 3,
@@ -141,6 +148,7 @@ impl ChainError {
                 "the client sent {sent} intermediate certificates; `max_intermediates` of the \
                  listener is {max}"
             ),
+            Self::TooManyElements(error) => error.to_string(),
             Self::IssuerDates {
                 name,
                 is_authority,
@@ -250,6 +258,12 @@ impl std::error::Error for ChainError {}
 impl From<CertificateError> for ChainError {
     fn from(error: CertificateError) -> Self {
         Self::Certificate(error)
+    }
+}
+
+impl From<TooManyElements> for ChainError {
+    fn from(error: TooManyElements) -> Self {
+        Self::TooManyElements(error)
     }
 }
 
