@@ -12,9 +12,12 @@
 use std::{borrow::Cow, cell::RefCell};
 
 use jiff::Timestamp;
-use x509_parser::{certificate::X509CertificateParser, nom::Parser, x509::X509Name};
+use x509_parser::{certificate::Validity, prelude::FromDer, x509::X509Name};
 
-use crate::certificate;
+use crate::{
+    certificate,
+    der::{INTEGER, Reader, SEQUENCE, SET, VERSION, encode},
+};
 
 tokio::task_local! {
     static REJECTED: RefCell<Option<Rejected>>;
@@ -45,22 +48,52 @@ pub struct RejectedCertificate {
 
 impl RejectedCertificate {
     pub(super) fn from_der(der: &[u8]) -> Option<Self> {
-        // Do not parse the contents of extensions: parsing tens of thousands of names takes
-        // milliseconds.
-        let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
-        let (_, certificate) = parser.parse(der).ok()?;
-        let not_after = certificate.validity().not_after.timestamp();
+        // Parse only the fields that are reported: a certificate can have thousands of
+        // extensions.
+        let certificate = Reader(der).content(SEQUENCE)?;
+        let mut fields = Reader(Reader(certificate).content(SEQUENCE)?);
+        if fields.peek() == Some(VERSION) {
+            fields.next()?;
+        }
+        let serial = fields.content(INTEGER)?;
+        let _algorithm = fields.content(SEQUENCE)?;
+        let issuer = name(fields.content(SEQUENCE)?)?;
+        let (_, validity) = Validity::from_der(fields.whole(SEQUENCE)?).ok()?;
+        let subject = name(fields.content(SEQUENCE)?)?;
         Some(Self {
-            serial: bounded(&certificate::serial(certificate.raw_serial())).into_owned(),
-            subject: name(certificate.subject()),
-            issuer: name(certificate.issuer()),
-            not_after: Timestamp::from_second(not_after).ok(),
+            serial: bounded(&certificate::serial(serial)).into_owned(),
+            subject,
+            issuer,
+            not_after: Timestamp::from_second(validity.not_after.timestamp()).ok(),
         })
     }
 }
 
-fn name(name: &X509Name<'_>) -> String {
-    bounded(&name.to_string()).into_owned()
+/// Formats a name, given the content of its SEQUENCE.
+fn name(content: &[u8]) -> Option<String> {
+    let shortened = encode(SEQUENCE, &first_attributes(content)?);
+    let (_, name) = X509Name::from_der(&shortened).ok()?;
+    Some(bounded(&name.to_string()).into_owned())
+}
+
+/// The first part of a name. It has more than [`LONGEST`] characters as text, if the whole
+/// name has: each relative name and each attribute adds at least two characters.
+fn first_attributes(content: &[u8]) -> Option<Vec<u8>> {
+    let mut relative_names = Reader(content);
+    let mut kept = Vec::new();
+    let mut left = LONGEST;
+    while left > 0 && relative_names.peek().is_some() {
+        let all = relative_names.content(SET)?;
+        left -= 1;
+        let mut attributes = Reader(all);
+        while left > 0 && attributes.peek().is_some() {
+            attributes.next()?;
+            left -= 1;
+        }
+        let cut = all.len() - attributes.0.len();
+        kept.extend(encode(SET, &all[..cut]));
+    }
+    Some(kept)
 }
 
 fn bounded(text: &str) -> Cow<'_, str> {
@@ -117,6 +150,27 @@ mod tests {
                 .ends_with("ä…")
         );
         assert_eq!(RejectedCertificate::from_der(&leaf.der()[1..]), None);
+    }
+
+    #[test]
+    fn names_with_many_attributes_are_cut() {
+        let ca = TestCa::new("some CA");
+        for joined in [false, true] {
+            let leaf = (0..2000).fold(ca.leaf("x"), |leaf, _| match joined {
+                false => leaf.ou("y"),
+                true => leaf.joined_ou("y"),
+            });
+            let presented = RejectedCertificate::from_der(leaf.build().der()).unwrap();
+            let separator = if joined { " + " } else { ", " };
+            let begin = format!("CN=x{separator}OU=y{separator}OU=y");
+            assert!(presented.subject.starts_with(&begin), "{presented:?}");
+            assert_eq!(presented.subject.chars().count(), LONGEST + 1);
+            assert!(presented.subject.ends_with('…'));
+        }
+        let version_1 = ca.leaf("x").version_1().build();
+        let presented = RejectedCertificate::from_der(version_1.der()).unwrap();
+        assert_eq!(presented.subject, "CN=x");
+        assert_eq!(presented.serial, version_1.serial_hex.to_uppercase());
     }
 
     fn subject() -> Option<String> {
