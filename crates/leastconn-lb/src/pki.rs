@@ -6,7 +6,8 @@
 //! from reading it to writing it.
 //!
 //! Profile: RFC 5280. Serial numbers are 20 random bytes, so a CA restored from a backup
-//! does not reuse one. `notBefore` is five minutes in the past, to allow for clock skew.
+//! does not reuse a serial number. `notBefore` is five minutes in the past, to allow for clock
+//! skew.
 
 mod files;
 mod lock;
@@ -34,15 +35,12 @@ pub use lock::Lock;
 pub use names::{file_stem, validate_stem};
 pub use revocation::RevocationList;
 
-/// File name of the CA certificate.
 pub const CA_CERT: &str = "ca.crt";
-/// File name of the CA key.
 pub const CA_KEY: &str = "ca.key";
-/// File name of the CRL.
 pub const CA_CRL: &str = "ca.crl";
 
-/// Maximum validity: one hundred years. A longer one could end after the last year that a
-/// certificate can express.
+/// Maximum validity period: one hundred years. A certificate can express no date after the
+/// year 9999.
 pub const MAX_DAYS: u32 = 36_500;
 
 /// Maximum file size. A CRL with a million entries has about 40 MB.
@@ -52,7 +50,6 @@ const KEEP_CA: &str = "choose another directory, or move the old CA away first";
 
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
 
-/// Error of a `pki` command.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PkiError {
@@ -60,7 +57,6 @@ pub enum PkiError {
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write {path}: {source}")]
     Write { path: PathBuf, source: io::Error },
-    /// The directory could not be locked.
     #[error("cannot lock {path} against other `pki` commands: {source}")]
     Lock { path: PathBuf, source: io::Error },
     /// Writing would overwrite a file that cannot be restored.
@@ -86,14 +82,8 @@ pub enum PkiError {
     },
     #[error("{dir}/ca.key is not the key of {dir}/ca.crt: restore the matching pair")]
     KeyMismatch { dir: PathBuf },
-    /// The certificate to revoke was issued by another CA.
     #[error("{path} was not issued by the CA in {dir}: a CA can only revoke its own certificates")]
-    NotIssuedHere {
-        path: PathBuf,
-        /// Directory of the CA.
-        dir: PathBuf,
-    },
-    /// The certificate to revoke is the CA certificate.
+    NotIssuedHere { path: PathBuf, dir: PathBuf },
     #[error(
         "{path} is the CA certificate, which a CRL cannot revoke: remove it from `client_ca` instead"
     )]
@@ -128,7 +118,6 @@ pub enum Usage {
 /// Content of a leaf certificate.
 #[derive(Debug, Clone, Default)]
 pub struct Leaf {
-    /// Common name.
     pub cn: String,
     /// DNS names. A leading `*.` is allowed.
     pub dns: Vec<String>,
@@ -191,8 +180,8 @@ impl Authority {
         })
     }
 
-    /// Loads the CA from `dir`: one written by [`Authority::save`], or by another program
-    /// such as `openssl`.
+    /// Loads the CA from `dir`. The files may have been written by [`Authority::save`] or by
+    /// another program such as `openssl`.
     ///
     /// # Errors
     /// If a file is missing or invalid, or the key does not match the certificate.

@@ -11,9 +11,9 @@
 //!
 //! **Allowed paths** are *directories*, not files. A rule for a file applies only to the file
 //! that exists when the rule is added, but files such as certificates, `/etc/resolv.conf` and
-//! this program are replaced by renaming. If a symbolic link is on the path to a file, the
-//! directory that the link points to is allowed, too (`sandbox/trail.rs`), so that the link
-//! can be changed, as Kubernetes does. There are two limits:
+//! this program are replaced by renaming. If the path to a file contains a symbolic link, the
+//! directory that contains the link's target is allowed, too (`sandbox/trail.rs`). The link can
+//! then be changed to another target there, as Kubernetes does. There are two limits:
 //! - The root directory is never allowed, because that would allow everything. Files directly
 //!   in it are allowed one by one, and can no longer be read once they have been replaced.
 //! - A directory that has itself been replaced by renaming is no longer allowed.
@@ -22,7 +22,7 @@
 //! - the directories of the configuration and of all files that it names
 //! - `/etc` and `/usr`: name resolution reads files and loads libraries there at any time, and
 //!   package managers and DHCP clients replace these files. Root could read the secrets in
-//!   `/etc`, so for root only single files of it are allowed.
+//!   `/etc`, so a process of root can read only certain files there.
 //! - `/proc`: a rule for `/proc/self` would be lost when the kernel drops its inode, and would
 //!   not apply to a successor process. Landlock forbids tracing unconfined processes, so their
 //!   environment, memory and open files in `/proc` stay unreadable.
@@ -59,7 +59,7 @@
 //! continues with the sixteen layers that it has inherited.
 //!
 //! **Without Landlock** in the kernel, the process logs a warning, shows it in the status, and
-//! runs unconfined. With `sandbox = "on"` in the configuration it does not start.
+//! runs with the seccomp filter only. With `sandbox = "on"` in the configuration it does not start.
 
 mod allowed;
 mod kernel;
@@ -79,7 +79,7 @@ use leastconn_config::{
 /// `sandbox = "on"` is set, but no sandbox is available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`sandbox = \"on\"` in `[process]` is not possible: {0}; without the key, the process runs without a sandbox if there is none"
+    "`sandbox = \"on\"` in `[process]` is not possible: {0}; remove the key to start without a sandbox in this case"
 )]
 pub struct Unmet(String);
 

@@ -1,7 +1,7 @@
 //! `top`: the content of the dashboard in a terminal.
 //!
 //! A separate thread sends the requests, so that keys work while the balancer is slow or
-//! does not answer. Meanwhile, the screen shows the last answers, marked as stale.
+//! does not answer. Until an answer arrives, the screen shows the last one, marked as stale.
 
 mod answers;
 mod draw;
@@ -95,7 +95,7 @@ fn show(
             Action::Fetch => {
                 let mut query = query.lock();
                 *query = Query::search(view.search());
-                // Fails if a wake-up is already pending. One is enough.
+                // Fails if a wake-up is already pending, which also causes a new request.
                 let _ = wake.try_send(());
             }
             Action::Quit => return Ok(()),

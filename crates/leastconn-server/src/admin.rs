@@ -65,8 +65,8 @@ pub struct Admin {
     history: Arc<History>,
 }
 
-/// The admin thread, which ends when this is dropped. Separate from [`Admin`], which request
-/// handlers can reach.
+/// The admin thread, which ends when this is dropped. It is separate from [`Admin`], because
+/// request handlers on this thread hold references to [`Admin`].
 #[derive(Debug)]
 pub struct Thread {
     _stop: oneshot::Sender<()>,
@@ -194,7 +194,6 @@ fn router(cx: ApiContext) -> Router {
         .with_state(cx)
 }
 
-/// Query of `/readyz`.
 #[derive(Debug, Deserialize)]
 struct ReadyQuery {
     /// If given, the process is ready only if this upstream has an available server.

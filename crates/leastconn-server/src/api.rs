@@ -37,7 +37,7 @@ pub(crate) use crate::telemetry::refusals::is_refusal;
 
 use crate::{context::ServerContext, control::Control, reason_code::ReasonCode};
 
-/// What API requests are answered from.
+/// State that API requests read and change.
 #[derive(Clone, Debug)]
 pub struct ApiContext {
     pub context: Arc<ServerContext>,
@@ -45,7 +45,7 @@ pub struct ApiContext {
     pub history: Arc<History>,
 }
 
-/// Ended connections by reason code, without zeros.
+/// Number of ended connections by reason code. Codes with a count of 0 are left out.
 pub type Outcomes = BTreeMap<String, u64>;
 
 fn outcomes(counted: impl Iterator<Item = (ReasonCode, u64)>) -> Outcomes {
@@ -55,7 +55,7 @@ fn outcomes(counted: impl Iterator<Item = (ReasonCode, u64)>) -> Outcomes {
         .collect()
 }
 
-/// RFC 3339 with milliseconds, as in the access log.
+/// Formats a time as RFC 3339 with milliseconds, as in the access log.
 fn time(at: jiff::Timestamp) -> String {
     format!("{at:.3}")
 }

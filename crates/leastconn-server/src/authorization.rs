@@ -1,7 +1,7 @@
 //! Authorization: whether a client may connect, and to which servers.
 //!
-//! [`authorize`] is pure. New connections, open connections (after a reload, a new CRL
-//! or an expiry) and `leastconn-lb explain` all use it.
+//! [`authorize`] is a pure function. It authorizes new connections, and open connections after a
+//! reload, a change of a CRL or an expiry. `leastconn-lb explain` calls it, too.
 
 mod input;
 pub mod shadow;
@@ -23,7 +23,6 @@ pub use input::{AuthInput, OpenConnection};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The listener was removed from the configuration.
     #[error("the listener was removed from the configuration")]
     ListenerRemoved,
     /// The listener requires a certificate.
@@ -32,7 +31,7 @@ pub enum Refusal {
     /// The chain is not valid, or no longer valid.
     #[error(transparent)]
     Certificate(ChainError),
-    /// The client rules refuse it.
+    /// No client rule allows the connection.
     #[error(transparent)]
     Denied(#[from] Denied),
 }
@@ -58,7 +57,7 @@ impl Refusal {
         }
     }
 
-    /// The rule that matched and the client's identity under it, if a rule matched.
+    /// Returns the name of the matching rule and the client's identity, if a rule matched.
     pub fn matched(&self) -> Option<(&str, &ClientId)> {
         match self {
             Self::Denied(denied) => denied.matched(),

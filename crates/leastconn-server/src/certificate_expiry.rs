@@ -73,7 +73,7 @@ impl Monitor {
     }
 
     /// Replaces the observed files. Warnings that were logged at the start or when a new file was
-    /// loaded are not repeated. A CRL that is loaded although it has expired is always an error.
+    /// loaded are not repeated. After the start, loading a CRL that has expired is an error.
     fn update<'a>(
         &mut self,
         files: impl Iterator<Item = &'a CertificateFile>,

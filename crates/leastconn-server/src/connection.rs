@@ -66,7 +66,7 @@ pub async fn serve(
             // No alert can be sent before the TLS handshake starts.
             return record.end(ended.reason, ended.detail.as_deref());
         }
-        // Checked here because the client's address was not known at accept.
+        // Check the rate here, because the client's address was not known at accept.
         let source = record.connection().source().ip();
         if let Err(error) = listener.check_source_rate(source, net::now()) {
             record.end(error.reason(), Some(&error.to_string()));
@@ -96,8 +96,8 @@ enum FailedStream {
     Tls(TlsStream),
 }
 
-/// The TLS handshake, within the deadline. The client gets a permit of the handshake
-/// scheduler only once it has sent its ClientHello: silent sockets do not delay
+/// Performs the TLS handshake before `deadline`. The client gets a permit of the handshake
+/// scheduler only once it has sent its ClientHello, so silent sockets do not delay
 /// handshakes.
 async fn handshake(
     mut socket: TcpStream,
@@ -284,7 +284,8 @@ async fn connect<S: Stream>(
 }
 
 /// Authorizes the client under the snapshot that it was accepted with, and authorizes it again if
-/// that snapshot is no longer the newest. [`reauthorize`] explains why no reload is missed.
+/// that snapshot is no longer the newest. The documentation of [`mod@reauthorize`] explains why no
+/// reload is missed.
 fn authorize_newest(
     mut snapshot: Arc<Snapshot>,
     mut listener: Arc<Listener>,

@@ -100,8 +100,8 @@ impl ServerContext {
     }
 
     /// Removes the metrics of listeners and client rules that are gone from the running
-    /// configuration and have no open connection. Hold the guard while the snapshot is
-    /// replaced, so that no metrics are removed at the same time.
+    /// configuration and have no open connection. No metrics are removed while the returned
+    /// guard is held: hold it while the snapshot is replaced.
     pub(crate) fn prune_metrics(&self) -> MutexGuard<'_, ()> {
         let pruning = self.pruning.lock();
         let snapshot = self.snapshots.load();

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::{context::LastReload, overrides::Replaced};
 
-/// The reloader, as the admin side sees it.
+/// Operations of the reloader that the admin side uses.
 pub trait Control: fmt::Debug + Send + Sync {
     /// Each listener's name and bound address, in the order of the configuration. Does not
     /// wait for a reload in progress.

@@ -1,12 +1,14 @@
 //! Schedules handshakes fairly between sources: a flooding source delays only its own handshakes.
 //!
-//! A handshake needs the CPU twice for a short time: one signature for each flight. When hundreds
-//! of handshakes are ready at the same moment, the runtime polls them in order of arrival, and the
-//! handshake of a new client comes last. At a third of a millisecond for each step, it may wait for
-//! a hundred milliseconds. So each handshake acquires a [`HandshakePermit`] first, and a
-//! [`TimeSlice`] before each step. Both are granted round robin over the sources ([`queue`]). A
-//! source is a network, by default an IPv4 address or an IPv6 /64, which is what one customer
-//! usually has. The /64s of one /48 form a group, which has one share.
+//! A handshake needs the CPU twice for a short time: each of its two steps contains a signature
+//! operation. When hundreds of handshakes are ready at the same moment, the runtime polls them in
+//! order of arrival, and the handshake of a new client comes last. At a third of a millisecond for
+//! each step, the new client may wait for a hundred milliseconds.
+//!
+//! So each handshake acquires a [`HandshakePermit`] first, and a [`TimeSlice`] before each step.
+//! Both are granted round robin over the sources ([`queue`]). A source is a network, by default an
+//! IPv4 address or an IPv6 /64, because one customer usually has a /64. All /64s of a /48 form a
+//! group, and each group gets the same share.
 //!
 //! A handshake that waits for its client does no work. It gives up its permit when other handshakes
 //! need one ([`client_waits`]).
@@ -16,7 +18,7 @@
 //! ([`tokio_order`]). So an established connection waits for one or two steps at most. If relaying
 //! keeps the CPU busy, handshakes run for longer at a time, which gives them a share of the CPU.
 //!
-//! While only few handshakes are in progress, they are not scheduled. Then a handshake takes an
+//! While only few handshakes are in progress, they are not scheduled. Each handshake then takes an
 //! uncontended lock twice for its permit and once for each step.
 
 mod client_waits;

@@ -47,7 +47,7 @@ pub fn change(log: &Log) {
     let Some(handles) = HANDLES.get() else {
         return;
     };
-    // Both calls fail only if the subscriber is gone, but it lives as long as the process.
+    // Both calls fail only if the subscriber is gone. The subscriber lives as long as the process.
     let _ = handles.level.reload(filter(log.level));
     let _ = handles.formatter.reload(formatter(log.format));
 }

@@ -73,7 +73,7 @@ impl Tracked {
         }
     }
 
-    /// Bytes in use, given the measured bytes and the bytes that connections hold.
+    /// Returns the bytes in use, given the measured bytes and the bytes that connections hold.
     fn update(&mut self, measured: u64, held: u64) -> u64 {
         let returned = self.last_measured.saturating_sub(measured);
         self.last_measured = measured;
@@ -125,7 +125,7 @@ impl Budget {
         })
     }
 
-    /// Measures, updates the allowance of buffers, and logs when the limit is crossed.
+    /// Measures memory, updates the allowance of buffers, and logs when the limit is crossed.
     fn measure(&self) -> Option<Usage> {
         let held = relay::buffered() as u64;
         let mut tracked = self.tracked();
@@ -139,7 +139,7 @@ impl Budget {
                 .collect(),
             None => Vec::new(),
         };
-        // The limit with the least memory left.
+        // The limit with the least memory left decides.
         let tightest = usages
             .into_iter()
             .min_by_key(|usage| usage.limit.saturating_sub(usage.used));

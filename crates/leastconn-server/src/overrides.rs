@@ -32,7 +32,7 @@ use maintenance::{PendingClose, close_connections};
 /// once.
 const KILL_BUFFER: usize = 64;
 
-/// The runtime overrides of a process. Clones share them.
+/// The runtime overrides of a process. Clones share the same overrides.
 #[derive(Clone, Debug)]
 pub struct Overrides {
     active: Arc<Mutex<ActiveOverrides>>,
@@ -46,7 +46,7 @@ pub struct Overrides {
 struct ActiveOverrides {
     servers: BTreeMap<(UpstreamId, ServerId), ServerOverride>,
     level: Option<(Level, Timestamp)>,
-    /// The overrides were handed over to a successor process.
+    /// Whether the overrides were handed over to a successor process.
     is_replaced: bool,
 }
 
@@ -102,14 +102,14 @@ impl Overrides {
         }
     }
 
-    /// Closes the open connections that match `filter`, and returns how many. Predecessor
-    /// processes do the same; their connections are not counted.
+    /// Closes the open connections that match `filter`, and returns their number. Predecessor
+    /// processes also close their matching connections, which are not counted.
     ///
     /// # Errors
     /// If a successor has replaced this process. Then no connection is closed.
     pub fn kill(&self, filter: &ConnectionFilter) -> Result<usize, Replaced> {
         {
-            // Hold the lock, so that a handover happens either before or after the kill.
+            // Hold the lock, so that no handover happens between the check and the forwarding.
             let active = self.lock();
             active.ensure_active()?;
             self.forward_kill(filter);
@@ -129,6 +129,7 @@ impl Overrides {
     }
 
     fn forward_kill(&self, filter: &ConnectionFilter) {
+        // A connection ID is unique only within one process.
         if filter.connection.is_none() {
             // An error only means that there is no predecessor.
             let _ = self.kills.send(filter.clone());
@@ -245,7 +246,7 @@ impl Overrides {
         servers.chain(level).collect()
     }
 
-    /// Applies the overrides to `next`, then replaces `current` with it. Drops the overrides of
+    /// Applies the overrides to `next`, then replaces `current` with `next`. Drops the overrides of
     /// servers that are gone, and drops the log level override if the level in the file changes.
     pub(crate) fn install(&self, current: &Snapshot, next: Snapshot) -> Arc<Snapshot> {
         let mut active = self.lock();

@@ -39,18 +39,18 @@ pub struct Policy {
 /// The result of matching one rule, regardless of the other rules.
 #[derive(Clone, Debug)]
 pub enum RuleMatch<'a> {
-    /// Matches and decides.
+    /// The rule matches and is enforced.
     Enforced(Matched<'a>),
-    /// Matches in shadow mode.
+    /// The rule matches and is in shadow mode.
     Shadow(Matched<'a>),
     /// The rule would match, but expired at this time.
     Expired(Timestamp),
-    /// Does not match on this key.
+    /// The rule does not match, because of this key.
     Mismatch(MatchKey),
 }
 
 impl Policy {
-    /// The policy for the rules of `config`, whose upstreams have been started.
+    /// Creates the policy for the rules of `config`. `upstreams` are the started upstreams.
     pub fn new(config: &Config, upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Self {
         let clients = Arc::clone(&config.clients);
         let allows = clients.allows().iter();
@@ -76,7 +76,7 @@ impl Policy {
         }
     }
 
-    /// The first rule that matches the client at `now` and decides.
+    /// Returns the first enforced rule that matches the client at `now`.
     ///
     /// # Errors
     /// If no rule matches, or an earlier rule uses a name that cannot be read from the certificate.
@@ -105,8 +105,8 @@ impl Policy {
         })
     }
 
-    /// Fails if a rule before `number` uses a name that the certificate has in an
-    /// unreadable encoding: the rule might have matched.
+    /// Fails if a rule before `number` uses a kind of name that the certificate contains in an
+    /// unreadable encoding. That rule might have matched.
     fn check_readable_before(&self, number: usize, input: &RuleInput<'_>) -> Result<(), Denied> {
         let Some(certificate) = input.certificate else {
             return Ok(());
@@ -123,7 +123,7 @@ impl Policy {
         }
     }
 
-    /// The first rule that matches the client at `now`, if it is in shadow mode.
+    /// Returns the first rule that matches the client at `now`, if that rule is in shadow mode.
     pub fn shadow(&self, input: &RuleInput<'_>, now: Timestamp) -> Option<Matched<'_>> {
         for number in self.candidates(input) {
             match self.try_rule(number, input, now) {
@@ -202,9 +202,9 @@ fn granted_servers(
         .collect()
 }
 
-/// Returns the client's identity under `rule` if it matches: the text that matched the first of the
-/// rule's keys that [is an identity](MatchKey::is_identity). A rule without such a key matches many
-/// clients, and each of these clients has its default identity.
+/// Matches a client against `rule`, and returns the client's identity. The identity is the value
+/// that matched the rule's first [identity key](MatchKey::is_identity). Under a rule without an
+/// identity key, which may match many clients, each client has its default identity.
 ///
 /// # Errors
 /// The first key that does not match.

@@ -1,7 +1,7 @@
 //! Open connections.
 //!
 //! Every accepted socket has a [`ConnectionHandle`] in the [`Registry`] until its
-//! [`ConnectionGuard`] is dropped. Through it, other tasks list, meter and end the
+//! [`ConnectionGuard`] is dropped. Other tasks use the handle to list, meter and end the
 //! connection.
 
 mod handle;

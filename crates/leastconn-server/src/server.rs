@@ -1,4 +1,4 @@
-//! The running balancer: starts, drains and stops it.
+//! Starts, drains and stops the balancer.
 
 mod observed;
 
@@ -186,7 +186,7 @@ impl Prepared {
         let forget_idle = forget_idle(Arc::clone(&server.context), stop);
         server.tasks.spawn(forget_idle);
         server.context.lifecycle.enter(Phase::Ready);
-        // Open the admin API last: in an upgrade, the predecessor, which is ready, answers until
+        // Open the admin API last: in an upgrade, the predecessor answers admin requests until
         // then.
         let control = Arc::clone(&server.reloader);
         server
@@ -211,8 +211,8 @@ impl Server {
         Ok(server)
     }
 
-    /// Takes the service over from a predecessor, or starts it: answers the admin API, carries
-    /// out overrides and owns the files of UNIX sockets.
+    /// Starts the service, or takes it over from a predecessor. From now on, this process answers
+    /// the admin API, carries out overrides and owns the files of UNIX sockets.
     pub fn activate(&self) {
         self.context.overrides.activate();
         self.reloader.admin().begin();

@@ -1,7 +1,7 @@
 //! The running configuration.
 //!
-//! A [`Snapshot`] is immutable. A reload creates the next snapshot from it, which shares all
-//! unchanged parts, and stores that in the [`SnapshotHandle`].
+//! A [`Snapshot`] is immutable. A reload creates the next snapshot, which shares all unchanged
+//! parts with the current one, and stores it in the [`SnapshotHandle`].
 
 mod handle;
 mod listener;
@@ -93,7 +93,7 @@ impl Snapshot {
     /// this snapshot.
     ///
     /// # Errors
-    /// The errors of [`Self::start`]. Nothing has changed then.
+    /// The errors of [`Self::start`]. After an error, nothing has changed.
     ///
     /// # Panics
     /// Outside a Tokio runtime.

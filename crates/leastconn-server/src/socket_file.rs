@@ -1,7 +1,7 @@
 //! The file of a UNIX socket of the admin API or of a listener.
 //!
-//! It gets the configured mode, never replaces the socket of a running process, and is removed
-//! when the balancer ends.
+//! The file has the configured mode. It never replaces the socket of a running process, and is
+//! removed when the balancer ends.
 
 mod lock;
 
@@ -49,7 +49,7 @@ enum Owner {
     ThisProcess,
     /// The predecessor, until this process takes over.
     Predecessor,
-    /// A service manager or a successor.
+    /// A service manager or a successor removes the file. This process never does.
     Other,
 }
 
@@ -92,8 +92,8 @@ impl SocketFile {
         listen().map_err(|error| failed(with_hint(&error, path)))
     }
 
-    /// Adopts a socket that another process has opened at `path`: the predecessor
-    /// (`is_balancers`), or a service manager, which removes the file itself.
+    /// Adopts a socket that another process has opened at `path`. If `is_balancers`, that process
+    /// is the predecessor. Otherwise, it is a service manager, which removes the file itself.
     ///
     /// # Errors
     /// If the file does not exist, or a system call fails.
@@ -141,7 +141,7 @@ impl SocketFile {
         fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
     }
 
-    /// Leaves the file to a successor process, which has the socket.
+    /// Leaves the file to a successor process, which accepts from a copy of the socket.
     pub(crate) fn leave(mut self) {
         self.owner = Owner::Other;
     }
@@ -175,7 +175,7 @@ fn file_id(path: &Path) -> io::Result<FileId> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Another balancer may have replaced the file.
+        // Remove the file only if no other balancer has replaced it.
         if self.owner == Owner::ThisProcess && self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
@@ -211,7 +211,7 @@ fn remove_stale_socket(path: &Path) -> Result<(), String> {
             "a socket of another user (uid {}) exists, and this user may not check whether a process listens on it; if none does, remove it",
             found.uid()
         )),
-        // Another process has just removed it.
+        // Another process has just removed the file.
         Err((io::ErrorKind::NotFound, _)) => Ok(()),
         Err((_, error)) => Err(format!(
             "cannot check whether a process listens there: {error}"

@@ -112,7 +112,7 @@ impl Sockets {
         context: &Arc<ServerContext>,
     ) -> TcpSocket {
         if socket.wanted.keepalive != wanted.keepalive {
-            // Sockets that are accepted from now on inherit the keepalive setting.
+            // Accepted sockets inherit the keepalive setting of the listening socket.
             let listener = &*socket.listener;
             let changed = match wanted.keepalive {
                 Some(idle) => net::set_keepalive(listener, idle),
@@ -173,8 +173,8 @@ impl Sockets {
         Ok(all)
     }
 
-    /// Hands the sockets over to a successor process, which has copies. Closes the sockets that the
-    /// successor does not use. Returns the tasks to wait for.
+    /// Stops accepting, because a successor process accepts from copies of the sockets. Closes the
+    /// sockets that the successor does not use. Returns the tasks to wait for.
     pub fn hand_over(
         &mut self,
         unused: &[SocketAddr],
@@ -250,7 +250,7 @@ impl TcpSocket {
     }
 }
 
-/// All values, or all errors if there are any.
+/// Returns all values, or all errors if there are any.
 pub(crate) fn all_or_errors<T, E>(
     results: impl Iterator<Item = Result<T, E>>,
 ) -> Result<Vec<T>, Vec<E>> {

@@ -8,7 +8,6 @@ use access_log::AccessLog;
 use metrics::Metrics;
 use refusals::RecentRefusals;
 
-/// Where the end of a connection is recorded.
 #[derive(Debug)]
 pub struct Telemetry {
     pub metrics: Metrics,

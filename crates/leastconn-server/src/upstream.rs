@@ -1,5 +1,5 @@
-//! A running upstream: its pool, where its members come from, its health checks, and how to
-//! connect to it.
+//! A running upstream: its pool, the source of its members, its health checks, and the connector
+//! to its servers.
 
 mod connector;
 mod stream;
@@ -45,12 +45,12 @@ pub struct Upstream {
     pool: Arc<Pool>,
     connect: ConnectPolicy,
     proxy_protocol: Option<Version>,
-    /// Uses the certificates as loaded at the start.
+    /// The connector, with the certificates that were loaded at the start.
     connector: UpstreamConnector,
     tasks: Mutex<Tasks>,
 }
 
-/// Background tasks. Dropping them ends them.
+/// Background tasks, which end when dropped.
 #[derive(Debug, Default)]
 struct Tasks {
     checker: Option<Checker>,
@@ -98,11 +98,11 @@ impl Upstream {
         Ok(())
     }
 
-    /// The upstream that takes the place of this one. Servers that are in both upstreams keep their
-    /// connections and their health.
+    /// Creates the next generation of this upstream. Servers that are in both generations keep
+    /// their connections and their health.
     ///
     /// # Errors
-    /// The errors of [`Self::start`]. This upstream is unchanged then.
+    /// The errors of [`Self::start`]. After an error, this upstream is unchanged.
     ///
     /// # Panics
     /// With health checks, outside a Tokio runtime.
@@ -146,13 +146,14 @@ impl Upstream {
         })
     }
 
-    /// Ends health checks and changes of the members, before a successor takes over.
+    /// Ends health checks and discovery, before the next generation of the upstream replaces this
+    /// one.
     pub fn stop_tasks(&self) {
         *self.tasks.lock() = Tasks::default();
     }
 
-    /// Completes once every server that was a member at the start has been probed, whatever the
-    /// outcome. Completes at once if there are no health checks.
+    /// Completes once every server that was a member at the start has been probed, successfully or
+    /// not. Completes at once if there are no health checks.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -184,13 +185,13 @@ impl Upstream {
     }
 }
 
-/// Where the members of an upstream come from. A source that has its own configuration is selected
-/// here, both at the start and for reloads.
+/// Returns the source of the members of an upstream, both at the start and for reloads. To support
+/// another kind of source, select it here by the configuration.
 fn configured_source(config: &leastconn_config::Upstream) -> impl Discover + use<> {
     StaticServers::new(config.servers.iter().cloned())
 }
 
-/// Returns a snapshot if the source has one ready now.
+/// Polls the source once. Returns the snapshot if the source is ready.
 fn ready_snapshot(discover: &mut impl Discover) -> Poll<Option<Vec<ServerSpec>>> {
     let mut context = Context::from_waker(Waker::noop());
     pin!(discover.next()).poll(&mut context)

@@ -57,7 +57,7 @@ async fn retained(rules: usize) -> usize {
 async fn rule_memory_stays_within_budget() {
     const FEW: usize = 1;
     const MANY: usize = 20_000;
-    // First make the allocations that are made once per process.
+    // Make the allocations that occur only once per process before measuring.
     retained(FEW).await;
     let each = (retained(MANY).await - retained(FEW).await) / (MANY - FEW);
     assert!(each <= BUDGET, "{each} bytes per rule");

@@ -63,7 +63,8 @@ pub(super) fn run(args: TopArgs) -> ExitCode {
     }
 }
 
-/// Prefers the socket: unlike the address, it needs no token.
+/// Returns the configured admin socket or, if there is none, the admin address. The socket is
+/// preferred because it needs no token.
 fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
     let path = leastconn_config::find(path).map_err(|error| fail(&error, INVALID))?;
     match leastconn_config::admin_address(&path).map_err(|error| fail(&error, INVALID))? {

@@ -61,14 +61,14 @@ fn write(path: &Path, text: &str, mode: u32, overwrite: Overwrite) -> Result<(),
         // Unlike a rename, a hard link never replaces a file that another process wrote.
         Overwrite::Refuse { .. } => match std::fs::hard_link(&temporary, path) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                // Some file systems have no hard links. Then only the check above protects
-                // existing files.
+                // On a file system without hard links, only the check above protects existing
+                // files.
                 std::fs::rename(&temporary, path)
             }
             other => other,
         },
     });
-    // This fails after a rename, which leaves no temporary file to remove.
+    // After a rename, there is no temporary file, and removing it fails.
     let _ = std::fs::remove_file(&temporary);
     result.map_err(|source| match overwrite {
         Overwrite::Refuse { hint } if source.kind() == io::ErrorKind::AlreadyExists => {
@@ -91,7 +91,7 @@ fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
         .mode(mode)
         .open(path)?;
     file.write_all(text.as_bytes())?;
-    // Without this, a power failure after the rename can leave an empty file.
+    // Without this `sync_all`, a power failure after the rename can leave an empty file.
     file.sync_all()
 }
 

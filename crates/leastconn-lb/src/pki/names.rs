@@ -1,7 +1,7 @@
 //! Checks names of certificates and files.
 //!
-//! Stricter than X.509: names that the balancer would refuse, such as those with control
-//! characters, are rejected when the certificate is issued.
+//! The checks are stricter than X.509: a name that the balancer would refuse, such as one with
+//! control characters, is rejected when the certificate is issued.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use super::{Leaf, PkiError, Usage};
 
 /// Maximum length of a common name (RFC 5280, appendix A: `ub-common-name`).
 const MAX_CN: usize = 64;
-/// Maximum length of a URI: that of a SPIFFE ID (SPIFFE-ID specification, section 2.3).
+/// Maximum length of a URI in bytes. The SPIFFE-ID specification, section 2.3, sets this limit.
 const MAX_URI: usize = 2048;
 
 fn refuse(kind: &'static str, value: &str, reason: impl Into<String>) -> PkiError {
@@ -115,8 +115,8 @@ pub(super) fn validate_together(uris: &[String]) -> Result<(), PkiError> {
     }
 }
 
-/// Returns the alternative name for a server certificate that has none: its common name.
-/// Clients look for a server's name only among the alternative names.
+/// Returns the common name as an alternative name if a server certificate has no alternative
+/// names. Clients compare the name of a server only with the alternative names.
 pub(super) fn server_name(leaf: &Leaf) -> Result<Option<SanType>, PkiError> {
     let has_names = !leaf.dns.is_empty() || !leaf.uris.is_empty() || !leaf.ips.is_empty();
     if has_names || leaf.usage == Usage::Client {
@@ -196,8 +196,8 @@ pub fn file_stem(cn: &str) -> Result<String, PkiError> {
 /// Checks a file name given with `--out`.
 ///
 /// # Errors
-/// [`PkiError::Name`] if the name is that of a hidden file, contains a path, or is the name of
-/// the CA's own files.
+/// [`PkiError::Name`] if `stem` is the name of a hidden file, contains a path, or is `ca`, the
+/// name of the CA's own files.
 pub fn validate_stem(stem: &str) -> Result<(), PkiError> {
     let refuse = |reason: &str| Err(refuse("the file name", stem, reason));
     if stem.is_empty() || stem.starts_with(['.', '-']) {
@@ -206,7 +206,7 @@ pub fn validate_stem(stem: &str) -> Result<(), PkiError> {
     if stem.contains(['/', '\\']) || stem.chars().any(char::is_control) {
         return refuse("it must be a plain name, without a path");
     }
-    // Some file systems are case-insensitive.
+    // On a case-insensitive file system, `CA.crt` would replace `ca.crt`.
     if stem.eq_ignore_ascii_case("ca") {
         return refuse("ca.crt and ca.key are the files of the CA: use --out NAME");
     }

@@ -152,8 +152,8 @@ impl RevocationList {
     }
 }
 
-/// Returns the subject key identifier from the CA certificate. It cannot be computed from
-/// the key, because other software may use another method.
+/// Returns the subject key identifier from the CA certificate. The identifier cannot be
+/// computed from the key, because other software may have used another method.
 fn key_identifier(authority: &Authority) -> KeyIdMethod {
     let Ok((_, ca)) = x509_parser::parse_x509_certificate(&authority.cert) else {
         return KeyIdMethod::Sha256;

@@ -18,7 +18,7 @@ struct Cli {
     command: PkiCommand,
 }
 
-/// Runs `pki ARGS…`, where `DIR` stands for `dir`, and returns what it printed.
+/// Runs `pki ARGS…` with `DIR` replaced by `dir`, and returns the output.
 fn pki(dir: &Path, args: &[&str]) -> Result<String, PkiError> {
     let dir = dir.to_str().unwrap();
     let args = args.iter().map(|arg| arg.replace("DIR", dir));
@@ -281,7 +281,7 @@ fn ca_files_are_never_overwritten() {
         pki(dir, &["init", "DIR"]),
         Err(PkiError::Exists { .. })
     ));
-    // The certificate is not overwritten either.
+    // A certificate without a key is not overwritten either.
     std::fs::remove_file(dir.join(CA_KEY)).unwrap();
     assert!(matches!(
         pki(dir, &["init", "DIR"]),

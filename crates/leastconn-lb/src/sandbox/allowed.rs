@@ -24,9 +24,9 @@ const SOCKET: Rights = make_bitflags!(AccessFs::{MakeSock | RemoveFile | ReadDir
 const READ_FILE: Rights = make_bitflags!(AccessFs::{ReadFile});
 const WRITE_FILE: Rights = make_bitflags!(AccessFs::{WriteFile});
 
-/// Contains the files for name resolution and the dynamic loader's cache. The whole
-/// directory is allowed, because these files are replaced by renaming. Only root can read
-/// the secrets in it.
+/// Contains the files for name resolution and the dynamic loader's cache. A process of a user
+/// other than root can read the whole directory: these files are replaced by renaming, and
+/// file permissions protect the secrets.
 const ETC: &str = "/etc";
 
 /// Files of `/etc` that a process of root may read. All of `/etc` would include secrets
@@ -244,8 +244,8 @@ fn programs() -> impl Iterator<Item = PathBuf> {
     called.into_iter().chain(env::current_exe().ok())
 }
 
-/// Directories of the dynamic loaders in `mappings`, in the format of `/proc/PID/maps`. The
-/// kernel executes the loader of a program as well.
+/// Directories of the dynamic loaders in `mappings`, in the format of `/proc/PID/maps`. To start a
+/// program, the kernel also executes its loader.
 pub(super) fn loaders(mappings: &str) -> Vec<PathBuf> {
     let files = mappings
         .lines()
@@ -253,7 +253,7 @@ pub(super) fn loaders(mappings: &str) -> Vec<PathBuf> {
     let mut found: Vec<_> = files
         .filter(|file| {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            // glibc, musl (whose loader is its C library).
+            // The loaders of glibc and musl. The loader of musl is its C library.
             name.starts_with("ld-") || name.starts_with("libc.musl-") || name == "libc.so"
         })
         .filter_map(|file| file.parent()?.canonicalize().ok())

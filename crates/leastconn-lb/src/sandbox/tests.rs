@@ -421,7 +421,7 @@ fn signals_reach_same_and_nested_sandboxes() {
         let mut inside = sleeper();
         end(&mut inside);
         assert!(!inside.wait().unwrap().success());
-        // A thread with a second sandbox of its own stands for a successor process.
+        // Like a successor process, this thread has a second sandbox within the first.
         let further = thread::spawn(move || {
             let mut allowed = Allowed::default();
             programs(&mut allowed);
@@ -495,7 +495,7 @@ fn trail_has_places_and_siblings_of_links() {
     // The directory of a missing file is resolved, too.
     let missing = Trail::of(&dir.join("current/../v2/missing"));
     assert_eq!(missing.places, [dir.join("store/a/v2")]);
-    // Resolving a loop of links ends.
+    // Resolving a path stops at a loop of links.
     symlink("circle", dir.join("circle")).unwrap();
     assert_eq!(
         Trail::of(&dir.join("circle/x/file")).places,

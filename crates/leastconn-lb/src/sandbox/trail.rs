@@ -1,5 +1,5 @@
-//! Resolves a path to the directories in which its file may be found, now and after symbolic
-//! links have been changed.
+//! Finds the directories that may contain the file at a path, now and after symbolic links have
+//! been changed.
 
 use std::{
     collections::VecDeque,
@@ -17,11 +17,11 @@ pub(super) struct Trail {
     /// Directories that contain the last component, at the path itself and at the targets of
     /// links. Files are created and renamed here.
     pub(super) places: Vec<PathBuf>,
-    /// Parents of the directories that links on the way point to. The links may later point to
-    /// siblings of these directories.
+    /// For each link to a directory on the way to the file: the parent of that directory. The link
+    /// may later point to another directory in this parent.
     pub(super) siblings: Vec<PathBuf>,
-    /// The path leads through `/proc`, as `/dev/stdout` does, to an open file without a
-    /// directory.
+    /// Whether the path leads through `/proc`, as `/dev/stdout` does. The file may then be a
+    /// pipe or a socket, which is in no directory.
     pub(super) through_proc: bool,
 }
 

@@ -130,7 +130,7 @@ impl View {
 impl Rates {
     fn between(before: &Answers, now: &Answers, seconds: f64) -> Self {
         if before.status.pid != now.status.pid || seconds <= 0.0 {
-            // Another process answered, whose counters started at 0.
+            // The counters of two different processes cannot be compared.
             return Self::default();
         }
         fn rates<K: std::hash::Hash + Eq>(

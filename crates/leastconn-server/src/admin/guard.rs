@@ -1,8 +1,8 @@
 //! Access control of the admin side.
 //!
-//! UNIX socket: the mode of the file decides who may connect. A browser may be connected to it
-//! through a tunnel (`ssh -L`). It then sends `Origin` with each change, and the rules below apply,
-//! except that no token is needed.
+//! UNIX socket: the mode of the file decides who may connect. A browser may be connected to
+//! the socket through a tunnel (`ssh -L`). A browser sends `Origin` with each change, and the rules
+//! below then apply, except that no token is needed.
 //!
 //! TCP address: requests can come from any local user, from any host that can reach the address,
 //! and from any web page in a browser on these hosts. So:
@@ -58,13 +58,14 @@ pub(super) async fn guard(State(cx): State<ApiContext>, request: Request, next: 
     response
 }
 
-/// What this client may change.
+/// Returns whether this client may make changes.
 pub(super) fn changes(cx: &ApiContext, caller: &Caller) -> Changes {
     by_settings(cx, |admin| may_change(Some(caller), admin))
 }
 
 fn by_settings<T>(cx: &ApiContext, decide: impl FnOnce(&leastconn_config::Admin) -> T) -> T {
-    // A reload has removed `[admin]`: check pending requests as if no host names were configured.
+    // If a reload has removed `[admin]`, check pending requests as if no host names were
+    // configured.
     let nothing = leastconn_config::Admin {
         bind: None,
         socket: None,

@@ -66,7 +66,7 @@ impl Reserve {
     }
 }
 
-/// An eventfd: cheap, and independent of file systems.
+/// Opens an eventfd, which is cheap and independent of file systems.
 fn open_spare() -> io::Result<OwnedFd> {
     Ok(eventfd(0, EventfdFlags::CLOEXEC)?)
 }

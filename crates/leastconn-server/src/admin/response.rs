@@ -18,7 +18,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Responds with the result of `compute`. It runs on a blocking thread, because it may visit very
+/// Responds with the result of `compute`. `compute` runs on a blocking thread, because it may visit
 /// many connections and must not delay other requests.
 pub(super) async fn respond<T: Serialize + Send + 'static>(
     compute: impl FnOnce() -> T + Send + 'static,

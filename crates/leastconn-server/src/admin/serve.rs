@@ -20,8 +20,8 @@ use tokio::{
 
 pub(super) use activity::{Activities, Activity};
 
-/// Maximum connections per listening socket. To accept one more, the connection that has been idle
-/// longest is closed.
+/// Maximum connections per listening socket. At the limit, a new connection replaces the connection
+/// that has been idle longest.
 pub(super) const MAX_CONNECTIONS: usize = 128;
 
 /// Time limit for receiving the headers of a request. It starts at the end of the previous request.
@@ -77,7 +77,7 @@ pub(super) async fn connection(
         // A client that disconnects or does not speak HTTP is not worth logging.
         _ = &mut connection => return,
         _ = closing.wait_for(|&closing| closing) => {}
-        // A client that was never answered has no response in flight.
+        // Without an answered request, there is no response that has to be sent to its end.
         () = activity.evicted() => if !activity.has_answered() {
             return;
         },

@@ -30,7 +30,8 @@ use super::{
     RefusalsQuery, Reload, Samples, Servers, ServersQuery, SetLogLevel, SetState, StateSet, Status,
 };
 
-/// Size limit of a response. 1,000 connections with long names have some 500 KB.
+/// Maximum size of a response in bytes. A list of 1,000 connections with long names has about
+/// 500 KB.
 const MAX_RESPONSE: usize = 64 * 1024 * 1024;
 
 /// Default timeout of requests.
@@ -39,7 +40,7 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of a reload, which may have many rules to read or wait for another reload.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Retries while a successor process takes over.
+/// Maximum number of retries while a successor process takes over.
 const RETRIES: u32 = 20;
 
 const RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -163,7 +164,7 @@ impl Client {
     /// [`ClientError`]
     ///
     /// # Cancel safety
-    /// Cancel safe, as all read requests.
+    /// This and all other read requests are cancel safe.
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.get("status", &()).await
     }
@@ -208,7 +209,7 @@ impl Client {
         self.get("history", &()).await
     }
 
-    /// `GET /readyz`: whether it is ready, and the text of the response.
+    /// `GET /readyz`. Returns whether the balancer is ready, and the text of the response.
     ///
     /// # Errors
     /// [`ClientError`]
@@ -226,7 +227,7 @@ impl Client {
     /// [`ClientError`]
     ///
     /// # Cancel safety
-    /// If dropped, the change may or may not have been made, as for all changes.
+    /// If the future of a change is dropped, the change may or may not have been made.
     pub async fn set_state(
         &self,
         upstream: &str,

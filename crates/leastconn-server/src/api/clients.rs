@@ -119,8 +119,8 @@ impl Clients {
     }
 }
 
-/// The `limit` items with the greatest `counted`, greatest first, in stable order. The other
-/// items, which may be very many, are not sorted.
+/// Returns the `limit` items for which `counted` is greatest, greatest first, in stable order. The
+/// other items are not sorted, because there may be very many.
 fn most_active<T: Copy>(all: &[T], limit: usize, counted: impl Fn(&T) -> (u64, u64)) -> Vec<T> {
     let numbered = all.iter().enumerate();
     let mut order: Vec<_> = numbered
@@ -145,7 +145,7 @@ impl Client {
         let counted = metrics.client(rule.name());
         let counted = counted.as_deref();
         let active = counted.map_or(0, ClientMetrics::open);
-        // Read first: it must not exceed the number of ended connections.
+        // Read this before the outcomes: it must not exceed the number of ended connections.
         let refused = counted.map_or(0, ClientMetrics::refused);
         let outcomes = outcomes(counted.into_iter().flat_map(ClientMetrics::outcomes));
         let of = |failures: bool| -> u64 {

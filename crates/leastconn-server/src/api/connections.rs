@@ -115,7 +115,7 @@ impl Connections {
         let limit = page::limit(query.limit);
         let describe = |handle: &Arc<ConnectionHandle>| Connection::of(handle, now, wall);
         let (connections, total) = if query.is_all() {
-            // Describe only the listed ones.
+            // Describe only the connections that are listed.
             let listed = open.iter().take(limit).map(describe).collect();
             (listed, open.len())
         } else {

@@ -94,7 +94,8 @@ impl History {
     }
 }
 
-/// Takes samples until dropped. Clears older ones first: there may be a gap of hours.
+/// Takes samples until the future is dropped. Deletes older samples first, because hours may have
+/// passed since they were taken.
 pub async fn record(history: Arc<History>, context: Arc<ServerContext>) {
     history.clear();
     let mut tick = interval(EVERY);

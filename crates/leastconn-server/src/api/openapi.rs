@@ -64,7 +64,7 @@ pub fn openapi() -> Value {
         "responses": { "200": { "description": "OpenAPI 3.1", "content": { "application/json": { "schema": { "type": "object" } } } } },
     }));
     paths.add("/readyz", "get", ready());
-    // Not below `BASE`.
+    // This path is not below `BASE`.
     paths.paths["/readyz"]["servers"] = json!([{ "url": "/" }]);
     let mut schemas = paths.schemas.take_definitions(true);
     schemas.insert(
@@ -185,7 +185,7 @@ fn responses(answer: &Schema) -> Value {
     })
 }
 
-/// With all referenced schemas inlined.
+/// Returns the schema of `T` with all referenced schemas inlined.
 fn inline<T: JsonSchema>() -> Schema {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.inline_subschemas = true;
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_document_in_docs_is_this_one() {
+    fn document_in_docs_is_current() {
         let path = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../../docs/reference/openapi.json"
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_referred_to_is_there() {
+    fn all_references_resolve() {
         fn check(value: &Value, root: &Value) {
             match value {
                 Value::Object(map) => {

@@ -33,7 +33,7 @@ pub struct UnhealthyServer {
     pub reason: String,
 }
 
-/// Name of a server without failures.
+/// Health of a server without failures.
 pub(super) const UP: &str = "up";
 
 pub(super) const fn health_name(status: &ServerStatus) -> &'static str {
@@ -55,7 +55,7 @@ impl Outage {
 }
 
 impl UnhealthyServer {
-    /// The first few servers with their health.
+    /// Returns up to [`LISTED`] servers with their health.
     pub(super) fn first<'a>(
         unhealthy: impl Iterator<Item = (&'a leastconn::Server, &'static str)>,
     ) -> Vec<Self> {

@@ -1,17 +1,17 @@
-//! Limits and text search of answers that may be long.
+//! Limits and text search for long lists.
 
-/// Entries of an answer unless the query has a limit.
+/// Default limit on the number of entries in an answer.
 pub const DEFAULT_LIMIT: usize = 1000;
 
-/// Largest limit of a query. An answer of 10,000 entries has some 5 MB, which are held
-/// until a slow reader has received them.
+/// Maximum limit of a query. An answer of 10,000 entries has about 5 MB, which stay in memory
+/// until a slow client has received them.
 const MAX_LIMIT: usize = 10_000;
 
 pub(super) fn limit(requested: Option<usize>) -> usize {
     requested.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT)
 }
 
-/// The first `limit` items, and how many items there are.
+/// Returns the first `limit` items and the total number of items.
 pub(super) fn page<T>(mut items: impl Iterator<Item = T>, limit: usize) -> (Vec<T>, usize) {
     let first: Vec<_> = items.by_ref().take(limit).collect();
     let total = first.len() + items.count();

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_lines_is_bounded() {
+    fn number_of_lines_is_bounded() {
         let many: Vec<_> = (0..100).map(|_| upstream("web", 0, 9)).collect();
         assert_eq!(outage_lines(&many, 4).len(), 5);
         let last = outage_lines(&[upstream("web", 1, 9)], 6).pop();

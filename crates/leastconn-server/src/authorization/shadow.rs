@@ -1,4 +1,4 @@
-//! What rules in shadow mode would have decided.
+//! Evaluates rules in shadow mode, whose decisions are recorded but not enforced.
 //!
 //! A shadow rule is evaluated like an enforced rule: routing, authorization, limits. It has its own
 //! token bucket and connection count, so it does not use up the limits of enforced rules. Whether a

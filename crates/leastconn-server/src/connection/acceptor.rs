@@ -20,17 +20,17 @@ use crate::{context::ServerContext, reason_code::ReasonCode, registry::UnixPeer}
 /// At most this many connections are accepted from the backlog when a socket is closed.
 const MAX_LEFTOVER: u32 = 4096;
 
-/// Minimum time for accepting the backlog when a socket is closed, whatever
-/// `drain_timeout` is.
+/// Minimum time for accepting the backlog when a socket is closed, even if `drain_timeout` is
+/// shorter.
 const MIN_DRAIN: Duration = Duration::from_secs(2);
 
-/// What the accept loop of a socket has to do.
+/// Command for the accept loop of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptCommand {
     Accept,
     /// Stop: another task or another process accepts from the socket.
     HandOver,
-    /// Accept what is in the backlog, then close the socket.
+    /// Accept the connections in the backlog, then close the socket.
     Close,
 }
 
@@ -100,8 +100,8 @@ pub async fn accept_loop(
             }
             Err(error) if is_connection_error(&error) => {}
             Err(error) => {
-                // No file descriptor or no memory. The connection stays in the backlog, so
-                // retrying at once would spin.
+                // The process has no free file descriptor or no memory. The connection stays in
+                // the backlog, so retrying at once would spin.
                 let delay = backoff.next_delay(net::random());
                 tracing::warn!(listener = &*listener, %error, retry_in = %ShortDuration(delay), "cannot accept connections");
                 // A command that arrives during the delay is handled in the next iteration.
@@ -157,7 +157,7 @@ fn start(mut stream: TcpStream, origin: Origin, listener: &str, context: &Arc<Se
     let accepted_at = net::now();
     let snapshot = context.snapshots.load();
     let Some(listener) = snapshot.listener(listener).map(Arc::clone) else {
-        // Removed listeners are kept until their accept loops have ended.
+        // Reaching this line is a bug: a removed listener is kept until its accept loops have ended.
         tracing::error!(listener, "connection to an unknown listener");
         return;
     };
@@ -175,8 +175,8 @@ fn start(mut stream: TcpStream, origin: Origin, listener: &str, context: &Arc<Se
     let telemetry = Arc::clone(&context.telemetry);
     let metrics = Arc::clone(&listener.metrics);
     let mut record = AccessRecord::open(telemetry, metrics, guard, accepted_at);
-    // Checked before a slot is taken and anything is read, so that rejecting a flood is
-    // cheap. Behind a trusted proxy the client's address is not known yet.
+    // Check the rate before taking a slot and reading from the socket, so that rejecting a flood
+    // is cheap. Behind a trusted proxy, the client's address is not known yet.
     if listener.trusted_proxies.is_none()
         && let Err(error) = listener.check_source_rate(source.ip(), accepted_at)
     {

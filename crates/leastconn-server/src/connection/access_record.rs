@@ -87,7 +87,8 @@ impl AccessRecord {
         self.accepted_at
     }
 
-    /// Records that the TLS handshake is complete. `resumed`: the handshake resumed a session.
+    /// Records that the TLS handshake is complete. `resumed` is true if the handshake resumed a
+    /// session.
     pub fn handshake_done(&mut self, version: &'static str, cipher: &'static str, resumed: bool) {
         let took = net::now().saturating_duration_since(self.accepted_at);
         self.handshake = Some(took);
@@ -106,7 +107,7 @@ impl AccessRecord {
         self.shadow = decision;
     }
 
-    /// Records that a connection to a server was established after this many attempts.
+    /// Records that a connection to a server was established at attempt number `attempts`.
     pub fn connected(&mut self, lease: &Lease, attempts: u32, took: Duration) {
         self.attempts = Some(attempts);
         self.connection.state().server = Some(lease.server().id().clone());
@@ -115,7 +116,7 @@ impl AccessRecord {
         histogram.observe(took.as_secs_f64());
     }
 
-    /// Records that no server could be reached in this many attempts.
+    /// Records that all `attempts` to connect to a server failed.
     pub const fn connect_failed(&mut self, attempts: u32) {
         self.attempts = Some(attempts);
     }

@@ -7,7 +7,8 @@ use tokio::time::Sleep;
 use super::{access_record::AccessRecord, ended::Ended};
 use crate::reason_code::ReasonCode;
 
-/// Runs one step unless the deadline passes or another task ends the connection.
+/// Runs one step. Fails with the reason `late` if the deadline passes, or with the reason of the
+/// other task if another task ends the connection.
 pub(super) async fn before_deadline<T>(
     record: &AccessRecord,
     deadline: Pin<&mut Sleep>,

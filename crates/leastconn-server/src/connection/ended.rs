@@ -21,7 +21,7 @@ use crate::{
 pub(super) struct Ended {
     pub(super) reason: ReasonCode,
     pub(super) detail: Option<String>,
-    /// What is known about a client that failed to authenticate.
+    /// TLS and certificate details, if the handshake failed or the certificate is ambiguous.
     pub(super) diagnostics: Option<Box<Diagnostics>>,
 }
 
@@ -115,8 +115,8 @@ pub(super) fn stop_detail(reason: ReasonCode) -> Option<String> {
     (reason == ReasonCode::Overloaded).then(|| text.to_owned())
 }
 
-/// The I/O or TLS error that broke a relayed connection, if it tells more than the reason
-/// code.
+/// Returns the I/O or TLS error that ended a relayed connection, if it adds information to the
+/// reason code.
 pub(super) fn relay_detail(outcome: &RelayOutcome) -> Option<String> {
     let tells_more = |error: &&io::Error| {
         error.get_ref().is_some()

@@ -7,7 +7,7 @@ use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use crate::reason_code::ReasonCode;
 
-/// No header was received.
+/// Receiving a header failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReceiveError {
     #[error(transparent)]
@@ -67,7 +67,7 @@ pub(super) async fn receive(
         if let Some((length, _)) = header {
             received.truncate(length);
         }
-        // The bytes were peeked, so this does not wait.
+        // The peeked bytes are in the receive buffer, so `read_exact` does not wait.
         let fresh = received.len() - before;
         socket.read_exact(&mut buffer[..fresh]).await?;
         if let Some((_, header)) = header {

@@ -1,4 +1,4 @@
-//! PROXY headers that trusted proxies send, and those that are sent to servers.
+//! Receives PROXY headers from trusted proxies, and encodes PROXY headers for servers.
 
 use std::{pin::pin, time::Instant};
 
@@ -10,8 +10,8 @@ use tokio::{net::TcpStream, time::sleep_until};
 use super::{access_record::AccessRecord, deadline::before_deadline, ended::Ended, proxy_header};
 use crate::reason_code::ReasonCode;
 
-/// Receives the PROXY header that precedes everything else, and stores the client's
-/// address in the connection's handle.
+/// Receives the PROXY header, which precedes all other data. Stores the client's address in
+/// the connection's handle.
 pub(super) async fn receive_client_address(
     socket: &mut TcpStream,
     proxies: &TrustedProxies,
@@ -68,7 +68,7 @@ pub(super) fn header_for_server(
     });
     let ends = match connection.proxied() {
         Some(&ends) => ends,
-        // A UNIX socket has no addresses.
+        // A client of a UNIX socket has no IP address.
         None if connection.unix().is_some() => return Ok(version.encode_unspecified(tls.as_ref())),
         None => {
             let socket = socket.ok_or(ReasonCode::ClientReset)?;

@@ -51,7 +51,7 @@ pub async fn run(context: Arc<ServerContext>) {
                 reauthorize_some(&expired, &snapshot, metrics)
             });
         });
-        // A panic has been logged; the next visit tries again.
+        // If the task panicked, the panic has been logged.
         let _ = reauthorizing.await;
     }
 }

@@ -5,8 +5,7 @@
 //! another snapshot at the same time. The connection and the reload do not wait for each other:
 //!
 //! - The connection stores the result of its authorization under the lock of its
-//!   [`ConnectionState`], then checks whether its
-//!   snapshot is still the newest.
+//!   [`ConnectionState`], then checks whether its snapshot is still the newest.
 //! - The reload installs its snapshot, then visits every connection under the same lock.
 //!
 //! If the connection takes the lock first, the reload finds and re-authorizes it. If the reload is

@@ -16,7 +16,7 @@ fn connection_task_is_small() {
     let size = size(serve);
     assert!(
         size <= 2560,
-        "{size} bytes: box what relaying does not need"
+        "{size} bytes: box the futures that relaying does not need"
     );
 }
 
@@ -85,7 +85,7 @@ impl Scene {
         self.context.snapshots.replace(next);
     }
 
-    /// The second half of a reload.
+    /// The second half of a reload: re-authorizes all open connections.
     fn reauthorize_all(&self) -> EndedCounts {
         let (registry, metrics) = (&self.context.registry, &self.context.telemetry.metrics);
         let revoked = RevokedNames::default();
@@ -146,7 +146,10 @@ async fn reload_after_admission_ends_the_connection() {
         [(ReasonCode::PolicyChanged, 1)].into()
     );
     assert!(record.connection().is_stopped());
-    assert!(scene.reauthorize_all().is_empty(), "it was ended twice");
+    assert!(
+        scene.reauthorize_all().is_empty(),
+        "the connection was ended twice"
+    );
 }
 
 #[tokio::test]
@@ -156,7 +159,8 @@ async fn reload_while_connecting_is_seen_after_connect() {
         let (mut record, granted) = scene.authorize(scene.accepted());
         granted.unwrap();
         let lease = lease(&scene, port);
-        // Only the second server is allowed now, and the connection has no server yet.
+        // The reload allows only the server at port 2. It does not end the connection, because the
+        // connection has no server yet.
         scene.replace(config("\"web/127.0.0.1:2\""));
         assert!(scene.reauthorize_all().is_empty());
         record.connected(&lease, 1, Duration::ZERO);

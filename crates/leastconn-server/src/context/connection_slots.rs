@@ -12,7 +12,7 @@ pub struct ConnectionSlots {
     max: Mutex<usize>,
 }
 
-/// One open connection. Dropping it frees the slot.
+/// The slot of one open connection. Dropping it frees the slot.
 #[derive(Debug)]
 pub struct ConnectionSlot(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 

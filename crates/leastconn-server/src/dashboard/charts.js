@@ -113,7 +113,7 @@ function sizeOf(element) {
 /** Adds samples of the API; known samples are ignored. */
 export function add(list) {
   const read = list.map((sample) => ({ ...sample, at: Date.parse(sample.time) / 1000 }));
-  // If the balancer's clock was set back, drop the samples before.
+  // If the balancer's clock was set back, drop the samples from before the change.
   const clockReset = read.findLastIndex(({ at }, n) => n > 0 && at < read[n - 1].at);
   const fresh = read.slice(Math.max(0, clockReset));
   if (fresh.length && samples.length && last(fresh).at < last(samples).at) samples = [];

@@ -53,7 +53,7 @@ function row({ connection }) {
   const element = el(
     "tr",
     "",
-    // Without separators, as commands expect it.
+    // The ID has no thousands separators, because `ctl` accepts none.
     cell("num more quiet", String(connection)),
     heading,
     cell("more", source, proxy),

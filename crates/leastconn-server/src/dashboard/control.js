@@ -35,7 +35,7 @@ export function start(afterChange) {
   });
 }
 
-/** Updates what the balancer allows to change at this address. */
+/** Updates whether the balancer accepts changes at this address. */
 export function allow(status) {
   changes = status.changes;
   file = status.configuration.file;
@@ -139,7 +139,7 @@ async function choose(choice) {
     announce(message);
     changed();
   }
-  // Another dialog may be open by now.
+  // The user may have opened another dialog during the request.
   if (subject !== about) return;
   showResult(kind, message);
   draw();

@@ -95,7 +95,8 @@ function show(status, { servers }, rules, open, history, refused) {
   attribute(document.body, "data-shown", status.time);
 }
 
-/** Times on the page use the balancer's clock; notes a difference to the browser's. */
+/** Shows a note if the balancer's clock, which all times on the page use, differs from the
+ * browser's. */
 function clocks(ahead) {
   const apart = Math.abs(ahead) > CLOCK_SKEW;
   $("clocks").hidden = !apart;

@@ -187,7 +187,8 @@ export function certificates(status) {
   // Relative to the balancer's clock.
   const now = Date.parse(status.time);
   const left = (one) => Date.parse(one.not_after) - now;
-  // CRLs are renewed often, so the API rates their expiry relative to their validity.
+  // CRLs are renewed often. For CRLs, use the state from the API, which depends on the validity
+  // period.
   const isSoon = (one) => (one.kind === "crl" ? one.state !== "valid" : left(one) < SOON);
   const isUrgent = (one) => (one.kind === "crl" ? one.state !== "expires_soon" : left(one) < 2 * DAY);
   const soon = all.filter(isSoon);

@@ -7,7 +7,8 @@ const WINDOW = 11_000;
 export class Rates {
   #readings = new Map();
 
-  /** `now` in milliseconds; `counters` as pairs of key and count. Drops all other keys. */
+  /** Adds readings. `now` is in milliseconds, `counters` are pairs of key and count. Counters
+   * with other keys are forgotten. */
   update(now, counters) {
     const next = new Map();
     for (const [key, count] of counters) {

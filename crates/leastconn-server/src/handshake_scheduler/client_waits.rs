@@ -5,8 +5,8 @@
 //! permit and is *parked*. When the client of a parked handshake answers, the handshake asks for a
 //! permit again. So silent clients cannot keep other handshakes from starting.
 //!
-//! The number of parked handshakes is limited. Beyond the limit, a handshake of the group with the
-//! most parked handshakes is evicted: the one that has been parked longest.
+//! The number of parked handshakes is limited. Beyond the limit, the group with the most parked
+//! handshakes loses the handshake that has been parked longest: that handshake is evicted.
 
 use std::{
     cmp::Reverse,
@@ -19,7 +19,7 @@ use super::queue::Source;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct WaitId(u64);
 
-/// All handshakes that wait for their clients. `E` is a value that evicts a handshake.
+/// All handshakes that wait for their clients. A value of type `E` evicts its handshake.
 #[derive(Debug)]
 pub(super) struct ClientWaits<S, E> {
     last_id: u64,
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(waits.evict(), Some(10));
         assert_eq!(waits.evict(), Some(11));
         assert_eq!(waits.evict(), None);
-        // Each group has one parked handshake left: the oldest of them is evicted.
+        // Each group now has one parked handshake. The oldest parked handshake is evicted.
         waits.resize(3);
         assert_eq!(waits.evict(), Some(1));
         for id in ids {

@@ -78,9 +78,9 @@ impl HandshakePermit {
         }
     }
 
-    /// Waits for `client`, a future that only the client can complete. Meanwhile the scheduler may
-    /// give the permit to another handshake; then this method waits for a new permit before it
-    /// returns.
+    /// Waits for `client`, a future that only the client can complete. During the wait, the
+    /// scheduler may give the permit to another handshake. Then this method waits for a new permit
+    /// before it returns.
     ///
     /// # Errors
     /// If the handshake was evicted because too many handshakes wait for their clients.

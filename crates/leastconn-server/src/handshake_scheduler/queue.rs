@@ -1,24 +1,24 @@
 //! The order of handshakes, without clock and I/O.
 //!
 //! When many handshakes arrive at once, permits and time slices are scarce. Both are shared on two
-//! levels: first between groups of sources (an IPv6 /48, which is what one site or one attacker
-//! has), then between the sources of a group (its /64s).
+//! levels: first between groups of sources (an IPv6 /48, because one site or attacker usually has a
+//! /48), then between the sources of a group (its /64s).
 //!
-//! *Permits*: at most `max_permits` handshakes are in progress. A group may take a permit while it
-//! has fewer than twice as many as are free. One flooding group thus holds at most two thirds of
-//! the permits, and two flooding groups hold at most two fifths each, so a new source finds a free
-//! permit. When no permit is free, the group with the fewest permits goes first, and within it the
-//! source with the fewest. A handshake that waits for its client gives its permit up when others
-//! need it; see [`super::client_waits`].
+//! *Permits*: at most `max_permits` handshakes are in progress. A group may take another permit
+//! while it holds fewer than twice the number of free permits. One flooding group holds at most
+//! two thirds of the permits, and two flooding groups hold at most two fifths each, so a new source
+//! finds a free permit. A permit that becomes free goes to the waiting group with the fewest
+//! permits, and within the group to the source with the fewest permits. A handshake that waits for
+//! its client gives its permit up when others need it; see [`super::client_waits`].
 //!
 //! *Time slices*: at most `max_slices`, the number of workers, handshakes compute at the same
 //! time. Slices are granted round robin over the groups, and within a group round robin over
 //! its sources. While no more than `unscheduled` handshakes are in progress, a step neither
 //! waits nor is counted.
 //!
-//! Within a source, permits and time slices are granted in order of request. Cost: two hash
-//! look-ups; with waiting handshakes also a few operations on trees with one entry for each waiting
-//! source.
+//! Within a source, permits and time slices are granted in order of request. A request costs two
+//! hash look-ups. While handshakes wait, it also costs a few operations on trees with one entry for
+//! each waiting source.
 //!
 //! References: Choudhury and Hahne, Dynamic queue length thresholds for shared-memory packet
 //! switches (1998), for permits; Nagle, RFC 970, for time slices.
@@ -125,14 +125,14 @@ impl<S: Source, W> Queue<S, W> {
         !self.permit_order.is_empty()
     }
 
-    /// Requests a permit for `source`. `new_waiter` is called if it has to wait.
+    /// Requests a permit for `source`. `new_waiter` is called if the request has to wait.
     pub(super) fn acquire_permit(
         &mut self,
         source: S,
         new_waiter: impl FnOnce() -> W,
     ) -> PermitAnswer {
-        // This overtakes no waiter of the group: a group that has waiters may not get another
-        // permit.
+        // Granting the permit at once is fair: while a group has waiters, `has_permit_for` returns
+        // false, so no waiter of the group is overtaken.
         if self.has_permit_for(source) {
             self.permits += 1;
             self.update(source, |group| group.add_permit(source));
@@ -145,7 +145,7 @@ impl<S: Source, W> Queue<S, W> {
         PermitAnswer::Queued(ticket)
     }
 
-    /// Returns a permit of `source`. Returns the waiters that are now granted one.
+    /// Releases a permit of `source`. Returns the waiters that now get a permit.
     pub(super) fn release_permit(&mut self, source: S) -> Vec<W> {
         self.permits -= 1;
         self.update(source, |group| group.remove_permit(source));

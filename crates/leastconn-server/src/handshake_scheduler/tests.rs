@@ -52,7 +52,7 @@ fn few_handshakes_do_not_wait() {
     let permits: Vec<HandshakePermit> = (0..UNSCHEDULED).map(|_| enter()).collect();
     for permit in &permits {
         let _slice = at_once(permit.time_slice()).unwrap();
-        // Another handshake gets a time slice at once, although this one still holds its slice.
+        // A second handshake gets a time slice at once, although `permit` still holds a slice.
         let _other = at_once(permits[0].time_slice()).unwrap();
     }
     let one_more = enter();
@@ -139,14 +139,14 @@ async fn new_source_is_not_delayed_by_a_flood() {
         local.spawn_local(handshake(1));
         local.spawn_local(handshake(2));
     }
-    // Spawned last, so the runtime polls it last.
+    // Source 3 is spawned last, so the runtime polls its handshake last.
     local.spawn_local(handshake(3));
     local.await;
     let order = order.borrow();
     assert_eq!(order.len(), 2 * (2 * FLOOD + 1));
     let last = order.iter().rposition(|&id| id == 3).unwrap();
-    // Each round has one step of each source.
-    assert!(last < 12, "its last step was number {last}");
+    // In each round, every source makes one step, so source 3 is done after a few rounds.
+    assert!(last < 12, "the last step of source 3 was number {last}");
     assert!(scheduler.is_unused());
 }
 
@@ -199,13 +199,13 @@ async fn handshakes_waiting_for_clients_release_permits() {
     let mut stalled = tokio::task::JoinSet::new();
     let (answer, answered) = tokio::sync::watch::channel(false);
     for n in 0..20 {
-        // Each gets a permit at once, although others are in progress.
+        // Each handshake gets a permit at once, although others are in progress.
         let permit = at_once(scheduler.acquire(source(n), &waiting)).unwrap();
         let mut answered = answered.clone();
         stalled.spawn(async move {
             let client = async { answered.wait_for(|&answered| answered).await.map(drop) };
             permit.wait_for(client).await.unwrap().unwrap();
-            // It has a permit again.
+            // The handshake has a permit again.
             drop(permit.time_slice().await);
         });
         tokio::task::yield_now().await;

@@ -3,21 +3,21 @@
 //! Tokio does not document the following two rules, and another version may change them:
 //!
 //! 1. A task that calls [`yield_now`](tokio::task::yield_now) is woken only after its
-//!    worker has run all other runnable tasks and has polled the I/O driver. So events that
-//!    the kernel already has are delivered first.
+//!    worker has run all other runnable tasks and has polled the I/O driver. So pending I/O
+//!    events are delivered first.
 //! 2. A task that wakes itself and returns `Pending` goes to the end of its worker's run
 //!    queue, behind the tasks that those events have woken.
 //!
-//! The tests below fail if that changes. Then handshakes still complete, but established
-//! connections no longer go first.
+//! The tests below fail if Tokio breaks one of these rules. Handshakes then still complete, but
+//! established connections no longer have priority.
 
 use std::{
     pin::Pin,
     task::{Context, Poll},
 };
 
-/// Lets all tasks run that are runnable now, including tasks whose I/O events the kernel already
-/// has.
+/// Lets all tasks run that are runnable now, including tasks that pending I/O events make
+/// runnable.
 pub(super) async fn run_after_others() {
     tokio::task::yield_now().await;
     requeue().await;
@@ -71,7 +71,7 @@ mod tests {
             let _ = reader.read(&mut [0; 1]).await;
             io();
         });
-        // The reader has to wait for its socket before that becomes readable.
+        // The reader must wait for its socket before the socket becomes readable.
         tokio::task::yield_now().await;
         writer.writable().await.unwrap();
         writer.try_write(b"x").unwrap();

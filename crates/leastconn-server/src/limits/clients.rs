@@ -1,8 +1,8 @@
 //! Limits on client identities: token buckets and connection counts.
 //!
 //! Clients that are identified by source address and clients that are identified by certificate
-//! have separate tables: an attacker can use any number of source addresses, but not of
-//! certificates, and must not displace clients that have a certificate. A full table refuses no
+//! have separate tables: an attacker can use any number of source addresses, and must not displace
+//! clients that have a certificate. A full table refuses no
 //! client. It forgets clients without connections, starting with those whose buckets are fullest.
 //!
 //! Memory: about 220 bytes for each identity, including a name of up to `MAX_NAME` bytes; at most
@@ -20,7 +20,7 @@ const MAX_SOURCES: usize = 1 << 18;
 /// Capacity of the table of identities from certificates.
 const MAX_CERTIFICATES: usize = 1 << 20;
 
-/// Bytes of a name that are stored as they are. A longer name is stored as its hash.
+/// Maximum length of a stored name in bytes. A longer name is stored as its hash.
 const MAX_NAME: usize = 256;
 
 /// The limiters of a process.

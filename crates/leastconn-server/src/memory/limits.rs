@@ -11,7 +11,7 @@ use std::{
 use leastconn_config::MemoryLimit;
 use rustix::process::{Resource, getrlimit};
 
-/// Percent of a system limit above which connections are refused.
+/// Percentage of a cgroup limit or resource limit above which connections are refused.
 const USABLE_PERCENT: u64 = 80;
 
 /// If there is no limit, cgroup v1 reports a value above this.
@@ -75,8 +75,8 @@ pub fn read_cgroup() {
     });
 }
 
-/// The smallest limit of the groups in `groups` (the text of `/proc/self/cgroup`) and of their
-/// ancestors.
+/// Returns the smallest limit of the groups in `groups` (the text of `/proc/self/cgroup`) and of
+/// their ancestors.
 fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
     let files = groups.lines().filter_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
@@ -108,9 +108,9 @@ fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
 
 /// If the address space is limited, executes the program again with one malloc arena for all
 /// threads. Each arena reserves 64 MiB of address space: two or three of them would use up a limit
-/// of 300 MiB. Large buffers are then mapped one by one, so that freeing them returns address
-/// space. malloc reads both settings from the environment at the start only. Returns if there is no
-/// limit, if the program was executed again already, or on failure.
+/// of 300 MiB. The second setting maps large buffers one by one, so that freeing them returns
+/// address space. malloc reads both settings from the environment at the start only. Returns if
+/// there is no limit, if the program was executed again already, or on failure.
 pub fn restart_with_one_arena() {
     if getrlimit(Resource::As).current.is_none() || env::var_os(ARENAS).is_some() {
         return;
@@ -127,7 +127,7 @@ pub fn restart_with_one_arena() {
         .args(args)
         .env(ARENAS, "1")
         .env("MALLOC_MMAP_THRESHOLD_", "65536");
-    // Returns only on failure; then the process continues with the default arenas.
+    // `exec` returns only on failure. Then the process continues with the default arenas.
     let _ = command.exec();
 }
 
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn smallest_limit_above_the_process_holds() {
+    fn smallest_cgroup_limit_applies() {
         let root = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = root.path().join(path);
@@ -150,7 +150,7 @@ mod tests {
         let limit = |groups: &str| cgroup_limit(groups, root.path());
         assert_eq!(limit("0::/a/b\n"), Some(4096));
         assert_eq!(limit("0::/\n"), None);
-        // In a container, the path is the path on the host.
+        // In a container, `/proc/self/cgroup` may contain the path on the host.
         assert_eq!(limit("0::/a/elsewhere\n"), Some(4096));
         assert_eq!(limit("5:cpu,memory:/c\n0::/\n"), Some(2048));
         assert_eq!(limit("5:memory:/d\n"), None);

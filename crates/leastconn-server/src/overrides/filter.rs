@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::registry::ConnectionState;
 
-/// Matches connections for which all given fields match. It is also sent to predecessor processes,
-/// which may be of another version: they must reject unknown fields, because a filter without an
-/// ignored field would match more connections.
+/// Selects the connections that match all given fields. The filter is also sent to predecessor
+/// processes, which may be of another version. A process must reject unknown fields, because a
+/// filter without an ignored field would match more connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionFilter {
@@ -20,7 +20,7 @@ pub struct ConnectionFilter {
     /// The client's identity, escaped as it is displayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
-    /// Upstream and server.
+    /// The names of the upstream and the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<(String, String)>,
     /// The connection's ID, which is unique within one process.
@@ -54,7 +54,6 @@ impl ConnectionFilter {
     }
 }
 
-/// The format for log messages.
 impl fmt::Display for ConnectionFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let server = self.server.as_ref();

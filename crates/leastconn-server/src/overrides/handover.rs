@@ -40,7 +40,8 @@ impl Overrides {
         self.lock().export()
     }
 
-    /// The final overrides, for the successor. Later changes here return [`Replaced`].
+    /// The final overrides, for the successor. Later changes in this process fail with
+    /// [`Replaced`].
     ///
     /// [`Replaced`]: super::Replaced
     pub fn hand_over(&self) -> OverrideHandover {

@@ -44,7 +44,6 @@ impl Routing {
 /// Why the client rules refuse a client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// No rule matches.
     #[error("no client rule matches")]
     UnknownClient,
     /// No rule matches, but a rule that has expired would have matched.
@@ -123,7 +122,7 @@ impl<'a> Matched<'a> {
         self.rule.name()
     }
 
-    /// The client's identity under this rule: limits apply to it.
+    /// The client's identity under this rule. Limits apply to each identity.
     pub const fn identity(&self) -> &ClientId {
         &self.identity
     }
@@ -189,7 +188,7 @@ impl Grant {
         self
     }
 
-    /// The last second of the validity of the client's chain, as UNIX time; `None`: no
+    /// The last second of the validity of the client's chain, as UNIX time; `None` if no
     /// certificate was required.
     pub const fn valid_until(&self) -> Option<i64> {
         self.valid_until
@@ -200,7 +199,7 @@ impl Grant {
         self.rule().name()
     }
 
-    /// The client's identity: limits apply to it.
+    /// The client's identity. Limits apply to each identity.
     pub const fn identity(&self) -> &ClientId {
         &self.identity
     }

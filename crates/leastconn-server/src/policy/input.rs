@@ -12,7 +12,7 @@ pub struct RuleInput<'a> {
     pub source: IpAddr,
     /// Prefix lengths that turn an address into its source network.
     pub prefixes: Prefixes,
-    /// The verified certificate; `None` where the listener requires none.
+    /// The verified certificate; `None` if the listener requires no certificate.
     pub certificate: Option<&'a Certificate>,
 }
 

@@ -1,8 +1,9 @@
 //! Listening sockets inherited from systemd or from a predecessor process.
 //!
-//! Both pass sockets with systemd's protocol, sd_listen_fds(3): `LISTEN_FDS` descriptors from 3 on,
-//! named by `LISTEN_FDNAMES`, for the process `LISTEN_PID`. A predecessor cannot set `LISTEN_PID`,
-//! as the child's PID is not known before fork and setting it afterwards takes unsafe code.
+//! systemd and predecessors pass sockets with the protocol of sd_listen_fds(3): `LISTEN_FDS`
+//! descriptors from 3 on, named by `LISTEN_FDNAMES`, for the process `LISTEN_PID`. A predecessor
+//! cannot set `LISTEN_PID`: the child's PID is not known before fork, and setting the variable after
+//! fork needs unsafe code.
 //! Instead, it sets `LEASTCONN_UPGRADE` to its own PID, and the child checks that this is the PID
 //! of its parent.
 //!
@@ -173,8 +174,8 @@ impl Inherited {
         }
     }
 
-    /// Takes the UNIX socket at `path`. The second value is true if a balancer created its
-    /// file and must remove it at the end.
+    /// Takes the UNIX socket at `path`. The second value is true if a balancer created the
+    /// socket's file. A balancer must then remove the file when it exits.
     pub fn take_unix(&mut self, path: &Path) -> Option<(UnixListener, bool)> {
         let found = self
             .sockets
@@ -215,7 +216,8 @@ impl Inherited {
             if !upgrade {
                 tracing::warn!(
                     name = passed.name,
-                    "unused inherited socket {at} closed: no listener has this address as `bind`"
+                    address = at,
+                    "unused inherited socket closed: no listener has this address as `bind`"
                 );
             }
         }

@@ -92,7 +92,7 @@ fn socket() -> Option<OsString> {
 fn send(message: &str) {
     let Some(socket) = socket() else { return };
     if let Err(error) = send_to(&socket, message) {
-        tracing::warn!(socket = %socket.display(), %error, "cannot notify the service manager of {message:?}");
+        tracing::warn!(socket = %socket.display(), notification = message, %error, "cannot notify the service manager");
     }
 }
 

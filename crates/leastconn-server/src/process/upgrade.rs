@@ -3,12 +3,12 @@
 //! 1. [`start`] runs the new binary with copies of the listening sockets and one end of a
 //!    socket pair. The successor loads the configuration, probes the servers, accepts
 //!    connections beside this process, and sends `ready`. If it fails, exits or times out,
-//!    this process continues as if nothing had happened.
+//!    this process continues unchanged.
 //! 2. This process stops accepting and sends `go`. The backlog is shared, so waiting connections
 //!    are accepted by the successor. From then on the successor provides the service.
-//! 3. This process serves its open connections to their end. Over the same socket pair the
-//!    successor passes on reloads, kills and log reopening, which apply to these
-//!    connections too, and this process reports how many it still has.
+//! 3. This process serves its open connections to their end. Over the same socket pair, the
+//!    successor forwards reloads, kills and requests to reopen log files: they also apply to
+//!    these connections. This process reports how many connections it still has.
 //! 4. At the next upgrade the successor passes its ends of all these socket pairs to its own
 //!    successor: the newest process always talks to all [`PredecessorChannels`] directly.
 //! 5. A predecessor that is PID 1 of a container must not exit before the newest process, because
@@ -175,7 +175,7 @@ async fn begin(
         Ok(Some(StartMessage::Failed { reasons })) => Err(UpgradeError::Failed(reasons)),
         Ok(None) => match child.0.take() {
             Some(mut child) => {
-                // No effect if the process is already exiting.
+                // `kill` has no effect if the process is already exiting.
                 let _ = child.kill();
                 Err(UpgradeError::Ended(child.wait()?))
             }
@@ -220,7 +220,7 @@ impl ReadySuccessor {
     /// Tells the process that it provides the service from now on. The process is no longer killed
     /// on drop.
     pub async fn go(mut self, reload: bool, overrides: OverrideHandover) -> Successor {
-        // Overrides may have changed while it started.
+        // Overrides may have changed while the successor started.
         let overrides = (overrides != self.overrides).then_some(overrides);
         let pid = self.pid();
         self.child.0 = None;

@@ -1,4 +1,4 @@
-//! One open connection, as other tasks see it.
+//! The handle by which other tasks access an open connection.
 
 use std::{
     future::Future,
@@ -67,19 +67,20 @@ pub enum Expired {
     Certificate,
 }
 
-/// The result of authorizing and connecting a connection. Its lock is held during an
-/// authorization, so that no task sees a state that is half updated.
+/// The result of authorizing a connection and connecting it to a server. The lock of the state is
+/// held during an authorization, so that no task sees a partly updated state.
 #[derive(Debug, Default)]
 pub struct ConnectionState {
     pub identity: Option<ClientId>,
     /// Metrics of the matching rule. The connection is counted there as open.
     client: Option<Arc<ClientMetrics>>,
     pub upstream: Option<UpstreamId>,
-    /// The server that it is connected to.
+    /// The connected server.
     pub server: Option<ServerId>,
-    /// The generation of the snapshot that last authorized it.
+    /// The generation of the snapshot that last authorized the connection.
     pub generation: Option<u64>,
-    /// Last valid second of the client's chain with its CA certificate, as UNIX time; `None`: no certificate was required.
+    /// Last valid second of the client's chain, including the CA certificate, as UNIX time;
+    /// `None` if no certificate was required.
     pub valid_until: Option<i64>,
 }
 
@@ -211,7 +212,7 @@ impl ConnectionHandle {
         self.sni.get().map(|sni| &**sni)
     }
 
-    /// Later calls have no effect.
+    /// Sets the server name in the ClientHello. Later calls have no effect.
     pub fn set_sni(&self, sni: String) {
         let _ = self.sni.set(sni.into_boxed_str());
     }
@@ -226,15 +227,15 @@ impl ConnectionHandle {
         let _ = self.chain.set(chain);
     }
 
-    /// Sets the last valid second of the client's chain, as UNIX time; `None`: its
+    /// Sets the last valid second of the client's chain, as UNIX time; `None` if
     /// expiry does not end the connection.
     pub fn set_chain_expiry(&self, valid_until: Option<i64>) {
         self.chain_expiry
             .store(valid_until.unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
-    /// Starts `max_lifetime` from now, shortened by a random part of up to a tenth so that
-    /// connections that were opened together do not all reconnect together.
+    /// Starts the `max_lifetime` of the connection. A random part of up to a tenth is subtracted,
+    /// so that connections that were opened together do not all reconnect together.
     pub fn set_max_lifetime(&self, lifetime: Option<Duration>) {
         let Some(lifetime) = lifetime else {
             return;
@@ -308,7 +309,7 @@ impl ConnectionHandle {
     /// Runs `phase` unless another task ends the connection first.
     ///
     /// # Errors
-    /// The reason code with which another task ended it.
+    /// The reason code with which another task ended the connection.
     pub async fn unless_stopped<T>(&self, phase: impl Future<Output = T>) -> Result<T, ReasonCode> {
         tokio::select! {
             biased;

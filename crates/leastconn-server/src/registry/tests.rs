@@ -37,7 +37,7 @@ fn first_stop_reason_wins() {
     let (one, _two) = (register(&registry), register(&registry));
     assert!(one.stop(ReasonCode::Killed));
     assert!(!one.stop(ReasonCode::Drained));
-    // Connections that were stopped before are not counted again.
+    // `stop_all` does not count connections that were already stopped.
     assert_eq!(registry.stop_all(ReasonCode::Drained), 1);
     assert_eq!(registry.stop_all(ReasonCode::Drained), 0);
 }
@@ -120,7 +120,8 @@ fn certificate_expiry_follows_the_wall_clock() {
     let now = net::now();
     assert_eq!(handle.expired(now, i64::MAX), None);
     handle.set_chain_expiry(Some(1000));
-    // The clock is at the last valid second, is then set forward, and is set back.
+    // The first time is the last valid second. The others simulate a clock that is set forward
+    // and back.
     for (seconds, expired) in [
         (1000, None),
         (1001, Some(Expired::Certificate)),

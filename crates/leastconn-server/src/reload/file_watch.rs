@@ -22,7 +22,7 @@ use super::reloader::Reloader;
 pub(crate) use events::Events;
 use scan::Scanner;
 
-/// How often all files are compared without an event.
+/// Interval at which all files are compared even without an event.
 const SCAN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Files are loaded once nothing has changed for this long, because several files may be replaced
@@ -40,7 +40,7 @@ pub(crate) async fn watch(reloader: Arc<Reloader>, mut events: Events) {
     let mut scanner = Scanner::default();
     loop {
         let files = files(&reloader.snapshots().load().config);
-        // Changes after the scan cause an event.
+        // A change after the scan causes an event, and so another scan.
         let stamps = scanner.scan(files, &mut events).await;
         // Loading is retried after an error: the process may have been out of file descriptors, and
         // certificates that a new CRL revokes are accepted until it is loaded.

@@ -24,7 +24,7 @@ pub(super) enum Rejected {
 }
 
 impl Rejected {
-    /// Addresses cannot be bound.
+    /// The rejection for addresses that cannot be bound.
     pub(super) fn unavailable(errors: Vec<impl ToString>) -> Self {
         Self::Reasons(errors.iter().map(ToString::to_string).collect())
     }

@@ -46,8 +46,8 @@ pub struct Reloader {
     pub(super) reload_lock: tokio::sync::Mutex<()>,
     /// Held while sockets may change, or must not change. Taken before `reload_lock`.
     sockets_lock: Arc<tokio::sync::Mutex<()>>,
-    /// Whether a requested reload has not started yet. It also covers requests that arrive before
-    /// it starts.
+    /// Whether a requested reload has not started yet. Requests that arrive before it starts are
+    /// merged into it.
     is_requested: AtomicBool,
     /// The lane that reads the configuration.
     config_lane: Lane,
@@ -62,7 +62,7 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Reloads the server of `context`, which has these `sockets` and this admin side.
+    /// Creates the reloader of the server with this `context`, `sockets` and `admin` side.
     ///
     /// # Panics
     /// Outside the runtime of connections.
@@ -107,7 +107,7 @@ impl Reloader {
         self.applied.notified().await;
     }
 
-    /// Changes whenever the whole configuration was reloaded and applied.
+    /// A value that changes whenever the whole configuration was reloaded and applied.
     pub fn reloads(&self) -> watch::Receiver<u64> {
         self.reloads.subscribe()
     }
@@ -124,8 +124,9 @@ impl Reloader {
         }
         let this = Arc::clone(self);
         self.runtime.spawn(async move {
-            // If a successor has taken over in the meantime, it has reloaded and has requested a
-            // reload of this process. That request may have been merged into this one.
+            // The reload fails if a successor has taken over in the meantime. The successor then
+            // requests a reload of this process, and `is_requested` may have merged its request
+            // into this one. So reload again.
             if Self::reload(&this).await.is_err() && this.has_open() {
                 let _ = Self::reload(&this).await;
             }

@@ -40,7 +40,8 @@ impl Reloader {
         applying.await.unwrap_or_default()
     }
 
-    /// Each table is loaded in a lane of its own: a file that blocks delays only its owner.
+    /// Starts loading the files of each `tls` table. Each table has its own lane, so a file that
+    /// blocks delays no other table.
     fn start_loads(&self) -> JoinSet<(TlsOwner, Result<LoadResult, NoResult>)> {
         let loads = loads(&self.context.snapshot().config);
         let mut lanes = self.tls_lanes.lock();
@@ -76,7 +77,7 @@ impl Reloader {
         match has_changes.then(|| self.apply(config.into())).transpose() {
             Ok(_) => {
                 changed.iter().for_each(TlsOwner::log_loaded);
-                // Without changes, the reload has succeeded if files that had errors were restored.
+                // If no file was replaced, report a success only if all errors are gone.
                 if has_changes || (had_errors && bad.is_empty()) {
                     self.conclude(None, NOT_LOADED);
                 }

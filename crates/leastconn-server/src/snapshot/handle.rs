@@ -8,8 +8,8 @@ use super::Snapshot;
 
 /// The newest [`Snapshot`]. Reading takes no lock.
 ///
-/// A connection loads it once when it is accepted and keeps that snapshot until it has
-/// been connected to a server.
+/// Each connection loads the snapshot when the connection is accepted, and keeps this snapshot
+/// until a server is connected.
 #[derive(Debug)]
 pub struct SnapshotHandle(ArcSwap<Snapshot>);
 

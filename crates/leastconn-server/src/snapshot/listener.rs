@@ -22,12 +22,12 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Listener {
     pub name: Arc<str>,
-    /// Proxies that send a PROXY header before anything else; `None`: no header is read.
+    /// Proxies that send a PROXY header; `None` if the listener expects no header.
     pub trusted_proxies: Option<leastconn_config::TrustedProxies>,
     pub starttls: StartTls,
     /// `None` for a plain TCP listener.
     pub tls: Option<leastconn_tls::Server>,
-    /// Verifies client certificates; `None`: clients are identified by address.
+    /// Verifies client certificates; `None` if clients are identified by address.
     pub trust: Option<Trust>,
     pub max_lifetime: Option<Duration>,
     pub on_expiry: OnExpiry,

@@ -19,7 +19,7 @@ const ATTEMPTS: usize = 100;
 /// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Locks the directory of `path` until the result is dropped. `None` if that is not possible: a
+/// Locks the directory of `path` until the result is dropped. Returns `None` if locking fails: a
 /// missing lock must not prevent a start.
 pub(super) fn lock_directory_of(path: &Path) -> Option<OwnedFd> {
     let directory = match path.parent() {

@@ -38,7 +38,7 @@ async fn replaced_socket_is_not_removed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lb.sock");
     let (_listener, file) = SocketFile::listen(&path, 0o600).unwrap();
-    // Renamed instead of removed, so that its inode number is not reused.
+    // Rename the file instead of removing it, so that its inode number is not reused.
     fs::rename(&path, dir.path().join("old")).unwrap();
     let _other = StdListener::bind(&path).unwrap();
     drop(file);

@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 /// Length of the backlog. The kernel limits it further by `net.core.somaxconn`.
 pub(crate) const BACKLOG: i32 = 4096;
 
-/// An address cannot be listened on.
+/// Listening on an address failed.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "listener `{listener}` cannot listen on {address}: {source}{}",

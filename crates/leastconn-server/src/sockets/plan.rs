@@ -37,7 +37,7 @@ pub(super) enum Source {
     New(TcpListener, SocketAddr),
 }
 
-/// Why a configuration's address cannot be listened on.
+/// Why listening on a configured address failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// An address cannot be bound.
@@ -75,7 +75,7 @@ impl Sockets {
     /// Plans the changes for `config`, and binds new addresses that are not `inherited`.
     ///
     /// # Errors
-    /// Every address that cannot be listened on. New sockets are closed again.
+    /// One error for each address on which listening failed. New sockets are closed again.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
@@ -177,8 +177,9 @@ fn adopt(
             }
             _ => wanted.only_v6,
         };
-        // systemd sockets keep what the unit file configures (`BindIPv6Only=`). In an upgrade,
-        // the IPv4 address was added or removed, and clients would reach the wrong listener.
+        // A socket from systemd keeps the setting of its unit file (`BindIPv6Only=`). In an
+        // upgrade, a difference means that an IPv4 address was added or removed. Clients would
+        // then reach the wrong listener.
         if is_upgrade && only_v6 != wanted.only_v6 {
             return Ok(None);
         }

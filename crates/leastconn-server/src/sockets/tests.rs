@@ -57,7 +57,7 @@ async fn unchanged_sockets_stay_open() {
     let before = addresses(&sockets);
     assert_eq!(apply(&mut sockets, &context, &[("a", two)]), (0, 0));
     assert_eq!(addresses(&sockets), before);
-    // One of two equal addresses is removed: the other one stays.
+    // If one of two equal addresses is removed, the socket of the other stays open.
     assert_eq!(
         apply(&mut sockets, &context, &[("a", "\"127.0.0.1:0\"")]),
         (0, 1)

@@ -1,5 +1,5 @@
 //! UNIX sockets of listeners. They are planned and applied together with the TCP sockets, but
-//! accepted by separate tasks, so that accepting TCP connections costs nothing more.
+//! accepted by separate tasks, so that they add no cost to accepting TCP connections.
 
 use std::{
     io,
@@ -72,7 +72,7 @@ impl UnixSockets {
     /// Plans the changes for `config`, and listens on new sockets.
     ///
     /// # Errors
-    /// Every socket that cannot be listened on. New sockets are removed again.
+    /// One error for each socket on which listening failed. New sockets are removed again.
     pub(super) fn plan(
         &self,
         config: &Config,
@@ -141,8 +141,8 @@ impl UnixSockets {
             .collect()
     }
 
-    /// Hands the sockets over to a successor process, which has copies. Closes the sockets at
-    /// `unused` paths.
+    /// Stops accepting, and leaves the files to a successor process, which accepts from copies of
+    /// the sockets. Closes the sockets at `unused` paths.
     pub(super) fn hand_over(&mut self, unused: &[String]) -> Vec<(Arc<str>, JoinHandle<()>)> {
         let sockets = std::mem::take(&mut self.sockets).into_iter();
         sockets
@@ -164,8 +164,8 @@ impl UnixSockets {
         sockets.map(UnixSocket::close).collect()
     }
 
-    /// Takes the files over from the predecessor, which has ended. The mode of the files is changed
-    /// only now, because the predecessor would continue with its own mode if the upgrade failed.
+    /// Takes over the socket files that the predecessor has left. The mode of the files is changed
+    /// only now: if the upgrade had failed, the predecessor would have needed the old mode.
     pub(super) fn take_over(&mut self) {
         for socket in &mut self.sockets {
             socket.file.take_over();

@@ -45,12 +45,13 @@ enum Request {
     Other,
 }
 
-/// Decodes the first bytes of a request; `None`: more bytes are needed.
+/// Decodes the first bytes of a request. Returns `None` if more bytes are needed.
 fn request(bytes: &[u8]) -> Option<Request> {
     if bytes.first() == Some(&TLS_HANDSHAKE) {
         return Some(Request::Direct);
     }
-    // No message before authentication is longer than 10,000 bytes.
+    // No message before authentication is longer than 10,000 bytes, so the length starts with two
+    // bytes of 0.
     let starts_with = |at: usize, expected: u8| bytes.get(at).is_none_or(|byte| *byte == expected);
     if !starts_with(0, 0) || !starts_with(1, 0) {
         return Some(Request::Other);
@@ -123,8 +124,8 @@ pub async fn negotiate(
     ))
 }
 
-/// Reads one request from the socket. Of a longer message, reads only the first bytes; of a TLS
-/// handshake, reads nothing.
+/// Reads one request from the socket. Reads only the first bytes of a longer message, and nothing
+/// of a TLS handshake.
 async fn next_request(
     socket: &mut TcpStream,
     received: &mut Vec<u8>,
@@ -142,7 +143,7 @@ async fn next_request(
         if request == Some(Request::Direct) && before == 0 {
             return Ok(Request::Direct);
         }
-        // The bytes were peeked, so this does not wait.
+        // The peeked bytes are in the receive buffer, so `read_exact` does not wait.
         socket.read_exact(&mut seen[..count]).await?;
         match request {
             Some(request) => return Ok(request),

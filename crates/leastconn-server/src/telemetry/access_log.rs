@@ -24,7 +24,7 @@ use sink::Sink;
 
 pub use sink::OpenError;
 
-/// Capacity of the queue in lines: enough for about one second on a busy balancer.
+/// Capacity of the queue in lines. A busy balancer writes this many lines in about one second.
 const QUEUE: usize = 32 * 1024;
 
 /// How long the process waits at its end for queued lines to be written.
@@ -153,8 +153,8 @@ impl AccessLog {
         self.shared.is_on.load(Ordering::Relaxed)
     }
 
-    /// Whether to log a connection; `is_identified`: its client was identified. Check this
-    /// before building a line.
+    /// Returns whether to log a connection, depending on whether its client was identified. Call
+    /// this before building a line.
     pub fn accepts(&self, is_identified: bool) -> bool {
         self.is_on() && (is_identified || !self.shared.identified_only.load(Ordering::Relaxed))
     }
@@ -212,7 +212,7 @@ impl Writer {
             self.handle(first);
             self.drain(queued);
             if self.shared.closing.load(Ordering::Acquire) {
-                // Lines may have been queued since.
+                // Lines may have been queued between the last drain and the closing.
                 self.drain(queued);
                 return;
             }
@@ -235,7 +235,7 @@ impl Writer {
             let lost = self.sink.push(&line, || shared.has_new_destination());
             shared.count_lost(lost);
             if lost > 0 {
-                // Warn now, because the next write overwrites the reason.
+                // Warn now, because the next write overwrites the error of this one.
                 self.warn_if_lost();
             }
         }
@@ -255,8 +255,8 @@ impl Writer {
         }
     }
 
-    /// Writes buffered lines, but stops when a write would have to wait for the reader. To be used
-    /// after the request for a new destination was cleared, because nothing else would end such a
+    /// Writes buffered lines, but stops when a write would have to wait for the reader. Use it
+    /// after the request for a new destination was cleared, because then nothing would end the
     /// wait.
     fn flush_without_waiting(&mut self) {
         let lost = self.sink.flush(|| true);
@@ -271,7 +271,8 @@ impl Writer {
         self.warn_if_lost();
     }
 
-    /// Must not be called while waiting for a reader: the same process may read the messages.
+    /// Do not call this while waiting for the reader of the access log: the same program may read
+    /// standard error, and both programs would wait for each other.
     fn warn_if_lost(&mut self) {
         let lost = self.shared.lost.load(Ordering::Relaxed);
         if lost == self.reported {

@@ -143,15 +143,15 @@ impl Metrics {
         self.series.clients.get_or_create(name)
     }
 
-    /// Counts what a rule in shadow mode would have decided.
+    /// Counts a decision of a rule in shadow mode.
     pub fn client_shadowed(&self, client: &str, outcome: ReasonCode) {
         self.series.shadows.get_or_create(client).count(outcome);
     }
 
     /// Removes the series of listeners and client rules that were removed from the
-    /// configuration and have no open connection. `retired`: removed listeners, which may
-    /// still be referenced. `clients` returns the names of all rules; it is called only if
-    /// a rule has not been found in this `generation` of the configuration.
+    /// configuration and have no open connection. `retired` returns whether a listener was
+    /// removed and may still be referenced. `clients` returns the names of all rules. It is
+    /// called only if a rule has not been found in this `generation` of the configuration.
     pub fn prune<'a>(
         &self,
         generation: u64,

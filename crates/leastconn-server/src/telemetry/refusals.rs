@@ -1,5 +1,5 @@
-//! Recently refused connections, for `ctl refusals` and the dashboard. The access log has
-//! them too, but may be filtered or on another machine.
+//! Recently refused connections, for `ctl refusals` and the dashboard. The access log also
+//! contains these connections, but may be filtered or on another machine.
 
 use std::collections::VecDeque;
 
@@ -81,7 +81,7 @@ impl RecentRefusals {
     }
 }
 
-/// Whether this reason means that the connection never had a server.
+/// Whether a connection with this reason ended before it was assigned a server.
 pub const fn is_refusal(reason: ReasonCode) -> bool {
     matches!(
         reason,

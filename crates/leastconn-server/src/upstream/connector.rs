@@ -17,7 +17,7 @@ use super::{
     tls_failures::{Endpoint, Phase, TlsFailures},
 };
 
-/// TLS to the servers of one upstream.
+/// Establishes TLS to the servers of one upstream.
 #[derive(Debug)]
 pub(super) struct TlsConnector {
     settings: ClientSettings,
@@ -69,8 +69,8 @@ impl TlsConnector {
 #[derive(Clone, Debug)]
 pub struct UpstreamConnector {
     tls: Option<Arc<TlsConnector>>,
-    /// The only application protocol to offer to the server. `None`: the configured protocols are
-    /// offered.
+    /// The only application protocol to offer to the server. `None` to offer the configured
+    /// protocols.
     alpn: Option<Box<str>>,
 }
 

@@ -57,7 +57,7 @@ impl TlsStream {
 
     /// Closes the write side and waits up to `limit` for the server to reject the client
     /// certificate, which it may do only after the handshake. A server that sends nothing in
-    /// time has accepted it.
+    /// time is assumed to have accepted the certificate.
     pub(super) async fn check_rejection(&mut self, limit: Duration) -> io::Result<()> {
         if !self.stream.may_still_be_refused() {
             return Ok(());

@@ -89,7 +89,7 @@ async fn members_follow_the_source() {
         .unwrap();
     let upstream = Upstream::start_with(&config(), discover).unwrap();
     within(DEADLINE, "the probes", upstream.first_round()).await;
-    // Selectors as a client rule holds them: `c` is allowed before it exists.
+    // Like the selector of a client rule, `only_c` may name a server before the server exists.
     let (only_a, only_c) = (Selector::named(["a"]), Selector::named(["c"]));
     let open = connect(&upstream, &only_a).await;
 
@@ -111,7 +111,8 @@ async fn members_follow_the_source() {
     let other = connect(&upstream, &only_c).await;
     assert_eq!(other.lease.server().id().as_str(), "c");
 
-    // `c` was probed and connected to; the schedule of `b` did not start over.
+    // The new server `c` was probed and got a connection. The snapshot did not restart the probes
+    // of `b`.
     c.wait_accepted(2).await;
     assert_eq!(b.accepted(), 1, "only the first probe");
 

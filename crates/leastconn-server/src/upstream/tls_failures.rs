@@ -9,14 +9,15 @@ use std::{
 use leastconn::{ServerId, UpstreamId};
 use parking_lot::Mutex;
 
-/// What may have a certificate of its own: a server, or the port of its health check.
+/// A server and the port of a connection to it: its health check port may have another
+/// certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Endpoint {
     pub(super) server: ServerId,
     pub(super) port: u16,
 }
 
-/// When TLS failed.
+/// The phase in which TLS failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     Handshake,

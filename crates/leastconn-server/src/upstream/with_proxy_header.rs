@@ -23,7 +23,7 @@ impl<P: Prepare> Prepare for WithProxyHeader<P> {
 
     async fn prepare(&self, mut socket: TcpStream, server: &Server) -> io::Result<P::Stream> {
         if let Some(header) = &self.header {
-            // One write: the send buffer of a new connection is empty.
+            // The send buffer of a new connection is empty, so this is a single write.
             socket.write_all(header).await?;
         }
         self.inner.prepare(socket, server).await

@@ -1,4 +1,4 @@
-//! Text tables: aligned, and on a terminal fitted to its width and coloured.
+//! Aligned text tables. On a terminal, a table is coloured and fitted to the width of the terminal.
 
 use std::io::{self, IsTerminal};
 

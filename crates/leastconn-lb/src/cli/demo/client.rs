@@ -33,7 +33,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Sends close_notify and waits until the other side closes.
+    /// Sends close_notify and waits until the balancer closes the connection.
     pub(super) async fn close(self) {
         let Some(mut stream) = self.stream else {
             return;

@@ -20,7 +20,7 @@ pub(super) async fn run(
     environment: &Environment,
     limit: Option<Duration>,
 ) -> Result<(), DemoError> {
-    // If `limit` is too large to be represented, there is no end either.
+    // A `limit` that is too large for an `Instant` is treated as no limit.
     let end = limit.and_then(|limit| Instant::now().checked_add(limit));
     // Pause after each step, so that its output can be read.
     let pause = limit.map_or(Duration::from_millis(900), |limit| {

@@ -63,7 +63,7 @@ pub(super) struct CertificateSummary {
     pub(super) serial: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ambiguous: Option<String>,
-    /// Likely mistakes in how the certificate was issued.
+    /// Hints about likely mistakes in the certificate.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) hints: Vec<String>,
 }
@@ -304,8 +304,8 @@ fn decide(
     admit(&grant, result)
 }
 
-/// Checks the limits as if the client had no open connections and a full token bucket, and
-/// records the servers that it may use.
+/// Checks the limits as if the client had no open connections and a full token bucket. Records
+/// the servers that the client may use.
 fn admit(grant: &Grant, result: &mut ListenerResult) -> Result<(), Refusal> {
     let permit = Limiter::new(1, net::now())
         .admit(

@@ -9,7 +9,7 @@ use leastconn_server::policy::{Policy, RuleInput, RuleMatch};
 /// If at most this many rules were evaluated, all of them are listed.
 const LIST_ALL: usize = 12;
 
-/// If more rules were evaluated, at most this many near misses are listed.
+/// If more than [`LIST_ALL`] rules were evaluated, at most this many near misses are listed.
 const MAX_NEAR_MISSES: usize = 10;
 
 /// Maximum number of values listed per rule and key.

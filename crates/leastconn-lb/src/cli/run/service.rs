@@ -36,7 +36,8 @@ struct Ready {
     successor: ReadySuccessor,
     /// Blocks reloads until the successor has taken over.
     guard: OwnedMutexGuard<()>,
-    /// If this process is pid 1 of a container: receives the pid of the newest process.
+    /// The socket that receives the pid of the newest process, if this process is pid 1 of a
+    /// container.
     newest_pid: Option<UnixStream>,
 }
 
@@ -127,8 +128,9 @@ enum End {
 }
 
 impl Service {
-    /// Accepts connections and reports readiness. A successor reports to its predecessor and
-    /// accepts nothing until the predecessor has stopped accepting.
+    /// Reports readiness: a successor to its predecessor, any other process to the service
+    /// manager. The listeners accept connections already. The admin side of a successor answers
+    /// only after [`Self::take_over`].
     fn start(
         &mut self,
         server: &Server,
@@ -158,7 +160,8 @@ impl Service {
         self.watchdog = Some(tokio::spawn(watchdog()));
     }
 
-    /// Starts accepting connections. Called after the predecessor has stopped accepting.
+    /// Takes the service over after the predecessor has stopped accepting. From now on, the
+    /// admin side of this process answers.
     fn take_over(&mut self, server: &Server) {
         notify::ready_as_main_process();
         self.start_watchdog();
@@ -197,7 +200,7 @@ impl Service {
         let mut reload = false;
         let end = loop {
             tokio::select! {
-                // If both are ready, take over before handling a stop request.
+                // Poll in this order, so that a takeover is handled before a stop request.
                 biased;
                 go = next_message(&mut self.predecessor) => {
                     // `None` means that the predecessor has exited.
@@ -319,10 +322,10 @@ impl Service {
         let pid = successor.pid();
         if !upgrade::is_pid1() {
             // The service manager accepts this message only from the current main process. The
-            // successor sends its own once it takes over.
+            // successor reports itself as ready after it has taken over.
             notify::main_pid(pid);
         }
-        // Signals that arrived before this process knew the successor.
+        // Requests by signals that arrived during the upgrade. They are forwarded below.
         let mut to_forward = Vec::new();
         while let Some(request) = self.signals.pending().await {
             match request {
@@ -430,7 +433,7 @@ async fn next_message(predecessor: &mut Option<Predecessor>) -> Option<Predecess
     }
 }
 
-/// Reloads also re-authorize connections that are draining.
+/// Reloads, which re-authorizes the draining connections. Does nothing if none are open.
 fn reload_open_connections(reloader: &Arc<Reloader>) {
     if !reloader.has_open() {
         return;

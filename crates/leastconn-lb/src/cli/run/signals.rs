@@ -105,8 +105,8 @@ impl Signals {
             usr1: signal(SignalKind::user_defined1())?,
             usr2: signal(SignalKind::user_defined2())?,
         };
-        // Take the early requests last: a signal that arrives in between is then handled
-        // twice instead of being lost.
+        // Take the early requests after creating the streams: a signal that arrives between the
+        // two steps is handled twice instead of being lost.
         this.early = early.end();
         Ok(this)
     }

@@ -91,7 +91,7 @@ fn right(text: impl Into<String>) -> Cell<'static> {
     Cell::from(Text::from(text.into()).alignment(Alignment::Right))
 }
 
-/// Before the second answer has arrived, the rate is `None`.
+/// Formats a rate per second. The rate is `None` until the second answer has arrived.
 fn rate(rate: Option<f64>) -> Cell<'static> {
     right(rate.map_or_else(|| "-".to_owned(), figures::rate))
 }
@@ -175,8 +175,8 @@ fn down_for(outage: &Outage, now: &str) -> String {
     format!("{age}{}", outage.reason)
 }
 
-/// Returns the administrative state unless it is `ready`, otherwise the health. During slow
-/// start it adds the current share.
+/// Returns the administrative state unless it is `ready`, otherwise the health. During slow start,
+/// the result also contains the server's current share of connections.
 fn state(server: &Server) -> Span<'static> {
     let (state, health) = (server.state.as_str(), server.health.as_str());
     match (state, health, &server.slow_start) {

@@ -96,7 +96,7 @@ fn changes_need_token_json_and_same_origin() {
         )
     };
     assert_eq!(with(&[]), None);
-    // The dashboard's own page.
+    // A request of the dashboard's own page.
     let own = ("origin", "http://127.0.0.1:9901");
     assert_eq!(with(&[own, ("sec-fetch-site", "same-origin")]), None);
     assert_eq!(with(&[("origin", "https://127.0.0.1:9901")]), None);
@@ -165,7 +165,7 @@ fn socket_restricts_only_browsers() {
         let named = [&[("host", "x")], headers].concat();
         assert_eq!(ask("POST", &named), None, "{named:?}");
     }
-    // The dashboard itself, opened through `ssh -L`.
+    // A request of the dashboard, opened through `ssh -L`.
     let (host, origin) = (
         ("host", "localhost:8080"),
         ("origin", "http://localhost:8080"),
@@ -173,7 +173,7 @@ fn socket_restricts_only_browsers() {
     assert_eq!(ask("POST", &[host, origin, json]), None);
     assert_eq!(ask("POST", &[host, origin]), Some(Refused::NotJson));
     assert_eq!(ask("POST", &[host, origin, form]), Some(Refused::NotJson));
-    // A page of another site, sent with a known host name and with DNS rebinding.
+    // Requests of a page of another site, with a known host name and with DNS rebinding.
     let evil = ("origin", "http://evil.com:8080");
     assert_eq!(ask("POST", &[host, evil, json]), Some(Refused::CrossSite));
     let rebound = [("host", "evil.com:8080"), evil, json];

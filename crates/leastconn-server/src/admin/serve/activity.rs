@@ -38,7 +38,7 @@ pub(in crate::admin) struct Activity {
 impl Activities {
     /// Registers a connection.
     pub(in crate::admin) fn add(&mut self) -> Arc<Activity> {
-        // Every open connection holds another reference.
+        // The task of an open connection holds a second reference.
         self.all.retain(|one| Arc::strong_count(one) > 1);
         let one = Arc::new(Activity {
             idle_since: Mutex::new(Some(net::now())),
@@ -83,7 +83,7 @@ impl Activity {
         self.idle_since.lock()
     }
 
-    /// A request was received.
+    /// Marks the connection as busy after a request was received.
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
         *self.idle_since() = None;
         Busy(Arc::clone(self))
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn longest_idle_connection_is_evicted_and_busy_ones_are_not() {
+    fn only_the_longest_idle_connection_is_evicted() {
         let mut all = Activities::default();
         let [a, b, c] = [(); 3].map(|()| all.add());
         let busy = a.begin();

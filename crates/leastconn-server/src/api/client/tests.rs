@@ -7,7 +7,7 @@ use tokio::{
 
 use super::*;
 
-/// Serves one request with these bytes and returns the request.
+/// Responds to one request with `bytes`. Returns the result of the client, and the request.
 async fn answering(bytes: &'static [u8]) -> (Result<Status, ClientError>, String) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.sock");

@@ -48,7 +48,7 @@ async fn status_does_not_wait_for_a_reload() {
         std::thread::spawn(move || sender.send(Box::new(Status::of(&cx, Changes::Allowed))));
         receiver.recv_timeout(Duration::from_secs(10))
     };
-    let status = status.expect("it waits for the sockets");
+    let status = status.expect("status waits for a lock of the reload");
     let (_, address) = &server.addresses()[0];
     assert_eq!(status.listeners[0].addresses, [address.to_string()]);
 }

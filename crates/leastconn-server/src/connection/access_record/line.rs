@@ -54,7 +54,7 @@ pub(super) struct Line<'a> {
     pub(super) outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) shadow: Option<Shadow<'a>>,
-    /// Explains the outcome where the reason code alone is not enough.
+    /// An explanation of the outcome, if the reason code alone is not enough.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) detail: Option<String>,
 }

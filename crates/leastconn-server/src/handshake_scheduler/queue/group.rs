@@ -91,7 +91,7 @@ impl<S: Source, W> Group<S, W> {
         });
     }
 
-    /// Gives a permit to the next waiter and returns it.
+    /// Gives a permit to the next waiter and returns the waiter.
     pub(super) fn grant_permit(&mut self) -> Option<W> {
         let &(_, _, source) = self.permit_order.first()?;
         self.permits += 1;

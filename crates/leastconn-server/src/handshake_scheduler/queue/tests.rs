@@ -208,8 +208,8 @@ impl Model {
         let Stage::WaitsForSlice(own) = stage else {
             panic!("{id} was in stage {stage:?}")
         };
-        // Compare tickets: handshakes may ask for time slices in another order than they
-        // arrived.
+        // Compare tickets instead of IDs: handshakes may request slices in an order other than that
+        // of their arrival.
         for (other, stage) in self.handshakes.values() {
             if let (true, Stage::WaitsForSlice(ticket)) = (*other == source, *stage) {
                 assert!(own <= ticket, "first come, first served within a source");
@@ -233,7 +233,7 @@ impl Model {
         let slices = self.count(|stage| stage == Stage::HasSlice);
         assert_eq!(queue.slices, slices);
         assert!(slices <= queue.max_slices);
-        // No handshake waits for something that is free.
+        // No handshake waits while a permit or a time slice is free.
         assert!(self.count(waits_for_slice) == 0 || slices == queue.max_slices);
         for group in self.groups(waits_for_permit) {
             assert!(!queue.may_have_one_more(self.count_in_group(group, has_permit)));
@@ -277,7 +277,7 @@ proptest! {
                 model.run(&op);
                 model.check();
             }
-            // A handshake that waits for a time slice completes only after it got one.
+            // A handshake that waits for a time slice can complete only after it got the slice.
             while model.count(|stage| stage == Stage::HasSlice) > 0 {
                 model.run(&Op::ReleaseSlice(0));
                 model.check();
@@ -316,7 +316,7 @@ fn single_source_may_use_all_of_few_permits() {
 }
 
 #[test]
-fn new_source_gets_the_next_slice_but_one() {
+fn new_source_gets_the_second_slice() {
     let mut queue: Queue<&str, &str> = Queue::new(256, 1, 0);
     for _ in 0..100 {
         let answer = queue.acquire_permit("flood", || "flood");

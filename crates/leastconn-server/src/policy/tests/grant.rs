@@ -1,4 +1,4 @@
-//! Tests which grant a matching rule gives.
+//! The grant that a matching rule gives.
 
 use leastconn::ServerId;
 
@@ -84,7 +84,7 @@ fn allow_chooses_the_upstream_without_routing() {
         upstream_for(&policy(vec![]), &open, None),
         Err(ReasonCode::NotAllowed)
     );
-    // The same if no route matches.
+    // `allow` also chooses the upstream if no route matches.
     let routes = routing(None, &[("a.db", "db")]);
     assert_eq!(
         upstream_for(&db, &routes, Some("b.db")),

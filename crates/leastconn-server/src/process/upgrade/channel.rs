@@ -35,8 +35,8 @@ pub enum StartMessage {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NewestMessage {
-    /// The newest process took over and has loaded the current configuration, so predecessors
-    /// reload it too.
+    /// The newest process took over. Predecessors reload the configuration, because the newest
+    /// process has loaded it and it may have changed.
     TookOver { pid: u32 },
     /// The newest process reloaded the configuration.
     Reloaded {},
@@ -80,8 +80,8 @@ pub(crate) enum PredecessorStatus {
     /// The predecessor still serves connections.
     Serves {
         pid: u32,
-        /// The number of open connections; 0 if the predecessor is about to exit, or only remains
-        /// as PID 1.
+        /// The number of open connections. It is 0 if the predecessor is about to exit, or if it
+        /// stays only because it is PID 1.
         connections: u64,
     },
 }
@@ -125,12 +125,12 @@ impl Channel {
         })
     }
 
-    /// Gives up the socket. Buffered input is lost.
+    /// Returns the socket. Buffered input is lost.
     pub fn into_stream(self) -> io::Result<UnixStream> {
         self.stream.into_inner().into_std()
     }
 
-    /// Sends a message if it fits into the buffer. Returns whether it did.
+    /// Sends a message without waiting. Returns whether the whole message was sent.
     pub(crate) fn try_send(&self, message: &impl Serialize) -> bool {
         let line = line(message).unwrap_or_default();
         let written = rustix::io::write(self.stream.get_ref(), &line);

@@ -32,7 +32,6 @@ const MAX_EXITS: usize = 64;
 /// How long to wait for messages that a process may have sent before it exited.
 const MESSAGE_GRACE: Duration = Duration::from_secs(1);
 
-/// Whether this process is PID 1.
 pub fn is_pid1() -> bool {
     std::process::id() == 1
 }
@@ -46,7 +45,7 @@ pub struct Pid1 {
     /// Set when the newest process has exited: deadline for a message that names another newest
     /// process.
     deadline: Option<Instant>,
-    /// Later processes announce themselves here.
+    /// The channel on which later processes announce themselves.
     announcements: Option<Channel>,
     sigchld: Signals,
     exits: VecDeque<(Pid, u8)>,
@@ -198,7 +197,7 @@ mod tests {
     #[tokio::test]
     async fn exit_of_a_replaced_process_is_ignored() {
         if std::env::var_os("NEXTEST").is_none() {
-            eprintln!("SKIPPED: it would reap child processes of concurrent tests");
+            eprintln!("SKIPPED: this test would reap child processes of concurrent tests");
             return;
         }
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -209,7 +208,7 @@ mod tests {
         };
         let mut first = Pid1::new(&successor, ours).unwrap();
         let pid = new_pid.as_raw_nonzero().get();
-        // The new process is announced twice: by the old process and by itself.
+        // The old process and the new process each announce the new process.
         channel::send(&theirs, &Pid1Message::Newest { pid }).unwrap();
         ended(old);
         channel::send(&theirs, &Pid1Message::Newest { pid }).unwrap();

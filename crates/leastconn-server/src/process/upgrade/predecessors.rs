@@ -59,16 +59,16 @@ impl Updates {
 /// The predecessors of this process.
 #[derive(Debug)]
 pub struct PredecessorChannels {
-    /// A reference is dead once the predecessor has exited.
+    /// A reference dangles once the predecessor has exited.
     streams: Vec<Weak<UnixStream>>,
     task: JoinHandle<()>,
-    /// Dropping it ends the task.
+    /// Dropping the sender ends the task.
     reopens: watch::Sender<()>,
 }
 
 impl PredecessorChannels {
-    /// Notifies all predecessors that this process took over, and then of all `updates`. The
-    /// predecessors report how many open connections they have, which is stored in `left`.
+    /// Notifies all predecessors that this process took over, and then of all `updates`. Stores
+    /// the number of open connections that each predecessor reports in `left`.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
@@ -176,7 +176,7 @@ fn send_or_close(stream: &UnixStream, message: &NewestMessage) {
             "predecessor process does not read its messages: no more are sent"
         );
     }
-    // If only a part of the line was sent, later messages would be garbled.
+    // A part of the line may have been sent, which would corrupt the next message.
     let _ = shutdown(stream, Shutdown::Both);
 }
 
@@ -264,7 +264,8 @@ mod tests {
         });
         let shared = shared.await.unwrap();
 
-        // Updates that were sent before the handover arrive before the updates of the successor.
+        // The predecessor receives updates sent before the handover first, and then the updates of
+        // the successor.
         kills.send(of("late")).unwrap();
         newer.reopen_logs();
         newer.leave().await;

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn existing_file_that_is_not_a_program_is_an_error() {
+    fn file_that_is_not_a_program_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let wrong = |file: &Path| is_program(file).unwrap_err().to_string();
         assert_eq!(wrong(dir.path()), "not a file");

@@ -24,14 +24,14 @@ pub(crate) struct Events {
 pub(super) type Watches = BTreeMap<PathBuf, i32>;
 
 impl Events {
-    /// Watches nothing yet.
+    /// Opens inotify, without any watch.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
     pub(crate) fn new() -> Self {
         #[expect(
             deprecated,
-            reason = "its replacement is unsafe because some types give their descriptor away; this one owns it"
+            reason = "the replacement is unsafe for types that may close their descriptor; `OwnedFd` keeps it open"
         )]
         let open = || {
             let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
@@ -107,11 +107,11 @@ impl Events {
 pub(super) struct Adder(Option<Arc<AsyncFd<OwnedFd>>>);
 
 impl Adder {
-    /// Watches a directory. `None` if it does not exist. Call it again for each scan: another
-    /// directory may have this name by now. May block.
+    /// Watches a directory. Returns `None` if it does not exist. Call this for each scan, because
+    /// another directory may have this name by now. May block.
     pub(super) fn add(&self, directory: &Path) -> Option<i32> {
-        // `MODIFY` is not watched: writers close their files when they are done, which is watched,
-        // and a log file in the same directory would cause an event for every line.
+        // `MODIFY` is not watched: `CLOSE_WRITE` reports a file when its writer is done, and a log
+        // file in the same directory would cause a `MODIFY` event for every line.
         let changes = WatchFlags::CREATE
             | WatchFlags::MOVED_TO
             | WatchFlags::MOVED_FROM

@@ -14,8 +14,8 @@ use super::{
     stamp::Stamp,
 };
 
-/// Scans files. The files of each directory have a lane of their own, so that a directory that
-/// blocks does not delay the others.
+/// Scans files. Each directory has its own [`Lane`], so that a directory that blocks does not delay
+/// the scans of other directories.
 #[derive(Debug, Default)]
 pub(super) struct Scanner(BTreeMap<PathBuf, Directory>);
 

@@ -29,7 +29,7 @@ const BUFFER: usize = 32 * 1024;
 /// blocking, and in one piece.
 const PIPE_WRITE: usize = 4096;
 
-/// How often a waiting writer checks whether to give up.
+/// How often a write that waits for a full pipe checks whether to give up.
 const POLL_INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
@@ -73,7 +73,7 @@ enum Output {
     Stream(File),
     File {
         path: PathBuf,
-        /// `None`: a FIFO without a reader.
+        /// `None` for a FIFO without a reader.
         file: Option<File>,
     },
 }
@@ -104,7 +104,6 @@ impl Sink {
         !matches!(self.output, Output::Off)
     }
 
-    /// Why the last write lost lines, if it did.
     pub(super) const fn last_error(&self) -> Option<&io::Error> {
         self.last_error.as_ref()
     }
@@ -225,7 +224,7 @@ fn stream(stream: BorrowedFd<'_>, name: &str) -> Result<File, OpenError> {
         .map_err(|error| OpenError::new(name, error))
 }
 
-/// Opens a file for appending. `None`: a FIFO without a reader.
+/// Opens a file for appending. Returns `None` for a FIFO without a reader.
 fn open(path: &Path) -> Result<Option<File>, OpenError> {
     // Without this flag, opening a FIFO would wait for its reader. The flag has no effect on
     // regular files.

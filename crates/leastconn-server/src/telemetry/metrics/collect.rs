@@ -25,13 +25,13 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     fn predecessors(&self) -> Vec<u64>;
     /// Memory in use and the memory limit, in bytes. A limit of 0 means no limit.
     fn memory(&self) -> (u64, u64);
-    /// How long reading a file has been blocked, in seconds.
+    /// How long a read of a configured file has been blocked, in seconds.
     fn blocked_seconds(&self) -> f64;
     /// Access log lines lost so far.
     fn lost_log_lines(&self) -> u64;
     /// Whether new connections are accepted.
     fn is_ready(&self) -> bool;
-    /// Whether the last reload was applied, or there was none.
+    /// Whether the last reload was applied. True if there was no reload yet.
     fn is_last_reload_applied(&self) -> bool;
 }
 

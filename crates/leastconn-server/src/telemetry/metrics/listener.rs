@@ -4,7 +4,7 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 
 use crate::reason_code::ReasonCode;
 
-/// Metrics of one listener. Listeners hold them, so that connections need no lookup.
+/// Metrics of one listener. The listener holds a reference, so that connections need no lookup.
 #[derive(Debug)]
 pub struct ListenerMetrics {
     /// Open connections.

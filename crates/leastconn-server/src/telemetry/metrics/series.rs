@@ -111,7 +111,7 @@ pub(super) struct Table<T>(RwLock<HashMap<Arc<str>, Entry<T>>>);
 #[derive(Debug)]
 struct Entry<T> {
     metrics: Arc<T>,
-    /// Last generation of the configuration that contained this name, plus 1; 0: unknown.
+    /// 1 + the last generation of the configuration that contained this name; 0 if unknown.
     found_in: AtomicU64,
 }
 
@@ -148,7 +148,8 @@ impl<T: Named> Table<T> {
         found.all(|found| found.load(Ordering::Relaxed) == generation + 1)
     }
 
-    /// Removes entries that no longer exist, once they are unreferenced or idle.
+    /// Removes entries whose listener or rule no longer exists, once they are unreferenced or
+    /// idle.
     pub(super) fn retain(
         &self,
         generation: u64,
@@ -171,7 +172,7 @@ impl<T: Named> Table<T> {
         let mut entries = self.write();
         for name in gone {
             let unused = entries.get(&name).is_some_and(|entry| {
-                // References are only cloned under the table's lock.
+                // References are cloned only under the table's lock, which is held here.
                 Arc::strong_count(&entry.metrics) == 1 || is_idle(&name, &entry.metrics)
             });
             if unused {

@@ -93,7 +93,7 @@ fn text_is_valid_prometheus_format() {
     // Quotes in a label value are escaped.
     assert!(text.contains(r#"{file="a \"b\"\\\n.crt"} 7"#), "{text}");
 
-    // HELP, TYPE, then the samples of that family.
+    // Each family starts with HELP and TYPE, followed by its samples.
     let mut family: Option<(&str, &str)> = None;
     let mut helped = "";
     for line in text.lines() {

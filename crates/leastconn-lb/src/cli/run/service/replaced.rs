@@ -23,7 +23,6 @@ use leastconn_server::{
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Service {
-    /// Drains and exits.
     pub(super) async fn drain_replaced(
         mut self,
         server: Server,
