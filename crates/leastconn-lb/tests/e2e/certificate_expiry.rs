@@ -132,6 +132,8 @@ async fn finish_after_expiry(on_expiry: &str) {
     let leaf = lb.ca().leaf(CLIENT1).validity(-60, 6).build();
     let delayed = DelayedFinished {
         stream: TcpStream::connect(lb.main()).await.unwrap(),
+        // No event tells that the certificate has expired. Expiry has a resolution of one
+        // second.
         until: Box::pin(sleep(Duration::from_secs(8))),
     };
     let client = lb.client_with(&leaf).tls12();

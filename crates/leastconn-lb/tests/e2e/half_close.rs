@@ -107,8 +107,8 @@ async fn data_after_the_clients_fin_is_unchanged(records: Records) {
     lb.quiet().await;
 }
 
-/// A connection without traffic has no read deadline. The test has to wait for the time in
-/// which such a deadline would pass.
+/// A connection without traffic has no read deadline. This tests silence: the delay is the
+/// time in which such a deadline would pass.
 async fn no_read_deadline_on_server_connections(records: Records) {
     let (_web, lb) = start(records, Behaviour::Named("web1".to_owned())).await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();

@@ -133,8 +133,8 @@ async fn client_silent_after_its_hello_meets_the_deadline(records: Records) {
     let _ = read_to_close(&mut stream).await;
     assert_in_time(&lb.expect_record(0, "handshake_timeout").await, LIMIT);
     lb.quiet().await;
-    // The deadline ends with the handshake: an established connection lives longer. The
-    // fixed delay exceeds the handshake timeout.
+    // The deadline ends with the handshake: an established connection lives longer. This
+    // tests silence, so the delay exceeds the handshake timeout.
     let lb = start(records, &web, 4000.0).await;
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(4300)).await;

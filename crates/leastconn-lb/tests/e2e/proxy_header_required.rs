@@ -191,8 +191,8 @@ async fn header_bytes_do_not_extend_the_deadline() {
         lb.quiet().await;
     }
     // The header and the handshake share one deadline, so the ClientHello comes too late.
-    // The fixed delay of five seconds is less than the timeout, but more than the remaining
-    // time.
+    // The client is silent for five seconds: less than the timeout, but more than the
+    // remaining time.
     let lb = start(&web, &[REQUIRED, "handshake_timeout = \"8s\"", TLS]).await;
     let mut stream = tcp(lb.main()).await;
     tokio::time::sleep(Duration::from_secs(5)).await;

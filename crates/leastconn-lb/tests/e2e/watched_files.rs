@@ -196,7 +196,8 @@ async fn unwatched_files_need_a_reload() {
         .await;
     let cert = lb.ca().leaf(CLIENT1).build();
     lb.ca().write_crl(lb.dir(), &[&cert]);
-    // A fixed delay, longer than loading the file would take.
+    // Tests silence: nothing must happen when the file changes. The delay is longer than
+    // loading the file would take.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     talk(lb.client_with(&cert).connect(lb.main()).await.unwrap())
         .await

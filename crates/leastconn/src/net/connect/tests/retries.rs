@@ -101,8 +101,10 @@ async fn recovered_server_is_dialled_at_once() {
         let pool = Arc::clone(&pool);
         tokio::spawn(async move { connect(&pool, &Selector::all(), &policy).await })
     };
-    // Wait until the delay between rounds has increased.
+    // Let simulated time pass until the delay between rounds has increased.
+    tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::resume();
     let start = now();
     server(&pool, 0).probed(true);
     let connected = within(DEADLINE, "the connection", waiting).await.unwrap();
