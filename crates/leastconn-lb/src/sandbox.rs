@@ -87,15 +87,20 @@ pub struct Unmet(String);
 /// before starting threads.
 ///
 /// # Errors
-/// With `sandbox = "on"`, if the kernel has no Landlock.
+/// With `sandbox = "on"`, if the kernel has no Landlock or no seccomp.
 pub fn confine(config: &Config) -> Result<(), Unmet> {
     if config.process.sandbox == Some(Sandbox::Off) {
         return Ok(());
     }
     forbid_core_files();
     let mut done = kernel::apply(&Allowed::by(config), reach_abstract_sockets());
-    if let (Err(_), Confinement::Confined { missing, .. }) = (sockets::restrict(), &mut done) {
-        missing.push("opening sockets of other families");
+    if let Err(error) = sockets::restrict() {
+        if config.process.sandbox == Some(Sandbox::On) {
+            return Err(Unmet(format!("no seccomp filter: {error}")));
+        }
+        if let Confinement::Confined { missing, .. } = &mut done {
+            missing.push("opening sockets of other families");
+        }
     }
     if let (Confinement::Unavailable(why), Some(Sandbox::On)) = (&done, config.process.sandbox) {
         return Err(Unmet(why.clone()));

@@ -144,9 +144,10 @@ impl Budget {
             .into_iter()
             .min_by_key(|usage| usage.limit.saturating_sub(usage.used));
         relay::set_buffer_allowance(tightest.map_or(usize::MAX, |usage| allowance(usage, held)));
+        let usage = tightest.unwrap_or(Usage { used: 0, limit: 0 });
         let is_over = tightest.is_some_and(|usage| usage.used > usage.limit);
         if self.is_exceeded.swap(is_over, Ordering::Relaxed) != is_over {
-            let Usage { used, limit } = tightest.unwrap_or(Usage { used: 0, limit: 0 });
+            let Usage { used, limit } = usage;
             if is_over {
                 tracing::warn!(
                     used,
@@ -161,7 +162,6 @@ impl Budget {
                 );
             }
         }
-        let usage = tightest.unwrap_or(Usage { used: 0, limit: 0 });
         self.used.store(usage.used, Ordering::Relaxed);
         self.limit.store(usage.limit, Ordering::Relaxed);
         tightest

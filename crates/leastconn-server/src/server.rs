@@ -150,12 +150,9 @@ impl Prepared {
 
     /// Begins to accept clients. The admin API answers after [`Server::activate`].
     ///
-    /// # Errors
-    /// If the admin side's thread cannot be started.
-    ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn open(self) -> Result<Server, StartError> {
+    pub fn open(self) -> Server {
         let Self {
             context,
             sockets,
@@ -193,7 +190,7 @@ impl Prepared {
             .reloader
             .admin()
             .apply(admin_plan, &server.context, control);
-        Ok(server)
+        server
     }
 }
 
@@ -206,7 +203,7 @@ impl Server {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn start(config: Config, log: AccessLog) -> Result<Self, StartError> {
-        let server = Prepared::new(config, log, &mut Inherited::none())?.open()?;
+        let server = Prepared::new(config, log, &mut Inherited::none())?.open();
         server.activate();
         Ok(server)
     }

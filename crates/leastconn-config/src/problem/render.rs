@@ -1,6 +1,9 @@
 //! Presentation of problems in the style of rustc.
 
-use std::ops::Range;
+use std::{
+    io::{self, Write},
+    ops::Range,
+};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
@@ -22,6 +25,13 @@ impl Problems {
             out.push_str("\n\n");
         }
         out
+    }
+
+    /// Prints the problems to standard error, as [`render`](Self::render) does. Unlike
+    /// `eprint!`, it does not panic if standard error is closed.
+    pub fn print(&self) {
+        let text = self.render(super::stderr_has_colours());
+        let _ = io::stderr().lock().write_all(text.as_bytes());
     }
 
     /// The part of a span that is on its first line. Tables span many lines, and showing

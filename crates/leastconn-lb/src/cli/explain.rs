@@ -66,10 +66,7 @@ fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
     let config = match leastconn_config::load_with_expired(&path) {
         Ok(loaded) => loaded.config,
         Err(problems) => {
-            eprint!(
-                "{}",
-                problems.render(leastconn_config::stderr_has_colours())
-            );
+            problems.print();
             return Err(format!("{}: invalid configuration", path.display()));
         }
     };

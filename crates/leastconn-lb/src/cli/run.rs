@@ -38,10 +38,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     let mut loaded = match leastconn_config::load(&path) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            eprint!(
-                "{}",
-                problems.render(leastconn_config::stderr_has_colours())
-            );
+            problems.print();
             let code = fail(&format!("{}: not started", path.display()), INVALID);
             inherited.fail(problems.lines().collect());
             return code;

@@ -23,6 +23,10 @@ const SOCK_PACKET: i32 = 10;
 /// `SOCK_CLOEXEC`.
 const TYPE: u64 = 0xf;
 
+/// The flag in the number of a system call that selects the x32 ABI of x86-64
+/// (`__X32_SYSCALL_BIT`).
+const X32: libc::c_long = 0x4000_0000;
+
 /// Applies the filter to this thread and to all threads started later.
 ///
 /// # Errors
@@ -55,11 +59,16 @@ fn filter(arch: TargetArch) -> Result<BpfProgram, BackendError> {
             protocol(Ne, libc::NETLINK_SOCK_DIAG)?,
         ])?,
     ];
-    let rules = BTreeMap::from([
+    // An empty list of conditions denies the call in all cases.
+    let mut rules = BTreeMap::from([
         (libc::SYS_socket, denied),
-        // An empty list of conditions denies the call in all cases.
         (libc::SYS_io_uring_setup, Vec::new()),
     ]);
+    if arch == TargetArch::x86_64 {
+        // A process can make the same calls through the x32 ABI, which the balancer never uses.
+        rules.insert(libc::SYS_socket | X32, Vec::new());
+        rules.insert(libc::SYS_io_uring_setup | X32, Vec::new());
+    }
     let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)?.try_into()
 }

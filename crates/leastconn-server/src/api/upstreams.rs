@@ -93,7 +93,12 @@ pub fn outage_lines(upstreams: &[UpstreamSummary], max_lines: usize) -> Vec<Stri
     let more = unhealthy.saturating_sub(servers.len());
     lines.extend(servers);
     if more > 0 {
-        lines.push(format!("{more} more servers are ejected or down"));
+        let (servers, are) = if more == 1 {
+            ("server", "is")
+        } else {
+            ("servers", "are")
+        };
+        lines.push(format!("{more} more {servers} {are} ejected or down"));
     }
     lines
 }

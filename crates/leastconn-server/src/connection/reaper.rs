@@ -36,9 +36,9 @@ pub async fn run(context: Arc<ServerContext>) {
         let snapshot = context.snapshot();
         let next = snapshot.policy.next_expiry(last);
         let rule_expired = next.is_some_and(|next| next <= now);
-        last = now;
         let expired = end_too_old(&context, now);
         if !rule_expired && expired.is_empty() {
+            last = now;
             continue;
         }
         let context = Arc::clone(&context);
@@ -51,8 +51,10 @@ pub async fn run(context: Arc<ServerContext>) {
                 reauthorize_some(&expired, &snapshot, metrics)
             });
         });
-        // If the task panicked, the panic has been logged.
-        let _ = reauthorizing.await;
+        // If the task panicked, the panic has been logged, and the next visit tries again.
+        if reauthorizing.await.is_ok() {
+            last = now;
+        }
     }
 }
 

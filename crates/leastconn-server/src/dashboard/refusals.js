@@ -24,7 +24,8 @@ export function show({ refusals, total }) {
   const more = $("last-refusals-all");
   more.hidden = refusals.length >= total;
   text(more, `Show all ${as.count(total)}`);
-  keyed($("last-refusals"), refusals, ({ connection }) => connection, row);
+  // After a restart, the balancer assigns the same connection IDs again.
+  keyed($("last-refusals"), refusals, ({ connection, time }) => `${time} ${connection}`, row);
 }
 
 /** The best known name of the client. */

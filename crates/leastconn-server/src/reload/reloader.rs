@@ -207,12 +207,7 @@ impl Reloader {
             let format = self.context.snapshot().config.log.format;
             match rejected {
                 // Print the problems in the same way as `check`.
-                Rejected::Problems(problems) if format == Format::Text => {
-                    eprint!(
-                        "{}",
-                        problems.render(leastconn_config::stderr_has_colours())
-                    );
-                }
+                Rejected::Problems(problems) if format == Format::Text => problems.print(),
                 _ => reasons
                     .iter()
                     .for_each(|reason| tracing::error!("{reason}")),

@@ -66,14 +66,7 @@ pub(super) async fn serve(
     }
     // Subscribe before the first kill request can arrive.
     let kills = prepared.context().overrides.kills();
-    let server = match prepared.open() {
-        Ok(server) => server,
-        Err(error) => {
-            tracing::error!(%error, "cannot start");
-            inherited.fail(vec![error.to_string()]);
-            return Ok(FAILED);
-        }
-    };
+    let server = prepared.open();
     summary::announce(&server);
     let mut service = Service {
         log,

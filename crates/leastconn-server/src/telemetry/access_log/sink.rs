@@ -87,10 +87,12 @@ impl Sink {
             // written.
             Access::Stdout => Output::Stream(stream(io::stdout().as_fd(), "stdout")?),
             Access::Stderr => Output::Stream(stream(io::stderr().as_fd(), "stderr")?),
-            Access::File(path) => Output::File {
-                file: open(path)?,
-                path: path.clone(),
-            },
+            Access::File(path) => {
+                let file = open(path)?;
+                warn_without_reader(path, file.as_ref());
+                let path = path.clone();
+                Output::File { path, file }
+            }
         };
         Ok(Self {
             output,
@@ -113,6 +115,7 @@ impl Sink {
         if let Output::File { file, path } = &mut self.output {
             match open(path) {
                 Ok(opened) => {
+                    warn_without_reader(path, opened.as_ref());
                     *file = opened;
                     self.is_torn = false;
                 }
@@ -235,10 +238,15 @@ fn open(path: &Path) -> Result<Option<File>, OpenError> {
     match opened {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) && is_fifo(path) => {
-            tracing::warn!(path = %path.display(), "access log FIFO has no reader, lines are lost");
             Ok(None)
         }
         Err(error) => Err(OpenError::new(path, error)),
+    }
+}
+
+fn warn_without_reader(path: &Path, file: Option<&File>) {
+    if file.is_none() {
+        tracing::warn!(path = %path.display(), "access log FIFO has no reader, lines are lost");
     }
 }
 
