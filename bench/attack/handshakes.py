@@ -1,7 +1,8 @@
 """CPU time per handshake that is refused because of its certificates.
 
 The client presents untrusted certificates that are expensive to verify: mazes of CAs,
-long chains, large keys, many names and extensions.
+long chains, large keys, many names and extensions. In a maze, all CAs have the same
+name, so each CA is a candidate issuer of all other CAs.
 """
 
 import socket
@@ -28,7 +29,7 @@ def mazes(pki: Path, key: bytes):
 
     foreign = c.name("some CA")
     chain = [c.name(f"level {n}") for n in range(9)]
-    yield "one certificate of a stranger", [leaf(foreign)]
+    yield "one untrusted certificate", [leaf(foreign)]
     yield "maze of 12, foreign name", maze(foreign, 12)
     yield "maze of 12, the CA's name", maze(anchor, 12)
     yield "maze of 8, foreign name", maze(foreign, 8)
@@ -36,15 +37,15 @@ def mazes(pki: Path, key: bytes):
     yield "chain of 8 to the CA's name", [leaf(chain[0])] + [
         c.certificate(chain[n], anchor if n == 7 else chain[n + 1], made[n], c.IS_CA) for n in range(8)
     ]
-    yield "8 for one name, RSA-8192", [leaf(foreign)] + [
+    yield "8 CAs, one name, RSA-8192", [leaf(foreign)] + [
         c.certificate(foreign, anchor, c.rsa_key(8192), c.IS_CA, rsa=8192) for _ in range(8)
     ]
-    yield "8 for one name, RSA-16384, huge exponent", [leaf(foreign)] + [
+    yield "8 CAs, one name, RSA-16384, huge exponent", [leaf(foreign)] + [
         c.certificate(foreign, foreign, c.rsa_key(16384, (1 << 16000) + 1), c.IS_CA, rsa=16384) for _ in range(8)
     ]
     yield "4,000 names", [leaf(foreign, c.alternative_names([b"a%d.example" % n for n in range(4000)]))]
-    yield "20,000 names of a byte", [leaf(foreign, c.alternative_names([b"a"] * 20000))]
-    yield "100,000 names (too long a message)", [leaf(foreign, c.alternative_names([b"a%d" % n for n in range(100000)]))]
+    yield "20,000 names of one byte", [leaf(foreign, c.alternative_names([b"a"] * 20000))]
+    yield "100,000 names (message is too long)", [leaf(foreign, c.alternative_names([b"a%d" % n for n in range(100000)]))]
     yield "3,000 extensions", [leaf(foreign, c.unknown_extensions(3000))]
     yield "8 with 350 extensions each, the CA's name", [leaf(anchor)] + [
         c.certificate(anchor, anchor, made[n], c.IS_CA, c.unknown_extensions(350)) for n in range(8)
@@ -63,10 +64,10 @@ def mazes(pki: Path, key: bytes):
     yield "a name of 28,000 words", [c.certificate(c.name("a " * 28000), foreign, key)]
     yield "700 policies", [leaf(foreign, c.policies(700))]
     yield "1,000 authority addresses", [leaf(foreign, c.authority_information(1000))]
-    yield "8 with 300 name constraints each", [
+    yield "8 CAs with 300 name constraints each", [
         leaf(foreign, c.alternative_names([b"x%d.example" % n for n in range(300)]))
     ] + [c.certificate(foreign, anchor, made[n], c.IS_CA, c.name_constraints(300)) for n in range(8)]
-    yield "7 of 8 KB, the CA's name", [leaf(anchor)] + [
+    yield "7 CAs of 8 KB, the CA's name", [leaf(anchor)] + [
         c.certificate(anchor, anchor, made[n], c.IS_CA, c.extension(b"\x2a\x03\x04", bytes(8000))) for n in range(7)
     ]
 
@@ -107,7 +108,8 @@ def measure(balancer, context, count):
     before = balancer.cpu()
     for _ in range(count):
         refused(context, balancer.port)
-    # Wait, to include the work that the balancer does after the client has disconnected.
+    # The measurement includes the work that the balancer does after the client has
+    # disconnected.
     time.sleep(0.1)
     return (balancer.cpu() - before) / count * 1000
 

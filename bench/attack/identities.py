@@ -11,7 +11,7 @@ import certificates as c
 
 
 def connect_as(balancer, source):
-    """Opens a connection with a PROXY header for `source`. Returns None if it is refused."""
+    """Connects with a PROXY header for `source`. Returns None if the connection is refused."""
     connection = socket.create_connection(("127.0.0.1", balancer.port), 10)
     header = f"PROXY TCP6 {source} 2001:db8:ffff::1 4660 443\r\nhello"
     try:

@@ -194,8 +194,9 @@ pub fn run(args: &LoadArgs) -> Result<(), LoadError> {
         machine::lower_priority()?;
     }
     let seconds = |n: f64| {
-        Duration::try_from_secs_f64(n)
-            .map_err(|_| LoadError::Usage("times are non-negative numbers of seconds"))
+        Duration::try_from_secs_f64(n).map_err(|_| {
+            LoadError::Usage("--duration and --warm-up must be non-negative numbers of seconds")
+        })
     };
     let (duration, warm_up) = (seconds(args.duration)?, seconds(args.warm_up)?);
     let target = Target {

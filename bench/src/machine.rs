@@ -23,7 +23,7 @@ pub struct Machine {
     /// CPUs that this process may use.
     pub cores: usize,
     pub kernel: String,
-    /// TCP congestion control. It affects the results, because bbr uses timers for pacing
+    /// TCP congestion control algorithm. It affects the results: bbr uses timers for pacing,
     /// and cubic does not.
     pub congestion_control: String,
 }
@@ -76,9 +76,9 @@ pub fn pin(cpus: &[usize]) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves this thread to the scheduling class `idle`, in which it runs only when the CPU
-/// is otherwise idle. Without `chrt` (part of util-linux) it sets the lowest priority,
-/// which still leaves the thread a small share of the CPU.
+/// Moves this thread to the scheduling class `idle`. The thread then runs only when the CPU is
+/// otherwise idle. Without `chrt` (part of util-linux), the thread gets the lowest priority,
+/// which still leaves it a small share of the CPU.
 ///
 /// # Errors
 /// If setting the class and setting the priority both fail.
@@ -99,7 +99,7 @@ pub fn lower_priority() -> io::Result<()> {
     Ok(())
 }
 
-/// Raises the soft limit of open files to the hard limit, and returns it.
+/// Raises the soft limit of open files to the hard limit. Returns the limit that then applies.
 pub fn raise_open_files() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -125,7 +125,8 @@ pub fn block_on<T, E: From<io::Error>>(future: impl Future<Output = Result<T, E>
         .build()?;
     let local = LocalSet::new();
     let result = local.block_on(&runtime, future);
-    // Do not wait for threads: a thread that reads standard input cannot be woken.
+    // Do not wait for blocking threads, because a thread that reads standard input cannot be
+    // woken.
     drop(local);
     runtime.shutdown_background();
     result

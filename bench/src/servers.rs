@@ -1,4 +1,4 @@
-//! `servers`: upstream servers for any balancer, all on one thread. They are written to use
+//! `servers`: upstream servers for any balancer, all on one thread. The servers must use
 //! little CPU time, because they share a CPU with the load. Background streams run on a
 //! separate thread at the lowest scheduling priority.
 
@@ -151,7 +151,7 @@ async fn send(stream: &mut TcpStream, count: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The thread of background streams, started by the first one.
+/// The thread of background streams, started by the first background stream.
 static BACKGROUND: LazyLock<io::Result<Sender<StdTcpStream>>> = LazyLock::new(|| {
     let (sender, receiver) = channel(64);
     std::thread::Builder::new()
@@ -193,7 +193,8 @@ async fn echo(stream: &mut TcpStream) -> io::Result<()> {
     }
 }
 
-/// Reads at most `want` bytes, and calls `see` with them.
+/// Reads at most `want` bytes, and passes the bytes to `see`. Returns the number of bytes and
+/// the result of `see`.
 async fn read_some<T>(
     stream: &TcpStream,
     want: usize,

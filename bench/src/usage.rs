@@ -1,11 +1,11 @@
 //! CPU time and memory of a process and its descendants, read from `/proc`.
 //!
-//! CPU time is the sum of the first field of `schedstat` over all threads, in nanoseconds.
-//! It varies far less than throughput. The sum does not include threads that have ended.
-//! The times of the process are therefore read as well: `stat` contains the user and system
-//! time of all its threads and of its ended children. These times have a resolution of 10
-//! ms. They are used only if they exceed the sum over the threads by more than the rounding
-//! error.
+//! CPU time is the sum of the first field of `schedstat` over all threads, in nanoseconds. CPU
+//! time varies far less than throughput. The sum does not include threads that have ended. The
+//! times of the process are therefore read as well: `stat` contains the user and system time
+//! of all its threads and of its ended children. These times have a resolution of 10 ms. The
+//! times of the process are used only if they exceed the sum over the threads by more than the
+//! rounding error.
 
 use std::{
     collections::BTreeMap,
@@ -36,8 +36,7 @@ pub struct Usage {
 
 #[derive(Clone, Debug, Default)]
 struct Process {
-    /// Start time in ticks since boot. It distinguishes processes that have used the same
-    /// ID.
+    /// Start time in ticks since boot. The start times differ if a process ID was reused.
     start_time: u64,
     threads: BTreeMap<u32, u64>,
     ticks: u64,
@@ -182,7 +181,8 @@ pub fn memory(root: u32) -> io::Result<u64> {
     Ok(read(root)? + children)
 }
 
-/// When the process started, in ticks since boot; `None` if it has ended.
+/// Returns the start time of the process in ticks since boot, or `None` if the process has
+/// ended.
 pub fn start_time(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let stat = Stat::from_str(&text).ok()?;

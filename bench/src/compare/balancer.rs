@@ -46,7 +46,7 @@ pub struct Job {
     pub workers: usize,
     /// Record layer of leastconn; `None`: its default.
     pub records: Option<Records>,
-    /// Number of client rules. The client that connects matches the last rule.
+    /// Number of client rules up to and including the rule of the measured client.
     pub identities: usize,
     /// Number of concurrent connections that the balancer must support.
     pub max_connections: usize,
@@ -176,7 +176,7 @@ fn prepare(program: &Program, job: &Job, directory: &Path, ports: Ports) -> io::
     let module = module.map_or_else(String::new, |path| {
         format!("load_module {};", path.display())
     });
-    // Omit the key by default, because older versions of leastconn do not know it.
+    // Omit the key by default, because older versions of leastconn do not know this key.
     let records = job.records.map_or_else(String::new, |records| {
         format!("tls_records = \"{records}\"")
     });

@@ -111,8 +111,8 @@ pub struct Case {
     pub name: String,
     pub transport: Transport,
     pub work: Work,
-    /// Set for cases that are measured with leastconn only. Their cost is compared with the
-    /// cost of the first case with the same kind of growth.
+    /// Set for cases that are measured with leastconn only. The cost of such a case is
+    /// compared with the cost of the first case with the same kind of growth.
     pub growth: Option<Growth>,
 }
 
@@ -179,7 +179,7 @@ const fn load(mode: Mode, connections: usize) -> Spec {
     }
 }
 
-/// Returns all cases, or those of a quick run. No case has more than `most` connections.
+/// Returns all cases, or the cases of a quick run. No case has more than `most` connections.
 /// Cases with peers have no more connections than HAProxy can handle; see [`with_pipes`].
 pub fn all(quick: bool, most: usize) -> Vec<Case> {
     let mut cases = Vec::new();

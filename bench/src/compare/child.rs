@@ -43,14 +43,14 @@ impl Child {
     ) -> io::Result<Self> {
         let output = File::create(log)?;
         command
-            // The pipe is closed when this process ends. `servers --with-stdin` exits then.
+            // When this process ends, the kernel closes the pipe, and `servers --with-stdin`
+            // exits.
             .stdin(Stdio::piped())
             .stdout(output.try_clone()?)
             .stderr(output)
             // Use a separate process group, so that Ctrl-C reaches only this process, which
             // then stops the children.
             .process_group(0);
-        // Children inherit the CPUs of the thread.
         machine::pin(cpus)?;
         let process = command.spawn();
         machine::pin(back_on)?;
@@ -122,7 +122,6 @@ impl Child {
             };
             if !ends_within(left) {
                 let _ = pidfd_send_signal(process, Signal::KILL);
-                // Wait for the process to end.
                 ends_within(Timespec::try_from(GRACE).unwrap_or_default());
             }
         }

@@ -92,8 +92,8 @@ pub struct Sample {
 pub struct Fairness {
     /// p99 without a stream.
     pub p99_alone_ns: u64,
-    /// p99 during a stream that bypasses the balancer. It shows how much the client and the
-    /// server of the stream slow down the echoes.
+    /// p99 during a stream that bypasses the balancer. The value shows how much the client and
+    /// the server of the stream slow down the echoes.
     pub p99_beside_straight_ns: u64,
     /// p99 during a stream through the balancer.
     pub p99_beside_ns: u64,
@@ -230,10 +230,10 @@ async fn idle(
     Ok(())
 }
 
-/// Measures echoes without a stream, during a stream directly to a server, and during a
-/// stream through the balancer. Client and server of the stream run at the lowest priority,
-/// so that they compete with the echoes only for the balancer. The result of the direct
-/// stream shows how much they compete with the echoes nevertheless.
+/// Measures echoes without a stream, during a stream directly to a server, and during a stream
+/// through the balancer. Client and server of the stream run at the lowest priority, so that
+/// they compete with the echoes only for the balancer. The result of the direct stream shows
+/// how much client and server still slow down the echoes.
 async fn fairness(
     case: &Case,
     balancer: &Balancer,
@@ -378,12 +378,12 @@ impl Sample {
         self.seconds == 0.0
     }
 
-    /// Records the share of resumed sessions; reports an error if it is too low.
+    /// Records the share of resumed sessions. A share that is too low is recorded as an error.
     fn take_resumed(&mut self, tally: &Tally) {
         const MIN_SHARE: f64 = 0.9;
         self.resumed = ratio(tally.resumed as f64, tally.operations as f64);
         if let Some(share) = self.resumed.filter(|share| *share < MIN_SHARE) {
-            let error = format!("only {:.0} % were resumed", share * 100.0);
+            let error = format!("only {:.0} % of the sessions were resumed", share * 100.0);
             self.errors.insert(error, 1);
         }
     }
@@ -433,7 +433,7 @@ pub fn write_pki(directory: &Path) -> io::Result<()> {
     let both = format!("{}{}", server.cert_pem, server.key_pem);
     std::fs::write(directory.join("server-full.pem"), both)?;
     ca.leaf("bench.lb.com").build().write(directory, "client");
-    // All CAs have the same name, so each of them is a candidate issuer of all others.
+    // All CAs have the same name, so each CA is a candidate issuer of all other CAs.
     let maze: Vec<_> = (0..MAZE)
         .map(|_| leastconn_testkit::TestCa::new("maze"))
         .collect();

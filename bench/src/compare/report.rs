@@ -44,9 +44,9 @@ pub struct Line {
     pub p999_ms: Vec<(Kind, Option<Spread>)>,
     /// Operations or MiB per second.
     pub throughput: Vec<(Kind, Option<Spread>)>,
-    /// Ratio of leastconn's cost to that of the best peer.
+    /// Ratio of leastconn's cost to the cost of the best peer.
     pub cost_ratio: Option<Ratio>,
-    /// Ratio of leastconn's p99 to that of the best peer.
+    /// Ratio of leastconn's p99 to the p99 of the best peer.
     pub p99_ratio: Option<Ratio>,
 }
 
@@ -64,7 +64,7 @@ pub struct GrowthLine {
     pub case: String,
     pub unit: String,
     pub cost: Option<Spread>,
-    /// Ratio of the cost to that of the smallest case of the same kind.
+    /// Ratio of the cost to the cost of the smallest case of the same kind.
     pub ratio: Option<Spread>,
     /// Proportional set size while connections were open.
     pub memory_mib: Option<Spread>,

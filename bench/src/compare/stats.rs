@@ -27,8 +27,8 @@ impl Spread {
     }
 
     /// Spread of the ratios of pairs of values. The values of a pair must be from the same
-    /// round, because the speed of the machine may change between rounds. For the same
-    /// reason this is better than the ratio of two medians.
+    /// round, because the speed of the machine may change between rounds. For the same reason,
+    /// ratios per round are better than the ratio of two medians.
     pub fn of_ratios(pairs: impl IntoIterator<Item = (f64, f64)>) -> Option<Self> {
         Self::of(pairs.into_iter().map(|(a, b)| a / b))
     }

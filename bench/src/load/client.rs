@@ -80,8 +80,8 @@ impl TlsOptions {
             roots.add(authority)?;
         }
         let roots = Arc::new(roots);
-        // Offer a single group, so that all balancers do the same work. The default is not
-        // post-quantum, because not all balancers support that.
+        // Offer a single group, so that all balancers do the same work. The default group is
+        // not post-quantum, because some balancers do not support post-quantum groups.
         let group = if self.post_quantum {
             aws_lc_rs::kx_group::X25519MLKEM768
         } else {
@@ -155,8 +155,8 @@ pub struct Target {
     pub from: Option<IpAddr>,
 }
 
-/// A verifier that accepts any certificate. This is safe here, because the load contains no
-/// confidential data.
+/// A verifier that accepts any certificate. The load contains no confidential data, so
+/// verification is not needed.
 #[derive(Debug)]
 struct NoVerification(Arc<CryptoProvider>);
 
@@ -204,7 +204,7 @@ impl Target {
     /// Connects, and performs the TLS handshake.
     ///
     /// # Errors
-    /// With the step that failed.
+    /// The [`Failure`] contains the step that failed.
     pub async fn connect(&self) -> Result<Connection, Failure> {
         self.connect_with(Nagle::Off).await
     }
@@ -212,7 +212,7 @@ impl Target {
     /// As [`Self::connect`], with or without Nagle's algorithm.
     ///
     /// # Errors
-    /// With the step that failed.
+    /// The [`Failure`] contains the step that failed.
     pub async fn connect_with(&self, nagle: Nagle) -> Result<Connection, Failure> {
         let socket = bounded(Step::Connect, self.dial()).await?;
         socket
@@ -232,9 +232,9 @@ impl Target {
         let Some(from) = self.from else {
             return TcpStream::connect(self.address).await;
         };
-        // Bind to an explicit port: with SO_REUSEADDR it can be reused while it is in
-        // TIME_WAIT. With port 0 the kernel does not reuse such ports, and soon has no free
-        // port.
+        // Bind to an explicit port. With SO_REUSEADDR, an explicit port can be reused while it
+        // is in TIME_WAIT. With port 0, the kernel does not reuse ports in TIME_WAIT, and soon
+        // has no free port.
         loop {
             let port = NEXT_PORT.replace(match NEXT_PORT.get() {
                 LAST_PORT.. => FIRST_PORT,
@@ -263,7 +263,7 @@ impl Target {
     /// Connects and sends only a ClientHello.
     ///
     /// # Errors
-    /// With the step that failed.
+    /// The [`Failure`] contains the step that failed.
     pub async fn stall(&self) -> Result<TcpStream, Failure> {
         let mut socket = bounded(Step::Connect, self.dial()).await?;
         if let Some(tls) = &self.tls {
@@ -307,7 +307,7 @@ impl Target {
     /// server.
     ///
     /// # Errors
-    /// With the step that failed.
+    /// The [`Failure`] contains the step that failed.
     pub async fn connect_and_echo(&self, payload: &[u8]) -> Result<Connection, Failure> {
         let mut connection = self.connect().await?;
         self.echo_first(&mut connection, payload).await?;
@@ -317,7 +317,7 @@ impl Target {
     /// Performs the first echo on a new connection.
     ///
     /// # Errors
-    /// With the step that failed.
+    /// The [`Failure`] contains the step that failed.
     pub async fn echo_first(
         &self,
         connection: &mut Connection,

@@ -29,7 +29,7 @@ const OPENERS: usize = 64;
 pub struct Session {
     shared: Rc<Shared>,
     workers: JoinSet<()>,
-    /// Connections of mode `idle`, in which there are no workers.
+    /// Connections of mode `idle`, which has no workers.
     idle: Vec<Connection>,
     began: Cell<Instant>,
     open: usize,

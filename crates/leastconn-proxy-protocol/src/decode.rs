@@ -13,8 +13,8 @@ use super::{Endpoints, FIXED, Header, HeaderError, MAX_REST, MAX_V1, SIGNATURE, 
 /// Bytes after the header are ignored.
 ///
 /// # Errors
-/// Fails as soon as `bytes` cannot be the start of an acceptable header, even if it is
-/// incomplete.
+/// If `bytes` is not the start of an acceptable header. Most errors are returned before the
+/// header is complete. Errors in a line of version 1 are returned when the line is complete.
 pub fn parse(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
     const WORD: &[u8] = b"PROXY ";
     if begins_like(bytes, WORD) {
@@ -30,7 +30,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
     Err(HeaderError::Missing(Unexpected::of(bytes)))
 }
 
-/// Whether `bytes` and `start` agree in as many bytes as the shorter of the two has.
+/// Whether `bytes` starts with `start`, or is a prefix of `start`.
 fn begins_like(bytes: &[u8], start: &[u8]) -> bool {
     bytes
         .iter()

@@ -37,7 +37,7 @@ pub struct ClientTls<'a> {
     pub cn: Option<&'a str>,
     /// Server name that the client requested (SNI).
     pub server_name: Option<&'a str>,
-    /// Negotiated application protocol.
+    /// Negotiated application protocol (ALPN).
     pub alpn: Option<&'a str>,
     /// The name by which the client was authorized, prefixed with its kind: `uri:spiffe://…`
     /// or `dns:…`. Sent as TLV `0xe5`, a type reserved for applications.
@@ -48,7 +48,7 @@ pub struct ClientTls<'a> {
 }
 
 impl<'a> ClientTls<'a> {
-    /// A new session without client certificate, SNI or ALPN.
+    /// Describes a new session without client certificate, SNI or ALPN.
     #[must_use]
     pub const fn new(version: &'a str, cipher: &'a str) -> Self {
         Self {
@@ -107,8 +107,8 @@ impl Version {
         }
     }
 
-    /// Encodes the header for a forwarded connection without IP addresses, such as one
-    /// from a UNIX socket. Its address family is unspecified.
+    /// Encodes the header for a forwarded connection without IP addresses, such as a
+    /// connection from a UNIX socket. The address family in the header is unspecified.
     #[must_use]
     pub fn encode_unspecified(self, tls: Option<&ClientTls<'_>>) -> Vec<u8> {
         match self {
@@ -213,8 +213,8 @@ const fn mapped(end: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Encodes the length of `bytes`. It always fits into 16 bits: texts have at most
-/// [`MAX_TEXT`] bytes, and a certificate that does not fit is not sent.
+/// Encodes a length. Every length fits into 16 bits, because texts have at most [`MAX_TEXT`]
+/// bytes, and a certificate that does not fit is not sent.
 const fn length(bytes: usize) -> [u8; 2] {
     (bytes as u16).to_be_bytes()
 }
@@ -273,8 +273,9 @@ fn push(tlvs: &mut Vec<u8>, kind: u8, value: &[u8]) {
     }
 }
 
-/// The OpenSSL name of an IANA cipher suite. HAProxy sends OpenSSL names, and receivers
-/// expect them. TLS 1.3 cipher suites have the same name in both.
+/// Returns the OpenSSL name of an IANA cipher suite. HAProxy sends OpenSSL names, and
+/// receivers expect these names. The OpenSSL and IANA names of TLS 1.3 cipher suites are the
+/// same.
 fn openssl_name(cipher: &str) -> &str {
     match cipher {
         "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256" => "ECDHE-ECDSA-AES128-GCM-SHA256",

@@ -26,7 +26,7 @@ pub enum HeaderError {
     TooLong(usize),
 }
 
-/// What was received instead of a header.
+/// The data that was received instead of a header.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unexpected {

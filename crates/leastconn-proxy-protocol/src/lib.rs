@@ -3,7 +3,7 @@
 //! A proxy sends a PROXY header before the first byte of a connection to tell the server
 //! which client it forwards. The format is defined by HAProxy's `proxy-protocol.txt`.
 //!
-//! [`parse`] decodes a header from the bytes received so far. [`Version`] encodes one.
+//! [`parse`] decodes a header from the bytes received so far. [`Version`] encodes a header.
 //! [`tlvs`] lists the extensions of a version 2 header.
 //!
 //! Decoding is as strict as the specification allows, because the header decides which
@@ -41,7 +41,7 @@ pub use error::{HeaderError, Unexpected};
 pub use invariants::check_invariants;
 pub use tlv::{Tlv, Tlvs, tlvs};
 
-/// Signature of version 2. It was chosen so that no other protocol starts with it.
+/// Signature of version 2. No other protocol starts with these bytes.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Fixed part of version 2: signature, command, family, and length of the rest.
@@ -54,7 +54,7 @@ const MAX_V1: usize = 107;
 /// two ports, and 4 KiB of TLVs.
 const MAX_REST: usize = 36 + 4096;
 
-/// A decoded header.
+/// A decoded header of version 1 or 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
     /// The sender opened the connection for itself, for example as a health check, or the
@@ -64,18 +64,18 @@ pub enum Header {
     Proxied(Endpoints),
 }
 
-/// The client's and the server's address of a forwarded connection. IPv4-mapped IPv6
-/// addresses are stored as IPv4 addresses.
+/// The addresses of a forwarded connection. IPv4-mapped IPv6 addresses are stored as IPv4
+/// addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoints {
-    /// Address of the client.
+    /// Address and port of the client.
     pub source: SocketAddr,
-    /// Address that the client connected to.
+    /// Address and port that the client connected to.
     pub destination: SocketAddr,
 }
 
 impl Endpoints {
-    /// Converts both addresses to canonical form (IPv4-mapped IPv6 to IPv4).
+    /// Creates endpoints from two addresses. IPv4-mapped IPv6 addresses are converted to IPv4.
     #[must_use]
     pub const fn new(source: SocketAddr, destination: SocketAddr) -> Self {
         Self {

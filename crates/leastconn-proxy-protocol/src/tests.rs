@@ -212,8 +212,8 @@ fn checksum_is_verified() {
             let mut changed = sealed.clone();
             changed[at] ^= 1 << bit;
             let changed = parse(&changed);
-            // The exception is a flipped bit in the type of the checksum's TLV: the TLV then
-            // has an unknown type and is ignored.
+            // A flipped bit in the type of the checksum TLV is not detected: the TLV then has
+            // an unknown type and is ignored.
             if changed.is_ok() {
                 assert_eq!(at, FIXED + V4.len() + 4, "bit {bit} of byte {at}");
             }
@@ -424,7 +424,7 @@ fn address() -> impl Strategy<Value = SocketAddr> {
 
 use std::net::IpAddr;
 
-/// Headers that are almost valid. Random bytes hardly ever come close to a valid header.
+/// Headers that are almost valid. Random bytes are rarely close to a valid header.
 fn almost_valid() -> impl Strategy<Value = Vec<u8>> {
     let line = "PROXY (TCP4|TCP6|UNKNOWN|[A-Z]{0,8})( [0-9a-f.:]{0,12}){0,5}\r?\n?";
     let family = prop_oneof![Just(0x11), Just(0x21), Just(0x00), any::<u8>()];

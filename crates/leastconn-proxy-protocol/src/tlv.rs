@@ -41,11 +41,11 @@ impl<'a> Iterator for Tlvs<'a> {
     }
 }
 
-/// Lists the TLVs of a complete header, in the order in which they occur.
+/// Lists the TLVs of a complete header, in the order of the header.
 ///
-/// Pass exactly the header, without the bytes that follow it: the length is the one that
-/// [`parse`](crate::parse) returned. Headers of version 1, `LOCAL` headers and incomplete
-/// headers yield nothing.
+/// `header` must not contain the bytes that follow the header. [`parse`](crate::parse) returns
+/// the length of the header. Headers of version 1, `LOCAL` headers and incomplete headers
+/// yield nothing.
 ///
 /// ```
 /// use leastconn_proxy_protocol::{ClientTls, Endpoints, Version, tlvs};

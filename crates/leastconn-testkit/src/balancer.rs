@@ -1,10 +1,10 @@
 //! Runs the balancer as a child process, and gives access to its log, access log, metrics
 //! and signals.
 //!
-//! The balancer must log JSON to standard error, with an event `listening` (fields
-//! `listener`, which is `admin` for the admin address, and `address`) for each bound
-//! socket and then an event `ready`. The access log must go to standard output, one
-//! JSON object per line.
+//! The balancer must log JSON to standard error: an event `listening` for each bound socket,
+//! and then an event `ready`. The fields of `listening` are `listener`, which is `admin` for
+//! the admin address, and `address`. The access log must go to standard output, one JSON
+//! object per line.
 
 mod lines;
 #[cfg(test)]
@@ -69,7 +69,7 @@ impl fmt::Display for StartError {
     }
 }
 
-// The text is the same as for `Display`, because tests print the error through `unwrap`.
+// `Debug` prints the same text as `Display`, because `unwrap` prints errors with `Debug`.
 impl fmt::Debug for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -193,8 +193,8 @@ impl Balancer {
         listening(&line, listener).unwrap()
     }
 
-    /// Waits until a listener has this address. Needed after a reload, because a test may
-    /// know the result of the reload before the log lines have been read.
+    /// Waits until a listener has this address. Tests need this method after a reload, because
+    /// the result of the reload may arrive before the log lines.
     ///
     /// # Panics
     /// After [`DEADLINE`].
@@ -214,7 +214,7 @@ impl Balancer {
         self.address("admin")
     }
 
-    /// The access records so far.
+    /// Returns the access records so far.
     ///
     /// # Panics
     /// If a line is not a JSON object.
@@ -246,7 +246,7 @@ impl Balancer {
         self.records()
     }
 
-    /// The log so far.
+    /// Returns the lines that the process has written to standard error so far.
     pub fn stderr(&self) -> String {
         self.stderr.with(|lines| lines.join("\n"))
     }
@@ -400,8 +400,8 @@ impl Balancer {
             .unwrap_or_else(|| panic!("still running after {limit:?}:\n{}", self.stderr()))
     }
 
-    /// As [`Self::wait_exit`], but also waits until all output has been read, so that
-    /// records and log are complete. Not usable after an upgrade, because the successor
+    /// As [`Self::wait_exit`], but also waits until all output has been read, so that records
+    /// and log are complete. Do not use this method after an upgrade, because the successor
     /// keeps the pipes open.
     ///
     /// # Panics

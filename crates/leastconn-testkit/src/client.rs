@@ -28,8 +28,8 @@ pub struct TlsClient {
 }
 
 impl TlsClient {
-    /// Creates a client for TLS 1.2 and 1.3. It does not resume sessions, so it presents
-    /// its certificate in every handshake.
+    /// Creates a client for TLS 1.2 and 1.3. The client does not resume sessions, so it
+    /// presents its certificate in every handshake.
     pub fn new(ca: &TestCa, cert: Option<&Cert>) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(ca.cert().der().clone()).unwrap();
@@ -82,8 +82,8 @@ impl TlsClient {
         self.rebuilt()
     }
 
-    /// Connects to `addr` and completes the client's handshake. In TLS 1.3 the server may
-    /// refuse the certificate afterwards; the first read then fails.
+    /// Connects to `addr` and completes the client's handshake. In TLS 1.3, the server may
+    /// refuse the certificate after the client's handshake. The first read then fails.
     ///
     /// # Errors
     /// If connecting or the handshake fails; see [`alert`].

@@ -1,7 +1,7 @@
 //! Test data: a byte pattern without short periods, and digests.
 
-/// The byte of the pattern at `offset`. It is a multiplicative hash of the offset, so that
-/// tests detect lost, repeated and reordered pieces.
+/// Returns the byte of the pattern at `offset`. The byte is a multiplicative hash of the
+/// offset, so that tests detect lost, repeated and reordered pieces.
 fn pattern_byte(offset: u64) -> u8 {
     (offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
 }

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 /// Faults in one direction. The default has no faults.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
-    /// Maximum number of bytes per write. Each write is sent in its own segment.
+    /// Maximum number of bytes per write. Each write is sent in a separate segment.
     pub slice: Option<usize>,
     /// Delay before every write.
     pub delay: Duration,

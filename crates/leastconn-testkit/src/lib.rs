@@ -1,9 +1,9 @@
 //! Test support for leastconn: certificates, upstream servers, a TLS client, a faulty
 //! network, and the balancer as a child process.
 //!
-//! Everything binds to port 0 on loopback. Functions that wait for an event have a
-//! deadline; no function sleeps for a fixed time. All of them are `async`, so that a test
-//! on a single-threaded runtime does not block the upstream that it waits for.
+//! Everything binds to port 0 on loopback. Functions that wait for an event have a deadline
+//! and do not sleep for a fixed time. They are `async`, so that a test on a single-threaded
+//! runtime does not block the upstream that it waits for.
 // Functions in this crate may panic, because only tests call them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -28,8 +28,8 @@ pub use upstream::{Behaviour, Upstream};
 use std::future::Future;
 use std::time::Duration;
 
-/// Default time limit for waiting. It is long, because the machine may be busy with other
-/// tests, and only a failing test waits this long. Use a shorter limit if a timer of the
+/// Default time limit for waiting. The limit is long, because the machine may be busy with
+/// other tests. Only a failing test waits this long. Use a shorter limit if a timer of the
 /// balancer would also cause the event. For example, the balancer polls its files every ten
 /// seconds.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -45,8 +45,8 @@ pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Out
     }
 }
 
-/// Calls `probe` every 10 ms until it returns `Ok`. Use it for state that causes no event,
-/// such as the file descriptors of another process.
+/// Calls `probe` every 10 ms until it returns `Ok`. Tests use this function for state that
+/// causes no event, such as the file descriptors of another process.
 ///
 /// # Errors
 /// Returns the last error of `probe` when `limit` is reached.

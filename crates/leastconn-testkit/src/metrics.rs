@@ -9,7 +9,7 @@ pub type Metrics = HashMap<String, f64>;
 /// Parses the text format.
 ///
 /// # Panics
-/// If a line is invalid. Prometheus would reject the whole response because of such a line.
+/// If a line is invalid. Prometheus rejects a response that contains an invalid line.
 pub fn parse(text: &str) -> Metrics {
     text.lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))

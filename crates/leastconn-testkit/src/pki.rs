@@ -34,13 +34,13 @@ const DAY: i64 = 24 * 60 * 60;
 pub struct Cert {
     /// The leaf, followed by intermediates, without the root.
     pub chain_der: Vec<CertificateDer<'static>>,
-    /// PKCS #8.
+    /// Private key in PKCS #8, DER.
     pub key_der: PrivateKeyDer<'static>,
     /// The chain, in the order of `chain_der`.
     pub cert_pem: String,
-    /// PKCS #8.
+    /// Private key in PKCS #8, PEM.
     pub key_pem: String,
-    /// Lower-case hexadecimal without separators or leading zero bytes.
+    /// Serial number in lower-case hexadecimal, without separators or leading zero bytes.
     pub serial_hex: String,
 }
 
@@ -75,7 +75,7 @@ impl Cert {
         &self.chain_der[0]
     }
 
-    /// Returns a resolver that presents this certificate. It omits the checks of
+    /// Returns a resolver that presents this certificate, without the checks of
     /// `with_client_auth_cert`.
     pub fn resolver(&self) -> Arc<SingleCertAndKey> {
         let key = aws_lc_rs::default_provider()
@@ -168,7 +168,7 @@ impl TestCa {
         Self::from_parts(params, key, der, |_| Vec::new())
     }
 
-    /// An intermediate CA. Its leaves include their chain.
+    /// An intermediate CA. The certificates that it issues include their chain.
     ///
     /// A verifier that checks the whole chain needs the CRLs of the root and of the
     /// intermediate CA. To combine them, concatenate the PEM texts.
@@ -192,8 +192,8 @@ impl TestCa {
         Self::from_parts(params, key, der, |der| [&[der], &self.chain[..]].concat())
     }
 
-    /// A certificate with the subject `name` that this CA issues for the key of `other`. It
-    /// gives leaves of `other` a second certification path.
+    /// A certificate with the subject `name` that this CA issues for the key of `other`. With
+    /// this certificate, leaves of `other` have a second certification path.
     pub fn cross_sign(&self, other: &Self, name: &str) -> CertificateDer<'static> {
         let (params, _) = ca_params(name);
         let signed = params.signed_by(other.issuer.key(), &self.issuer);

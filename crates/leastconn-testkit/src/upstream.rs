@@ -24,9 +24,9 @@ const BACKLOG: u32 = 4096;
 /// What happens to open connections when a server stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenConnections {
-    /// They stay open; only new connections are refused.
+    /// Open connections stay open. New connections are refused.
     Keep,
-    /// They are closed, as if the process had been killed.
+    /// Open connections are closed, as if the process had been killed.
     Close,
 }
 
@@ -43,8 +43,8 @@ pub struct Upstream {
     name: String,
     state: Arc<State>,
     accepting: Mutex<Option<Accepting>>,
-    /// A socket that is bound and never listens. It reserves the port while the server is
-    /// stopped.
+    /// A socket that is bound and never listens. The socket reserves the port while the server
+    /// is stopped.
     _reservation: TcpSocket,
 }
 
@@ -147,7 +147,7 @@ impl Upstream {
         &self.name
     }
 
-    /// Number of connections accepted so far, including those before restarts.
+    /// Number of connections accepted so far, including connections before restarts.
     pub fn accepted(&self) -> u64 {
         self.state.counts.borrow().accepted
     }
@@ -229,8 +229,8 @@ impl Drop for Upstream {
 
 fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
-    // Needed because the reservation, and closed connections in TIME_WAIT, use the same
-    // port.
+    // `SO_REUSEADDR` is needed because the reservation, and closed connections in TIME_WAIT,
+    // use the same port.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     Ok(socket)

@@ -11,8 +11,8 @@ use support::NOW;
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let (Some(what), Some(Ok(count))) = (args.next(), args.next().map(|n| n.parse())) else {
-        // `cargo bench` runs every benchmark and passes its own arguments. Only print a hint
-        // then.
+        // `cargo bench` runs every benchmark with arguments of its own. In that case, only
+        // print a hint.
         eprintln!("instructions: counted by scripts/instructions.sh");
         return ExitCode::SUCCESS;
     };

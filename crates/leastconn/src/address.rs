@@ -19,21 +19,20 @@ pub enum Address {
     Name {
         /// The host name, not resolved.
         host: Arc<str>,
-        /// The port.
+        /// The TCP port.
         port: u16,
     },
     /// The path of a UNIX stream socket.
     Unix(Arc<Path>),
 }
 
-/// Prefix of UNIX socket addresses.
 const UNIX_PREFIX: &str = "unix:";
 
 /// Maximum length of a UNIX socket path: `sun_path` without the terminating NUL.
 const MAX_PATH: usize = 107;
 
 impl Address {
-    /// The port. `None` for a UNIX socket.
+    /// Returns the port. Returns `None` for a UNIX socket.
     pub const fn port(&self) -> Option<u16> {
         match self {
             Self::Ip(address) => Some(address.port()),

@@ -12,8 +12,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Delays from `min` to `max`. A `max` below `min` is raised to `min`. If `min` is zero, all
-    /// delays are zero.
+    /// Creates a backoff with delays from `min` to `max`. A `max` below `min` is raised to
+    /// `min`. If `min` is zero, all delays are zero.
     pub fn new(min: Duration, max: Duration) -> Self {
         Self {
             min,
@@ -37,7 +37,7 @@ impl Backoff {
     }
 }
 
-/// A random fraction of `duration`: `duration * random / 2^64`.
+/// Returns a random fraction of `duration`: `duration * random / 2^64`.
 pub fn share(duration: Duration, random: u64) -> Duration {
     // A duration above 584 years is reduced, so that the product fits into 128 bits.
     let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);

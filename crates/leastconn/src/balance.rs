@@ -1,8 +1,8 @@
 //! Balancing algorithms: which of the available servers gets the next connection.
 //!
-//! Each algorithm is one type that implements [`Picker`], in a file of its own. A new
-//! algorithm needs a file, a variant in [`Balance`] and a variant in [`AnyPicker`]. The
-//! compiler reports every `match` below that lacks the new variant.
+//! Each algorithm is a type that implements [`Picker`], in a separate file. A new algorithm
+//! needs a file, a variant in [`Balance`] and a variant in [`AnyPicker`]. The compiler reports
+//! every `match` below that lacks the new variant.
 //!
 //! Algorithms do not depend on servers, locks or clocks: an algorithm sees [`Open`] servers
 //! through a [`PickContext`] and counts the connection with [`PickContext::try_acquire`]. The
@@ -65,7 +65,7 @@ pub enum Balance {
 }
 
 impl Balance {
-    /// All algorithms.
+    /// All algorithms, in the order of the variants.
     pub const ALL: &'static [Self] = &[
         Self::LeastConn,
         Self::P2c,
@@ -74,7 +74,7 @@ impl Balance {
         Self::SourceHash,
     ];
 
-    /// The name: `least_conn`, `p2c`, `round_robin`, `random` or `source_hash`.
+    /// Returns the name: `least_conn`, `p2c`, `round_robin`, `random` or `source_hash`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::LeastConn => "least_conn",
@@ -103,7 +103,7 @@ impl fmt::Display for Balance {
     }
 }
 
-/// One of the algorithms, with the state that it keeps from pick to pick.
+/// A balancing algorithm with the state that it keeps between picks.
 #[derive(Debug)]
 pub(crate) enum AnyPicker {
     LeastConn(LeastConn),

@@ -69,7 +69,7 @@ pub struct Balancer {
     /// Time of the last removal of idle clients, in seconds since `started`.
     swept: AtomicU64,
     _checker: Option<Checker>,
-    /// The task that updates the members. It is aborted when the balancer is dropped.
+    /// The task that updates the members. The task is aborted when the balancer is dropped.
     _discovery: JoinSet<()>,
 }
 
@@ -82,13 +82,13 @@ const SWEEP_INTERVAL: u64 = 60;
 pub struct Transfer {
     /// The server.
     pub server: ServerId,
-    /// Attempts to connect, including the successful one.
+    /// Number of attempts to connect, including the successful attempt.
     pub attempts: u32,
-    /// Bytes from the client to the server.
+    /// Number of bytes relayed from the client to the server.
     pub received: u64,
-    /// Bytes from the server to the client.
+    /// Number of bytes relayed from the server to the client.
     pub sent: u64,
-    /// How the connection ended.
+    /// The reason code: how the connection ended.
     pub reason: Reason,
 }
 
@@ -108,7 +108,7 @@ pub enum BalanceError {
 }
 
 impl BalanceError {
-    /// The reason code.
+    /// Returns the reason code of the error.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Refused(refusal) => refusal.reason(),
@@ -124,7 +124,7 @@ impl BalanceError {
 pub struct UnknownServer(pub String);
 
 impl Balancer {
-    /// Starts building a balancer for the servers of the upstream `upstream`.
+    /// Starts building a balancer for the servers of the upstream named `upstream`.
     pub fn builder(upstream: &str) -> BalancerBuilder {
         BalancerBuilder {
             pool: Pool::builder(upstream).seed(net::random()),
@@ -141,8 +141,8 @@ impl Balancer {
     /// [`Selector::all`] selects all servers.
     ///
     /// # Errors
-    /// If there is no present member with one of the names. To allow servers that
-    /// may join later, use [`Selector::named`].
+    /// If a name in `names` is not the name of a present member. To allow servers that may
+    /// join later, use [`Selector::named`].
     pub fn select<'a>(
         &self,
         names: impl IntoIterator<Item = &'a str>,
@@ -160,8 +160,8 @@ impl Balancer {
     }
 
     /// Admits a connection of `client`, connects to a server that the pool picks from the
-    /// `allowed` servers, and relays until the connection ends. If connecting fails, it tries
-    /// the next server. [`Transfer::reason`] tells how the connection ended.
+    /// `allowed` servers, and relays until the connection ends. If connecting fails, the next
+    /// server is tried. [`Transfer::reason`] is the reason why the connection ended.
     ///
     /// The identity of the client is also used as the source for [`Balance::SourceHash`].
     ///
@@ -222,7 +222,7 @@ impl Balancer {
     }
 }
 
-/// Builds a [`Balancer`].
+/// Builds a [`Balancer`]; see [`Balancer::builder`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct BalancerBuilder {
@@ -235,7 +235,7 @@ pub struct BalancerBuilder {
 }
 
 impl BalancerBuilder {
-    /// Adds a server.
+    /// Adds a server to the initial members of the pool.
     pub fn server(mut self, server: ServerSpec) -> Self {
         self.pool = self.pool.server(server);
         self
@@ -301,8 +301,8 @@ impl BalancerBuilder {
         self
     }
 
-    /// Sets the seed of tie-breaking and of random choices, for repeatable tests. The default
-    /// is random.
+    /// Sets the seed for tie-breaking and for random choices, for repeatable tests. The
+    /// default is random.
     pub fn seed(mut self, seed: u64) -> Self {
         self.pool = self.pool.seed(seed);
         self

@@ -7,9 +7,9 @@ use crate::{Pool, ServerSpec};
 /// Yields snapshots of the whole membership. Each snapshot replaces the previous one.
 /// [`follow`] applies the snapshots to a pool.
 ///
-/// The implementation decides how to handle a failed lookup. It should keep its last
-/// snapshot, and it should remove a server that is missing from an answer only after a delay.
-/// Otherwise a failing resolver would take servers down.
+/// The implementation decides how to handle a failed lookup. An implementation should keep its
+/// last snapshot. If a server is missing from an answer, the implementation should remove the
+/// server only after a delay. Otherwise a failing resolver would take servers down.
 ///
 /// ```
 /// use leastconn::{Address, Discover, ServerSpec};
@@ -41,7 +41,7 @@ impl<D: Discover> Discover for &mut D {
     }
 }
 
-/// A fixed list of servers. Yields a single snapshot.
+/// A fixed list of servers, which yields a single snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct StaticServers(Option<Vec<ServerSpec>>);
 

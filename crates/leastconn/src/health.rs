@@ -11,15 +11,16 @@
 //!
 //! Passive checks work as in nginx: `max_fails` consecutive connect failures, each at most
 //! `fail_timeout` after the previous one, eject a server for `fail_timeout`. Then one trial
-//! connection is allowed. If it succeeds, the ejection ends. If it fails, the server is
-//! ejected again, for `fail_timeout` multiplied by the number of consecutive ejections (at
-//! most [`MAX_EJECTION`]). With active checks, `rise` consecutive successful probes also end
-//! an ejection. Connection attempts do not extend an ejection if they started before it, or
-//! if they used the ejected server as a last resort.
+//! connection is allowed. If the trial succeeds, the ejection ends. If the trial fails, the
+//! server is ejected again, for `fail_timeout` multiplied by the number of consecutive
+//! ejections (at most [`MAX_EJECTION`]). With active checks, `rise` consecutive successful
+//! probes also end an ejection. Two kinds of failed connection attempts do not extend an
+//! ejection: attempts that started before the ejection, and attempts that dialled the ejected
+//! server because no server was available.
 //!
 //! At most the fraction `max_ejected` of the servers of an upstream is ejected at once, like
-//! `max_ejection_percent` in Envoy: if all servers fail at once, the cause is probably not in
-//! the servers.
+//! `max_ejection_percent` in Envoy. If all servers fail at the same time, the servers are
+//! probably not the cause.
 //!
 //! Consecutive failures are counted without fixed time windows. A window can end between two
 //! failures that are close together, and a server that fails every connect might then never
@@ -59,11 +60,11 @@ pub struct Ratio {
 impl Ratio {
     const ONE: f64 = 1e6;
 
-    /// 0.5.
+    /// One half: 0.5.
     pub const HALF: Self = Self {
         millionths: 500_000,
     };
-    /// 1.
+    /// The whole: 1.
     pub const ALL: Self = Self {
         millionths: 1_000_000,
     };
@@ -76,7 +77,7 @@ impl Ratio {
         })
     }
 
-    /// The fraction, from 0 to 1.
+    /// Returns the fraction, from 0 to 1.
     pub fn get(self) -> f64 {
         f64::from(self.millionths) / Self::ONE
     }
@@ -114,8 +115,9 @@ pub struct PassivePolicy {
 }
 
 impl PassivePolicy {
-    /// The number of servers that may be ejected at once: `max_ejected` times `servers`,
-    /// rounded down. With several servers, it is at least one unless `max_ejected` is 0.
+    /// Returns the number of servers that may be ejected at once: `max_ejected` times
+    /// `servers`, rounded down. With several servers, the number is at least 1, unless
+    /// `max_ejected` is 0.
     pub const fn max_ejected_of(&self, servers: usize) -> usize {
         let share = self.max_ejected.of(servers);
         if share == 0 && servers > 1 && self.max_ejected.millionths > 0 {
@@ -138,7 +140,8 @@ impl Default for PassivePolicy {
     }
 }
 
-/// The state of the upstream, on which the health of each of its servers depends.
+/// The state of an upstream, which affects how probes and connect failures change the health
+/// of one server of the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Siblings {
@@ -160,7 +163,7 @@ impl Siblings {
         }
     }
 
-    /// The same state, but without an available server.
+    /// Returns the state with `any_available` set to `false`.
     #[must_use]
     pub const fn none_available(self) -> Self {
         Self {
@@ -170,14 +173,14 @@ impl Siblings {
     }
 }
 
-/// Whether a server can be given connections.
+/// Whether connections are sent to a server, according to probes and connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Availability {
     /// Connections are sent to the server.
     Up,
     /// Connects failed. A trial connection is allowed from this time on.
     Ejected(Instant),
-    /// Probes failed.
+    /// Probes failed. The server gets connections only while no server is available.
     Down,
 }
 
@@ -196,8 +199,8 @@ pub struct Health {
     failures: u32,
     last_failure: Option<Instant>,
     ejected_until: Option<Instant>,
-    /// Start of the last ejection. It is kept after the ejection has ended, because failures
-    /// of connects that started before the ejection are ignored.
+    /// Start of the last ejection, even if the ejection has ended. Failures of connects that
+    /// started before this time are ignored.
     ejected_at: Option<Instant>,
     /// Consecutive ejections.
     ejections: u32,
@@ -206,7 +209,8 @@ pub struct Health {
 }
 
 impl Health {
-    /// A server that is up. If `active` is `None`, results of probes are ignored.
+    /// Creates the health of a server that is up. If `active` is `None`, results of probes are
+    /// ignored.
     pub const fn new(active: Option<ActivePolicy>, passive: PassivePolicy) -> Self {
         Self {
             active,
@@ -224,7 +228,7 @@ impl Health {
         }
     }
 
-    /// Whether the server can be given connections now.
+    /// Returns whether connections are sent to the server.
     pub const fn availability(&self) -> Availability {
         match (self.is_up, self.ejected_until) {
             (false, _) => Availability::Down,
@@ -233,7 +237,7 @@ impl Health {
         }
     }
 
-    /// The end of the ejection, even while the server is down.
+    /// Returns the end of the ejection, also while the server is down.
     pub(crate) const fn ejected_until(&self) -> Option<Instant> {
         self.ejected_until
     }
@@ -275,8 +279,8 @@ impl Health {
             return;
         }
         if self.ejected_until.is_some() {
-            // Other attempts during an ejection use the server as a last resort and are
-            // expected to fail.
+            // Other attempts dial the ejected server only because no server is available. Such
+            // attempts are expected to fail.
             if self.trial_started.is_some_and(|trial| started >= trial) {
                 self.eject(now);
             }

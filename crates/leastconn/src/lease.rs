@@ -4,10 +4,10 @@ use std::fmt;
 
 use crate::{server::Server, sync::Arc};
 
-/// One connection in flight on a server. It is counted from the pick, before the server is
-/// dialled, until the lease is dropped.
+/// One connection in flight on a server. The connection is counted from the pick, before the
+/// server is dialled, until the lease is dropped.
 ///
-/// The lease is a guard, like `PendingRequests` in tower: no explicit release call is needed,
+/// The lease is a guard, like `PendingRequests` in tower. It needs no explicit release call,
 /// so neither an early return nor a panic leaks a count.
 #[must_use = "the connection counts only while the lease is held"]
 pub struct Lease(Arc<Server>);

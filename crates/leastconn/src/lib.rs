@@ -1,10 +1,10 @@
 //! Least-connections load balancing for TCP.
 //!
-//! Each connection goes to the server with the fewest connections. The library limits
-//! clients, picks a server and counts the connection before the server is dialled, tries
-//! another server if the first one does not answer, relays bytes in both directions, and
-//! tracks the health of the servers. It supports neither TLS nor configuration files; the
-//! program `leastconn-lb` adds both.
+//! Each connection goes to the server with the fewest connections. The library limits clients
+//! and picks a server for each connection. The connection is counted before the server is
+//! dialled. If the server does not answer, another server is tried. Then bytes are relayed in
+//! both directions. The library also tracks the health of the servers. It does not support TLS
+//! or configuration files; the program `leastconn-lb` adds both.
 //!
 //! # A load balancer
 #![cfg_attr(feature = "tokio", doc = "```no_run")]
@@ -50,7 +50,7 @@
 //! |---|---|
 //! | [`Pool`] | the servers of one upstream; [`Pool::pick`] chooses one by a [`Balance`] algorithm and counts the connection on it in one step |
 //! | [`Lease`] | counts one connection on a server until it is dropped |
-//! | [`Selector`], [`Candidates`], [`Tried`] | the servers that a client may use, those of them that are members now, and those that failed for this connection |
+//! | [`Selector`], [`Candidates`], [`Tried`] | the servers that a client may use; the present members among them; the servers that were already tried for a connection |
 //! | [`Discover`] | a source of members: a pool can change while it is in use |
 //! | [`Limiter`], [`Permit`] | connection rate and concurrency of each client, in bounded memory |
 //! | [`health`] | when failed connects and probes take a server out, and when it returns |
@@ -58,9 +58,9 @@
 //! | [`net::relay`](net::relay()) | relays bytes in both directions, with half-close, resets and timeouts |
 //! | [`net::Checker`] | probes the servers |
 //!
-//! Everything except `net` and [`Balancer`] has no clock, no I/O and no tasks: the time is an
-//! argument, and random choices come from a seed. Programs that open connections themselves
-//! can use these parts on any runtime:
+//! Outside `net` and [`Balancer`], the library uses no clock, no I/O and no tasks. The caller
+//! passes the current time, and a seed for random choices. Programs with networking code of
+//! their own can use these parts on any runtime:
 //!
 //! ```
 //! use std::time::Instant;
@@ -110,7 +110,7 @@
 //!     .server(ServerSpec::new("a", "10.0.0.1:80".parse::<Address>()?))
 //!     .server(ServerSpec::new("b", "10.0.0.2:80".parse::<Address>()?))
 //!     .balance(Balance::SourceHash)
-//!     // A server that recovers has its whole share after a minute.
+//!     // A recovered server gets its whole share of connections after a minute.
 //!     .slow_start(Duration::from_secs(60))
 //!     .build()?;
 //!
@@ -134,26 +134,27 @@
 //!
 //! - Picking and counting are one step. With least connections, the numbers of concurrent
 //!   connections on equal servers never differ by more than one.
-//! - Every connection that is being dialled or is open on a server holds a lease. Dropping
-//!   the lease ends the count of the connection, even if a future is cancelled or a task
-//!   panics.
+//! - A connection holds a lease while its server is dialled and while the connection is open.
+//!   When the lease is dropped, the connection no longer counts. This also happens if a future
+//!   is cancelled or a task panics.
 //! - In each round of connection attempts, every server is tried at most once. The client
 //!   does not notice the retries.
 //! - Bytes are relayed in order and exactly once. The end of a direction is forwarded only if
 //!   the sender has ended it, and only after all of the sender's bytes.
 //! - A connection that failed is reset, so that the peer does not mistake it for a complete
 //!   one.
-//! - A slow reader stops its sender. A connection buffers at most 128 KiB in each direction
-//!   (256 KiB while splicing), and nothing while it is idle.
+//! - A slow receiver applies backpressure to its sender. A connection buffers at most 128 KiB
+//!   in each direction (256 KiB while splicing), and nothing while it is idle.
 //! - Exhaustion of the balancer's own resources (file descriptors, memory, local ports) does not
 //!   change the health of servers.
 //! - No `unsafe` code.
 //!
 //! # Cancel safety
 //!
-//! Every future may be dropped at any time. Its connections no longer count, and those that
-//! were not complete are reset, so that no peer mistakes them for complete connections.
-//! Dropping a [`net::Checker`], or the [`Balancer`] that owns it, ends its probes.
+//! Every future may be dropped at any time. The connections of a dropped future no longer
+//! count. Incomplete connections are reset, so that no peer mistakes them for complete
+//! connections. Dropping a [`net::Checker`], or the [`Balancer`] that owns it, ends its
+//! probes.
 //!
 //! # Features
 //!

@@ -1,21 +1,21 @@
 //! Per-client limits: the rate of new connections and the number of concurrent connections.
 //!
 //! The rate is a token bucket, see [`RateLimit`]. In any period of `t` seconds, at most
-//! `burst + rate * t` connections of a client are admitted. If the client has not used its
-//! burst and retries all the time, more than `burst + rate * t - 1` connections are admitted.
-//! Refused connections use no tokens.
+//! `burst + rate * t` connections of a client are admitted. If the client starts with an
+//! unused burst and retries continuously, more than `burst + rate * t - 1` connections are
+//! admitted. Refused connections use no tokens.
 //!
 //! A client is forgotten only when it has no open connections and its bucket is full. An
 //! unknown client is in the same state, so forgetting a client does not grant it another
 //! burst. The table has a fixed capacity. While the table is full, a limiter made with
-//! [`Limiter::new`] refuses unknown clients and serves known clients as before. A limiter
-//! made with [`Limiter::forgetful`] instead forgets clients without connections early,
-//! starting with those whose buckets are full soonest.
+//! [`Limiter::new`] refuses unknown clients and serves known clients as before. A limiter made
+//! with [`Limiter::forgetful`] instead forgets clients without connections early, in the order
+//! in which their buckets become full.
 //!
 //! Cost: one uncontended lock and one or two hash lookups per connection, and about 200 bytes per
 //! remembered client.
 //!
-//! Source: in Envoy issues 14664 and 27853, users ask for limits per certificate.
+//! Envoy issues 14664 and 27853 request limits per client certificate.
 
 mod rate;
 
@@ -72,7 +72,8 @@ impl Limits {
     }
 }
 
-/// The client was not admitted. The attempt does not count against its limits.
+/// The reason why a client was not admitted. The refused attempt does not count against the
+/// client's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -94,7 +95,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The reason code.
+    /// Returns the reason code of the refusal.
     pub const fn reason(&self) -> Reason {
         match self {
             Self::RateLimited { .. } => Reason::RateLimited,
@@ -137,7 +138,7 @@ struct Entry {
 
 impl Entry {
     fn admit(&mut self, limits: &Limits, now: u64) -> Result<Permit, Refusal> {
-        // Concurrently, the count can only decrease before the increment below: only
+        // Until the increment below, other threads can only decrease the count: only
         // admissions increase it, and admissions hold the lock of the shard.
         let open = self.open.load(Ordering::Acquire);
         if limits
@@ -179,13 +180,13 @@ const MAX_SHARDS: usize = 64;
 /// With many small shards, some would be full long before the table is full.
 const MIN_SHARD: usize = 1024;
 
-/// Early forgetting removes `1 / EARLY_FRACTION` of the clients of a shard at once. A pass
-/// over the whole shard is therefore rare.
+/// Early forgetting removes `1 / EARLY_FRACTION` of the clients of a shard at once, so that
+/// passes over the whole shard are rare.
 const EARLY_FRACTION: usize = 16;
 
 /// Minimum time between two sweeps of a full shard, in nanoseconds per client in the shard.
-/// It is about a hundred times the cost of checking one client, so that during a flood of
-/// unknown clients at most one percent of a core is spent on sweeps.
+/// The value is about a hundred times the cost of checking one client. During a flood of
+/// unknown clients, sweeps therefore use at most one percent of a core.
 const SWEEP_INTERVAL_PER_CLIENT: u64 = 1_000;
 
 impl Limiter {
@@ -240,7 +241,7 @@ impl Limiter {
         Ok(permit)
     }
 
-    /// Number of connections that `client` has open.
+    /// Returns the number of open connections of `client`.
     pub fn open(&self, client: &ClientId) -> u64 {
         lock(self.shard(client))
             .clients
@@ -248,7 +249,8 @@ impl Limiter {
             .map_or(0, |entry| entry.open.load(Ordering::Acquire))
     }
 
-    /// Number of remembered clients.
+    /// Returns the number of clients in the table. Idle clients count until they are
+    /// forgotten.
     pub fn len(&self) -> usize {
         self.shards
             .iter()
@@ -256,14 +258,14 @@ impl Limiter {
             .sum()
     }
 
-    /// Whether no client is remembered.
+    /// Whether the table contains no client.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Forgets the clients that are idle at `now` and releases their memory. Call it
-    /// periodically, for example every minute. While the table has room, the call does not
-    /// affect any later decision.
+    /// periodically, for example every minute. While the table is not full, the call does not
+    /// change any later decision.
     pub fn forget_idle(&self, now: Instant) {
         let now = self.stamp(now);
         for shard in &self.shards {

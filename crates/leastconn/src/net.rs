@@ -25,16 +25,16 @@ pub use relay::{OnTruncation, RelayOutcome, RelayPolicy, Traffic, relay};
 pub use stream::{Fault, Stream};
 pub use unix::{connect_unix, from_unix};
 
-/// Returns the monotonic time. All code reads the clock through this function.
+/// Returns the monotonic time. The library reads the clock only through this function.
 ///
-/// It is Tokio's clock, so that it also stops when a test pauses Tokio's timers. With a
-/// different clock, a timer could fire before the time at which it is due.
+/// The clock is Tokio's, so it also stops when a test pauses Tokio's timers. With a different
+/// clock, a timer could fire before it is due.
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Returns a random number for jitter and for breaking ties. It differs between calls and
-/// between processes, but is not suitable for secrets.
+/// Returns a random number for jitter and for breaking ties. The number differs between calls
+/// and between processes, but is not suitable for secrets.
 pub fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)

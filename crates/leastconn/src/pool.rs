@@ -2,10 +2,10 @@
 //!
 //! A pick chooses a server (see [`crate::balance`]) and counts the connection on it with a
 //! compare-and-swap of the word that it has read. If another thread has changed the word
-//! meanwhile, the pick chooses again. Picks are lock-free, except that the pick of an ejected
+//! since, the pick chooses again. Picks are lock-free, except that the pick of an ejected
 //! server for a trial connection takes the lock of that server.
 //!
-//! Cost: one cache line and some nanoseconds per candidate, which are microseconds for 1,000
+//! Cost: one cache line and a few nanoseconds per candidate, so a few microseconds for 1,000
 //! servers (`benches/core.rs`). A heap would need a lock, and "power of two choices" would
 //! only approximate least connections (Envoy issue 4481).
 
@@ -102,13 +102,13 @@ pub enum PoolError {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Member {
-    /// The server.
+    /// The server, with its connection count and its health.
     pub server: Arc<Server>,
     /// Share of connections relative to the other members.
     pub weight: Weight,
     /// Maximum of concurrent connections. `None`: unlimited.
     pub max_conns: Option<NonZeroU32>,
-    /// Whether it is used only while no other server is available.
+    /// Whether the server is used only while no other server is available.
     pub backup: bool,
 }
 
@@ -153,12 +153,13 @@ impl Pool {
 
     /// Replaces the members.
     ///
-    /// A server with the same name and address as a present member is the same server: it
+    /// A server with the same name and address as a present member is the same server. It
     /// keeps its connections, its health and its administrative state, and gets the new
-    /// weight, limit and backup flag. A member that is not in `servers` leaves the pool and
-    /// gets no new connections. Its leases remain valid and still count. If it rejoins while
-    /// it has leases, it keeps their count. New servers begin with slow start if it is
-    /// enabled.
+    /// weight, limit and backup flag.
+    ///
+    /// A member that is not in `servers` leaves the pool and gets no new connections. The
+    /// leases of that server remain valid and still count. If the server rejoins while it has
+    /// leases, the leases still count. New servers begin with slow start if it is enabled.
     ///
     /// [`Candidates`] that were made before the update keep the old members. [`Selector`]s
     /// follow the update.
@@ -195,29 +196,28 @@ impl Pool {
         self.members.send_replace(members);
     }
 
-    /// The name of the upstream.
+    /// Returns the name of the upstream.
     pub const fn id(&self) -> &UpstreamId {
         &self.id
     }
 
-    /// The balancing algorithm.
+    /// Returns the balancing algorithm.
     pub const fn balance(&self) -> Balance {
         self.balance
     }
 
-    /// What happens to connections while no server is available.
+    /// Returns what happens to connections while no server is available.
     pub const fn panic(&self) -> PanicPolicy {
         self.panic
     }
 
     /// Whether the pool is in panic: no server is available, but at least one server is
-    /// ejected or down and could be dialled as a last resort. Servers in drain or maint are
-    /// disregarded, and so is `max_conns`.
+    /// ejected or down. Servers in drain or maint are disregarded, and so is `max_conns`.
     pub fn is_panicking(&self) -> bool {
         self.group.is_panicking()
     }
 
-    /// The duration of slow start.
+    /// Returns the duration of slow start.
     pub const fn slow_start(&self) -> Duration {
         self.slow_start
     }
@@ -229,12 +229,12 @@ impl Pool {
         server.slow_start(now, self.ramp)
     }
 
-    /// The present members, in the order of the last update.
+    /// Returns the present members, in the order of the last update.
     pub fn members(&self) -> Arc<[Member]> {
         self.membership.load().all.to_shared()
     }
 
-    /// Servers that left the pool and still have connections.
+    /// Returns the servers that left the pool and still have connections.
     pub fn departed(&self) -> Vec<Arc<Server>> {
         self.membership.load().departed_in_use()
     }
@@ -248,12 +248,12 @@ impl Pool {
             .map(|member| Arc::clone(&member.server))
     }
 
-    /// All present members as candidates.
+    /// Returns all present members as candidates.
     pub fn all(&self) -> Candidates {
         self.membership.load().all.clone()
     }
 
-    /// The current members that satisfy `is_allowed`, as candidates.
+    /// Returns the present members that satisfy `is_allowed`, as candidates.
     ///
     /// Create the candidates once per client, not for each connection: with
     /// [`Balance::RoundRobin`] every call begins a new round.
@@ -261,7 +261,7 @@ impl Pool {
         self.membership.load().subset(self, is_allowed)
     }
 
-    /// The present members that `selector` selects.
+    /// Returns the present members that `selector` selects.
     pub fn candidates(&self, selector: &Selector) -> Candidates {
         selector.resolve(self)
     }
@@ -279,10 +279,10 @@ impl Pool {
         self.members.subscribe()
     }
 
-    /// Whether a candidate could become available later. This is the case if a candidate is
-    /// ejected or down, if a candidate has become available and is below `max_conns`, or if
-    /// the pool has no members yet. It is not the case if all candidates are in drain or
-    /// maint, or at `max_conns`.
+    /// Whether a candidate could become available later. Returns `true` if a candidate is
+    /// ejected or down, if a candidate is available and below `max_conns`, or if the pool has
+    /// no members yet. Returns `false` if all candidates are in drain or maint, or at
+    /// `max_conns`.
     #[cfg(feature = "tokio")]
     pub(crate) fn may_recover(&self, candidates: &Candidates) -> bool {
         let may_recover = candidates.members().iter().any(|member| {

@@ -47,7 +47,7 @@ reasons! {
     HalfCloseTimeout = "half_close_timeout",
     /// The client reset the connection.
     ClientReset = "client_reset",
-    /// The client closed the connection before a server was connected. It had not sent any
+    /// The client closed the connection before a server was connected, and had not sent any
     /// data.
     ClientClosed = "client_closed",
     /// The server reset the connection.

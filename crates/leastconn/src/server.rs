@@ -1,8 +1,9 @@
 //! One server at run time: connection count, states, health.
 //!
-//! The connection count and the states share one atomic word, so that a pick checks the
-//! states and increases the count in a single compare-and-swap. A server that was set to
-//! drain before the compare-and-swap is not picked, and the count never exceeds `max_conns`.
+//! The connection count and the states share one atomic word, the state word. A pick therefore
+//! checks the states and increases the count in a single compare-and-swap. A server that was
+//! set to drain before the compare-and-swap is not picked, and the count never exceeds
+//! `max_conns`.
 
 mod group;
 mod outage;
@@ -27,7 +28,7 @@ use crate::{
     sync::{AtomicU64, Mutex, Ordering, lock},
 };
 
-/// Mask of the connections in flight, in the lower half of the word.
+/// Mask of the number of connections in flight, in the lower half of the state word.
 const IN_FLIGHT: u64 = 0xffff_ffff;
 /// An operator has set the server to drain: it gets no new connections.
 const DRAIN: u64 = 1 << 32;
@@ -35,16 +36,17 @@ const DRAIN: u64 = 1 << 32;
 const MAINT: u64 = 1 << 33;
 /// The server is down because health checks failed.
 const DOWN: u64 = 1 << 34;
-/// The server is ejected because connects failed. It is picked only for a trial connection,
-/// see [`Server::try_acquire`].
+/// The server is ejected because connects failed. While other servers are available, an
+/// ejected server is picked only for a trial connection; see [`Server::try_acquire`].
 const EJECTED: u64 = 1 << 35;
-/// A failure is remembered that a successful connect has to clear. If this bit is not set, a
-/// successful connect need not take the lock of `condition`.
+/// `condition` contains a failure that a successful connect must clear. While this bit is not
+/// set, a successful connect does not take the lock of `condition`.
 const TROUBLED: u64 = 1 << 36;
 /// The server is in slow start, if slow start is enabled in the pool. The first pick that
 /// could choose the server starts the ramp; see [`crate::balance::slow_start`].
 const RAMPING: u64 = 1 << 37;
-/// The server was dialled as a last resort since it was last available.
+/// The server was dialled while no server was available. The bit is cleared when the server is
+/// up again.
 const LAST_RESORT: u64 = 1 << 38;
 
 const CLOSED: u64 = DRAIN | MAINT | DOWN;
@@ -52,8 +54,8 @@ const CLOSED: u64 = DRAIN | MAINT | DOWN;
 /// A server of a [`Pool`](crate::Pool), with its connection count, health and counters.
 ///
 /// A server is shared by the pool, by the successor of the pool and by
-/// [`Lease`](crate::Lease)s. It exists until the last of them is dropped, even if it is no
-/// longer a member of a pool.
+/// [`Lease`](crate::Lease)s. It exists until the last of these owners is dropped, even if the
+/// server is no longer a member of a pool.
 #[derive(Debug)]
 pub struct Server {
     word: AtomicU64,
@@ -102,8 +104,8 @@ pub struct SlowStart {
     /// The fraction of its share of new connections that the server may get: at least 0.1,
     /// and less than 1.
     pub share: f64,
-    /// Time left until the server reaches its whole share. It starts to decrease at the first
-    /// pick that could have chosen the server.
+    /// Time left until the server reaches its whole share. The time starts to decrease at the
+    /// first pick that could have chosen the server.
     pub remaining: Duration,
 }
 
@@ -141,12 +143,12 @@ impl Server {
         }
     }
 
-    /// The name, unique within the upstream.
+    /// Returns the name, which is unique within the upstream.
     pub const fn id(&self) -> &ServerId {
         &self.id
     }
 
-    /// The address that connections are opened to.
+    /// Returns the address that connections are opened to.
     pub const fn address(&self) -> &Address {
         &self.address
     }
@@ -156,7 +158,7 @@ impl Server {
         count(self.word.load(Ordering::Relaxed))
     }
 
-    /// A snapshot of the state.
+    /// Returns a snapshot of the state.
     pub fn status(&self) -> ServerStatus {
         let word = self.word.load(Ordering::Relaxed);
         ServerStatus {
@@ -175,9 +177,9 @@ impl Server {
     /// Sets the administrative state. After this method has returned, a server in drain or
     /// maint is not picked any more.
     ///
-    /// If slow start is enabled in the pool, it begins when a server changes from maint to
-    /// ready, or from drain to ready without any connection. In both cases the server may
-    /// have been restarted.
+    /// If slow start is enabled in the pool, slow start begins when a server changes from
+    /// maint to ready, or from drain to ready without any connection. In both cases the server
+    /// may have been restarted.
     pub fn set_admin(&self, state: AdminState) {
         let flags = match state {
             AdminState::Ready => 0,
@@ -306,19 +308,19 @@ impl Server {
         self.update(|word| (word & IN_FLIGHT) | RAMPING);
     }
 
-    /// Whether the server may be picked without being used as a last resort.
+    /// Whether the server is ready, not down and not ejected.
     pub(crate) fn is_available(&self) -> bool {
         self.word.load(Ordering::Acquire) & (CLOSED | EJECTED) == 0
     }
 
     /// Whether the server is ejected or down, but neither in drain nor in maintenance. Such a
-    /// server may be picked as a last resort.
+    /// server is picked only while no server is available, or for a trial connection.
     pub(crate) fn is_unhealthy(&self) -> bool {
         let word = self.word.load(Ordering::Acquire);
         word & (DRAIN | MAINT) == 0 && word & (DOWN | EJECTED) != 0
     }
 
-    /// Whether the server is ready and not down. It may be ejected.
+    /// Whether the server is ready and not down. An ejected server counts as not down.
     pub(crate) fn is_not_down(&self) -> bool {
         self.word.load(Ordering::Acquire) & CLOSED == 0
     }
@@ -427,7 +429,7 @@ impl Server {
         }
         let Some(share) = self.ramp_share(now, ramp) else {
             self.end_ramp();
-            // If another ramp has started meanwhile, the next pick applies it.
+            // If another thread has started a new ramp, the next pick applies that ramp.
             return self.steady(now, &mut ramping).map(Candidate::steady);
         };
         let word = self.word.load(Ordering::Acquire);
@@ -439,8 +441,8 @@ impl Server {
         })
     }
 
-    /// Like [`Self::available`], but for a last resort: an ejected server may be picked, and
-    /// with `down` also a server that is down.
+    /// Like [`Self::available`], but also returns an ejected server, and with `down` a server
+    /// that is down. Picks use this method while no server is available.
     pub(crate) fn last_resort(&self, down: bool) -> Option<Candidate> {
         let word = self.word.load(Ordering::Acquire);
         let closed = if down { DRAIN | MAINT } else { CLOSED };
@@ -481,8 +483,9 @@ impl Server {
             .is_ok()
     }
 
-    /// Like [`Self::try_acquire`], but for a last resort. The second value tells whether this
-    /// is the first such connection since the server was last available.
+    /// Like [`Self::try_acquire`], but for a server that is picked while no server is
+    /// available. The second value is whether this is the first such connection since the
+    /// server was last available.
     pub(crate) fn try_acquire_last_resort(&self, seen: u64) -> (bool, bool) {
         let is_unhealthy = seen & (DOWN | EJECTED) != 0;
         let is_first = is_unhealthy && seen & LAST_RESORT == 0;
@@ -520,7 +523,7 @@ struct HealthChange {
 pub(crate) struct Candidate {
     pub(crate) word: u64,
     pub(crate) in_flight: u32,
-    /// Progress of slow start, where [`FULL_SHARE`] stands for the whole share.
+    /// Share that the server has reached in slow start; [`FULL_SHARE`] is the whole share.
     pub(crate) ramp: Option<u32>,
 }
 

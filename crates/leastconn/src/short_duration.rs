@@ -14,7 +14,7 @@ const UNITS: [(&str, f64); 6] = [
     ("us", 1e3),
 ];
 
-/// With a count below this, the next larger unit would show fewer than three digits.
+/// Counts from this number on would be rounded to four digits.
 const MAX_COUNT: f64 = 999.5;
 
 impl fmt::Display for ShortDuration {
@@ -23,8 +23,8 @@ impl fmt::Display for ShortDuration {
         if nanos == 0.0 {
             return f.write_str("0s");
         }
-        // Use the smallest unit for which the count has at most three digits. For seconds and
-        // minutes, use the next larger unit from 100 on, because larger counts of them are
+        // Use the smallest unit for which the count has at most three digits. From 100 seconds
+        // or minutes on, use the next larger unit, because hundreds of seconds or minutes are
         // hard to read.
         let is_fit = |&(unit, size): &(&str, f64)| match unit {
             "d" => true,

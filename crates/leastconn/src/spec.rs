@@ -11,7 +11,7 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The name as text.
+            /// Returns the name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -65,7 +65,7 @@ name! {
 pub struct Weight(u16);
 
 impl Weight {
-    /// The default weight.
+    /// Weight 1, the default.
     pub const ONE: Self = Self(1);
 
     /// Returns `None` unless `weight` is from 1 to 65,535.
@@ -73,7 +73,7 @@ impl Weight {
         u16::try_from(weight).ok().filter(|&w| w != 0).map(Self)
     }
 
-    /// The weight as a number.
+    /// Returns the weight as a number from 1 to 65,535.
     pub const fn get(self) -> u16 {
         self.0
     }
@@ -85,8 +85,8 @@ impl Default for Weight {
     }
 }
 
-/// What happens to connections while none of the servers that they may use is available, and
-/// at least one of these servers is ejected or down.
+/// What happens to a connection if no server that the client may use is available, but at
+/// least one of these servers is ejected or down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PanicPolicy {
@@ -99,7 +99,7 @@ pub enum PanicPolicy {
 }
 
 impl PanicPolicy {
-    /// `dial` or `refuse`.
+    /// Returns the name of the policy: `dial` or `refuse`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Dial => "dial",
@@ -111,7 +111,7 @@ impl PanicPolicy {
 /// The administrative state of a server, set by an operator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AdminState {
-    /// The server gets connections.
+    /// The server gets connections if it is healthy.
     #[default]
     Ready,
     /// The server gets no new connections. Its open connections continue.
@@ -121,7 +121,7 @@ pub enum AdminState {
 }
 
 impl AdminState {
-    /// `ready`, `drain` or `maint`.
+    /// Returns the name of the state: `ready`, `drain` or `maint`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ready => "ready",
@@ -159,7 +159,8 @@ pub struct ServerSpec {
 }
 
 impl ServerSpec {
-    /// A server with weight 1 and without a maximum of connections, which is not a backup.
+    /// Creates a server with weight 1 and without a maximum of connections, which is not a
+    /// backup.
     pub fn new(id: impl Into<ServerId>, address: impl Into<Address>) -> Self {
         Self {
             id: id.into(),

@@ -1,5 +1,5 @@
-//! Atomics and locks of the core. They come from `std`, or under `--cfg loom` from loom, so
-//! that the loom tests run the same code.
+//! Atomics and locks of the core, from `std`, or under `--cfg loom` from loom. The loom tests
+//! therefore run the same code.
 //!
 //! `Arc` always comes from `std`: loom's `Arc` cannot hold a slice, and the core makes no
 //! decisions based on reference counts.
@@ -18,8 +18,8 @@ pub(crate) use std::sync::{
 };
 
 /// Locks `mutex` and ignores poisoning. Every critical section of this crate keeps its data
-/// consistent at each step, so after a panic in one task, the other tasks can continue to use
-/// the data.
+/// consistent at each step. After a panic in one task, other tasks can therefore continue to
+/// use the data.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     match mutex.lock() {
         Ok(guard) => guard,

@@ -73,7 +73,6 @@ async fn rate_limited_client_is_refused_with_retry_after() {
     for stream in &mut admitted {
         assert_eq!(roundtrip(stream, b"pong").await.unwrap(), b"pong");
     }
-    // Every client has a bucket of its own.
     let (connection, mut other) = tokio::net::UnixStream::pair().unwrap();
     let (outcome, ()) = tokio::join!(
         async {

@@ -102,11 +102,10 @@ fn concurrent_picks_follow_weights_within_one_connection() {
     }
 }
 
-/// The seed program (the predecessor of this project) counted a connection only after
-/// dialling. All connections that arrived while a server was dialled therefore chose the same
-/// server.
+/// The program that this project replaced counted a connection only after dialling. All
+/// connections that arrived while a server was dialled therefore chose the same server.
 #[test]
-fn seed_reads_counts_dials_then_counts() {
+fn connections_count_before_dialling() {
     let pool = pool((0..4).map(spec));
     // Pick without dialling, as for connections that arrive while a server is dialled.
     let leases: Vec<_> = (0..8).map(|_| pick(&pool).unwrap()).collect();

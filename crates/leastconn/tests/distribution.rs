@@ -1,9 +1,9 @@
 //! Tests the distribution of each balancing algorithm, and that it picks eligible servers
 //! only.
 //!
-//! The tolerances are five standard deviations: of `n` draws that each succeed with
-//! probability `p`, the number of successes differs from `n p` by more than 5 sqrt(n p (1 -
-//! p)) in one of 1.7 million cases. Seeds are fixed, so the tests are deterministic.
+//! The tolerances are five standard deviations. If `n` draws succeed with probability `p`
+//! each, the number of successes differs from `n p` by at most `5 sqrt(n p (1 - p))`, except
+//! in one of 1.7 million cases. Seeds are fixed, so the tests are deterministic.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::{
@@ -66,7 +66,8 @@ fn sources(count: u32) -> impl Iterator<Item = IpAddr> {
     (0..count).map(|n| Ipv4Addr::from(0x0a00_0000 + n).into())
 }
 
-/// Picks a server for each source and returns their numbers. Leases are dropped at once.
+/// Picks a server for each source, and returns the numbers of the servers. Leases are dropped
+/// immediately.
 fn mapped(pool: &Pool, candidates: &Candidates, count: u32) -> Vec<usize> {
     sources(count)
         .map(|source| number(&pick_from(pool, candidates, source).unwrap()))
@@ -215,7 +216,7 @@ fn failed_source_moves_to_its_second_choice() {
 
 #[test]
 fn p2c_compares_two_different_servers() {
-    // One server has more connections, so the other one must always win. If the same server
+    // Server 0 has more connections, so server 1 must always be picked. If the same server
     // could be drawn twice, the loaded server would be picked in a quarter of the cases.
     let pool = pool(Balance::P2c, specs(&[1, 1]), 1);
     let only = pool.subset(|server| server.id().as_str() == "0");
@@ -227,9 +228,9 @@ fn p2c_compares_two_different_servers() {
 
 #[test]
 fn p2c_picks_idle_servers_by_weight() {
-    // All servers are idle, so of the two drawn servers the one with the larger weight is
-    // picked, or the first one if their weights are equal. Server 3 has weight 3 of 6 and is
-    // picked whenever it is drawn.
+    // All servers are idle. Of two drawn servers, the server with the larger weight is picked.
+    // If the weights are equal, the server that was drawn first is picked. Server 3 has weight
+    // 3 of 6 and is picked whenever it is drawn.
     let pool = pool(Balance::P2c, specs(&[1, 1, 1, 3]), 1);
     let picked = (0..60_000).map(|_| number(&pick(&pool, &pool.all()).unwrap()));
     let counts = counts(picked, 4);
@@ -312,8 +313,8 @@ fn each_candidate_set_has_its_own_schedule() {
 }
 
 proptest! {
-    /// In each window of consecutive picks, the count of each server differs from its share
-    /// of the window by at most one, plus the deviation of the other servers.
+    /// In each window of consecutive picks, the count of a server is close to its share of the
+    /// window. The difference is at most one, plus the server's share of one pick per server.
     #[test]
     fn round_robin_is_even_in_every_window(
         weights in prop::collection::vec(1u32..12, 1..8), seed: u64,
@@ -341,7 +342,8 @@ proptest! {
         }
     }
 
-    /// Each algorithm picks only eligible servers, and it picks one whenever there is one.
+    /// Each algorithm picks only eligible servers, and picks a server whenever an eligible
+    /// server exists.
     #[test]
     fn pick_returns_eligible_servers_only(
         servers in prop::collection::vec((1u32..5, 0u32..3, any::<bool>(), 0u8..4), 1..8),
@@ -437,7 +439,7 @@ fn changing_the_algorithm_keeps_counts() {
             assert_eq!(member.server.in_flight(), has);
         }
     }
-    // From now on, least connections evens out the counts.
+    // Least connections then evens out the counts.
     held.extend((0..300).map(|_| pick(&pool, &pool.all()).unwrap()));
     let counts: Vec<_> = pool
         .members()

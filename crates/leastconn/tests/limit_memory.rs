@@ -1,6 +1,6 @@
 //! A million identities stay within a memory budget and are released once idle.
 //!
-//! The test has a binary of its own, because the allocator counts the memory of the whole
+//! The test has a separate binary, because the allocator counts the memory of the whole
 //! process.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -15,8 +15,8 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static ALLOCATED: PeakAlloc = PeakAlloc;
 
-/// Number of identities. Debug builds use a quarter, because they need a second for 100,000
-/// identities. The tables grow in the same steps and reach the same load factor.
+/// Number of identities. Debug builds use a quarter, because a debug build needs a second for
+/// 100,000 identities. The tables grow in the same steps and reach the same load factor.
 const IDENTITIES: usize = if cfg!(debug_assertions) {
     250_000
 } else {

@@ -213,8 +213,8 @@ fn drained_server_is_never_picked() {
         let setup = Setup::new([spec("a")]);
         let other = setup.spawn(|setup| setup.pick(at(0)));
         setup.pool.members()[0].server.set_admin(AdminState::Drain);
-        // By now the pick of the other thread has either counted its connection or will fail,
-        // so no connection is added from here on.
+        // The pick of the other thread has either counted its connection already, or will
+        // fail. No connection is added after this line.
         let then = setup.in_flight();
         assert!(setup.pick(at(0)).is_none());
         let lease = other.join().unwrap();

@@ -1,8 +1,7 @@
-//! Regression tests for the faults of the seed program: the program that this project
-//! replaced.
+//! Regression tests for the faults of the old program, which this project replaced.
 //!
-//! The seed program also accepted any common name of a certificate. This fault is tested in
-//! the server crate.
+//! The old program also accepted any common name in a certificate. The server crate tests this
+//! fault.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 #[path = "support/rig.rs"]
@@ -29,10 +28,10 @@ use leastconn_testkit::{
 use rig::{Rig, builder, raise_descriptor_limit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// The seed program counted a connection only after dialling, so simultaneous connections all
+/// The old program counted a connection only after dialling, so simultaneous connections all
 /// chose the same idle server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn seed_counts_connections_after_dialling() {
+async fn connections_are_counted_before_dialling() {
     raise_descriptor_limit();
     let mut upstreams = Vec::new();
     for _ in 0..4 {
@@ -73,10 +72,10 @@ async fn seed_counts_connections_after_dialling() {
     drop(leases);
 }
 
-/// When connecting failed, the seed program closed the client's connection before it tried
-/// the next server.
+/// When connecting failed, the old program closed the client's connection before it tried the
+/// next server.
 #[tokio::test]
-async fn seed_closes_the_client_before_retrying() {
+async fn client_stays_connected_during_retries() {
     let (dead, well) = (
         Upstream::start(Behaviour::Echo).await,
         Upstream::start(Behaviour::Echo).await,
@@ -97,11 +96,10 @@ async fn seed_closes_the_client_before_retrying() {
     assert!(retried > 0, "the dead server was never tried first");
 }
 
-/// The first version of the program closed both connections as soon as one side had finished
-/// sending. A client that half-closed its connection after the request therefore lost the
-/// response.
+/// The old program closed both connections as soon as one side had finished sending. A client
+/// that half-closed its connection after the request therefore lost the response.
 #[tokio::test]
-async fn seed_closes_both_sides_on_half_close() {
+async fn half_close_does_not_close_both_sides() {
     let upstream = Upstream::start(Behaviour::DelayedResponse {
         delay: Duration::from_millis(100),
         bytes: 1 << 20,
@@ -116,10 +114,10 @@ async fn seed_closes_both_sides_on_half_close() {
     assert_eq!(rig.outcome().await.unwrap().reason, Reason::Ok);
 }
 
-/// The seed program set a read deadline on each server connection, which closed the
-/// connection two seconds after it was opened.
+/// The old program set a read deadline of two seconds on each server connection, and then
+/// closed the connection.
 #[tokio::test]
-async fn seed_limits_server_reads_to_two_seconds() {
+async fn server_may_be_silent_for_over_two_seconds() {
     let upstream = Upstream::named("web0").await;
     let mut rig = Rig::start(builder([&upstream])).await;
     let mut client = rig.connect().await;
@@ -131,9 +129,9 @@ async fn seed_limits_server_reads_to_two_seconds() {
     assert_eq!(rig.outcome().await.unwrap().reason, Reason::Ok);
 }
 
-/// The seed program performed its first health check only one interval after the start.
+/// The old program performed its first health check only one interval after the start.
 #[tokio::test]
-async fn seed_checks_health_first_after_ten_seconds() {
+async fn first_health_check_is_immediate() {
     let (dead, well) = (
         Upstream::start(Behaviour::Echo).await,
         Upstream::start(Behaviour::Echo).await,
@@ -165,10 +163,10 @@ async fn seed_checks_health_first_after_ten_seconds() {
     assert!(now() - started < Duration::from_secs(5));
 }
 
-/// The seed program dereferenced a null pointer if a rule allowed a client to use an upstream
+/// The old program dereferenced a null pointer if a rule allowed a client to use an upstream
 /// that did not exist.
 #[tokio::test]
-async fn seed_crashes_on_unknown_allowed_upstream() {
+async fn unknown_server_name_is_an_error() {
     let upstream = Upstream::start(Behaviour::Echo).await;
     let balancer = builder([&upstream]).build().unwrap();
     let error = balancer.select(["web0", "webapp9"]).unwrap_err();
@@ -176,9 +174,9 @@ async fn seed_crashes_on_unknown_allowed_upstream() {
     assert_eq!(error.to_string(), "there is no server named `webapp9`");
 }
 
-/// The seed program never released the token buckets of idle clients.
+/// The old program never released the token buckets of idle clients.
 #[test]
-fn seed_never_drops_idle_buckets() {
+fn idle_clients_release_their_buckets() {
     let start: Instant = now();
     let limiter = Limiter::new(1_000_000, start);
     let limits = Limits::default().rate(RateLimit::new(20.0, NonZeroU32::new(20).unwrap()));

@@ -97,8 +97,8 @@ impl Site {
     }
 }
 
-/// An upper bound for the number of successes in `n` draws with this probability. It is
-/// exceeded in one of 3.5 million cases.
+/// Returns an upper bound for the number of successes in `n` draws with this probability. The
+/// number exceeds the bound in one of 3.5 million cases.
 fn at_most(n: u32, chance: f64) -> f64 {
     let n = f64::from(n);
     n * chance + 5.0 * (n * chance * (1.0 - chance)).sqrt()
@@ -158,8 +158,7 @@ fn least_conn_ramp_is_bounded_each_second() {
             }
             let ramp = seconds(&mut site, 2, 200);
             assert_ramp(&ramp, 0.25);
-            // The server gets not only less, but also nearly as many connections as the ramp
-            // allows.
+            // The server also gets nearly as many connections as the ramp allows.
             let got: u32 = ramp[..60].iter().map(|second| second.0).sum();
             assert!(
                 (6_500..8_500).contains(&got),
@@ -175,7 +174,7 @@ fn least_conn_ramp_is_bounded_each_second() {
 
 #[test]
 fn without_slow_start_an_empty_server_gets_all_arrivals() {
-    // Control experiment: without slow start, the checks above would fail.
+    // Control experiment: without slow start, an empty server gets every new connection.
     let mut site = Site::with_slow_start(
         Duration::ZERO,
         Balance::LeastConn,

@@ -59,10 +59,10 @@ pub struct Flood {
 }
 
 /// Measures the latency of other clients during an attack: of a newcomer that opens a few
-/// connections per second, and of echoes on open connections. The attackers are processes
-/// at the lowest priority, because their own latency is not measured. They do not verify
-/// the balancer's certificate, so that the balancer runs out of CPU time before the
-/// attackers do.
+/// connections per second, and of echoes on open connections. The attackers are processes at
+/// the lowest priority, because their own latency is not measured. The attackers do not verify
+/// the balancer's certificate, so that the balancer runs out of CPU time before the attackers
+/// do.
 pub(super) async fn flood(
     attack: Attack,
     case: &Case,

@@ -40,8 +40,8 @@ impl Lines {
         *self.closed.borrow()
     }
 
-    /// Waits until `look` returns `Some`. It is called again for every new line and at
-    /// the end of the pipe.
+    /// Waits until `look` returns `Some`. `look` is called again for every new line and at the
+    /// end of the pipe.
     ///
     /// # Errors
     /// After `limit`, or if the pipe closes first; the message contains all lines.

@@ -17,7 +17,7 @@ const CN: &[u8] = &[0x55, 4, 3];
 /// OID 2.5.4.11.
 const OU: &[u8] = &[0x55, 4, 11];
 
-/// The RSA key of all RSA leaves. It is shared because generating RSA keys is slow.
+/// The RSA key of all RSA leaves. The leaves share a key, because generating RSA keys is slow.
 static RSA: LazyLock<Vec<u8>> = LazyLock::new(|| {
     KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256)
         .unwrap()

@@ -5,16 +5,17 @@
 //! included, an idle server of weight 5 is preferred to an idle server of weight 1. Fractions
 //! are compared by cross multiplication, which is exact and needs no division.
 //!
-//! Ties are the normal case: in an idle pool all servers are tied. A scan that starts at a
-//! random position and takes the first tied server would favour a server that comes after one
-//! that is not tied. Instead, a pseudo-random number is computed for each server from the
-//! seed and its position, and of the tied servers the one with the smallest number wins.
+//! Ties are the normal case: in an idle pool all servers are tied. To break ties, the scan
+//! computes a pseudo-random number for each server from the seed of the pick and the position
+//! of the server. Among tied servers, the server with the smallest number is picked. Taking
+//! the first tied server after a random position would not be fair: it would favour a server
+//! that follows servers with more load.
 //!
-//! After the scan, a compare-and-swap replaces the word that the scan read from the chosen
-//! server. If the word has changed, the scan starts again. As long as no connection ends,
-//! counts only grow. A server whose count has not changed since the scan is therefore still
-//! the least loaded one. As a result, the counts of equal servers never differ by more than
-//! one, for any number of threads.
+//! After the scan, a compare-and-swap counts the connection on the chosen server. It fails if
+//! the server's state word has changed since the scan; the scan is then repeated. As long as
+//! no connection ends, counts only grow. A server whose count has not changed since the scan
+//! therefore still has the least load. As a result, the counts of equal servers never differ
+//! by more than one, for any number of threads.
 //!
 //! Cost per server: one cache line and one or two multiplications.
 //!
@@ -34,8 +35,8 @@ use super::{
 pub(crate) struct LeastConn;
 
 impl Picker for LeastConn {
-    // Not inlined into the dispatch over all algorithms, so that the scan can use all
-    // registers.
+    // If this function were inlined into the dispatch over all algorithms, fewer registers
+    // would be free for the scan.
     #[inline(never)]
     fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired> {
         loop {
@@ -61,8 +62,8 @@ const fn load(open: Open) -> Load {
     }
 }
 
-/// Returns the candidate with the least load: its position and the value that accompanies its
-/// load. Ignores candidates that are `None`.
+/// Returns the position of the candidate with the least load, and the value that is paired
+/// with this load. Ignores candidates that are `None`.
 fn least<T>(candidates: impl Iterator<Item = Option<(Load, T)>>, seed: u64) -> Option<(usize, T)> {
     let mut candidates = candidates.enumerate();
     let first = candidates.find_map(|(position, candidate)| {
@@ -113,15 +114,15 @@ impl<T> Best<T> {
 
 /// Least connections while some servers are in slow start.
 ///
-/// At most one server in slow start takes part in a pick. It is drawn at random, so that each
-/// such server gets no more of all new connections than its ramp allows. It is picked only if
-/// no other server has less load.
+/// At most one server in slow start takes part in a pick. A random draw selects this server,
+/// or none. The draw ensures that a server in slow start gets no more new connections than its
+/// ramp allows. The drawn server is picked only if no other server has less load.
 ///
-/// If all open servers are in slow start, those that have passed their whole share are
+/// If all open servers are in slow start, servers that have passed their whole share are
 /// treated like servers that are not in slow start. If no server has passed its whole share,
-/// two servers are drawn with probabilities proportional to their shares so far, and the
-/// better one is picked. In that case every server is needed, but the newest server must not
-/// get all connections.
+/// two servers are drawn with probabilities proportional to their shares, and the less loaded
+/// server is picked. Least connections would instead send all connections to the newest
+/// server.
 #[cold]
 #[inline(never)]
 fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>) -> Option<Acquired> {
@@ -137,7 +138,8 @@ fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>) -> Option<Acqui
         let Some(takes_part) = takes_part else {
             return better_of_two(context, seed);
         };
-        // The fraction of new connections that a server in slow start may get.
+        // The share of new connections that a server in slow start may get, in the unit of
+        // `whole`.
         let slice = |open: Open| {
             let ramp = open.ramp.filter(|_| !takes_part(open));
             u64::from(open.weight.get()) * u64::from(ramp.unwrap_or(0))
@@ -159,7 +161,8 @@ fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>) -> Option<Acqui
             .iter()
             .map(|&(position, open)| takes_part(open).then_some((load(open), (position, open))));
         let (_, least) = least(loads, seed)?;
-        // The drawn server wins ties: the draw has already limited how often it can win.
+        // The drawn server wins ties, because the draw already limits how often this server is
+        // picked.
         let (position, open) = drawn
             .filter(|drawn| load(least.1).compare(load(drawn.1)) != Ordering::Less)
             .unwrap_or(least);
@@ -167,7 +170,7 @@ fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>) -> Option<Acqui
     })
 }
 
-/// Returns all open servers. Here the ramp of a server in slow start goes on beyond its whole
+/// Returns all open servers. The ramp of a server in slow start continues beyond the whole
 /// share, until the server may get every new connection.
 fn open_servers<S: Servers>(context: &PickContext<'_, S>) -> Vec<(usize, Open)> {
     (0..context.servers.len())
@@ -187,8 +190,8 @@ mod tests {
     use super::*;
     use crate::Weight;
 
-    /// Creates loads from pairs of in-flight connections and weight. Weight 0 stands for an
-    /// unavailable server.
+    /// Creates loads from pairs of in-flight connections and weight. A pair with weight 0 is
+    /// an unavailable server.
     fn loads(of: &[(u32, u32)]) -> impl Iterator<Item = Option<(Load, ())>> {
         of.iter().map(|&(in_flight, weight)| {
             Weight::new(weight).map(|weight| (Load { in_flight, weight }, ()))
@@ -236,8 +239,9 @@ mod tests {
 
     #[test]
     fn ties_are_broken_evenly() {
-        // Position 1 is not tied. If the scan started at a random position and took the first
-        // tied server, position 2 would win half of the picks: those that start at 1 or 2.
+        // Position 1 is not tied. A scan that takes the first tied server after a random
+        // position would pick position 2 too often: after a start at position 1 and after a
+        // start at position 2.
         let table = [(0, 1), (5, 1), (0, 1), (0, 1)];
         let mut wins = [0u32; 4];
         for seed in 0..30_000u64 {

@@ -1,11 +1,11 @@
-//! Power of two choices: two servers are drawn at random by weight, and the less loaded one
+//! Power of two choices: two servers are drawn at random by weight, and the less loaded server
 //! is picked.
 //!
-//! A pick looks at a few servers only, whatever the size of the pool. It draws a position and
-//! accepts the server there with a probability of its share divided by the largest weight. It
-//! repeats this until two different servers are accepted. If there are fewer than two after
-//! [`MAX_DRAWS`] draws, it scans all servers and draws the missing ones with the same
-//! probabilities.
+//! A pick reads only a few servers, regardless of the size of the pool. It draws random
+//! positions. The server at a drawn position is accepted with a probability of its share
+//! divided by the largest weight. The pick stops when two different servers are accepted. If
+//! fewer than two servers are accepted in [`MAX_DRAWS`] draws, the pick scans all servers and
+//! draws the missing servers with the same probabilities.
 //!
 //! Source: M. Mitzenmacher, "The power of two choices in randomized load balancing" (2001);
 //! Envoy issue 29873 (the two servers must be different).
@@ -24,15 +24,15 @@ pub(crate) struct P2c;
 
 impl Picker for P2c {
     fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired> {
-        // Keep the seed when the pick is retried: with a new seed, servers that change less
-        // often would be favoured.
+        // Use the same seed when the pick is retried after a failed compare-and-swap. A new
+        // seed would favour servers whose state changes less often.
         let seed = context.next_seed();
         context.acquire_with(|| better_of_two(context, seed))
     }
 }
 
-/// Draws two servers and returns the better one: its position and the word that was read from
-/// it.
+/// Draws two servers. Returns the position of the less loaded server, and the state word that
+/// was read from it.
 pub(super) fn better_of_two<S: Servers>(
     context: &PickContext<'_, S>,
     seed: u64,
@@ -57,10 +57,10 @@ pub(super) fn better_of_two<S: Servers>(
     };
     let first = first.or_else(|| scan(mix64(!seed, 0), None))?;
     let second = second.or_else(|| scan(mix64(!seed, 1), Some(first.0)));
-    // The second server must have less load both by weight and by share. A server in slow
-    // start is rarely drawn first, as intended; without the comparison by share it would win
-    // too often when it is drawn second. A comparison by share alone would never let it win
-    // against an idle server.
+    // The second server is picked only if it has less load relative to its weight, and also
+    // relative to its share. Without the comparison by share, a server in slow start would be
+    // picked too often when it is drawn second. With a comparison by share alone, a server in
+    // slow start that is drawn first would always lose against an idle server.
     let is_better = |second: Open| {
         is_lighter(second, first.1, |open| open.weight.get().into())
             && is_lighter(second, first.1, Open::share)
@@ -69,14 +69,15 @@ pub(super) fn better_of_two<S: Servers>(
     Some((position, better.word))
 }
 
-/// Whether one more connection results in a lower load on `a` than on `b`, where `share`
-/// returns the divisor of the load.
+/// Whether `a` would have less load than `b` if each server got one more connection. The load
+/// is the number of connections divided by `share`.
 fn is_lighter(a: Open, b: Open, share: fn(Open) -> u32) -> bool {
     let weighed = |of: Open, by: Open| (u64::from(of.in_flight) + 1) * u64::from(share(by));
     weighed(a, b) < weighed(b, a)
 }
 
-/// Draws up to two different open servers, each with a probability proportional to its share.
+/// Iterates over the accepted draws. Each draw accepts an open server with a probability
+/// proportional to the share of the server. A server may be accepted more than once.
 fn draws<S: Servers>(
     context: &PickContext<'_, S>,
     seed: u64,

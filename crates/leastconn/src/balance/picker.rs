@@ -12,18 +12,18 @@ use crate::{
     sync::{self, AtomicU64},
 };
 
-/// A balancing algorithm.
 pub(crate) trait Picker {
     /// Chooses an open server and counts the connection on it. Returns `None` if no server is
     /// open.
     ///
-    /// If another thread changes the server between the choice and the counting, counting
-    /// fails, and the algorithm must choose again.
+    /// Counting fails if another thread changes the server after the choice. The algorithm
+    /// must then choose again.
     fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired>;
 }
 
 /// The servers of one pick, in a fixed order. The pool implements this trait twice: for
-/// available servers and for servers of last resort.
+/// available servers, and for ejected and down servers that are dialled while no server is
+/// available.
 pub(crate) trait Servers {
     /// Number of servers, whether open or not.
     fn len(&self) -> usize;
@@ -33,9 +33,8 @@ pub(crate) trait Servers {
     /// Iterates over all servers in order. The item is `None` if the server is not open or is
     /// in slow start. Sets `ramping` if an open server is in slow start.
     ///
-    /// This is the fast path: for a server that is not in slow start, checking for slow start
-    /// costs a single test. It is an iterator because access by position would cost a bounds
-    /// check per server.
+    /// This is the fast path: the check for slow start is a single test per server. The method
+    /// returns an iterator because access by position would need a bounds check per server.
     fn steady(&self, now: Instant, ramping: &mut bool) -> impl Iterator<Item = Option<Steady>>;
 
     /// Returns the server at `position` if it is open, whether in slow start or not.
@@ -44,8 +43,8 @@ pub(crate) trait Servers {
     /// A hash of the name of the server at `position`.
     fn name_hash(&self, position: usize) -> u64;
 
-    /// Counts a connection on the server at `position`, unless the server's word has changed
-    /// from `seen`. Returns whether the connection was counted.
+    /// Counts a connection on the server at `position`, unless the server's state word has
+    /// changed from `seen`. Returns whether the connection was counted.
     fn try_acquire(&self, position: usize, seen: u64, now: Instant) -> bool;
 }
 
@@ -53,7 +52,7 @@ pub(crate) trait Servers {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Steady {
     pub(crate) load: Load,
-    /// The server's atomic word, for [`Servers::try_acquire`].
+    /// The state word of the server, for [`Servers::try_acquire`].
     pub(crate) word: u64,
 }
 
@@ -76,13 +75,13 @@ impl Load {
 /// A server that could be picked when it was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Open {
-    /// The server's atomic word, for [`Servers::try_acquire`].
+    /// The state word of the server, for [`Servers::try_acquire`].
     pub(crate) word: u64,
     /// Connections being dialled or open.
     pub(crate) in_flight: u32,
     pub(crate) weight: Weight,
-    /// Progress of slow start, where [`FULL_SHARE`] stands for the whole share. `None`: the
-    /// server is not in slow start.
+    /// Share that the server has reached in slow start; [`FULL_SHARE`] is the whole share.
+    /// `None`: the server is not in slow start.
     pub(crate) ramp: Option<u32>,
 }
 
@@ -95,7 +94,7 @@ impl Open {
     }
 }
 
-/// Proof that a connection was counted on the server at a position.
+/// Proof that a connection was counted on the server at `position`.
 #[derive(Debug)]
 #[must_use = "the connection was counted on the server"]
 pub(crate) struct Acquired {
@@ -123,7 +122,7 @@ pub(crate) struct PickContext<'a, S> {
 /// Sum and maximum of the weights.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weights {
-    /// Sum over all servers of the pool, including those that are not candidates.
+    /// Sum over all servers of the pool, including servers that are not candidates.
     pub(crate) total: u64,
     /// Largest weight of the candidates.
     pub(crate) max: Weight,
@@ -139,21 +138,21 @@ impl<S: Servers> PickContext<'_, S> {
         self.servers.open(position, self.now, *self.ramp)
     }
 
-    /// A new random number.
     pub(crate) fn next_seed(&self) -> u64 {
         self.seeds.next()
     }
 
-    /// Counts the connection on the server at `position`, unless the server's word has
-    /// changed from `word`. Returns `None` in that case.
+    /// Counts the connection on the server at `position`. Returns `None` if the server's state
+    /// word has changed from `word`.
     pub(crate) fn try_acquire(&self, position: usize, word: u64) -> Option<Acquired> {
         self.servers
             .try_acquire(position, word, self.now)
             .then_some(Acquired { position })
     }
 
-    /// Calls `choose`, which returns a position and the word that was read there, and counts
-    /// the connection on that server. Repeats both steps until counting succeeds.
+    /// Calls `choose`, which returns the position of a server and the state word that was read
+    /// from it. Then counts the connection on that server. Repeats both steps until counting
+    /// succeeds or `choose` returns `None`.
     pub(crate) fn acquire_with(
         &self,
         mut choose: impl FnMut() -> Option<(usize, u64)>,

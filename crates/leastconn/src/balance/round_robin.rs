@@ -3,16 +3,17 @@
 //! Earliest deadline first: each server has a deadline in virtual time, and the server with
 //! the earliest deadline is picked. A pick adds 1 / weight to the deadline of the server. For
 //! example, a server of weight 5 among five servers of weight 1 gets every second connection
-//! and never five in a row. In any period, the number of connections of each server differs
-//! from its share by weight by at most one. The first deadlines are spread over one round;
-//! otherwise servers of the same weight would always be due at the same time.
+//! and never five in a row. In any sequence of picks, the number of connections of a server is
+//! close to its share by weight; the test `round_robin_is_even_in_every_window` checks the
+//! bound. The initial deadlines are spread over one round. Otherwise servers of the same
+//! weight would always be due at the same time.
 //!
-//! A pick is one compare-and-swap of the deadline that the scan has read. Deadlines only
-//! grow, so if the compare-and-swap succeeds, no other server has an earlier deadline. Any
-//! number of threads therefore make the same n picks that one thread would have made.
+//! A pick is one compare-and-swap of the deadline that the scan has read. Deadlines only grow,
+//! so if the compare-and-swap succeeds, no other server has an earlier deadline. Therefore `n`
+//! picks by several threads choose the same servers as `n` picks by one thread.
 //!
-//! A server that was unavailable for a while does not get extra connections for the picks
-//! that it missed: its old deadline counts as the deadline of the latest pick.
+//! A server that was unavailable gets no extra connections for the picks that it missed. Its
+//! old deadline is treated as equal to the deadline of the latest pick.
 //!
 //! Source: Envoy's `edf_scheduler.h`. nginx's smooth weighted round robin has the same effect
 //! under a lock.
@@ -36,8 +37,8 @@ const ROUND: u64 = 1 << 24;
 #[derive(Debug)]
 pub(crate) struct RoundRobin {
     deadlines: Box<[AtomicU64]>,
-    /// The deadline of the latest pick. An earlier deadline of a server is treated as equal
-    /// to it.
+    /// The deadline of the latest pick. Earlier deadlines of servers are treated as equal to
+    /// this time.
     time: AtomicU64,
 }
 
@@ -66,7 +67,7 @@ impl RoundRobin {
                 .filter_map(|(position, (open, deadline))| {
                     Some((deadline.load(Ordering::Relaxed), position, open?.share()))
                 })
-                // Of several overdue servers, the one with the earliest deadline is next.
+                // Among overdue servers, pick the server with the earliest deadline.
                 .min_by_key(|&(deadline, position, _)| (deadline.max(time), deadline, position));
             let (seen, position, share) = earliest?;
             let due = seen.max(time);
@@ -87,7 +88,8 @@ impl Picker for RoundRobin {
     fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired> {
         loop {
             let position = self.next(context)?;
-            // If a concurrent pick has changed the server's word, retry with the same server.
+            // If a concurrent pick has changed the server's state word, retry with the same
+            // server.
             let acquired = context.acquire_with(|| {
                 let open = context.open(position)?;
                 Some((position, open.word))

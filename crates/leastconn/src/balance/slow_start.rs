@@ -1,28 +1,25 @@
-//! Slow start: how fast a new or recovered server ramps up to its share of connections. This
-//! module has no side effects.
+//! Slow start: how fast a new or recovered server ramps up to its share of connections.
 //!
-//! A server with cold caches must not get a surge of new connections. With least connections
-//! it would get all new connections until it has as many as the other servers. Reducing its
-//! weight does not help: at a tenth of its weight, the server still gets all new connections
-//! until it has a tenth of the connections of another server, and then as many as its growing
-//! weight allows. Therefore slow start limits the fraction of *new* connections that a server
-//! gets:
+//! A server with cold caches must not get a surge of new connections. Least connections sends
+//! all new connections to an empty server until it has as many connections as the other
+//! servers. A reduced weight does not prevent this. With a tenth of its weight, the server
+//! still gets all new connections until it has a tenth of another server's connections.
+//! Therefore slow start limits the fraction of *new* connections that a server gets:
 //!
 //! - During the configured `slow_start` time, the limit grows linearly with the elapsed time
 //!   up to the server's share by weight. It is never less than a tenth of that share.
-//! - After `slow_start`, a server with long-lived connections still has fewer connections
-//!   than its peers, and [`Balance::LeastConn`] would send all new connections to it.
-//!   Therefore the limit continues to grow: to twice the share at the end of a second period
-//!   of `slow_start`, to four times the share at the end of a third period, and so on until
-//!   the server may get every new connection.
+//! - After `slow_start`, a server with long-lived connections still has fewer connections than
+//!   its peers, and [`Balance::LeastConn`] would send all new connections to it. Therefore the
+//!   limit continues to grow: to twice the share at the end of a second period of
+//!   `slow_start`, and to four times the share at the end of a third period. It doubles with
+//!   each period until the server may get every new connection.
 //!
 //! The limit starts at a tenth of the share, as in Envoy (`min_weight_percent`). This is
 //! enough to show that the server works and to warm its caches. With a lower limit, a server
 //! of a small site would get no connections at first.
 //!
-//! The time is measured from the first pick that could have chosen the server. Therefore the
-//! recovery itself needs no clock, and a night without connections does not count as warming
-//! up.
+//! The time is measured from the first pick that could have chosen the server. The recovery
+//! itself therefore needs no clock, and time without connections does not count as warm-up.
 //!
 //! [`Balance::LeastConn`]: crate::Balance::LeastConn
 
@@ -53,7 +50,7 @@ impl Ramp {
         }
     }
 
-    /// The same ramp, but ending at `times` the whole share.
+    /// Returns the ramp with its end at `times` the whole share.
     pub(crate) fn up_to(self, times: u64) -> Self {
         let end = u32::try_from(times.saturating_mul(FULL_SHARE.into())).unwrap_or(u32::MAX);
         Self { end, ..self }

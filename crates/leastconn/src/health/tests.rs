@@ -30,7 +30,7 @@ const fn passive(max_fails: u32, seconds: u64) -> PassivePolicy {
     }
 }
 
-/// An upstream of two servers, in which the other server is available.
+/// An upstream of two servers. The other server is available.
 const AVAILABLE_SIBLING: Siblings = Siblings::new(2, 0);
 
 #[test]
@@ -39,7 +39,7 @@ fn first_probe_alone_sets_the_state() {
     assert_eq!(health.availability(), Availability::Up);
     health.probed(false, AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Down);
-    // Only the first probe alone sets the state: the next change needs `rise` successes.
+    // After the first probe, a change needs `rise` successes.
     health.probed(true, AVAILABLE_SIBLING);
     health.probed(true, AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Down);
@@ -244,8 +244,8 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// The rules of the module documentation, evaluated on the full history of events without any
-/// counters.
+/// A second implementation of the rules in the module documentation. It evaluates the full
+/// history of events and keeps no counters.
 struct ReferenceModel {
     active: ActivePolicy,
     passive: PassivePolicy,

@@ -43,12 +43,12 @@ impl RateLimit {
         Some(Self { rate, burst })
     }
 
-    /// Connections per second.
+    /// Returns the rate in connections per second.
     pub const fn per_second(&self) -> f64 {
         self.rate as f64 / 1e9
     }
 
-    /// Number of connections that are admitted at once.
+    /// Returns the maximum number of connections that are admitted at once.
     pub const fn burst(&self) -> NonZeroU32 {
         self.burst
     }
@@ -56,8 +56,8 @@ impl RateLimit {
 
 /// The usage of one client. Times are in nanoseconds since the epoch of the table.
 ///
-/// The arithmetic cannot overflow: `used` is less than 2^32 connections, which fits into 92 bits,
-/// and the product of a time and a rate fits into 124 bits.
+/// The arithmetic cannot overflow. `used` is less than 2^32 connections, which fits into 92
+/// bits. The product of a time and a rate fits into 124 bits.
 #[derive(Debug, Default)]
 pub(super) struct Bucket {
     used: u128,
@@ -73,12 +73,13 @@ impl Bucket {
             .saturating_sub(u128::from(elapsed) * u128::from(self.rate))
     }
 
-    /// Whether nothing is used, as in a new bucket.
+    /// Whether no tokens are used, as in a new bucket.
     pub(super) fn is_full(&self, now: u64) -> bool {
         self.used(now) == 0
     }
 
-    /// The time at which the bucket will be full if no connections are admitted until then.
+    /// Returns the time at which the bucket will be full if no connections are admitted until
+    /// then.
     pub(super) fn full_at(&self) -> u64 {
         let time = match self.rate {
             0 => 0,
@@ -90,8 +91,8 @@ impl Bucket {
 
     /// Uses one token. If none is available, returns the time until one is.
     pub(super) fn take(&mut self, limit: &RateLimit, now: u64) -> Result<(), Duration> {
-        // Until now, usage was restored at the old rate. Update the bucket even if the
-        // connection is refused: the update is exact, so the client loses nothing.
+        // Up to `now`, usage is restored at the old rate. The bucket is updated even if the
+        // connection is refused. The arithmetic is exact, so the client loses no tokens.
         *self = Self {
             used: self.used(now),
             rate: limit.rate,

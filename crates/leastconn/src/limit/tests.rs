@@ -161,8 +161,8 @@ fn full_table_refuses_only_unknown_clients() {
     for client in &clients {
         assert!(limiter.admit(client, &limits, at(1)).is_ok());
     }
-    // Each client has used two tokens and is idle after two seconds. `admit` itself then
-    // makes room.
+    // Each client has used two tokens and is idle after two seconds. `admit` then forgets the
+    // idle clients.
     assert!(limiter.admit(&unknown, &limits, at(SECOND)).is_err());
     assert!(limiter.admit(&unknown, &limits, at(2 * SECOND + 1)).is_ok());
     assert_eq!(limiter.len(), 1);
@@ -318,7 +318,7 @@ impl Gcra {
         Ok(())
     }
 
-    /// Whether `n` connections are at most `burst + rate * t`, reduced by `spare`.
+    /// Whether `n + spare` connections are at most `burst + rate * t`.
     fn allows(&self, n: usize, t: u64, spare: u128) -> bool {
         (n as u128 + spare) * self.interval
             <= self.burst * self.interval + u128::from(t) * self.numerator
@@ -441,7 +441,7 @@ fn clients() -> [ClientId; 3] {
     ["a", "b", "c"].map(ClientId::from)
 }
 
-/// The limits between which the property tests switch clients, as a reload does.
+/// The property tests switch clients between these limits, as a reload does.
 fn some_limits() -> [Limits; 4] {
     let both = Limits {
         max_conns: NonZeroU32::new(2),

@@ -1,4 +1,5 @@
-//! Opens a connection to a server: picks a server, dials it, and retries with another one.
+//! Opens a connection to a server: picks a server, dials the server, and retries with another
+//! server.
 
 mod retry;
 
@@ -47,11 +48,11 @@ pub struct ConnectPolicy {
     /// Time limit of one attempt: resolving the server's name, connecting, and
     /// [preparing](Connect::prepare) the connection.
     pub timeout: Duration,
-    /// How many more servers are tried in a round after the first one failed.
+    /// Maximum number of further servers that a round tries after the first server has failed.
     pub retries: u32,
-    /// For how long further rounds are started after the first round has failed. The delay
-    /// between rounds starts at 100 ms and doubles up to one second. A round starts early if
-    /// a server becomes available. Zero: there is only one round.
+    /// Time after the first failed round during which further rounds are started. The delay
+    /// between rounds starts at 100 ms and doubles up to one second. A round starts early if a
+    /// server becomes available. If zero, there is only one round.
     pub retry_for: Duration,
     /// TCP keepalive: the time without traffic after which the kernel probes the server; see
     /// [`set_keepalive`]. `None`: no keepalive.
@@ -59,8 +60,8 @@ pub struct ConnectPolicy {
 }
 
 impl Default for ConnectPolicy {
-    /// An attempt takes up to 5 seconds, a round has up to 2 retries, further rounds start
-    /// for 3 seconds, and keepalive probes start after a minute.
+    /// An attempt takes up to 5 seconds, and a round has up to 2 retries. Further rounds are
+    /// started for 3 seconds. Keepalive probes start after a minute.
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(5),
@@ -74,11 +75,11 @@ impl Default for ConnectPolicy {
 /// An open connection to a server.
 #[derive(Debug)]
 pub struct Connected<S = TcpStream> {
-    /// The connection.
+    /// The connection to the server, prepared by the step of [`Connect::prepare`].
     pub stream: S,
     /// Counts the connection on its server. Keep the lease as long as the connection is open.
     pub lease: Lease,
-    /// Number of attempts, including the successful one.
+    /// Number of attempts, including the successful attempt.
     pub attempts: u32,
 }
 
@@ -87,7 +88,7 @@ pub struct Connected<S = TcpStream> {
 pub struct Attempts(AtomicU32);
 
 impl Attempts {
-    /// Number of attempts that were started.
+    /// Returns the number of attempts that were started.
     pub fn get(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
@@ -97,14 +98,14 @@ impl Attempts {
     }
 }
 
-/// No connection could be opened.
+/// The error of [`Connect::run`]: no connection could be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// None of the selected servers was available, so no attempt was made.
+    /// No selected server was available, so no attempt was made.
     #[error("none of the allowed servers is available")]
     NoServerAvailable,
-    /// Every attempt failed.
+    /// Every attempt failed. `server` and `source` describe the last attempt.
     #[error("connecting failed {attempts} time(s), last to `{server}`: {source}")]
     Failed {
         /// Number of attempts.
@@ -114,11 +115,11 @@ pub enum ConnectError {
         /// The error of the last attempt.
         source: io::Error,
     },
-    /// The balancer itself is out of file descriptors or memory. The health of servers does
-    /// not change, and no other server is tried.
+    /// This process is out of file descriptors or memory. The health of servers does not
+    /// change, and no other server is tried.
     #[error("the balancer cannot open another connection: {source}")]
     Exhausted {
-        /// Number of attempts, including the one that failed for lack of resources.
+        /// Number of attempts, including the attempt that failed for lack of resources.
         attempts: u32,
         /// The error of the system call.
         source: io::Error,
@@ -126,7 +127,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// The reason code.
+    /// Returns the reason code of the error.
     pub const fn reason(&self) -> Reason {
         match self {
             Self::NoServerAvailable => Reason::NoServerAvailable,
@@ -144,7 +145,7 @@ impl ConnectError {
     }
 }
 
-/// Opens a connection to one of the selected servers. This is a shortcut for [`Connect`]
+/// Opens a connection to a selected server. This function is a shortcut for [`Connect`]
 /// without options.
 ///
 /// # Errors
@@ -213,7 +214,8 @@ impl<'a, P: Prepare> Connect<'a, P> {
         Self { source, ..self }
     }
 
-    /// Counts attempts in `attempts`, which can still be read after the future was dropped.
+    /// Counts the attempts in `attempts`. The counter can still be read after the future was
+    /// dropped.
     pub const fn attempts(mut self, attempts: &'a Attempts) -> Self {
         self.attempts = Some(attempts);
         self
@@ -240,23 +242,24 @@ impl<'a, P: Prepare> Connect<'a, P> {
         }
     }
 
-    /// Connects to the server that the pool picks. If that fails, it tries other servers,
-    /// each at most once, until one of them answers, [`ConnectPolicy::retries`] are used up,
-    /// or no server is left. This is one round. If a round fails, the method waits and starts
-    /// another one, for at most [`ConnectPolicy::retry_for`]. The restart of a server
-    /// therefore delays clients, but their connections do not fail. The method fails without
-    /// waiting if no server can become available: if all servers are in drain or maint, or at
-    /// `max_conns`.
+    /// Connects to the server that the pool picks. If the attempt fails, other servers are
+    /// tried, each at most once. The round ends when a server accepts the connection, when
+    /// [`ConnectPolicy::retries`] are used up, or when no server is left. If a round fails,
+    /// the method waits and starts another round, for at most [`ConnectPolicy::retry_for`].
+    /// The restart of a server therefore delays clients, but their connections do not fail.
+    ///
+    /// The method fails without waiting if no server can become available: if all servers are
+    /// in drain or maint, or at `max_conns`.
     ///
     /// A connection counts on its server before the server is dialled, so that concurrent
     /// connections do not all choose the same idle server. While the method waits between
-    /// rounds, the connection does not count on any server. Each round uses the members that
-    /// the pool has at that time.
+    /// rounds, the connection does not count on any server. Each round uses the present
+    /// members of the pool.
     ///
-    /// The outcome of each attempt is recorded in the health of the server, unless the
-    /// failure is local. If this process is out of file descriptors or memory, the method
-    /// fails at once. If there is no local address or port for one server, it tries the next
-    /// server.
+    /// The outcome of each attempt is recorded in the health of the server, unless the failure
+    /// is local. If this process is out of file descriptors or memory, the method fails at
+    /// once. If no local address or port is left for connections to a server, the next server
+    /// is tried.
     ///
     /// # Errors
     /// If no selected server is available, if all attempts failed, or if this process is out
@@ -341,7 +344,8 @@ impl<'a, P: Prepare> Connect<'a, P> {
     }
 }
 
-/// Connects to one server, trying all of its addresses within the time limit of the attempt.
+/// Connects to one server. Tries all addresses of the server within the time limit of the
+/// attempt.
 async fn dial<P: Prepare>(
     server: &Server,
     policy: &ConnectPolicy,
@@ -380,7 +384,8 @@ pub(crate) struct Dialer<'a, P> {
 
 impl<P: Prepare> Dialer<'_, P> {
     /// Connects to the first address that answers. The remaining time is divided among the
-    /// remaining addresses, so that an address that does not answer does not use all of it.
+    /// remaining addresses, so that an address that does not answer leaves time for the other
+    /// addresses.
     pub(crate) async fn any(
         &self,
         addresses: &[SocketAddr],
@@ -394,7 +399,7 @@ impl<P: Prepare> Dialer<'_, P> {
         for (position, &address) in addresses.iter().enumerate() {
             let left = deadline.saturating_duration_since(now());
             let others = u32::try_from(addresses.len() - position).unwrap_or(u32::MAX);
-            // One timeout for both connecting and preparing.
+            // This timeout covers both connecting and preparing.
             let error = match timeout(left / others, self.one(address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => error,
@@ -419,16 +424,16 @@ impl<P: Prepare> Dialer<'_, P> {
         if let Some(idle) = self.keepalive
             && let Err(error) = set_keepalive(&stream, idle)
         {
-            // Not fatal. If the cause is a reset of the connection, a later read or write
-            // reports it.
+            // This error is not fatal. If the connection was reset, a later read or write
+            // reports the reset.
             tracing::debug!(server = %self.server.id(), %error, "failed to enable TCP keepalive");
         }
         self.step.prepare(stream, self.server).await
     }
 }
 
-/// Of two errors, prefers the one that the server caused (connection refused by `127.0.0.1`)
-/// to a local one (no local address to reach `::1` from on a host without IPv6).
+/// Returns the error to report. An error of the server (`127.0.0.1` refused the connection) is
+/// preferred to an error of this host (`::1` is not reachable from a host without IPv6).
 fn more_specific(earlier: Option<io::Error>, later: io::Error) -> io::Error {
     match earlier {
         Some(earlier) if fault(&later) == Fault::Local => earlier,
@@ -438,13 +443,13 @@ fn more_specific(earlier: Option<io::Error>, later: io::Error) -> io::Error {
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = dialling(address).await?;
-    // If nothing listens on a local port in the ephemeral range, the kernel may choose the
-    // same port as the source port, and the socket connects to itself (TCP simultaneous
+    // If no program listens on a local port in the ephemeral range, the kernel may choose the
+    // same port as the source port. The socket then connects to itself (TCP simultaneous
     // open).
     if stream.local_addr()? == address {
         return Err(io::Error::new(
             io::ErrorKind::ConnectionRefused,
-            "the connection reached itself: nothing listens there",
+            "the connection reached itself: no program listens on this port",
         ));
     }
     stream.set_nodelay(true)?;
@@ -452,8 +457,8 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// Connects with the same system calls as [`TcpStream::connect`]. If the future is dropped
-/// after the server has accepted, the server gets a RST: a FIN would look like a client that
-/// has finished.
+/// after the server has accepted the connection, the server gets a RST. A FIN would look like
+/// a client that has finished sending.
 async fn dialling(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(
         Domain::for_address(address),

@@ -8,8 +8,8 @@ use super::{Fault, Stream};
 use crate::Reason;
 
 /// How long dialling continues after a client has closed its connection in order without
-/// sending anything. The client may have closed only its sending direction and wait for the
-/// server to speak first. The grace period also lets a monitoring probe that connects and
+/// sending data. The client may have closed only its sending direction, and may wait for the
+/// server to send first. The grace period also lets a monitoring probe that connects and
 /// closes reach a server that accepts quickly.
 const GRACE: Duration = Duration::from_millis(200);
 
@@ -17,17 +17,17 @@ const GRACE: Duration = Duration::from_millis(200);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Departed {
-    /// The client closed the connection without sending data. The end may lack the end marker
-    /// of the protocol (for TLS, `close_notify`).
+    /// The client closed the connection without sending data. For TLS, `close_notify` may be
+    /// missing.
     #[error("the client closed before a server was connected")]
     Closed,
     /// The connection was reset or failed.
-    #[error("the client's connection broke before a server was connected: {0}")]
+    #[error("the client's connection failed before a server was connected: {0}")]
     Broken(io::Error),
 }
 
 impl Departed {
-    /// The reason code.
+    /// Returns the reason code.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Closed => Reason::ClientClosed,
@@ -40,9 +40,9 @@ impl Departed {
 /// Waits until the client leaves. Does not consume any data of `stream`: see
 /// [`Stream::poll_ahead`].
 ///
-/// Completes immediately after a reset, and 200 ms after an orderly close. The close of a
-/// client that has sent data is ignored, because the client may have closed only its sending
-/// direction and wait for the response. In a `select!`, poll this future last, so that it
+/// Completes immediately after a reset, and 200 ms after an orderly close. If the client has
+/// sent data, an orderly close is ignored: the client may have closed only its sending
+/// direction, and may wait for the response. In a `select!`, poll this future last, so that it
 /// costs nothing if another branch is ready.
 ///
 /// # Cancel safety
@@ -68,8 +68,8 @@ pub async fn departed<S: Stream>(stream: &mut S) -> Departed {
     }
 }
 
-/// Whether the TCP connection is still open after the end marker of the protocol. Waits for a
-/// FIN, and returns `true` if data arrives instead.
+/// Whether the TCP connection is still open after the protocol has ended (for TLS, after
+/// `close_notify`). Waits for a FIN, and returns `true` if data arrives instead.
 async fn is_half_open(socket: Option<&TcpStream>) -> bool {
     match socket {
         Some(socket) => matches!(socket.peek(&mut [0]).await, Ok(1..)),

@@ -13,7 +13,7 @@ pub(crate) enum Fault {
     /// This host has no local address or port left for connections to this server. Other
     /// servers may still be reachable.
     Local,
-    /// This process or host is out of file descriptors or memory. It cannot connect to any
+    /// This process or host is out of file descriptors or memory, and cannot connect to any
     /// server.
     Exhausted,
 }

@@ -16,10 +16,10 @@ use super::Stream;
 /// Adapts any `AsyncRead + AsyncWrite` type to [`Stream`], for example a TLS stream of another
 /// crate.
 ///
-/// The inner stream must report errors as [`Stream`] requires:
-/// [`io::ErrorKind::UnexpectedEof`] for a connection that was closed without the end marker
-/// of the protocol, and [`io::ErrorKind::InvalidData`] for a protocol error. The streams of
-/// `tokio-rustls` meet this requirement.
+/// The inner stream must report errors as [`Stream`] requires. If the connection was closed
+/// without the end marker of the protocol, the error is [`io::ErrorKind::UnexpectedEof`]. A
+/// protocol error is [`io::ErrorKind::InvalidData`]. The streams of `tokio-rustls` meet this
+/// requirement.
 ///
 /// ```
 /// use leastconn::net::{Foreign, Stream};
@@ -36,9 +36,9 @@ pub struct Foreign<S> {
 }
 
 impl<S> Foreign<S> {
-    /// Wraps a stream that has no TCP socket. [`Stream::abort`] does nothing. Therefore the
-    /// peer must be able to recognise the drop of the stream as a failure, as with a TLS
-    /// stream that is dropped without `close_notify`.
+    /// Wraps a stream that has no TCP socket. [`Stream::abort`] then does nothing. The peer
+    /// must therefore recognise the drop of the stream as a failure, as with a TLS stream that
+    /// is dropped without `close_notify`.
     pub const fn new(stream: S) -> Self {
         Self {
             stream,
@@ -60,7 +60,7 @@ impl<S> Foreign<S> {
         &self.stream
     }
 
-    /// Returns the inner stream.
+    /// Consumes the adapter, and returns the inner stream.
     pub fn into_inner(self) -> S {
         self.stream
     }
@@ -103,7 +103,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Foreign<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Foreign<S> {
     fn abort(&mut self) {
         if let Some(socket) = self.socket() {
-            // Fails only if the socket is closed already.
+            // The call fails only if the socket is already closed.
             let _ = socket.set_zero_linger();
         }
     }

@@ -21,7 +21,7 @@ const PROBES: u32 = 3;
 /// # Errors
 /// If `setsockopt` fails, for example because `socket` is not a TCP socket.
 pub fn set_keepalive(socket: &impl AsFd, idle: Duration) -> io::Result<()> {
-    // Limit the value to the range that Linux accepts.
+    // Linux accepts only values in this range.
     let idle = Duration::from_secs(idle.as_secs().clamp(1, 32_767));
     let keepalive = TcpKeepalive::new()
         .with_time(idle)

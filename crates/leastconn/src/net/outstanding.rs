@@ -11,9 +11,9 @@ use tokio::net::TcpStream;
 /// Data that a peer has not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outstanding {
-    /// Everything was acknowledged, or the connection no longer exists.
+    /// All data was acknowledged, or the connection no longer exists.
     Nothing,
-    /// Number of unacknowledged bytes, including a FIN. `u32::MAX`: the number is not known.
+    /// Number of unacknowledged bytes, including a FIN. `u32::MAX` if the number is not known.
     Bytes(u32),
 }
 
@@ -39,11 +39,12 @@ pub(super) fn outstanding(_: &TcpStream) -> Outstanding {
 
 /// Whether all data was sent and acknowledged, except for at most one small segment.
 ///
-/// A socket is writable if its unsent bytes are below `TCP_NOTSENT_LOWAT`, and if its unsent
-/// and unacknowledged bytes together occupy less than two thirds of the send buffer. Two
-/// thirds of the smallest buffer hold less than two segments. This function reduces the send
-/// buffer permanently, so that sending is slow afterwards. It must not be used after
-/// `shutdown(SHUT_WR)`, because the socket is then always writable.
+/// A socket is writable under two conditions. Its unsent bytes are below `TCP_NOTSENT_LOWAT`,
+/// and all unacknowledged bytes occupy less than two thirds of the send buffer. Two thirds of
+/// the smallest buffer hold less than two segments.
+///
+/// The function reduces the send buffer permanently, so that sending is slow afterwards. Do
+/// not call it after `shutdown(SHUT_WR)`, because the socket is then always writable.
 #[cfg(target_os = "linux")]
 fn is_sent(socket: &TcpStream) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -10,20 +10,20 @@ use crate::Server;
 /// A step between connecting and relaying, for example sending a PROXY header or performing a
 /// TLS handshake.
 ///
-/// The step is part of a connection attempt. It runs within the time limit of the attempt,
-/// and if it fails, the next server is tried. For one client it may run several times, each
-/// time on a new connection.
+/// The step is part of a connection attempt and runs within the time limit of the attempt. If
+/// the step fails, the next server is tried. The step may run several times for one client,
+/// each time on a new connection.
 pub trait Prepare: Send + Sync {
-    /// The prepared stream.
+    /// The type of prepared streams.
     type Stream: Stream + Send;
 
     /// Prepares `stream`, which has just been connected to an address of `server`. For a server
     /// at a UNIX socket, `stream` comes from [`from_unix`](super::from_unix).
     ///
     /// # Errors
-    /// If the server does not complete the step. The message is logged as the reason of the
-    /// failed attempt. System errors must keep their error code, because the code
-    /// distinguishes a fault of the server from a lack of resources in this process.
+    /// If the server does not complete the step. The text of the error is logged as the reason
+    /// of the failed attempt. Errors of system calls must keep their OS error code, because
+    /// the code shows whether the server failed or this process lacks resources.
     ///
     /// # Cancel safety
     /// When the attempt times out, the future is dropped and the connection is closed.

@@ -26,7 +26,8 @@ pub use checker::Checker;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Probe {
-    /// The server accepts a connection. If `expect` is set, it must also answer.
+    /// The server accepts a connection. If `expect` is set, the server must also send an
+    /// answer.
     Tcp {
         /// Bytes to send once connected.
         send: Option<Vec<u8>>,
@@ -96,7 +97,7 @@ impl Check {
     }
 }
 
-/// Why a probe failed.
+/// The reason why a probe failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProbeError {
@@ -109,12 +110,12 @@ pub enum ProbeError {
     /// The time limit passed after an incomplete answer.
     #[error("the expected answer did not come within {}, but {answer}", ShortDuration(*.limit))]
     Incomplete {
-        /// The time limit.
+        /// The time limit of the probe.
         limit: Duration,
         /// The start of the answer.
         answer: Excerpt,
     },
-    /// The answer ended, or exceeded 16 KiB, without containing the expected bytes.
+    /// The answer ended or exceeded 16 KiB, and does not contain the expected bytes.
     #[error("the answer is not the expected one, but {0}")]
     Unexpected(Excerpt),
     /// The answer is not HTTP/1.x.
@@ -181,8 +182,8 @@ impl fmt::Display for Excerpt {
 /// Maximum number of bytes of an answer that are examined.
 const MAX_ANSWER: usize = 16 * 1024;
 
-/// Probes a server once over a new connection. The connection is first prepared with `step`,
-/// within the time limit of the probe.
+/// Probes a server once over a new connection. `step` first prepares the connection, within
+/// the time limit of the probe.
 ///
 /// # Errors
 /// If the server does not answer as expected within the time limit.
@@ -284,8 +285,8 @@ async fn read_status<S: Stream>(stream: &mut S, answer: &mut Vec<u8>) -> Result<
         let mut response = httparse::Response::new(&mut headers);
         let parsed = response.parse(answer);
         match (response.code, parsed) {
-            // The status line is sufficient: headers may be malformed or not have arrived
-            // yet.
+            // The status line is sufficient. The headers may be malformed, or may not have
+            // arrived yet.
             (Some(code), _) => Some(Some(code)),
             (None, Ok(_)) => None,
             (None, Err(_)) => Some(None),
@@ -295,7 +296,8 @@ async fn read_status<S: Stream>(stream: &mut S, answer: &mut Vec<u8>) -> Result<
     code.ok_or_else(|| ProbeError::NotHttp(Excerpt::of(answer)))
 }
 
-/// Reads until `found` returns a value. Returns `None` if the answer ends before.
+/// Reads until `found` returns a value. Returns `None` if the answer ends or exceeds
+/// `MAX_ANSWER` before.
 async fn read_until<S: Stream, T>(
     stream: &mut S,
     answer: &mut Vec<u8>,

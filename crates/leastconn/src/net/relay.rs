@@ -6,11 +6,11 @@
 //! connection therefore holds no buffer, and a slow receiver applies backpressure to the
 //! sender.
 //!
-//! Half-closes are forwarded: the other direction continues until it ends as well, or until
-//! no byte has moved for the half-close timeout. When one side fails (reset, truncation,
-//! protocol error), the other side is aborted. This is delayed until the other side has
-//! acknowledged all data that the failed side had sent, because a reset discards data in the
-//! kernel's send buffer.
+//! Half-closes are forwarded: the other direction continues until it ends as well, or until no
+//! byte has moved for the half-close timeout. When one side fails (reset, truncation, protocol
+//! error), the other side is aborted. A reset discards data in the kernel's send buffer. The
+//! abort is therefore delayed until the other side has acknowledged all data that the failed
+//! side had sent.
 
 mod buffered;
 mod delivery;
@@ -95,11 +95,11 @@ pub enum OnTruncation {
     Close,
 }
 
-/// How relaying ended.
+/// The result of [`relay()`]: how the connection ended.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct RelayOutcome {
-    /// The reason code.
+    /// The reason code of the connection.
     pub reason: Reason,
     /// The first error of the client's stream.
     pub client_error: Option<io::Error>,
@@ -107,10 +107,10 @@ pub struct RelayOutcome {
     pub server_error: Option<io::Error>,
 }
 
-/// Upper bound of [`Traffic::buffered`].
+/// Upper bound of [`Traffic::buffered`], in bytes.
 pub const MAX_BUFFERED: usize = 2 * SCRATCH;
 
-/// Byte counters of a connection. They can be read while it is relayed.
+/// Byte counters of a connection. They can be read while the connection is relayed.
 #[derive(Debug, Default)]
 pub struct Traffic {
     received: AtomicU64,
@@ -120,18 +120,18 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Bytes from the client to the server.
+    /// Returns the number of bytes relayed from the client to the server.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Bytes from the server to the client.
+    /// Returns the number of bytes relayed from the server to the client.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Approximate number of bytes buffered for slow receivers. Used to choose which connections
-    /// to close when memory runs out.
+    /// Returns the approximate number of bytes buffered for slow receivers. When memory runs
+    /// out, this number helps to choose which connections to close.
     pub fn buffered(&self) -> u64 {
         let [to_server, to_client] = &self.buffered;
         to_server.load(Ordering::Relaxed) + to_client.load(Ordering::Relaxed)
@@ -147,9 +147,9 @@ impl Traffic {
 /// determines the reason, unless its data could not be delivered within
 /// [`RelayPolicy::half_close`].
 ///
-/// Drop the streams afterwards. If the end of one side was forwarded to the other side, the
-/// connection of the other side is closed in order, so that data in transit arrives.
-/// Otherwise that connection is [aborted](Stream::abort), so that the peer does not mistake a
+/// The caller must drop the streams after the relay has ended. A connection is closed in order
+/// if the end of the opposite side was forwarded to it, so that data in transit arrives.
+/// Otherwise the connection is [aborted](Stream::abort), so that the peer does not mistake a
 /// failed connection for a complete one. The exception is a timeout that expires when all
 /// received data is delivered: both connections are then closed in order.
 ///
@@ -165,8 +165,8 @@ pub async fn relay<D: Stream, U: Stream>(
 ) -> RelayOutcome {
     let mut pair = Pair::new(downstream, upstream, policy.on_truncation, traffic);
     let mut last_activity = now();
-    // Re-arming a timer is expensive. Activity therefore only updates the time of the last
-    // activity, and when the timer fires, the timeout is checked against that time.
+    // Re-arming a timer is expensive. Activity therefore only updates `last_activity`. When
+    // the timer fires, the timeout is compared with `last_activity`.
     let mut armed = deadline(last_activity, policy.idle);
     let mut timer = pin!(sleep_until(armed.into()));
 
@@ -215,7 +215,7 @@ pub async fn relay<D: Stream, U: Stream>(
 }
 
 fn deadline(from: Instant, limit: Option<Duration>) -> Instant {
-    // A time that is longer than any uptime and within the range of timers.
+    // Longer than any uptime, but within the range of Tokio's timers.
     const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     from + limit.map_or(NEVER, |limit| limit.min(NEVER))
 }

@@ -4,13 +4,13 @@
 //! system resolver does not report a TTL. [`FRESH`] is short enough to follow a container
 //! that moves to another address.
 //!
-//! For each server there is at most one lookup at a time, in a task of its own, and all
-//! waiting connections share the result. With one lookup per connection, threads would
-//! accumulate: the system resolver occupies a thread until the lookup completes, even if the
-//! connection that requested it was cancelled.
+//! For each server there is at most one lookup at a time, in a separate task. All waiting
+//! connections share the result. With one lookup per connection, threads would accumulate: the
+//! system resolver occupies a thread until the lookup completes, even if the connection that
+//! requested it was cancelled.
 //!
 //! A stale answer is used while a lookup refreshes it. If the resolver fails or is slow, the
-//! last answer remains in use, so that a DNS outage does not take down servers whose
+//! last answer remains in use. A DNS outage therefore does not take down servers whose
 //! addresses have not changed. An answer older than [`OLD`] is used only if no newer answer
 //! arrives within [`WAIT`]. An answer older than [`EXPIRED`] is not used.
 
@@ -36,7 +36,8 @@ use crate::{Address, sync::lock};
 /// How long an answer is used without a new lookup.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// Minimum time between lookups while connects or lookups fail.
+/// Minimum time between lookups while connects or lookups fail. Without an earlier answer, a
+/// failed lookup is repeated immediately for the next connection.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// If the answer is older than this, connections first wait for a newer answer: the server's
@@ -92,7 +93,7 @@ impl Resolved {
         let (host, port) = match address {
             Address::Ip(address) => return Ok([*address].into()),
             Address::Name { host, port } => (host, *port),
-            // A UNIX socket is connected to by its path, without an IP address.
+            // A UNIX socket has a path instead of an IP address.
             Address::Unix(_) => return Ok(Arc::default()),
         };
         let (earlier, running) = {
@@ -195,7 +196,7 @@ async fn outcome(mut running: watch::Receiver<Outcome>) -> io::Result<Addresses>
     }
 }
 
-/// Starts a lookup. It continues even if the callers are cancelled.
+/// Starts a lookup, which continues even if the callers are cancelled.
 fn look_up(
     state: Arc<Mutex<State>>,
     asking: impl Future<Output = io::Result<Addresses>> + Send + 'static,
@@ -215,8 +216,8 @@ fn look_up(
                     stale: now + FRESH,
                 });
             }
-            // Limit the rate of lookups after a failure: do not start one for each
-            // connection.
+            // After a failure, limit the rate of lookups. Otherwise every connection would
+            // start a lookup.
             Err(_) => {
                 if let Some(answer) = &mut state.answer {
                     answer.stale = now() + MIN_INTERVAL;

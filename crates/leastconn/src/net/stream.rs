@@ -26,14 +26,14 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     fn abort(&mut self);
 
     /// Ends the sending direction of a stream whose peer has already ended its own sending
-    /// direction. The stream is dropped right afterwards. Steps that the drop itself performs
-    /// can be omitted: for TCP, this saves a system call.
+    /// direction. The stream is dropped right afterwards. The implementation may omit steps
+    /// that the drop performs anyway. For TCP, this saves a system call.
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_shutdown(cx)
     }
 
-    /// The underlying TCP connection, if its bytes are relayed unchanged and the kernel may
-    /// therefore splice them. Otherwise `None`.
+    /// Returns the underlying TCP connection if its bytes are relayed unchanged, so that the
+    /// kernel may splice them. Otherwise returns `None`.
     fn as_tcp(&self) -> Option<&TcpStream> {
         None
     }
@@ -51,8 +51,8 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
         Poll::Pending
     }
 
-    /// The TCP socket below this stream, for setting socket options. The stream may transform
-    /// its bytes (TLS). `None`: there is no TCP socket.
+    /// Returns the TCP socket below this stream, for setting socket options. The stream may
+    /// transform the bytes, as TLS does. Returns `None` if there is no TCP socket.
     fn socket(&self) -> Option<&TcpStream> {
         self.as_tcp()
     }
@@ -72,7 +72,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Classifies `error`.
+    /// Classifies `error` by its kind.
     pub fn of(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Self::Truncated,
@@ -84,7 +84,7 @@ impl Fault {
 
 impl Stream for TcpStream {
     fn abort(&mut self) {
-        // Fails only if the socket is already closed.
+        // The call fails only if the socket is already closed.
         let _ = self.set_zero_linger();
     }
 

@@ -3,8 +3,8 @@
 //! A UNIX socket is wrapped in Tokio's `TcpStream`. All operations of the relay (read, write,
 //! shutdown, splice, readiness) work the same for stream sockets of both families. With a
 //! separate type, every TCP read and write would need a branch, or the relay would have to be
-//! compiled twice. There are three differences to TCP: `peer_addr` and `local_addr` fail, TCP
-//! options do not apply, and a UNIX socket cannot be reset, so that the peer sees
+//! compiled twice. There are three differences from TCP. `peer_addr` and `local_addr` fail.
+//! TCP options do not apply. A UNIX socket cannot be reset, so the peer sees
 //! [`Stream::abort`](super::Stream::abort) as an orderly end.
 
 use std::{io, os::fd::OwnedFd, path::Path, time::Duration};

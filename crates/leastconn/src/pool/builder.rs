@@ -66,7 +66,7 @@ impl<'a> PoolBuilder<'a> {
         }
     }
 
-    /// Adds a server.
+    /// Adds a server to the initial members.
     pub fn server(mut self, server: ServerSpec) -> Self {
         self.servers.push(server);
         self
@@ -86,8 +86,8 @@ impl<'a> PoolBuilder<'a> {
         self
     }
 
-    /// Sets how many health checks change the state of a server. With `None`, which is the
-    /// default, results of health checks are ignored.
+    /// Sets how many consecutive health checks change the state of a server. With `None`,
+    /// which is the default, results of health checks are ignored.
     pub fn active(mut self, policy: impl Into<Option<ActivePolicy>>) -> Self {
         self.active = policy.into();
         self
@@ -113,16 +113,16 @@ impl<'a> PoolBuilder<'a> {
         self
     }
 
-    /// Sets how long a server takes to reach its whole share of new connections. This applies
-    /// when the server was down, ejected or in maintenance, when it was drained and all its
-    /// connections have ended, and when it has joined a running pool. With zero, which is the
-    /// default, a server gets its whole share at once. The first servers of a pool always do.
+    /// Sets how long a server takes to reach its whole share of new connections. Slow start
+    /// begins when a server recovers from being down or ejected, when it leaves maintenance,
+    /// and when it joins a running pool. It also begins when a drained server without
+    /// connections becomes ready. With zero, which is the default, a server gets its whole
+    /// share at once. The first servers of a pool always do.
     ///
     /// At first the server gets at most a tenth of its share by weight. This limit grows
-    /// linearly up to the whole share. With least connections the limit continues to grow: to
-    /// twice the share after a second period of this duration, to four times the share after
-    /// a third, and so on, until the server has as many connections as peers that hold
-    /// long-lived connections. The time is measured from the first pick that could have
+    /// linearly up to the whole share. With least connections, the limit then doubles with
+    /// each further period of this duration, until the server has as many long-lived
+    /// connections as its peers. The time is measured from the first pick that could have
     /// chosen the server. If all available servers are in slow start, the connections are
     /// distributed according to their progress.
     pub const fn slow_start(mut self, duration: Duration) -> Self {
@@ -130,9 +130,9 @@ impl<'a> PoolBuilder<'a> {
         self
     }
 
-    /// Sets the seed of tie-breaking and of random choices. With the same seed, the same
-    /// sequence of operations picks the same servers. The default is the seed of the
-    /// predecessor pool, or 0.
+    /// Sets the seed for tie-breaking and for random choices. With the same seed, the same
+    /// sequence of operations picks the same servers. The default is 0, or for a successor a
+    /// number from the random sequence of the predecessor pool.
     pub const fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
@@ -168,8 +168,8 @@ impl<'a> PoolBuilder<'a> {
             members: tokio::sync::watch::Sender::new(Arc::new([])),
         };
         let merge = Merge::new(&pool, self.servers, before.as_deref())?;
-        // Nothing can fail from here on, so servers that are shared with the predecessor may
-        // be changed now.
+        // No step below can fail, so servers that are shared with the predecessor may be
+        // changed now.
         if let (Some(predecessor), Some(before)) = (self.predecessor, &before)
             && predecessor.ramp.is_none()
         {

@@ -41,7 +41,7 @@ impl Candidates {
         }))
     }
 
-    /// The servers, in the pool's order.
+    /// Returns the candidates, in the order of the pool.
     pub fn members(&self) -> &[Member] {
         &self.0.members
     }
@@ -64,7 +64,7 @@ impl Candidates {
     }
 }
 
-/// The servers on which one connection was already tried. Picks exclude these servers.
+/// The servers that were already tried for a connection. Picks exclude these servers.
 #[derive(Clone, Debug, Default)]
 pub struct Tried(Vec<Arc<Server>>);
 
@@ -76,7 +76,7 @@ impl Tried {
         self.0.push(lease.into_server());
     }
 
-    /// How many servers were tried.
+    /// Returns the number of servers that were tried.
     pub fn len(&self) -> usize {
         self.0.len()
     }

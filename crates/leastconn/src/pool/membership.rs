@@ -13,14 +13,14 @@ use crate::{
     sync::Arc,
 };
 
-/// What [`Pool::update`] changed.
+/// The servers that joined or left a pool in [`Pool::update`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MembershipChange {
-    /// Servers that joined, in the order in which the update lists them.
+    /// Servers that joined, in the order of the update.
     pub added: Vec<ServerId>,
-    /// Servers that left, in the order in which they were listed before. A server whose
-    /// address changed is in both lists.
+    /// Servers that left, in their previous order. A server whose address changed is in both
+    /// lists.
     pub removed: Vec<ServerId>,
 }
 
@@ -34,7 +34,7 @@ impl MembershipChange {
 #[derive(Debug)]
 pub(super) struct Membership {
     pub(super) all: Candidates,
-    /// Servers that left the pool. Their leases keep them alive. A pick that began before a
+    /// Servers that left the pool. Leases keep these servers alive. A pick that began before a
     /// server left can still add a lease.
     departed: Vec<Weak<Server>>,
     total_weight: u64,
@@ -78,8 +78,8 @@ impl Membership {
         )
     }
 
-    /// Returns the present members and the servers that left earlier and are still in use.
-    /// Those that do not become members of the next membership are its departed servers.
+    /// Returns the present members, and the servers that left earlier and are still in use.
+    /// The next membership removes its own members from this list.
     pub(super) fn departed(&self) -> Vec<Weak<Server>> {
         let members = self.all.members().iter();
         let members = members.map(|member| Arc::downgrade(&member.server));
@@ -97,8 +97,8 @@ impl Membership {
         members.map(Member::spec).eq(servers.iter().cloned())
     }
 
-    /// Ends slow start on all members. Without slow start every server has its whole share,
-    /// even if no pick has looked at it yet.
+    /// Ends slow start on all members. In a pool without slow start, every server has its
+    /// whole share, even before its first pick.
     pub(super) fn end_ramps(&self) {
         for member in self.all.members().iter() {
             member.server.end_ramp();
@@ -106,7 +106,7 @@ impl Membership {
     }
 }
 
-/// The next members of a pool. They were validated but are not in use yet.
+/// The next members of a pool, validated but not in use yet.
 pub(super) struct Merge {
     members: Vec<Member>,
     joined: Vec<Arc<Server>>,

@@ -1,5 +1,5 @@
-//! Picks a server: first among primaries, then among backups, then among servers of last
-//! resort.
+//! Picks a server: first among available primaries, then among available backups, then among
+//! unavailable servers.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct PickRequest<'a> {
-    /// The present time.
+    /// The current time.
     pub now: Instant,
     /// Servers that must not be picked.
     pub tried: &'a Tried,
@@ -25,7 +25,8 @@ pub struct PickRequest<'a> {
 }
 
 impl<'a> PickRequest<'a> {
-    /// A request without a source, for a connection that was not tried on any server yet.
+    /// Creates a request without a source, for a connection that was not tried on any server
+    /// yet.
     pub const fn new(now: Instant) -> Self {
         Self {
             now,
@@ -92,10 +93,11 @@ impl Pool {
         Some(Lease::of_acquired(Arc::clone(server)))
     }
 
-    /// Picks an ejected candidate that was not tried. If all candidates are down, picks one
-    /// of those. As long as one candidate is not down, no candidate that is down is picked,
-    /// even if the other one was tried or is full: a server that is down may not answer
-    /// before the client gives up, while the other one may recover before the next attempt.
+    /// Picks an ejected candidate that was not tried. A candidate that is down is picked only
+    /// if all candidates are down. While another candidate is ejected, a server that is down
+    /// is not dialled, even if the ejected candidate was already tried or is full. The reason
+    /// is that a server that is down may not answer before the client gives up, and the
+    /// ejected candidate may recover before the next attempt.
     #[cold]
     fn pick_last_resort(
         &self,
@@ -223,7 +225,7 @@ impl Servers for LastResort<'_> {
         self.tier.weight(position)
     }
 
-    /// Slow start does not apply to servers of last resort.
+    /// Slow start does not apply to servers that are dialled while no server is available.
     fn steady(&self, now: Instant, _: &mut bool) -> impl Iterator<Item = Option<Steady>> {
         let ramp = Ramp::new(Duration::ZERO);
         (0..self.len()).map(move |position| {

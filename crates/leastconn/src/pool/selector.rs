@@ -1,4 +1,4 @@
-//! Which servers a client may use. This does not depend on the present members.
+//! The servers that a client may use, regardless of the present members.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,8 @@ use arc_swap::ArcSwapOption;
 use super::{Candidates, Pool, membership::Membership};
 use crate::{spec::ServerId, sync::Arc};
 
-/// The servers that a client may use: all servers of a pool, or those with certain names.
+/// The servers that a client may use: all servers of a pool, or the servers with certain
+/// names.
 ///
 /// A selector follows the membership of the pool: a server that joins under a selected name
 /// is included from the next connection on. Create one selector for each client or rule and
@@ -51,7 +52,7 @@ struct Resolved {
 }
 
 impl Selector {
-    /// Selects all servers.
+    /// Selects all servers of the pool.
     pub const fn all() -> Self {
         Self(Kind::All)
     }
@@ -94,8 +95,8 @@ impl Named {
             return resolved.candidates.clone();
         }
         let candidates = membership.subset(pool, |server| self.names.contains(server.id()));
-        // A concurrent call may replace this value with that of an older membership. The next
-        // call corrects it.
+        // A concurrent call may overwrite this value with the candidates of an older
+        // membership. The next call then computes the candidates again.
         self.resolved.store(Some(Arc::new(Resolved {
             membership: Arc::clone(&membership),
             candidates: candidates.clone(),

@@ -1,8 +1,9 @@
 //! The servers of one upstream. Some decisions about one server depend on the other servers:
 //! whether another server may be ejected, and whether any server is available.
 //!
-//! A pool shares the group with its successors, so the group persists across reloads. It is
-//! locked for changes of health, administrative state and membership, but not for picks.
+//! A pool shares the group with its successors, so the group persists across reloads. The
+//! group is locked for changes of health, administrative state and membership, but not for
+//! picks.
 
 use super::{Cause, EJECTED, Server};
 use crate::{
@@ -82,7 +83,7 @@ impl ServerGroup {
         changed.is_up_changed
     }
 
-    /// Whether no server is available, but at least one could be picked as a last resort.
+    /// Whether no server is available, but at least one server is ejected or down.
     pub(crate) fn is_panicking(&self) -> bool {
         lock(&self.state).is_panicking
     }

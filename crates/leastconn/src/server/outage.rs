@@ -11,11 +11,11 @@ pub struct Failure<'a> {
     error: &'a dyn fmt::Display,
 }
 
-/// The start and the reason of an outage: the server is ejected or down.
+/// The period during which a server is ejected or down: its start and its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outage {
-    /// When the outage started. Later failures do not change this time.
+    /// Time at which the outage started. Later failures do not change this time.
     pub since: SystemTime,
     /// For a server that is down, the error of the last failed probe. For an ejected server, the
     /// error of the connect that caused the ejection. May contain text that the server sent.
@@ -23,7 +23,8 @@ pub struct Outage {
 }
 
 impl<'a> Failure<'a> {
-    /// A failure at `time`. `error` is formatted only if the failure is stored.
+    /// Creates a failure that occurred at `time`. `error` is formatted only if the failure is
+    /// stored.
     pub fn new(time: SystemTime, error: &'a dyn fmt::Display) -> Self {
         Self { time, error }
     }
@@ -88,8 +89,8 @@ impl Condition {
                 self.since.get_or_insert(failure.time);
             }
             Cause::Connect(failure) => {
-                // An ejected server is dialled if no other is left. If that fails, neither the
-                // ejection nor its reason changes.
+                // An ejected server is dialled while no server is available. If such a connect
+                // fails, neither the ejection nor its reason changes.
                 if self.health.ejected_until() != ejected_before {
                     self.connect_error = Some(failure.text());
                     self.since.get_or_insert(failure.time);

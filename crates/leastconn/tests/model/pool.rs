@@ -1,9 +1,9 @@
 //! A sequential model of a pool. Tests apply sequences of operations to a pool and compare it
 //! with the model.
 //!
-//! The model is used by the property test and by the fuzz targets. Each operation is decoded
-//! from four bytes, so that any source of bytes yields a sequence of operations. The
-//! invariants in [`World::run`] are checked after each operation and at the end.
+//! The property test in `pool_model.rs` uses the model. Each operation is decoded from four
+//! bytes, so that any sequence of bytes is a sequence of operations. The invariants in
+//! [`World::run`] are checked after each operation and at the end.
 
 #![allow(clippy::expect_used, reason = "a violated invariant panics")]
 
@@ -59,7 +59,7 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    /// Decodes an operation. There is an encoding for each operation.
+    /// Decodes an operation. Every operation has an encoding.
     pub(crate) fn from_bytes([kind, a, b, c]: [u8; 4]) -> Self {
         match kind % 16 {
             // Picks are the most frequent operation, so that servers have connections. Two
@@ -121,8 +121,8 @@ impl Expected {
         max.is_none_or(|max| self.in_flight < max.get())
     }
 
-    /// Whether the server may be picked as a last resort, including servers that are down if
-    /// `down` is set.
+    /// Whether the server may be picked while no server is available. If `down` is set,
+    /// servers that are down may be picked too.
     fn is_last_resort(&self, down: bool) -> bool {
         let is_down = self.health.availability() == Availability::Down;
         self.admin == AdminState::Ready && self.has_room() && (down || !is_down)
@@ -147,8 +147,8 @@ impl Expected {
         self.may_be_slow |= before != Availability::Up && after == Availability::Up;
     }
 
-    /// Load per weight once one more connection is added. Exact, because weights are powers
-    /// of two.
+    /// Returns the load per weight after one more connection. The value is exact, because
+    /// weights are powers of two.
     fn weight_of_one_more(&self) -> f64 {
         f64::from(self.in_flight + 1) / f64::from(self.spec.weight.get())
     }
@@ -197,8 +197,8 @@ impl World {
     /// # Panics
     /// If an invariant is violated:
     /// - A server that is draining, in maintenance, full or already tried is not picked.
-    /// - A server that is ejected or down is picked only as a last resort: if no other server
-    ///   is eligible and the pool does not have `PanicPolicy::Refuse`.
+    /// - A server that is ejected or down is picked only if no other server is eligible and
+    ///   the pool does not have `PanicPolicy::Refuse`.
     /// - At most the configured share of servers is ejected.
     /// - A backup is picked only if no other server is eligible.
     /// - With least connections, no other eligible server has a lower load per weight than
@@ -333,7 +333,7 @@ impl World {
         }
     }
 
-    /// The state of the upstream, as seen by one of its servers.
+    /// Returns the state of the upstream that affects the health of `server`.
     fn siblings(&self, server: usize) -> Siblings {
         let members = || self.expected.iter().enumerate();
         let is = |expected: &Expected, availability: fn(Availability) -> bool| {
@@ -550,7 +550,7 @@ fn choosing(pool: PoolBuilder<'_>, seed: u8) -> PoolBuilder<'_> {
         .slow_start(Duration::from_secs(u64::from(seed >> 5 & 1) * 7))
 }
 
-/// The servers in the mask `members`. An empty mask stands for all servers.
+/// Returns the servers in the mask `members`. Returns all servers if the mask is empty.
 fn specs(members: u8, seed: u8) -> Vec<ServerSpec> {
     let is_member =
         |number: &u8| members.is_multiple_of(1 << SERVERS) || has(members, (*number).into());

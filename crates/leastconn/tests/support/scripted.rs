@@ -1,5 +1,5 @@
 //! A scripted stream, and a check of the invariants of the relay for any pair of scripts. The
-//! file uses only the public API, so that property tests and fuzz targets can include it.
+//! file uses only the public API, so that integration tests can include it.
 
 use std::{
     io,
@@ -28,13 +28,13 @@ pub(crate) enum Step {
 /// How reading ends after the steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// With an orderly end.
+    /// Reading ends in order.
     Orderly,
-    /// With a reset.
+    /// Reading fails with a reset.
     Reset,
-    /// With the end of the transport, but without the end marker of the protocol.
+    /// Reading fails, because the transport has ended without the end marker of the protocol.
     Truncated,
-    /// With a protocol error.
+    /// Reading fails with a protocol error.
     Broken,
     /// Reading does not end: reads stay pending.
     Silent,
@@ -61,16 +61,16 @@ pub(crate) enum Take {
 pub(crate) struct Script {
     /// Results of reads.
     pub(crate) reads: Vec<Step>,
-    /// How reading ends.
+    /// How reading ends after the results in `reads`.
     pub(crate) end: End,
     /// Results of writes, flushes and shutdowns, in one sequence.
     pub(crate) writes: Vec<Step>,
-    /// How writing continues afterwards.
+    /// How writing continues after the results in `writes`.
     pub(crate) take: Take,
 }
 
 /// Returns the byte that a side sends at an offset. The bytes at 251 consecutive offsets
-/// differ, and so do those of the two sides at the same offset.
+/// differ. At the same offset, the bytes of the two sides differ.
 fn byte(side: u8, offset: usize) -> u8 {
     (offset % 251) as u8 ^ side
 }

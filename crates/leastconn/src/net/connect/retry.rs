@@ -16,17 +16,16 @@ use crate::{
 /// Delay before the second round.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 
-/// Longest delay between rounds.
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
-/// When a server recovers, connections that wait for it start over this period instead of all
-/// at once, so that they do not overflow its backlog.
+/// When a server recovers, the waiting connections are dialled over this period instead of all
+/// at once, so that they do not overflow the server's backlog.
 const SPREAD: Duration = Duration::from_millis(50);
 
-/// Maximum of `retry_for`: adding more to an `Instant` may overflow.
+/// Maximum of `retry_for`. Adding a longer time to an `Instant` could overflow.
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// The schedule of the rounds after the first one.
+/// The schedule of all rounds except the first round.
 pub(super) struct Retry {
     deadline: Instant,
     backoff: Backoff,

@@ -20,7 +20,7 @@ const POLICY: ConnectPolicy = ConnectPolicy {
     keepalive: Some(Duration::from_secs(7)),
 };
 
-/// A pool in which all servers may be ejected, and ejected servers are not used.
+/// A pool that may eject all servers, and that does not use ejected servers.
 fn pool(addresses: &[SocketAddr]) -> Pool {
     pool_with(addresses, PassivePolicy::default())
 }
@@ -57,16 +57,16 @@ async fn connect_all(pool: &Pool, policy: &ConnectPolicy) -> Result<Connected, C
     .await
 }
 
-/// An address that refuses connections. It stays reserved until the returned `Upstream` is
-/// dropped.
+/// An address that refuses connections. The port stays reserved until the returned `Upstream`
+/// is dropped.
 async fn refusing() -> (SocketAddr, Upstream) {
     let upstream = Upstream::start(Behaviour::Echo).await;
     upstream.stop(OpenConnections::Close).await;
     (upstream.addr(), upstream)
 }
 
-/// An address on which connecting hangs, because its backlog is full until the returned
-/// sockets are dropped.
+/// An address at which connecting hangs: the backlog of the listener is full until the
+/// returned sockets are dropped.
 async fn black_hole() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 1], 0).into()).unwrap();

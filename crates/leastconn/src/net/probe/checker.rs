@@ -25,28 +25,30 @@ use crate::{
     sync::{Mutex, lock},
 };
 
-/// Maximum interval while no server of an upstream is available. Clients are waiting for the
-/// first server to recover.
+/// Maximum interval while no server of an upstream is available. The interval is short because
+/// clients wait for the first server to recover.
 pub(super) const URGENT: Duration = Duration::from_secs(1);
 
 /// The first probes of servers that join a running pool are spread over this period, or over
 /// the probe interval if that is shorter.
 pub(super) const SPREAD: Duration = Duration::from_secs(1);
 
-/// Probes the members of a pool until the checker is dropped. Each server is probed at once
-/// and then at the configured interval, or every second while no server is available.
+/// Probes the members of a pool until the checker is dropped. Each server is probed
+/// immediately and then at the configured interval. While no server is available, each server
+/// is probed at least every second.
 ///
 /// The checker follows the membership of the pool. Servers that stay in the pool keep their
 /// schedule, even if the checker of a [successor](Pool::successor) takes over. The first
-/// probes of servers that join are spread over one second. Servers in maint are not probed.
+/// probes of servers that join are spread over one second. Servers in maintenance are not
+/// probed.
 #[derive(Debug)]
 pub struct Checker {
-    /// The tasks that probe the servers. They are aborted when the checker is dropped: the
-    /// supervisor task holds only a weak reference.
+    /// The tasks that probe the servers. The tasks are aborted when the checker is dropped,
+    /// because the supervisor task holds only a weak reference.
     _probers: Arc<Mutex<Probers>>,
     _supervisor: JoinSet<()>,
     servers: usize,
-    /// How many of the initial members have been probed.
+    /// Number of initial members whose first probe has ended.
     probed: watch::Receiver<usize>,
 }
 
@@ -101,8 +103,9 @@ impl Checker {
     }
 
     /// Completes when each server that was a member at the start has been probed, with any
-    /// result. This takes at most the time limit of the check. Also completes when the
-    /// checker is dropped.
+    /// result. Servers in maintenance count as probed. In a new pool this takes at most the
+    /// time limit of the check. In a successor pool it takes up to one second longer, because
+    /// the first probes of new servers are spread. Also completes when the checker is dropped.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -144,8 +147,8 @@ impl Probers {
         while self.tasks.try_join_next().is_some() {}
     }
 
-    /// Starts a task for each member that has none. If `is_running` is set, the first probes
-    /// of servers that were never probed are spread.
+    /// Starts a probe task for each member without a task. If `is_running` is set, the first
+    /// probes of servers that were never probed are spread over [`SPREAD`].
     fn start<P: Prepare + 'static>(
         &mut self,
         settings: &Settings<P>,
@@ -192,7 +195,6 @@ fn spread(new: usize, is_running: bool, interval: Duration) -> impl Iterator<Ite
     (0..count).map(move |nth| start + time / count * nth)
 }
 
-/// Probes one server.
 struct Prober<P> {
     server: Arc<Server>,
     upstream: UpstreamId,
@@ -203,8 +205,8 @@ struct Prober<P> {
 
 impl<P: Prepare> Prober<P> {
     /// Probes the server until the task is aborted. The first probe begins at `start`, or one
-    /// interval after the last probe. Increments `first` after the first probe, or at once if
-    /// the server was already probed before.
+    /// interval after the last probe. Increments `first` after the first probe, or immediately
+    /// if the server was probed before the task started.
     async fn run(mut self, start: Option<Instant>, first: Option<watch::Sender<usize>>) {
         let count_first = |first: Option<watch::Sender<usize>>| {
             if let Some(first) = first {
@@ -258,7 +260,7 @@ impl<P: Prepare> Prober<P> {
         }
     }
 
-    /// Waits until the probe after the one that began at `start` is due.
+    /// Waits until the next probe is due. The previous probe began at `start`.
     async fn wait_since(&mut self, start: Instant) {
         // Jitter prevents the probes of many servers from being sent at the same time.
         let random = random();

@@ -102,7 +102,8 @@ async fn packet<S: Stream>(
     Ok(packet)
 }
 
-/// Returns the error that a greeting or error packet reports, if any.
+/// Returns `None` for a valid greeting, and an error for every other packet. An error packet
+/// contains the text of the error.
 fn error_of(packet: &[u8]) -> Option<ProbeError> {
     match packet {
         // The greeting has protocol version 10.
@@ -112,7 +113,7 @@ fn error_of(packet: &[u8]) -> Option<ProbeError> {
     }
 }
 
-/// Whether the server rejected the login. This shows that the server works.
+/// Whether the server rejected the login. A rejected login shows that the server works.
 fn is_access_denied(packet: &[u8]) -> bool {
     packet.get(3) == Some(&b'#') && packet.get(4..9) == Some(ACCESS_DENIED)
 }

@@ -65,8 +65,8 @@ fn startup(user: &str) -> Vec<u8> {
     startup
 }
 
-/// Returns the message of an error that concerns all clients. Each field is a letter,
-/// followed by a text that ends with a NUL byte.
+/// Returns the message of the error, or `None` if the error does not concern all clients. Each
+/// field is a letter, followed by a text that ends with a NUL byte.
 fn unavailable(fields: &[u8]) -> Option<&[u8]> {
     let field = |letter: u8| {
         let mut all = fields.split(|&byte| byte == 0);

@@ -70,7 +70,7 @@ async fn probe_at(address: SocketAddr, check: &Check) -> Result<(), ProbeError> 
     .await
 }
 
-/// Answers one connection with `pieces`, each in a segment of its own, then closes the
+/// Answers one connection with `pieces`, each in a separate segment, then closes the
 /// connection. Returns the request.
 async fn answering(
     pieces: &'static [&'static str],
@@ -281,8 +281,8 @@ async fn becomes(pool: &Pool, up: bool) {
     .unwrap();
 }
 
-/// This test only covers that probes update the health state. The thresholds are covered by
-/// the tests of the health state.
+/// This test only checks that probes update the health. The tests of `health` check the
+/// thresholds.
 #[tokio::test]
 async fn probes_change_server_health() {
     let upstream = Upstream::start(Behaviour::Http(200)).await;

@@ -4,15 +4,15 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Read size while the total exceeds the limit. It is also the maximum number of bytes that
-/// each further slow receiver adds to the total.
+/// Read size while the total exceeds the limit. Each further slow receiver therefore adds at
+/// most this number of bytes to the total.
 const SCARCE: usize = 4 * 1024;
 
 static TOTAL: AtomicUsize = AtomicUsize::new(0);
 static ALLOWANCE: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// Approximate number of bytes that all relayed connections of the process buffer for slow
-/// receivers.
+/// Returns the approximate number of bytes that all relayed connections of the process buffer
+/// for slow receivers.
 pub fn buffered() -> usize {
     TOTAL.load(Ordering::Relaxed)
 }

@@ -10,12 +10,12 @@ use super::super::{
     outstanding::{Outstanding, outstanding},
 };
 
-/// Interval of the first checks. It doubles up to `SLOWEST`. The socket must be checked
-/// repeatedly, because the kernel does not notify about acknowledgements.
+/// Interval after the first check. The interval doubles up to `SLOWEST`. The socket must be
+/// checked repeatedly, because the kernel does not notify about acknowledgements.
 const FIRST: Duration = Duration::from_millis(1);
 const SLOWEST: Duration = Duration::from_millis(50);
 
-/// State of waiting for the acknowledgement.
+/// State of a wait for acknowledgements.
 pub(super) struct Delivery {
     pub(super) next_check: Instant,
     interval: Duration,

@@ -20,12 +20,12 @@ use super::{
     splice::Splice,
 };
 
-/// Reading stops when less than a quarter of the buffer is free. The next TLS record may then
-/// not fit, and a partial read costs as much as a full one.
+/// Reading stops when less than a quarter of the buffer is free. The next TLS record might not
+/// fit, and a partial read costs as much as a full read.
 const MIN_FREE_DIVISOR: usize = 4;
 
 /// Value of `TCP_NOTSENT_LOWAT` for bulk transfers while other connections exchange short
-/// messages. In measurements, a smaller value did not reduce the latency of those connections
+/// messages. In measurements, a smaller value did not reduce the latency of the short messages
 /// further.
 const UNSENT: u32 = 256 * 1024;
 
@@ -66,7 +66,7 @@ pub(super) struct Progress {
 /// State of one direction.
 pub(super) struct Flow<'a> {
     pub(super) phase: Phase,
-    /// Bytes that were read and that the writer did not accept at once.
+    /// Bytes that were read and that the writer has not accepted immediately.
     unsent: Vec<u8>,
     /// Number of bytes at the start of `unsent` that the writer has accepted since.
     taken: usize,
@@ -78,20 +78,22 @@ pub(super) struct Flow<'a> {
     unflushed: bool,
     /// Whether a write failed because the writer's connection was reset.
     pub(super) writer_is_gone: bool,
-    /// Whether a write of the other flow reported that this flow's reader was reset. The
-    /// kernel reports a reset only once; further reads report an ordinary end. Without this
+    /// Whether a write of the opposite flow reported that this flow's reader was reset. The
+    /// kernel reports a reset only once, and later reads report an ordinary end. Without this
     /// flag, a download that is cut short during an upload would look complete.
     pub(super) reader_is_gone: bool,
-    /// Whether the other flow is done. Both streams are then dropped as soon as this flow
-    /// ends.
+    /// Whether the flow in the opposite direction is done. Both streams are then dropped as
+    /// soon as this flow ends.
     pub(super) is_last: bool,
     on_truncation: OnTruncation,
-    /// The first fault of reading, and below that of writing.
+    /// The first fault that a read reported. `write_fault` is the first fault that a write
+    /// reported.
     pub(super) read_fault: Option<Fault>,
     pub(super) write_fault: Option<Fault>,
     pub(super) read_error: Option<io::Error>,
     pub(super) write_error: Option<io::Error>,
-    /// Whether data was discarded because only an alert may still be sent.
+    /// Whether pending data was discarded after a protocol error on the writer. Only the alert
+    /// may still be sent.
     is_abandoned: bool,
     /// Whether [`Flow::reset_writer`] was called.
     is_reset: bool,
@@ -172,7 +174,7 @@ impl<'a> Flow<'a> {
         !matches!(self.phase, Phase::Reading | Phase::Closing)
     }
 
-    /// The time of the next poll if no wake-up occurs before.
+    /// Returns the time at which the flow must be polled even without a wake-up.
     pub(super) fn next_check(&self) -> Option<Instant> {
         let is_waiting = matches!(self.phase, Phase::Breaking | Phase::Confirming);
         let delivery = self.delivery.as_ref().filter(|_| is_waiting)?;
@@ -212,12 +214,12 @@ impl<'a> Flow<'a> {
         };
     }
 
-    /// Resets the writer's connection now instead of when its stream is dropped.
+    /// Resets the writer's connection immediately, before the writer's stream is dropped.
     pub(super) fn reset_writer(&mut self, writer: &impl Stream) {
         if !std::mem::replace(&mut self.is_reset, true)
             && let Some(socket) = writer.socket()
         {
-            // Fails only if the socket is already closed.
+            // The call fails only if the socket is already closed.
             let _ = rustix::net::connect_unspec(socket);
         }
     }
@@ -238,8 +240,8 @@ impl<'a> Flow<'a> {
             && !self.unflushed
     }
 
-    /// Moves bytes, up to about the size of `scratch`, then yields to other tasks. Once the
-    /// flow has ended, the streams are not used any more.
+    /// Moves bytes, up to about the size of `scratch`, then yields to other tasks. After the
+    /// flow has ended, this method does not use the streams.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -290,8 +292,8 @@ impl<'a> Flow<'a> {
         }
         match self.phase {
             Phase::Reading => {
-                // Do not read while the writer holds data, so that only one of them buffers
-                // data: the flow or the writer.
+                // Do not read while the writer holds unflushed data, so that the flow and the
+                // writer do not both buffer data.
                 ready!(self.flush(cx, writer));
                 if self.is_over() {
                     return Poll::Ready(());
@@ -406,7 +408,7 @@ impl<'a> Flow<'a> {
         match ready!(self.splice.poll_pull(cx, from, limit)) {
             Some(Ok(0)) => self.reader_ended(),
             Some(Err(error)) => self.reader_broke(error),
-            // No pipe is available, so the flow copies.
+            // `None`: no pipe is available, so the flow copies.
             Some(Ok(_)) | None => {}
         }
         Poll::Ready(())
@@ -426,8 +428,8 @@ impl<'a> Flow<'a> {
         if self.is_bounded != bounded {
             self.is_bounded = bounded;
             if let Some(socket) = writer.socket() {
-                // An error is ignored: it only increases the latency of other connections. 0
-                // restores the system default.
+                // 0 restores the system default. An error is ignored, because it only
+                // increases the latency of other connections.
                 let limit = if bounded { UNSENT } else { 0 };
                 let _ = SockRef::from(socket).set_tcp_notsent_lowat(limit);
             }
@@ -476,7 +478,7 @@ impl<'a> Flow<'a> {
             return self.abandon();
         }
         self.phase = match self.phase {
-            // Reading has already stopped because of an earlier failure. This failure only
+            // Reading has already stopped because of an earlier failure. The failed write only
             // ends the delivery.
             Phase::Breaking => Phase::Broken,
             _ => Phase::WriterBroke,

@@ -1,5 +1,5 @@
-//! Both directions of a relayed connection, and how they affect each other when one of them
-//! ends.
+//! Both directions of a relayed connection, and how the end of one direction affects the
+//! opposite direction.
 
 use std::{task::Context, time::Instant};
 
@@ -16,8 +16,8 @@ enum Side {
     Server,
 }
 
-/// Both streams and both flows. When the pair is dropped, it aborts each side that would
-/// otherwise mistake a failed connection for a complete one.
+/// Both streams and both flows. Dropping the pair aborts each side that would otherwise
+/// mistake a failed connection for a complete connection.
 pub(super) struct Pair<'a, D: Stream, U: Stream> {
     downstream: &'a mut D,
     upstream: &'a mut U,
@@ -67,14 +67,14 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
             changed |= self.settle(client, server);
         }
         if changed {
-            // Both flows were polled before the phase changed: poll them again.
+            // The flows were polled before the change, so both flows must be polled again.
             cx.waker().wake_by_ref();
         }
         self.reset_early();
     }
 
-    /// Resets the connection of a side to which nothing more is sent. Does not wait until the
-    /// other side has acknowledged its data.
+    /// Resets the connection to a side as soon as nothing more is sent to that side. The relay
+    /// may still wait for the opposite side to acknowledge its data.
     fn reset_early(&mut self) {
         let (to_server, to_client) = (&mut self.client_to_server, &mut self.server_to_client);
         if to_server.phase == Phase::Broken && to_client.phase == Phase::Breaking {
@@ -132,7 +132,7 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
         self.client_to_server.is_half_closed() || self.server_to_client.is_half_closed()
     }
 
-    /// The time of the next poll if no wake-up occurs before.
+    /// Returns the time at which the pair must be polled even without a wake-up.
     pub(super) fn next_check(&self) -> Option<Instant> {
         let checks = [&self.client_to_server, &self.server_to_client].map(Flow::next_check);
         checks.into_iter().flatten().min()
@@ -142,7 +142,8 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
     pub(super) fn ending(&self) -> Option<Reason> {
         let (to_server, to_client) = (&self.client_to_server, &self.server_to_client);
         let [client, server] = self.faults();
-        // A flow does not have to deliver anything more to a side that was reset.
+        // Nothing more can be delivered to a side that was reset, so the connection may end
+        // before the flow to that side has ended.
         let is_over = to_server.is_over() && to_client.is_over()
             || to_server.phase == Phase::Broken && client == Some(Fault::Reset)
             || to_client.phase == Phase::Broken && server == Some(Fault::Reset);
@@ -186,8 +187,8 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
     }
 }
 
-/// Applies a fault of one side to the flow that reads from this side (`from`) and to the flow
-/// that writes to it (`to`). `None` stands for no fault.
+/// Applies the fault of one side, if any, to the flow that reads from that side (`from`) and
+/// to the flow that writes to that side (`to`).
 fn settle_side(fault: Option<Fault>, from: &mut Flow<'_>, to: &mut Flow<'_>) {
     match fault {
         // Only the alert may still be sent to this side.

@@ -7,13 +7,13 @@
 //! sends these bytes in bursts that occupy the processor for milliseconds. The limit
 //! increases the CPU cost of a bulk transfer by up to 50 %, so it is not always set.
 //!
-//! # What this relies on
+//! # Dependency on Tokio's scheduler
 //!
-//! A connection that has used up its budget calls [`yield_to_others`]. Tokio wakes a task
-//! that yields only after the worker has polled the I/O driver, so connections whose sockets
-//! have become ready run first. A task that wakes itself directly enters the run queue, and
-//! the worker polls the I/O driver only after every 61 tasks. Tokio does not guarantee this
-//! order; the test `yielding_lets_ready_sockets_run_first` fails if it changes.
+//! A connection that has used up its budget calls [`yield_to_others`]. Tokio wakes a yielding
+//! task only after the worker has polled the I/O driver. Connections whose sockets have become
+//! ready therefore run first. A task that wakes itself directly enters the run queue, and the
+//! worker polls the I/O driver only after every 61 tasks. Tokio does not guarantee this order;
+//! the test `yielding_lets_ready_sockets_run_first` fails if it changes.
 
 use std::{
     cell::Cell,
@@ -25,13 +25,13 @@ use tokio::task::yield_now;
 
 use super::SCRATCH;
 
-/// The small budget.
+/// The small budget in bytes.
 const SHORT: usize = SCRATCH / 4;
 
 /// A connection that moves more bytes than this in one poll is a bulk transfer ("stream").
 const EXCHANGE: u64 = 16 * 1024;
 
-/// Number of polls for which the last observation remains in effect.
+/// Number of polls for which an observed exchange or bulk transfer remains in effect.
 const MEMORY: u32 = 64;
 
 thread_local! {
@@ -58,9 +58,9 @@ pub(super) struct PollBudget {
     last: Moved,
 }
 
-/// Direction in which the last small number of bytes moved. In an exchange, the direction
-/// alternates. If bytes move in one direction only, the connection is a slow stream, and no
-/// peer waits for a response.
+/// Direction of the last small transfer. In an exchange, the direction alternates. If all
+/// small transfers have one direction, the connection is a slow stream: no peer waits for a
+/// response.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Moved {
     #[default]
@@ -100,7 +100,7 @@ impl PollBudget {
         };
         let is_answer = moved == Moved::Both || moved != self.last;
         self.last = moved;
-        // If a stream moves few bytes in a poll, this is not an exchange.
+        // A poll of a stream that moves few bytes is not an exchange.
         match self.stream.checked_sub(1) {
             Some(left) => self.stream = left,
             None if is_answer => {

@@ -2,9 +2,9 @@
 //!
 //! Splicing pays off for large transfers only. A direction copies until a read fills its
 //! scratch buffer, then splices, and returns to copying when reads become small. A connection
-//! owns a pipe only while the pipe holds bytes. Empty pipes are pooled. They are closed when
-//! the last connection that has spliced ends. There are at most [`MAX_PIPES`] pipes; a
-//! connection that gets no pipe copies.
+//! owns a pipe only while the pipe holds bytes. Empty pipes are kept in a pool until the last
+//! connection that has spliced ends. There are at most [`MAX_PIPES`] pipes. A connection that
+//! gets no pipe copies.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ pub const MAX_PIPES: usize = 32;
 /// Requested size of a pipe.
 pub(super) const PIPE: usize = 256 * 1024;
 
-/// If fewer bytes than this are spliced at once, the direction returns to copying.
+/// If one call splices fewer bytes than this, the direction returns to copying.
 const MIN_BULK: usize = 16 * 1024;
 
 static PIPES: Mutex<Pipes> = Mutex::new(Pipes {
@@ -188,10 +188,10 @@ impl Pipe {
     #[cfg(target_os = "linux")]
     fn new() -> Option<Self> {
         use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
-        // Out of file descriptors: the caller copies.
+        // If the process is out of file descriptors, the caller copies.
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        // Fails above the kernel's limit for unprivileged users. The pipe then keeps its
-        // default size.
+        // The call fails if the size exceeds the kernel's limit for unprivileged users. The
+        // pipe then keeps its default size.
         let _ = fcntl_setpipe_size(&write, PIPE);
         Some(Self {
             read,

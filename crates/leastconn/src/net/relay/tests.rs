@@ -279,7 +279,7 @@ async fn reset_is_forwarded_after_pending_bytes() {
     }
 }
 
-/// A write in one direction reports the reset. A read in the other direction then reports an
+/// A write to the server reports the reset. The next read from the server then reports an
 /// ordinary end, which must not be forwarded as an orderly end.
 #[tokio::test]
 async fn server_reset_during_upload_aborts_the_download() {
@@ -287,7 +287,7 @@ async fn server_reset_during_upload_aborts_the_download() {
     rig.server.write_all(b"half of it").await.unwrap();
     let mut half = [0; 10];
     rig.client.read_exact(&mut half).await.unwrap();
-    // This makes the relay write to the server.
+    // The upload makes the relay write to the server.
     fill(&mut rig.client).await;
     rig.server.set_zero_linger().unwrap();
     let (unused, _other_end) = pair().await;
@@ -319,7 +319,6 @@ async fn slow_reader_blocks_its_sender() {
     assert!(taken < 2 * (4 << 20) + 2 * (64 << 10) + SCRATCH, "{taken}");
     let carried = rig.traffic.received() as usize;
     assert!(carried <= taken && taken - carried <= (4 << 20) + (64 << 10) + SCRATCH);
-    // No data is lost.
     rig.client.shutdown().await.unwrap();
     assert_eq!(read_to_end(&mut rig.server).await.unwrap().len(), taken);
     rig.server.shutdown().await.unwrap();

@@ -78,7 +78,7 @@ async fn slow_or_failing_resolver_delays_no_connection() {
     assert_eq!(slow.await.unwrap(), found(1).unwrap());
     assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
     assert_eq!(now(), start);
-    // An answer that arrives late is used from then on.
+    // A late answer is used after its arrival.
     sleep(Duration::from_secs(31)).await;
     assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(3).unwrap());
 }

@@ -17,7 +17,8 @@ async fn cancelled_dial_resets_an_accepted_connection() {
     {
         let mut dial = pin!(dialling(server.local_addr().unwrap()));
         let mut context = Context::from_waker(Waker::noop());
-        // The kernel connects at once on loopback; the runtime has not noticed yet.
+        // On loopback the kernel connects immediately, but the runtime has not polled the
+        // socket yet.
         assert!(dial.as_mut().poll(&mut context).is_pending());
     }
     let (mut accepted, _) = server.accept().await.unwrap();

@@ -1,4 +1,4 @@
-//! Retry rounds and last-resort dialling.
+//! Retry rounds, and dialling while no server is available.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ fn retrying() -> ConnectPolicy {
     ConnectPolicy::default()
 }
 
-/// A pool with default policies: at most half of the servers are ejected, and ejected servers
-/// are dialled as a last resort.
+/// A pool with the default policies: at most half of the servers are ejected, and ejected
+/// servers are dialled while no server is available.
 fn default_pool(addresses: &[SocketAddr]) -> Pool {
     servers(addresses, PassivePolicy::default(), PanicPolicy::Dial)
 }
@@ -80,7 +80,7 @@ async fn full_and_drained_servers_fail_at_once() {
 #[tokio::test]
 async fn recovered_server_is_dialled_at_once() {
     let upstream = Upstream::start(Behaviour::Echo).await;
-    // The server is ejected and not dialled as a last resort, so only a probe can restore it.
+    // The pool does not dial servers that are down, so only a probe can bring the server up.
     let active = crate::health::ActivePolicy {
         rise: std::num::NonZeroU32::MIN,
         fall: std::num::NonZeroU32::MIN,

@@ -1,5 +1,4 @@
-//! Preparation steps: the stream that a step returns is the result, and if the step fails,
-//! the attempt fails.
+//! Preparation steps: the attempt returns the stream of the step, and fails if the step fails.
 
 use std::future::pending;
 
@@ -41,8 +40,7 @@ fn out_of_descriptors() -> io::Error {
     io::Error::from_raw_os_error(libc::EMFILE)
 }
 
-/// Two echo servers. The returned lease counts on the second server, so that the first one is
-/// picked first.
+/// Two echo servers. The returned lease counts on `web1`, so that `web0` is picked first.
 async fn two() -> (Pool, [Upstream; 2], Lease) {
     let upstreams = [
         Upstream::start(Behaviour::Echo).await,

@@ -183,8 +183,7 @@ async fn client_reset_is_detected_while_splicing() {
     assert!(sending.await.unwrap().is_err());
 }
 
-/// Waits until the transfer stalls: until the number of bytes sent is the same in several
-/// checks.
+/// Waits until the transfer stalls: several checks find the same number of sent bytes.
 async fn stalled(traffic: &Traffic) {
     let looks = async {
         let (mut before, mut same) = (0, 0);
