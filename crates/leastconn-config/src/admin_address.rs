@@ -1,7 +1,7 @@
 //! Reads only the address of the admin interface from a configuration file.
 //!
-//! Client commands need only this address. They must work even if the rest of the file is
-//! invalid, or names certificates that the user has no permission to read.
+//! Commands such as `ctl` need only this address. They must work even if the rest of the file
+//! is invalid, or names certificates that the user has no permission to read.
 
 use std::{
     net::SocketAddr,
@@ -17,8 +17,8 @@ use super::{Problems, expand, read_file};
 pub struct AdminAddress {
     pub bind: Option<SocketAddr>,
     pub socket: Option<PathBuf>,
-    /// Message of the first syntax error in the file. The fields above may lack settings
-    /// that follow the error in the file.
+    /// Message of the first syntax error in the file. `bind` and `socket` may be missing if
+    /// they follow the error in the file.
     pub broken: Option<String>,
 }
 

@@ -16,7 +16,7 @@ pub struct IpNet {
     prefix: u8,
 }
 
-/// Prefix lengths that determine which addresses count as one source.
+/// Prefix lengths of a source. All addresses of such a network count as the same source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefixes {
     /// Prefix length for IPv4 addresses, at most 32.
@@ -42,8 +42,8 @@ pub enum IpNetError {
     /// The field is the maximum prefix length of the address family.
     #[error("the prefix length must be a number from 0 to {0}")]
     InvalidPrefix(u8),
-    /// The address has bits set beyond the prefix. The author may have meant either the
-    /// network or the single host, so the text is rejected.
+    /// The address has bits set beyond the prefix. The text is rejected, because it can mean
+    /// the network or the single host.
     #[error(
         "the address has bits set beyond its prefix: write `{0}` for the network, or `{1}` for the one address"
     )]

@@ -1,9 +1,9 @@
 //! Compact storage of all `[[client]]` tables of a configuration.
 //!
-//! A configuration may have 100,000 rules. All patterns are stored in one string, and a
-//! rule consists of a few offsets into it. A typical rule takes about 100 bytes, and all
-//! rules together need only a few large allocations. Many small allocations would fragment
-//! the heap, so that memory freed after loading would stay resident.
+//! A configuration may have 100,000 rules. All patterns are stored in one string, and a rule
+//! consists of a few offsets into this string. A typical rule takes about 100 bytes. All
+//! rules together need only a few large allocations: many small allocations would fragment
+//! the heap.
 //!
 //! Optional values (expiry, shadow mode) are stored in separate lists and take no memory
 //! for rules without them.
@@ -60,7 +60,7 @@ struct Packed {
     limits: u32,
 }
 
-/// Converts an index. It always fits, because a configuration file has at most 16 MiB.
+/// Converts an index. The index always fits, because a configuration file has at most 16 MiB.
 fn number(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
@@ -139,7 +139,6 @@ impl Clients {
         self.rules.is_empty()
     }
 
-    /// All rules, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Rule<'_>> {
         (0..self.len()).map(|number| self.rule(number))
     }
@@ -250,7 +249,7 @@ impl<'a> Rule<'a> {
         self.all.text(self.before.texts as usize)
     }
 
-    /// The patterns of this rule under `key`. They have been checked.
+    /// The patterns of this rule under `key`, in their normal form.
     pub fn texts(&self, key: MatchKey) -> impl ExactSizeIterator<Item = &'a str> + Clone + use<'a> {
         let all = self.all;
         self.numbers(key).map(|number| all.text(number))
@@ -265,7 +264,7 @@ impl<'a> Rule<'a> {
         first + start..first + start + count
     }
 
-    /// The networks that the client's address may belong to.
+    /// Networks for the client's address. If there are any, one must contain the address.
     pub fn sources(&self) -> &'a [IpNet] {
         &self.all.sources[self.source_numbers()]
     }

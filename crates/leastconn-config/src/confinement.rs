@@ -1,6 +1,5 @@
 //! State of the sandbox, which `leastconn-lb` applies, and hints for errors that the
-//! sandbox causes. The hints are needed because the kernel only reports that access was
-//! denied.
+//! sandbox causes. The error of the kernel does not tell that the sandbox denied access.
 
 use std::{
     fmt,
@@ -21,7 +20,6 @@ use crate::files;
 /// of the predecessor.
 pub const UPGRADE: &str = "LEASTCONN_UPGRADE";
 
-/// Confinement of this process.
 static CONFINEMENT: OnceLock<Confinement> = OnceLock::new();
 
 /// Confinement of a process.
@@ -31,7 +29,7 @@ pub enum Confinement {
     Off,
     /// There is no sandbox, for the reason in the field.
     Unavailable(String),
-    /// Confined by Landlock, as far as the kernel supports it.
+    /// Confined by Landlock.
     Confined {
         /// Landlock ABI version of the kernel.
         abi: i32,
@@ -57,13 +55,12 @@ impl fmt::Display for Confinement {
                 Ok(())
             }
             Self::Inherited => f.write_str(
-                "confined as its predecessors: after 16 upgrades in a row the kernel allows no further sandbox layer until a restart",
+                "confined by the sandboxes of its predecessors: after 16 upgrades in a row the kernel allows no further sandbox layer until a restart",
             ),
         }
     }
 }
 
-/// Confinement of this process.
 pub fn current() -> &'static Confinement {
     CONFINEMENT.get().unwrap_or(&Confinement::Off)
 }
@@ -103,34 +100,35 @@ fn owner_and_mode(path: &Path) -> String {
             let (owner, of_group) = (meta.uid(), meta.gid());
             let path = path.display();
             format!(
-                "{process}; the file belongs to user {owner}, group {of_group}, and has mode {mode:04o}: `chgrp {group} {path} && chmod g+r {path}` lets it be read"
+                "{process}; the file belongs to user {owner}, group {of_group}, and has mode {mode:04o}: `chgrp {group} {path} && chmod g+r {path}` makes it readable"
             )
         }
-        // The metadata cannot be read either: a parent directory is not accessible.
+        // Without metadata, the cause is a parent directory that is not accessible.
         Err(_) => format!(
-            "{process}, which may not enter a directory on the way: `namei -l {}` shows which",
+            "{process}, which has no access to a parent directory: `namei -l {}` shows the directory",
             path.display()
         ),
     }
 }
 
-/// Hint for an `error` while opening a log at `path`, if the sandbox causes it.
+/// Returns a hint if the sandbox caused the `error` when the log at `path` was opened.
 pub fn hint_for_appending(path: &Path, error: &io::Error) -> Option<String> {
     hint(path, error, "writing in", Access::WRITE_OK)
 }
 
-/// Hint for an `error` while creating or removing a socket at `path`, if the sandbox causes it.
+/// Returns a hint if the sandbox caused the `error` when the socket at `path` was created or
+/// removed.
 pub fn hint_for_socket(path: &Path, error: &io::Error) -> Option<String> {
     hint(path, error, "making sockets in", Access::WRITE_OK)
 }
 
-/// Hint for an `error` while executing the program at `path`, if the sandbox causes it.
+/// Returns a hint if the sandbox caused the `error` when the program at `path` was executed.
 pub fn hint_for_executing(path: &Path, error: &io::Error) -> Option<String> {
     let hint = |path: &Path| hint(path, error, "executing anything in", Access::EXEC_OK);
     let Some(interpreter) = interpreter(path) else {
         return hint(path);
     };
-    // The sandbox may allow the script itself and not its interpreter.
+    // The sandbox may allow the script but not its interpreter.
     let why = hint(&interpreter)?;
     let interpreter = interpreter.display();
     Some(format!("it is a script for {interpreter}, and {why}"))
@@ -162,9 +160,10 @@ fn hint(path: &Path, error: &io::Error, doing: &str, needed: Access) -> Option<S
     let there = if path.exists() { path } else { parent(path) };
     access(there, needed).ok()?;
     Some(format!(
-        "the sandbox does not allow {doing} {}: it allows the directories that the configuration \
-         named at the start, as they were then. Restart to allow what it names now (an \
-         upgrade does not), or set `sandbox = \"off\"` in `[process]` and restart",
+        "the sandbox does not allow {doing} {}: it allows only the directories that the \
+         configuration named when the process started. Restart to allow the directories that it \
+         names now (an upgrade is not enough), or set `sandbox = \"off\"` in `[process]` and \
+         restart",
         directory(path).display()
     ))
 }

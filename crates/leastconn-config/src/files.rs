@@ -1,10 +1,11 @@
-//! Reads files whose operations may block.
+//! Reads files. File operations may block for an unlimited time.
 //!
 //! Opening a FIFO without a writer blocks, and so does every operation on a network mount
-//! whose server does not answer. All files are read by [`read`], which accepts only regular
-//! files and records each operation until it returns, so that [`blocked`] can report it. A
-//! running balancer reads files in a [`Lane`], which uses a separate thread and a time
-//! limit.
+//! whose server does not answer. Therefore:
+//!
+//! - [`read`] accepts only regular files;
+//! - each operation is recorded until it returns, and [`blocked`] reports a blocked operation;
+//! - a running balancer reads files in a [`Lane`], with a separate thread and a time limit.
 
 mod lane;
 
@@ -27,7 +28,7 @@ pub use lane::{Lane, NoResult};
 /// An operation that takes longer than this is reported as blocked.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// Operations that have not returned yet, in the order in which they began.
+/// Operations that have not returned yet, in the order of their start.
 static PENDING: Mutex<BTreeMap<u64, Pending>> = Mutex::new(BTreeMap::new());
 
 /// A file operation that has not returned yet.
@@ -47,8 +48,8 @@ impl Pending {
     }
 }
 
-/// The operation that has been blocked longest. `None` if no operation has been blocked for
-/// two seconds.
+/// The operation that has been blocked for the longest time. `None` if no operation has been
+/// blocked for two seconds.
 pub fn blocked() -> Option<Pending> {
     let oldest = pending().values().min_by_key(|one| one.began).cloned();
     oldest.filter(|one| one.elapsed() >= SLOW)
@@ -64,7 +65,7 @@ fn pending() -> MutexGuard<'static, BTreeMap<u64, Pending>> {
     PENDING.lock()
 }
 
-/// The record of an operation in [`PENDING`], which is removed when this is dropped.
+/// Guard for an operation in [`PENDING`]. Dropping the guard removes the operation.
 struct Recorded(u64);
 
 impl Recorded {
@@ -102,7 +103,6 @@ pub fn record<T>(path: &Path, operation: impl FnOnce() -> T) -> T {
     operation()
 }
 
-/// The content of a file.
 pub struct Contents {
     pub bytes: Vec<u8>,
     pub metadata: Metadata,
@@ -119,8 +119,8 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Contents> {
     Ok(Contents { bytes, metadata })
 }
 
-/// Reads a file of any kind of up to `limit` bytes. Blocks until the end of the file. Only
-/// for commands, because their arguments may be pipes.
+/// Reads a file of any kind of up to `limit` bytes. Blocks until the end of the file. Use this
+/// only for command-line arguments, which may be pipes.
 ///
 /// # Errors
 /// If the file cannot be read or is larger than `limit`.
@@ -134,10 +134,9 @@ pub fn read_any(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// If the file cannot be opened or is not a regular file.
 pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
     // Check the type before opening the file: opening a device may have side effects, and
-    // opening a FIFO would give it a reader.
+    // opening a FIFO unblocks its writer.
     require_regular(std::fs::metadata(path)?.file_type())?;
-    // `NONBLOCK` is needed because the file may have been replaced by a FIFO since the
-    // check.
+    // `NONBLOCK` is needed because a FIFO may have replaced the file since the check.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let file = OpenOptions::new()
         .read(true)
@@ -187,8 +186,8 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// A reader that records progress after each read, so that reading a large file from a slow
-/// disk does not count as blocked.
+/// A reader that records progress after each read. Reading a large file from a slow disk is
+/// then not reported as blocked.
 struct Advancing<'a> {
     file: File,
     recorded: &'a Recorded,

@@ -1,7 +1,7 @@
 //! The configuration of `leastconn-lb`: from a TOML file to a checked [`Config`].
 //!
-//! A file passes through these stages. Each reports every problem that it finds, so that
-//! one run of `check` shows all of them:
+//! A file passes through the following stages. Each stage reports all problems that it finds,
+//! so that one run of `check` shows them together:
 //!
 //! 1. `toml` parses the file and keeps the position of each value.
 //! 2. `expand` replaces environment variables in strings.
@@ -68,8 +68,7 @@ use resolve::{AddressUse, Surroundings};
 use scratch::Scratch;
 pub use text::visible;
 
-/// Maximum size of a configuration file in bytes. For comparison: a file with 1,000 clients
-/// has about 200 KB.
+/// Maximum size of a configuration file in bytes. A file with 1,000 clients has about 200 KB.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
 /// A configuration and its warnings.
@@ -218,8 +217,7 @@ fn read_text(
     environment: expand::Environment<'_>,
     now: Timestamp,
 ) -> Reading {
-    // Create the schema here and not on the scratch heap, because it lives as long as the
-    // process.
+    // Create the schema outside the scratch heap, because the schema is never freed.
     LazyLock::force(&schema::SCHEMA);
     let parsed = Scratch::build(|| parse(text, environment, &mut problems));
     let Some(Some((raw, pruned))) = &*parsed else {
@@ -267,7 +265,8 @@ fn parse(
     match raw::Raw::deserialize(toml::de::ValueDeserializer::from(spanned)) {
         Ok(raw) => Some((raw, pruned)),
         Err(error) => {
-            // The schema accepts a value that the Rust types do not accept.
+            // This error occurs only if the schema accepts a value that the Rust types do not
+            // accept.
             problems.syntax(&[error]);
             None
         }

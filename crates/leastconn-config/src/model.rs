@@ -22,7 +22,6 @@ pub use log::{Access, Log};
 pub use process::{MemoryLimit, Process};
 pub use upstream::{HealthCheck, ProbeKind, StatusSet, Upstream};
 
-/// A checked configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The configuration file.

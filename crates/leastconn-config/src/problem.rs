@@ -1,5 +1,5 @@
-//! Problems in a configuration file. They are shown in the style of rustc, with the line of
-//! the problem and what to do about it.
+//! Problems in a configuration file, shown in the style of rustc: with the line of the problem
+//! and with help.
 
 mod render;
 mod syntax;
@@ -18,7 +18,7 @@ pub(crate) const SHOWN: usize = 100;
 pub enum Severity {
     /// The configuration cannot be used.
     Error,
-    /// The configuration can be used, but may not be what was intended.
+    /// The configuration can be used, but may not have the intended effect.
     Warning,
 }
 
@@ -39,14 +39,13 @@ pub struct Problem {
     pub message: String,
     /// Position as byte offsets. `None`: the problem concerns the whole file.
     pub span: Option<Range<usize>>,
-    /// The file that has the problem. Only set if the text exists in memory only, so that
-    /// it has no positions.
+    /// The file that has the problem. Only set for texts that exist only in memory. Such a
+    /// problem has no position.
     pub file: Option<String>,
     /// A second position and its label.
     pub related: Option<(Range<usize>, String)>,
-    /// Notes that explain the problem.
     pub notes: Vec<String>,
-    /// Texts that tell what to do about the problem.
+    /// Texts that describe how to fix the problem.
     pub helps: Vec<String>,
 }
 
@@ -63,7 +62,6 @@ impl Problem {
         }
     }
 
-    /// Sets the position.
     pub(crate) fn at(&mut self, span: Range<usize>) -> &mut Self {
         self.span = Some(span);
         self
@@ -163,9 +161,8 @@ impl Problems {
         self.list.dedup();
     }
 
-    /// Replaces each position by the file that `file_at` returns for it. Used if the text
-    /// exists only in memory, because the reader of a message cannot look up positions in
-    /// it.
+    /// Replaces each position by the file that `file_at` returns for the position. Use this for
+    /// a text that exists only in memory, where users cannot look up positions.
     pub(crate) fn replace_spans_by_files(
         &mut self,
         file_at: impl Fn(&Range<usize>) -> Option<String>,
@@ -183,12 +180,10 @@ impl Problems {
         self.list.is_empty()
     }
 
-    /// The number of errors.
     pub fn errors(&self) -> usize {
         self.count(Severity::Error)
     }
 
-    /// The number of warnings.
     pub fn warnings(&self) -> usize {
         self.count(Severity::Warning)
     }
@@ -197,7 +192,6 @@ impl Problems {
         self.list.iter().filter(|p| p.severity == severity).count()
     }
 
-    /// The name of the file.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -266,8 +260,8 @@ impl Problems {
         shown.map(Cow::Borrowed).chain(more)
     }
 
-    /// Whether so many problems were found that further ones are probably not shown.
-    /// Callers then omit help that is expensive to compute.
+    /// Whether further problems are probably not shown, because there are too many. Callers
+    /// then omit help that is expensive to compute.
     pub(crate) fn are_many(&self) -> bool {
         self.list.len() > SHOWN
     }

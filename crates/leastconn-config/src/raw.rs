@@ -1,9 +1,9 @@
 //! The configuration file as it is written: every table and every key.
 //!
-//! The JSON schema is derived from these types: their doc comments are its
-//! descriptions. A file is checked against the schema before it is deserialized
-//! into them. Every field is optional here, because values that the check rejected
-//! and required keys that are missing have been reported and removed by then.
+//! The JSON schema is derived from these types, with their doc comments as descriptions. A
+//! file is checked against the schema before it is deserialized into these types. The check
+//! reports and removes invalid values. Every field is optional, because its value may have
+//! been removed, or because a required key may be missing.
 
 mod admin;
 mod client;

@@ -54,8 +54,8 @@ fn name(address: &Address) -> Option<(Arc<str>, u16)> {
 
 type Answers = HashMap<(Arc<str>, u16), Result<(), String>>;
 
-/// Resolves all names in parallel. Look-ups cannot be cancelled, so the function does not
-/// wait for threads whose look-ups take longer than `limit`.
+/// Resolves all names in parallel. Look-ups cannot be cancelled. After `limit`, the function
+/// returns without waiting for the remaining threads.
 fn resolve_all(names: &[(Arc<str>, u16)], limit: Duration) -> Answers {
     let shared = Arc::new((Mutex::new(Answers::new()), Condvar::new()));
     let share = names.len().div_ceil(THREADS).max(1);

@@ -42,8 +42,8 @@ use super::{
 /// The longest path of a UNIX socket on Linux, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
 
-/// The address of a server and its position in the file. It is kept to check later whether
-/// the host name can be resolved.
+/// The address of a server and its position in the file. [`crate::reachable::check`] uses it
+/// to check whether the host name can be resolved.
 #[derive(Clone, Debug)]
 pub struct AddressUse {
     pub(crate) upstream: UpstreamId,
@@ -114,8 +114,8 @@ struct Resolver<'a> {
     upstreams: Vec<Declared>,
     /// Maps the name of each upstream to its index in `upstreams`.
     upstream_numbers: HashMap<String, usize>,
-    /// Some upstream has no valid name. A reference to an unknown name may mean this
-    /// upstream, so it is not reported.
+    /// Whether some upstream has no valid name. If so, references to unknown names are not
+    /// reported, because they may mean this upstream.
     nameless_upstream: bool,
     /// Addresses of the listeners that were resolved so far.
     binds: Vec<(SocketAddr, Range<usize>)>,
@@ -123,15 +123,14 @@ struct Resolver<'a> {
     unix_binds: Vec<(Arc<Path>, Range<usize>)>,
 }
 
-/// An upstream in the file.
 struct Declared {
     name: String,
     span: Range<usize>,
     servers: Vec<String>,
     /// The names in `servers`, as a set.
     server_names: HashSet<String>,
-    /// Some servers are invalid. A reference to an unknown server may mean one of them, so
-    /// it is not reported.
+    /// Whether some servers are invalid. If so, references to unknown servers are not
+    /// reported, because they may mean an invalid server.
     incomplete: bool,
     used: bool,
 }
@@ -165,8 +164,8 @@ impl Resolver<'_> {
             && clients.len() == raw.client.as_ref().map_or(0, Vec::len);
         self.check_across_tables(listeners, &clients, &places, complete);
         if !complete && self.problems.errors() == 0 {
-            // Every omitted rule should have been reported. Report an error here as well,
-            // so that the balancer never runs with fewer rules than the file has.
+            // An omitted rule without an error is a bug. Report an error here, so that the
+            // balancer never runs with fewer rules than the file has.
             self.problems.error(
                 "a part of the file was ignored without a report: this is a bug in leastconn",
             );
@@ -243,7 +242,6 @@ impl Resolver<'_> {
         false
     }
 
-    /// Reports a duplicate name.
     fn unique<T: AsRef<str> + Eq + Hash>(
         &mut self,
         of: &str,
@@ -268,8 +266,7 @@ impl Resolver<'_> {
             self.upstreams[number].used = true;
             return Some(UpstreamId::from(name));
         }
-        // The name may belong to an upstream that was left out because its name or table is
-        // invalid.
+        // Do not report a name that may belong to an upstream with an invalid name or table.
         let unread = self.upstreams.is_empty() && !self.nothing_pruned_at_top();
         if self.nameless_upstream || unread {
             return None;
@@ -332,8 +329,8 @@ impl Resolver<'_> {
             let help = format!("write \"{value}:9443\"");
             ("the port is missing".to_owned(), help)
         } else if value.parse::<Ipv6Addr>().is_ok() {
-            // `::1:9443` is a valid IPv6 address without a port, but the author probably
-            // meant port 9443.
+            // `::1:9443` is a valid IPv6 address without a port, but `9443` is probably meant
+            // as the port.
             let help = "write \"[ADDRESS]:PORT\"".to_owned();
             (AddressError::UnbracketedV6.to_string(), help)
         } else if value.parse::<Ipv4Addr>().is_ok() {

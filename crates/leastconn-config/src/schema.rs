@@ -100,7 +100,7 @@ pub(crate) fn join(table: &str, key: &str) -> String {
     }
 }
 
-/// A table as it is written in a file: `[process]`, `[[listener]]`, `listener.tls`.
+/// The name of a table for messages: `[process]`, `[[listener]]`, `listener.tls`.
 pub(crate) fn table_name(path: &str) -> String {
     match path {
         "" => "the top level".to_owned(),
@@ -212,7 +212,7 @@ mod tests {
             found
         }
         assert!(check(schema(), "") > 10);
-        // After variables were replaced, only the fixed words are valid.
+        // `SCHEMA` is for files in which variables were replaced: only fixed words are valid.
         let level = &SCHEMA.root()["$defs"]["level"];
         assert!(
             list(level, "oneOf")

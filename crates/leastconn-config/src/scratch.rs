@@ -2,18 +2,18 @@
 
 use std::{ops::Deref, panic::resume_unwind, thread};
 
-/// A value that consists of many small allocations and lives only for a short time, such as
-/// the parsed tree of a configuration file. The tree takes ten times as much memory as the
-/// configuration that is made from it.
+/// A value of many small allocations that lives only for a short time, such as the parsed
+/// tree of a configuration file. The tree takes ten times as much memory as the resulting
+/// configuration.
 ///
 /// glibc returns only the unused end of a heap to the kernel. On the heap of the calling
-/// thread, a few long-lived allocations behind the tree would keep most of its pages
+/// thread, a few long-lived allocations after the tree would keep most pages of the tree
 /// resident. The value is therefore built on a separate thread, which has its own heap.
 ///
 /// With 100,000 client rules, the resident memory of the process is 37 MB after the first
 /// load and 55 MB after three loads. Without this type it would be 261 MB and 271 MB.
 pub(crate) struct Scratch<T: Send> {
-    /// `None` only while this is being dropped.
+    /// `None` only during `drop`.
     value: Option<T>,
     /// A large block. glibc looks for memory to return only when a large block is freed.
     /// Fields are dropped in order, so this block is freed after `value`.
@@ -41,9 +41,8 @@ impl<T: Send> Deref for Scratch<T> {
 impl<T: Send> Drop for Scratch<T> {
     fn drop(&mut self) {
         let value = self.value.take();
-        // Each thread caches some of the blocks that it frees, which keeps their pages
-        // resident. Drop the value on a temporary thread, whose cache is released when the
-        // thread ends.
+        // Each thread caches some of the blocks that it frees, and cached blocks stay resident.
+        // Drop the value on a temporary thread: its cache is released when the thread ends.
         on_thread(|| drop(value));
     }
 }

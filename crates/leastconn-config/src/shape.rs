@@ -19,13 +19,13 @@ use super::{
     suggest::{either, nearest},
 };
 
-/// Represents the top level among the positions that [`check`] returns. It is no valid
-/// position of a table in a file.
+/// The position that [`check`] returns for the top level of the file. It differs from the
+/// positions of all tables.
 pub(crate) const TOP: usize = usize::MAX;
 
-/// Checks the whole document. Values at the positions in `failed` have been reported
-/// already. Returns the positions of tables and lists from which invalid parts were
-/// removed.
+/// Checks the whole document. Removes the values at the positions in `failed`, which have
+/// already been reported. Returns the positions of tables and lists from which invalid parts
+/// were removed.
 pub(crate) fn check(
     document: &mut DeTable<'_>,
     failed: &HashSet<usize>,
@@ -312,7 +312,7 @@ impl Shape<'_> {
         known: &'static Map<String, Value>,
         path: &str,
     ) {
-        // `nam = "web"` is a single mistake: do not also report that `name` is missing.
+        // For `nam = "web"`, report only the unknown key, not that `name` is missing.
         let mistyped = table.keys().any(|found| {
             let found = found.get_ref().as_ref();
             !known.contains_key(found)

@@ -5,7 +5,7 @@
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let normal = |text: &str| text.to_ascii_lowercase().replace('-', "_");
     let word = normal(word);
-    // Do not search for long words: computing the edit distance takes quadratic time.
+    // Suggest nothing for long words: computing the edit distance takes quadratic time.
     if word.len() > 256 {
         return None;
     }

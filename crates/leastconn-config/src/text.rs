@@ -33,7 +33,7 @@ const INVISIBLE: [(char, char); 35] = [
     ('\u{1bca0}', '\u{1bca3}'),
     ('\u{1d173}', '\u{1d17a}'),
     ('\u{e0000}', '\u{e0fff}'),
-    // Private use: the font determines what these characters look like.
+    // Private use: the appearance of these characters depends on the font.
     ('\u{e000}', '\u{f8ff}'),
     ('\u{f0000}', '\u{ffffd}'),
     ('\u{100000}', '\u{10fffd}'),
@@ -69,8 +69,8 @@ pub fn visible(text: &str) -> String {
     out
 }
 
-/// Escapes hidden characters and cuts the text to 1 KiB. A text that was cut ends with its
-/// original length.
+/// Escapes hidden characters and truncates the text to 1 KiB. A truncated text ends with the
+/// length of the original text.
 pub fn escape(text: &str) -> String {
     if text.len() <= LONGEST && !text.chars().any(is_hidden) {
         return text.to_owned();
@@ -141,7 +141,7 @@ mod tests {
         let escaped = escape(&long);
         assert_eq!(escaped.len(), LONGEST);
         assert!(escaped.ends_with("x…[cut, 58000 bytes]"));
-        // The text is short before escaping, and too long after it.
+        // Escaping makes this text longer than the limit.
         let escaped = escape(&"\u{2060}".repeat(300));
         assert!(escaped.len() <= LONGEST && escaped.ends_with("…[cut, 900 bytes]"));
     }

@@ -1,7 +1,7 @@
 //! Loads and checks the `tls` tables of listeners and upstreams.
 //!
-//! Missing, invalid and expired files are reported when the configuration is loaded, and
-//! not at the first handshake. Only `client_ca` and `ca` are trusted; the trust store of
+//! Missing, invalid and expired files are reported when the configuration is loaded, not at
+//! the first handshake. Only the CAs in `client_ca` and `ca` are trusted. The trust store of
 //! the operating system is never used.
 
 mod algorithms;
@@ -29,7 +29,6 @@ use rustls::pki_types::CertificateDer;
 pub use expiry::{CertificateFile, Dated, FileKind, Urgency};
 pub use table::TlsTable;
 
-/// `tls` of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     pub settings: ServerSettings,
@@ -39,7 +38,6 @@ pub struct Tls {
     pub files: Arc<[CertificateFile]>,
 }
 
-/// `tls` of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamTls {
     pub settings: ClientSettings,
@@ -50,7 +48,8 @@ pub struct UpstreamTls {
 }
 
 /// Reads the certificates of a PEM file, which may be a pipe. The result is not empty.
-/// Blocks until the writer of a pipe is done, so a running balancer must not call it.
+/// Blocks until the writer of a pipe closes it, so a running balancer must not call this
+/// function.
 ///
 /// # Errors
 /// Returns a message with help.

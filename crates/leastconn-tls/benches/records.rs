@@ -115,7 +115,7 @@ async fn accept(listener: &tokio::net::TcpListener, config: &Arc<ServerConfig>) 
     accepted.map_err(|(error, _)| error.to_string()).unwrap()
 }
 
-/// Starts the balancer's thread, which returns its CPU time after the handshake.
+/// Starts the balancer's thread. It returns the CPU time in nanoseconds that the relay used.
 fn balancer(
     listener: TcpListener,
     upstream: SocketAddr,

@@ -20,21 +20,21 @@ impl Default for Algorithms {
 }
 
 impl Algorithms {
-    /// The names of `groups` in the configuration.
+    /// The names of [`Self::groups`], as the configuration spells them.
     pub fn group_names(&self) -> impl Iterator<Item = &'static str> + '_ {
         let name = |group: &NamedGroup| GROUPS.iter().find(|(_, known)| known == group);
         self.groups.iter().filter_map(name).map(|(name, _)| *name)
     }
 
-    /// The names of `suites` in the configuration.
+    /// The names of [`Self::suites`], as the configuration spells them.
     pub fn suite_names(&self) -> impl Iterator<Item = &'static str> + '_ {
         let name = |suite: &CipherSuite| SUITES.iter().find(|(_, _, known)| known == suite);
         self.suites.iter().filter_map(name).map(|(name, ..)| *name)
     }
 }
 
-/// Post-quantum groups are first: nobody who records traffic today may be able to decrypt
-/// it later with a quantum computer.
+/// Post-quantum groups are first, so that traffic that is recorded today cannot be decrypted
+/// with a future quantum computer.
 const DEFAULT_GROUPS: [NamedGroup; 4] = [
     NamedGroup::X25519MLKEM768,
     NamedGroup::X25519,
@@ -112,12 +112,10 @@ const SUITES: [(&str, &str, CipherSuite); 9] = [
 ];
 
 impl Algorithms {
-    /// The names of all known groups.
     pub fn known_groups() -> impl Iterator<Item = &'static str> {
         GROUPS.iter().map(|(name, _)| *name)
     }
 
-    /// The names of all known cipher suites.
     pub fn known_suites() -> impl Iterator<Item = &'static str> {
         SUITES.iter().map(|(name, ..)| *name)
     }

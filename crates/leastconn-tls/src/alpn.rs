@@ -1,6 +1,6 @@
 //! Application-Layer Protocol Negotiation (RFC 7301).
 
-/// Protocol names in order of preference. If there is none, no protocol is negotiated.
+/// Protocol names in order of preference. With an empty list, ALPN is not used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alpn(Vec<String>);
 
@@ -10,12 +10,11 @@ impl Alpn {
         Self(names)
     }
 
-    /// A list with only the protocol of PostgreSQL.
+    /// The list for PostgreSQL, whose clients offer only the protocol `postgresql`.
     pub fn postgresql() -> Self {
         Self(vec!["postgresql".to_owned()])
     }
 
-    /// Whether no protocol is negotiated.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -30,20 +30,21 @@ use crate::{permit::Permit, sessions::ConnectionSessions};
 use boundary::{Boundary, Step};
 use suites::Request;
 
-/// How many bytes of plaintext rustls may buffer while the socket is full. After that,
-/// writes wait.
+/// Maximum bytes of plaintext that rustls buffers while the socket accepts no data. Writes
+/// wait while this buffer is full.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Maximum bytes of ciphertext per read. By itself rustls reads 4 KiB at a time, which
-/// takes four system calls for a full record.
+/// Maximum bytes of ciphertext per read. rustls itself would read 4 KiB per system call, and
+/// a full record would take four calls.
 const RECEIVE: usize = 64 * 1024;
 
-/// Minimum bytes of ciphertext per read, for a reader with hardly any room for plaintext:
-/// enough for the rest of a record and the beginning of the next record.
+/// Minimum bytes of ciphertext per read, even if the reader's buffer is smaller. A read then
+/// usually contains the end of a record and the beginning of the next record.
 const SMALLEST_READ: usize = 4 * 1024;
 
-/// After this many key updates in a row, the counter of rustls is reset. rustls would
-/// refuse the 33rd; here [`ControlLimit`] limits the rate of key updates instead.
+/// Number of control records in a row after which the key update counter of rustls is reset.
+/// Without the reset, rustls would refuse the 33rd key update. [`ControlLimit`] limits the
+/// rate of key updates instead.
 const RESET_AFTER: u32 = 32;
 
 thread_local! {
@@ -70,23 +71,23 @@ impl Read for TrackedSocket<'_, '_> {
 pub(super) struct Buffered {
     socket: TcpStream,
     session: Box<Connection>,
-    /// Ciphertext that rustls was not given yet, because the reader had no room for more
-    /// plaintext or because of `pause`. Almost always empty.
+    /// Received ciphertext that was not passed to rustls yet, because the reader's buffer was
+    /// full or because of `pause`. Almost always empty.
     unprocessed: Vec<u8>,
-    /// The record boundaries in the bytes that rustls was given.
+    /// Record boundaries in the bytes that were passed to rustls.
     boundary: Boundary,
-    /// An error that a read found after some plaintext. That read returns the plaintext,
-    /// the next read returns the error.
+    /// An error that occurred in a read after plaintext had been decrypted. That read returned
+    /// the plaintext. The next read returns this error.
     failed: Option<io::Error>,
     control: ControlLimit,
     /// Number of control records since the last record with data.
     control_in_a_row: u32,
-    /// Whether rustls may hold back an answer to a control record.
+    /// Whether rustls may have an answer to a control record that is not sent yet.
     is_answering: bool,
-    /// rustls is given no record before this timer expires, because the peer sent too many
+    /// While this timer runs, no record is passed to rustls, because the peer sent too many
     /// records without data.
     pause: Option<Pin<Box<Sleep>>>,
-    /// Number of records with data that were sent.
+    /// Number of records with data that were encrypted for sending.
     sealed: u64,
     close_notify_sent: bool,
 }
@@ -110,7 +111,7 @@ impl Buffered {
         }
     }
 
-    /// Advances the record boundaries over `bytes`, which rustls was given before.
+    /// Advances the record boundaries over `bytes`, which rustls has already processed.
     pub(super) fn was_given(&mut self, bytes: &[u8]) {
         self.boundary.skip(bytes);
     }
@@ -130,8 +131,9 @@ impl Buffered {
     }
 
     /// Completes the handshake. Each flight is processed in a time slice of `permit`.
-    /// `early` holds the bytes that were already received. `sessions` is told when the
-    /// handshake is complete. Returns which side sent the last flight.
+    /// `early` holds the bytes that were already received. When the handshake is complete,
+    /// the new sessions in `sessions` become resumable. Returns which side sent the last
+    /// flight.
     pub(super) async fn handshake(
         &mut self,
         mut early: &[u8],
@@ -140,8 +142,8 @@ impl Buffered {
     ) -> Result<LastFlight, HandshakeError> {
         loop {
             if let Some(sessions) = sessions.filter(|_| !self.session.is_handshaking()) {
-                // Do this before sending what rustls has ready: after that, the client can
-                // know that the handshake is complete.
+                // Make the sessions resumable before the last flight is sent: a client that
+                // has received that flight may resume at once.
                 sessions.complete(&self.session);
             }
             let last = if self.session.wants_write() {
@@ -172,8 +174,8 @@ impl Buffered {
         }
     }
 
-    /// Does not use the worker's buffer: data that follows the handshake must stay in the
-    /// socket or in rustls.
+    /// Reads into the buffer of rustls, not into the worker's buffer: data that follows the
+    /// handshake must stay in the socket or in rustls.
     fn poll_read_tls(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Self {
             socket,
@@ -188,7 +190,7 @@ impl Buffered {
         }
     }
 
-    /// Lets rustls process the ciphertext that it was given.
+    /// Lets rustls process the ciphertext that was passed to it.
     fn process(&mut self, cx: &mut Context<'_>) -> Result<(), HandshakeError> {
         let Err(error) = self.session.process_new_packets() else {
             return Ok(());
@@ -220,8 +222,8 @@ impl Buffered {
         Ok(true)
     }
 
-    /// Gives ciphertext to rustls, record by record, and moves the plaintext into `buffer`.
-    /// Returns the ciphertext that is left, because `buffer` is full or because of `pause`.
+    /// Passes ciphertext to rustls, record by record, and moves the plaintext into `buffer`.
+    /// Returns the unprocessed ciphertext if `buffer` is full or a pause has begun.
     fn decrypt<'a>(
         &mut self,
         cx: &mut Context<'_>,
@@ -239,7 +241,7 @@ impl Buffered {
                     let (mut payload, rest) = ciphertext.split_at(count);
                     ciphertext = rest;
                     while !payload.is_empty() {
-                        // rustls takes as much as it has room for, but at least one byte.
+                        // Each call of `read_tls` takes at least one byte.
                         self.session.read_tls(&mut payload)?;
                         if let Err(error) = self.process(cx) {
                             return Err(self.explain(error));
@@ -265,7 +267,7 @@ impl Buffered {
         self.session.protocol_version() == Some(ProtocolVersion::TLSv1_3)
     }
 
-    /// Gives a complete record header to rustls. Ends the connection if the header is
+    /// Passes a complete record header to rustls. Ends the connection if the header is
     /// invalid.
     fn begin_record(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if let Err(why) = payload_length(self.boundary.header(), self.is_tls13()) {
@@ -315,7 +317,7 @@ impl Buffered {
         into_io(why)
     }
 
-    /// Converts the error of a record that rustls refused.
+    /// Converts the error of rustls for a refused record into an I/O error.
     fn explain(&self, error: HandshakeError) -> io::Error {
         match error {
             HandshakeError::Tls(error) if error == suites::UNEXPECTED => {
@@ -332,8 +334,8 @@ impl Buffered {
 
     /// Sends answers to control records. rustls holds them back until data is written.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // First finish sending the previous answer. While it waits for the socket, further
-        // requests are collected, and one answer covers all of them.
+        // First finish sending the previous answer. One new answer covers all requests that
+        // arrived in the meantime.
         ready!(self.poll_send(cx))?;
         if !self.close_notify_sent {
             let _ = self.session.writer().write(&[])?;
@@ -346,7 +348,7 @@ impl Buffered {
     /// Whether `bytes` more bytes may be sealed. At its key limit, rustls ends a TLS 1.2
     /// connection as if all data had been sent.
     fn may_seal(&self, bytes: usize) -> bool {
-        /// Records without data: the handshake record, alerts and `close_notify`.
+        /// Reserve for records without data: Finished, alerts and `close_notify`.
         const OTHERS: u64 = 16;
         match self.session.negotiated_cipher_suite() {
             Some(SupportedCipherSuite::Tls12(suite)) => {
@@ -376,7 +378,8 @@ impl Buffered {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads about as much ciphertext as `buffer` has room for plaintext, and decrypts it.
+    /// Reads about as much ciphertext as `buffer` has room for plaintext, and decrypts the
+    /// ciphertext.
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -387,8 +390,8 @@ impl Buffered {
             let mut ciphertext = ReadBuf::new(&mut received[..size]);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut ciphertext))?;
             if ciphertext.filled().is_empty() {
-                // Tell rustls that the stream ended. If `close_notify` is missing, rustls
-                // reports a truncation when it is asked for plaintext.
+                // Report the end of the stream to rustls. If `close_notify` is missing, the
+                // next read of plaintext returns a truncation error.
                 self.session.read_tls(&mut io::empty())?;
                 self.process(cx).map_err(HandshakeError::into_io)?;
                 return Poll::Ready(Ok(()));

@@ -2,16 +2,16 @@
 //!
 //! A certificate with two common names, or with text that can be read in two ways, is
 //! refused as a whole, even if a rule matches one of the readings. Types are never mixed: a
-//! DNS name matches only `dns` rules, whatever its text looks like.
+//! DNS name matches only `dns` rules, even if its text looks like a URI.
 //!
 //! Several organizational units, DNS names or URIs are not ambiguous, except that a SPIFFE
 //! ID must be the only URI.
 //!
 //! A name with an unknown string type, or with bytes that are not valid for its type, is
-//! not by itself a reason to refuse the client. Only rules that match on such a name cannot
-//! be decided.
+//! recorded in [`Certificate::unreadable`]. The client is refused only if a rule that must be
+//! evaluated compares such a name.
 //!
-//! This module does not check trust, validity or revocation: they were verified before.
+//! This module does not check trust, validity or revocation.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use x509_parser::{
@@ -28,36 +28,31 @@ use crate::{
 /// costs a lookup in the rules. Public CAs allow a hundred names.
 pub const MAX_NAMES: usize = 256;
 
-/// The names in a certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Certificate {
     /// The subject's common name.
     pub cn: Option<String>,
     /// DNS names among the subject alternative names, in lower case.
     pub dns: Vec<String>,
-    /// URIs among the subject alternative names. If one of them is a SPIFFE ID, there is no
-    /// other URI.
+    /// URIs among the subject alternative names. A SPIFFE ID is always the only URI.
     pub uri: Vec<String>,
     /// The SHA-256 of the `SubjectPublicKeyInfo`, in hex, lower case.
     pub spki: String,
     /// The subject's organizational units.
     pub ou: Vec<String>,
-    /// The issuer's common name.
     pub issuer_cn: Option<String>,
     /// The serial number in hex, as `openssl x509 -serial` prints it.
     pub serial: String,
-    /// Errors of names that could not be decoded. They matter only to rules that match on
-    /// such a name.
+    /// Errors of names that could not be decoded. Such an error refuses the client only if a
+    /// rule that must be evaluated compares the name.
     pub unreadable: Vec<Ambiguous>,
 }
 
-/// Why a certificate is ambiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ambiguous {
     /// The certificate does not parse, although the TLS library accepted it.
     #[error("the certificate does not parse")]
     Unreadable,
-    /// More than one common name.
     #[error("the certificate's subject has more than one common name")]
     SeveralCommonNames,
     /// A common name that cannot be decoded.
@@ -174,7 +169,7 @@ pub fn spki(certificate: &X509Certificate<'_>) -> String {
 /// `unreadable`.
 ///
 /// # Errors
-/// All other errors. They refuse the certificate, whatever the rules match on.
+/// All other errors, which refuse the certificate for every rule.
 fn readable<T: Default>(
     name: Result<T, Ambiguous>,
     unreadable: &mut Vec<Ambiguous>,
@@ -190,8 +185,7 @@ fn readable<T: Default>(
 }
 
 fn common_name(certificate: &X509Certificate<'_>) -> Result<Option<String>, Ambiguous> {
-    // Count over all attributes of all relative names: `CN=a+CN=b` has two common names,
-    // too.
+    // Count all attributes of all relative names: `CN=a+CN=b` has two common names, too.
     let mut names = certificate.subject().iter_common_name();
     let Some(name) = names.next() else {
         return Ok(None);
@@ -228,8 +222,8 @@ fn units(certificate: &X509Certificate<'_>) -> Result<Vec<String>, Ambiguous> {
     Ok(units)
 }
 
-/// An unreadable issuer is an error, not an absent name. Otherwise the client could fall
-/// through to a later rule.
+/// Returns an error, not `None`, for an unreadable issuer. Otherwise a rule for the issuer
+/// would not match, and a later rule could allow the client.
 fn issuer(certificate: &X509Certificate<'_>) -> Result<Option<String>, Ambiguous> {
     let mut names = certificate.issuer().iter_common_name();
     let Some(name) = names.next() else {

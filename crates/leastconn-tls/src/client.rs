@@ -104,8 +104,8 @@ pub fn is_failure(error: &io::Error) -> bool {
 pub struct ClientStream(Buffered);
 
 /// Does the handshake with a server, whose certificate must be valid for `name`. If `alpn`
-/// is `Some`, it is the only application protocol that is offered. Otherwise the protocols
-/// of `config` are offered.
+/// is `Some`, only this application protocol is offered. Otherwise the protocols of `config`
+/// are offered.
 ///
 /// # Errors
 /// TLS errors have a [`Failure`] as inner error. Socket I/O errors are returned unchanged.
@@ -145,7 +145,7 @@ pub async fn connect(
             ),
         )),
         Err(HandshakeError::Io(error)) => Err(error),
-        // This error cannot occur: only handshakes with clients are scheduled.
+        // This error cannot occur: `Unscheduled` never evicts a handshake.
         Err(error @ HandshakeError::Evicted(_)) => Err(io::Error::other(error)),
     }
 }
@@ -158,8 +158,8 @@ fn failed(error: &rustls::Error) -> io::Error {
 }
 
 impl ClientStream {
-    /// Whether the server may still refuse our certificate. In TLS 1.3 the handshake is
-    /// complete for the client before the server verifies the client's certificate.
+    /// Whether the server may still refuse our certificate. In TLS 1.3 the client completes
+    /// its handshake before the server has verified the client's certificate.
     pub fn may_still_be_refused(&self) -> bool {
         self.0.session().protocol_version() == Some(ProtocolVersion::TLSv1_3)
     }

@@ -71,8 +71,8 @@ impl ChainStore {
         }
         let presented = Arc::new(ClientChain::read(chain, fingerprint, self)?);
         let mut shard = self.shard(&fingerprint);
-        // Another connection may have stored an equal chain meanwhile. Unlock before
-        // dropping ours: its `Drop` locks the shard.
+        // Another connection may have stored an equal chain since the look-up above. Unlock
+        // the shard before `presented` is dropped, because its `Drop` locks the shard.
         if let Some(known) = shard.get(&fingerprint).and_then(Weak::upgrade) {
             drop(shard);
             return Ok(known);
@@ -82,13 +82,11 @@ impl ChainStore {
         Ok(presented)
     }
 
-    /// The number of stored chains.
     pub fn len(&self) -> usize {
         let shards = self.0.iter();
         shards.map(|shard| lock(shard).len()).sum()
     }
 
-    /// Whether no chain is stored.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -104,8 +102,6 @@ impl ChainStore {
     }
 }
 
-/// Ignores poisoning: a panic cannot leave a shard inconsistent, because each change is one
-/// call.
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock()
 }
@@ -146,7 +142,6 @@ impl ClientChain {
         &self.chain
     }
 
-    /// SHA-256 of the chain.
     pub const fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
@@ -168,8 +163,8 @@ impl Drop for ClientChain {
             return;
         };
         let mut shard = store.shard(&self.fingerprint);
-        // Remove the entry only if it is dead: an equal chain may have been stored since
-        // the last reference to this chain was dropped.
+        // Remove the entry only if its chain is gone: an equal chain may have been stored
+        // since the last reference to this chain was dropped.
         if let Some(entry) = shard.get(&self.fingerprint)
             && entry.strong_count() == 0
         {
@@ -207,9 +202,10 @@ pub(crate) fn fingerprint_of(
 /// All certificates that a set of CRLs revokes, as 64-bit hashes of issuer and serial
 /// number.
 ///
-/// Where the set only decides the order of re-authorization, a hash collision is harmless.
-/// Only on a removed listener would a collision end a connection. Its probability is 2^-64
-/// per certificate.
+/// For most connections the set only decides the order of re-authorization, so a hash
+/// collision is harmless. For connections of a removed listener, the set alone decides
+/// whether the connection is closed. The probability of a collision is 2^-64 for each pair
+/// of certificates.
 #[derive(Debug, Default)]
 pub struct RevokedNames(HashSet<u64, BuildHasherDefault<DefaultHasher>>);
 

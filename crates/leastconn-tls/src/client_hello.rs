@@ -1,4 +1,4 @@
-//! Reading the ClientHello: the part of the handshake that costs no signature.
+//! Reads the ClientHello. This part of the handshake needs no signatures.
 
 mod framing;
 
@@ -40,8 +40,8 @@ impl Hello {
             .map(str::to_ascii_lowercase)
     }
 
-    /// Returns the first group in `ours` that the client offers. Returns `None` if rustls
-    /// chooses the same group: rustls follows the client's order.
+    /// Returns the first group in `ours` that the client offers. Returns `None` if rustls,
+    /// which follows the client's order, would choose the same group.
     pub(super) fn preferred_group(
         &self,
         ours: impl Iterator<Item = NamedGroup> + Clone,
@@ -74,15 +74,15 @@ impl Hello {
     }
 }
 
-/// Size of a read in bytes: more than most ClientHellos need.
+/// Size of a read in bytes. Most ClientHellos are shorter.
 const CHUNK: usize = 4 * 1024;
 
-/// Reads the ClientHello. `bytes`, which must be empty, collects the received bytes, so
-/// that a caller that stops waiting can examine them.
+/// Reads the ClientHello. Appends the received bytes to `bytes`, which must be empty. After a
+/// timeout, the caller can examine these bytes.
 ///
 /// # Errors
-/// If the received bytes are not a ClientHello, if data follows it that cannot be TLS, or
-/// if the client closes the connection.
+/// If the received bytes are not a ClientHello, if the data after the ClientHello cannot be
+/// TLS, or if the client closes the connection.
 ///
 /// # Cancel safety
 /// After dropping the future, close the socket: part of the ClientHello was read from it.
@@ -154,7 +154,7 @@ pub async fn read_hello(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<H
 /// The error for data that cannot follow a ClientHello.
 const UNEXPECTED: Error = Error::PeerMisbehaved(PeerMisbehaved::KeyEpochWithPendingFragment);
 
-/// The error for a ClientHello that is too long, although rustls would continue to read it.
+/// The error for a ClientHello that exceeds the limit of this crate, but not that of rustls.
 const TOO_LONG: Error = Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge);
 
 /// Parses the ClientHello in the first `length` bytes with rustls. Takes `bytes` on

@@ -1,8 +1,8 @@
 //! Certificate revocation lists (CRLs, RFC 5280, section 5): parsing, signatures, and the
 //! revocation status of certificates.
 //!
-//! A CRL belongs to a name and a key of its issuer: a CA that was re-keyed under the same
-//! name has one CRL for each key. Signatures are verified once, when a CRL is loaded.
+//! A CRL belongs to a name and a key of its issuer. A CA that changed its key but not its
+//! name has a separate CRL for each key. Signatures are verified once, when a CRL is loaded.
 
 mod authorities;
 mod scope;
@@ -34,7 +34,6 @@ use crate::distinguished_name;
 use scope::Scope;
 use serials::Serials;
 
-/// A parsed CRL.
 #[derive(Debug)]
 pub struct RevocationList {
     der: CertificateRevocationListDer<'static>,
@@ -46,7 +45,6 @@ pub struct RevocationList {
     canonical_issuer: Box<[u8]>,
     /// `cRLNumber`, big-endian, without leading zeros.
     number: Option<Box<[u8]>>,
-    /// `thisUpdate`.
     pub this_update: Timestamp,
     /// `nextUpdate`. RFC 5280 requires this field.
     pub next_update: Option<Timestamp>,
@@ -66,7 +64,7 @@ impl RevocationList {
     }
 
     /// # Errors
-    /// An error text in which the CRL is called "it".
+    /// A clause that refers to the CRL as "it", such as "it is malformed or truncated".
     pub fn parse(der: CertificateRevocationListDer<'static>) -> Result<Self, String> {
         let (rest, parsed) = CertificateRevocationList::from_der(&der).map_err(malformed)?;
         if !rest.is_empty() {
@@ -147,8 +145,8 @@ impl RevocationList {
         self.compare_age(other, by_number).is_lt()
     }
 
-    /// Compares the CRL numbers first if `by_number`, otherwise `thisUpdate` first. A CRL
-    /// without a number violates RFC 5280.
+    /// If `by_number`, compares the CRL numbers, then `thisUpdate`. Otherwise compares
+    /// `thisUpdate` first, because at least one of the CRLs has no number.
     fn compare_age(&self, other: &Self, by_number: bool) -> Ordering {
         let number = |list: &Self| {
             list.number
@@ -193,7 +191,7 @@ pub fn timestamp(time: ASN1Time) -> Timestamp {
     })
 }
 
-/// Explains a parser error, which by itself names only the expected element.
+/// Explains a parser error. The text of the parser names only the expected ASN.1 element.
 pub fn malformed(error: x509_parser::nom::Err<X509Error>) -> String {
     match X509Error::from(error) {
         X509Error::Der(_) | X509Error::NomError(_) | X509Error::Generic => {
@@ -209,7 +207,7 @@ pub fn without_zeros(bytes: &[u8]) -> &[u8] {
     &bytes[zeros..]
 }
 
-/// Formats numbers of up to 16 bytes in decimal, and longer ones in hexadecimal. CRL
+/// Formats a number of up to 16 bytes in decimal, and a longer number in hexadecimal. CRL
 /// numbers can have 20 bytes.
 fn decimal(number: &[u8]) -> String {
     if number.len() <= 16 {

@@ -1,7 +1,8 @@
-//! Macros for streams that delegate writing to another stream. `$with!(this, stream => …)`
-//! evaluates an expression with the inner stream of `this`, both as mutable references.
+//! Macros for streams that delegate writing to an inner stream. `$with!(this, stream => …)`
+//! must evaluate the expression with `stream` as a mutable reference to the inner stream of
+//! `this`.
 
-/// The methods of [`tokio::io::AsyncWrite`].
+/// Implements the methods of [`tokio::io::AsyncWrite`].
 macro_rules! delegate_write {
     ($with:ident) => {
         fn poll_write(
@@ -22,7 +23,7 @@ macro_rules! delegate_write {
     };
 }
 
-/// The methods of [`leastconn::net::Stream`] that end the connection.
+/// Implements the methods of [`leastconn::net::Stream`] that end the connection.
 macro_rules! delegate_end {
     ($with:ident) => {
         fn abort(&mut self) {

@@ -12,28 +12,27 @@ use super::{
 };
 use crate::foreign_protocol::ForeignProtocol;
 
-/// What is known about a client whose handshake failed.
+/// Data about a client whose handshake failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics {
-    /// The negotiated version.
     pub version: Option<&'static str>,
     /// The versions that the client offered, if none was negotiated.
     pub offered: Vec<&'static str>,
-    /// The application protocols that the client offered, if the server supports none of
-    /// them.
+    /// The application protocols that the client offered, if the server does not support any
+    /// of these protocols.
     pub protocols: Vec<String>,
     /// What was received instead of a ClientHello.
     pub foreign_protocol: Option<ForeignProtocol>,
     pub rejected: Option<Box<RejectedCertificate>>,
-    /// Details of the certificate error, if they say more than the error of rustls.
+    /// Details of the certificate error. The rustls error does not contain them.
     pub detail: Option<String>,
     pub alert_sent: Option<String>,
     pub alert_received: Option<String>,
 }
 
 impl Diagnostics {
-    /// Collects what is known about a failed handshake. Call this right after the call to
-    /// rustls that failed with `error`, before the next await.
+    /// Collects data about a handshake in which rustls returned `error`. Call this function in
+    /// the future of the handshake: it takes the rejected certificate from the task-local slot.
     pub(super) fn gather(error: &Error, session: Option<&CommonState>) -> Self {
         let mut diagnostics = Self {
             version: session
@@ -85,8 +84,8 @@ impl Diagnostics {
         }
     }
 
-    /// The error text. It names the protocol received instead of TLS, if any. Otherwise it
-    /// gives the verifier's details, if any. Otherwise it is the text of the error.
+    /// The error text: the foreign protocol if one was recognized, otherwise the verifier's
+    /// details if there are any, otherwise the text of the error.
     fn explain(&self, error: &HandshakeError) -> String {
         match (&self.foreign_protocol, &self.detail) {
             (Some(protocol), _) => protocol.to_string(),
@@ -95,8 +94,8 @@ impl Diagnostics {
         }
     }
 
-    /// A prefix for the error text that names the client's offer. The error of rustls alone
-    /// can mislead: for an old client, it names a missing feature that no old client has.
+    /// A prefix for the error text that names the client's offer. For a client without TLS 1.2,
+    /// the error of rustls alone would be misleading: it names a missing extension.
     fn preface(&self) -> String {
         if !self.protocols.is_empty() {
             return format!("the client offers {}: ", self.protocols.join(", "));
@@ -124,7 +123,6 @@ impl Diagnostics {
     }
 }
 
-/// A handshake that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .diagnostics.explain(.error))]
 pub struct Failed {

@@ -31,16 +31,16 @@ use super::record::{Content, MAX_OVERHEAD, MAX_PLAINTEXT, Records, Rekey, SMALL,
 use kernel::KernelKeys;
 pub(crate) use kernel::KernelSecrets;
 
-/// How many bytes of plaintext are sealed before the socket is written to.
+/// Maximum bytes of plaintext that are sealed for one write to the socket.
 const SEND: usize = 128 * 1024;
 
-/// How many bytes of plaintext a record carries, if there are enough.
+/// Bytes of plaintext in a full record.
 const FRAGMENT: usize = MAX_PLAINTEXT;
 
 /// Size of the largest record in bytes.
 const MAX_RECORD: usize = MAX_PLAINTEXT + 2048 + 5;
 
-/// Size of the receive buffer in bytes: room for a kept incomplete record and for one read.
+/// Size of the receive buffer in bytes: an incomplete record and one read.
 const RECEIVE: usize = 128 * 1024 + MAX_RECORD;
 
 /// Minimum size of a read in bytes.
@@ -64,7 +64,7 @@ thread_local! {
     });
 }
 
-/// A buffer whose first bytes were consumed.
+/// A buffer that is consumed from the front.
 #[derive(Default)]
 struct PartialBuffer {
     bytes: Box<[u8]>,
@@ -77,8 +77,8 @@ impl PartialBuffer {
         self.consumed = 0;
     }
 
-    /// Appends to the remaining bytes. This is rare: it happens if an alert follows records
-    /// that the socket did not accept.
+    /// Appends to the remaining bytes. This is only needed for an alert after records that the
+    /// socket did not accept.
     fn append(&mut self, bytes: &[u8]) {
         let mut all = self.remaining().to_vec();
         all.extend_from_slice(bytes);
@@ -93,8 +93,8 @@ impl PartialBuffer {
         self.consumed >= self.bytes.len()
     }
 
-    /// Consumes `count` bytes. Frees the buffer when it is empty, and its consumed part
-    /// when that is half of the buffer: the rest may stay for a long time.
+    /// Consumes `count` bytes. Frees the consumed part when it exceeds half of the buffer,
+    /// because the remaining bytes may stay in memory for a long time.
     fn advance(&mut self, count: usize) {
         self.consumed += count;
         if self.is_empty() {
@@ -108,10 +108,10 @@ impl PartialBuffer {
 }
 
 /// Continues a connection after its handshake with the record layer of this crate.
-/// `unopened` was received after the client's last flight.
+/// `unopened` holds the bytes that were received after the client's last flight.
 ///
 /// # Errors
-/// If the secrets are not usable. The error comes with the socket.
+/// If the secrets are not usable. The socket is returned with the error.
 pub(crate) fn into_direct<S: AsyncRead + AsyncWrite + Unpin>(
     socket: S,
     kernel: KernelSecrets,
@@ -147,12 +147,12 @@ struct State<K> {
     unopened: PartialBuffer,
     /// Plaintext that was opened but not read.
     unread: PartialBuffer,
-    /// Records that were sealed but not accepted by the socket.
+    /// Sealed records that the socket did not accept yet.
     unsent: PartialBuffer,
     /// Whether `unsent` ends with an answer to the client. An answer is sent even if the
     /// caller does not write.
     is_answering: bool,
-    /// Nothing is read before this timer expires, because the client sent too many records
+    /// While this timer runs, nothing is read, because the client sent too many records
     /// without data.
     pause: Option<Pin<Box<Sleep>>>,
     /// Whether `close_notify` was received.
@@ -160,15 +160,14 @@ struct State<K> {
     /// Whether the client violated the protocol or truncated the stream. If so, nothing
     /// more is read.
     broken: bool,
-    /// An error that a read found after some plaintext. That read returns the plaintext,
-    /// the next read returns the error.
+    /// An error that occurred in a read after plaintext had been opened. That read returned
+    /// the plaintext. The next read returns this error.
     failed: Option<io::Error>,
     /// Whether `close_notify` or a fatal alert was sealed. If so, nothing may follow.
     closed: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
-    /// `unopened` was received after the handshake.
     fn new(socket: S, records: Records<K>, unopened: &[u8]) -> Self {
         let mut state = State {
             records,
@@ -231,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         into_io(why)
     }
 
-    /// Reads as many bytes as fit, and opens the records in them.
+    /// Reads from the socket, and opens the records that are complete.
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -248,8 +247,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         // `kept` is less than one record, so the receive buffer has room for more.
         let mut filled = kept.len();
         scratch.received[..filled].copy_from_slice(kept);
-        // Read enough for whole records to fill the reader's buffer, if it is large enough
-        // for that.
+        // Read the ciphertext of as many full records as fit into the reader's buffer.
         let room = buffer.remaining();
         let wanted = room + room / MAX_PLAINTEXT * (5 + 1 + 16);
         let size = wanted.saturating_sub(filled).max(SMALLEST_READ);
@@ -307,8 +305,8 @@ impl<K: Rekey> State<K> {
         self.pause = Some(Box::pin(sleep(delay)));
     }
 
-    /// Opens complete records while `buffer` has room. Returns the number of bytes
-    /// consumed.
+    /// Opens complete records while `buffer` has room. Returns how many bytes of `received`
+    /// were consumed.
     fn open(
         &mut self,
         received: &[u8],
@@ -497,7 +495,7 @@ impl<S: leastconn::net::Stream, K: Rekey> leastconn::net::Stream for DirectStrea
                 state.unsent.advance(count);
             }
         }
-        // This sends what is left, and reports the errors that were ignored above.
+        // Send the rest, and report an error that was ignored above.
         this.poll_send(cx)
     }
 

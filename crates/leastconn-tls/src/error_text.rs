@@ -13,8 +13,7 @@ pub(crate) use client::client_certificate;
 pub(crate) use server::server_error;
 
 /// Explains a certificate error, and what to do about it. `whose` is "the client's", "the
-/// server's" or "the". Errors that depend on an authority, a CRL or a name are handled by
-/// the callers, which know the authority, the CRL or the name.
+/// server's" or "the". The callers handle errors that depend on an authority, a CRL or a name.
 pub(crate) fn certificate(whose: &str, error: &CertificateError) -> String {
     use CertificateError as C;
     let own = format!("{whose} certificate");
@@ -29,7 +28,7 @@ pub(crate) fn certificate(whose: &str, error: &CertificateError) -> String {
         C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             format!("{any} is signed with an algorithm that does not fit its issuer's key")
         }
-        // An error of webpki displays as the name of its variant.
+        // `Display` of a webpki error writes the name of the variant.
         C::Other(other) => match &*other.0.to_string() {
             "UnsupportedCertVersion" => format!(
                 "{any} is of X.509 version 1, which is not supported: issue it again with \
@@ -52,7 +51,7 @@ pub(crate) fn certificate(whose: &str, error: &CertificateError) -> String {
             "EmptyEkuExtension" => {
                 format!("{any} has an empty extended key usage, which allows no use")
             }
-            // This is an error text of this crate, not the name of a variant.
+            // An error of this crate is a sentence, not the name of a variant.
             sentence if sentence.contains(' ') => sentence.to_owned(),
             name => format!("{any} cannot be used: {}", split_name(name)),
         },

@@ -6,7 +6,6 @@ use std::fmt;
 /// What was received instead of a ClientHello.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ForeignProtocol {
-    /// A known protocol.
     Known(&'static Protocol),
     /// An unknown protocol, with its first bytes.
     Bytes(Vec<u8>),
@@ -20,7 +19,7 @@ pub enum ForeignProtocol {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Protocol {
     what: &'static str,
-    /// What the operator can do about it.
+    /// What the operator can do to make the client speak TLS.
     help: &'static str,
 }
 
@@ -156,7 +155,7 @@ fn is_redis(bytes: &[u8]) -> bool {
 }
 
 fn binary(bytes: &[u8]) -> Option<&'static Protocol> {
-    // The length must be plausible, and there must be enough bytes to be sure.
+    // Only plausible lengths are accepted, so that random bytes rarely match.
     let be32 = |at: usize| {
         let four = bytes.get(at..at + 4)?.first_chunk::<4>()?;
         Some(u32::from_be_bytes(*four))
@@ -186,8 +185,8 @@ fn binary(bytes: &[u8]) -> Option<&'static Protocol> {
         [0x10, rest @ ..] if rest.windows(4).take(6).any(|four| four == b"MQTT") => Some(&MQTT),
         // An LDAP message has an ID, then a bind request or an extended request.
         [0x30, rest @ ..] if is_ldap(rest) => Some(&LDAP),
-        // A MongoDB message has a length, an ID, no ID of a request that it responds to,
-        // and the operation code OP_MSG or OP_QUERY.
+        // A MongoDB request has a length, an ID, a zero `responseTo`, and the operation code
+        // OP_MSG or OP_QUERY.
         _ if is_mongodb(bytes) => Some(&MONGODB),
         _ => None,
     }

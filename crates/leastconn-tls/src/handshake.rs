@@ -1,4 +1,4 @@
-//! The part of the handshake after the ClientHello. It costs signatures.
+//! The part of the handshake after the ClientHello, which needs expensive signatures.
 
 use std::{future::poll_fn, io, task::Poll};
 
@@ -22,11 +22,11 @@ use crate::{
 };
 
 /// Completes the handshake after the ClientHello. Each step runs in a time slice of
-/// `permit`. If the listener requires a certificate, the returned client is trusted and has
-/// proven possession of its key.
+/// `permit`. If the listener requires a certificate, the client of the returned stream is
+/// trusted and has proven possession of its key.
 ///
 /// # Errors
-/// The error comes with the socket. If an alert was sent on it, let the client read the
+/// The socket is returned with the error. If an alert was sent, let the client read the
 /// alert before closing the socket.
 ///
 /// # Cancel safety
@@ -48,11 +48,11 @@ async fn finish(
 ) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
     let config = server.config(&hello);
     if server.records == RecordLayer::Direct {
-        // Free the parsed ClientHello: handshakes may take long.
+        // Free the parsed ClientHello now, because the rest of the handshake may take seconds.
         drop(hello.accepted);
         return direct(socket, hello.bytes, config, permit).await;
     }
-    // This step signs the answer to the ClientHello.
+    // `into_connection` signs the answer to the ClientHello, which costs CPU time.
     let turn = permit.time_slice().await;
     let session = hello.accepted.into_connection(config.config);
     drop(turn);

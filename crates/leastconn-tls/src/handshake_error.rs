@@ -13,10 +13,9 @@ pub enum HandshakeError {
     /// A protocol error, or an error in the certificates.
     #[error("{}", text(.0))]
     Tls(#[from] Error),
-    /// A socket I/O error.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// Too many handshakes were waiting for their clients, and this handshake had waited
+    /// Too many handshakes were waiting for their clients, and this handshake had waited the
     /// longest.
     #[error(transparent)]
     Evicted(#[from] Evicted),
@@ -50,7 +49,7 @@ impl HandshakeError {
         }
     }
 
-    /// The error that a stream returns if its handshake failed.
+    /// Converts the error into the I/O error that a stream returns.
     pub(super) fn into_io(self) -> io::Error {
         match self {
             Self::Io(error) => error,
@@ -81,7 +80,7 @@ fn received_alert(description: AlertDescription) -> String {
             "it does not have the authority that issued `cert`, or an intermediate is missing \
              from that file"
         }
-        A::BadCertificate => "most often, `cert` does not contain the requested name",
+        A::BadCertificate => "usually, `cert` does not contain the requested name",
         A::CertificateExpired => "check the dates of `cert`, and both clocks",
         A::CertificateRevoked => "`cert` is on a CRL",
         A::UnsupportedCertificate | A::CertificateUnknown => {

@@ -13,12 +13,12 @@ pub(super) enum LastFlight {
 }
 
 /// Sends the pending TCP acknowledgement of the client's last flight. The kernel would
-/// delay it by 40 ms, and a client with Nagle's algorithm (without `TCP_NODELAY`) would
-/// delay its first message until then.
+/// delay the acknowledgement by 40 ms. A client without `TCP_NODELAY` would wait for the
+/// acknowledgement before it sends its first message.
 ///
 /// `TCP_QUICKACK` is not permanent: the kernel returns to delayed acknowledgements by
 /// itself.
 pub(super) fn acknowledge(socket: &TcpStream) {
-    // Ignore an error: it costs only latency.
+    // Ignore an error: its only consequence is the delay.
     let _ = rustix::net::sockopt::set_tcp_quickack(socket, true);
 }

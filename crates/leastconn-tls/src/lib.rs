@@ -6,9 +6,10 @@
 //! that rustls-webpki does not make. By default, this crate also implements the records
 //! after the handshake ([`settings::RecordLayer`]).
 //!
-//! The crate knows neither the configuration file, which other crates convert to
-//! [`settings`], nor the rules that decide who may connect. Its result is a stream and the
-//! verified names of the peer. A [`permit::Permit`] decides the order of handshakes.
+//! The crate does not depend on the format of the configuration file: other crates convert
+//! that file to [`settings`]. It does not authorize clients, either. A handshake yields a
+//! stream and the verified names of the peer. The caller's [`permit::Permit`] decides the
+//! order of handshakes.
 //!
 //! Modules, in the order of the data path:
 //!

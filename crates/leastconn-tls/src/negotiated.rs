@@ -11,7 +11,6 @@ pub(super) struct Negotiated {
     /// Whether an earlier session was resumed. If so, the peer sent neither a certificate
     /// nor a proof of its key.
     pub(super) resumed: bool,
-    /// The negotiated application protocol.
     pub(super) alpn: Option<Box<[u8]>>,
 }
 
@@ -20,7 +19,7 @@ pub(super) fn to_owned(chain: &[CertificateDer<'_>]) -> Vec<CertificateDer<'stat
     chain.iter().map(owned).collect()
 }
 
-/// The name of a version in the log.
+/// The name of a version in the access log.
 pub(super) const fn version_name(version: ProtocolVersion) -> &'static str {
     match version {
         ProtocolVersion::TLSv1_3 => "1.3",

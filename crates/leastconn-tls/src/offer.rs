@@ -3,14 +3,13 @@
 //! - the offered versions, for the log of a failed negotiation;
 //! - the extended master secret, without which TLS 1.2 sessions must not be resumed.
 //!
-//! rustls parses the same bytes. It alone decides about the handshake.
+//! These fields do not decide the handshake: rustls parses the same bytes for that.
 
-/// Extension types.
 const ALPN: u16 = 16;
 const EXTENDED_MASTER_SECRET: u16 = 23;
 const SUPPORTED_VERSIONS: u16 = 43;
 
-/// Maximum number of application protocols that a message names.
+/// Maximum number of application protocols in an error text.
 const MAX_PROTOCOLS: usize = 8;
 
 const HANDSHAKE: u8 = 22;
@@ -77,8 +76,8 @@ impl Offer {
         self.versions.iter().filter_map(name).collect()
     }
 
-    /// The first application protocols, as text for a message. Long names are cut, and
-    /// bytes that are not UTF-8 are replaced.
+    /// The first [`MAX_PROTOCOLS`] application protocols, for an error text. Long names are
+    /// truncated, and bytes that are not UTF-8 are replaced.
     pub(super) fn protocols(&self) -> Vec<String> {
         const LONGEST: usize = 64;
         let cut = |name: &Vec<u8>| {
@@ -89,21 +88,19 @@ impl Offer {
         self.protocols.iter().map(cut).collect()
     }
 
-    /// Whether the client offers TLS 1.3.
     pub(super) fn has_tls13(&self) -> bool {
         self.versions.contains(&TLS13)
     }
 
-    /// Whether a session of this client may be resumed. In TLS 1.2 this requires the
-    /// extended master secret: without it, a man in the middle could synchronize two
-    /// sessions and resume the session of a client with a certificate (RFC 7627, section
-    /// 1).
+    /// Whether a session of this client may be resumed. In TLS 1.2 this requires the extended
+    /// master secret (RFC 7627, section 1). Without this extension, a man in the middle could
+    /// resume the session of a client with a certificate.
     pub(super) fn may_resume(&self) -> bool {
         self.extended_master_secret || self.versions.contains(&TLS13)
     }
 }
 
-/// The body of the first handshake message, which may span several records.
+/// Returns the body of the first handshake message, which may span several records.
 fn message(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut records = Reader(bytes);
     let mut message = Vec::new();
@@ -179,7 +176,7 @@ mod tests {
         bytes
     }
 
-    /// The same message in records of `size` bytes.
+    /// Splits the handshake message of `hello`, one record, into records of `size` bytes.
     fn pieces(hello: &[u8], size: usize) -> Vec<u8> {
         let piece = |part: &[u8]| {
             let length = u16::try_from(part.len()).unwrap().to_be_bytes();
@@ -236,7 +233,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = Offer::parse(&bytes);
         }
 

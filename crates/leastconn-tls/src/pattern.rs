@@ -1,9 +1,9 @@
 //! Patterns for names in certificates and in SNI.
 //!
 //! `*` in a pattern matches exactly one whole DNS label, or one whole segment of a URI's
-//! path. A `*` in a name is not a wildcard: such a name matches no pattern with a wildcard,
-//! and no DNS pattern at all. A wildcard certificate therefore does not match patterns for
-//! the names that it is valid for.
+//! path. A `*` in the name of a certificate is not a wildcard. Such a name matches no pattern
+//! with a wildcard, and no DNS pattern at all. For example, a certificate for `*.example.org`
+//! does not match the pattern `a.example.org`.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod drive;
@@ -43,7 +43,7 @@ pub enum PatternError {
     IpAddress,
     #[error("a name with control characters is never accepted")]
     ControlCharacter,
-    /// A `*` in a text that cannot have wildcards.
+    /// A `*` in a text that is compared literally.
     #[error("`*` is not a wildcard here: the text is compared literally")]
     NoWildcards,
     /// A `*` next to other characters of a segment or in the authority, or a `**` that is

@@ -6,11 +6,11 @@
 #[error("the client was slow to answer while too many handshakes waited for their clients")]
 pub struct Evicted;
 
-/// A handshake in progress, as its scheduler sees it.
+/// The scheduler's handle for one handshake in progress.
 ///
 /// The handshake requests a [time slice](Self::time_slice) before each step that costs CPU
-/// time. It also reports each wait for the client. During such a wait, the scheduler may
-/// let another handshake run.
+/// time. The handshake also reports each wait for its client. During such a wait, the
+/// scheduler may let another handshake run.
 ///
 /// The futures need not be `Send`, because sockets in tests are not `Send`.
 pub trait Permit {
@@ -19,8 +19,8 @@ pub trait Permit {
     where
         Self: 'a;
 
-    /// Waits until the next step may run. The step must not wait for anything: drop the
-    /// time slice before the next network operation.
+    /// Waits until the next step may run. Drop the time slice before the next network
+    /// operation: a step must not wait.
     ///
     /// # Cancel safety
     /// Dropping the future releases its place in the queue.
@@ -39,8 +39,7 @@ pub trait Permit {
     ) -> impl Future<Output = Result<T, Evicted>>;
 }
 
-/// The permit for handshakes that are not scheduled: each step runs at once, and the
-/// handshake is never evicted.
+/// A permit without a scheduler: each step runs at once, and the handshake is never evicted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unscheduled;
 

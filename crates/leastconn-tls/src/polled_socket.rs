@@ -11,8 +11,8 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A TCP socket for rustls. An operation that would block returns `WouldBlock`, and the
-/// task is woken when the operation can continue.
+/// A TCP socket for rustls. An operation that cannot complete returns `WouldBlock`. The task
+/// is woken when the socket is ready.
 pub(super) struct Polled<'a, 'cx> {
     pub(super) socket: &'a mut TcpStream,
     pub(super) cx: &'a mut Context<'cx>,

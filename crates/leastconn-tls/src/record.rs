@@ -1,12 +1,12 @@
-//! TLS records after the handshake, without I/O. Records are opened from the received bytes
-//! directly into the reader's buffer, and sealed from the writer's buffer directly into the
-//! bytes to send. rustls does the handshake and derives all keys.
+//! TLS records after the handshake, without I/O. Records are opened directly into the
+//! reader's buffer, and sealed directly from the writer's buffer. rustls does the handshake
+//! and derives all keys.
 //!
 //! Sources: RFC 8446, sections 4.6.3, 5 and 6; RFC 5246, section 6; RFC 5288; RFC 7905.
 //!
 //! Besides application data, a peer may send alerts, KeyUpdates (TLS 1.3) and one
-//! renegotiation request, which is refused (TLS 1.2). Everything else ends the connection.
-//! Too many records without data end it, too ([`ControlLimit`]).
+//! renegotiation request (TLS 1.2), which is refused. Any other record ends the connection.
+//! Too many records without data also end the connection ([`ControlLimit`]).
 
 mod cipher;
 mod control_limit;
@@ -36,7 +36,6 @@ pub(crate) mod content {
 const CLIENT_HELLO: u8 = 1;
 const KEY_UPDATE: u8 = 24;
 
-/// Alert levels.
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 
@@ -93,7 +92,7 @@ fn alert_name(code: u8) -> String {
     alert::name(AlertDescription::from(code))
 }
 
-/// The length of a record's payload, from a header received after the handshake. Makes all
+/// Returns the payload length of a record that was received after the handshake. Makes all
 /// checks that are possible with the header alone: RFC 8446, 5.1 and 5.2; RFC 5246, 6.2.
 pub(super) fn payload_length(header: [u8; HEADER], is_tls13: bool) -> Result<usize, Violation> {
     let [kind, major, _, high, low] = header;
@@ -128,16 +127,16 @@ pub(crate) enum Content {
     Data(usize),
     /// The record has no data.
     Nothing,
-    /// The record has no data, and the peer sent many such records: wait this long before
-    /// the next read.
+    /// The record has no data, and the peer has sent many such records. Wait for this time
+    /// before the next read.
     Pause(Duration),
     /// The peer sent `close_notify`.
     End,
 }
 
-/// How many empty records and warnings in a row are accepted. The limit must be lower than
-/// that of rustls: rustls refuses the 33rd empty record without an alert, and counts a few
-/// that the peer did not send.
+/// Maximum number of empty records and warnings in a row. The limit must be lower than that
+/// of rustls, which refuses the 33rd empty record without an alert. rustls also counts a few
+/// records that [`Buffered`](super::buffered::Buffered) inserts.
 pub(super) const EMPTY_IN_A_ROW: u8 = 30;
 
 /// Control records that must be sent before anything else.
@@ -169,8 +168,8 @@ pub(crate) struct Records<K> {
 }
 
 impl<K: Rekey> Records<K> {
-    /// `receiving` and `sending` hold the secrets of each direction, and how many records
-    /// of the handshake used these secrets.
+    /// `receiving` and `sending` contain the secrets of each direction, and the number of
+    /// handshake records that already used these secrets.
     pub(crate) fn new(
         suite: SupportedCipherSuite,
         keys: K,
@@ -213,13 +212,14 @@ impl<K: Rekey> Records<K> {
         Ok(Some(HEADER + payload))
     }
 
-    /// How many bytes of space [`Self::open`] needs for a record of `length` bytes.
+    /// The size of the buffer in bytes that [`Self::open`] needs for a record of `length`
+    /// bytes.
     pub(crate) const fn room(&self, length: usize) -> usize {
         self.receiving.room(length)
     }
 
-    /// Opens `record`, the next complete record, into `out`. All of `out` may be
-    /// overwritten.
+    /// Opens `record`, which must be the next complete record, into `out`. Any part of `out`
+    /// may be overwritten.
     pub(crate) fn open(&mut self, record: &[u8], out: &mut [u8]) -> Result<Content, Violation> {
         let (kind, length) = self.receiving.open(self.received, record, out)?;
         self.received = self.received.checked_add(1).ok_or(Violation::Exhausted)?;
@@ -272,7 +272,7 @@ impl<K: Rekey> Records<K> {
         }
     }
 
-    /// Processes a KeyUpdate that arrives in one record or in several.
+    /// Processes a KeyUpdate, which may be split into several records.
     fn handshake13(&mut self, plaintext: &[u8]) -> Result<Content, Violation> {
         // RFC 8446, 5.1, forbids empty fragments.
         if plaintext.is_empty() {
@@ -291,7 +291,7 @@ impl<K: Rekey> Records<K> {
             return Err(Violation::MalformedKeyUpdate);
         }
         if fits < plaintext.len() {
-            // Data follows the KeyUpdate in a record under the old keys.
+            // A KeyUpdate must be the end of its record, because later data has new keys.
             return Err(Violation::Unexpected);
         }
         if length < self.message.len() {
@@ -302,7 +302,7 @@ impl<K: Rekey> Records<K> {
         self.message_len = 0;
         match self.message[4] {
             0 => {}
-            // One answer covers all requests that were received before it is sent.
+            // One KeyUpdate answers all requests received until it is sent.
             1 => self.pending.key_update = true,
             _ => return Err(Violation::IllegalKeyUpdate),
         }
@@ -313,9 +313,9 @@ impl<K: Rekey> Records<K> {
         Ok(Content::Nothing)
     }
 
-    /// Answers the first renegotiation request with a refusal. A second request is an
-    /// error, as in rustls. Only requests in a single record are recognized: no
-    /// implementation fragments them.
+    /// Refuses the first renegotiation request with a warning. A second request is an error,
+    /// as in rustls. A request must be in a single record, because no implementation
+    /// fragments it.
     fn handshake12(&mut self, plaintext: &[u8]) -> Result<Content, Violation> {
         match *plaintext {
             [CLIENT_HELLO, a, b, c, ref body @ ..]
@@ -369,7 +369,7 @@ impl<K: Rekey> Records<K> {
         while self.has_pending_control() {
             length += self.seal_control(out.get_mut(length..).ok_or(Violation::Keys)?)?;
         }
-        // Update the keys before the last sequence number: the KeyUpdate itself needs it.
+        // Keep the last sequence number for the KeyUpdate itself.
         if self.sent + 1 >= self.limit {
             length += self.update_sending(out.get_mut(length..).ok_or(Violation::Keys)?)?;
         }
@@ -392,7 +392,6 @@ impl<K: Rekey> Records<K> {
         self.sending.seal(number, kind, plaintext, out)
     }
 
-    /// Seals `close_notify`.
     pub(crate) fn end(&mut self, out: &mut [u8]) -> Result<usize, Violation> {
         self.alert(AlertDescription::CloseNotify, WARNING, out)
     }

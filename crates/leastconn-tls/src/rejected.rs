@@ -1,13 +1,12 @@
 //! The certificate for which a handshake was refused.
 //!
 //! All connections of a listener share one verifier, which can return only an error to
-//! rustls. The verifier leaves further details in a task-local slot of the handshake's
-//! future. The slot exists only while that future is polled. Therefore verification outside
-//! a handshake (re-authorization, resumption) leaves nothing, and details of different
-//! clients cannot be mixed up.
+//! rustls. The verifier stores further details in a task-local slot, which is set only while
+//! the future of a handshake is polled. Therefore details of different clients cannot be
+//! mixed up, and verification outside a handshake stores nothing.
 //!
-//! A verifier per connection would achieve the same, but would need a `ServerConfig` per
-//! connection.
+//! With a verifier per connection, no slot would be needed. But then each connection would
+//! need its own `ServerConfig`.
 
 use std::{borrow::Cow, cell::RefCell};
 
@@ -31,11 +30,11 @@ const LONGEST: usize = 256;
 pub(super) struct Rejected {
     /// The contents of the certificate, if it can be parsed.
     pub(super) certificate: Option<Box<RejectedCertificate>>,
-    /// The error text, if it says more than the error of rustls.
+    /// An error text with details that the error of rustls does not contain.
     pub(super) detail: Option<String>,
 }
 
-/// The contents of a certificate that was not verified: none of them can be relied on.
+/// The contents of a certificate that was not verified. Use them only for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedCertificate {
     /// The serial number in hex, as `openssl x509 -serial` prints it.
@@ -108,8 +107,8 @@ pub(super) async fn with_slot<F: Future>(handshake: F) -> F::Output {
     REJECTED.scope(RefCell::default(), handshake).await
 }
 
-/// Stores a rejected certificate in the slot of the handshake that is being polled, if
-/// there is a slot. Replaces an earlier certificate.
+/// Stores a rejected certificate in the slot of the current handshake. Replaces a certificate
+/// that was stored before. Does nothing outside a handshake.
 pub(super) fn put(der: &[u8], detail: Option<String>) {
     let _ = REJECTED.try_with(|slot| {
         slot.replace(Some(Rejected {
@@ -119,7 +118,7 @@ pub(super) fn put(der: &[u8], detail: Option<String>) {
     });
 }
 
-/// Takes the rejected certificate of the handshake that is being polled.
+/// Takes the rejected certificate from the slot of the current handshake.
 pub(super) fn take() -> Option<Rejected> {
     REJECTED.try_with(RefCell::take).ok().flatten()
 }
@@ -181,12 +180,12 @@ mod tests {
     async fn slot_belongs_to_one_handshake() {
         let ca = TestCa::new("some CA");
         let [one, two, three] = ["one", "two", "three"].map(|name| ca.leaf(name).build());
-        // There is no slot outside a handshake, for example in re-authorization.
+        // Outside a handshake, `put` must do nothing.
         put(one.der(), None);
         let handshake = |cert: leastconn_testkit::pki::Cert| async move {
             assert_eq!(take(), None);
             put(cert.der(), None);
-            // Another handshake runs on this thread meanwhile.
+            // Let the other handshake run on this thread.
             tokio::task::yield_now().await;
             subject()
         };

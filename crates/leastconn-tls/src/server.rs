@@ -21,9 +21,9 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Server {
     pub(super) config: Arc<ServerConfig>,
-    /// The same configuration restricted to one key exchange group, for each group in the
-    /// order of the settings. This enforces the order of the settings: rustls itself
-    /// follows the client's preference.
+    /// For each key exchange group, in the order of the settings, a configuration that is
+    /// restricted to this group. With these configurations the order of the settings decides.
+    /// rustls itself would follow the client's preference.
     by_group: Arc<[(NamedGroup, Arc<ServerConfig>)]>,
     pub(super) records: RecordLayer,
     pub(super) sessions: Option<Arc<Sessions>>,
@@ -47,7 +47,6 @@ impl From<Arc<ServerConfig>> for Server {
 }
 
 impl Server {
-    /// Chooses the configuration for the connection of a client.
     pub(super) fn config(&self, hello: &Hello) -> ConnectionConfig {
         let config = hello
             .preferred_group(self.by_group.iter().map(|(group, _)| *group))
@@ -66,10 +65,10 @@ impl Server {
     }
 }
 
-/// The configuration of one connection.
 pub(super) struct ConnectionConfig {
     pub(super) config: Arc<ServerConfig>,
-    /// The sessions of this connection, which must be told when the handshake is complete.
+    /// The sessions of this connection. Call [`ConnectionSessions::complete`] when the
+    /// handshake is complete.
     pub(super) sessions: Option<Arc<ConnectionSessions>>,
 }
 

@@ -51,14 +51,14 @@ pub struct ServerMaterial {
 pub struct ClientSettings {
     /// The oldest protocol version that is accepted.
     pub min_version: MinVersion,
-    /// The name that every server's certificate must be valid for. If `None`, this is each
-    /// server's own host, which was checked to be a name that a certificate can contain.
+    /// The name for which every server's certificate must be valid. If `None`, the name is the
+    /// host of each server's address, which must be a name that a certificate can contain.
     pub server_name: Option<ServerName<'static>>,
     /// If not empty, every server's certificate must have one of these URIs.
     pub uris: Vec<UriPattern>,
     /// If not empty, every server must have one of these public keys.
     pub pins: Vec<Spki>,
-    /// Whether an authority must have issued the servers' certificates. If not, a pinned
+    /// Whether an authority must have issued the servers' certificates. If `false`, a pinned
     /// key is enough.
     pub needs_authority: bool,
     /// Key exchange groups and cipher suites.
@@ -98,8 +98,8 @@ impl ClientSettings {
 pub struct ClientMaterial {
     /// The authorities that may issue server certificates.
     pub ca: Vec<CertificateDer<'static>>,
-    /// Self-signed server certificates that are not authorities. Each is accepted from the
-    /// server that presents it, but no certificate signed with its key is accepted.
+    /// Self-signed server certificates that are not authorities. A server may present such a
+    /// certificate, but no certificate that is signed with its key.
     pub self_signed: Vec<CertificateDer<'static>>,
     /// The CRLs in force, each signed by one of `ca`.
     pub crls: Arc<CrlStore>,
@@ -133,8 +133,8 @@ pub enum ClientAuth {
     None,
 }
 
-/// Which implementation seals and opens TLS records. Peers cannot tell the difference; only
-/// the cost differs.
+/// The implementation that seals and opens TLS records. Only the cost differs, not the
+/// behaviour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RecordLayer {
     /// The record layer of this crate, which works directly on the buffers of the socket
@@ -147,10 +147,11 @@ pub enum RecordLayer {
 
 /// Maximum size in bytes of the authority names in a CertificateRequest. Java accepts
 /// handshake messages of at most 32,768 bytes, and the other fields of this message need
-/// less than 256. TLS itself allows 65,535 bytes of names.
+/// less than 256 bytes. TLS itself allows 65,535 bytes of names.
 pub const MAX_CA_NAMES: usize = 32_768 - 256;
 
-/// The encoded size, in a CertificateRequest, of names with these lengths.
+/// The size in bytes of authority names in a CertificateRequest. `names` are the lengths of
+/// the names in DER.
 pub fn ca_names_length(names: impl Iterator<Item = usize>) -> usize {
     names.map(|length| length + 2).sum()
 }

@@ -1,8 +1,8 @@
 //! Strict validation of SPIFFE IDs.
 //!
-//! IDs are compared as text, so each ID must have only one spelling. A URI is not a valid
-//! SPIFFE ID if it has a port, a user, a query or percent-encoding, or an upper-case letter
-//! in the trust domain. This module normalizes nothing.
+//! IDs are compared as text and are not normalized, so each ID must have only one spelling. A
+//! URI is not a valid SPIFFE ID if it has a port, a user, a query or percent-encoding, or an
+//! upper-case letter in the trust domain.
 //!
 //! Source: SPIFFE-ID, sections 2 to 2.3 (trust domain, path, length).
 
@@ -56,8 +56,8 @@ pub fn check(text: &str) -> Result<(), SpiffeError> {
     check_parts(text, |segment, _| check_segment(segment))
 }
 
-/// Like [`check`], but also calls a check for each path segment. The arguments of that
-/// check are the segment and whether it is the last one.
+/// Like [`check`], but checks each path segment with `segment`. Its arguments are the segment
+/// and whether the segment is the last one.
 pub(crate) fn check_parts<E: From<SpiffeError>>(
     text: &str,
     segment: impl Fn(&str, bool) -> Result<(), E>,
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn good_ids() {
+    fn valid_spiffe_ids_are_accepted() {
         for id in [
             "spiffe://example.org",
             "spiffe://example.org/ns/prod/sa/orders",

@@ -18,7 +18,7 @@ use super::{
     negotiated::{Negotiated, to_owned, version_name},
 };
 
-/// How many bytes of plaintext are read in advance while a server is being dialled.
+/// Maximum bytes of plaintext that are read in advance, while the server is being dialled.
 const AHEAD: usize = 4 * 1024;
 
 /// The server's side of an established TLS connection.
@@ -29,7 +29,7 @@ pub struct TlsStream {
     records: Records,
     /// Bytes that were read in advance: see [`leastconn::net::departed`].
     ahead: Option<Box<[u8]>>,
-    /// Boxed, like the state of the record layers, because tasks hold and move streams.
+    /// Boxed, so that a stream is small and cheap to move.
     negotiated: Box<Negotiated>,
 }
 
@@ -80,9 +80,9 @@ impl TlsStream {
         name.and_then(|name| str::from_utf8(name).ok())
     }
 
-    /// Takes the client's certificate and intermediates, if the client presented any. The
-    /// chain was verified, and the client has proven possession of the key. After this
-    /// call, the stream does not keep the chain in memory.
+    /// Takes the client's certificate and intermediates out of the stream. Returns `None` if
+    /// the client presented no certificate. The chain was verified, and the client has proven
+    /// possession of the key.
     pub fn take_peer_chain(&mut self) -> Option<Vec<CertificateDer<'static>>> {
         self.negotiated.peer.take()
     }
@@ -166,12 +166,12 @@ impl leastconn::net::Stream for TlsStream {
     }
 }
 
-/// Version and cipher suite of an established connection, for the log.
+/// TLS version and cipher suite of an established connection, for the access log.
 pub fn negotiated(stream: &TlsStream) -> (&'static str, &'static str) {
     let version = stream.negotiated().version;
     let version = version.map_or("unknown", version_name);
     let cipher = match stream.negotiated().suite {
-        // For these suites, rustls uses another prefix than IANA.
+        // rustls calls these suites `TLS13_…`, IANA calls them `TLS_…`.
         Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",
         Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => "TLS_AES_256_GCM_SHA384",
         Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => "TLS_CHACHA20_POLY1305_SHA256",

@@ -2,7 +2,7 @@
 
 use crate::error_text;
 
-/// rustls rejected the settings, although the configuration was checked.
+/// rustls rejected the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("TLS: {}", error_text::error(.0))]

@@ -39,14 +39,14 @@ pub(crate) enum Usage {
     Server,
 }
 
-/// The period in which a verified chain is valid, in seconds since 1970.
+/// The validity period of a verified chain. All times are in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Validity {
     pub(crate) from: i64,
-    /// The last second in which all certificates of the path are valid, including the
+    /// The last second of the validity period of all certificates of the path, including the
     /// authority's.
     pub(crate) until: i64,
-    /// The first second in which a CRL that was consulted has expired.
+    /// The earliest expiry of the CRLs that were consulted.
     pub(crate) crls_until: i64,
 }
 
@@ -85,9 +85,9 @@ impl Trust {
             && a.material.crls == b.material.crls
     }
 
-    /// Verifies the chain of a new connection as of `now`, in seconds since 1970. The
-    /// handshake has also verified it, possibly some seconds earlier. Returns the last
-    /// second in which all certificates of the path are valid, including the authority's.
+    /// Verifies the chain of a new connection as of `now`, in seconds since 1970. Some seconds
+    /// may have passed since the handshake verified the same chain. Returns the last second at
+    /// which all certificates of the path are valid, including the authority's.
     ///
     /// # Errors
     /// If the chain is not accepted.
@@ -98,10 +98,10 @@ impl Trust {
     }
 
     /// Verifies the chain of an open connection. If the connection may stay open after its
-    /// certificates have expired, `kept_from` is the last second in which they were valid.
+    /// certificates have expired, `kept_from` is the last second at which they were valid.
     ///
-    /// An expired CRL does not end open connections. The clients whose certificates it
-    /// revokes were disconnected when the CRL was loaded, and new clients are refused.
+    /// An expired CRL does not end open connections: clients with a revoked certificate were
+    /// disconnected when the CRL was loaded.
     ///
     /// # Errors
     /// If the chain is no longer accepted.
@@ -125,12 +125,12 @@ impl Trust {
     }
 }
 
-/// Whether a listener would now accept a client with this certificate and these
-/// intermediates, for `explain`. Only a handshake proves that the client has the key.
+/// Checks whether a listener would now accept a client with this certificate and these
+/// intermediates, for the command `explain`. The check assumes that the client has the key.
 ///
 /// # Errors
 /// The outer error means that an authority cannot be used as a trust anchor. The inner error
-/// is the error that the handshake would return.
+/// is the reason why the listener would refuse the client.
 pub fn trusts(
     tls: &ServerSettings,
     max_intermediates: usize,

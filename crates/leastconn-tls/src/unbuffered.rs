@@ -1,10 +1,10 @@
 //! The handshake of a connection that continues with the record layer of this crate. rustls
-//! works on our buffers, and hands over the keys at the end. Afterwards, only the key
-//! schedule of rustls is left (`KernelConnection`).
+//! works on the buffers of this module. At the end, it returns the keys and the key schedule
+//! (`KernelConnection`).
 //!
-//! `ServerConnection::dangerous_extract_secrets` is no alternative. It extracts the keys
-//! without the key schedule, so that key updates would be impossible. Besides, rustls may
-//! already have opened records that followed the handshake.
+//! `ServerConnection::dangerous_extract_secrets` is no alternative. It returns the keys
+//! without the key schedule, so that key updates would be impossible. Besides, a
+//! `ServerConnection` may already have decrypted records that followed the handshake.
 //!
 //! All uses of this rustls API are in this file, because rustls 0.24 changes the API:
 //!
@@ -13,7 +13,7 @@
 //! - `Accepted::choose_config` appends the answer to a `Vec`.
 //! - The handshake ends with a `SplitConnection`, whose `dangerous_into_kernel_connection`
 //!   returns what [`finish`] needs.
-//! - The ClientHello is parsed only once. Now it is parsed by
+//! - The ClientHello is parsed only once. With rustls 0.23, it is parsed by
 //!   [`read_hello`](super::read_hello) and again here.
 
 use std::{
@@ -51,11 +51,10 @@ const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 2048;
 /// Size of a read in bytes: more than any flight without a long certificate chain.
 const CHUNK: usize = 4 * 1024;
 
-/// The result of a handshake.
 pub(super) struct Handshaken {
     pub(super) secrets: KernelSecrets,
     pub(super) negotiated: Negotiated,
-    /// What was received after the handshake, still encrypted.
+    /// The bytes that were received after the handshake, still encrypted.
     pub(super) unopened: Vec<u8>,
     pub(super) last: LastFlight,
 }
@@ -82,8 +81,8 @@ enum Progress {
     Done,
 }
 
-/// Does the handshake. Returns the session, what was received after the handshake, and
-/// which side sent the last flight.
+/// Does the handshake. Returns the session, the bytes that were received after the handshake,
+/// and which side sent the last flight.
 async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     mut received: Vec<u8>,
@@ -92,11 +91,11 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(UnbufferedServerConnection, Vec<u8>, LastFlight), Box<Failed>> {
     let mut session = UnbufferedServerConnection::new(config.config)?;
     let mut answer = Vec::new();
-    // A chunk is the largest amount of data that can follow the last record of the
-    // handshake. It must fit into the buffer of the stream.
+    // At most this many bytes can follow the last record of the handshake. They must fit into
+    // the receive buffer of the stream.
     let mut chunk = [0; CHUNK];
-    // Number of bytes given to rustls. It gets one record at a time, because it must not
-    // open records that follow the handshake.
+    // Number of bytes that were passed to rustls. Records are passed one at a time, because
+    // rustls must not open records that follow the handshake.
     let mut given = 0;
     loop {
         let progress = if is_next_complete(&received, given) {
@@ -114,8 +113,8 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
             }
         };
         if let (Progress::Done, Some(sessions)) = (&progress, &config.sessions) {
-            // Do this before sending what rustls has ready: after that, the client can know
-            // that the handshake is complete.
+            // Make the sessions resumable before the last flight is sent: a client that has
+            // received that flight may resume at once.
             sessions.complete(&session);
         }
         let last = if answer.is_empty() {
@@ -132,7 +131,7 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
             continue;
         }
         if received.len() > MAX_PENDING {
-            return Err(Error::General("too long a handshake message".into()).into());
+            return Err(Error::General("the handshake message is too long".into()).into());
         }
         let count = permit.wait_for_client(socket.read(&mut chunk)).await??;
         if count == 0 {
@@ -142,7 +141,8 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Gives rustls one record after the other, until it has an answer or needs more data.
+/// Passes one record after the other to rustls, until rustls has an answer or needs more
+/// data.
 fn advance(
     session: &mut UnbufferedServerConnection,
     received: &mut Vec<u8>,
@@ -215,15 +215,14 @@ fn work(
                 }
                 false
             }
-            // This is early data, which is disabled, or data after the handshake, which
-            // rustls was not given.
+            // These states cannot occur: early data is disabled, and records that follow the
+            // handshake are not passed to rustls.
             Ok(_) => return Err(Error::HandshakeNotComplete.into()),
         };
         received.drain(..discard);
         *given -= discard;
         match failed.take() {
-            // Continue only while there is something to send: that is the alert. rustls
-            // returns the same error again.
+            // Continue until the alert is encoded. rustls returns the same error again.
             Some(why) if !session.wants_write() => return Err(why),
             None if !more && session.is_handshaking() => return Ok(Progress::Blocked),
             None if !more => return Ok(Progress::Done),

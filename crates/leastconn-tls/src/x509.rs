@@ -1,4 +1,4 @@
-//! The parts of X.509 that both the configuration check and chain verification need.
+//! X.509 code for the configuration check and for chain verification.
 
 pub mod constraints;
 pub mod extensions;

@@ -27,7 +27,6 @@ impl Granted {
     }
 }
 
-/// One entry of `allow`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Allow {
     pub upstream: UpstreamId,

@@ -17,7 +17,7 @@ pub struct Client {
     /// Patterns for the certificate. For each key that has patterns, at least one of these
     /// patterns must match.
     pub patterns: Vec<Pattern>,
-    /// The networks that the client's address may belong to.
+    /// Networks for the client's address. If there are any, one must contain the address.
     pub source: Vec<IpNet>,
     /// Upstreams and servers that the client may reach. Empty: the client is refused at
     /// every listener.

@@ -158,8 +158,8 @@ fn count_equal<'a>(same: impl Iterator<Item = &'a [Entry]>, of: usize) -> Vec<u3
 }
 
 /// The key by which a rule is indexed: the key whose values occur in the fewest rules,
-/// according to the counts from [`count_equal`]. `None` if the rule has no keys, which
-/// cannot happen.
+/// according to the counts from [`count_equal`]. `None` only if the rule has no keys, but a
+/// rule has at least one key.
 fn index_key(clients: &Clients, rule: usize, texts: &[u32], nets: &[u32]) -> Option<MatchKey> {
     let rule = clients.rule(rule);
     let most = |counts: &[u32]| counts.iter().max().copied();

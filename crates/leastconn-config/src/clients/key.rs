@@ -37,7 +37,7 @@ pub enum MatchKey {
     Source,
 }
 
-/// What a rule requires under one key.
+/// A checked value of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Requirement {
     /// A checked pattern for text in a certificate.
@@ -84,7 +84,6 @@ impl MatchKey {
         Self::IssuerCn,
     ];
 
-    /// All keys.
     pub fn all() -> impl Iterator<Item = Self> {
         Self::TEXTS.into_iter().chain([Self::Source])
     }
@@ -222,8 +221,7 @@ mod tests {
 
     use super::*;
 
-    /// A `*` in a certificate is a literal character and not a wildcard (row 13 of
-    /// docs/threats.md).
+    /// Wildcards in certificates: threat 13 in `docs/threats.md`.
     #[test]
     fn wildcard_in_a_certificate_is_literal() {
         let leaf = TestCa::new("CA").leaf("*.x").ou("*").dns("*.x").build();

@@ -32,7 +32,7 @@ pub struct Lane {
 #[derive(Debug)]
 struct GivenUp {
     blocked: Blocked,
-    /// Can no longer be upgraded when the abandoned work has ended.
+    /// Has no strong reference after the abandoned work has ended.
     running: Weak<()>,
 }
 

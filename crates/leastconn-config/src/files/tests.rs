@@ -28,8 +28,8 @@ fn only_regular_files_are_read() {
     assert!(read(&at("file"), 7).is_err());
 }
 
-/// A FIFO without a writer blocks the lane, like a network mount whose server does not
-/// answer.
+/// The operation waits for a channel, like an operation on a network mount whose server does
+/// not answer.
 #[tokio::test]
 async fn blocked_operation_is_reported_and_abandoned() {
     let lane = Lane::default();

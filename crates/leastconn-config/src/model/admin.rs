@@ -2,7 +2,6 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
-/// `[admin]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// Address of the dashboard, metrics and health checks. At least one of `bind` and

@@ -16,7 +16,6 @@ use crate::{
     tls::Tls,
 };
 
-/// `[[listener]]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     pub name: Arc<str>,

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use crate::keyword::{AccessFilter, Format, Level};
 
-/// `[log]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// The lowest level that is logged.

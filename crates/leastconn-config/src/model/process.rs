@@ -6,7 +6,6 @@ use leastconn_tls::settings::RecordLayer;
 
 use crate::keyword::{Sandbox, Watch};
 
-/// `[process]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     pub workers: NonZeroUsize,
@@ -20,7 +19,7 @@ pub struct Process {
     pub memory_limit: MemoryLimit,
     pub watch: Watch,
     pub tls_records: RecordLayer,
-    /// `None`: the process is restricted as far as the kernel supports it.
+    /// `None`: the process is restricted, and missing support of the kernel is not an error.
     pub sandbox: Option<Sandbox>,
 }
 

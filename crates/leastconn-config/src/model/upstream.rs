@@ -10,7 +10,6 @@ use leastconn_proxy_protocol::Version;
 
 use crate::tls::UpstreamTls;
 
-/// `[[upstream]]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     pub id: UpstreamId,

@@ -34,8 +34,8 @@ impl Problems {
         let _ = io::stderr().lock().write_all(text.as_bytes());
     }
 
-    /// The part of a span that is on its first line. Tables span many lines, and showing
-    /// the first is sufficient.
+    /// The part of a span that is on its first line. A table can span many lines, but only the
+    /// first line is shown.
     fn first_line(&self, span: &Range<usize>) -> Range<usize> {
         let start = self.boundary(span.start);
         let end = self.boundary(span.end).max(start);

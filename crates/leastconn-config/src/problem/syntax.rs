@@ -3,9 +3,9 @@
 use super::Problems;
 
 impl Problems {
-    /// Adds syntax errors. Of each line only the first error is added, because further
-    /// errors in it are usually consequences of the first. The total is limited, because
-    /// the file may not be TOML at all.
+    /// Adds the first syntax error of each line. Further errors in a line are usually
+    /// consequences of the first error. The total is limited, because the file may not be TOML
+    /// at all.
     pub(crate) fn syntax(&mut self, errors: &[toml::de::Error]) {
         const MAX_ERRORS: usize = 20;
         if let Some(other) = other_syntax(&self.text) {
@@ -46,10 +46,10 @@ fn line_at(text: &str, at: usize) -> &str {
     text[start..].lines().next().unwrap_or_default()
 }
 
-/// What to do about a line that is not TOML.
+/// Help for a line that is not valid TOML.
 fn syntax_help(line: &str) -> Option<String> {
-    // The line is valid TOML on its own, so the error has another cause, such as a
-    // duplicate key.
+    // If the line is valid TOML on its own, the error has another cause, such as a duplicate
+    // key.
     if toml::from_str::<toml::Table>(line).is_ok() {
         return None;
     }

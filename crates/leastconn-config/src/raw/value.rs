@@ -74,7 +74,7 @@ pub struct DateTime(pub toml::value::Datetime);
 
 impl<'de> Deserialize<'de> for DateTime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The schema describes JSON, where a date is a string, and so accepts a string.
+        // The schema also accepts a string, because JSON has no type for dates.
         let read = toml::value::Datetime::deserialize(deserializer);
         read.map(Self).map_err(|_| {
             D::Error::custom("expected a date and time without quotes, like 2027-01-31T00:00:00Z")

@@ -13,8 +13,7 @@ use crate::{
     raw::{RawAdmin, value::At},
 };
 
-/// Minimum length of a token in bytes. A random token of this length cannot be found by
-/// brute force.
+/// Minimum length of a token in bytes. A random token of this length cannot be guessed.
 const MIN_TOKEN: usize = 16;
 const MAX_TOKEN: u64 = 4096;
 
@@ -151,8 +150,8 @@ fn read_token(path: &Path) -> Result<(Token, Option<String>), String> {
             "it is shorter than {MIN_TOKEN} characters and could be guessed"
         ));
     }
-    // This is only a warning, because Kubernetes mounts files with this mode in containers
-    // that have no other users.
+    // A readable token is not an error, because Kubernetes mounts files with this mode in
+    // containers that have no other users.
     let open = metadata.permissions().mode() & 0o004 != 0;
     let warning = open.then(|| {
         format!(

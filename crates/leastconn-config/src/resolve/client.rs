@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Error of a check that has already reported the problem.
+/// The problem has already been reported.
 struct Reported;
 
 /// The positions of the keys of a valid client in the file.
@@ -77,8 +77,8 @@ impl Resolver<'_> {
         (clients.finish(), places)
     }
 
-    /// A client with only the patterns of `match` set. `None`: a pattern is invalid, which
-    /// has been reported.
+    /// Returns a client with only the patterns of `match`. Returns `None` if `match` is
+    /// invalid, which has been reported.
     fn matcher(&mut self, raw: &At<RawMatch>) -> Option<Client> {
         self.check_cn(raw.value.cn.as_ref());
         let mut client = Client::default();
@@ -107,8 +107,8 @@ impl Resolver<'_> {
         Some(client)
     }
 
-    /// Warns of common names that look like patterns, because patterns of that form are not
-    /// supported.
+    /// Warns of common names that look like regular expressions or distinguished names, which
+    /// are compared literally.
     fn check_cn(&mut self, raw: Option<&At<OneOrMany>>) {
         for text in raw.into_iter().flat_map(At::each) {
             let value = text.value;

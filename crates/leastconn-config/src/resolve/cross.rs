@@ -13,9 +13,9 @@ use crate::{
 };
 
 /// Maximum number of earlier rules that a rule is compared with. If very many rules have
-/// the same pattern and none shadows the next (for example because each rule expires later
-/// than the preceding one), comparing all pairs would take minutes. With this limit some
-/// warnings are missing in that case.
+/// the same pattern but do not shadow each other, comparing all pairs would take minutes.
+/// With this limit, some warnings are missing in that case. For example, a rule does not
+/// shadow a rule that expires later.
 const MAX_COMPARED: usize = 256;
 
 impl Resolver<'_> {
@@ -34,8 +34,8 @@ impl Resolver<'_> {
                 .at(declared.span.clone());
         }
         self.check_shadowed_rules(clients, places);
-        // Skip the remaining checks: what they would report as missing may be in an invalid
-        // part of the file.
+        // Skip the remaining checks if a part of the file is invalid: they might report that
+        // part as missing.
         if !complete {
             return;
         }
@@ -48,8 +48,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// Warns if a client can negotiate a protocol with a listener that the balancer never
-    /// offers to the servers behind it. Client and server would then speak different
+    /// Warns if clients can negotiate a protocol with a listener, but its upstream does not
+    /// offer this protocol to servers. Client and server would then speak different
     /// protocols. Upstreams without `alpn` are not checked, because their servers may
     /// detect the protocol.
     pub(super) fn check_protocols(
@@ -103,8 +103,7 @@ impl Resolver<'_> {
     /// Warns of rules that are shadowed by an earlier rule.
     fn check_shadowed_rules(&mut self, clients: &Clients, places: &[Place]) {
         for (position, client) in clients.iter().enumerate() {
-            // The candidates are in the order of the file, so they start with the rules
-            // before this rule.
+            // Candidates are in the order of the file, so all earlier rules come first.
             let covering = clients
                 .may_cover(&client)
                 .take_while(|&earlier| earlier < position)
@@ -173,9 +172,9 @@ impl Resolver<'_> {
         }
     }
 
-    /// Warns if a listener with `routes` and without `upstream` would refuse connections
-    /// that match no route. For these connections the client's `allow` selects the
-    /// upstream. Refusing them may be intended, so there is only one warning per listener.
+    /// Warns if a listener with `routes` and without `upstream` would refuse connections that
+    /// match no route, because `allow` names several upstreams. The refusal may be intended,
+    /// so there is only one warning per listener.
     fn warn_of_unrouted<'a>(
         &mut self,
         listener: &At<Listener>,
@@ -289,7 +288,7 @@ fn quoted(names: &BTreeSet<&str>) -> String {
 fn offers(listener: &Listener, upstreams: &BTreeSet<&str>) -> bool {
     let routes = listener.routes.iter().map(|route| &route.upstream);
     let mut targets = routes.chain(&listener.upstream);
-    // Without a route and an upstream, the client's `allow` selects the upstream.
+    // If no route matches and the listener has no upstream, `allow` selects the upstream.
     let by_itself =
         listener.upstream.is_none() && (listener.routes.is_empty() || upstreams.len() == 1);
     by_itself || targets.any(|target| upstreams.contains(target.as_str()))

@@ -174,7 +174,7 @@ impl Resolver<'_> {
         value.clone()
     }
 
-    /// Warns if a MySQL server would block this host because of the probes of `upstream`.
+    /// Warns if a MySQL server would block this host because the probes do not log in.
     pub(super) fn check_mysql(&mut self, raw: &RawUpstream, upstream: &Upstream) {
         let Some(check) = &upstream.health_check else {
             return;
@@ -208,7 +208,7 @@ impl Resolver<'_> {
         let Some(At { value, span }) = path else {
             return defaults::HEALTH_PATH.to_owned();
         };
-        // A space or control character would end the request target too early.
+        // A space or a line break ends the request target in HTTP.
         let clean = value.bytes().all(|b| b.is_ascii_graphic());
         if !clean || !value.starts_with('/') || value.len() > 1024 {
             self.problems

@@ -38,7 +38,8 @@ impl Resolver<'_> {
         listeners
     }
 
-    /// The listener, with an empty name. `None`: its problems have been reported.
+    /// Returns the listener with an empty name. Returns `None` if the table is invalid, which
+    /// has been reported.
     fn listener(&mut self, table: &At<RawListener>) -> Option<Listener> {
         let raw = &table.value;
         let timeouts = Timeouts {
@@ -92,7 +93,7 @@ impl Resolver<'_> {
         let starttls = self.starttls(table);
         let tls = optional(raw.tls.as_ref(), |at| {
             let Surroundings { base_dir, now, .. } = self.surroundings;
-            // PostgreSQL servers accept this protocol only.
+            // PostgreSQL servers accept only the protocol `postgresql`.
             let default_alpn = match starttls {
                 StartTls::Off => Alpn::default(),
                 StartTls::Postgres => Alpn::postgresql(),
@@ -285,7 +286,7 @@ impl Resolver<'_> {
         }))
     }
 
-    /// Converts `routes`. `None`: some routes are invalid, which has been reported.
+    /// Converts `routes`. Returns `None` if a route is invalid, which has been reported.
     fn routes(&mut self, table: &At<RawListener>) -> Option<Vec<Route>> {
         let Some(raw) = &table.value.routes else {
             return Some(Vec::new());
@@ -333,8 +334,8 @@ impl Resolver<'_> {
     }
 }
 
-/// Converts the value of an optional key. `Err`: the value is invalid, which has been
-/// reported.
+/// Converts the value of an optional key. Returns an error if the value is invalid, which has
+/// been reported.
 fn optional<T, U>(
     value: Option<&At<T>>,
     read: impl FnOnce(&At<T>) -> Option<U>,

@@ -126,14 +126,14 @@ impl Resolver<'_> {
     }
 
     fn access_file(&mut self, file: &str, span: &Range<usize>) -> Access {
-        // Use the stream itself: opening its path fails if the stream is a socket or
-        // belongs to another user.
+        // Use the standard stream without opening its path: opening fails if the stream is a
+        // socket or belongs to another user.
         if let Some(stream) = standard_stream(file) {
             return stream;
         }
         let path = self.path(file);
         let kind = std::fs::metadata(&path).map(|data| data.file_type());
-        // An empty parent stands for the working directory, which always exists.
+        // An empty parent is the working directory, which always exists.
         let parent = path.parent().filter(|parent| *parent != Path::new(""));
         let is_stream =
             path.starts_with("/proc") && path.components().any(|part| part.as_os_str() == "fd");

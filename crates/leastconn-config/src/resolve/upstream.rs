@@ -66,7 +66,7 @@ impl Resolver<'_> {
             tls::upstream::load(tls, &servers, base_dir, now, self.problems)
         });
         Upstream {
-            // The caller sets the ID. An upstream without a valid name is checked as well.
+            // The caller sets the ID. Without a valid name, the upstream is still checked.
             id: UpstreamId::from(""),
             servers,
             balance: raw
@@ -192,8 +192,7 @@ impl Resolver<'_> {
         let address = self.address(text, span);
         let (name, name_span) = match &raw.name {
             None => (text, span),
-            // A table may use the address as name, because the short form does so
-            // implicitly.
+            // The address is always allowed as name, because the short form uses it as name.
             Some(name) if name.value == *text => (text, span),
             Some(name) => {
                 if !self.check_name("server", &name.value, &name.span) {
@@ -219,7 +218,7 @@ impl Resolver<'_> {
         match text.parse() {
             Ok(Address::Unix(path)) => {
                 // The path is relative to the configuration file. Parse the joined path
-                // again, because it may be too long.
+                // again, because the joined path may be too long.
                 let path = self.path(&path.to_string_lossy());
                 let absolute = format!("unix:{}", path.display()).parse();
                 if let Err(error) = &absolute {

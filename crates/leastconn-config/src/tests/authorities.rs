@@ -149,7 +149,7 @@ fn old_forms_of_ca_certificates_are_accepted() {
     }
 }
 
-/// A client's self-signed certificate can be trusted with `client_pins` instead.
+/// Self-signed certificates of clients can only be trusted with `client_pins`.
 #[test]
 fn self_signed_certificate_is_trusted_for_servers_only() {
     let pki = Pki::new();

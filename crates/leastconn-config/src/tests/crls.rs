@@ -82,8 +82,8 @@ fn invalid_crls_are_reported_at_their_key() {
     }
 }
 
-/// The reloaded table exists in memory only, so the reader of a message cannot look up
-/// positions in it.
+/// The text of a reloaded table exists only in memory, so positions in it would not help
+/// users.
 #[test]
 fn problems_of_reloaded_crls_name_the_file() {
     let pki = Pki::new();
@@ -119,7 +119,7 @@ fn list_between(by: &Issuer<'_, KeyPair>, number: u64, from: (u8, u8), to: (u8, 
 #[test]
 fn older_crl_is_ignored_with_a_warning() {
     let pki = Pki::new();
-    // The older CRL is in a separate file. It has expired, which causes no error.
+    // The older CRL has expired. An expired CRL that is ignored is not an error.
     pki.write("old.crl", list_between(&pki.ca, 1, (5, 1), (5, 30)));
     pki.write("new.crl", list_between(&pki.ca, 2, (6, 1), (9, 1)));
     for order in ["\"old.crl\", \"new.crl\"", "\"new.crl\", \"old.crl\""] {

@@ -44,7 +44,7 @@ fn good_files_are_loaded() {
     );
     assert!(
         format!("{config:?}").contains("secret key elided"),
-        "keys stay out of logs"
+        "the debug format contains the private key"
     );
 }
 
@@ -217,7 +217,7 @@ fn crl_must_be_current_and_signed_by_the_ca() {
           the issuer"
         ]
     );
-    // Add a CA with the same name and another key.
+    // Use a CRL of a CA that has the same name and another key.
     pki.write(
         "ca.crl",
         crl(&authority("the CA", 2020, 2040), (2027, 1, 1))
@@ -367,7 +367,7 @@ fn unusual_certificates_are_warnings() {
     );
     let problems = pki.problems(ALL);
     assert!(
-        problems[0].contains("`CN=stranger` did not issue the one before it"),
+        problems[0].contains("`CN=stranger` did not issue the preceding certificate"),
         "{problems:#?}"
     );
 
@@ -384,7 +384,7 @@ fn unusual_certificates_are_warnings() {
     );
 }
 
-/// Without this check, rustls would reject the key when the listener starts.
+/// rustls would reject the key only when the listener starts.
 #[test]
 fn server_certificate_of_version_1_is_an_error() {
     let pki = Pki::new();

@@ -1,4 +1,4 @@
-//! Loading a file never panics, whatever it contains.
+//! Loading a file with arbitrary contents does not panic.
 
 use std::path::Path;
 
@@ -86,17 +86,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn any_text(text in any::<String>()) {
+    fn arbitrary_text_does_not_panic(text in any::<String>()) {
         render_everything(&text);
     }
 
     #[test]
-    fn any_pieces(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40)) {
+    fn arbitrary_fragments_do_not_panic(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40)) {
         render_everything(&pieces.concat());
     }
 
     #[test]
-    fn a_good_file_with_changes(
+    fn modified_file_does_not_panic(
         changes in prop::collection::vec(
             (any::<usize>(), 0_usize..12, prop::sample::select(PIECES)),
             1..6,
@@ -112,7 +112,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_as_a_file(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_file_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("leastconn.toml");
         std::fs::write(&path, bytes).unwrap();
@@ -122,7 +122,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_as_certificates(bytes in prop::collection::vec(any::<u8>(), 0..200), der in any::<bool>()) {
+    fn arbitrary_certificate_file_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), der in any::<bool>()) {
         let dir = tempfile::tempdir().unwrap();
         let mut content = if der { vec![0x30, 0x81] } else { b"-----BEGIN CERTIFICATE-----\n".to_vec() };
         content.extend(bytes);

@@ -13,8 +13,8 @@ fn shadowed_rule_is_a_warning() {
     );
 }
 
-/// Whether the second of two rules for overlapping networks, with the additional keys
-/// `first` and `second`, causes a warning.
+/// Whether a rule for a network causes a warning, because it follows a rule for a wider
+/// network. `first` and `second` are further keys of the two rules.
 fn is_shadowed(first: &str, second: &str) -> bool {
     let text = changed(
         "match = { source = \"10.0.0.0/8\" }",

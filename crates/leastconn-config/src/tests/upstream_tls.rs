@@ -14,7 +14,7 @@ use leastconn_tls::settings::MinVersion;
 
 use crate::Config;
 
-/// All keys except `server_name`, with the files of [`pki`].
+/// Keys of a `tls` table that refer to the files of [`pki`].
 const ALL: &str = r#"ca = "ca.crt", crl = "ca.crl", cert = "lb.crt", key = "lb.key""#;
 
 /// A valid set of files.
@@ -86,7 +86,7 @@ fn good_files_are_loaded() {
     );
     assert!(
         format!("{config:?}").contains("secret key elided"),
-        "keys stay out of logs"
+        "the debug format contains the private key"
     );
 }
 

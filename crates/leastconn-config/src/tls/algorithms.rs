@@ -35,8 +35,8 @@ fn is_only_tls13(group: NamedGroup) -> bool {
 }
 
 impl Loader<'_> {
-    /// Converts `groups` and `ciphers`, and checks them against `min_version` and, if there
-    /// is one, the server's key. Problems are reported.
+    /// Converts `groups` and `ciphers`. Reports problems, also combinations that do not work
+    /// with `min_version` or with the server's key.
     pub(super) fn algorithms(
         &mut self,
         groups: Option<&At<OneOrMany>>,

@@ -83,7 +83,7 @@ impl Loader<'_> {
     }
 }
 
-/// The registered name that the author of a wrong name probably meant.
+/// The registered name that is probably meant by a wrong name.
 fn meant(name: &str) -> Option<&'static str> {
     let lower = name.to_ascii_lowercase();
     if let Some((_, meant)) = MISTAKES.iter().find(|(wrong, _)| *wrong == lower) {

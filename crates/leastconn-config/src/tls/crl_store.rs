@@ -85,7 +85,7 @@ impl Loader<'_> {
         }
     }
 
-    /// Warns of a CRL that is older than the CRL in force that it will replace.
+    /// Warns of a CRL that is older than the CRL of the running balancer that it will replace.
     fn warn_if_older(&mut self, read: &ReadCrl) {
         let list = &read.loaded.list;
         let running = self.problems.running_lists().unwrap_or_default();
@@ -108,8 +108,9 @@ impl Loader<'_> {
             .note(format!("the list in force is {in_force}"));
     }
 
-    /// Whether an expired CRL is only a warning. This is the case if its issuer has expired
-    /// too, or if it would not replace an unexpired CRL of the running balancer.
+    /// Whether an expired CRL is only a warning. This is the case if all its signers have
+    /// expired, too. In a running balancer it is also the case if the CRL does not replace a
+    /// CRL that has not expired.
     fn tolerates_expired(&self, read: &ReadCrl) -> bool {
         let replaces_current = |running: &[Arc<CrlStore>]| {
             let mut like = running.iter().flat_map(|store| store.like(&read.loaded));
@@ -154,9 +155,9 @@ impl Loader<'_> {
     }
 
     /// Warns of authorities without a CRL and of revoked authorities. If any authority has
-    /// a CRL, all authorities need one, because certificates of an issuer without a CRL are
-    /// refused. Revoked authorities stay in the trust store, so that their clients are
-    /// refused with the correct reason.
+    /// a CRL, every authority needs a CRL, because certificates of an issuer without a CRL
+    /// are refused. Revoked authorities stay in the trust store, so that their clients are
+    /// refused with the reason `revoked_certificate`.
     pub(super) fn check_crl_coverage(
         &mut self,
         authorities: &[CertificateDer<'static>],

@@ -122,8 +122,8 @@ impl Loader<'_> {
     }
 
     /// Returns the public keys of the authorities that signed the CRL. `of_name` are the
-    /// authorities that have the name of the CRL's issuer. Reports an error and returns an
-    /// empty list if none of them signed it.
+    /// authorities that have the name of the CRL's issuer. If no authority signed the CRL,
+    /// reports an error and returns an empty list.
     fn signing_keys(
         &mut self,
         read: &ReadCrl,
@@ -136,7 +136,7 @@ impl Loader<'_> {
         for authority in of_name {
             match list.signed_by(authority, algorithms) {
                 Ok(key) => keys.push(key),
-                // Keep the most specific error, which is the greatest.
+                // Keep the most specific error: `SignatureError` is ordered by specificity.
                 Err(error) => worst = worst.max(error),
             }
         }
@@ -146,8 +146,8 @@ impl Loader<'_> {
         keys
     }
 
-    /// Whether at least one authority has one of `keys`, and all authorities that have one
-    /// of `keys` have expired.
+    /// Whether all authorities with one of `keys` have expired. Returns `false` if there is no
+    /// such authority.
     fn all_expired(&self, keys: &[Box<[u8]>], authorities: &[&CertificateDer<'static>]) -> bool {
         let has_key = |authority: &&&CertificateDer<'static>| {
             let key = inspect::parsed(authority, |parsed| parsed.public_key().raw.into());

@@ -12,13 +12,12 @@ pub struct CertificateFile {
     /// The path that was read.
     pub path: PathBuf,
     pub kind: FileKind,
-    /// The certificates or CRLs in the file. Not empty. Contains only those CRLs that are
-    /// in force.
+    /// The certificates or the CRLs in force in the file. Not empty.
     pub dated: Vec<Dated>,
 }
 
-/// The kind of contents of a file, which decides how the expiry of one item affects the
-/// file.
+/// The kind of contents of a file. See [`CertificateFile::deciding`] for its effect on the
+/// expiry of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FileKind {
     /// A certificate and its intermediates. The chain is valid only while all of them are
@@ -44,13 +43,11 @@ pub struct Dated {
 /// How soon something expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// It does not expire soon.
+    /// Not soon.
     Fine,
-    /// It expires within seven days, or within the last quarter of its validity if that is
-    /// shorter.
+    /// Within seven days, or within the last quarter of the validity if that is shorter.
     Soon,
-    /// It expires within a day, or within the last eighth of its validity if that is
-    /// shorter.
+    /// Within a day, or within the last eighth of the validity if that is shorter.
     Urgent,
     Expired,
 }
@@ -62,8 +59,8 @@ impl Urgency {
 }
 
 impl Dated {
-    /// How soon the item expires. The thresholds depend on the length of the validity, so
-    /// that a CRL that is always renewed for one day does not cause a permanent warning.
+    /// How soon the item expires. The thresholds depend on the length of the validity.
+    /// Otherwise a CRL that is renewed every day for one day would cause a permanent warning.
     pub fn urgency(&self, now: Timestamp) -> Urgency {
         const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);
         const URGENT: SignedDuration = SignedDuration::from_hours(24);

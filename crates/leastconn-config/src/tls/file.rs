@@ -13,11 +13,10 @@ use super::{
 };
 use crate::{confinement, files};
 
-/// Maximum file size in bytes. CRLs may have some megabytes; other files are much smaller.
+/// Maximum file size in bytes. CRLs can have several megabytes. Other files are smaller.
 const LARGEST: u64 = 64 * 1024 * 1024;
 
-/// The contents of a file. It contains at least one item of the kind that the caller
-/// wanted.
+/// The contents of a file: at least one item of the wanted kind.
 #[derive(Default)]
 pub(super) struct Pem {
     pub(super) certificates: Vec<CertificateDer<'static>>,
@@ -33,7 +32,8 @@ impl Pem {
         Self::of(path, bytes, wanted)
     }
 
-    /// Like [`Self::read`], from a file of any kind. Waits for the writer of a pipe.
+    /// Like [`Self::read`], but reads a file of any kind. Blocks until the writer of a pipe
+    /// closes it.
     pub(super) fn read_any(path: &Path, wanted: Wanted) -> Result<Self, FileError> {
         Self::of(path, files::read_any(path, LARGEST), wanted)
     }
@@ -50,8 +50,7 @@ impl Pem {
     fn parse(bytes: &[u8], wanted: Wanted, path: &Path) -> Result<Self, FileError> {
         let mut pem = Self::default();
         let bytes = format::without_blanks_behind(bytes);
-        // Check for DER before searching for PEM, because a certificate in DER may contain
-        // PEM text.
+        // Check for DER before PEM, because a certificate in DER may contain PEM text.
         match Der::of(bytes) {
             // CRLs are also accepted in DER, because CAs publish them in this format.
             Some(Der::Crl) if wanted == Wanted::Crls => {
@@ -92,7 +91,7 @@ impl Pem {
         Ok(pem)
     }
 
-    /// The error for a file that has PEM sections, but none of the wanted kind.
+    /// The error for a file that has PEM sections of other kinds only.
     fn lacks(&self, wanted: Wanted) -> FileError {
         let holds = if !self.keys.is_empty() {
             "a private key"

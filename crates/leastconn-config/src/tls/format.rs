@@ -119,8 +119,8 @@ pub(super) fn without_blanks_behind(bytes: &[u8]) -> &[u8] {
 /// The error for a file that contains DER together with PEM or with more DER. Reading only
 /// one part would silently drop certificates or CRLs.
 ///
-/// Searches the whole file. A long DER sequence starts with the byte `0` (0x30) and a byte
-/// above 0x7f. This pair does not occur in PEM or in other UTF-8 text.
+/// Searches the whole file. A long DER sequence starts with the byte 0x30 and a byte above
+/// 0x7f. This pair of bytes does not occur in PEM or in other UTF-8 text.
 pub(super) fn partly_der(
     bytes: &[u8],
     has_pem: bool,
@@ -138,9 +138,9 @@ pub(super) fn partly_der(
                 Some(der) => break (der, length),
             }
         }
-        // No certificate, CRL or key starts here. It is truncated or damaged DER if another
-        // long sequence follows, because the signed part of a certificate or CRL comes
-        // first and is a long sequence too.
+        // No complete certificate, CRL or key starts here. The first element of a certificate
+        // or CRL is its signed part, which is a long sequence. Therefore a long sequence right
+        // after the header indicates truncated or damaged DER.
         let inner = from.get(usize::from(from[1] & 0x7f) + 2..);
         if has_pem
             && inner.is_some_and(|inner| inner.windows(2).next().is_some_and(is_long_sequence))

@@ -26,7 +26,7 @@ pub(super) struct Facts {
     raw_subject: Vec<u8>,
     raw_issuer: Vec<u8>,
     is_authority: bool,
-    /// Reason why this is not a CA certificate. `None`: it is a CA certificate.
+    /// The reason why this is not a CA certificate. `None` for a CA certificate.
     not_a_ca: Option<&'static str>,
     has_names: bool,
     /// IP addresses that are encoded as DNS names.
@@ -108,7 +108,6 @@ impl Facts {
     }
 }
 
-/// A warning about a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Remark {
     pub(super) message: String,
@@ -124,7 +123,8 @@ impl Remark {
     }
 }
 
-/// Calls `look` with the parsed certificate. `None` if it cannot be parsed.
+/// Calls `look` with the parsed certificate. Returns `None` if the certificate cannot be
+/// parsed.
 pub(super) fn parsed<T>(
     certificate: &CertificateDer<'_>,
     look: impl FnOnce(&X509Certificate<'_>) -> T,
@@ -166,8 +166,8 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
     })
 }
 
-/// IP addresses that are encoded as DNS names in a certificate. Clients ignore them when
-/// they verify an IP address.
+/// IP addresses that are encoded as DNS names in a certificate. A client that verifies an IP
+/// address ignores DNS names.
 fn ip_in_dns(certificate: &X509Certificate<'_>) -> Vec<String> {
     let names = certificate.subject_alternative_name().ok().flatten();
     let names = names.map_or(&[][..], |extension| &extension.value.general_names);
@@ -180,8 +180,8 @@ fn ip_in_dns(certificate: &X509Certificate<'_>) -> Vec<String> {
         .collect()
 }
 
-/// Reason why a certificate is not a CA certificate, by the rules of OpenSSL. The check is
-/// needed because the verifier accepts any certificate as a trust anchor.
+/// The reason why a certificate is not a CA certificate, by the rules of OpenSSL. This check
+/// is needed because the verifier accepts any certificate as a trust anchor.
 fn not_a_ca(certificate: &X509Certificate<'_>) -> Option<&'static str> {
     let has_constraints = certificate
         .get_extension_unique(&OID_X509_EXT_BASIC_CONSTRAINTS)
@@ -279,7 +279,7 @@ pub(super) fn own_certificate(
         {
             remarks.push(Remark::new(
                 format!(
-                    "the certificate of {} did not issue the one before it",
+                    "the certificate of {} did not issue the preceding certificate",
                     certificate.subject
                 ),
                 "each certificate in the file must be followed by its issuer's",
@@ -291,8 +291,8 @@ pub(super) fn own_certificate(
     remarks
 }
 
-/// Warnings about a certificate in the CA file. `alone`: the certificate is trusted
-/// individually, so a server that presents this certificate is accepted.
+/// Warnings about a certificate in the CA file. If `alone`, the certificate is a self-signed
+/// certificate that a server may present.
 pub(super) fn authority(authority: &Facts, ca: &str, alone: bool, now: Timestamp) -> Vec<Remark> {
     let consequence = "certificates that it issued are refused (`expired_certificate`)";
     let mut remarks: Vec<_> = authority.validity(now, consequence).into_iter().collect();

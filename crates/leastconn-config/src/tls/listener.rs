@@ -30,8 +30,8 @@ use crate::{
 /// one day for TLS 1.3 tickets.
 const LONGEST_RESUMPTION: Duration = Duration::from_hours(24);
 
-/// Loads the table. `None` if an error was reported. `default_alpn` applies if the table
-/// has no `alpn`.
+/// Loads the table. Returns `None` if an error was reported. `default_alpn` is used if the
+/// table has no `alpn`.
 pub(crate) fn load(
     raw: &At<RawTls>,
     base_dir: &Path,

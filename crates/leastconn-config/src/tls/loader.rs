@@ -1,4 +1,4 @@
-//! Loads those files of a `tls` table that listeners and upstreams have in common.
+//! Loads the files that the `tls` tables of listeners and upstreams have in common.
 
 use std::{ops::Range, path::Path};
 
@@ -179,8 +179,7 @@ impl Loader<'_> {
                             .at(span.clone())
                             .note("the first certificate of `cert` has another public key");
                     }
-                    // rustls would reject the certificate and its key for a reason that is
-                    // not handled above.
+                    // rustls rejects the certificate or its key for another reason.
                     Err(error) => {
                         self.problems
                             .error(error_text::error(&error))
@@ -191,13 +190,12 @@ impl Loader<'_> {
         }
     }
 
-    /// The CA certificates of a file. Certificates that are not CA certificates are left
-    /// out, because the verifier would accept certificates signed with their keys. Expired
-    /// CAs and CAs that are not valid yet are kept: the verifier checks their dates in each
-    /// handshake and refuses clients with the reason `expired_certificate`.
+    /// Returns the CA certificates of a file, also expired CAs and CAs that are not valid yet:
+    /// the verifier checks their dates in each handshake. Other certificates are left out,
+    /// because the verifier would accept certificates signed with their keys.
     ///
-    /// Self-signed certificates that are not CA certificates are added to `alone`, if it is
-    /// given.
+    /// If `alone` is given, self-signed certificates that are not CA certificates are added to
+    /// `alone`.
     pub(super) fn authorities(
         &mut self,
         at: &At<String>,
@@ -287,19 +285,18 @@ impl Loader<'_> {
     }
 }
 
-/// A CRL that was read.
 pub(super) struct ReadCrl {
     pub(super) loaded: Loaded,
     pub(super) place: At<String>,
     /// Position of the CRL in the file, such as "list 2 of 7". `None` if the file contains
     /// only one CRL.
     pub(super) position: Option<String>,
-    /// Whether all authorities that signed it have expired.
+    /// Whether the CRL and all authorities that signed it have expired.
     pub(super) signers_expired: bool,
 }
 
 impl ReadCrl {
-    /// Describes the file and the CRL. Messages start with this text.
+    /// The file and the issuer of the CRL, for the start of a message.
     pub(super) fn describe(&self) -> String {
         let issuer = &self.loaded.list.issuer;
         match &self.position {

@@ -1,10 +1,10 @@
-//! Reads PEM sections. Tolerates deviations from the format, and drops no section.
+//! Reads PEM sections. Accepts common deviations from the format. Never ignores a section
+//! silently.
 //!
 //! Files come from Windows, YAML, `cat` and clipboards: with byte order marks at the
 //! start or in the middle, in UTF-16, indented, with trailing white space, with CR, LF or
 //! both as line breaks, or with `-----END …-----` and `-----BEGIN …-----` on one line. All
-//! of these are accepted. Any other occurrence of `-----BEGIN` is an error with its line,
-//! so that no section is ignored silently.
+//! of these are accepted. Any other occurrence of `-----BEGIN` is an error.
 
 use rustls::pki_types::pem::{PemObject, SectionKind};
 
@@ -21,7 +21,6 @@ pub(super) struct Section {
     pub(super) line: usize,
 }
 
-/// The content of a section.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     Certificate,
@@ -33,15 +32,15 @@ pub(super) enum Kind {
     Parameters,
 }
 
-/// The text without NUL bytes (UTF-16) and byte order marks. `None`: it contains no
-/// section.
+/// Returns the text without NUL bytes (from UTF-16) and byte order marks. Returns `None` if the
+/// text contains no section.
 pub(super) fn text(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut text = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     while let Some((&byte, after)) = rest.split_first() {
         rest = match rest {
-            // Byte order marks, zero-width spaces and no-break spaces in UTF-8; then the byte
-            // order marks of UTF-16.
+            // UTF-8: byte order mark, zero-width space, no-break space. UTF-16: byte order
+            // marks.
             [0xef, 0xbb, 0xbf, after @ ..] | [0xe2, 0x80, 0x8b, after @ ..] => after,
             [0xc2, 0xa0, after @ ..] => {
                 text.push(b' ');
@@ -64,8 +63,8 @@ pub(super) fn text(bytes: &[u8]) -> Option<Vec<u8>> {
 pub(super) fn sections(text: &[u8], name: &str) -> Result<Vec<Section>, FileError> {
     let mut all = Vec::new();
     let mut from = 0;
-    // Lines are counted from the previous section: counting from the start of the file would
-    // take quadratic time.
+    // Count lines from the previous section: counting from the start of the file would take
+    // quadratic time.
     let (mut counted, mut line) = (0, 1);
     while let Some(at) = find(&text[from..], BEGIN).map(|at| from + at) {
         stray(text, from, at)?;
@@ -97,8 +96,8 @@ pub(super) fn sections(text: &[u8], name: &str) -> Result<Vec<Section>, FileErro
     Ok(all)
 }
 
-/// Fails if the text between two sections contains an END line, or a BEGIN line without
-/// proper hyphens: the first line of a section is damaged.
+/// Returns an error if the text between two sections contains an END line, or a BEGIN line
+/// without five hyphens. The first line of a section is then damaged.
 fn stray(text: &[u8], from: usize, to: usize) -> Result<(), FileError> {
     let between = &text[from..to];
     if let Some(at) = find(between, END) {
@@ -226,7 +225,7 @@ fn body<'a>(
     Ok((&rest[..end], next))
 }
 
-/// Decodes base64. Errors do not quote it, because it may be a private key.
+/// Decodes base64. Errors do not quote the text, because it may be a private key.
 fn decode(text: &[u8], body: &[u8], body_at: usize, line: usize) -> Result<Vec<u8>, FileError> {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
     let wrong = body
@@ -273,8 +272,8 @@ fn without_trailer(mut der: Vec<u8>) -> Vec<u8> {
     der
 }
 
-/// The line of a position, from 1. Counts from the start of the text, so it is for errors
-/// only.
+/// The line of a position, from 1. Use this only for errors, because it counts from the start
+/// of the text.
 fn line_of(text: &[u8], at: usize) -> usize {
     1 + line_breaks(text, 0, at)
 }

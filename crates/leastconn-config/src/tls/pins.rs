@@ -36,8 +36,8 @@ impl Loader<'_> {
         all
     }
 
-    /// Warns of `client_pins` that have no effect. Also warns of pins that allow a client
-    /// to use a name that a CA certifies for another client.
+    /// Warns of `client_pins` that have no effect. Also warns if the listener has both pins
+    /// and a CA, because a pinned client can use the name of another client.
     pub(super) fn check_client_pins(
         &mut self,
         at: &At<OneOrMany>,

@@ -18,8 +18,8 @@ use crate::{
 };
 
 impl TlsTable {
-    /// Loads the files of the table again with `load`. Problems name the table `name`, or
-    /// the path of a file in `files`.
+    /// Loads the files of the table again with `load`. Problems refer to the table by `name`,
+    /// or to a file by its path. `files` returns the files of the table.
     fn load<Raw: DeserializeOwned, T>(
         &self,
         name: &str,
@@ -32,7 +32,7 @@ impl TlsTable {
         let raw = match toml::from_str::<Raw>(&self.text) {
             Ok(value) => At { value, span: 0..0 },
             Err(error) => {
-                // Cannot happen: the text was generated from a valid table.
+                // This error cannot occur, because the text was generated from a valid table.
                 problems.syntax(&[error]);
                 return Err(problems);
             }

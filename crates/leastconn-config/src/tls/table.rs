@@ -1,4 +1,4 @@
-//! A `tls` table on its own, so that its files can be loaded again later.
+//! A copy of a `tls` table, from which its files can be loaded again.
 
 use std::{
     path::{Path, PathBuf},

@@ -1,4 +1,4 @@
-//! `tls` of an upstream: how servers are verified, and the certificate presented to them.
+//! `tls` of an upstream: verification of servers, and the certificate of the balancer.
 
 use std::{path::Path, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Loads the table. `None` if an error was reported. `servers` are the servers of the
+/// Loads the table. Returns `None` if an error was reported. `servers` are the servers of the
 /// upstream.
 pub(crate) fn load(
     raw: &At<RawUpstreamTls>,

@@ -8,10 +8,10 @@ pub(super) struct Boundary {
     header: [u8; HEADER],
     /// Number of bytes of `header` that were received.
     have: usize,
-    /// Number of bytes of `header` that rustls was given. During the handshake rustls
-    /// itself reads from the socket, so it can have read a part of a header.
+    /// Number of bytes of `header` that rustls already has. During the handshake, rustls
+    /// reads from the socket itself and may have read a part of a header.
     given: usize,
-    /// Number of bytes of the record's payload that are missing.
+    /// Number of bytes of the record's payload that were not received yet.
     left: usize,
 }
 
@@ -45,7 +45,7 @@ impl Boundary {
         Step::Payload(count, self.left == 0)
     }
 
-    /// Advances over all `bytes`, which rustls has read itself.
+    /// Advances over all `bytes`, which rustls has read from the socket itself.
     pub(super) fn skip(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (Step::Incomplete(count) | Step::Header(count) | Step::Payload(count, _)) =
@@ -60,14 +60,14 @@ impl Boundary {
         self.header
     }
 
-    /// The last header, and how many of its bytes rustls was given. From now on, the whole
-    /// header counts as given.
+    /// Returns the last header, and how many of its bytes rustls already has. The caller must
+    /// pass the remaining bytes to rustls.
     pub(super) fn take_header(&mut self) -> ([u8; HEADER], usize) {
         (self.header, std::mem::take(&mut self.given))
     }
 
-    /// Whether rustls was given only a part of a header. If so, no other record may be
-    /// given to it before the rest of the header.
+    /// Whether rustls has only a part of a header. If so, the rest of the header must be passed
+    /// to rustls before any other record.
     pub(super) const fn is_within_given_header(&self) -> bool {
         self.given > 0
     }

@@ -43,8 +43,8 @@ pub(super) const UNEXPECTED: Error =
 /// A request of [`Buffered`](super::Buffered) to the decrypter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// Decrypt to an empty record, after which rustls counts key updates from zero. The
-    /// request has no effect within a handshake message.
+    /// Return an empty record, which resets the key update counter of rustls. Within a
+    /// handshake message the request has no effect.
     ResetKeyUpdates = 0,
     UnexpectedMessage = 1,
     RecordOverflow = 2,
@@ -197,12 +197,13 @@ impl Tls12AeadAlgorithm for Aead12 {
 struct Decrypter {
     inner: Box<dyn MessageDecrypter>,
     is_tls13: bool,
-    /// Number of requests received under these keys. rustls numbers requests like records.
+    /// Number of requests received under these keys. rustls increments its sequence number for
+    /// requests, too.
     requests: u64,
     /// Number of empty records and warnings since the last record of another kind.
     empty: u8,
-    /// Number of handshake records in TLS 1.2. The first is Finished, later ones request
-    /// renegotiation.
+    /// Number of handshake records in TLS 1.2. The first record is Finished. Further records
+    /// request renegotiation.
     handshake_records: u8,
     message: HandshakeMessage,
 }
@@ -253,8 +254,8 @@ impl Decrypter {
         })
     }
 
-    /// Whether rustls ignores this record. rustls counts warning alerts and refuses too many
-    /// of them, but sends no alert then.
+    /// Whether rustls ignores this record. rustls refuses too many warning alerts, but without
+    /// sending an alert. Therefore such records are counted here.
     fn is_idle(&self, message: &InboundPlainMessage<'_>) -> bool {
         const WARNING: u8 = 1;
         const CLOSE_NOTIFY: u8 = 0;
@@ -288,7 +289,7 @@ impl MessageDecrypter for Decrypter {
         }
         let opened = self.inner.decrypt(record, number - self.requests);
         let mut message = opened.map_err(|error| match error {
-            // The record has no content type. rustls sends no alert for this violation.
+            // The record contains only padding. rustls sends no alert for this violation.
             Error::PeerMisbehaved(PeerMisbehaved::IllegalTlsInnerPlaintext) => UNEXPECTED,
             other => other,
         })?;

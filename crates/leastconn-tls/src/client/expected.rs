@@ -16,19 +16,19 @@ use crate::{
     trust::{Pins, parseable},
 };
 
-/// Maximum number of the certificate's URIs that an error names.
+/// Maximum number of the certificate's URIs in an error text.
 const NAMED: usize = 4;
 
-/// Maximum length of a URI in an error, in characters.
+/// Maximum length of a URI in an error text, in characters.
 const LONGEST: usize = 100;
 
-/// The requirements for a server's certificate. All of them must be met.
+/// The requirements that a server's certificate must meet.
 #[derive(Debug)]
 pub(super) struct Expected {
     verifies_name: bool,
     uris: Box<[UriPattern]>,
     pins: Pins,
-    /// Whether a CA must have issued the certificate. If not, a pinned key is enough.
+    /// Whether a CA must have issued the certificate. If `false`, a pinned key is enough.
     pub(super) needs_authority: bool,
 }
 
@@ -51,10 +51,8 @@ impl Expected {
         }
     }
 
-    /// Checks a certificate against all requirements.
-    ///
     /// # Errors
-    /// The first requirement that is not met.
+    /// The first requirement that the certificate does not meet.
     pub(super) fn check(
         &self,
         certificate: &CertificateDer<'_>,

@@ -1,9 +1,9 @@
 //! Self-signed server certificates.
 //!
-//! webpki treats every trust anchor as a CA, whatever its basic constraints say. It would
-//! trust every certificate signed with the key of a self-signed certificate. Therefore each
-//! self-signed certificate has its own verifier, which is used only if the server presents
-//! exactly this certificate.
+//! webpki treats every trust anchor as a CA, even if its basic constraints contain CA:FALSE.
+//! With a self-signed certificate as trust anchor, webpki would trust every certificate that
+//! is signed with its key. Therefore each self-signed certificate has its own verifier, which
+//! is used only if the server presents exactly this certificate.
 
 use rustls::{
     DigitallySignedStruct, Error, SignatureScheme,
@@ -48,7 +48,8 @@ impl ServerCertVerifier for Verifier {
         verifier
             .verify(end_entity, intermediates, now, Tolerance::default())
             .map_err(|error| {
-                // Other errors are explained by the caller, which knows the server's name.
+                // For `ChainError::Certificate`, the caller writes the text, because the
+                // caller knows the server's name.
                 if !matches!(error, ChainError::Certificate(_)) {
                     rejected::put(end_entity, Some(error.text(Usage::Server)));
                 }

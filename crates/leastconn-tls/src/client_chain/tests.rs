@@ -75,7 +75,7 @@ fn crls_name_certificates_by_issuer_and_serial() {
     assert!(!shown.is_named_in(&revoked_by(&below.crl(&[&other]))));
     // This CRL revokes the intermediate CA.
     assert!(shown.is_named_in(&revoked_by(&root.crl(&[below.cert()]))));
-    // This CRL has the same serial number, but another issuer.
+    // This CRL lists the serial number of the leaf, but has another issuer.
     assert!(!shown.is_named_in(&revoked_by(&root.crl(&[&leaf]))));
     assert!(!shown.is_named_in(&RevokedNames::default()));
 }

@@ -6,13 +6,14 @@ use crate::record::{HEADER, MAX_PLAINTEXT};
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 
-/// Maximum length of a ClientHello in bytes, without its header: ten times that of real
-/// clients, and Java's limit for handshake messages. rustls accepts 64 KiB.
+/// Maximum length of a ClientHello in bytes, without its header. It is ten times the length
+/// that real clients send, and equals Java's limit for handshake messages. rustls accepts
+/// 64 KiB.
 const MAX_MESSAGE: usize = 32 * 1024;
 
 /// Maximum number of bytes received before the ClientHello is complete: enough for the
-/// longest ClientHello in full records. In many small records a ClientHello must be
-/// shorter, because the record headers count, too.
+/// longest ClientHello in full records. A ClientHello that is split into many small records
+/// must be shorter, because the record headers count, too.
 pub(super) const MAX_BYTES: usize = 34 * 1024;
 
 /// The result of parsing the bytes received so far.
@@ -40,8 +41,8 @@ pub(super) struct HelloFraming {
 }
 
 impl HelloFraming {
-    /// Minimum number of missing bytes. It is exact if they arrive in the largest possible
-    /// records.
+    /// Minimum number of bytes that are still missing. The number is exact if the client uses
+    /// records of the maximum size.
     pub(super) fn missing(&self) -> usize {
         let records = self
             .message_left
@@ -171,9 +172,8 @@ mod tests {
     }
 
     proptest! {
-        /// The result does not depend on how the bytes are split.
         #[test]
-        fn end_is_found(length in 1..5000_usize, fragment in 1..3000_usize, piece in 1..3000_usize) {
+        fn end_is_found_for_every_split(length in 1..5000_usize, fragment in 1..3000_usize, piece in 1..3000_usize) {
             let bytes = hello(length, fragment);
             let mut framing = HelloFraming::default();
             let mut end = 0;

@@ -1,5 +1,5 @@
-//! Revocation of authorities. Chain verification ends at a trusted authority. It does not
-//! detect that this authority, or an authority above it, is revoked.
+//! Revocation of authorities. Chain verification ends at a trusted authority, and does not
+//! check whether this authority or an authority above it is revoked.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,15 +12,13 @@ use crate::distinguished_name;
 /// The CRL that revokes an authority, or an authority above it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
-    /// Issuer of the CRL.
     pub issuer: String,
-    /// File of the CRL.
     pub file: Arc<str>,
 }
 
 impl CrlStore {
-    /// Returns for each of `authorities`, in their order, whether and by which CRL it is
-    /// revoked. An authority is revoked if a CRL lists it, or if all its issuers among
+    /// Returns for each authority, in the order of `authorities`, the CRL that revokes it, if
+    /// any. An authority is revoked if a CRL lists it, or if all its issuers among
     /// `authorities` are revoked.
     pub fn revoked_authorities(
         &self,

@@ -2,8 +2,8 @@
 
 use super::without_zeros;
 
-/// Sorted serial numbers without leading zeros. For the same certificate, some CAs write a
-/// leading zero and some do not.
+/// Sorted serial numbers without leading zeros. Leading zeros do not matter: a CA may write
+/// them in the certificate but not in the CRL, or the other way round.
 #[derive(Debug, Default)]
 pub(super) struct Serials {
     bytes: Box<[u8]>,

@@ -18,8 +18,8 @@ pub struct Loaded {
     pub list: Arc<RevocationList>,
     /// Path of its file, as configured.
     pub file: Arc<str>,
-    /// The public keys (SubjectPublicKeyInfo) that verify its signature. All of them belong
-    /// to authorities that have the name of the CRL's issuer.
+    /// The public keys (SubjectPublicKeyInfo) that verify its signature: keys of authorities
+    /// that have the name of the CRL's issuer.
     pub keys: Vec<Box<[u8]>>,
 }
 
@@ -47,7 +47,6 @@ pub struct CrlStore {
 /// The revocation status of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Not revoked.
     Good {
         /// The earliest `nextUpdate` of the CRLs that were consulted.
         until: Timestamp,
@@ -89,7 +88,8 @@ pub enum Missing {
 }
 
 impl CrlStore {
-    /// Keeps the newest CRLs of each issuer and partition. Returns the other CRLs, too.
+    /// Creates a store of the newest CRLs of each issuer and partition. Also returns the CRLs
+    /// that are ignored.
     pub fn new(loaded: Vec<Loaded>) -> (Self, Vec<Superseded>) {
         let mut groups: Vec<Vec<Loaded>> = Vec::new();
         let mut known: HashMap<_, usize> = HashMap::new();

@@ -38,7 +38,7 @@ fn loaded(cas: &[&TestCa], lists: &[String]) -> Vec<Loaded> {
     each.collect()
 }
 
-/// A store of `lists` (PEM). Each list is signed by one of `cas`.
+/// A store of `lists` (PEM). Each CRL is signed by one of `cas`.
 pub(crate) fn store(cas: &[&TestCa], lists: &[String]) -> CrlStore {
     CrlStore::new(loaded(cas, lists)).0
 }
@@ -86,7 +86,7 @@ fn newest_crl_decides_in_any_order() {
             .number(1)
             .validity(-3 * DAY, DAY)
             .revoke(&held),
-        // This CRL is newer by date, but the CRL number decides.
+        // This CRL is newer than the next CRL by date, but its CRL number is lower.
         ca.crl_builder().number(255).validity(-DAY, DAY),
         ca.crl_builder()
             .number(256)
@@ -99,7 +99,7 @@ fn newest_crl_decides_in_any_order() {
         assert!(is_revoked(&status(&store, &ca, &revoked)));
         assert!(
             is_good(&status(&store, &ca, &held)),
-            "the newest CRL no longer revokes it"
+            "the newest CRL does not list `held`"
         );
         assert!(is_good(&status(&store, &ca, &other)));
         let younger = superseded.iter().filter(|one| one.is_younger_by_date);
@@ -187,7 +187,7 @@ fn partitions_are_combined() {
         assert!(is_good(&status(&store, &ca, &second)));
         assert!(
             is_revoked(&status(&store, &ca, &nowhere)),
-            "a CRL of any partition can revoke it"
+            "a CRL of any partition can revoke a certificate without a distribution point"
         );
     }
     let only_one = store(&[&ca], &lists[..2]);
@@ -273,7 +273,7 @@ fn authorities_below_a_revoked_one_are_revoked() {
     assert_eq!(
         is_revoked(&with_reissued),
         [false, true, false, false, false, false],
-        "its issuer has another certificate, which is not revoked"
+        "an authority whose issuer also has a certificate that is not revoked stays valid"
     );
 }
 

@@ -18,7 +18,7 @@ use crate::record::{content, drive::pair};
 static RUNTIME: LazyLock<Option<Runtime>> =
     LazyLock::new(|| Builder::new_current_thread().enable_time().build().ok());
 
-/// A sequence in which each byte depends on its position, so that a swap is detected.
+/// A sequence of bytes that depend on their position, so that reordering is detected.
 fn counted(from: usize, count: usize) -> Vec<u8> {
     static NUMBERS: LazyLock<Vec<u8>> = LazyLock::new(|| (0..251).collect::<Vec<_>>().repeat(300));
     let mut bytes = Vec::with_capacity(count);
@@ -48,7 +48,7 @@ pub(crate) fn drive(data: &[u8]) {
     // Maximum number of records without data. More of them can cause a pause or a refusal.
     const EMPTY: usize = 30;
     let mut empty = 0;
-    // Whether the client sent something invalid, so that it may be refused.
+    // Whether the client sent an invalid record, which the stream may refuse.
     let mut odd = false;
     let mut given_up = false;
     while let [op, length, rest @ ..] = data {
@@ -120,8 +120,8 @@ pub(crate) fn drive(data: &[u8]) {
                 {
                     match count {
                         Ok(count) => written += count,
-                        // The stream has sent an alert before. The reason may be in
-                        // `failed`, if a read found it after bytes that it returned first.
+                        // A write fails only after a read found a violation. That read may
+                        // have returned plaintext, and the error is then still in `failed`.
                         Err(_) => assert!(given_up || stream.state.failed.is_some()),
                     }
                 }
@@ -154,8 +154,7 @@ pub(crate) fn drive(data: &[u8]) {
     }
     let shut = Pin::new(&mut stream).poll_shutdown(&mut context());
     assert!(matches!(shut, Poll::Ready(Ok(()))));
-    // All records sent by the stream must open, in order, under the keys selected by its
-    // key updates.
+    // All records from the stream must open in order, with new keys after each key update.
     let came = std::mem::take(&mut wire.0.borrow_mut().outbound);
     let Ok(seen) = client.back(&came) else {
         panic!("a sent record does not open");

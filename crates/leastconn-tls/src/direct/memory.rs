@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// The bytes in transit, and how many of them may be read and written.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
-    /// Bytes sent to our side that it has not read yet.
+    /// Bytes from the peer that our side has not read yet.
     pub(super) inbound: VecDeque<u8>,
     /// Bytes of `inbound` that may be read before reading blocks.
     pub(super) readable: usize,
@@ -22,7 +22,7 @@ pub(super) struct Wire {
     pub(super) piece: usize,
     /// Whether the peer has sent FIN after `inbound`.
     pub(super) ended: bool,
-    /// Bytes sent by our side that the peer has not received yet.
+    /// Bytes from our side that the peer has not read yet.
     pub(super) outbound: Vec<u8>,
     /// Number of bytes that may be written before writing blocks.
     pub(super) writable: usize,

@@ -294,7 +294,7 @@ impl Talk {
             End::Truncated | End::Cut => Some(io::ErrorKind::UnexpectedEof),
         };
         assert_eq!(received, expected);
-        // A further read reports the end again, and the other direction stays open.
+        // A second read must report the same end, and the server can still send.
         let again = match self.server_reads(room) {
             Poll::Ready(again) => again.map_err(|error| error.kind()),
             Poll::Pending => panic!("the stream no longer reports its end"),
@@ -329,8 +329,7 @@ fn exhausted_key_ends_sending_without_close_notify() {
     }
     let shut = Pin::new(&mut stream).poll_shutdown(&mut context());
     assert!(matches!(shut, Poll::Ready(Ok(()))));
-    // The server sent FIN without `close_notify`: the client must learn that data is
-    // missing.
+    // The server sent FIN without `close_notify`, so the client detects the truncation.
     assert!(wire.0.borrow().shut);
     let seen = client.back(&wire.0.borrow().outbound).unwrap();
     assert_eq!(seen, vec![(content::DATA, b"some".to_vec()); 2]);
@@ -339,8 +338,8 @@ fn exhausted_key_ends_sending_without_close_notify() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever both sides do, and however the wire splits the bytes, the bytes arrive
-    /// unchanged, the end is reported correctly, and nothing stays in memory.
+    /// After any operations of both sides, and with any split of the bytes on the wire: the
+    /// bytes arrive unchanged, the end is reported correctly, and all buffers are empty.
     #[test]
     fn bytes_and_end_of_stream_arrive(
         suite in prop::sample::select(aws_lc_rs::ALL_CIPHER_SUITES),
@@ -361,7 +360,7 @@ proptest! {
 
     /// The property that the fuzz target checks.
     #[test]
-    fn arbitrary_client_behaviour(
+    fn arbitrary_client_does_not_break_the_stream(
         setting: u8,
         ops in prop::collection::vec(
             prop_oneof![

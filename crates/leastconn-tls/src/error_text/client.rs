@@ -4,7 +4,6 @@ use rustls::CertificateError;
 
 use super::{certificate, date};
 
-/// Explains why a client's certificate is not accepted.
 pub(crate) fn client_certificate(error: &CertificateError) -> String {
     use CertificateError as C;
     match error {

@@ -10,7 +10,7 @@ use rustls::{AlertDescription, CertificateError, Error};
 use super::{date, message, variant_name};
 use crate::alert;
 
-/// Maximum number of names that a text quotes.
+/// Maximum number of quoted names in a text.
 const MAX_QUOTED_NAMES: usize = 4;
 
 /// Maximum length of a quoted name, in characters.
@@ -71,7 +71,7 @@ fn certificate(error: &CertificateError) -> String {
     format!("the server's certificate {problem}")
 }
 
-/// The name without the type that rustls adds, as in `DnsName("…")`.
+/// Removes the type that rustls writes around a name, as in `DnsName("…")`.
 fn bare_name(presented: &str) -> &str {
     let wrapped = |kind: &str| presented.strip_prefix(kind)?.strip_suffix(')');
     let quoted = ["DnsName(", "UniformResourceIdentifier("];
@@ -86,7 +86,7 @@ fn bare_name(presented: &str) -> &str {
     }
 }
 
-/// The presented DNS names that are IP addresses. Such names match no server.
+/// The presented DNS names that are IP addresses. rustls never accepts such a name.
 fn ips_in_dns_names(presented: &[String]) -> impl Iterator<Item = &str> {
     presented
         .iter()
@@ -136,8 +136,7 @@ fn received_alert(alert: AlertDescription) -> String {
                 alert::name(alert)
             )
         }
-        // Servers with TLS 1.2 send this alert for a missing certificate, among other
-        // causes.
+        // In TLS 1.2, a server also sends this alert if the client's certificate is missing.
         A::HandshakeFailure => {
             "the server refuses the handshake (alert handshake_failure): no common cipher suite, \
              or it demands a certificate"

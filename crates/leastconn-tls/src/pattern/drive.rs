@@ -1,10 +1,10 @@
-//! The properties that hold for any two patterns and any name, for the fuzz target and a
-//! property test.
+//! Properties of patterns, for the fuzz target and a property test.
 
 use super::{CnPattern, DnsPattern, ExactText, Spki, UriPattern, plain};
 use crate::spiffe;
 
-/// Parses both texts as each type of pattern, and checks the properties with `name`.
+/// Parses `wide` and `narrow` as each type of pattern. Checks that the patterns match `name`
+/// consistently.
 pub(crate) fn drive(wide: &str, narrow: &str, name: &str) {
     macro_rules! check_pattern {
         ($pattern:ty, $wildcard_accepts:expr) => {

@@ -8,8 +8,8 @@ pub struct ExactText(Box<str>);
 
 impl ExactText {
     /// # Errors
-    /// If the text is empty, has control characters, or has a `*`, which users could take
-    /// for a wildcard.
+    /// If the text is empty, has control characters, or has a `*`, which would look like a
+    /// wildcard.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         if text.is_empty() {
             Err(PatternError::Empty)

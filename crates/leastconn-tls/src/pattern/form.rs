@@ -1,9 +1,9 @@
 //! The positions of wildcards in a pattern.
 //!
-//! If the parts of a text at these positions are replaced by wildcards, the result is the
-//! only pattern of this form that can match the text. Even a very large set of patterns has
-//! few forms. A lookup therefore needs one hash table access for each form, instead of a
-//! comparison with each pattern.
+//! These positions are the form of the pattern. Of all patterns with the same form, only one
+//! can match a given text: the text with wildcards at these positions. Even a very large set
+//! of patterns has few forms. A lookup therefore needs one search per form, not a comparison
+//! with each pattern.
 
 /// A part of a pattern: a label of a DNS name or a segment of a URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,8 +36,9 @@ impl Form {
         }
     }
 
-    /// The only pattern of this form that can match `text`, or that can cover `text` if it
-    /// is a pattern. `None` if the number of parts differs.
+    /// Returns the only pattern of this form that can match `text`. If `text` is a pattern
+    /// itself, the result is the only pattern of this form that can cover it. Returns `None`
+    /// if the number of parts differs.
     pub fn candidate(&self, text: &str) -> Option<String> {
         let mut pattern = String::with_capacity(text.len());
         let mut given = text.split(self.separator);

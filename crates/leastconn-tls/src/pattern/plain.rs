@@ -1,13 +1,14 @@
 //! URIs that patterns with wildcards can match. The path of such a URI has segments that
 //! every URI parser reads in the same way.
 //!
-//! This module decodes, resolves and normalizes nothing, but other parsers do. Therefore
+//! This module does not decode, resolve or normalize URIs, but other parsers do. Therefore
 //! `*` must not match parts such as `..`, `%2F` and `a?b`, which some parsers read as one
-//! segment and others do not. URIs with such parts match only their complete text.
+//! segment and others do not. A URI with such a part matches only a pattern without
+//! wildcards.
 //!
 //! Source: RFC 3986, sections 2.1 to 2.3 (characters), 3.2 and 3.3 (authority, path).
 
-/// Why wildcards do not match a URI.
+/// The reason why no pattern with wildcards can match a URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotPlain {
@@ -39,8 +40,8 @@ pub(super) fn check(uri: &str) -> Result<(), NotPlain> {
     check_parts(uri, |segment, _| check_segment(segment))
 }
 
-/// Like [`check`], but also calls a check for each path segment. The arguments of that
-/// check are the segment and whether it is the last one.
+/// Like [`check`], but checks each path segment with `segment`. Its arguments are the segment
+/// and whether the segment is the last one.
 pub(super) fn check_parts<E: From<NotPlain>>(
     uri: &str,
     segment: impl Fn(&str, bool) -> Result<(), E>,
@@ -57,8 +58,8 @@ pub(super) fn check_parts<E: From<NotPlain>>(
     Ok(())
 }
 
-/// Checks the authority of a URI. Wildcards match no part of it, so its structure does not
-/// matter. It must not be empty: some parsers take `a` in `https:///a` as the host.
+/// Checks the authority of a URI. Its structure does not matter, because wildcards match only
+/// path segments. It must not be empty: some parsers read `a` in `https:///a` as the host.
 fn check_authority(text: &str) -> Result<(), NotPlain> {
     if text.is_empty() {
         return Err(NotPlain::NoAuthority);
@@ -115,8 +116,8 @@ fn check_escape(digits: &str) -> Result<u8, NotPlain> {
     }
 }
 
-/// Whether a path segment can contain this character outside percent-encodings. `*` is not
-/// included.
+/// Whether a path segment can contain this character without percent-encoding. Returns
+/// `false` for `*`.
 const fn is_plain(c: char) -> bool {
     is_unreserved(c)
         || matches!(

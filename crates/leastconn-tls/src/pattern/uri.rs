@@ -81,7 +81,7 @@ impl<T: AsRef<str>> UriPattern<T> {
 
     /// Whether this pattern matches every URI that `other` matches.
     pub fn covers(&self, other: &Self) -> bool {
-        // Without wildcards, `other` can be a URI that no wildcard matches.
+        // A pattern without wildcards can be an ambiguous URI, which wildcards do not match.
         if !other.is_wildcard() {
             return self.matches(other.as_str());
         }
@@ -113,7 +113,7 @@ impl<T: AsRef<str>> fmt::Display for UriPattern<T> {
     }
 }
 
-/// Whether wildcards can match parts of the URI.
+/// Whether all parsers read the segments of the URI in the same way.
 fn is_unambiguous(uri: &str) -> bool {
     if spiffe::has_spiffe_scheme(uri) {
         spiffe::check(uri).is_ok()

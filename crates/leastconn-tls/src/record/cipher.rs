@@ -1,4 +1,4 @@
-//! The keys of one direction. They seal and open records from one buffer into another,
+//! The keys of one direction. Records are sealed and opened from one buffer into another,
 //! without further copies.
 
 use aws_lc_rs::aead::{
@@ -77,8 +77,8 @@ impl Cipher {
         }
     }
 
-    /// Maximum size of the plaintext in a record of `record` bytes, including padding and
-    /// inner content type.
+    /// Maximum size in bytes of the plaintext in a record of `record` bytes, including padding
+    /// and inner content type.
     pub(crate) const fn room(&self, record: usize) -> usize {
         record.saturating_sub(HEADER + self.explicit() + TAG)
     }
@@ -155,7 +155,7 @@ impl Cipher {
                 }
                 let nonce = Nonce::assume_unique_for_key(self.nonce(sequence));
                 let length = u16::from_be_bytes([header[3], header[4]]);
-                // Do not use the received version, which "MUST be ignored".
+                // Ignore the received version, as RFC 8446, 5.1, requires.
                 let aad = Aad::from(header_of(kind, VERSION, length));
                 self.key
                     .open_separate_gather(nonce, aad, ciphertext, tag, plaintext)

@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 /// Number of control records that are read without delay.
 const BURST: u32 = 100;
 
-/// One more control record is allowed per interval. HAProxy allows key updates at the same
-/// rate.
+/// Interval after which one token is added.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Number of control records that are read with a delay, after the burst. The next control
-/// record ends the connection, unless the peer paused long enough for a full burst.
+/// Number of control records after the burst that are read with a delay. The next control
+/// record ends the connection. The count restarts when the bucket is full again.
 const DELAYED: u32 = 200;
 
-/// How many bytes of sent data allow one more control record. A JDK that has reached its
-/// key limit requests new keys with each record that it reads, until it reads our answer,
-/// which follows everything that was in flight. That is at most one request per 16 KiB.
+/// Bytes of sent data that allow one more control record. A JDK that has reached its key
+/// limit requests new keys with each record that it reads, until it reads our answer. The
+/// answer arrives after all data in flight. The JDK therefore sends at most one request per
+/// record of 16 KiB.
 const BYTES_PER_CREDIT: usize = 4 * 1024;
 
 /// Maximum amount of data in flight to a peer: send buffer and receive buffer.
@@ -26,18 +26,17 @@ const IN_FLIGHT: usize = 16 * 1024 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Process,
-    /// Process the control record, but wait this long before reading the next record.
+    /// Process the control record, and wait for this time before reading the next record.
     Delay(Duration),
-    /// End the connection.
     Refuse,
 }
 
 /// A token bucket for control records, which cost work and carry no data.
 ///
-/// Data from the peer does not refill the bucket: otherwise the peer could make key updates
-/// free by sending one byte between two of them. Data that we send refills the bucket, see
-/// [`BYTES_PER_CREDIT`]: receiving that data costs the peer far more than a control record
-/// costs us.
+/// Data from the peer does not refill the bucket. Otherwise the peer could send any number of
+/// key updates, with one byte of data after each. Data that this side sends refills the bucket
+/// (see [`BYTES_PER_CREDIT`]), because receiving the data costs the peer far more than a
+/// control record costs this side.
 #[derive(Debug)]
 pub(crate) struct ControlLimit {
     left: u32,
@@ -77,7 +76,7 @@ impl ControlLimit {
             return Verdict::Refuse;
         }
         self.delayed += 1;
-        // Do not add tokens for the time of the delay.
+        // Add no tokens for the duration of the delay.
         self.counted = Some(now + INTERVAL);
         Verdict::Delay(INTERVAL)
     }
@@ -110,7 +109,7 @@ mod tests {
     fn flood_is_delayed_and_then_refused() {
         let mut now = leastconn::net::now();
         let mut limit = ControlLimit::new();
-        // `takes` stops counting at the first delayed record.
+        // This call also takes the first delayed record.
         assert_eq!(takes(&mut limit, now), BURST);
         for _ in 1..DELAYED {
             now += INTERVAL;
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn quiet_second_forgives_everything() {
+    fn bucket_is_full_after_a_quiet_second() {
         let mut now = leastconn::net::now();
         let mut limit = ControlLimit::new();
         for _ in 0..100 {

@@ -51,8 +51,8 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Seals a record of any type. With `kind` 0 and TLS 1.3, `plaintext` includes padding
-    /// and the inner type.
+    /// Seals a record of any type. In TLS 1.3 with `kind` 0, the end of `plaintext` is parsed
+    /// as the inner type and padding.
     pub(crate) fn seal(&mut self, kind: u8, plaintext: &[u8]) -> Result<Vec<u8>, Violation> {
         let mut record = vec![0; plaintext.len() + MAX_OVERHEAD];
         let (cipher, sequence, _) = &mut self.there;
@@ -70,7 +70,7 @@ impl Client {
         Ok(())
     }
 
-    /// Opens records from the record layer, and follows key updates.
+    /// Opens records from the record layer, and changes keys after a key update.
     pub(crate) fn back(&mut self, mut bytes: &[u8]) -> Result<Vec<(u8, Vec<u8>)>, Violation> {
         let mut seen = Vec::new();
         while let Some(&[_, _, _, high, low]) = bytes.first_chunk::<HEADER>() {
@@ -156,7 +156,7 @@ impl Peer {
         Ok(Self { client, records })
     }
 
-    /// Gives complete records to the record layer.
+    /// Passes a complete record to the record layer.
     pub(crate) fn give(&mut self, record: &[u8]) -> Result<(Content, Vec<u8>), Violation> {
         let length = self.records.length(record)?.ok_or(Violation::BadRecord)?;
         let record = record.get(..length).ok_or(Violation::BadRecord)?;
@@ -169,11 +169,14 @@ impl Peer {
     }
 }
 
-/// Lets a client perform the operations that `data` encodes: it sends records of any type
-/// and content, correctly sealed or with one bit flipped, key updates, and raw bytes.
-/// Between these operations, the server sends data. Checks that nothing panics, that
-/// received data is what was sent, that key updates are followed and answered, and that an
-/// alert can be sealed after a violation.
+/// Performs the operations that `data` encodes. The client sends records of any type and
+/// content, records with one flipped bit, key updates, and raw bytes. Between these
+/// operations, the server sends data. Checks that:
+///
+/// - nothing panics;
+/// - received data equals the sent data;
+/// - key updates change the keys and are answered;
+/// - an alert can be sealed after a violation.
 pub(crate) fn drive(data: &[u8]) {
     let Some((&setting, mut data)) = data.split_first() else {
         return;
@@ -193,16 +196,15 @@ pub(crate) fn drive(data: &[u8]) {
             return;
         };
         match op >> 5 {
-            // The server sends.
             0 => {
                 assert!(server_says(&mut peer, body), "a sent record does not open");
-                // The client has not sent its record: take back the sequence number.
+                // The sealed record is not sent, so its sequence number can be used again.
                 peer.client.there.1 -= 1;
                 continue;
             }
             1 => {
                 let at = usize::from(*length) * 7 % record.len();
-                // The version of a TLS 1.3 record "MUST be ignored".
+                // The version of a TLS 1.3 record must be ignored (RFC 8446, 5.1).
                 if at == 2 {
                     return;
                 }

@@ -32,7 +32,7 @@ fn every_flipped_bit_is_an_error() {
             .seal(content::DATA, b"forty-two bytes, or something like that")
             .unwrap();
         for bit in 0..record.len() * 8 {
-            // The version of a TLS 1.3 record "MUST be ignored".
+            // The version of a TLS 1.3 record must be ignored (RFC 8446, 5.1).
             if peer.records.is_tls13() && (16..24).contains(&bit) {
                 continue;
             }
@@ -101,7 +101,7 @@ fn record_sizes_are_limited() {
 #[test]
 fn padding_is_removed_and_padding_alone_refused() {
     let mut peer = peer13();
-    // With type 0, the sealed plaintext ends with zeros, which is padding.
+    // `seal` with type 0 appends a zero byte, which is padding.
     let record = peer
         .client
         .seal(0, &[b'a', b'b', content::DATA, 0, 0, 0])
@@ -316,7 +316,7 @@ proptest! {
     /// The property that the fuzz target checks, with data that is likely to pass the first
     /// checks.
     #[test]
-    fn arbitrary_client_behaviour(
+    fn arbitrary_client_does_not_break_the_records(
         setting in 0_u8..4,
         ops in prop::collection::vec(
             (

@@ -70,14 +70,14 @@ impl Server {
         self.sessions.as_ref().unwrap()
     }
 
-    /// Copies the sessions of another server. The program never does this.
+    /// Moves the sessions of another server to this server. Only tests do this.
     fn inherit(&self, other: &Self) {
         let table = std::mem::take(&mut *other.sessions().table());
         *self.sessions().table() = table;
     }
 }
 
-/// Connects, closes the connection in an orderly way, and returns whether both sides
+/// Connects and closes the connection with `close_notify`. Returns whether both sides
 /// resumed a session.
 async fn connect(server: &Server, client: &TlsClient) -> Result<bool, HandshakeError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -89,7 +89,7 @@ async fn connect(server: &Server, client: &TlsClient) -> Result<bool, HandshakeE
             .unwrap();
         match crate::accept(socket, hello, server, &Unscheduled).await {
             Ok(mut stream) => {
-                // The original certificate is available for the rules.
+                // A resumed connection must have the original certificate, too.
                 assert!(stream.take_peer_chain().is_some());
                 stream.write_all(b"x").await.unwrap();
                 let resumed = stream.is_resumed();
@@ -184,8 +184,8 @@ async fn revoked_client_cannot_resume() {
         let before = server_of(&ca, &[], records);
         assert!(!connect(&before, &client).await.unwrap());
         let now = server_of(&ca, &[&cert], records);
-        // Without the old sessions, the client would do a full handshake in any case: see
-        // the test above.
+        // Without the old sessions, the client would do a full handshake, and this test would
+        // not test resumption.
         now.inherit(&before);
         let refused = connect(&now, &client).await.unwrap_err();
         assert!(
@@ -206,7 +206,7 @@ async fn sessions_end_with_their_authority() {
         let before = server_of(&ca, &[], records);
         assert!(!connect(&before, &client).await.unwrap());
         let mut now = server_of(&other, &[], records);
-        // The same server certificate as before, so that the client accepts the session.
+        // Keep the server certificate, so that the client accepts the session.
         let config = Arc::get_mut(&mut now.config).unwrap();
         config.cert_resolver = Arc::clone(&before.config.cert_resolver);
         now.inherit(&before);
@@ -230,8 +230,8 @@ async fn sessions_end_with_the_certificate() {
         assert!(!connect(&server, &client).await.unwrap());
         AHEAD.set(Duration::from_mins(29));
         assert!(connect(&server, &client).await.unwrap());
-        // For the sessions, the certificate has now expired. The verifier of a full
-        // handshake uses the real time, so the client can connect without resumption.
+        // According to the clock of the sessions, the certificate has expired. A full
+        // handshake uses the real time and succeeds.
         AHEAD.set(Duration::from_mins(31));
         assert!(!connect(&server, &client).await.unwrap(), "{records:?}");
     }
@@ -250,7 +250,7 @@ async fn ticket_is_used_once() {
 }
 
 #[tokio::test]
-async fn a_failed_handshake_leaves_no_session() {
+async fn failed_handshake_stores_no_session() {
     let (ca, _) = setting();
     let foreign = TestCa::new("foreign").leaf("client1").build();
     for (records, client) in ways(&ca, &foreign) {

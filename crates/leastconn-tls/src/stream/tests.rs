@@ -18,7 +18,7 @@ use tokio_rustls::{TlsConnector, client};
 use super::super::{HandshakeError, HandshakeErrorKind, accept, read_hello};
 use crate::{algorithms::Algorithms, permit::Unscheduled, settings::RecordLayer};
 
-/// The values of "use the record layer of this crate", for tests of both record layers.
+/// Whether a connection uses the record layer of this crate (`true`) or of rustls (`false`).
 const BOTH: [bool; 2] = [false, true];
 use super::*;
 use std::io::Write;
@@ -100,7 +100,7 @@ fn any_suite() -> SupportedCipherSuite {
 /// Reads until the peer closes, and checks every byte.
 async fn expect(stream: &mut (impl AsyncRead + Unpin), count: usize) {
     let mut seen = 0;
-    // An odd size, so that reads end anywhere within records.
+    // This size makes reads end at varying positions within records.
     let mut buffer = vec![0; 10_007];
     loop {
         let read = stream.read(&mut buffer).await.unwrap();
@@ -209,8 +209,7 @@ async fn key_updates_are_processed_and_answered() {
     }
 }
 
-/// Data between key updates does not make them free, and data sent earlier gives little
-/// credit.
+/// Data from the client between key updates must not refill the limit.
 #[tokio::test]
 async fn too_many_key_updates_end_the_connection() {
     for own in BOTH {
@@ -224,7 +223,7 @@ async fn too_many_key_updates_end_the_connection() {
             }
             panic!("the server accepted 100,000 key updates");
         };
-        // `server` is moved here, so that it is dropped when reading ends.
+        // Move `server` into this future: dropping the server closes its socket.
         let reading = async move {
             let mut seen = 0;
             let mut buffer = [0; 100];
@@ -239,9 +238,8 @@ async fn too_many_key_updates_end_the_connection() {
         let both = async { tokio::join!(flooding, reading) };
         let ((), (seen, error)) = within(LIMIT, "the end", both).await;
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
-        // The server reads a byte after each key update of the burst and each delayed key
-        // update. Bytes received together with the refused key update are missing, and the
-        // delays have allowed some more key updates.
+        // The server reads one byte after each accepted key update. The number varies: bytes in
+        // the same read as the refused key update are lost, and delays add tokens.
         assert!((50..10_000).contains(&seen), "{seen}");
     }
 }
@@ -322,8 +320,8 @@ async fn writer_waits_for_the_reader() {
     }
 }
 
-/// The error of `server` in a handshake with a client that sends the bytes written by
-/// `script`.
+/// Does a handshake with `script` as the client. Returns the error of `server` and the result
+/// of `script`.
 async fn refused(
     server: ServerConfig,
     script: impl AsyncFnOnce(TcpStream) -> Vec<u8>,
@@ -387,7 +385,7 @@ async fn client_without_certificate_gets_an_alert() {
         let (error, said) = refused(server, async |socket| {
             let name = ServerName::try_from("localhost").unwrap();
             let connected = TlsConnector::from(Arc::new(client)).connect(name, socket);
-            // The handshake may be complete for the client before the server refuses it.
+            // In TLS 1.3, the client can complete its handshake before the server refuses it.
             let error = match connected.await {
                 Ok(mut stream) => stream.read(&mut [0; 1]).await.unwrap_err(),
                 Err(error) => error,
@@ -414,7 +412,7 @@ fn hello(client: ClientConfig) -> Vec<u8> {
 async fn invalid_handshakes_are_answered_by_alerts() {
     const HANDSHAKE: u8 = 22;
     for own in BOTH {
-        // What the client sends instead of a Finished, and the expected alert.
+        // The record that the client sends instead of its Finished.
         let plain_data = [
             23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0,
         ];
@@ -433,7 +431,6 @@ async fn invalid_handshakes_are_answered_by_alerts() {
                 socket.write_all(&sent).await.unwrap();
                 let mut answer = Vec::new();
                 if all {
-                    // The server's flight arrives first.
                     socket.read_buf(&mut answer).await.unwrap();
                     socket.write_all(&plain_data).await.unwrap();
                 }
@@ -442,8 +439,8 @@ async fn invalid_handshakes_are_answered_by_alerts() {
             })
             .await;
             assert_eq!(error.kind(), HandshakeErrorKind::Other, "{error}");
-            // If the ClientHello was complete, the ServerHello and the rest of the server's
-            // flight come first.
+            // If the ClientHello was complete, the answer contains the server's flight and then
+            // the alert.
             assert_eq!(answer.len() > 100, all, "{error}: {answer:?}");
             assert!(!answer.is_empty());
         }

@@ -1,14 +1,15 @@
 //! Verification of client certificates with a cache of valid chains.
 //!
-//! Clients reconnect with the same chain, and verifying the chain's signatures takes about
-//! a sixth of a handshake. The result cannot change while authorities and CRLs stay the
-//! same and the time is within the validity of all certificates and CRLs involved. A valid
-//! result is therefore cached for that period. The key of the cache is the SHA-256 of the
-//! chain. Each configuration has its own verifier and cache.
+//! Clients reconnect with the same chain, and verifying the signatures of the chain takes
+//! about a sixth of the time of a handshake. The result cannot change while all certificates
+//! and CRLs involved are valid, and while authorities and CRLs stay the same. A successful
+//! verification is therefore cached until the first of these certificates and CRLs expires.
+//! The key of the cache is the SHA-256 of the chain. Each configuration has its own verifier
+//! and cache.
 //!
-//! `CertificateVerify` proves in every handshake that the client has the key; that check is
-//! never cached. Errors are not cached either, so clients without a certificate of a
-//! trusted authority cannot add entries.
+//! The signature in `CertificateVerify` is verified in every full handshake and never cached.
+//! Errors are not cached, so clients without a certificate of a trusted authority cannot add
+//! entries.
 
 use parking_lot::Mutex;
 use rustls::{
@@ -29,7 +30,6 @@ use crate::{
     settings::{MAX_CA_NAMES, ca_names_length},
 };
 
-/// Maximum number of cached chains.
 const CAPACITY: usize = 8192;
 
 #[derive(Debug)]
@@ -49,8 +49,8 @@ impl CachingVerifier {
     pub(super) fn new(chains: ChainVerifier, pins: Pins, max_intermediates: usize) -> Self {
         let mut authority_names = chains.authority_names();
         let lengths = authority_names.iter().map(|name| name.as_ref().len());
-        // Some clients do not accept a longer CertificateRequest. With an empty list,
-        // clients choose a certificate by themselves.
+        // Some clients do not accept a longer CertificateRequest. If the list is empty, a
+        // client chooses a certificate without it.
         if ca_names_length(lengths) > MAX_CA_NAMES {
             authority_names.clear();
         }
@@ -125,14 +125,15 @@ impl CachingVerifier {
             .chains
             .verify(end_entity, intermediates, now, tolerance);
         let validity = match verified {
-            // Other errors mean that an authority issued the certificate, and revoked or
-            // limited it. A pin does not override that.
+            // All other errors concern a certificate that an authority issued, and then
+            // revoked or restricted. A pin does not override such an error.
             Err(ChainError::Certificate(_)) if self.pins.contain(end_entity) => {
                 verify_pinned(end_entity, now, Usage::Client)?
             }
             verified => verified?,
         };
-        // Do not cache a result with tolerance: it does not apply to new connections.
+        // Do not cache a result that tolerates expired certificates or CRLs: new connections
+        // must not use it.
         if tolerance == Tolerance::default() {
             self.cache.lock().insert(fingerprint, validity);
         }

@@ -23,11 +23,11 @@ use super::{
 };
 use crate::crl::{self, CrlStore, Revocation, Role, Status};
 
-/// What may have expired without causing an error.
+/// Which expired objects do not cause an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tolerance {
     pub(crate) crls: bool,
-    /// Authorities at the top of the path may have expired.
+    /// Whether the authority at the top of the path may have expired.
     pub(crate) authorities: bool,
 }
 
@@ -39,7 +39,6 @@ struct Issuer<'a> {
     is_authority: bool,
 }
 
-/// A configured authority.
 #[derive(Debug)]
 struct Authority {
     name: String,
@@ -53,7 +52,7 @@ struct Authority {
 
 /// Why an attempt to verify a chain failed.
 enum Failure {
-    /// The signatures of a path are valid, but a later check failed.
+    /// The signatures of a path are valid, but a check of this crate failed.
     Path(ChainError),
     /// There is no path with valid signatures.
     Webpki(webpki::Error),
@@ -203,8 +202,7 @@ impl ChainVerifier {
                 }
                 Err(error) => {
                     ChainError::keep_most_specific(&mut failed.borrow_mut(), error);
-                    // This error makes webpki try the next path. Any other error would do
-                    // the same.
+                    // After any error, webpki tries the next path.
                     Err(webpki::Error::UnknownIssuer)
                 }
             };
@@ -290,7 +288,8 @@ impl ChainVerifier {
         Ok(validity)
     }
 
-    /// Returns when the CRL expires that shows the certificate to be good.
+    /// Returns the expiry of the CRL that covers the certificate, in seconds since 1970.
+    /// Returns `i64::MAX` if no CRLs are configured.
     fn check_revocation(
         &self,
         certificate: &X509Certificate<'_>,

@@ -1,5 +1,5 @@
-//! Finding the certificate that caused an error of rustls-webpki. The error itself names no
-//! certificate.
+//! Finds the certificate that caused an error of rustls-webpki. The error itself does not
+//! identify a certificate.
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::{
@@ -54,8 +54,8 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
     Some(parsed)
 }
 
-/// The error for a certificate that has expired or is not valid yet. It contains the name
-/// of the certificate if that is an intermediate.
+/// The error for a certificate that has expired or is not valid yet. If an intermediate
+/// caused the error, the result contains its name.
 fn dates(
     error: &webpki::Error,
     end_entity: &CertificateDer<'_>,
@@ -104,7 +104,7 @@ fn path_error<'a>(
     }
 }
 
-/// A certificate that can be an issuer in the chain, according to its name.
+/// A certificate with the name of an issuer in the chain.
 enum Issuer<'a> {
     Intermediate(&'a X509Certificate<'a>),
     /// The limits and the SubjectPublicKeyInfo of an authority.
@@ -145,8 +145,8 @@ impl Issuer<'_> {
     }
 }
 
-/// All certificates that can be issuers of the peer's certificate, according to their
-/// names: first the intermediates, from the bottom up, then the authorities.
+/// All certificates with the name of an issuer above the peer's certificate: first the
+/// intermediates, from the bottom up, then the authorities.
 fn issuers<'a>(
     chain: &'a [X509Certificate<'a>],
     authorities: &'a [(&'a AnchorLimits, &'a [u8])],
@@ -204,7 +204,7 @@ fn constraint(issuers: &[Issuer<'_>], chain: &[X509Certificate<'_>]) -> Option<P
         };
         let forbidden = chain.iter().find_map(|one| constraints.forbids_other(one));
         for kind in constraints.kinds() {
-            // rustls-webpki does not see the constraints that this crate checks itself.
+            // Skip constraints that were removed before rustls-webpki saw the certificate.
             if !kind.is_checked_here() {
                 let is_present = chain.iter().any(|one| kind.is_in(one));
                 // If constraints of a kind cannot be checked, they forbid every name of

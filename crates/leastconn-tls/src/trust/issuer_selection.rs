@@ -1,19 +1,19 @@
 //! Selection of the intermediates that are used to build paths.
 //!
-//! webpki tries every path from the client's certificate to a trust anchor, through
-//! certificates that the client chooses. A dozen self-made CAs with the same name make
-//! 200,000 paths, and webpki gives up only after 46 ms of CPU time. Therefore webpki gets
-//! only certificates that an authority has issued. Starting from the trust anchors, a
-//! certificate is selected if a trust anchor or a selected issuer signed it. A client
-//! without the key of a CA cannot create such certificates.
+//! webpki tries every path from the client's certificate to a trust anchor, and the client
+//! chooses the intermediates. With a dozen self-made CAs of the same name there are 200,000
+//! paths, and webpki gives up only after 46 ms of CPU time. Therefore only intermediates that
+//! an authority has issued are passed to webpki. Starting from the trust anchors, this module
+//! selects each certificate that a trust anchor or a selected issuer signed. A client without
+//! the key of a CA cannot create such certificates.
 //!
 //! Selection only removes certificates. webpki verifies the remaining certificates
 //! completely. An error in this module can therefore cause a refusal, but cannot make a
 //! client accepted.
 //!
-//! Cost: each certificate is verified successfully at most once, and failed checks use up a
-//! budget. Chains with fewer than two intermediates have few paths, so they skip the
-//! selection.
+//! The cost is bounded: each certificate is verified successfully at most once, and failed
+//! checks use up a budget. Chains with fewer than two intermediates have few paths, so they
+//! skip the selection.
 
 mod outline;
 
@@ -50,9 +50,9 @@ impl IssuerSelection {
         }
     }
 
-    /// The intermediates on paths from `end_entity` to `anchors`, in the order of
-    /// `intermediates`. `anchors` belong to the authorities in [`Self::new`], possibly with
-    /// rewritten names.
+    /// Returns the intermediates on paths from `end_entity` to `anchors`, in the order of
+    /// `intermediates`. `anchors` must be in the order of the authorities that were passed to
+    /// [`Self::new`]. Their names may be rewritten.
     pub(super) fn select<'a>(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -118,8 +118,8 @@ fn verified<'a, 'i>(
             }
             let issuer = Issuer::from(outline);
             verified[n] = true;
-            // Also check whether this issuer signed the leaf, so that webpki tries no path
-            // that fails there.
+            // An issuer with the name of the leaf's issuer must also have signed the leaf.
+            // Otherwise webpki would try paths that fail at the leaf.
             kept[n] =
                 outline.subject != leaf.issuer || signatures.is_issued_by_any(&leaf, &[issuer]);
             issuers.push(issuer);
@@ -139,7 +139,7 @@ impl<'a> From<&Outline<'a>> for Issuer<'a> {
     }
 }
 
-/// Tells for each of `outlines` whether, according to the names, it can be above `leaf`.
+/// Returns for each of `outlines` whether it has the name of an issuer above `leaf`.
 fn reachable(leaf: &Outline<'_>, outlines: &[Option<Outline<'_>>]) -> Vec<bool> {
     let mut reached = vec![false; outlines.len()];
     let mut below = vec![leaf.issuer];
@@ -160,7 +160,7 @@ fn reachable(leaf: &Outline<'_>, outlines: &[Option<Outline<'_>>]) -> Vec<bool> 
 /// The failed signature checks of a chain, which use up its budget.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
-    /// The used part of the budget, in units of one P-256 check.
+    /// Cost of the failed checks so far, in units of one P-256 check.
     spent: u32,
     /// Checks that failed. They are not repeated when the chain is verified a second time
     /// with rewritten names.
@@ -240,7 +240,7 @@ fn cost(key: &PublicKey<'_>, signed: &[u8]) -> u32 {
     by_key + u32::try_from(signed.len() / HASHED_BYTES).unwrap_or(MAX_FAILURES)
 }
 
-/// How many bytes are hashed in the time of one P-256 check.
+/// Number of bytes that can be hashed in the time of one P-256 check.
 const HASHED_BYTES: usize = 32 * 1024;
 
 #[cfg(test)]

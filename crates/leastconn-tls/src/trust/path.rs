@@ -1,5 +1,5 @@
-//! Path checks of RFC 5280 that rustls-webpki leaves out: limits of trust anchors, key
-//! usage, name constraints of more kinds, and keys that no handshake accepts.
+//! Path checks of RFC 5280 that rustls-webpki does not make: limits of trust anchors, key
+//! usage, more kinds of name constraints, and types of keys.
 
 use rustls::pki_types::TrustAnchor;
 use x509_parser::certificate::X509Certificate;
@@ -39,7 +39,7 @@ impl AnchorLimits {
     }
 
     /// The anchor for rustls-webpki, without the constraints that this crate checks itself.
-    /// For chains in canonical form, the anchor's subject is in canonical form, too.
+    /// If `is_canonical`, the anchor's subject is in canonical form.
     pub(super) fn anchor(
         &self,
         anchor: &TrustAnchor<'static>,
@@ -109,7 +109,6 @@ pub(super) fn check(
     check_own(own, usage)
 }
 
-/// Checks the peer's own certificate.
 pub(super) fn check_own(own: &X509Certificate<'_>, usage: Usage) -> Result<(), PathError> {
     if usage == Usage::Client {
         let can_sign = match own.key_usage() {

@@ -1,4 +1,4 @@
-//! Errors of the path checks that rustls-webpki leaves out.
+//! Errors of the path checks that rustls-webpki does not make.
 
 use std::fmt;
 
@@ -7,53 +7,38 @@ use crate::x509::key;
 /// Why a path with valid signatures and dates is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathError {
-    /// No handshake accepts the type of key that the peer's certificate has.
+    /// The type of the peer's key is not accepted in handshakes.
     Key(String),
     /// The peer's key usage lacks digitalSignature.
     NoDigitalSignature,
     /// The key usage of an issuer lacks keyCertSign.
-    NoCertSign {
-        /// Subject of the issuer.
-        name: String,
-    },
+    NoCertSign { name: String },
     /// The path has more intermediates than the path length of an authority allows.
     PathLength {
-        /// Subject of the authority.
         authority: String,
         /// Number of intermediates that the authority allows.
         limit: u32,
     },
     /// The extended key usage of an authority does not include the peer's role.
-    Purpose {
-        /// Subject of the authority.
-        authority: String,
-    },
+    Purpose { authority: String },
     /// The name constraints of an authority forbid a name.
     Constraint {
-        /// Subject of the authority.
         authority: String,
         /// Kind of the forbidden name, in the plural.
         kind: &'static str,
-        /// Whether constraints of this kind can be checked. If not, every certificate
+        /// Whether constraints of this kind can be checked. If `false`, every certificate
         /// with such a name is refused.
         is_checked: bool,
     },
     /// An issuer has a type of key whose signatures are not accepted.
     IssuerKey {
-        /// Subject of the issuer.
         name: String,
         /// Whether the issuer is a configured authority, not an intermediate.
         is_authority: bool,
-        /// Type of the key.
         kind: String,
     },
     /// A certificate has an unsupported critical extension.
-    Critical {
-        /// Subject of the certificate.
-        name: String,
-        /// OID of the extension.
-        oid: String,
-    },
+    Critical { name: String, oid: String },
 }
 
 impl std::error::Error for PathError {}

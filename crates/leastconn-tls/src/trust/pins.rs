@@ -1,7 +1,7 @@
 //! Certificates that are accepted by their public key, without an authority.
 //!
-//! The peer's signature in the handshake proves that it has the key. All other contents of
-//! such a certificate are only claims of the owner of the key.
+//! The peer's signature in the handshake proves that it has the key. No authority confirms
+//! the other contents of such a certificate.
 
 use rustls::{
     CertificateError,
@@ -36,7 +36,7 @@ impl Pins {
             return false;
         }
         // Do not parse the contents of extensions: any client can send a certificate with
-        // tens of thousands of names.
+        // tens of thousands of names, and parsing them takes milliseconds.
         let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
         let parsed = parser.parse(certificate).ok();
         let digest = parsed.map(|(_, parsed)| certificate::spki(&parsed));
@@ -48,7 +48,8 @@ impl Pins {
 /// of its key.
 ///
 /// # Errors
-/// If the certificate has expired or is not valid yet, or if no handshake accepts its key.
+/// If the certificate has expired or is not valid yet, or if its key or key usage is not
+/// accepted.
 pub(crate) fn verify_pinned(
     certificate: &CertificateDer<'_>,
     now: UnixTime,

@@ -1,18 +1,19 @@
 //! Rewriting of certificates, so that rustls-webpki treats them as RFC 5280 requires.
 //!
-//! rustls-webpki compares names byte by byte, refuses every critical extension that it
-//! does not know, and refuses names of kinds whose constraints it does not check. A
-//! chain that it refuses is verified a second time in a rewritten form:
+//! rustls-webpki compares names byte by byte and refuses every critical extension that it
+//! does not know. It also refuses a name if it cannot check the constraints for this kind of
+//! name. A chain that is refused for such a reason is verified a second time in a rewritten
+//! form:
 //!
 //! - names are in canonical form, so that names that are equal by RFC 5280, section 7.1,
 //!   are equal byte by byte;
-//! - extensions that need no action while no policy is required are removed;
+//! - extensions that can be ignored, because no certificate policy is required, are removed;
 //! - name constraints that [`crate::x509::constraints`] checks are removed.
 //!
-//! Signatures are verified over the bytes that were signed. For this purpose, wrappers
-//! around the signature algorithms replace the content of a rewritten certificate by its
-//! original content. No two different certificates may have the same rewritten content:
-//! otherwise one of them could be accepted on the signature of the other.
+//! Signatures are verified over the original content: wrappers around the signature
+//! algorithms replace the rewritten content of a certificate by its original content.
+//! Different certificates must not have the same rewritten content. Otherwise a certificate
+//! could be accepted with the signature of another certificate.
 
 use std::borrow::Cow;
 
@@ -36,9 +37,9 @@ const EXTENSIONS: u8 = 0xa3;
 
 const NAME_CONSTRAINTS: &str = "2.5.29.30";
 
-/// The certificate in a form that rustls-webpki can parse. It is rewritten only if
-/// necessary. The key is not changed, so the result is sufficient to verify signatures by
-/// that key.
+/// Returns the certificate in a form that rustls-webpki can parse. The certificate is rewritten
+/// only if necessary. Its key stays the same, so the result can be used to verify signatures
+/// of that key.
 pub(crate) fn parseable<'a>(certificate: &'a CertificateDer<'_>) -> Cow<'a, CertificateDer<'a>> {
     if webpki::EndEntityCert::try_from(certificate).is_ok() {
         return Cow::Borrowed(certificate);
@@ -59,7 +60,6 @@ struct Pair {
     rewritten_content: Vec<u8>,
 }
 
-/// A rewritten chain.
 #[derive(Debug)]
 pub(super) struct Rewritten {
     /// The certificates, the peer's own first.
@@ -69,7 +69,7 @@ pub(super) struct Rewritten {
 }
 
 impl Rewritten {
-    /// Rewrites a chain if that can remedy `error`. Also returns `None` if a certificate
+    /// Rewrites a chain. Returns `None` if this cannot remedy `error`, or if a certificate
     /// cannot be rewritten.
     pub(super) fn for_error(
         error: &webpki::Error,

@@ -3,7 +3,7 @@
 //! When the current generation is full, it becomes the previous generation, and the old
 //! previous generation is dropped. A hit in the previous generation moves the entry to the
 //! current generation. Thus chains in use stay cached, although the cache does not record
-//! when each was used.
+//! when each chain was used.
 
 use std::collections::HashMap;
 

@@ -1,6 +1,6 @@
 //! Name constraints (RFC 5280, section 4.2.1.10) for directory names, e-mail addresses and
-//! URIs. rustls-webpki checks only constraints for DNS names and IP addresses. It does not
-//! apply constraints for DNS names to common names; this module does.
+//! URIs. rustls-webpki checks only constraints for DNS names and IP addresses. This module
+//! also applies constraints for DNS names to common names, which rustls-webpki does not.
 
 use x509_parser::{
     certificate::X509Certificate,
@@ -75,12 +75,11 @@ impl NameKind {
     }
 }
 
-/// The constraints of one authority.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Constraints {
     permitted: Vec<(NameKind, Vec<u8>)>,
     excluded: Vec<(NameKind, Vec<u8>)>,
-    /// Constraints that rustls-webpki checks: DNS names and IP addresses.
+    /// Constraints for DNS names and IP addresses, which rustls-webpki checks.
     other_permitted: Vec<(NameKind, Vec<u8>)>,
     other_excluded: Vec<(NameKind, Vec<u8>)>,
     /// The constrained kinds of names, each once.
@@ -91,7 +90,7 @@ pub struct Constraints {
 }
 
 impl Constraints {
-    /// The constraints of a certificate. Also returns `None` if they are malformed:
+    /// The constraints of a certificate. Also returns `None` if they are malformed, because
     /// rustls-webpki then refuses the certificate.
     pub fn of(certificate: &X509Certificate<'_>) -> Option<Self> {
         let extension = certificate.get_extension_unique(&OID_X509_EXT_NAME_CONSTRAINTS);
@@ -246,8 +245,8 @@ fn looks_like_dns_name(text: &str) -> bool {
     text.contains('.') && !text.starts_with('-') && text.split('.').all(is_label)
 }
 
-/// The names in a certificate that this module checks. `None` if they are malformed, which
-/// cannot happen after rustls-webpki has parsed the certificate.
+/// The names in a certificate that this module checks. Returns `None` if the names are
+/// malformed.
 fn names_of(certificate: &X509Certificate<'_>) -> Option<Vec<(NameKind, Vec<u8>)>> {
     let mut all = Vec::new();
     let subject = certificate.subject();
@@ -256,7 +255,8 @@ fn names_of(certificate: &X509Certificate<'_>) -> Option<Vec<(NameKind, Vec<u8>)
     }
     for attribute in subject.iter_attributes() {
         if *attribute.attr_type() == OID_PKCS9_EMAIL_ADDRESS {
-            // An e-mail address that cannot be decoded becomes empty, which is forbidden.
+            // Replace an e-mail address that cannot be decoded by an empty address, which is
+            // forbidden.
             let text = distinguished_name::decode(attribute.attr_value()).unwrap_or_default();
             all.push((NameKind::MAIL, text.into_bytes()));
         }
@@ -308,8 +308,7 @@ fn matches(kind: NameKind, name: &[u8], base: &[u8]) -> bool {
     }
 }
 
-/// Whether `name` is equal to `base` or below it: it starts with the relative names of
-/// `base`.
+/// Whether `name` starts with the relative names of `base`.
 fn is_below(name: &[u8], base: &[u8]) -> bool {
     let (Some(name), Some(base)) = (
         distinguished_name::canonical_rdns(name),
@@ -337,7 +336,7 @@ fn mail_matches(name: &[u8], base: &[u8]) -> bool {
     }
 }
 
-/// A base matches itself and all names below it. With a leading dot it matches only names
+/// A base matches itself and all names below it. A base with a leading dot matches only names
 /// below it. An empty base matches all names.
 fn dns_matches(name: &[u8], base: &[u8]) -> bool {
     let Some(above) = name.len().checked_sub(base.len()) else {
@@ -360,8 +359,8 @@ fn ip_matches(name: &[u8], base: &[u8]) -> bool {
         .all(|((name, address), mask)| name & mask == address & mask)
 }
 
-/// A base with a leading dot matches all names below it. Without a dot it matches only
-/// itself.
+/// A base with a leading dot matches all names below it. A base without a leading dot matches
+/// only itself.
 fn host_matches(host: &str, base: &str) -> bool {
     let (host, base) = (host.to_ascii_lowercase(), base.to_ascii_lowercase());
     if base.starts_with('.') {

@@ -4,7 +4,7 @@ use x509_parser::{
     certificate::X509Certificate, extensions::PolicyConstraints, prelude::FromDer as _,
 };
 
-/// Extensions of RFC 5280 that need no action while no policy is required.
+/// Extensions of RFC 5280 that can be ignored, because no certificate policy is required.
 const NO_ACTION: [&str; 10] = [
     "2.5.29.9",           // subjectDirectoryAttributes
     "2.5.29.14",          // subjectKeyIdentifier
@@ -29,7 +29,7 @@ const PROCESSED: [&str; 7] = [
     "1.3.6.1.4.1.11129.2.4.2",
 ];
 
-/// policyConstraints: needs no action unless it requires an explicit policy.
+/// policyConstraints, which can be ignored unless it requires an explicit policy.
 const POLICY_CONSTRAINTS: &str = "2.5.29.36";
 
 /// The OID of the first critical extension that is not supported.

@@ -13,7 +13,7 @@ const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 pub const ACCEPTED: &str =
     "RSA with 2048 to 8192 bits, ECDSA on P-256, P-384 or P-521, and Ed25519";
 
-/// The type of the key, if it is accepted neither in handshakes nor in signature checks.
+/// Describes the key if it is not accepted in handshakes and signature checks.
 pub fn unsupported(key: &SubjectPublicKeyInfo<'_>) -> Option<String> {
     let oid = key.algorithm.algorithm.to_id_string();
     let parameters = key.algorithm.parameters.as_ref();

@@ -195,8 +195,8 @@ fn unreadable_sections_are_reported_with_their_line() {
             "{actual}"
         );
     }
-    // An error inside a section is reported with its own line, not with the line of the
-    // section.
+    // An error inside a section is reported with the line of the error, not with the line of
+    // the section.
     let commented: String = b.lines().map(|line| format!("# {line}\n")).collect();
     let problems = error(format!("{a}{commented}"), Wanted::Certificates);
     assert!(

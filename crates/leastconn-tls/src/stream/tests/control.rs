@@ -74,7 +74,6 @@ async fn key_update_is_answered_when_socket_drains() {
     }
 }
 
-/// Parses record headers.
 #[derive(Default)]
 struct Headers {
     header: Vec<u8>,
@@ -104,8 +103,8 @@ impl Headers {
     }
 }
 
-/// Behaves like a JDK at its key limit. The JDK requests new keys with each record, until
-/// it reads the answer, which follows everything that was in flight.
+/// The client behaves like a JDK at its key limit: it requests new keys with each record that
+/// it reads.
 #[tokio::test]
 async fn frequent_key_update_requests_do_not_end_download() {
     const DOWNLOAD: usize = 24 << 20;
@@ -147,8 +146,7 @@ async fn frequent_key_update_requests_do_not_end_download() {
     }
 }
 
-/// Both record layers process the same number of key updates, then delay them, then refuse
-/// them.
+/// 30 key updates exceed the burst. They are processed after a delay.
 #[tokio::test]
 async fn key_updates_beyond_the_burst_are_delayed() {
     const MANY: usize = 130;

@@ -1,5 +1,5 @@
-//! The stream against `openssl s_client`, which has commands for things that other clients
-//! rarely do.
+//! The stream against `openssl s_client`, which can update keys, renegotiate and send small
+//! fragments.
 
 use std::process::Stdio;
 
@@ -11,7 +11,7 @@ use tokio::{
 use super::*;
 use crate::permit::Unscheduled;
 
-/// `s_client`, and our end of its connection.
+/// `s_client`, and the server's end of its connection.
 struct Conversation {
     openssl: Child,
     stdin: ChildStdin,
@@ -79,7 +79,7 @@ impl Conversation {
         wait_for(&mut self.stderr, words).await;
     }
 
-    /// Sends a line from the client to us, and back to the client.
+    /// Sends a line from the client to the server, and back to the client.
     async fn echoes(&mut self, line: &str) {
         self.command(&format!("{line}\n")).await;
         let mut seen = vec![0; line.len() + 1];
@@ -102,7 +102,7 @@ async fn keys_are_updated_in_both_directions() {
     for own in BOTH {
         let mut conversation = Conversation::begin(own, &["-tls1_3"]).await;
         for round in 0..6 {
-            // "k" updates the client's keys, "K" also requests an update of the server's.
+            // "k" updates the client's keys. "K" also requests an update of the server's keys.
             conversation.command(["k\n", "K\n"][round % 2]).await;
             conversation.complains("KEYUPDATE").await;
             conversation.echoes(&format!("this is round {round}")).await;
@@ -114,8 +114,7 @@ async fn keys_are_updated_in_both_directions() {
 async fn hello_retry_request_is_sent() {
     for own in BOTH {
         for group in ["X25519", "P-256", "P-384"] {
-            // The client's key share is for the first group, which the server does not
-            // support.
+            // The client sends a key share only for P-521, which the server does not support.
             let groups = format!("P-521:{group}");
             let args = ["-tls1_3", "-msg", "-groups", &groups];
             let mut conversation = Conversation::begin(own, &args).await;

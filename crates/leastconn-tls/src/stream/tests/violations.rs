@@ -241,7 +241,7 @@ async fn violations_are_answered_by_the_required_alert() {
     }
 }
 
-/// The fragments are padded, as a JDK pads them.
+/// The test pads the fragments like a JDK.
 #[tokio::test]
 async fn fragmented_key_updates_are_processed() {
     for own in BOTH {
@@ -250,8 +250,7 @@ async fn fragmented_key_updates_are_processed() {
         let secrets = session.dangerous_extract_secrets().unwrap();
         let mut client = Client::new(any_suite(), secrets);
         let mut bytes = Vec::new();
-        // The test sends only one key update: this client cannot derive the keys for
-        // records after it.
+        // Send only one key update, because this client cannot derive the next keys.
         let pieces = [24, 0, 0, 1];
         for byte in pieces {
             let mut padded = vec![byte, content::HANDSHAKE];

@@ -54,7 +54,7 @@ fn valid_chain_is_verified_once() {
         setup.verify(&cert, UnixTime::now()).unwrap();
     }
     assert_eq!(setup.misses(), 1);
-    // Another certificate of the same client makes another chain.
+    // A new certificate of the same client is not in the cache.
     setup
         .verify(&setup.ca.leaf("a").build(), UnixTime::now())
         .unwrap();
@@ -76,8 +76,7 @@ fn cached_result_expires_with_the_certificate() {
         ),
         "{error}"
     );
-    // The chain is also refused if the clock is set to a time before the certificate is
-    // valid.
+    // The chain is also refused if the clock is before `notBefore`.
     assert!(setup.verify(&cert, in_seconds(-1000)).is_err());
 }
 

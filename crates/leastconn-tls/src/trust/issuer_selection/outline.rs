@@ -1,7 +1,7 @@
 //! The fields of a certificate that identify its issuer.
 //!
-//! The certificates are not verified yet. Therefore parsing does not allocate and takes
-//! linear time.
+//! Parsing does not allocate and takes linear time, because the certificates come from
+//! clients that are not verified yet.
 
 use crate::der::{
     BIT_STRING, BOOLEAN, EXTENSIONS, INTEGER, OBJECT_ID, OCTET_STRING, Reader, SEQUENCE, VERSION,

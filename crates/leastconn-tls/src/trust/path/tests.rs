@@ -89,7 +89,8 @@ fn policies() -> CustomExtension {
     critical(&[2, 5, 29, 32], b"\x30\x08\x30\x06\x06\x04\x55\x1d\x20\x00")
 }
 
-/// A root, and a leaf that spells the root's name in some way.
+/// A root and a leaf. The issuer name in the leaf may have another encoding than the subject
+/// of the root.
 #[derive(Debug)]
 struct Chain {
     root: CertificateDer<'static>,

@@ -120,7 +120,7 @@ fn uri_constraints_are_checked_at_every_level() {
         let chain = Chain::new(top, leaf.clone(), Spelling::Same);
         assert_eq!(chain.verify().is_ok(), is_allowed, "{host} {uri}");
         assert_eq!(chain.handshake(), is_allowed, "{host} {uri}");
-        // The same constraint in an intermediate.
+        // Repeat with the constraint in an intermediate.
         let mut chain = Chain::simple(client("unused"));
         let root_key = KeyPair::generate().unwrap();
         chain.root = root().self_signed(&root_key).unwrap().der().clone();

@@ -1,4 +1,4 @@
-//! Errors that name the issuer whose constraints or key cause them.
+//! Errors that are caused by the constraints or the key of an issuer must name this issuer.
 
 use rcgen::{PKCS_RSA_SHA256, PublicKeyData, SignatureAlgorithm};
 
@@ -62,7 +62,7 @@ fn dns_constraints_hold_for_common_names() {
         (permitted(), client("Admin of lb.com"), true),
         (permitted(), client("admin..com"), true),
         (permitted(), client("-admin.com"), true),
-        // The constraints apply to the DNS name instead of the common name.
+        // If the certificate has a DNS name, the constraints do not apply to the common name.
         (
             permitted(),
             with_dns("admin.lb.com", "x.tenant.example"),
@@ -127,7 +127,8 @@ fn dns_constraints_of_intermediates_hold_for_common_names() {
     }
 }
 
-/// The error for a leaf below `all[issuer]`. The order of authorities must not change it.
+/// The error for a leaf below `all[issuer]`. Checks that the error does not depend on the order
+/// of the authorities.
 fn error_below(all: &[CertificateParams], issuer: usize, leaf: CertificateParams) -> PathError {
     let keys: Vec<_> = all.iter().map(|_| KeyPair::generate().unwrap()).collect();
     let ders = all.iter().zip(&keys);
@@ -204,7 +205,7 @@ fn weak_keys_of_issuers_are_named() {
     };
     assert_eq!(chain.error(), error("`CN=Middle CA`", false));
     assert!(!chain.handshake());
-    // The same certificate, now as an authority.
+    // Configure the intermediate as an authority.
     let trusted = Chain {
         root: chain.above[0].clone(),
         above: Vec::new(),

@@ -34,9 +34,8 @@ fn intermediate_with_other_spelling_is_found() {
 
 #[test]
 fn signature_of_another_spelling_is_not_accepted() {
-    // The signed certificate has the name `alice`, and the forged certificate has the name
-    // `ALICE`. The names are equal, and the forged certificate has the signature of the
-    // signed certificate.
+    // The forged certificate has the signature of a certificate for `alice`, but the name
+    // `ALICE`. By RFC 5280 the two names are equal.
     let good = Chain::simple(client("alice"));
     let forged: Vec<u8> = {
         let bytes = good.leaf.to_vec();
@@ -55,8 +54,8 @@ fn signature_of_another_spelling_is_not_accepted() {
         };
         assert!(chain.verify().is_err());
     }
-    // This also holds if the chain is rewritten because of the spelling of the issuer's
-    // name.
+    // The forged certificate must also be refused if the chain is rewritten because of the
+    // encoding of the issuer's name.
     let good = Chain::new(root(), client("alice"), Spelling::OtherCase);
     good.verify().unwrap();
     let mut bytes = good.leaf.to_vec();
