@@ -101,7 +101,7 @@ test-race: loom ## Run the loom models, then the multi-threaded tests repeatedly
 	  $(CARGO) test --locked --release -p leastconn --test concurrency --quiet >"$$log" 2>&1 || { cat "$$log"; echo "round $$i failed"; exit 1; }; \
 	done; echo "$(RACE_ROUNDS) rounds of: $$(grep '^test result' "$$log")"
 
-# The flag changes every dependency, hence the separate target directory. The `tokio`
+# The flag changes every dependency, so it needs its own target directory. The `tokio`
 # feature is off because Tokio has no network support under loom.
 .PHONY: loom
 loom: ## Run the loom model tests only

@@ -10,8 +10,8 @@
 # creates its build image from Debian packages and the local Rust toolchain (or uses
 # BUILDER_IMAGE).
 #
-# Uses a running Docker daemon. Without one, root starts a temporary daemon with its data in a
-# temporary directory and without firewall rules.
+# Uses the running Docker daemon. If no daemon runs and the user is root, starts a temporary
+# daemon with its data in a temporary directory and without firewall rules.
 #
 #   DOCKER_TEST_BINARY  a static leastconn-lb to use instead of building one
 #   DOCKER_TEST_KEEP=1  leave the composition up until Enter is pressed

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make install`: installs the files of the Debian package below PREFIX. Writes the
-# configuration in /etc only if there is none, and starts nothing.
+# `make install`: installs the files of the Debian package below PREFIX. Does not
+# replace an existing configuration in /etc, and starts nothing.
 #
 #   PREFIX   /usr/local
 #   DESTDIR  staging directory, for packagers

@@ -87,18 +87,18 @@ shown() {
 only() { for _ in 1 2 3 4; do [ "$(ask client1.example.com)" = "$1" ] || return 1; done; }
 
 files >before
-is 'the user, before' '' "$(getent passwd leastconn)"
+is 'user before the installation' '' "$(getent passwd leastconn)"
 
 # --- installed -----------------------------------------------------------------
 
 dpkg -i $DEB >dpkg.log 2>&1 || die "dpkg -i: $(cat dpkg.log)"
 is 'status' 'install ok installed' "$(dpkg-query -W -f '${Status}' leastconn-lb)"
-is 'what dpkg finds changed' '' "$(dpkg --verify leastconn-lb)"
-is 'what dpkg finds wrong' '' "$(dpkg --audit)"
+is 'output of dpkg --verify' '' "$(dpkg --verify leastconn-lb)"
+is 'output of dpkg --audit' '' "$(dpkg --audit)"
 IFS=: read -r _ _ uid _ _ home shell < <(getent passwd leastconn)
 is 'home' /nonexistent "$home"
 is 'shell' /usr/sbin/nologin "$shell"
-[ "$uid" -lt 1000 ] || die "uid $uid is not one of a system user"
+[ "$uid" -lt 1000 ] || die "uid $uid is not in the range of system users"
 is 'groups' leastconn "$(id -Gn leastconn)"
 is 'the log directory' '2750 leastconn adm' "$(stat -c '%a %U %G' /var/log/leastconn)"
 is 'the key directory' '750 root leastconn' "$(stat -c '%a %U %G' /etc/leastconn/tls)"
@@ -121,27 +121,27 @@ bash -n /usr/share/bash-completion/completions/leastconn-lb
 words=$(bash -c '. /usr/share/bash-completion/completions/leastconn-lb
   COMP_WORDS=(leastconn-lb hea) COMP_CWORD=1; function=$(complete -p leastconn-lb | sed "s/.*-F \([^ ]*\).*/\1/")
   "$function" leastconn-lb hea leastconn-lb; echo "${COMPREPLY[*]}"')
-is 'what bash completes' healthcheck "$words"
+is 'completion in bash' healthcheck "$words"
 zsh -n /usr/share/zsh/vendor-completions/_leastconn-lb
 fish --no-execute /usr/share/fish/vendor_completions.d/leastconn-lb.fish
-is 'what fish completes' healthcheck "$(HOME=/tmp fish -c 'complete -C "leastconn-lb hea"' | cut -f 1)"
+is 'completion in fish' healthcheck "$(HOME=/tmp fish -c 'complete -C "leastconn-lb hea"' | cut -f 1)"
 ok 'manual pages and completions'
 
 # --- not configured yet --------------------------------------------------------
 
 if leastconn-lb check >check.out 2>&1; then die 'check reports no error without certificates'; fi
 grep -q 'tls/server.crt' check.out || die "check does not name the certificate: $(cat check.out)"
-grep -q "$CONF:" check.out || die 'check does not name the place'
+grep -q "$CONF:" check.out || die 'check does not name the configuration file'
 if with_systemd; then
   systemctl start leastconn 2>/dev/null || true
   until_true 'a start without certificates fails' systemctl is-failed leastconn
   is 'restarts' 0 "$(systemctl show -P NRestarts leastconn)"
   is 'the exit code' 2 "$(systemctl show -P ExecMainStatus leastconn)"
-  until_true 'the journal says why' sh -c 'journalctl -q --no-pager -u leastconn | grep -q tls/server.crt'
+  until_true 'the journal has the reason' sh -c 'journalctl -q --no-pager -u leastconn | grep -q tls/server.crt'
   systemctl reset-failed leastconn
-  ok 'started without certificates: it fails once, and the journal has the reason'
+  ok 'a start without certificates fails once, and the journal has the reason'
 fi
-ok 'without certificates: check names the missing files and the place'
+ok 'without certificates, check names the missing files and the configuration file'
 
 # --- steps at the head of the configuration ---------------------------------------
 
@@ -157,14 +157,14 @@ done
 if with_systemd; then systemctl enable leastconn 2>/dev/null; fi
 start
 pid=$(main_pid)
-is 'whose process' leastconn "$(ps -o user= -p "$pid")"
-is 'its capabilities' 0000000000000400 "$(awk '/^CapEff/ { print $2 }' "/proc/$pid/status")"
+is 'user of the process' leastconn "$(ps -o user= -p "$pid")"
+is 'capabilities of the process' 0000000000000400 "$(awk '/^CapEff/ { print $2 }' "/proc/$pid/status")"
 if with_systemd; then
   is 'new privileges' 1 "$(awk '/^NoNewPrivs/ { print $2 }' "/proc/$pid/status")"
   is 'system calls filtered' 2 "$(awk '/^Seccomp:/ { print $2 }' "/proc/$pid/status")"
   # LimitNOFILE of the unit, or the maximum of this machine if that is lower.
   most=$(awk '/^Max open files/ { print ($5 < 1048576 ? $5 : 1048576) }' /proc/1/limits)
-  is 'open files' "$most" "$(awk '/^Max open files/ { print $4 }' "/proc/$pid/limits")"
+  is 'limit of open files' "$most" "$(awk '/^Max open files/ { print $4 }' "/proc/$pid/limits")"
   is '/run/leastconn' '755 leastconn leastconn' "$(stat -c '%a %U %G' /run/leastconn)"
   systemctl show -P SystemCallFilter leastconn | grep -qw landlock_create_ruleset || die 'landlock is filtered'
 fi
@@ -189,7 +189,7 @@ ok 'the group adm reads the log and not the key'
 # --- ctl -------------------------------------------------------------------
 
 is 'the admin socket' '600 leastconn leastconn socket' "$(stat -c '%a %U %G %F' $SOCKET)"
-is 'the process that answers there' "$pid" "$(status pid)"
+is 'PID at the admin socket' "$pid" "$(status pid)"
 leastconn-lb ctl status >status.out || die "ctl status: $(cat status.out)"
 grep -q '^web ' status.out || die "ctl status does not show the upstream: $(cat status.out)"
 if setpriv --reuid nobody --regid nogroup --clear-groups leastconn-lb ctl status >status.out 2>&1; then die 'every user can use the socket'; fi
@@ -225,7 +225,7 @@ is 'client2, on a port below 1024' web2 "$(ask client2.example.com 443)"
 cp $CONF edited.toml
 echo 'not = "a key"' >>$CONF
 reload
-until_true 'a bad one is rejected' counts 'leastconn_config_reloads_total{outcome="rejected"}' 1
+until_true 'the invalid configuration is rejected' counts 'leastconn_config_reloads_total{outcome="rejected"}' 1
 if leastconn-lb ctl reload >reload.out 2>&1; then die 'ctl reload accepts an invalid configuration'; fi
 grep -q "$CONF" reload.out || die "ctl reload does not print the error: $(cat reload.out)"
 served client1.example.com || die 'client1 is not served after a rejected reload'
@@ -235,7 +235,7 @@ ok 'reloaded: a new rule and port 443; an invalid configuration is rejected'
 
 inode=$(stat -c %i $LOG)
 logrotate --force /etc/logrotate.d/leastconn-lb 2>rotate.err || die "logrotate: $(cat rotate.err)"
-is 'what logrotate says' '' "$(cat rotate.err)"
+is 'output of logrotate' '' "$(cat rotate.err)"
 is 'the rotated log' "$inode" "$(stat -c %i $LOG.1)"
 is 'the new log' '640 leastconn adm' "$(stat -c '%a %U %G' $LOG)"
 if ! with_systemd; then kill -USR1 $PID; fi
@@ -260,7 +260,7 @@ ok 'renewed: the new certificate and key are loaded without a reload'
 leastconn-lb pki revoke $PKI $PKI/client2.example.com.crt >/dev/null
 install -m 0644 $PKI/ca.crl /etc/leastconn/tls/ca.crl.new && mv /etc/leastconn/tls/ca.crl.new /etc/leastconn/tls/ca.crl
 until_true 'client2 is refused once revoked' refused client2.example.com
-until_true 'the log says why' grep -q '"outcome":"revoked_certificate"' $LOG
+until_true 'the log has the reason' grep -q '"outcome":"revoked_certificate"' $LOG
 served client1.example.com || die 'client1 is not served after another was revoked'
 ok 'revoked: the new CRL is loaded without a reload'
 
@@ -343,13 +343,13 @@ if with_systemd; then
   # Check for three times the watchdog interval that a working process is not restarted.
   end=$((SECONDS + 6))
   while [ $SECONDS -lt $end ]; do served client1.example.com || die 'client1 is not served' && sleep 0.2; done
-  is 'the process that is watched' "$pid" "$(main_pid)"
+  is 'PID after three watchdog intervals' "$pid" "$(main_pid)"
   is 'restarts' 0 "$(systemctl show -P NRestarts leastconn)"
   # The watchdog kills a hanging process, which leaves its socket file behind. The next process
   # replaces the file.
   kill -STOP "$pid"
   restarted() { [ "$(systemctl show -P NRestarts leastconn)" = 1 ] && leastconn-lb healthcheck --config $CONF; }
-  until_true 'one that hangs is restarted' restarted
+  until_true 'the hanging process is restarted' restarted
   is 'the process at the admin socket' "$(main_pid)" "$(status pid)"
   is 'the sandbox' $CONFINED "$(sandbox)"
   rm -r /etc/systemd/system/leastconn.service.d
@@ -392,13 +392,13 @@ ok 'removed: stopped; configuration and log are kept'
 dpkg -P leastconn-lb >dpkg.log 2>&1 || die "dpkg -P: $(cat dpkg.log)"
 files >after
 left=$(comm -13 before after)
-is 'what is left: what the administrator put there' "$(printf '%s\n' /etc/leastconn /etc/leastconn/tls /etc/leastconn/tls/{ca.crl,ca.crt,server.crt,server.key})" "$left"
-is 'what is gone that was there before' '' "$(comm -23 before after)"
+is 'remaining files, all of the administrator' "$(printf '%s\n' /etc/leastconn /etc/leastconn/tls /etc/leastconn/tls/{ca.crl,ca.crt,server.crt,server.key})" "$left"
+is 'removed files that the package did not install' '' "$(comm -23 before after)"
 getent passwd leastconn >/dev/null || die 'the user was removed, so its number could be reused'
 cp -r /etc/leastconn/tls saved && rm -r /etc/leastconn
 { dpkg -i $DEB && dpkg -P leastconn-lb; } >dpkg.log 2>&1 || die "installed and purged again: $(cat dpkg.log)"
 files >after
-is 'what is left of a package that nobody configured' '' "$(comm -13 before after)"
+is 'remaining files of a package that was not configured' '' "$(comm -13 before after)"
 ok 'purged: only keys and certificates of the administrator, and the user, remain'
 
 # --- make install -------------------------------------------------------------------
@@ -415,4 +415,4 @@ start
 is 'the program' /usr/local/bin/leastconn-lb "$(readlink "/proc/$(main_pid)/exe")"
 until_true 'served by what make install installs' served client1.example.com
 stop
-ok 'make install: the same under /usr/local'
+ok 'make install: the service runs from /usr/local'

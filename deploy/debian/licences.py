@@ -47,7 +47,7 @@ def texts(package):
 def main():
     crates = contained(metadata())
     if len(crates) < 20:
-        sys.exit(f"licences: only {len(crates)} crates were found; that cannot be all")
+        sys.exit(f"licences: only {len(crates)} crates were found; at least 20 are expected")
     print("The crates in leastconn-lb, their licences, and the texts that came with them.\n")
     for crate in crates:
         print(f"{crate['name']} {crate['version']}: {crate['license'] or 'see below'}")

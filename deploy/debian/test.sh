@@ -24,7 +24,7 @@ die() {
 if [ -z "${DEB_TEST_INSIDE_NAMESPACES:-}" ]; then
   scripts/setup.sh --build --deb-test
   if [ -z "${DEB_TEST_PACKAGE:-}" ]; then deploy/debian/build.sh; fi
-  # A new PID namespace, in which all processes end with the first one, and a new mount
+  # Create a new PID namespace, so that all processes end with this script, and a new mount
   # namespace.
   export DEB_TEST_INSIDE_NAMESPACES=1
   exec unshare --mount --propagation private --pid --fork --kill-child --mount-proc -- "$0" "$@"

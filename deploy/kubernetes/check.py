@@ -15,7 +15,7 @@ import yaml
 
 # From the first version with preStop.sleep enabled by default to the newest schema.
 VERSIONS = [f"1.{minor}" for minor in range(30, 38)]
-# Kinds of operators, which have no Kubernetes schema.
+# Kinds that operators define. Kubernetes has no schema for them.
 OPERATORS = {"ServiceMonitor", "Certificate"}
 
 problems = []
@@ -54,13 +54,13 @@ def restricted(pod, container):
     of_pod, of_container = pod["securityContext"], container["securityContext"]
     expect(of_pod["runAsNonRoot"] is True and of_pod["runAsUser"] != 0, "the pod may run as root")
     expect(of_pod["seccompProfile"]["type"] == "RuntimeDefault", "no seccomp profile")
-    expect(of_container["allowPrivilegeEscalation"] is False, "privileges may be raised")
-    expect(of_container["capabilities"]["drop"] == ["ALL"], "capabilities are kept")
+    expect(of_container["allowPrivilegeEscalation"] is False, "allowPrivilegeEscalation is not false")
+    expect(of_container["capabilities"]["drop"] == ["ALL"], "not all capabilities are dropped")
     expect("add" not in of_container["capabilities"], "capabilities are added")
-    expect(of_container["readOnlyRootFilesystem"] is True, "the file system can be written")
+    expect(of_container["readOnlyRootFilesystem"] is True, "the root file system is writable")
     allowed = {"configMap", "secret", "projected", "emptyDir"}
     for volume in pod["volumes"]:
-        expect(set(volume) - {"name"} <= allowed, f"volume {volume['name']} is not of a restricted kind")
+        expect(set(volume) - {"name"} <= allowed, f"volume {volume['name']} has a kind that the restricted level forbids")
     for key in ("hostNetwork", "hostPID", "hostIPC"):
         expect(not pod.get(key), f"{key} is set")
 
@@ -79,10 +79,10 @@ def together(documents):
 
     restricted(pod, container)
     namespace = by_kind["Namespace"][0]["metadata"]
-    expect(namespace["labels"]["pod-security.kubernetes.io/enforce"] == "restricted", "the namespace is not restricted")
+    expect(namespace["labels"]["pod-security.kubernetes.io/enforce"] == "restricted", "the namespace does not enforce the restricted level")
     for name, document in documents:
         if document["kind"] not in {"Namespace", "Kustomization"}:
-            expect(document["metadata"].get("namespace") == namespace["name"], f"{name} is of another namespace")
+            expect(document["metadata"].get("namespace") == namespace["name"], f"{name} is in another namespace")
 
     # Every pod selector matches the Deployment's labels.
     selectors = [("Deployment", spec["selector"]["matchLabels"])]
@@ -91,34 +91,34 @@ def together(documents):
     selectors += [("NetworkPolicy", n["spec"]["podSelector"]["matchLabels"]) for n in by_kind["NetworkPolicy"]]
     selectors += [("spread", t["labelSelector"]["matchLabels"]) for t in pod["topologySpreadConstraints"]]
     for who, selector in selectors:
-        expect(selector and selector.items() <= labels.items(), f"{who} selects {selector}, pods are {labels}")
+        expect(selector and selector.items() <= labels.items(), f"{who} selects {selector}, but pods have the labels {labels}")
     for monitor in by_kind.get("ServiceMonitor", []):
         selector = monitor["spec"]["selector"]["matchLabels"]
         chosen = [s for s in by_kind["Service"] if selector.items() <= s["metadata"]["labels"].items()]
-        expect(len(chosen) == 1, f"the ServiceMonitor chooses {len(chosen)} services")
+        expect(len(chosen) == 1, f"the ServiceMonitor selects {len(chosen)} services instead of one")
         job = chosen and chosen[0]["metadata"]["labels"].get(monitor["spec"].get("jobLabel"))
         rules = pathlib.Path("deploy/prometheus/leastconn-rules.yml").read_text()
-        expect(job and set(re.findall(r'job="([^"]*)"', rules)) == {job}, f"the ServiceMonitor's job is {job}, alerts ask for another")
+        expect(job and set(re.findall(r'job="([^"]*)"', rules)) == {job}, f"the ServiceMonitor's job is {job}, but the alerts expect another job")
         for endpoint in monitor["spec"]["endpoints"]:
-            expect(chosen and endpoint["port"] in [p["name"] for p in chosen[0]["spec"]["ports"]], "the ServiceMonitor's port")
+            expect(chosen and endpoint["port"] in [p["name"] for p in chosen[0]["spec"]["ports"]], "the Service has no port with the name in the ServiceMonitor")
 
     # Named ports are ports of the container, and the configuration binds them.
     named = [p["targetPort"] for s in by_kind["Service"] for p in s["spec"]["ports"]]
     named += [p["port"] for n in by_kind["NetworkPolicy"] for rule in n["spec"]["ingress"] for p in rule["ports"]]
     named += [container[probe]["httpGet"]["port"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
     for port in named:
-        expect(port in ports, f"nobody calls a port {port}")
+        expect(port in ports, f"the container has no port named {port}")
     bound = {int(port) for port in re.findall(r'^bind = "[^"]*:(\d+)"', toml, re.MULTILINE)}
     expect(bound == set(ports.values()), f"the configuration binds {bound}, the container has {ports}")
     client = next(s for s in by_kind["Service"] if s["spec"].get("type") == "LoadBalancer")
-    expect([p["targetPort"] for p in client["spec"]["ports"]] == ["tls"], "clients reach more than the listener")
+    expect([p["targetPort"] for p in client["spec"]["ports"]] == ["tls"], "the Service for clients exposes more than the listener")
 
     # The grace period covers preStop, drain and exit.
     waits = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     drains = seconds(setting(toml, "drain_timeout"))
     grace = pod["terminationGracePeriodSeconds"]
-    expect(waits >= 5, "preStop is too short for nodes to hear that a pod goes")
-    expect(grace >= waits + drains + 5, f"{grace} s are too few for {waits} s of preStop, {drains:.0f} s of draining and the end")
+    expect(waits >= 5, "preStop is too short: nodes may still send connections to the terminating pod")
+    expect(grace >= waits + drains + 5, f"terminationGracePeriodSeconds is {grace}, too short for preStop ({waits} s), drain_timeout ({drains:.0f} s) and 5 s reserve")
     expect(container["readinessProbe"]["httpGet"]["path"] == "/readyz", "readiness is not /readyz")
     expect(container["livenessProbe"]["httpGet"]["path"] == "/healthz", "liveness is not /healthz")
 
@@ -127,25 +127,25 @@ def together(documents):
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     expect(set(volumes) == {mount["name"] for mount in mounts.values()}, "volumes and mounts differ")
     for mount in mounts.values():
-        expect("subPath" not in mount, "what is mounted by subPath never changes")
+        expect("subPath" not in mount, "files that are mounted by subPath are never updated")
     there = {f"/etc/leastconn/conf/{key}" for key in ["leastconn.toml"]}
     sources = volumes["tls"]["projected"]["sources"]
     there |= {f"/etc/leastconn/tls/{item['path']}" for s in sources for item in next(iter(s.values()))["items"]}
     wanted = set(re.findall(r'"(/etc/[^"]*)"', toml)) | {container["args"][-1]}
-    expect(wanted == there, f"the configuration names {sorted(wanted)}, mounted are {sorted(there)}")
-    expect(volumes["tls"]["projected"]["defaultMode"] == 0o440, "keys can be read by more than the group")
-    expect("fsGroup" in pod["securityContext"], "no group may read the keys")
+    expect(wanted == there, f"the configuration names {sorted(wanted)}, but the mounted files are {sorted(there)}")
+    expect(volumes["tls"]["projected"]["defaultMode"] == 0o440, "users outside the group can read the keys")
+    expect("fsGroup" in pod["securityContext"], "fsGroup is missing, so the process cannot read the keys")
 
     # The directory of the admin socket is writable, and `ctl` finds the configuration.
     room = mounts.get(str(pathlib.PurePath(setting(toml, "socket")).parent))
-    expect(room and "emptyDir" in volumes[room["name"]] and not room.get("readOnly"), "the admin socket cannot be made")
+    expect(room and "emptyDir" in volumes[room["name"]] and not room.get("readOnly"), "the directory of the admin socket is not writable")
     expect(container["args"][-1] == f"{container['workingDir']}/leastconn.toml", "ctl does not find the configuration")
     for certificate in by_kind.get("Certificate", []):
         expect(certificate["spec"]["secretName"] == sources[0]["secret"]["name"], "cert-manager writes another secret")
 
     # The disruption budget needs more than one replica.
-    expect(spec["replicas"] > by_kind["PodDisruptionBudget"][0]["spec"]["maxUnavailable"], "emptying a node may take all pods")
-    expect(spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, "a rollout takes a pod before there is another")
+    expect(spec["replicas"] > by_kind["PodDisruptionBudget"][0]["spec"]["maxUnavailable"], "the disruption budget allows the eviction of all pods")
+    expect(spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, "a rollout removes a pod before its replacement is ready")
 
 
 def read(path):
@@ -160,10 +160,10 @@ def main():
         kustomization = yaml.safe_load((directory / "kustomization.yaml").read_text())
         version = re.search(r'^version = "(.*)"', pathlib.Path("Cargo.toml").read_text(), re.MULTILINE).group(1)
         tag = kustomization["images"][0]["newTag"]
-        expect(tag == version, f"the image is of version {tag}, this is {version}")
+        expect(tag == version, f"the image tag is {tag}, but the version in Cargo.toml is {version}")
         listed = kustomization["resources"]
         files = {path.name for path in directory.glob("*.yaml")} - {"kustomization.yaml"}
-        expect(set(listed) == files, f"the kustomization lists {sorted(listed)}, there are {sorted(files)}")
+        expect(set(listed) == files, f"the kustomization lists {sorted(listed)}, but the files are {sorted(files)}")
         paths = [directory / name for name in listed] + sorted((directory / "extra").glob("*.yaml"))
         documents = [entry for path in paths for entry in read(path)]
     schemas(documents)

@@ -35,7 +35,7 @@ struct Shared {
 }
 
 impl Chromium {
-    /// Starts Chromium; `None` if it is not installed.
+    /// Starts Chromium. Returns `None` if it is not installed.
     ///
     /// # Panics
     /// If it is not installed and `LEASTCONN_BROWSER` is `required`.
@@ -66,7 +66,7 @@ impl Chromium {
                 "--disable-dev-shm-usage",
                 "--disable-gpu",
                 "--no-first-run",
-                // The browser itself must not send network requests.
+                // Without these options, Chromium sends network requests of its own.
                 "--disable-background-networking",
                 "--disable-component-update",
                 "--disable-sync",

@@ -51,7 +51,7 @@ async fn injected_content_does_not_run() {
     ] {
         assert_eq!(page.eval(attempt).await, json!("no"), "{what}");
     }
-    // The browser reported violations of the policy, and sent no request.
+    // The browser reports each violation of the policy as an error of the page.
     assert!(!page.errors().await.is_empty());
     let responses = page.events("Network.responseReceived").await;
     for event in responses {

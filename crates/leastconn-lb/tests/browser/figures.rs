@@ -25,7 +25,7 @@ const SHOWN: &str = "(() => {
   };
 })()";
 
-/// The values that the page must show after these responses of one refresh.
+/// Returns the values that the page must show after a refresh with these responses.
 fn expected(status: &Value, servers: &Value, clients: &Value, connections: &Value) -> Value {
     let outcomes = status["connections"]["outcomes"].as_object().unwrap();
     // `handshake_failed` occurs if the traffic generator stops during a handshake.
@@ -62,7 +62,8 @@ fn expected(status: &Value, servers: &Value, clients: &Value, connections: &Valu
     })
 }
 
-/// Compares the page with the responses that it received; returns its values.
+/// Asserts that the page shows the values of the responses that it received, and returns these
+/// values.
 async fn compare(page: &Page) -> Value {
     let shown = page.eval(SHOWN).await;
     let mut rounds = Vec::new();

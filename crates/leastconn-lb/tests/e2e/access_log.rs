@@ -15,7 +15,6 @@ use crate::support::{
     talk, tcp,
 };
 
-/// Returns whether the value has the documented type of the field.
 fn has_documented_type(field: &str, value: &Value) -> bool {
     let text = value.as_str();
     let milliseconds = value
@@ -150,7 +149,7 @@ async fn records_sockets_and_counters_agree_under_mixed_load() {
         .map(|r| &r["connection"])
         .map(Value::to_string)
         .collect();
-    assert_eq!(ids.len(), sockets, "an ID was used twice");
+    assert_eq!(ids.len(), sockets, "a connection ID was used twice");
     lb.quiet().await;
 
     let mut ended: HashMap<String, f64> = HashMap::new();

@@ -13,7 +13,6 @@ use crate::support::{
     CLIENT1, NO_PROBES, Running, Site, TLS, cn, entry, refused, refusing_address, reset, talk, tcp,
 };
 
-/// Fields of every record.
 const ALWAYS: [&str; 8] = [
     "time",
     "connection",
@@ -29,8 +28,8 @@ const ALWAYS: [&str; 8] = [
 /// certificate.
 const TLS_DONE: [&str; 5] = ["serial", "sni", "tls_version", "cipher", "handshake_ms"];
 
-/// Fields of a record with this outcome: the required fields, then `?`, then the optional
-/// fields.
+/// Returns the fields of a record with this outcome: the required fields, then `?`, then the
+/// optional fields. `TLS` means all fields of [`TLS_DONE`].
 fn fields(outcome: &str) -> &'static str {
     match outcome {
         "ok" | "client_reset" | "server_reset" | "client_truncated" | "server_truncated"
@@ -173,7 +172,7 @@ async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
     }
 }
 
-/// Connections refused by TLS, the rules or the handshake timeout.
+/// Opens connections that are refused by TLS, the rules or the handshake timeout.
 async fn refusals(lb: &Running, revoked: &leastconn_testkit::Cert) {
     let main = lb.main();
     refused(&TlsClient::new(lb.ca(), None), main).await;
@@ -213,8 +212,8 @@ async fn records_contain_what_was_known_at_the_end() {
     read_line(&mut first).await.unwrap();
     refused(&single, main).await;
     first.shutdown().await.unwrap();
-    // No server is available: the first connection cannot connect to the server, and the
-    // second one finds the server ejected.
+    // The first connection to `dead` fails to connect, which ejects the server. The second
+    // connection is refused, because no server is available.
     refused(&client, lb.address("dead")).await;
     refused(&client, lb.address("dead")).await;
     let mut first = connect("full").await;
@@ -246,7 +245,7 @@ async fn records_contain_what_was_known_at_the_end() {
     socket.write_all(&record).await.unwrap();
     let _ = read_to_close(&mut socket).await;
     talk(tcp(lb.address("plain")).await).await.unwrap();
-    // A client with another protocol at a STARTTLS listener.
+    // An HTTP request at a STARTTLS listener.
     let mut other = tcp(lb.address("postgres")).await;
     other.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let _ = read_to_close(&mut other).await;
@@ -269,10 +268,8 @@ async fn records_contain_what_was_known_at_the_end() {
         .iter()
         .map(|record| record["outcome"].as_str().unwrap())
         .collect();
-    // Other tests cover these outcomes. `overloaded` needs a connection above a global
-    // limit, `killed` an operator, `server_truncated` a server with TLS, `client_closed` a
-    // server that does not answer (client_departure.rs), and `crl_expired` a CRL that
-    // expires while the balancer runs (crl_expiry.rs).
+    // Other tests cover these outcomes, for example client_departure.rs (`client_closed`)
+    // and crl_expiry.rs (`crl_expired`).
     const ELSEWHERE: [&str; 5] = [
         "overloaded",
         "killed",

@@ -70,8 +70,8 @@ async fn full_device_drops_records() {
     let lb = site.start().await;
     serve(&lb, 20).await;
     lb.wait_metric(LOST, 20.0, DEADLINE).await;
-    // The message appears once, not per lost record, so that stderr does not fill another
-    // disk.
+    // The message appears only once, because a message for each lost record could fill the
+    // disk of standard error.
     let message = "access log lines lost";
     let is_warning = |event: &serde_json::Value| event["fields"]["message"] == message;
     let event = lb.wait_log(is_warning, DEADLINE).await;
@@ -106,7 +106,7 @@ async fn closed_stdout_drops_records() {
 #[tokio::test]
 async fn missing_directory_on_reopen_drops_records() {
     let web = Upstream::named("web1").await;
-    // The sandbox would forbid writing to a new directory of the same name.
+    // A sandbox rule covers the removed directory, not a new directory of the same name.
     let site = Site::plain(&[&web])
         .log("access = \"log/access.log\"")
         .process("sandbox = \"off\"");
@@ -127,8 +127,8 @@ async fn missing_directory_on_reopen_drops_records() {
 
     std::fs::create_dir(&dir).unwrap();
     lb.signal(Signal::USR1);
-    // The file is created at once, not with the next record, because log rotation waits for
-    // it.
+    // The balancer creates the file at once, not with the next record, because log rotation
+    // waits for the file.
     let path = dir.join("access.log");
     eventually(DEADLINE, || async {
         path.exists().then_some(()).ok_or_else(String::new)
@@ -138,7 +138,7 @@ async fn missing_directory_on_reopen_drops_records() {
     serve(&lb, 3).await;
     eventually(DEADLINE, || async {
         let text = std::fs::read_to_string(&path).unwrap();
-        // The file may also contain record 4, if that was still queued.
+        // The file may also contain record 4, if record 4 was still queued.
         let has_last = text.contains("\"connection\":5,");
         has_last.then_some(()).ok_or(text)
     })

@@ -23,7 +23,8 @@ async fn send(addr: SocketAddr, request: &str) -> (u16, String, String) {
 async fn answer(stream: &mut TcpStream) -> (u16, String, String) {
     let mut answer = Vec::new();
     let read = stream.read_to_end(&mut answer);
-    // If the balancer closes the connection with unread data, a RST follows the answer.
+    // The read may fail: if the balancer closes the connection with unread data, a RST follows
+    // the answer.
     let _ = within(DEADLINE, "the answer", read).await;
     let answer = String::from_utf8(answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
@@ -34,7 +35,6 @@ async fn answer(stream: &mut TcpStream) -> (u16, String, String) {
     (status.unwrap_or(0), head.to_lowercase(), body.to_owned())
 }
 
-/// A POST request with these headers.
 fn post(path: &str, headers: &[&str], body: &str) -> String {
     let headers: String = headers
         .iter()
@@ -56,7 +56,8 @@ async fn server_state(lb: &Running) -> String {
     servers["servers"][0]["state"].as_str().unwrap().to_owned()
 }
 
-/// The permissions for changes that the status reports, at the address and at the socket.
+/// Returns the `changes` field of the status, as read at the admin address and at the admin
+/// socket.
 async fn changes(lb: &Running) -> (Value, Value) {
     let (_, body) = lb.http_get("/api/v1/status").await;
     let at_address: Value = serde_json::from_str(&body).unwrap();
@@ -268,8 +269,7 @@ async fn slow_admin_clients_do_not_block_the_socket() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web]).admin(SOCKET).start().await;
     let mut slow = Vec::new();
-    // The admin address serves fewer connections than this at once, so it does not serve
-    // new ones.
+    // 140 connections exceed the limit of the admin address, so further connections wait.
     for _ in 0..140 {
         let mut stream = tcp(lb.admin()).await;
         stream
@@ -278,11 +278,11 @@ async fn slow_admin_clients_do_not_block_the_socket() {
             .unwrap();
         slow.push(stream);
     }
-    // The socket answers before the first of these connections times out.
+    // The admin socket answers before the first slow connection times out.
     let by_socket = within(Duration::from_secs(9), "ctl", ctl(&lb, &["status"]));
     by_socket.await.ok();
-    // The connections are served in batches. Each batch has ten seconds to send its request
-    // heads.
+    // The admin address serves the slow connections in batches. Each batch has ten seconds to
+    // send its request heads.
     let timeout = Duration::from_secs(60);
     let (status, _) = within(timeout, "an answer", async {
         eventually(timeout, || async {

@@ -42,8 +42,8 @@ async fn old_admin_address_finishes_its_requests() {
         .write_all(b"GET /healthz HTTP/1.1\r\nhost: lb\r\n")
         .await
         .unwrap();
-    // Connections are accepted in order: this later connection is served, so the earlier
-    // one was accepted.
+    // Connections are accepted in order: an answer on a later connection shows that the
+    // balancer has accepted `request`.
     assert_eq!(lb.http_get("/healthz").await.0, 200);
     let port = Port::reserve();
     let new = port.address;
@@ -54,7 +54,7 @@ async fn old_admin_address_finishes_its_requests() {
     assert_eq!(
         lb.wait_address("admin").await,
         old,
-        "the log lists the first address"
+        "the first logged admin address changed"
     );
     lb.wait_listening("admin", new).await;
     assert_eq!(lb.admin(), new);
@@ -81,7 +81,7 @@ async fn unchanged_admin_address_stays_open() {
     let lb = Site::usual(&[&web]).start().await;
     let mut kept = tcp(lb.admin()).await;
     for _ in 0..3 {
-        // The kernel chose the port. A reload keeps it.
+        // The configured port is 0. A reload keeps the port that the kernel chose.
         assert_eq!(lb.reload(&lb.config()).await, "applied");
         kept.write_all(b"GET /healthz HTTP/1.1\r\nhost: lb\r\n\r\n")
             .await
@@ -134,8 +134,8 @@ async fn admin_address_in_use_rejects_the_reload() {
         DEADLINE,
     )
     .await;
-    // The current address still answers. The wildcard address with the same port would
-    // conflict with it.
+    // The wildcard address conflicts with the current admin address, which has the same
+    // port.
     let wildcard = SocketAddr::from(([0, 0, 0, 0], lb.admin().port()));
     let changed = config.replace(ADMIN, &admin_at(wildcard));
     assert_eq!(lb.reload(&changed).await, "rejected");

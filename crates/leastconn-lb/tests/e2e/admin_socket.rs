@@ -13,7 +13,8 @@ async fn socket_is_private_and_removed_at_exit() {
     let web = Upstream::named("web1").await;
     let site = Site::plain(&[&web]).admin(SOCKET);
     let path = site.dir.path().join("lb.sock");
-    // The process finds a stale socket file, and starts with an umask that masks nothing.
+    // Start with a stale socket file and with umask 0: the balancer must replace the file and
+    // restrict the permissions itself.
     drop(UnixListener::bind(&path).unwrap());
     let lb = site
         .start_with(|command| {
@@ -68,7 +69,7 @@ async fn socket_in_use_is_not_replaced() {
         .await
         .unwrap_err();
     assert!(refused.stderr.contains("is not a socket"), "{refused}");
-    // A reload also refuses to replace the file, and is rejected as a whole.
+    // A reload that would replace the file is rejected as a whole.
     lb.write_config(&overwriting);
     let rejected = ctl(&lb, &["--socket", "lb.sock", "reload"]).await;
     assert_eq!(rejected.code, 1);

@@ -160,8 +160,8 @@ async fn idle_admin_connections_do_not_block_others() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let ask = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    // This connection has a pending request: it does not read the answer until the end of
-    // the test.
+    // The client of this connection reads the answer to its request only at the end of the
+    // test.
     let mut slow = tcp(lb.admin()).await;
     let mut idle = Vec::new();
     for n in 0..IDLE {
@@ -175,8 +175,7 @@ async fn idle_admin_connections_do_not_block_others() {
             assert_eq!(&start, b"HTTP/1.1 200");
         }
         if n == 0 {
-            // This connection was active after the first idle connection, so that the first
-            // one is closed first.
+            // `slow` sends its request after `idle[0]`, so `idle[0]` has been idle longest.
             slow.write_all(ask).await.unwrap();
         }
         idle.push(stream);
@@ -190,7 +189,7 @@ async fn idle_admin_connections_do_not_block_others() {
         .await
         .unwrap();
     assert_eq!(&start, b"HTTP/1.1 200");
-    // The connections that were idle longest were closed in order. The last ones are open.
+    // `idle[0]` was closed. The newest idle connection is still open.
     let mut rest = Vec::new();
     within(DEADLINE, "the end", idle[0].read_to_end(&mut rest))
         .await

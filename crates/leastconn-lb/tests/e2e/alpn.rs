@@ -90,7 +90,7 @@ async fn client_with_other_protocols_is_refused(records: Records) {
     lb.quiet().await;
 }
 
-/// A TLS server that sends the protocol that it negotiated, or `none`, as a line.
+/// Starts a TLS server that sends the negotiated protocol, or `none`, as one line.
 async fn protocol_server(ca: &TestCa, protocols: &[&str]) -> SocketAddr {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let mut config = ServerConfig::builder_with_provider(provider.into())
@@ -141,7 +141,7 @@ async fn server_is_offered_what_the_client_agreed_on(records: Records) {
         .start()
         .await;
     let client = lb.client(CLIENT1);
-    // Both sides must use the same protocol, even if the server prefers another one.
+    // The server must use the client's protocol, even if the server prefers another one.
     assert_eq!(
         server_protocol(&lb, &client.clone().alpn(&["http/1.1"])).await,
         "http/1.1"

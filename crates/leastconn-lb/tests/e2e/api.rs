@@ -39,8 +39,8 @@ async fn open_connections_match_their_later_records() {
     roundtrip(&mut stream, b"hello").await.unwrap();
     let shown = eventually(DEADLINE, || async {
         let shown = get(&lb, "connections").await;
-        // Bytes are counted after they were forwarded, so the client may have received them
-        // earlier.
+        // The balancer counts bytes after it has forwarded them, so the client may receive
+        // bytes before they are counted.
         let all = shown["connections"][0]["bytes_sent"] == 10;
         all.then_some(shown.clone()).ok_or(shown.to_string())
     })
@@ -90,8 +90,8 @@ async fn open_connections_match_their_later_records() {
         "bytes_sent",
     ] {
         if key == "time" {
-            // The start time is computed from the age of the connection. It is accurate to
-            // milliseconds, plus any pause of the process.
+            // The API computes the start time from the age of the connection. A stall of the
+            // balancer makes the result inexact.
             let [shown, logged]: [jiff::Timestamp; 2] =
                 [connection, &record].map(|of| of[key].as_str().unwrap().parse().unwrap());
             let off = shown.duration_since(logged).abs();
@@ -124,8 +124,8 @@ async fn status_servers_and_clients_add_up() {
 
     let status = eventually(DEADLINE, || async {
         let status = get(&lb, "status").await;
-        // Bytes are counted after they were forwarded, so the clients may have received
-        // them earlier.
+        // The balancer counts bytes after it has forwarded them, so the clients may receive
+        // bytes before they are counted.
         let all = status["connections"]["bytes_sent"] == 4 * 5;
         all.then_some(status.clone()).ok_or(status.to_string())
     });
@@ -228,7 +228,7 @@ async fn history_covers_the_last_minutes() {
     read_line(&mut stream).await.unwrap();
     refused(&lb.client("stranger"), lb.main()).await;
     lb.wait_records(1).await;
-    // Samples from before this point may have been taken before the connection was opened.
+    // The samples up to this point may be older than the connection.
     let earlier = get(&lb, "history").await["samples"]
         .as_array()
         .unwrap()
@@ -240,8 +240,9 @@ async fn history_covers_the_last_minutes() {
     })
     .await
     .unwrap();
-    // The first sample excludes events before it. All samples after `earlier` count the
-    // open connection.
+    // The samples contain the refused connection at most once. They do not contain it if it
+    // was refused before the sampling started. All samples after `earlier` count the open
+    // connection.
     let interval = history["interval_seconds"].as_f64().unwrap();
     assert!(interval > 0.0);
     let mut refusals = 0.0;

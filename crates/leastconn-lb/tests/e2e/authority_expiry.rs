@@ -98,8 +98,8 @@ async fn connections_may_outlive_their_authority() {
     let mut kept = lb.client_with(&cert).connect(lb.main()).await.unwrap();
     read_line(&mut kept).await.unwrap();
     refusal(&lb, &cert).await;
-    // Tests silence: nothing must happen to the connection. The balancer looks for expired
-    // certificates every second, so it does so at least once in this time.
+    // Nothing must happen to the connection. The balancer checks for expired certificates
+    // every second, so it checks at least once during this sleep.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(roundtrip(&mut kept, b"on").await.unwrap(), b"on");
     assert_eq!(lb.reload(&lb.config()).await, "applied");

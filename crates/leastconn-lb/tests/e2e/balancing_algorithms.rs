@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use crate::ctl::{SOCKET, ctl};
 use crate::support::{NO_PROBES, Running, Site, connect_from, entry, named_servers, talk, tcp};
 
-/// A listener for all local clients, and an upstream of these servers with these weights.
+/// Returns a site with one listener for all local clients, and one upstream that has these
+/// servers with these weights.
 fn site(servers: &[Upstream], weights: &[u32], lines: &[&str]) -> Site {
     let servers: Vec<_> = servers
         .iter()
@@ -50,8 +51,8 @@ fn counts(names: &[String]) -> HashMap<&str, usize> {
     counts
 }
 
-/// Asserts that the count of successes in `n` draws with this probability is plausible. The
-/// limit is five standard deviations, which one of 1.7 million correct runs exceeds.
+/// Asserts that `count` successes in `n` draws with this probability are plausible. The limit
+/// is five standard deviations, which one of 1.7 million correct runs exceeds.
 #[track_caller]
 fn assert_probable(count: usize, n: usize, probability: f64) {
     let (count, n) = (count as f64, n as f64);
@@ -87,8 +88,8 @@ async fn random_follows_weights_and_ignores_load() {
         .await;
     let (names, held) = one_by_one(lb.main(), 400).await;
     assert_probable(counts(&names)["web2"], 400, 0.75);
-    // With least connections or round robin, there would be no run of seven connections to
-    // one server.
+    // Least connections and round robin would never send seven connections in a row to one
+    // server.
     assert!(
         names
             .windows(7)
@@ -160,8 +161,9 @@ async fn source_hash_moves_only_while_its_server_is_down() {
     .await
     .unwrap();
 
-    // A restart with the servers in another order selects the same servers. Another
-    // algorithm takes the open connections into account.
+    // After a restart, each source is still mapped to the same server, although the servers
+    // have another order. After a change to `least_conn`, the connections that `source_hash`
+    // placed still count.
     lb.quiet().await;
     drop(lb);
     let mut servers = servers;
@@ -220,8 +222,8 @@ async fn source_hash_uses_the_proxied_address() {
 #[tokio::test]
 async fn recovered_server_starts_slowly() {
     let servers = named_servers(2).await;
-    // A slow start of one hour: during the test, the returning server keeps a tenth of
-    // its normal share.
+    // With a slow start of one hour, the returning server keeps a tenth of its normal share
+    // of new connections during the test.
     let lines = [
         "slow_start = \"1h\"",
         r#"passive = { fail_timeout = "200ms" }"#,
@@ -236,7 +238,7 @@ async fn recovered_server_starts_slowly() {
     let (names, held) = one_by_one(lb.main(), 20).await;
     assert_eq!(counts(&names)["web1"], 20);
     servers[1].restart().await;
-    // A trial connection succeeds, so the server becomes available.
+    // A trial connection to the restarted server succeeds and makes the server available.
     eventually(DEADLINE, || async {
         match talk(tcp(lb.main()).await).await.unwrap().as_str() {
             "web2" => Ok(()),
@@ -245,14 +247,14 @@ async fn recovered_server_starts_slowly() {
     })
     .await
     .unwrap();
-    // The server always has the fewest connections, but gets only a twentieth of the new
-    // ones: one tenth of the half that it would get by its weight.
+    // `web2` always has the fewest connections, but gets only a twentieth of the new
+    // connections: a tenth of the half that corresponds to its weight.
     let (names, more) = one_by_one(lb.main(), 400).await;
     let count = counts(&names).get("web2").copied().unwrap_or(0);
     assert_probable(count, 400, 102.0 / 1024.0 / 2.0);
 
-    // Without slow start, the server gets every new connection until it has as many as the
-    // other one.
+    // Without slow start, `web2` gets every new connection until it has as many connections
+    // as `web1`.
     let changed = lb.config().replace("slow_start = \"1h\"\n", "");
     assert_eq!(lb.reload(&changed).await, "applied");
     let (names, most) = one_by_one(lb.main(), 100).await;
@@ -277,7 +279,7 @@ async fn server_added_by_reload_starts_slowly() {
     let (names, more) = one_by_one(lb.main(), 300).await;
     let count = counts(&names).get("web3").copied().unwrap_or(0);
     assert_probable(count, 300, 102.0 / 1024.0 / 3.0);
-    // The API shows the slow start, and sorts this server first.
+    // The API shows the slow start of `web3`, and lists `web3` first.
     let (_, answer) = lb.http_get("/api/v1/servers?limit=1").await;
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(answer["servers"].as_array().unwrap().len(), 1, "{answer}");

@@ -1,5 +1,5 @@
-//! Opening or reading some files would block. They are refused with an error and delay
-//! nothing.
+//! Opening or reading a FIFO would block. The balancer refuses a FIFO with an error, and
+//! continues to work.
 
 use std::fs;
 use std::path::Path;
@@ -124,7 +124,7 @@ async fn start_with_a_fifo_fails_at_once() {
     let mut command = tokio::process::Command::new(BIN);
     command.arg("run").arg("--config").arg(&path);
     let output = command.kill_on_drop(true).output();
-    let output = within(DEADLINE, "the close", output).await.unwrap();
+    let output = within(DEADLINE, "the exit", output).await.unwrap();
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(

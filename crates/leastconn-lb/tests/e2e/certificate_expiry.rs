@@ -1,5 +1,5 @@
-//! Certificates and rules that expire while their clients are connected, and the maximum
-//! age of connections.
+//! Certificates and rules that expire while their clients are connected, and
+//! `max_lifetime`.
 
 use std::{
     io,
@@ -26,7 +26,8 @@ impl Moment {
         Self(jiff::Timestamp::now() + Duration::from_secs(seconds))
     }
 
-    /// Asserts that this is the current time. Certificates have a resolution of one second.
+    /// Asserts that the moment has just passed. It may also be up to 1.1 seconds ahead,
+    /// because certificates have a resolution of one second.
     fn assert_now(&self) {
         let late = jiff::Timestamp::now().duration_since(self.0).as_secs_f64();
         let most = 2.5 + DEBUG_SLACK.as_secs_f64();
@@ -83,7 +84,7 @@ struct DelayedFinished {
     until: Pin<Box<Sleep>>,
 }
 
-/// TLS 1.2 record type that precedes the client's Finished.
+/// Type of the TLS 1.2 record that precedes the client's Finished message.
 const CHANGE_CIPHER_SPEC: u8 = 20;
 
 impl AsyncRead for DelayedFinished {
@@ -102,7 +103,7 @@ impl AsyncWrite for DelayedFinished {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        // rustls writes only complete records.
+        // A buffer from rustls contains only complete records.
         let length = |at: usize| usize::from(u16::from_be_bytes([buf[at + 3], buf[at + 4]]));
         let mut end = 0;
         while end < buf.len() && buf[end] != CHANGE_CIPHER_SPEC {
@@ -124,16 +125,16 @@ impl AsyncWrite for DelayedFinished {
     }
 }
 
-/// The certificate is valid when it is verified, and has expired before the connection is
-/// admitted.
+/// Completes a handshake whose client certificate expires after it was verified, but before
+/// the connection is admitted.
 async fn finish_after_expiry(on_expiry: &str) {
     let web = Upstream::named("web1").await;
     let lb = site(&web, on_expiry).await;
     let leaf = lb.ca().leaf(CLIENT1).validity(-60, 6).build();
     let delayed = DelayedFinished {
         stream: TcpStream::connect(lb.main()).await.unwrap(),
-        // No event tells that the certificate has expired. Expiry has a resolution of one
-        // second.
+        // Nothing reports that the certificate has expired, so the test waits. `notAfter` has a
+        // resolution of one second.
         until: Box::pin(sleep(Duration::from_secs(8))),
     };
     let client = lb.client_with(&leaf).tls12();
@@ -159,7 +160,7 @@ async fn certificate_expiring_during_the_handshake_is_refused() {
 }
 
 #[tokio::test]
-async fn max_connection_age_ends_the_connection() {
+async fn max_lifetime_ends_the_connection() {
     let web = Upstream::named("web1").await;
     let lb = site(&web, "max_lifetime = \"3s\"").await;
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
@@ -167,8 +168,8 @@ async fn max_connection_age_ends_the_connection() {
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
     let record = lb.expect_record(0, "max_lifetime").await;
-    // Connections end up to a tenth of the maximum age earlier, so that they do not all end
-    // at once.
+    // The balancer ends each connection up to a tenth of `max_lifetime` earlier, so that
+    // connections opened together do not end together.
     let took = record["duration_ms"].as_f64().unwrap();
     let most = 3200.0 + DEBUG_SLACK.as_secs_f64() * 1e3;
     assert!((2600.0..most).contains(&took), "{record}");

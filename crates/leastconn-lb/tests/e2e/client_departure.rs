@@ -71,7 +71,8 @@ async fn departed_clients_free_their_slots(records: Records) {
     let lb = start(records, &[entry("web1", hole.address, "")]).await;
     let client = lb.client(CLIENT1);
     let mut ended = 0;
-    // These are more connections than `max_conns` of the client allows at once.
+    // Each round uses all connections that `max_conns` allows. The next round fails unless
+    // the balancer has released them.
     for outcome in [
         "client_closed",
         "client_closed",
@@ -119,7 +120,8 @@ async fn request_with_half_close_survives_a_retry(records: Records) {
     let lb = start(records, &entries(&[&web])).await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     let mut plain = tcp(lb.address("plain")).await;
-    // The balancer reads only part of this request ahead. It consists of several records.
+    // The request consists of several TLS records. While no server is connected, the balancer
+    // reads only part of the request.
     let request = leastconn_testkit::data::pattern(0, 50_000);
     for piece in request.chunks(10_000) {
         tls.write_all(piece).await.unwrap();

@@ -126,8 +126,8 @@ async fn max_conns_counts_open_connections() {
     lb.quiet().await;
 }
 
-/// A connection for which no server can be reached still uses a token: it costs as much,
-/// and failing servers must not raise the limit.
+/// A connection for which no server can be reached still uses a token. Otherwise failing
+/// servers would raise the client's limit.
 #[tokio::test]
 async fn failed_connections_use_a_token() {
     let twice = "rate_limit = { rate = 0.001, burst = 2 }\nmax_conns = 1";
@@ -150,8 +150,8 @@ async fn failed_connections_use_a_token() {
     lb.quiet().await;
 }
 
-/// A client that waits for the record of its connection and then reconnects must not find
-/// that connection still counted.
+/// Once the record of a connection is written, the connection must no longer count against
+/// `max_conns` of its client and of its server.
 #[tokio::test]
 async fn recorded_connection_is_no_longer_counted() {
     let web = Upstream::named("web1").await;
@@ -207,10 +207,9 @@ async fn busy_client_gets_its_burst_and_rate() {
         admitted <= most + 1.0,
         "{admitted} connections admitted, at most {most} allowed"
     );
-    // Check the minimum only if no stall of this process was long enough to fill the
-    // bucket, because tokens are lost while the bucket is full. The tolerance covers the
-    // time before the first answer, when the bucket is full, and the time after the last
-    // request.
+    // A full bucket gets no further tokens. If the test stalled long enough to fill the
+    // bucket, the minimum is unknown. The tolerance covers tokens that were lost before the
+    // first answer, or that were left after the last request.
     let longest = longest.as_secs_f64();
     if longest < BURST / RATE {
         let least = most - 2.0 - 2.0 * longest * RATE;

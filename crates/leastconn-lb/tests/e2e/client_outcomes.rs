@@ -26,7 +26,6 @@ async fn outcomes_are_counted_per_rule() {
         .start()
         .await;
     let client = lb.client(CLIENT1);
-    // A connection that ends normally.
     talk(client.connect(lb.main()).await.unwrap())
         .await
         .unwrap();

@@ -19,7 +19,7 @@ fn pinned_only(pins: &[&Cert]) -> String {
     )
 }
 
-/// The outcome that `explain` predicts.
+/// Returns the outcome that `explain` predicts.
 fn explained(lb: &Running, cert: &Cert) -> String {
     let path = lb.dir().join("explained.crt");
     std::fs::write(&path, &cert.cert_pem).unwrap();

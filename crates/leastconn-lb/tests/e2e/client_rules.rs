@@ -130,7 +130,7 @@ async fn dns_rule_matches_dns_names_literally() {
         leaf().dns("*.apps.lb.com").build(),
         leaf().dns("*.lb.com").build(),
         leaf().dns("*").build(),
-        // The text of a URI is not compared with rules for DNS names.
+        // URIs, email addresses and common names are not compared with rules for DNS names.
         leaf().uri("blue.apps.lb.com").build(),
         leaf().email("blue.apps.lb.com").build(),
         lb.ca().leaf("blue.apps.lb.com").build(),

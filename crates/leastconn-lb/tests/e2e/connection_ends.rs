@@ -33,7 +33,8 @@ both_record_layers! {
     fatal_alert_from_client_is_a_tls_error,
 }
 
-/// Fits into the balancer's buffers, but not into the receive buffer of a client or server.
+/// Bytes that a test sends. They fit into the balancer's buffers, but not into the receive
+/// buffer of a client or server.
 const DATA: usize = 100_000;
 
 async fn every_kind_of_end_is_forwarded(records: Records) {
@@ -149,7 +150,7 @@ async fn forged_record_gets_an_alert_before_the_reset(records: Records) {
         let mut record = vec![23, 3, 3, 0, 64];
         record.resize(5 + 64, 7);
         client.socket_mut().write_all(&record).await.unwrap();
-        // Both sides start reading late.
+        // Let the balancer process the forged record before client and server read.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let (bytes, end) = server.read_to_end().await;
         assert!(bytes == pattern(0, DATA), "{version:?}: {}", bytes.len());

@@ -66,7 +66,7 @@ async fn silent_sockets_do_not_use_handshake_permits() {
 }
 
 #[tokio::test]
-async fn refused_client_does_not_use_a_server_slot() {
+async fn refused_clients_reach_no_server() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web])
         .process("max_connections = 40")

@@ -52,7 +52,7 @@ async fn expired_crl_is_reported_everywhere() {
     assert_eq!(
         roundtrip(&mut open, b"on").await.unwrap(),
         b"on",
-        "open connections continue"
+        "the open connection was closed"
     );
     assert_eq!(lb.http_get("/readyz").await.0, 200);
     let (_, status) = lb.http_get("/api/v1/status").await;

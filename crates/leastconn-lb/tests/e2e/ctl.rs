@@ -26,7 +26,6 @@ impl Output {
     }
 }
 
-/// Runs the program with these arguments in this directory.
 pub(crate) async fn program(dir: &std::path::Path, args: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(BIN);
     command.args(args).current_dir(dir).stdin(Stdio::null());
@@ -51,7 +50,7 @@ async fn ctl_json(lb: &Running, args: &[&str]) -> Value {
     serde_json::from_str(&ctl(lb, &args).await.ok()).unwrap()
 }
 
-/// Connects, and returns the name of the server.
+/// Connects, and returns the stream and the name that the server sent.
 async fn connect(lb: &Running) -> (TcpStream, String) {
     let mut stream = tcp(lb.main()).await;
     let name = within(DEADLINE, "the greeting", read_line(&mut stream)).await;
@@ -62,7 +61,6 @@ async fn two_servers() -> [Upstream; 2] {
     [Upstream::named("web1").await, Upstream::named("web2").await]
 }
 
-/// Waits until the balancer has ended this connection.
 async fn wait_closed(stream: &mut TcpStream) {
     // If the server was sending, the balancer may end the connection with a RST.
     let _ = within(DEADLINE, "the end", read_to_close(stream)).await;
@@ -91,7 +89,7 @@ async fn drained_server_keeps_open_connections() {
         assert_eq!(roundtrip(open, b"still").await.unwrap(), b"still");
     }
     assert_eq!(state_of(&lb, 0).await["state"], "drain");
-    // The log event contains the user ID of the client that made the change.
+    // The log event contains the user ID of the `ctl` process.
     lb.wait_log(
         |event| {
             let message = event["fields"]["message"].as_str().unwrap_or_default();
@@ -123,8 +121,7 @@ async fn maint_ends_connections_after_the_grace_period() {
         (&mut b, &mut a)
     };
 
-    // During the grace period, the server can be set to ready again. Then its connection
-    // survives.
+    // If the server is set to `ready` during the grace period, its connections stay open.
     let set = ctl_json(&lb, &["maint", "web/web1", "--grace", "1h"]).await;
     assert_eq!(
         set,
@@ -326,7 +323,7 @@ async fn reload_reports_its_outcome() {
         "{text}"
     );
 
-    // If `ctl reload` adds a listener, its connections are served like any other.
+    // A listener that `ctl reload` adds accepts connections.
     let more = config.clone()
         + "[[listener]]\nname = \"late\"\nbind = \"127.0.0.1:0\"\nupstream = \"web\"\n";
     lb.write_config(&more);
@@ -413,7 +410,7 @@ async fn tables_list_servers_clients_and_connections() {
     ] {
         assert!(status.contains(part), "{part} is not in\n{status}");
     }
-    // `ctl` works with only the socket path, from another directory.
+    // With `--socket`, `ctl` works in any directory, without a configuration file.
     let socket = lb.dir().join("lb.sock");
     let by_socket = program(
         std::path::Path::new("/"),
@@ -509,7 +506,7 @@ async fn errors_suggest_what_to_do() {
         );
     }
     assert_eq!(state_of(&lb, 0).await["state"], "ready");
-    // It is not an error to name a server, client or listener that has no connections.
+    // A filter may name a server, client or listener that has no connections.
     for args in [
         &["connections", "--server", "web/web1"][..],
         &["connections", "--server", "web"],
@@ -548,7 +545,7 @@ async fn healthcheck_works_over_the_socket_alone() {
     lb.write_config(&only_socket);
     ctl(&lb, &["reload"]).await.ok();
     program(lb.dir(), &["healthcheck"]).await.ok();
-    // The old address is closed shortly after the answer.
+    // The balancer closes the old address shortly after it has answered `ctl reload`.
     eventually(DEADLINE, || async {
         let answer = lb.try_http_get("/readyz").await;
         answer.map_or(Ok(()), |_| {

@@ -1,4 +1,5 @@
-//! Tests of the dashboard that need no browser. `tests/browser` contains those that do.
+//! Tests of the dashboard that need no browser. `tests/browser` contains the tests that
+//! need a browser.
 
 use leastconn_testkit::{DEADLINE, Upstream, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,7 +19,7 @@ async fn get(lb: &Running, path: &str, header: &str) -> (String, String) {
     (head.to_lowercase(), body.to_owned())
 }
 
-/// The quoted text after each occurrence of `before`.
+/// Returns the text from each occurrence of `before` to the next quotation mark.
 fn quoted<'a>(text: &'a str, before: &'a str) -> impl Iterator<Item = &'a str> {
     let parts = text.split(before).skip(1);
     parts.filter_map(|part| part.split('"').next())
@@ -75,7 +76,7 @@ async fn page_and_its_assets_are_served() {
         pending.extend(modules.map(|module| format!("/dashboard/{module}")));
         seen.push(path);
     }
-    // Also fetch modules that only other modules import.
+    // `format.js` is found only if the loop follows the imports of modules.
     assert!(
         seen.iter().any(|path| path.ends_with("/format.js")),
         "{seen:?}"

@@ -65,7 +65,8 @@ async fn slow_client_slows_its_server(records: Records) {
     };
     within(Duration::from_secs(20), "full buffers", full).await;
     let grown = lb.resident_kib().saturating_sub(before);
-    // A generous limit: a scratch buffer and the TLS buffers of each connection.
+    // The limit allows 512 KiB for the buffers of each connection, and 8 MiB for all other
+    // memory.
     assert!(
         grown < CLIENTS * 512 + 8192,
         "memory grew by {grown} KiB for {CLIENTS} clients"
@@ -78,7 +79,8 @@ async fn slow_client_slows_its_server(records: Records) {
     lb.quiet().await;
 }
 
-/// Sends this many blocks to an echo server, and compares the blocks that it returns.
+/// Sends `blocks` blocks to an echo server, and asserts that the server returns the same
+/// bytes within `limit`.
 pub(crate) async fn pump<S>(stream: S, blocks: usize, limit: Duration)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
@@ -88,7 +90,7 @@ where
         let mut digest = Sha256::default();
         let mut block = pattern(0, BLOCK);
         for number in 0..blocks {
-            // Each block differs from the others, so that swapped blocks would be noticed.
+            // All blocks differ, so that the digest detects swapped blocks.
             block[..8].copy_from_slice(&number.to_be_bytes());
             digest.update(&block);
             writer.write_all(&block).await.unwrap();

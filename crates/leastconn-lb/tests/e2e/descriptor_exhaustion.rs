@@ -49,7 +49,7 @@ async fn accepting_pauses_without_spinning_and_recovers() {
     )
     .await;
     let before = ticks(&lb);
-    // Tests silence: the balancer must use almost no CPU time in this second.
+    // The balancer must use almost no CPU time in this second.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let used = ticks(&lb) - before;
     assert!(
@@ -59,16 +59,16 @@ async fn accepting_pauses_without_spinning_and_recovers() {
     let warnings = lb.stderr().matches("cannot accept connections").count();
     assert!(warnings < 30, "{warnings} warnings were logged");
 
-    // These are more requests than there are reserved descriptors, so each request must
-    // return its descriptor to the reserve.
+    // 30 requests exceed the number of reserved descriptors, so each request must return its
+    // descriptor to the reserve.
     for _ in 0..10 {
         for path in ["/healthz", "/readyz", "/metrics"] {
             let answer = within(ADMIN_LATENCY, path, lb.http_get(path)).await;
             assert_eq!(answer.0, 200);
         }
     }
-    // The balancer is still at its limit. It may return the descriptor of the last request
-    // to the reserve only after the client has received the answer, so wait.
+    // The balancer is still at its descriptor limit. Wait, because the last request may
+    // return its descriptor after the client has received the answer.
     let exhausted = eventually(DEADLINE, || async {
         match lb.open_fds() as u64 {
             open if open >= most => Ok(()),
@@ -81,13 +81,13 @@ async fn accepting_pauses_without_spinning_and_recovers() {
     assert_served(&lb).await;
     assert_eq!(lb.http_get("/readyz").await.0, 200);
     limit_files(&lb, 20_000);
-    // The connections that had to wait were accepted, and each has its record.
+    // The balancer has accepted and recorded all connections from the backlog.
     lb.wait_records(41).await;
     lb.quiet().await;
 }
 
-/// A shutdown while accepting is paused must not reset the clients in the backlog. Closing
-/// the listening socket would reset them.
+/// A shutdown while accepting is paused must serve the clients in the backlog. Closing the
+/// listening socket at once would reset their connections.
 #[tokio::test]
 async fn clients_in_the_backlog_are_served_at_shutdown() {
     use leastconn_testkit::Signal;
@@ -122,8 +122,8 @@ async fn clients_in_the_backlog_are_served_at_shutdown() {
     assert_eq!(lb.wait_end(DEADLINE).await.code(), Some(0));
 }
 
-/// Monitoring must work even if clients use up all descriptors they can get: whatever the
-/// value of `max_connections`, client connections leave some descriptors free.
+/// Client connections leave some descriptors free for the admin address, even if
+/// `max_connections` exceeds the descriptor limit.
 #[tokio::test]
 async fn admin_answers_without_free_descriptors() {
     let web = Upstream::named("web1").await;
@@ -149,7 +149,7 @@ async fn admin_answers_without_free_descriptors() {
     assert_eq!(lb.http_get("/readyz").await.0, 200);
     assert!(lb.open_fds() < 100);
     let before = ticks(&lb);
-    // Tests silence: the balancer must use almost no CPU time in this second.
+    // The balancer must use almost no CPU time in this second.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(ticks(&lb) - before <= 10);
     // Connections above the limit were closed at once.

@@ -1,5 +1,5 @@
-//! Reloads, new CRLs and operator commands reach the connections of all processes: of a
-//! process that is shutting down, and of predecessors after upgrades.
+//! Reloads, new CRLs and operator commands also apply to connections of draining processes:
+//! of a process that shuts down, and of the predecessors after upgrades.
 
 use leastconn_testkit::client::{TlsStream, read_line, roundtrip};
 use leastconn_testkit::{Cert, DEADLINE, Signal, Upstream, within};
@@ -45,8 +45,8 @@ async fn wait_closed(mut stream: Stream) {
     let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
 }
 
-/// Three processes, each the successor of the previous one, with connections of two
-/// clients in each.
+/// Three processes, each the successor of the previous process. A process has either one
+/// connection per client or none.
 struct Generations {
     lb: Running,
     certs: [Cert; 2],
@@ -56,8 +56,8 @@ struct Generations {
     _web: Upstream,
 }
 
-/// The processes that have connections. A process without connections exits after the
-/// upgrade.
+/// Indices of the processes that have connections. A predecessor without connections exits
+/// after the upgrade.
 const ALL: &[usize] = &[0, 1, 2];
 const FIRST_AND_LAST: &[usize] = &[0, 2];
 
@@ -104,7 +104,7 @@ impl Generations {
         for stream in &mut self.first {
             assert_open(stream).await;
         }
-        // No other connection was accepted or closed.
+        // Each predecessor exits once its last connection has ended.
         let last = self.first.pop().unwrap();
         for (stream, pid) in self.first.into_iter().zip(&self.pids) {
             finish(stream).await;
@@ -124,8 +124,8 @@ async fn new_crl_applies_in_all_processes() {
     all.assert_client2_ended("revoked_certificate").await;
 }
 
-/// The newest process forwards the reload to the oldest one, whether or not the process
-/// between them is still running.
+/// The newest process forwards the reload to the oldest process, whether or not the second
+/// process is still running.
 #[tokio::test]
 async fn reload_is_forwarded_to_predecessors() {
     for connected in [ALL, FIRST_AND_LAST] {
@@ -156,7 +156,7 @@ async fn kill_applies_in_all_processes() {
     }
 }
 
-/// The upgrade also reloads the predecessors of the process that it replaces.
+/// An upgrade also reloads the predecessors of the replaced process.
 #[tokio::test]
 async fn upgrade_reloads_all_predecessors() {
     let mut all = generations("watch = \"off\"", FIRST_AND_LAST).await;
@@ -217,8 +217,8 @@ async fn configuration_unknown_to_the_predecessor_ends_nothing() {
     )
     .await;
     assert_open(&mut stream).await;
-    // The predecessor still watches the CRL files of the last configuration that it could
-    // read.
+    // The predecessor still watches the CRL files of the last configuration that was valid
+    // for this version.
     lb.ca().write_crl(lb.dir(), &[&cert]);
     wait_closed(stream).await;
     lb.expect_record(0, "revoked_certificate").await;

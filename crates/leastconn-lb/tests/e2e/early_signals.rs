@@ -27,7 +27,7 @@ match = { source = \"127.0.0.0/8\" }
 allow = [\"web\"]
 ";
 
-/// A balancer that is still reading its configuration, which is large.
+/// A balancer process that is still reading its large configuration.
 struct Starting {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
@@ -57,7 +57,7 @@ async fn starting(path: &Path) -> Starting {
     Starting { child, log }
 }
 
-/// The signals that the process handles, as a bit mask.
+/// Returns the mask of handled signals, or `None` if the process has exited.
 fn caught_signals(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let caught = status
@@ -85,7 +85,7 @@ impl Starting {
     }
 
     async fn wait_exit(&mut self) -> Option<i32> {
-        let status = within(DEADLINE, "the close", self.child.wait()).await;
+        let status = within(DEADLINE, "the exit", self.child.wait()).await;
         status.unwrap().code()
     }
 }

@@ -29,7 +29,8 @@ fn explain(lb: &Running, more: &[&str]) -> Explained {
     }
 }
 
-/// The JSON answer for one listener.
+/// Returns the part of the JSON answer for `listener`. Asserts that it agrees with the exit
+/// code.
 fn verdict(lb: &Running, listener: &str, more: &[&str]) -> Value {
     let args = [&["--json", "--listener", listener], more].concat();
     let explained = explain(lb, &args);
@@ -206,7 +207,7 @@ async fn usage_errors_are_not_refusals() {
     lb.quiet().await;
 }
 
-/// Of many rules, only those that almost match are shown.
+/// If no rule matches, `explain` shows only the rules that almost match.
 #[tokio::test]
 async fn many_rules_are_summarized() {
     let web = Upstream::named("web1").await;

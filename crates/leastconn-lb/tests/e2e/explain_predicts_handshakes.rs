@@ -24,7 +24,7 @@ fn sh(dir: &Path, command: &str) -> String {
     )
 }
 
-/// Outcome and detail that `explain` predicts for `c.crt`.
+/// Returns the outcome and the detail that `explain` predicts for `c.crt`.
 fn explained(lb: &Running) -> (String, String) {
     let output = Command::new(BIN)
         .args(["explain", "--json", "--config"])
@@ -41,9 +41,9 @@ fn explained(lb: &Running) -> (String, String) {
     (of("outcome"), of("detail"))
 }
 
-/// The OpenSSL command for a key, the extensions of the certificate, and a part of the
-/// expected detail. The detail is empty if the certificate is accepted, and `?` if both
-/// outcomes are correct.
+/// The OpenSSL command that creates the key, the extensions of the certificate, and a part of
+/// the expected detail. The detail is empty if the certificate must be accepted, and `?` if
+/// acceptance and refusal are both correct.
 type Case = (String, &'static str, &'static str);
 
 fn cases() -> Vec<Case> {
@@ -153,7 +153,7 @@ async fn assert_predicted(lb: &Running, n: usize, version: &str, outcome: &str, 
         assert_ne!(outcome, "ok", "{version}: {output}");
         return;
     }
-    // The end of an admitted connection depends on OpenSSL, not on the balancer.
+    // OpenSSL determines how an admitted connection ends, so its outcome is not checked.
     if outcome == "ok" {
         assert_eq!(record["client"], "c1", "{version}: {record} {output}");
         return;

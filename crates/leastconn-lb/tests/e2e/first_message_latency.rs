@@ -17,11 +17,11 @@ both_record_layers! {
     first_message_is_not_delayed_by_nagle,
 }
 
-/// The shortest time by which the kernel delays an acknowledgement.
+/// Minimum time by which Linux delays an acknowledgement.
 const DELAYED_ACK: Duration = Duration::from_millis(40);
 
-/// Most connections may be slow on a busy machine, but the median of this many stays far
-/// below the delay.
+/// Number of measured connections. On a busy machine, some connections are slow, but the
+/// median stays far below the delay.
 const CONNECTIONS: usize = 15;
 
 async fn first_echo(client: &TlsClient, lb: &Running) -> Duration {

@@ -1,4 +1,5 @@
-//! The number of TCP segments or TLS records of a ClientHello makes no difference.
+//! A ClientHello that is split into many TCP segments or TLS records is handled like an
+//! unsplit ClientHello.
 
 use std::net::SocketAddr;
 
@@ -9,12 +10,12 @@ use crate::support::{CLIENT1, Records, Site, both_record_layers, refused, talk, 
 
 both_record_layers! {
     #[tokio::test]
-    one_byte_per_segment,
+    client_hello_in_one_byte_segments_is_accepted,
     #[tokio::test]
-    one_byte_per_record,
+    client_hello_in_one_byte_records_is_accepted,
 }
 
-async fn one_byte_per_segment(records: Records) {
+async fn client_hello_in_one_byte_segments_is_accepted(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let slices = Faults {
@@ -52,7 +53,7 @@ fn fragmenting(to: SocketAddr) -> DuplexStream {
     client
 }
 
-async fn one_byte_per_record(records: Records) {
+async fn client_hello_in_one_byte_records_is_accepted(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let show = |cert: &Cert| lb.client_with(cert);

@@ -54,8 +54,8 @@ async fn post_quantum_group_is_preferred(records: Records) {
     let (hybrid, classic) = (kx_group::X25519MLKEM768, kx_group::X25519);
     for (offered, expected) in [
         (&[hybrid, classic][..], NamedGroup::X25519MLKEM768),
-        // The balancer chooses this group even if the client prefers another one and sent
-        // no key share for it.
+        // The balancer chooses the hybrid group even if the client prefers X25519 and sent no
+        // hybrid key share.
         (&[classic, hybrid], NamedGroup::X25519MLKEM768),
         (&[classic], NamedGroup::X25519),
         (

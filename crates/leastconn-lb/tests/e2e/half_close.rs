@@ -1,4 +1,4 @@
-//! If one side finishes sending long before the other, no data is lost.
+//! If one side finishes sending long before the other side, no data is lost.
 
 use std::time::Duration;
 
@@ -22,8 +22,9 @@ both_record_layers! {
 
 const ANSWER: usize = 1 << 20;
 
-/// The same upstream behind a TLS and a plain listener. All timeouts are short except for
-/// the idle timeout.
+/// Starts a balancer with a TLS and a plain listener for one upstream. The timeouts for
+/// connecting, handshakes and health checks are short, because they must not apply to
+/// established connections.
 async fn start(records: Records, behaviour: Behaviour) -> (Upstream, Running) {
     let web = Upstream::start(behaviour).await;
     let short_timeouts = [
@@ -107,8 +108,8 @@ async fn data_after_the_clients_fin_is_unchanged(records: Records) {
     lb.quiet().await;
 }
 
-/// A connection without traffic has no read deadline. This tests silence: the delay is the
-/// time in which such a deadline would pass.
+/// A connection without traffic has no read deadline except the idle timeout. The test waits
+/// longer than all other timeouts.
 async fn no_read_deadline_on_server_connections(records: Records) {
     let (_web, lb) = start(records, Behaviour::Named("web1".to_owned())).await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();

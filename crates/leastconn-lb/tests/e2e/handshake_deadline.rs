@@ -38,7 +38,7 @@ async fn start(records: Records, web: &Upstream, limit: f64) -> Running {
 
 fn assert_in_time(record: &serde_json::Value, limit: f64) {
     let took = record["duration_ms"].as_f64().unwrap();
-    // Ten percent, plus the delay of a machine that is busy with hundreds of connections.
+    // Allow ten percent, plus delays on a machine that is busy with hundreds of connections.
     let most = limit * 1.1 + 250.0 + DEBUG_SLACK.as_secs_f64() * 1e3;
     assert!((limit..most).contains(&took), "{record}");
 }
@@ -108,7 +108,7 @@ async fn dripping_client_hello_does_not_extend_the_deadline(records: Records) {
     let hello = client_hello(lb.ca());
     let mut stream = tcp(lb.main()).await;
     let mut tick = interval(Duration::from_millis(50));
-    // After a pause of this process, the client must not send several bytes at once either.
+    // After a stall of the test, the client must not catch up with several bytes at once.
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let drip = async {
         for byte in hello {
@@ -133,8 +133,8 @@ async fn client_silent_after_its_hello_meets_the_deadline(records: Records) {
     let _ = read_to_close(&mut stream).await;
     assert_in_time(&lb.expect_record(0, "handshake_timeout").await, LIMIT);
     lb.quiet().await;
-    // The deadline ends with the handshake: an established connection lives longer. This
-    // tests silence, so the delay exceeds the handshake timeout.
+    // The deadline does not apply after the handshake. The test waits longer than the
+    // handshake timeout.
     let lb = start(records, &web, 4000.0).await;
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(4300)).await;

@@ -25,7 +25,7 @@ async fn record_with_detail(lb: &Running, n: usize, outcome: &str, text: &str) -
     record
 }
 
-/// A certificate that is rejected, and the fields that the record must have.
+/// A certificate that must be rejected, and the expected fields of its access record.
 struct Rejection {
     cert: Cert,
     outcome: &'static str,
@@ -36,7 +36,7 @@ struct Rejection {
     subject: &'static str,
 }
 
-/// One certificate for each reason of a rejection, except for revocation.
+/// Returns one case for each reason of a rejection, except for revocation.
 fn rejections(ca: &TestCa) -> Vec<Rejection> {
     let untrusted = |cert, alert, detail| Rejection {
         cert,

@@ -1,7 +1,7 @@
 //! Handshake permits and CPU time are shared fairly among sources: a flooding source delays
 //! only its own handshakes.
 //!
-//! The bench measures the latency of other sources (`--only flood`). These tests check that
+//! The benchmark `--only flood` measures the latency of other sources. These tests check that
 //! other sources are served while one source exceeds its share.
 
 use std::net::SocketAddr;
@@ -56,9 +56,8 @@ async fn stalled_handshakes_leave_permits_for_other_sources(records: Records) {
         .start()
         .await;
     let hello = client_hello(lb.ca());
-    // Each stalled client gets the first byte of the server's answer, although there are
-    // more stalled clients than permits: a handshake releases its permit while it waits for
-    // its client.
+    // There are more stalled clients than permits. All of them get the first byte of the
+    // server's answer, because a handshake releases its permit while it waits for its client.
     let mut stalled = JoinSet::new();
     for _ in 0..20 {
         let mut stream = connect_from([127, 0, 0, 2], lb.main()).await.unwrap();

@@ -8,8 +8,10 @@ use crate::support::{Running, entry, tcp};
 
 const UP: &str = r#"leastconn_server_up{upstream="web",server="web1"}"#;
 
-/// At the end of a check that exchanges no data, the balancer waits up to a quarter of the
-/// timeout for the server to reject its certificate.
+/// Returns the lines of an upstream with this health check.
+///
+/// At the end of a check that exchanges no data, the balancer waits up to a quarter of
+/// `timeout` for the server to reject the balancer's certificate.
 fn check(what: &str, timeout: &str) -> String {
     format!(
         "health_check = {{ {what}, interval = \"100ms\", timeout = \"{timeout}\", rise = 1, fall = 1 }}\npanic = \"refuse\"\nretry_for = \"0s\""
@@ -39,7 +41,7 @@ async fn health_checks_use_mutual_tls() {
                 Some(Behaviour::Source { bytes: 10 }),
             ),
             (Behaviour::Echo, r#"type = "tcp""#, None),
-            // A server that does not answer the balancer's close is healthy.
+            // A server is healthy even if it does not close the connection after the balancer.
             (Behaviour::Stuck, r#"type = "tcp""#, None),
         ] {
             let web = servers.mutual(behaviour, version_of_server).await;

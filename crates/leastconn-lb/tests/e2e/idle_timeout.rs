@@ -59,7 +59,7 @@ async fn half_close_timeout_starts_at_the_first_fin() {
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     let mut plain = tcp(lb.address("plain")).await;
     web.wait_accepted(2).await;
-    // Tests silence: the timeout must not have started yet. The delay is longer than the
+    // The timeout must not start before a side has finished. The test waits longer than the
     // timeout.
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert!(

@@ -10,7 +10,7 @@ use crate::support::{
 both_record_layers! {
     #[tokio::test] too_many_intermediates_are_refused_with_a_reason,
     #[tokio::test] chains_of_real_clients_are_accepted,
-    #[tokio::test] path_building_maze_is_refused,
+    #[tokio::test] certificates_with_equal_names_are_refused,
     #[tokio::test] too_many_extensions_are_refused_with_a_reason,
     #[tokio::test] too_many_subject_attributes_are_refused_with_a_reason,
 }
@@ -97,7 +97,7 @@ async fn chains_of_real_clients_are_accepted(records: Records) {
     lb.quiet().await;
 }
 
-async fn path_building_maze_is_refused(records: Records) {
+async fn certificates_with_equal_names_are_refused(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = start(records, &web, "").await;
     for name in ["maze", "test CA"] {

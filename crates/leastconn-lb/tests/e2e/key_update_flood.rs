@@ -21,13 +21,14 @@ both_record_layers! {
     data_between_key_updates_does_not_help,
 }
 
-/// More key updates than the balancer allows in the time that it takes to send them.
+/// Number of key updates in a flood. The balancer does not allow this many in the time that
+/// the client needs to send them.
 const FLOOD: usize = 5000;
 
 type Open = TlsStream<TcpStream>;
 
-/// Queues a key update that also requests one from the balancer. It is sent with the next
-/// data.
+/// Queues a key update that requests a key update from the balancer. rustls sends the message
+/// with the next data.
 fn queue_key_update(stream: &mut Open) -> io::Result<()> {
     let (_, session) = stream.get_mut();
     session.refresh_traffic_keys().map_err(io::Error::other)

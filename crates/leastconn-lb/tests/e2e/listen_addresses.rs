@@ -1,4 +1,4 @@
-//! IPv4 and IPv6, several listeners, several addresses per listener.
+//! Listeners with IPv4 and IPv6 addresses, and with several addresses.
 
 use std::net::SocketAddr;
 

@@ -1,9 +1,9 @@
-//! End-to-end tests: each one starts the real program with a configuration and connects to
+//! End-to-end tests. Each test starts the real program with a configuration and connects to
 //! it. Each file tests one feature.
 //!
-//! Each test has a balancer of its own, on ports that the kernel chooses. At its end, it
-//! asserts that no connection is open and that no file descriptor has leaked. Long variants
-//! run with `LEASTCONN_LONG=1`.
+//! Each test has its own balancer, on ports that the kernel chooses. Most tests end with
+//! `Running::quiet`, which asserts that no connection is open and that no file descriptor has
+//! leaked. Long variants run with `LEASTCONN_LONG=1`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

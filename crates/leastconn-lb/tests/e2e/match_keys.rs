@@ -29,7 +29,7 @@ async fn each_match_key_selects_its_identity() {
     let pinned = site.ca.leaf("pinned").ou("payments").build();
     let key = spki(&pinned);
     let below = site.ca.intermediate("Partner CA");
-    // The intermediate CA needs a CRL of its own, or its certificates would be refused.
+    // Without a CRL of the intermediate CA, its certificates would be refused.
     let lists = [site.ca.crl(&[]), below.crl(&[])].concat();
     std::fs::write(site.dir.path().join("ca.crl"), lists).unwrap();
     let authorities = [site.ca.cert_pem(), below.cert_pem()].concat();
@@ -187,7 +187,8 @@ async fn shadow_rule_only_reports_its_decision() {
         .start()
         .await;
     let client = lb.client(CLIENT1);
-    // While the first connection is open, the second would exceed `max_conns`.
+    // While the first connection is open, the second connection would exceed `max_conns` of
+    // the shadow rule.
     let mut held = client.connect(lb.main()).await.unwrap();
     leastconn_testkit::client::read_line(&mut held)
         .await
@@ -245,8 +246,8 @@ async fn shadow_rule_only_reports_its_decision() {
     let mut counts: Vec<_> = metrics::family(&counts, "leastconn_client_shadow_total").collect();
     counts.sort_by(|a, b| a.0.cmp(b.0));
     let counts: Vec<_> = counts.iter().map(|(_, count)| *count as u32).collect();
-    // Expected counts: elsewhere; only; strict with the outcomes ok, rate_limited,
-    // too_many_connections.
+    // The counts are those of `elsewhere`, `only`, and `strict` with the outcomes `ok`,
+    // `rate_limited` and `too_many_connections`.
     assert_eq!(counts, [1, 1, 2, 2, 1]);
     lb.quiet().await;
 }
@@ -288,10 +289,10 @@ async fn uri_name_constraints_are_enforced() {
     lb.quiet().await;
 }
 
-/// Row 22 of docs/threats.md: certificates that all sign each other, as many as a listener
-/// accepts at most. Trying every path would take practically forever.
+/// Row 22 of docs/threats.md: the client sends CA certificates that all sign each other.
+/// Trying every path would take too long.
 #[tokio::test]
-async fn maze_of_certificates_is_refused_cheaply() {
+async fn mutually_signed_certificates_are_refused() {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .listener(

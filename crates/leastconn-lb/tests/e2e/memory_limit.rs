@@ -10,11 +10,11 @@ use tokio::task::JoinSet;
 
 use crate::support::{BIN, NO_PROBES, Running, Site, entries, entry, talk, tcp};
 
-/// Number of slow clients. Without a limit, each would hold 128 KiB, which adds up to more
-/// than twice the memory limit.
+/// Number of clients that do not read. Without a memory limit, each client would hold
+/// 128 KiB, together 500 MiB. This is more than the limit in each test.
 const SLOW: usize = 4000;
 
-/// Runs the program with this many MiB of address space.
+/// Limits the address space of the program to `mib` MiB.
 fn limit_memory(command: &mut Command, mib: u64) {
     let bytes = mib << 20;
     let mut limit_memory = Command::new("prlimit");
@@ -76,7 +76,7 @@ async fn slow_readers_with(mib: u64) {
     for _ in 0..SLOW {
         clients.extend(slow(&lb).await);
     }
-    // While the buffers fill up, new clients may be refused at times, but not for long.
+    // While the buffers fill up, new clients may be refused for a short time.
     for _ in 0..20 {
         let served = || async {
             let stream = tcp(lb.address("other")).await;
@@ -124,7 +124,6 @@ async fn memory_limit_refuses_new_connections() {
     let used = lb.metrics().await["leastconn_memory_used_bytes"];
     assert!(used > 1e6, "{used}");
     talk(tcp(lb.main()).await).await.unwrap();
-    // These rules need more memory than the limit.
     let many = config.clone() + &crate::support::many_clients();
     assert_eq!(lb.reload(&many).await, "applied");
     let refused = || async {

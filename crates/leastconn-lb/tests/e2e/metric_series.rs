@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::support::{NO_PROBES, Running, Site, TLS, cn, entry, talk};
 
-/// Returns the series with this text among their labels.
+/// Returns the series whose name or labels contain `value`.
 async fn with_label(lb: &Running, value: &str) -> Vec<String> {
     let all = lb.metrics().await;
     let found = all.iter().filter(|(key, _)| key.contains(value));
@@ -31,7 +31,7 @@ async fn value(lb: &Running, key: &str) -> Option<f64> {
     lb.metrics().await.get(&metrics::normalise(key)).copied()
 }
 
-/// The configuration without the tables of these names.
+/// Returns the configuration without the tables that have these names.
 fn without(config: &str, names: &[&str]) -> String {
     let tables = config.split("\n[[");
     let kept = tables.filter(|table| {

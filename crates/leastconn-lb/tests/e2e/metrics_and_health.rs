@@ -5,7 +5,7 @@ use leastconn_testkit::{Behaviour, DEADLINE, Upstream, metrics};
 
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, entries, refused, talk};
 
-/// Every documented metric family, with its type.
+/// Metric families that other programs rely on, with their types.
 const FAMILIES: [(&str, &str); 16] = [
     ("leastconn_connections_total", "counter"),
     ("leastconn_connections_active", "gauge"),
@@ -102,7 +102,7 @@ async fn gauges_and_byte_counters_follow_connections() {
             r#"leastconn_server_connections_active{upstream="web",server="web1"}"#,
             1.0,
         ),
-        // These metrics are updated while the connection is open.
+        // Bytes are counted while the connection is open.
         (
             r#"leastconn_bytes_total{listener="main",direction="sent"}"#,
             5.0,
@@ -143,8 +143,8 @@ async fn clients_add_no_metric_series() {
         lb.wait_metric(ok, (n + 1) as f64, DEADLINE).await;
         let mut series: Vec<_> = lb.metrics().await.into_keys().collect();
         series.sort();
-        // The first connection may have added the series of its rule. The number of rules
-        // is bounded.
+        // The first connection may add the series of its rule. Later connections must add no
+        // series.
         assert_eq!(*before.get_or_insert_with(|| series.clone()), series);
     }
     lb.quiet().await;

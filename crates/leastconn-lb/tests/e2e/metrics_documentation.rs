@@ -1,5 +1,5 @@
-//! The contract, the guide, the alert rules and the Grafana dashboard name exactly the
-//! metrics that a scrape returns after all kinds of traffic.
+//! After all kinds of traffic, a scrape returns exactly the documented metrics. The alert
+//! rules and the Grafana dashboard use only these metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -90,7 +90,7 @@ fn labels(sample: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The metric families of a scrape. All samples of a family must have the same labels.
+/// Returns the metric families of a scrape. All samples of a family must have the same labels.
 fn families(text: &str) -> BTreeSet<Family> {
     let mut families: BTreeMap<String, (String, Option<BTreeSet<String>>)> = BTreeMap::new();
     let mut current = String::new();
@@ -148,7 +148,7 @@ async fn start_with_traffic() -> (Running, Upstream) {
     (lb, web)
 }
 
-/// The rows of the table with the heading `| metric | type | labels | …`.
+/// Returns the rows of the table with the heading `| metric | type | labels | …`.
 fn documented(page: &str) -> BTreeSet<Family> {
     let rows = page
         .lines()
@@ -167,7 +167,7 @@ fn documented(page: &str) -> BTreeSet<Family> {
     rows.map(family).collect()
 }
 
-/// The metrics that occur in a text or an expression.
+/// Returns the metric names that occur in a text or an expression.
 fn named(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words
@@ -210,8 +210,8 @@ async fn documented_metrics_exist_in_a_scrape() {
         if name != "LeastconnDown" {
             assert_known(expression, &scraped);
         }
-        // In the table, each alert is listed in the rows of exactly those metrics that it
-        // uses.
+        // The table lists an alert in the rows of all metrics that the alert uses, and in no
+        // other row.
         for (metric, ..) in &scraped {
             let row = format!("| `{metric}` |");
             let row = page.lines().find(|line| line.starts_with(&row)).unwrap();
@@ -375,7 +375,7 @@ async fn process_metrics_match_the_kernel() {
         .await;
     lb.wait_metric("leastconn_connections_limit", 78.0, DEADLINE)
         .await;
-    // CRLs have a family of their own, and are also part of the family of all files.
+    // CRLs appear in their own family and in the family of all certificate files.
     for name in ["certificate_not_after", "crl_next_update"] {
         let name = format!("leastconn_{name}_seconds");
         let lists = metrics::family(&after, &name).filter(|(key, _)| key.contains("ca.crl"));

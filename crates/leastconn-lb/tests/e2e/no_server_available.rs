@@ -1,5 +1,6 @@
-//! If no server is available for a client: last-resort servers, retries, and the end of
-//! retrying.
+//! If no server is available for a client, the balancer retries, dials unavailable servers, or
+//! refuses the connection. A connection that waits for a server ends if the rule is removed
+//! or the balancer shuts down.
 
 use std::{sync::Arc, time::Duration};
 
@@ -50,7 +51,7 @@ async fn assert_all_served(lb: &Running, until: impl Future<Output = ()>) -> usi
     opened
 }
 
-/// Refuses connections for 300 ms.
+/// Makes the server refuse connections for 300 ms.
 async fn refuse_briefly(server: &Upstream) {
     server.stop(OpenConnections::Keep).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -92,7 +93,7 @@ async fn alternating_refusals_are_retried() {
 }
 
 #[tokio::test]
-async fn ejected_server_is_dialled_as_last_resort() {
+async fn ejected_server_is_dialled_if_no_other_is_allowed() {
     let [web1, web2] = [Upstream::named("web1").await, Upstream::named("web2").await];
     let lb = Site::new()
         .listener("main", &["upstream = \"web\""])
@@ -124,7 +125,7 @@ async fn ejected_server_is_dialled_as_last_resort() {
         DEADLINE,
     )
     .await;
-    // The other servers are available, so panic mode is off.
+    // `web1` is available, so panic mode is off.
     assert_eq!(lb.metrics().await[PANIC], 0.0);
     let is_logged = |event: &Value| event.to_string().contains("dialled as a last resort");
     lb.wait_log(is_logged, DEADLINE).await;
@@ -187,7 +188,7 @@ async fn panic_refuse_dials_no_unavailable_server() {
 }
 
 #[tokio::test]
-async fn kill_or_revocation_ends_a_waiting_connection() {
+async fn removed_rule_ends_a_waiting_connection() {
     let lb = Site::new()
         .listener("main", &["upstream = \"web\"", TLS])
         .upstream(

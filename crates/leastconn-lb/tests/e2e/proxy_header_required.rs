@@ -27,12 +27,13 @@ async fn start(web: &Upstream, lines: &[&str]) -> Running {
         .await
 }
 
-/// The detail of record `n`. The connection must have been refused because of its header.
+/// Returns the detail of record `n`. Asserts that the balancer refused the connection because
+/// of its header.
 async fn detail(lb: &Running, n: usize) -> String {
     let record = lb.expect_record(n, "handshake_failed").await;
     assert_eq!(record.get("proxy"), None, "{record}");
     assert!(record["source"].as_str().unwrap().starts_with("127.0.0.1:"));
-    // The balancer refuses it before the deadline of ten seconds.
+    // The balancer refuses the connection before the handshake timeout of ten seconds.
     assert!(record["duration_ms"].as_f64().unwrap() < 7000.0, "{record}");
     record["detail"].as_str().unwrap_or_default().to_owned()
 }
@@ -76,8 +77,8 @@ async fn invalid_header_is_refused_and_described() {
         ];
         for (n, (bytes, said)) in cases.iter().enumerate() {
             let mut stream = tcp(lb.main()).await;
-            // The balancer may close the connection before everything was sent. It detects
-            // the error without waiting for a FIN, which this client does not send.
+            // The balancer may close the connection before the client has sent everything. It
+            // detects the error without a FIN, which this client does not send.
             let _ = stream.write_all(bytes).await;
             let _ = read_to_close(&mut stream).await;
             assert_eq!(detail(&lb, n).await, *said);
@@ -168,8 +169,7 @@ async fn header_bytes_do_not_extend_the_deadline() {
         assert_eq!(record["detail"], "handshake timeout before a PROXY header");
         let mut stream = tcp(lb.main()).await;
         let mut tick = interval(Duration::from_millis(50));
-        // After a pause of this process, the client must not send several bytes at once
-        // either.
+        // After a stall of the test, the client must not catch up with several bytes at once.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let drip = async {
             // At this speed, sending the whole header would take twenty seconds.
@@ -190,9 +190,8 @@ async fn header_bytes_do_not_extend_the_deadline() {
         );
         lb.quiet().await;
     }
-    // The header and the handshake share one deadline, so the ClientHello comes too late.
-    // The client is silent for five seconds: less than the timeout, but more than the
-    // remaining time.
+    // The header and the handshake share one deadline. The header arrives after five of eight
+    // seconds, so three seconds remain for the handshake.
     let lb = start(&web, &[REQUIRED, "handshake_timeout = \"8s\"", TLS]).await;
     let mut stream = tcp(lb.main()).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -200,7 +199,7 @@ async fn header_bytes_do_not_extend_the_deadline() {
     stream.write_all(header).await.unwrap();
     let _ = within(DEADLINE, "the close", read_to_close(&mut stream)).await;
     let record = lb.expect_record(0, "handshake_timeout").await;
-    // If the handshake had a deadline of its own, it would end after 13 seconds.
+    // With a separate deadline, the handshake would end after 13 seconds.
     let took = record["duration_ms"].as_f64().unwrap();
     assert!((8000.0..12900.0).contains(&took), "{record}");
     assert_eq!(record["source"], "192.0.2.7:4660");
@@ -208,7 +207,8 @@ async fn header_bytes_do_not_extend_the_deadline() {
     lb.quiet().await;
 }
 
-/// A connection that waits for its header is closed at once by a shutdown.
+/// With `drain_timeout = "0s"`, a shutdown closes a connection that waits for its header at
+/// once.
 #[tokio::test]
 async fn shutdown_does_not_wait_for_headers() {
     let web = Upstream::named("web1").await;

@@ -46,7 +46,7 @@ async fn start(records: Records, web: &Upstream) -> Running {
         .await
 }
 
-/// The same listener without TLS.
+/// A listener without TLS, with one rule that matches by source address.
 fn plain(web: &Upstream) -> Site {
     Site::new()
         .listener("main", &["upstream = \"web\"", REQUIRED])
@@ -54,7 +54,6 @@ fn plain(web: &Upstream) -> Site {
         .client("there", "source = \"192.0.2.0/24\"", "web", "")
 }
 
-/// Connects, and sends `first`.
 async fn connect_and_send(addr: SocketAddr, first: &[u8]) -> TcpStream {
     let mut stream = tcp(addr).await;
     stream.write_all(first).await.unwrap();
@@ -134,7 +133,7 @@ async fn data_after_the_header_is_not_lost(records: Records) {
                 ..Faults::default()
             };
             let path = FaultProxy::start(lb.main(), slices, Faults::default()).await;
-            // The ClientHello arrives in the same segment as the last byte of the header.
+            // The client sends the header and the ClientHello with one write.
             let client = lb.client(CLIENT1);
             let together = Prefixed::new(tcp(path.addr()).await, header);
             talk(client.handshake(together, "localhost").await.unwrap())
@@ -193,8 +192,8 @@ async fn each_proxied_address_has_its_own_bucket() {
     lb.quiet().await;
 }
 
-/// A header without a client's address, such as that of the proxy's health checks, keeps
-/// the address of the proxy.
+/// Proxies send a header without a client address for their own health checks. The source is
+/// then the address of the proxy.
 #[tokio::test]
 async fn local_header_keeps_the_peer_address() {
     let web = Upstream::named("web1").await;
@@ -237,7 +236,7 @@ async fn only_one_header_is_read() {
 
 /// If the listener expects no header, a header is invalid data.
 #[tokio::test]
-async fn header_is_data_where_it_is_off() {
+async fn unexpected_header_is_refused() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let mut stream = connect_and_send(lb.main(), &[V1, &client_hello(lb.ca())].concat()).await;

@@ -26,7 +26,8 @@ async fn server() -> Upstream {
     Upstream::start(Behaviour::ProxyHeader).await
 }
 
-/// Closes the connection in order, and returns the server's report of the header.
+/// Exchanges data, closes the connection in order, and returns the line in which the server
+/// reports the header.
 async fn reported_header<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> String {
     let line = read_line(&mut stream).await.unwrap();
     let sent = b"and the client's own bytes";
@@ -194,7 +195,8 @@ async fn resumed_session_sends_the_original_certificate(records: Records) {
     lb.quiet().await;
 }
 
-/// The inner balancer matches rules by the address that the outer one sends.
+/// The inner balancer matches rules by the address that the outer balancer
+/// sends.
 async fn second_balancer_forwards_the_original_source(records: Records) {
     let web = server().await;
     let required = "proxy_protocol = \"required\"\nproxy_protocol_from = \"127.0.0.1\"";

@@ -1,5 +1,5 @@
-//! Open connections are re-authorized when CAs, CRLs or rules change: connections that are
-//! no longer allowed end within a second, and the others are not affected.
+//! Open connections are re-authorized when CAs, CRLs or rules change. Connections that are no
+//! longer allowed end within a second. All other connections stay open.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn close(mut stream: Open) {
     assert!(read_to_close(&mut stream).await.unwrap().is_empty());
 }
 
-/// Reloads, and returns how long it took until `stream` was closed.
+/// Reloads, and returns the time until `stream` was closed.
 async fn time_to_close(lb: &Running, config: &str, stream: &mut Open) -> Duration {
     lb.write_config(config);
     let start = Instant::now();
@@ -48,8 +48,7 @@ async fn time_to_close(lb: &Running, config: &str, stream: &mut Open) -> Duratio
     start.elapsed()
 }
 
-/// Opens a connection of a client that is then revoked, among many connections of other
-/// clients.
+/// Revokes the certificate of one client while `many` other clients are connected.
 async fn revoke_one_of(many: usize) {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
@@ -184,7 +183,7 @@ async fn changed_rules_end_only_forbidden_connections() {
         "web2"
     );
 
-    // The server is removed from an upstream that the rule still allows.
+    // Removing a server from an allowed upstream keeps the connections to the server open.
     let on = eventually(DEADLINE, async || {
         match [servers[0].open(), servers[1].open()] {
             [1, 0] => Ok(0),

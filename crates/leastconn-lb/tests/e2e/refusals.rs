@@ -1,4 +1,4 @@
-//! The last refusals in the API, and an access log that omits early handshake failures.
+//! The recent refusals in the API, and an access log that omits early handshake failures.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ async fn list(lb: &Running, query: &str) -> Value {
 }
 
 #[tokio::test]
-async fn last_refusals_say_who_and_why() {
+async fn refusals_show_identity_and_reason() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).admin("socket = \"lb.sock\"");
     let stranger = site

@@ -1,5 +1,4 @@
-//! A reload applies only the differences. If anything in the configuration is wrong, it
-//! applies nothing.
+//! A reload applies only the differences. An invalid configuration changes nothing.
 
 use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::{DEADLINE, Port, Upstream, eventually};
@@ -113,13 +112,14 @@ async fn listeners_are_added_moved_renamed_and_removed() {
     let mut on_second = client.connect(at).await.unwrap();
     assert_eq!(read_line(&mut on_second).await.unwrap(), "web1");
 
-    // Another name for the same address keeps the socket.
+    // Renaming a listener keeps its socket.
     let renamed = lb.config().replace("name = \"second\"", "name = \"other\"");
     assert_eq!(lb.reload(&renamed).await, "applied");
     talk(client.connect(at).await.unwrap()).await.unwrap();
     assert_eq!(lb.expect_record(0, "ok").await["listener"], "other");
 
-    // A moved listener closes its old address; its connections stay open.
+    // If a listener gets a new address, the old address is closed. The connections of the
+    // listener stay open.
     let moved = renamed.replace(&at.to_string(), &to.to_string());
     assert_eq!(lb.reload(&moved).await, "applied");
     wait_refused(at).await;
@@ -269,7 +269,7 @@ async fn client_bucket_and_count_survive() {
         lb.expect_record(1, "rate_limited").await["client"],
         "client1"
     );
-    // The rule has no rate limit, but a `max_conns` that the open connection reaches.
+    // Replace the rate limit by a `max_conns` that the open connection already reaches.
     let config = lb
         .config()
         .replace("rate_limit = { rate = 0.001, burst = 2 }", "max_conns = 1");
@@ -314,7 +314,7 @@ async fn max_connections_can_be_changed() {
         read_to_close(&mut stream).await.unwrap();
         lb.expect_record(2 * n + 1, "ok").await;
     }
-    // The connection limit has a free slot shortly after the record was written.
+    // The balancer reduces its connection count shortly after it has written the record.
     let only = eventually(DEADLINE, || async {
         let mut stream = tcp(lb.main()).await;
         let greeted = read_line(&mut stream).await;

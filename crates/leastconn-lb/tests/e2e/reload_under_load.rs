@@ -21,8 +21,8 @@ use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry,
 /// Number of kinds of changes.
 const KINDS: usize = 10;
 
-/// The configuration for reload number `n`: the original configuration with one change.
-/// Each reload also reverts the previous change.
+/// Returns the configuration for reload number `n`: the original configuration with one
+/// change. Each reload also reverts the previous change.
 fn change(n: usize, config: &str, more: &Upstream, admin: &Port, lb: &Running) -> String {
     let text = match n % KINDS {
         0 => config.replace("servers = [", &format!("servers = [{}, ", entry("new", more.addr(), ""))),
@@ -58,7 +58,7 @@ fn change(n: usize, config: &str, more: &Upstream, admin: &Port, lb: &Running) -
     text
 }
 
-/// Sends data until `stop` is set, and compares the digest that the server computed.
+/// Sends data until `stop` is set, and checks the digest that the server returns.
 async fn stream(client: TlsClient, to: SocketAddr, stop: Arc<AtomicBool>) -> u64 {
     let mut stream = client.connect(to).await.unwrap();
     let mut digest = Sha256::default();
@@ -148,7 +148,8 @@ async fn connections_survive_continuous_reloads() {
     old.shutdown().await.unwrap();
     read_to_close(&mut old).await.unwrap();
     assert_eq!(lb.reloads().await, [reloads as f64, 0.0]);
-    // Return to the original configuration, whose files were open at the start of the test.
+    // Restore the original configuration, because `quiet` compares the number of open files
+    // with the start of the test.
     assert_eq!(lb.reload(&config).await, "applied");
     lb.quiet().await;
     let records = lb.records();

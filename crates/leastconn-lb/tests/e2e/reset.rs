@@ -122,8 +122,8 @@ async fn reset_during_a_transfer_reaches_the_other_side(records: Records) {
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     match read_to_close(&mut tls).await {
         Err(_) => lb.expect_record(0, "server_reset").await,
-        // The connection broke before the balancer had connected, so the client received no
-        // data.
+        // The server connection broke before the balancer had connected, so the client received
+        // no data.
         Ok(bytes) => {
             assert_eq!(bytes.len(), 0);
             lb.expect_record(0, "connect_failed").await

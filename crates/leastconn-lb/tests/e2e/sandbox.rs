@@ -193,8 +193,8 @@ async fn files_may_be_anywhere_without_the_sandbox() {
     lb.quiet().await;
 }
 
-/// The certificates are behind a symlink outside of the configuration's directory, like
-/// those of deployment tools.
+/// The configuration refers to certificates through a symlink, which is outside of the
+/// configuration's directory. Deployment tools switch such a symlink to new certificates.
 #[tokio::test]
 async fn certificates_are_renewed_inside_the_sandbox() {
     let web = Upstream::named("web1").await;
@@ -315,8 +315,8 @@ async fn server_names_are_resolved_inside_the_sandbox() {
     lb.quiet().await;
 }
 
-/// The kernel allows sixteen layers. This process is in the situation of the seventeenth
-/// process in a chain of upgrades.
+/// The kernel allows sixteen Landlock layers per process. The balancer starts with sixteen
+/// inherited layers, like the seventeenth process in a chain of upgrades.
 #[test]
 fn start_with_the_maximum_of_landlock_layers() {
     let thread = std::thread::spawn(|| {
@@ -349,7 +349,8 @@ fn start_with_the_maximum_of_landlock_layers() {
     thread.join().unwrap();
 }
 
-/// Runs a command as on a kernel without Landlock.
+/// Python program that runs a command with a seccomp filter. The filter makes Landlock fail
+/// with ENOSYS, as on a kernel without Landlock.
 const WITHOUT_LANDLOCK: &str = r#"
 import ctypes, os, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)

@@ -1,5 +1,5 @@
-//! sd_notify: the service manager gets notifications, and each one comes from the process
-//! that the manager considers the main process (`NotifyAccess=main`).
+//! sd_notify: each notification comes from the process that the service manager considers the
+//! main process (`NotifyAccess=main`).
 
 use std::io::Write;
 use std::mem::MaybeUninit;
@@ -48,7 +48,7 @@ fn listen(socket: UnixDatagram) -> Receiver<News> {
     receiver
 }
 
-/// Returns the next notification that is neither from the watchdog nor a status.
+/// Returns the next notification that is neither a watchdog keep-alive nor a status.
 async fn next(news: &mut Receiver<News>) -> News {
     loop {
         let news = within(DEADLINE, "news", news.recv()).await.unwrap();
@@ -100,8 +100,8 @@ async fn lifecycle_is_reported() {
         DEADLINE,
     )
     .await;
-    // The old process closes the sockets that it passed to the new process shortly
-    // afterwards.
+    // Shortly after the failed upgrade, the process closes the duplicates of the sockets that
+    // it had passed on.
     eventually(DEADLINE, || async {
         let open = open_files(first);
         (open <= files)
@@ -126,10 +126,10 @@ async fn lifecycle_is_reported() {
     assert!(news.try_recv().is_err(), "unexpected notifications");
 }
 
-/// If the client that requested a reload disconnects, the reload still finishes. The
-/// service manager must be notified of its end, or it would consider the service stuck.
+/// If the client that requested a reload disconnects, the reload still finishes. Without a
+/// notification, the service manager would wait for the end of the reload.
 #[tokio::test]
-async fn end_of_an_unsolicited_reload_is_reported() {
+async fn end_of_an_abandoned_reload_is_reported() {
     let web = Upstream::named("web1").await;
     let site = Site::plain(&[&web]).admin(SOCKET);
     let notify = site.dir.path().join("notify");

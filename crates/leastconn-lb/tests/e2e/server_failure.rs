@@ -49,9 +49,9 @@ async fn refused_connect_is_retried_on_another_server() {
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicU64::new(0)),
     );
-    // When a server stops, a connection that the kernel has already accepted for it is
-    // lost, and no retry can help. So the test stops a server only while no client waits
-    // for a greeting.
+    // If a server stops, the connections in its backlog are lost, and the balancer cannot
+    // retry them. Therefore the test stops a server only while no client waits for a
+    // greeting.
     let greeting = Arc::new(RwLock::new(()));
     let mut load = JoinSet::new();
     for _ in 0..8 {
@@ -92,7 +92,7 @@ async fn refused_connect_is_retried_on_another_server() {
     servers[0].restart().await;
     lb.wait_metric(&up("web1"), 1.0, DEADLINE).await;
     progress(50).await.unwrap();
-    // This is more than the number of health checks in this time.
+    // Health checks alone would open fewer than twenty connections in this time.
     eventually(DEADLINE, || async {
         match servers[0].accepted() - before {
             0..20 => Err("web1 has too few connections".to_owned()),
@@ -149,8 +149,8 @@ async fn first_health_check_runs_before_ready() {
         entry("dead", refusing_address(), ""),
         entry("good", good.addr(), ""),
     ];
-    // One failed health check is enough. The second one would run after the end of the
-    // test.
+    // The first failed health check marks the server as down. The second health check would
+    // run an hour later.
     let probes = r#"health_check = { interval = "1h", fall = 1 }"#;
     let lb = start(&servers, &[probes]).await;
     lb.wait_metric(&up("dead"), 0.0, Duration::from_secs(8))
@@ -259,8 +259,8 @@ async fn resetting_server_leaks_nothing() {
     lb.quiet().await;
 }
 
-/// Like a stopped process: the kernel accepts connections for the server, but nothing
-/// answers.
+/// The server behaves like a stopped process: the kernel accepts connections, but the process
+/// does not answer.
 #[tokio::test]
 async fn hung_server_is_down_until_its_probe_answers() {
     let [hung, good] = [

@@ -338,7 +338,8 @@ async fn failed_tls_is_retried_on_another_server() {
         ("dying", failing_at, ""),
         ("silent", silent.local_addr().unwrap(), "no answer in time"),
     ] {
-        // The working server is a backup server, so the balancer tries the other one first.
+        // The working server is a backup server, so the balancer tries the failing server
+        // first.
         let pair = [
             entry("web1", addr, ""),
             entry("web2", good.addr(), ", backup = true"),
@@ -414,7 +415,7 @@ async fn reload_replaces_the_upstream_authority() {
     assert_eq!(greeting(&lb).await.0, "web1");
     let file = lb.dir().join("servers.crt");
     std::fs::write(&file, others.ca.cert_pem()).unwrap();
-    // The balancer's own certificate was issued by the previous CA. This does not matter.
+    // The reload is applied although the previous CA issued the balancer's own certificate.
     assert_eq!(lb.reload(&lb.config()).await, "applied");
     assert_refused(&lb).await;
     std::fs::write(&file, servers.ca.cert_pem()).unwrap();

@@ -1,5 +1,5 @@
-//! With `resumption = "on"`, sessions of the same listener can be resumed, and rules and
-//! limits apply to them.
+//! With `resumption = "on"`, clients can resume sessions at the same listener. Rules and
+//! limits also apply to resumed sessions.
 
 use leastconn_testkit::{TlsClient, Upstream};
 use rustls::HandshakeKind;
@@ -23,7 +23,8 @@ fn resuming() -> String {
     TLS.replace(" }", ", resumption = \"on\" }")
 }
 
-/// Connects once, and returns whether the session was resumed, according to both sides.
+/// Connects once, and returns whether the session was resumed. Asserts that the client and the
+/// access record agree.
 async fn resumes(lb: &Running, client: &TlsClient, listener: &str) -> bool {
     let before = lb.records().len();
     let mut stream = client.connect(lb.address(listener)).await.unwrap();
@@ -74,8 +75,8 @@ async fn session_is_bound_to_its_listener(records: Records) {
         for elsewhere in ["other", "without"] {
             let client = version(client.clone()).with_resumption();
             assert!(!resumes(&lb, &client, "main").await);
-            // The client treats both listeners as one server, and offers its session to the
-            // second one.
+            // The client considers both listeners to be one server, and offers its session to
+            // the second listener.
             assert!(!resumes(&lb, &client, elsewhere).await, "{elsewhere}");
         }
     }

@@ -19,15 +19,16 @@ use crate::support::{CLIENT1, NO_PROBES, Records, Running, Site, TLS, cn, entrie
 /// A client that must be served while others do not read.
 const CLIENT2: &str = "client2.lb.com";
 
-/// Maximum buffer per direction: one scratch buffer (docs/performance.md).
+/// Maximum number of buffered bytes per direction: the size of one scratch buffer
+/// (docs/performance.md).
 const SCRATCH: u64 = 128 * 1024;
 
-/// Memory that does not depend on the number of connections, such as the buffers of the
-/// workers.
+/// Memory in bytes that does not depend on the number of connections, such as the buffers of
+/// the workers.
 const ONCE: u64 = 6 << 20;
 
-/// Maximum amount of data in transit to a client that does not read: in the buffers of four
-/// sockets, and in a pipe of the balancer.
+/// Maximum number of bytes in transit to a client that does not read. They are in the buffers
+/// of four sockets, and in a pipe of the balancer.
 const ON_ITS_WAY: u64 = 8 << 20;
 
 /// A server that sends without end, and counts the bytes per connection.
@@ -73,8 +74,8 @@ impl Flood {
         sent.iter().map(|n| n.load(Ordering::Relaxed)).collect()
     }
 
-    /// Waits until all `count` senders are blocked: for much longer than one write takes,
-    /// no sender has sent a byte.
+    /// Waits until all `count` senders are blocked. Senders are considered blocked if none of
+    /// them sends a byte for much longer than one write takes.
     async fn wait_stopped(&self, count: usize) -> Vec<u64> {
         const STABLE_ROUNDS: u32 = 25;
         let seen = Mutex::new((Vec::new(), 0));
@@ -99,7 +100,7 @@ impl Flood {
 async fn small_socket(addr: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 * 1024).unwrap();
-    // Without this, a segment on loopback has 64 KiB, and buffers start at ten segments.
+    // By default, a segment on loopback has 64 KiB, and socket buffers start at ten segments.
     socket2::SockRef::from(&socket).set_tcp_mss(1448).unwrap();
     within(DEADLINE, "connecting", socket.connect(addr))
         .await
@@ -131,8 +132,8 @@ async fn start(flood: &Flood, other: &Upstream, records: Records) -> Running {
     site.records(records).start().await
 }
 
-/// Connects `count` clients that may use `ceiling` bytes of memory each. After they have
-/// disconnected, connects half as many.
+/// Checks that `count` clients use at most `ceiling` bytes of the balancer's memory each.
+/// After these clients have disconnected, checks it again with half as many clients.
 async fn measure_twice<S>(
     lb: &Running,
     flood: &Flood,
@@ -208,16 +209,16 @@ async fn plain_clients_that_do_not_read() {
     let other = Upstream::named("other").await;
     let lb = start(&flood, &other, "direct").await;
     let plain = lb.address("plain");
-    // Some of the connections have a pipe, the others have a buffer.
+    // Some connections use a pipe, and the other connections use a buffer.
     let connect = async || small_socket(plain).await;
     measure_twice(&lb, &flood, 200, SCRATCH + 8 * 1024, connect).await;
 }
 
-/// With TLS to the servers, rustls also holds up to 64 KiB of sealed or unopened records
-/// per connection, and one more record.
+/// Additional bytes per connection with TLS to the server. rustls holds up to 64 KiB of
+/// encrypted records, and one more record.
 const RUSTLS: u64 = (64 + 32) * 1024;
 
-/// If `sends`, clients send without end to a server that does not read. Otherwise the
+/// If `sends` is true, clients send without end to a server that does not read. Otherwise the
 /// server sends, and the clients do not read.
 async fn over_tls_to_servers(behaviour: Behaviour, sends: bool) {
     const COUNT: usize = 60;

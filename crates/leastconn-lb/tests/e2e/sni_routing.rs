@@ -94,7 +94,7 @@ async fn only_allowed_servers_are_used() {
         .await;
     let client = lb.client("client2.lb.com");
     let mut held = Vec::new();
-    // From the second connection on, least connections would select the other server.
+    // From the second connection on, `webapp1` has the fewest connections, but is not allowed.
     for _ in 0..6 {
         let mut stream = client.connect(lb.main()).await.unwrap();
         let name = leastconn_testkit::client::read_line(&mut stream)

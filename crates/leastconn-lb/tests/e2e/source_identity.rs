@@ -1,5 +1,5 @@
-//! On listeners without TLS, the network is the identity of a client: an IPv6 /64 is one
-//! client.
+//! On listeners without TLS, the source network identifies a client. All addresses of an IPv6
+//! /64 network are one client.
 
 use leastconn_testkit::{
     Upstream,

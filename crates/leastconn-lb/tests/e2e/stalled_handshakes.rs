@@ -1,5 +1,5 @@
-//! Stalled handshakes of many sources do not delay others. A handshake stalls if the client
-//! sends nothing after its ClientHello.
+//! Stalled handshakes of many sources do not delay other clients. A handshake stalls if the
+//! client sends nothing after its ClientHello.
 //!
 //! The sources are proxied addresses, because one machine does not have enough addresses of
 //! its own.
@@ -96,7 +96,7 @@ async fn stalled_handshakes_do_not_delay_new_clients(records: Records) {
 
 async fn longest_stalled_handshake_is_evicted(records: Records) {
     let web = Upstream::named("web1").await;
-    // The listener can hold 2 handshakes with a permit and 16 without.
+    // The listener can hold 2 handshakes with a permit and 16 handshakes without a permit.
     let lb = start(records, &web, 2).await;
     let mut stalled = vec![stall(&lb, "203.0.113.1").await];
     for n in 0..18 {
@@ -121,7 +121,7 @@ async fn parked_handshake_resumes_when_its_client_answers(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = start(records, &web, 1).await;
     let client = lb.client(CLIENT1);
-    // A client that answers slowly. Meanwhile, others use its permit.
+    // While the slow client does not answer, other clients use the only permit.
     let (near, mut far) = tokio::io::duplex(64 * 1024);
     let slow = tokio::spawn(async move { talk(client.handshake(near, "localhost").await?).await });
     let mut stream = connect_as(&lb, "203.0.113.1").await;

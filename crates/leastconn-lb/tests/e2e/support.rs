@@ -39,8 +39,8 @@ pub(crate) const CLIENT1: &str = "client1.lb.com";
 pub(crate) const ADMIN_LATENCY: Duration = Duration::from_millis(100).saturating_add(DEBUG_SLACK);
 
 /// Extra time for every time limit in debug builds, which are slower and run in parallel
-/// with other tests, possibly on a slow machine. Because of it, a test can distinguish a
-/// limit from a timeout only if the timeout is longer than the limit and this extra time.
+/// with other tests. Therefore a test can distinguish a limit from a timeout only if the
+/// timeout exceeds the sum of the limit and this extra time.
 pub(crate) const DEBUG_SLACK: Duration =
     Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 0 });
 

@@ -42,7 +42,7 @@ async fn served(path: &Path) -> io::Result<()> {
 }
 
 /// Clients connect continuously during two upgrades. The socket file is never replaced, so
-/// a client that has looked it up is never refused.
+/// no client is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unix_listener_is_kept_across_upgrades() {
     let web = Upstream::named("web1").await;
@@ -107,8 +107,8 @@ async fn upgrade_applies_a_new_bind_mode() {
     wait_process_exit(pid).await;
 }
 
-/// If the new configuration no longer names a socket, the upgrade closes the socket, and
-/// its file is removed with the old process.
+/// If the new configuration no longer names a socket, the upgrade closes the socket. The old
+/// process removes the socket file when it exits.
 #[tokio::test]
 async fn removed_unix_listener_leaves_no_file_after_an_upgrade() {
     let web = Upstream::named("web1").await;
@@ -128,7 +128,7 @@ async fn removed_unix_listener_leaves_no_file_after_an_upgrade() {
 /// The file belongs to the service manager, which keeps listening on the socket while the
 /// balancer is stopped: no process of the balancer removes the file or changes its mode.
 #[tokio::test]
-async fn unix_socket_from_systemd_is_used_and_its_file_kept() {
+async fn file_of_a_unix_socket_from_systemd_is_kept() {
     let web = Upstream::named("web1").await;
     let site = site(&web);
     let path = site.dir.path().join("lb.sock");

@@ -112,8 +112,7 @@ async fn health_check_detects_a_removed_socket() {
     assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "tcp");
     let server = serve(&path, "app");
     wait(1.0).await;
-    // If servers have equally many connections, the one that has been idle longer is
-    // selected, so both are used.
+    // The first connection stays open, so the second connection goes to the other server.
     let mut names = Vec::new();
     let mut open = Vec::new();
     for _ in 0..2 {

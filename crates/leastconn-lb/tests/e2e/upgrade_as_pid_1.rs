@@ -1,6 +1,6 @@
-//! If PID 1 of a container exits, all other processes of the container end. So after an
-//! upgrade PID 1 keeps running, forwards signals to the newest process, and exits with it
-//! and with its exit code.
+//! If PID 1 of a container exits, all other processes of the container end. Therefore PID 1
+//! keeps running after an upgrade, and forwards signals to the newest process. It exits when
+//! the newest process exits, with the same exit code.
 
 use std::process::{Command, Stdio};
 
@@ -30,7 +30,7 @@ async fn start(site: Site) -> Option<(Running, u32)> {
     Some((lb, first))
 }
 
-/// The children of all threads of a process.
+/// Returns the PIDs of the children of all threads of a process.
 fn children(pid: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
     let files = tasks.into_iter().flatten().flatten();
@@ -54,8 +54,8 @@ async fn wait_children(first: u32, count: usize) -> Vec<u32> {
     .unwrap()
 }
 
-/// Sends the upgrade signal to the first process, and waits until `n` processes have taken
-/// over.
+/// Sends the upgrade signal to the first process, and waits until `n` processes in total
+/// have taken over.
 async fn upgrade(lb: &Running, first: u32, n: usize) {
     signal(first, Signal::USR2);
     eventually(DEADLINE, || async {
@@ -96,7 +96,7 @@ async fn first_process_waits_for_the_newest() {
     talk(client.connect(lb.main()).await.unwrap())
         .await
         .unwrap();
-    // The first process has closed its sockets of listeners and of the admin address.
+    // The newest process answers, because the first process has closed its listening sockets.
     assert_eq!(lb.http_get("/readyz").await.0, 200);
 
     let mut open = client.connect(lb.main()).await.unwrap();

@@ -76,7 +76,7 @@ async fn broken_program_fails_the_upgrade() {
     let site = Site::usual(&[&web]).process("sandbox = \"off\"");
     let programs = site.dir.path().join("programs");
     std::fs::create_dir(&programs).unwrap();
-    // The program is started by a symlink, which the test later points to other programs.
+    // Start the program through a symlink, which the test later points to other programs.
     let name = programs.join("leastconn-lb");
     replace_symlink(&name, Path::new(BIN));
     let broken = programs.join("broken");

@@ -43,8 +43,8 @@ async fn begin_upgrade(lb: &Running) {
     lb.wait_log(begin_upgrade, DEADLINE).await;
 }
 
-/// A reload during an upgrade must reach the new process, even if that has already read the
-/// configuration.
+/// A reload during an upgrade must reach the new process, even if the new process has already
+/// read the configuration.
 #[tokio::test]
 async fn api_reload_is_done_by_the_new_process() {
     for connected in [false, true] {
@@ -101,7 +101,7 @@ async fn signalled_reload_is_done_by_the_new_process() {
 }
 
 /// The process that received the command exits before the end of the grace period. Another
-/// process must continue it.
+/// process must close the connections when the grace period ends.
 #[tokio::test]
 async fn grace_period_of_maint_continues() {
     let web = Upstream::named("web1").await;
@@ -117,8 +117,8 @@ async fn grace_period_of_maint_continues() {
     shut_down_all(&lb, newest).await;
 }
 
-/// The new process does not know of overrides that are set after its start. They must also
-/// apply to its connections.
+/// An override that is set during an upgrade must also apply to the connections of the new
+/// process, which has started without the override.
 #[tokio::test]
 async fn maint_ends_connections_of_both_processes() {
     let web = Upstream::named("web1").await;
@@ -163,7 +163,7 @@ async fn cancelled_grace_period_ends_nothing() {
     let newest = upgrade(&lb, lb.pid()).await;
     ctl(&lb, &["ready", "web/web1"]).await.ok();
     let mut other = open(&lb).await;
-    // Tests silence: no connection must be closed at the end of the grace period.
+    // No connection must be closed at the end of the grace period.
     sleep_until(grace_end + Duration::from_millis(500)).await;
     for stream in [&mut stream, &mut other] {
         assert_eq!(roundtrip(stream, b"on").await.unwrap(), b"on");
@@ -175,8 +175,8 @@ async fn cancelled_grace_period_ends_nothing() {
     wait_process_exit(newest).await;
 }
 
-/// The exit code of this process says that it closed connections. The other processes must
-/// not treat it as the end of the service.
+/// The second process closes a connection when it is terminated, so its exit code is 1. The
+/// other processes must keep running.
 #[tokio::test]
 async fn exit_of_an_intermediate_process_ends_no_other() {
     let web = Upstream::named("web1").await;
@@ -190,7 +190,7 @@ async fn exit_of_an_intermediate_process_ends_no_other() {
     let _ = within(DEADLINE, "the close", second.read_to_end(&mut rest)).await;
     lb.expect_record(0, "drained").await;
     wait_process_exit(second_pid).await;
-    // A fixed delay, in which the other processes notice the exit.
+    // Give the other processes time to notice the exit.
     sleep(Duration::from_millis(300)).await;
     assert_eq!(roundtrip(&mut first, b"on").await.unwrap(), b"on");
     finish(first).await;

@@ -140,8 +140,8 @@ async fn truncation_by_the_server_becomes_a_reset(records: Records) {
     }
 }
 
-/// A TLS server for one connection. Returns what it received, and how the connection
-/// ended.
+/// Starts a TLS server for one connection. The task returns the received data, and the kind of
+/// error that ended the connection, or `None` for an orderly end.
 fn accept_one(
     listener: TcpListener,
     servers: &Servers,

@@ -1,5 +1,5 @@
-//! Changed certificates, keys, CAs and CRLs are loaded automatically. Invalid files are
-//! reported, and the previous ones stay in use.
+//! Changed certificates, keys, CAs and CRLs are loaded automatically. If a file is invalid,
+//! the error is logged and the previous content stays in use.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -196,8 +196,8 @@ async fn unwatched_files_need_a_reload() {
         .await;
     let cert = lb.ca().leaf(CLIENT1).build();
     lb.ca().write_crl(lb.dir(), &[&cert]);
-    // Tests silence: nothing must happen when the file changes. The delay is longer than
-    // loading the file would take.
+    // Nothing must happen when the file changes. The file watcher needs less time than this
+    // to load a file.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     talk(lb.client_with(&cert).connect(lb.main()).await.unwrap())
         .await

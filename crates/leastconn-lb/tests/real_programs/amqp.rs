@@ -1,4 +1,4 @@
-//! AMQP 0-9-1: Python's pika in front of RabbitMQ.
+//! AMQP 0-9-1: Python's pika as client, RabbitMQ as server.
 
 use std::{fs, process::Command};
 
@@ -42,7 +42,8 @@ async fn amqp_client_exchanges_messages() {
     let dir = certs.dir().join("rabbitmq");
     fs::create_dir(&dir).unwrap();
     let number = |port: &Port| port.address.port().to_string();
-    // Nodes find each other with epmd. It would keep running as a daemon after the test.
+    // RabbitMQ needs epmd. If the test did not start epmd, RabbitMQ would start it as a daemon,
+    // which would outlive the test.
     let mut epmd = Command::new(program::path("epmd"));
     epmd.args(["-address", "127.0.0.1", "-port", &number(&mapper)]);
     let log = certs.dir().join("epmd.log");

@@ -13,8 +13,8 @@ async fn client1_reaches_both_servers_client2_one() {
     })
     .await;
 
-    // The balancer breaks ties between idle servers at random. This number of requests
-    // reaches both.
+    // The balancer breaks ties between idle servers at random, so request pages until both
+    // servers have answered.
     let mut pages = Vec::new();
     let all = ["webapp1\n", "webapp2\n"];
     while pages.len() < 10 || !all.iter().all(|page| pages.iter().any(|got| got == page)) {

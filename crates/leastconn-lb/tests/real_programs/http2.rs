@@ -1,4 +1,4 @@
-//! HTTP/2: curl and nghttp in front of nginx.
+//! HTTP/2: curl and nghttp as clients, nginx as server.
 
 use crate::{
     curl,

@@ -15,7 +15,7 @@ async fn curl_reuses_one_connection() {
     );
 
     // The balancer also uses one connection to the server, with requests 1 to 4. nginx logs
-    // them shortly after it has answered.
+    // a request shortly after it has answered the request.
     let written = eventually(DEADLINE, || async {
         let requests = site.web2.requests();
         (requests.len() == 4)

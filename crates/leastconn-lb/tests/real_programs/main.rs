@@ -2,8 +2,8 @@
 //! other balancers (HAProxy) and clients (curl, openssl, psql, Python and others).
 //!
 //! `scripts/setup.sh --test` installs what the tests need. The tests of single protocols
-//! are skipped with a message if their server or client is missing. All other tests fail. All
-//! tests use temporary directories and free ports.
+//! are skipped with a message if their server or client is missing. All other tests fail
+//! without their programs. All tests use temporary directories and free ports.
 // Helpers panic like the tests that call them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

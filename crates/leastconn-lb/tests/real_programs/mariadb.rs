@@ -59,7 +59,7 @@ async fn mariadb_client_connects_through_socat() {
             cert.display(),
             key.display()
         ));
-    // To wait for socat, the test opens a connection on which it sends nothing.
+    // To detect that socat listens, `Service::start` opens a connection and sends nothing.
     let log = front.certs.dir().join("socat.log");
     let _socat = Service::start(socat, local.address, &log).await;
     front.balancer.wait_records(1).await;
@@ -72,8 +72,8 @@ async fn mariadb_client_connects_through_socat() {
     assert_eq!(query(&local, "select 6 * 7").await, "42\n");
     let sql = "select length(repeat('x', 3000000))";
     assert_eq!(query(&local, sql).await, "3000000\n");
-    // A health check does not count as a failed connection. The connection that waited for
-    // socat does.
+    // MariaDB does not count health checks as failed connections. It does count the connection
+    // that `Service::start` opened.
     let counter = async |name: &str| -> u64 {
         let row = query(&port, &format!("show global status like '{name}'")).await;
         row.split_whitespace().last().unwrap().parse().unwrap()

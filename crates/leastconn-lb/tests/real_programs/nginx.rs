@@ -125,7 +125,7 @@ impl Nginx {
         }
     }
 
-    /// Number of accepted connections, without those that the tests used to read this
+    /// Returns the number of accepted connections, except for the connections that read this
     /// number.
     pub(crate) async fn accepted(&self) -> u64 {
         let text = self.get(self.status.address).await.unwrap();
@@ -136,8 +136,8 @@ impl Nginx {
         accepts - own_requests
     }
 
-    /// Lines of the access log: connection number, request number on the connection, and
-    /// path.
+    /// Returns the lines of the access log: connection number, request number on the
+    /// connection, and path.
     pub(crate) fn requests(&self) -> Vec<String> {
         let log = fs::read_to_string(self.dir.join("access.log")).unwrap_or_default();
         log.lines().map(str::to_owned).collect()

@@ -117,7 +117,7 @@ async fn upstream_without_servers_fails_clients_and_recovers() {
 
     assert_ne!(site.page("client1").await.code, 0);
     let record = site.refusal().await;
-    // If all servers are down, the balancer dials them as a last resort, and retries for
+    // If all servers are down, the balancer dials them anyway (`panic = "dial"`), and retries for
     // `retry_for`.
     assert_eq!(record["outcome"], "connect_failed", "{record}");
     assert!(record["attempts"].as_u64() > Some(2), "{record}");

@@ -1,4 +1,4 @@
-//! Servers of other protocols, and a balancer in front of one of them.
+//! Runs a server program, and a balancer in front of it.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! SMTP with implicit TLS: curl in front of Python's aiosmtpd.
+//! SMTP with implicit TLS: curl as client, Python's aiosmtpd as server.
 
 use std::process::Command;
 

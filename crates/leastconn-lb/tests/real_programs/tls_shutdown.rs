@@ -21,10 +21,10 @@ answer = b""
 while not answer.endswith(b"webapp1\n") and not answer.endswith(b"webapp2\n"):
     answer += tls.recv(4096)
 if ending == "clean":
-    # sends close_notify, and waits for the balancer's
+    # Send close_notify, and wait for the balancer's close_notify.
     tls.unwrap().close()
 elif ending == "abrupt":
-    # the end of TCP without the end of TLS
+    # Close the TCP connection without close_notify.
     tls.close()
 elif ending == "reset":
     tls.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -135,7 +135,8 @@ struct SServer {
 }
 
 impl SServer {
-    /// Requires a certificate issued by `ca.crt`. `options` are added to the command.
+    /// Starts a server that requires a client certificate issued by `ca.crt`. `options` are
+    /// added to the command.
     async fn start(dir: &Path, options: &[&str]) -> Self {
         let port = Port::reserve();
         let mut process = Command::new(path("openssl"))

@@ -1,4 +1,4 @@
-//! The test cases, and the check of a case.
+//! The cases of the matrix, and the function that runs and checks one case.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use crate::support::{Records, reset};
 /// Number of cases that run at the same time.
 const PARALLEL: usize = 24;
 
-/// Less than a socket receive buffer holds, so that all data is in the balancer's socket
-/// before the RST arrives.
+/// Bytes sent before a RST. They fit into a socket receive buffer, so that the balancer's
+/// socket has received all of them before the RST arrives.
 const BEFORE_RESET: usize = 40_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,8 @@ struct Case {
     client: Transport,
     server: Transport,
     how: How,
-    /// Whether the end arrives in one segment with data, instead of later.
+    /// Whether the end follows the data directly, if possible in the same segment. Otherwise
+    /// the reader has received all data before the end is sent.
     with_data: bool,
     slow_reader: bool,
     policy: &'static str,
@@ -144,7 +145,7 @@ async fn check(rig: &Rig, case: Case) -> Result<(), String> {
     let is_orderly =
         case.how == How::Orderly || case.how == How::Truncated && case.policy == "close";
     if is_orderly {
-        // The other direction stays open.
+        // The opposite direction stays open.
         reader.send(b"answer").await;
         reader.finish().await;
     }
@@ -164,7 +165,7 @@ async fn check(rig: &Rig, case: Case) -> Result<(), String> {
     let whole = if received == sent {
         ""
     } else {
-        ", not as sent"
+        ", content differs"
     };
     Err(format!(
         "{case:?}: {} of {} bytes{whole}, then {end:?}, outcome {}",

@@ -19,10 +19,10 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 use crate::support::tls_servers::{MUTUAL, Servers};
 use crate::support::{CLIENT1, NO_PROBES, Records, Running, Site, TLS, cn, entry};
 
-/// A small buffer, so that data for a receiver that does not read stays in the balancer.
+/// Receive buffer of the test sockets, in bytes. It is small, so that unread data stays in
+/// the balancer.
 const RECEIVE_BUFFER: u32 = 16 * 1024;
 
-/// Transport of one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transport {
     Plain,
@@ -69,7 +69,6 @@ impl End {
     }
 }
 
-/// One side of a connection.
 pub(super) enum Peer {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -294,8 +293,8 @@ impl Rig {
         let (sender, accepted) = oneshot::channel();
         self.waiting.lock().unwrap().insert(number, sender);
         let connecting = async {
-            // Each client has an address of its own: records are found by address, and
-            // ports are reused.
+            // Each client has its own source address, because records are found by address
+            // and the kernel reuses ports.
             let [.., high, low] = number.to_be_bytes();
             let socket = small_buffers([127, 1, high, low]);
             let socket = socket.connect(self.lb.address(&listener));
@@ -393,5 +392,6 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, waiting: Waitin
     }
 }
 
-/// How long a slow reader waits before it reads. Everything else has happened by then.
+/// How long a slow reader waits before it reads. By then, the balancer has processed the data
+/// and the end of the stream.
 pub(super) const LATE: Duration = Duration::from_millis(250);

@@ -77,7 +77,7 @@ pub(crate) async fn wait_refused(addr: SocketAddr) {
     refused.await.unwrap();
 }
 
-/// Listens on an address that the balancer will then be unable to bind.
+/// Listens on an address, so that the balancer cannot bind it.
 pub(crate) fn listen(at: SocketAddr) -> TcpListener {
     let socket = TcpSocket::new_v4().unwrap();
     // Set the same option as the socket that reserves the port.
@@ -86,14 +86,14 @@ pub(crate) fn listen(at: SocketAddr) -> TcpListener {
     socket.listen(1).unwrap()
 }
 
-/// Makes dropping the socket send a RST.
+/// Closes the socket with a RST.
 pub(crate) fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
 }
 
-/// The bytes of a complete ClientHello.
+/// Returns the bytes of a complete ClientHello.
 pub(crate) fn client_hello(ca: &TestCa) -> Vec<u8> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.cert().der().clone()).unwrap();

@@ -46,7 +46,7 @@ impl Running {
         self.site.dir.path()
     }
 
-    /// The configuration at the start.
+    /// Returns the configuration with which the balancer was started.
     pub(crate) fn config(&self) -> String {
         self.site.config()
     }
@@ -72,7 +72,7 @@ impl Running {
         .unwrap()
     }
 
-    /// Number of applied and rejected reloads.
+    /// Returns the numbers of applied and rejected reloads.
     pub(crate) async fn reloads(&self) -> [f64; 2] {
         eventually(DEADLINE, || self.try_reloads()).await.unwrap()
     }

@@ -170,12 +170,12 @@ pub(crate) fn many_clients() -> String {
     (0..10_000).map(rule).collect()
 }
 
-/// `cn = "…"` for a rule.
+/// Returns `cn = "…"` for the `match` table of a rule.
 pub(crate) fn cn(name: &str) -> String {
     format!("cn = \"{name}\"")
 }
 
-/// Servers named `web1`, `web2` and so on.
+/// Returns TOML tables for these servers, with the names `web1`, `web2` and so on.
 pub(crate) fn entries(servers: &[&Upstream]) -> Vec<String> {
     let numbered = servers.iter().zip(1..);
     numbered
@@ -183,7 +183,7 @@ pub(crate) fn entries(servers: &[&Upstream]) -> Vec<String> {
         .collect()
 }
 
-/// A server; `more` starts with a comma if it is not empty.
+/// Returns the TOML table of a server. `more` has further keys, after a comma.
 pub(crate) fn entry(name: &str, address: SocketAddr, more: &str) -> String {
     format!("{{ name = \"{name}\", address = \"{address}\"{more} }}")
 }
@@ -197,7 +197,7 @@ pub(crate) async fn named_servers(count: usize) -> Vec<Upstream> {
     servers
 }
 
-/// The SHA-256 hash of the certificate's public key, in hexadecimal.
+/// Returns the SHA-256 hash of the certificate's public key, in hexadecimal.
 pub(crate) fn spki(cert: &Cert) -> String {
     let parsed = rustls::server::ParsedCertificate::try_from(cert.der()).unwrap();
     let key = parsed.subject_public_key_info();
@@ -205,7 +205,7 @@ pub(crate) fn spki(cert: &Cert) -> String {
     digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// An address that refuses connections.
+/// Returns an address that refuses connections.
 pub(crate) fn refusing_address() -> SocketAddr {
     // Use port 1 of a loopback address that no other test binds.
     SocketAddr::from((Ipv4Addr::new(127, 0, 0, 99), 1))

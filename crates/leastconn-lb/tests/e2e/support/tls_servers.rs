@@ -53,8 +53,8 @@ impl Servers {
         Upstream::start_tls_versions(behaviour, &self.cert(), Some(&self.ca), &[version]).await
     }
 
-    /// Listeners `main`, with TLS, and `plain`, in front of an upstream `web` with these
-    /// lines.
+    /// Returns a site with the listeners `main` (TLS) and `plain`, and the upstream `web` with
+    /// these lines.
     pub(crate) fn site(&self, lines: &[&str], servers: &[String]) -> Site {
         let site = Site::new();
         self.write(&site.dir);

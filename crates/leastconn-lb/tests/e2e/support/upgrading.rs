@@ -45,7 +45,6 @@ pub(crate) async fn successor(lb: &Running, pid: u32) -> u32 {
     u32::try_from(event["fields"]["pid"].as_u64().unwrap()).unwrap()
 }
 
-/// The message of a log event.
 pub(crate) fn message(event: &Value) -> &str {
     event["fields"]["message"].as_str().unwrap_or_default()
 }
@@ -105,7 +104,7 @@ pub(crate) async fn quiet(lb: &Running, pid: u32, files: usize) {
     assert!(!lb.stderr().contains("panicked"), "{}", lb.stderr());
 }
 
-/// Replaces the symlink `name` by one to `program`, atomically.
+/// Atomically points the symlink `name` to `program`.
 pub(crate) fn replace_symlink(name: &Path, program: &Path) {
     let new = name.with_extension("new");
     std::os::unix::fs::symlink(program, &new).unwrap();
