@@ -338,6 +338,14 @@ impl Health {
         self.ejected_until.is_some() || self.failures > 0
     }
 
+    /// Takes the server down until its first successful probe. Has no effect without active
+    /// checks, or if the server has been probed.
+    pub const fn require_probe(&mut self) {
+        if self.active.is_some() && !self.is_probed {
+            self.is_up = false;
+        }
+    }
+
     /// Replaces the policies and keeps the state of the server.
     pub const fn set_policies(&mut self, active: Option<ActivePolicy>, passive: PassivePolicy) {
         self.active = active;

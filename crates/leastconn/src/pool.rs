@@ -159,7 +159,11 @@ impl Pool {
     ///
     /// A member that is not in `servers` leaves the pool and gets no new connections. The
     /// leases of that server remain valid and still count. If the server rejoins while it has
-    /// leases, the leases still count. New servers begin with slow start if it is enabled.
+    /// leases, the leases still count.
+    ///
+    /// If the pool has servers already, a server that joins begins with slow start if it is
+    /// enabled. If some servers stay members, a server that joins is unavailable until its
+    /// first successful probe, provided that there are [active checks](PoolBuilder::active).
     ///
     /// [`Candidates`] that were made before the update keep the old members. [`Selector`]s
     /// follow the update.
@@ -170,6 +174,19 @@ impl Pool {
     pub fn update(
         &self,
         servers: impl IntoIterator<Item = ServerSpec>,
+    ) -> Result<MembershipChange, PoolError> {
+        self.update_with(servers, |_| {})
+    }
+
+    /// Like [`Self::update`], but calls `prepare` for each server that joins, before it can be
+    /// picked. For example, `prepare` can set the administrative state.
+    ///
+    /// # Errors
+    /// As [`Self::update`].
+    pub fn update_with(
+        &self,
+        servers: impl IntoIterator<Item = ServerSpec>,
+        prepare: impl Fn(&Server),
     ) -> Result<MembershipChange, PoolError> {
         let _updating = lock(&self.updating);
         let before = self.membership.load_full();
@@ -182,7 +199,7 @@ impl Pool {
         if self.ramp.is_none() {
             before.end_ramps();
         }
-        let members = merge.commit(self);
+        let members = merge.commit(self, prepare);
         let membership = Membership::new(self, members, before.departed());
         self.publish(membership);
         Ok(change)

@@ -294,6 +294,12 @@ impl Server {
         }
     }
 
+    /// Makes a server that has joined a running pool unavailable until its first successful
+    /// probe. Has no effect if the server is not probed.
+    pub(crate) fn require_probe(&self) {
+        self.change_health(Cause::Other, Health::require_probe);
+    }
+
     /// Applies the policies of a changed configuration.
     pub(crate) fn set_policies(&self, active: Option<ActivePolicy>, passive: PassivePolicy) {
         self.with_health(Cause::Other, |health, _| {

@@ -176,7 +176,7 @@ impl<'a> PoolBuilder<'a> {
             before.end_ramps();
         }
         pool.group.set_panic(pool.panic);
-        let members = merge.commit(&pool);
+        let members = merge.commit(&pool, |_| {});
         let departed = before.map_or_else(Vec::new, |before| before.departed());
         pool.publish(Membership::new(&pool, members, departed));
         Ok(pool)

@@ -112,7 +112,11 @@ pub(super) struct Merge {
     joined: Vec<Arc<Server>>,
     /// Servers that had left the pool, still have connections, and now rejoin.
     rejoined: Vec<Arc<Server>>,
+    /// Whether the pool had no servers before.
     is_first: bool,
+    /// Whether a present server stays a member. If none does, new servers are used at once:
+    /// the pool would have no available server until they are probed.
+    some_stay: bool,
 }
 
 impl Merge {
@@ -131,7 +135,8 @@ impl Merge {
             members: Vec::new(),
             joined: Vec::new(),
             rejoined: Vec::new(),
-            is_first: before.is_none(),
+            is_first: before.is_none_or(|before| before.all.is_empty()),
+            some_stay: false,
         };
         let mut names = HashSet::new();
         for spec in specs {
@@ -140,6 +145,7 @@ impl Merge {
             }
             let key = (spec.id, spec.address);
             let server = if let Some(server) = present.remove(&key) {
+                merge.some_stay = true;
                 server
             } else if let Some(server) = departed.remove(&key) {
                 merge.rejoined.push(Arc::clone(&server));
@@ -183,18 +189,23 @@ impl Merge {
         }
     }
 
-    /// Applies the policies and states to the servers, and returns the new members.
-    pub(super) fn commit(self, pool: &Pool) -> Arc<[Member]> {
-        for server in self.rejoined {
+    /// Applies the policies and states to the servers, and returns the new members. Calls
+    /// `prepare` for servers that join.
+    pub(super) fn commit(self, pool: &Pool, prepare: impl Fn(&Server)) -> Arc<[Member]> {
+        for server in &self.rejoined {
             server.revive(pool.active, pool.passive);
         }
         for member in &self.members {
             member.server.set_policies(pool.active, pool.passive);
         }
-        if !self.is_first {
-            for server in self.joined {
+        for server in self.joined.iter().chain(&self.rejoined) {
+            if !self.is_first {
                 server.start_ramp();
             }
+            if self.some_stay {
+                server.require_probe();
+            }
+            prepare(server);
         }
         let servers = self.members.iter().map(|m| Arc::clone(&m.server));
         pool.group.set_servers(servers.collect());

@@ -315,3 +315,35 @@ fn last_resort_respects_max_conns() {
         assert!(pick().is_none(), "{balance:?}");
     }
 }
+
+#[test]
+fn joining_server_waits_for_its_first_good_probe() {
+    let pool = Pool::builder("web")
+        .server(spec("a", 1))
+        .active(ActivePolicy::new(NonZeroU32::MIN, NonZeroU32::MIN))
+        .build()
+        .unwrap();
+    let is_up = |name: &str| pool.server(name).unwrap().status().is_up();
+    assert!(is_up("a"), "the first servers are used at once");
+    pool.update([spec("a", 1), spec("b", 2), spec("c", 3)])
+        .unwrap();
+    assert!(is_up("a") && !is_up("b") && !is_up("c"));
+    pool.server("b").unwrap().probed(true);
+    pool.server("c").unwrap().probed(false);
+    assert!(is_up("b") && !is_up("c"));
+    // If no server stays, waiting would leave the pool without an available server.
+    pool.update([spec("d", 4)]).unwrap();
+    assert!(is_up("d"));
+}
+
+#[test]
+fn joining_server_is_prepared_before_it_is_picked() {
+    let pool = Pool::builder("web").server(spec("a", 1)).build().unwrap();
+    pool.update_with([spec("a", 1), spec("b", 2)], |server| {
+        assert_eq!(server.id().as_str(), "b");
+        server.set_admin(AdminState::Drain);
+    })
+    .unwrap();
+    assert_eq!(pool.server("b").unwrap().status().admin, AdminState::Drain);
+    assert_eq!(pool.server("a").unwrap().status().admin, AdminState::Ready);
+}

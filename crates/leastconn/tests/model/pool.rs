@@ -415,6 +415,8 @@ impl World {
         let policies = self.policies;
         let (active, passive) = policies;
         let mut before = std::mem::replace(&mut self.expected, vec![None; SERVERS.into()]);
+        let stays = |spec: &ServerSpec| before[number_from(spec.id.as_str())].is_some();
+        let some_stay = specs.iter().any(stays);
         for spec in specs {
             let number = number_from(spec.id.as_str());
             self.expected[number] = Some(match before[number].take() {
@@ -437,10 +439,14 @@ impl World {
                         .try_into()
                         .expect("the number of leases is small");
                     self.leases.extend(back);
+                    let mut expected = Expected::new(spec, policies);
+                    if some_stay {
+                        expected.health.require_probe();
+                    }
                     Expected {
                         may_be_slow: true,
                         in_flight,
-                        ..Expected::new(spec, policies)
+                        ..expected
                     }
                 }
             });
