@@ -10,6 +10,7 @@ pub mod context;
 pub mod control;
 pub mod dashboard;
 pub mod environment;
+mod file_watch;
 pub mod handshake_scheduler;
 pub mod limits;
 pub mod logging;

@@ -9,11 +9,11 @@
 //! [`leastconn_config::files`]). Applying the result reads no file.
 
 mod apply;
-pub(crate) mod file_watch;
 mod outcome;
 mod read;
 mod reloader;
 mod tls_files;
 mod tls_table;
+pub(crate) mod tls_watch;
 
 pub use reloader::Reloader;

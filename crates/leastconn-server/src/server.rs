@@ -19,13 +19,11 @@ use crate::{
     connection::reaper,
     context::{Phase, ServerContext},
     control::Control,
+    file_watch::Events,
     memory::{self, MemoryWatch},
     process::{inherited::Inherited, upgrade::channel::UnusedSockets},
     reason_code::ReasonCode,
-    reload::{
-        Reloader,
-        file_watch::{Events, watch as watch_files},
-    },
+    reload::{Reloader, tls_watch},
     snapshot::{Listener, ListenerTls, Snapshot},
     sockets::{Plan, PlanError, Sockets},
     telemetry::{Telemetry, access_log::AccessLog},
@@ -168,7 +166,7 @@ impl Prepared {
         let mut background = JoinSet::new();
         background.spawn(reaper::run(Arc::clone(&context)));
         background.spawn(certificate_expiry::watch(Arc::clone(&context)));
-        background.spawn(watch_files(Arc::clone(&reloader), Events::new()));
+        background.spawn(tls_watch::watch(Arc::clone(&reloader), Events::new()));
         let mut server = Server {
             context,
             reloader,

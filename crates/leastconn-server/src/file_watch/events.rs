@@ -21,7 +21,7 @@ pub(crate) struct Events {
 }
 
 /// Watched directories and their watch descriptors.
-pub(super) type Watches = BTreeMap<PathBuf, i32>;
+pub(crate) type Watches = BTreeMap<PathBuf, i32>;
 
 impl Events {
     /// Opens inotify, without any watch.
@@ -40,7 +40,7 @@ impl Events {
         let inotify = open().inspect_err(|error| {
             tracing::warn!(
                 %error,
-                "inotify is not available: changes of TLS files are noticed only every 10 s"
+                "inotify is not available: changes of files are noticed only every 10 s"
             );
         });
         Self {
@@ -50,12 +50,12 @@ impl Events {
     }
 
     /// Returns a handle that adds watches from any thread.
-    pub(super) fn adder(&self) -> Adder {
+    pub(crate) fn adder(&self) -> Adder {
         Adder(self.inotify.clone())
     }
 
     /// Keeps these watches, which [`Adder::add`] has added, and removes all others.
-    pub(super) fn keep(&mut self, watches: Watches) {
+    pub(crate) fn keep(&mut self, watches: Watches) {
         let Some(inotify) = &self.inotify else {
             return;
         };
@@ -72,7 +72,7 @@ impl Events {
     ///
     /// # Cancel safety
     /// Cancel safe: no event is lost.
-    pub(super) async fn changed(&self) {
+    pub(crate) async fn changed(&self) {
         let Some(inotify) = &self.inotify else {
             return pending().await;
         };
@@ -95,7 +95,7 @@ impl Events {
                 return;
             }
             if let Ok(Err(error)) = drained {
-                tracing::error!(%error, "inotify failed: changes of TLS files are noticed only every 10 s");
+                tracing::error!(%error, "inotify failed: changes of files are noticed only every 10 s");
                 return pending().await;
             }
         }
@@ -104,12 +104,12 @@ impl Events {
 
 /// Adds watches of directories.
 #[derive(Clone, Debug)]
-pub(super) struct Adder(Option<Arc<AsyncFd<OwnedFd>>>);
+pub(crate) struct Adder(Option<Arc<AsyncFd<OwnedFd>>>);
 
 impl Adder {
     /// Watches a directory. Returns `None` if it does not exist. Call this for each scan, because
     /// another directory may have this name by now. May block.
-    pub(super) fn add(&self, directory: &Path) -> Option<i32> {
+    pub(crate) fn add(&self, directory: &Path) -> Option<i32> {
         // `MODIFY` is not watched: `CLOSE_WRITE` reports a file when its writer is done, and a log
         // file in the same directory would cause a `MODIFY` event for every line.
         let changes = WatchFlags::CREATE

@@ -17,7 +17,7 @@ use super::{
 /// Scans files. Each directory has its own [`Lane`], so that a directory that blocks does not delay
 /// the scans of other directories.
 #[derive(Debug, Default)]
-pub(super) struct Scanner(BTreeMap<PathBuf, Directory>);
+pub(crate) struct Scanner(BTreeMap<PathBuf, Directory>);
 
 #[derive(Debug, Default)]
 struct Directory {
@@ -35,7 +35,7 @@ struct Scan {
 impl Scanner {
     /// Watches the directories of all files, and returns the files' stamps. If a directory blocks,
     /// its files keep their previous stamps.
-    pub(super) async fn scan(&mut self, files: Vec<PathBuf>, events: &mut Events) -> Vec<Stamp> {
+    pub(crate) async fn scan(&mut self, files: Vec<PathBuf>, events: &mut Events) -> Vec<Stamp> {
         let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for file in files {
             all.entry(directory(&file)).or_default().push(file);

@@ -10,7 +10,7 @@ use leastconn_config::files;
 
 /// A file, and its metadata at the time of the scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     path: PathBuf,
     metadata: Result<Metadata, io::ErrorKind>,
 }

@@ -1,8 +1,8 @@
-use std::fs;
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use leastconn_testkit::{DEADLINE, TempDir, within};
 
-use super::{scan::directories, stamp::Stamp, *};
+use super::{scanner::directories, stamp::Stamp, *};
 
 fn watch_only(events: &mut Events, directories: &BTreeSet<PathBuf>) {
     let adder = events.adder();

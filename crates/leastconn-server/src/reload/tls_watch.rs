@@ -2,35 +2,16 @@
 //! them when they change. Client rules and the rest of the configuration are loaded by an
 //! explicit reload only.
 //!
-//! *Directories* are watched, because files are replaced by a rename: a new file over the old one
-//! or, in Kubernetes, a symbolic link to another directory. All files are also compared every ten
-//! seconds, because inotify reports no changes that other machines make on a network file system.
 //! The contents of events are ignored: the files are compared with their previous
-//! [`Stamp`](stamp::Stamp)s, because many files may change at once.
+//! stamps, because many files may change at once.
 
-mod events;
-mod scan;
-mod stamp;
-
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use leastconn_config::{Config, TlsTable, Watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::sleep;
 
 use super::reloader::Reloader;
-
-pub(crate) use events::Events;
-use scan::Scanner;
-
-/// Interval at which all files are compared even without an event.
-const SCAN_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Files are loaded once nothing has changed for this long, because several files may be replaced
-/// together.
-const QUIET_TIME: Duration = Duration::from_millis(200);
-
-/// Files are loaded no later than this after the first change, even if they are still changing.
-const MAX_DELAY: Duration = Duration::from_secs(2);
+use crate::file_watch::{Events, SCAN_INTERVAL, Scanner, settle};
 
 /// Loads files when they change, for as long as the future is polled.
 pub(crate) async fn watch(reloader: Arc<Reloader>, mut events: Events) {
@@ -56,13 +37,6 @@ pub(crate) async fn watch(reloader: Arc<Reloader>, mut events: Events) {
     }
 }
 
-/// Waits until nothing has changed for [`QUIET_TIME`], for at most [`MAX_DELAY`].
-async fn settle(events: &Events) {
-    let end = Instant::now() + MAX_DELAY;
-    let quiet = async { while timeout(QUIET_TIME, events.changed()).await.is_ok() {} };
-    let _ = timeout_at(end, quiet).await;
-}
-
 fn files(config: &Config) -> Vec<PathBuf> {
     if config.process.watch == Watch::Off {
         return Vec::new();
@@ -75,6 +49,3 @@ fn files(config: &Config) -> Vec<PathBuf> {
     let files: BTreeSet<_> = tables.flat_map(TlsTable::files).collect();
     files.into_iter().collect()
 }
-
-#[cfg(test)]
-mod tests;
