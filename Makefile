@@ -11,6 +11,7 @@ CARGO ?= cargo
 CONFIG ?= examples/local.toml
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+SIM_ARGS ?=
 ATTACK_ARGS ?=
 RACE_ROUNDS ?= 20
 FUZZ_SECONDS ?= 60
@@ -166,6 +167,11 @@ bench-smoke: ## Check that the benchmark works, about a minute, with the install
 	$(CARGO) build --locked -p leastconn-lb -p leastconn-bench
 	target/debug/leastconn-bench compare --quick --rounds 1 --unpinned \
 	  --binary target/debug/leastconn-lb --out target/bench-smoke
+
+.PHONY: sim
+sim: ## Simulate the balancing algorithms (SIM_ARGS="--only restart"); see docs/explanation/balancing.md
+	@scripts/setup.sh --build
+	$(CARGO) run --locked --release -p leastconn-sim -- $(SIM_ARGS)
 
 .PHONY: attack
 attack: ## Measure what attacks cost the release binary, and nginx and HAProxy if installed, two minutes on loopback (ATTACK_ARGS="--seconds 5 --only handshakes")

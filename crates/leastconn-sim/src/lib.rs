@@ -1,0 +1,16 @@
+//! A deterministic simulator of balancing: the pools of the library `leastconn`, with
+//! simulated time, clients and servers.
+//!
+//! Modules, in the order of the data: a [`scenario`] consists of a [`site`] and a
+//! [`workload`]; the [`simulation`] runs it; the [`meter`] records it; each [`measure`] is a
+//! column of the [`report`].
+
+pub mod cli;
+pub mod measure;
+pub mod meter;
+pub mod random;
+pub mod report;
+pub mod scenario;
+pub mod simulation;
+pub mod site;
+pub mod workload;

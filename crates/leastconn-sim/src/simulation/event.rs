@@ -1,0 +1,57 @@
+//! Events in the order of time.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    time::Duration,
+};
+
+use crate::workload::Arrival;
+
+pub(super) type ConnectionId = u64;
+
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The connection at this position of the workload arrives.
+    Arrival(usize),
+    /// A client reconnects.
+    Reconnect(Arrival),
+    /// A waiting connection tries again.
+    Retry(ConnectionId),
+    /// A connect has succeeded or failed.
+    Dialled(ConnectionId),
+    /// A connection ends.
+    End(ConnectionId),
+    Probe {
+        balancer: usize,
+        server: usize,
+    },
+    Probed {
+        balancer: usize,
+        server: usize,
+        success: bool,
+    },
+    /// The change at this position of the site's changes happens.
+    Change(usize),
+}
+
+/// Pending events. Events at the same time happen in the order in which they were added.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    order: BinaryHeap<Reverse<(Duration, u64)>>,
+    pending: BTreeMap<u64, Event>,
+    added: u64,
+}
+
+impl Events {
+    pub(super) fn add(&mut self, at: Duration, event: Event) {
+        self.order.push(Reverse((at, self.added)));
+        self.pending.insert(self.added, event);
+        self.added += 1;
+    }
+
+    pub(super) fn next(&mut self) -> Option<(Duration, Event)> {
+        let Reverse((at, number)) = self.order.pop()?;
+        Some((at, self.pending.remove(&number)?))
+    }
+}

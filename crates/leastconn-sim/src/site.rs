@@ -1,0 +1,132 @@
+//! What is simulated: servers, balancers, their policies, and failures.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use leastconn::{
+    Weight,
+    health::{ActivePolicy, PassivePolicy},
+};
+
+/// A group of servers behind one or several balancers.
+#[derive(Clone, Debug)]
+pub struct Site {
+    pub servers: Vec<ServerSetup>,
+    /// Number of balancers. Each counts only its own connections.
+    pub balancers: usize,
+    pub policy: Policy,
+    /// Changes of servers, in the order of time.
+    pub changes: Vec<TimedChange>,
+    /// The time that is simulated before measuring starts.
+    pub warm_up: Duration,
+    /// The end of the simulation, including `warm_up`.
+    pub duration: Duration,
+    /// The server whose return or arrival is measured.
+    pub watched: Option<Watched>,
+}
+
+/// A server and how it behaves while it is up.
+#[derive(Clone, Debug)]
+pub struct ServerSetup {
+    pub name: String,
+    pub weight: Weight,
+    pub max_conns: Option<NonZeroU32>,
+    /// Factor by which connections last longer than on a normal server.
+    pub slowness: f64,
+    /// Whether the server is a member from the start.
+    pub is_member: bool,
+}
+
+impl ServerSetup {
+    /// A normal server of weight 1 that is a member from the start.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            weight: Weight::ONE,
+            max_conns: None,
+            slowness: 1.0,
+            is_member: true,
+        }
+    }
+}
+
+/// The settings of the upstream, the same on all balancers.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    pub slow_start: Duration,
+    pub passive: PassivePolicy,
+    pub check: Option<Check>,
+    /// Further servers that are tried if connecting fails.
+    pub retries: u32,
+    /// How long a connection waits and tries again after all attempts have failed.
+    pub retry_for: Duration,
+    pub connect_timeout: Duration,
+    /// How long a client waits for an answer from a server that does not respond.
+    pub client_timeout: Duration,
+}
+
+impl Default for Policy {
+    /// The defaults of `leastconn-lb`, but without health checks.
+    fn default() -> Self {
+        Self {
+            slow_start: Duration::ZERO,
+            passive: PassivePolicy::default(),
+            check: None,
+            retries: 2,
+            retry_for: Duration::from_secs(3),
+            connect_timeout: Duration::from_secs(5),
+            client_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// An active health check.
+#[derive(Clone, Copy, Debug)]
+pub struct Check {
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// Whether the check expects an answer. Otherwise it only connects.
+    pub expects_answer: bool,
+    pub policy: ActivePolicy,
+}
+
+/// The condition of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    Up,
+    /// The kernel of the server refuses connections: the service does not run.
+    Refusing,
+    /// Connects time out: the machine is off or disconnected.
+    Unreachable,
+    /// The server accepts connections and closes them at once.
+    ClosingAtOnce,
+    /// The kernel of the server accepts connections, but the service never answers.
+    Frozen,
+}
+
+/// A change of a server at a point in time.
+#[derive(Clone, Copy, Debug)]
+pub struct TimedChange {
+    pub at: Duration,
+    /// Position in [`Site::servers`].
+    pub server: usize,
+    pub change: Change,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Change {
+    /// New connections meet this condition. Open connections stay open.
+    Condition(Condition),
+    /// The service exits: its connections end, their clients reconnect at once, and new
+    /// connections are refused.
+    Crash,
+    /// The server becomes a member.
+    Join,
+}
+
+/// What is measured of one server.
+#[derive(Clone, Copy, Debug)]
+pub struct Watched {
+    pub server: usize,
+    /// Measuring starts with the first connection to the server at or after this time.
+    pub from: Duration,
+}
