@@ -1,27 +1,18 @@
 #!/usr/bin/env python3
 """Reports import cycles between sibling modules, in every directory of a source tree.
 
-    scripts/module-cycles.py [--all] DIR...
+    scripts/module-cycles.py DIR...
 
 DIR is the `src` of a crate. Two modules form a cycle if each uses the other, directly
 or through further siblings. Submodules count as part of their module. Tests are ignored.
 If a parent re-exports an item, the item counts as part of the child that defines it.
 
-Cycles in the directories of ALLOWED are reported only with --all. The exit
-code is 1 if a cycle was reported.
+The exit code is 1 if a cycle was reported.
 """
 
 import re
 import sys
 from pathlib import Path
-
-# Directories whose cycles are still to be removed. Shrink this list; do not extend it.
-ALLOWED = (
-    "leastconn/src",
-    "src/tls",
-    "src/top",
-    "src/upstream",
-)
 
 COMMENT_OR_LITERAL = re.compile(
     r"""//[^\n]*|/\*.*?\*/|r(\#*)".*?"\1|"(?:\\.|[^"\\])*"|'(?:\\.[^']*|[^'\\])'""", re.DOTALL
@@ -162,14 +153,10 @@ def cycles(uses):
 
 
 def main():
-    arguments = sys.argv[1:]
-    show_all = "--all" in arguments
     failed = False
-    for src in [Path(argument) for argument in arguments if argument != "--all"]:
+    for src in map(Path, sys.argv[1:]):
         for directory, uses in sorted(Crate(src).edges().items()):
             path = "/".join((src.as_posix(),) + directory)
-            if not show_all and path.endswith(ALLOWED):
-                continue
             for group in cycles(uses):
                 print(f"{path}: import cycle between {', '.join(sorted(group))}")
                 failed = True

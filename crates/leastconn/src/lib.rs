@@ -159,7 +159,7 @@
 //! # Features
 //!
 //! - `tokio` (default): `net` and [`Balancer`], on Tokio. Without it, the library depends only
-//!   on `arc-swap` and `thiserror`.
+//!   on `arc-swap`, `parking_lot` and `thiserror`.
 //!
 //! Events, such as a server going down, are reported through `tracing`.
 mod address;

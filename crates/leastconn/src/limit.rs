@@ -32,7 +32,7 @@ pub use rate::RateLimit;
 use crate::{
     Reason, ShortDuration,
     spec::ClientId,
-    sync::{Arc, AtomicU64, Mutex, Ordering, lock},
+    sync::{Arc, AtomicU64, Mutex, Ordering},
 };
 
 /// The limits of one client. The default is no limits.
@@ -230,7 +230,7 @@ impl Limiter {
         now: Instant,
     ) -> Result<Permit, Refusal> {
         let now = self.stamp(now);
-        let mut shard = lock(self.shard(client));
+        let mut shard = self.shard(client).lock();
         if let Some(known) = shard.clients.get_mut(client) {
             return known.admit(limits, now);
         }
@@ -243,7 +243,8 @@ impl Limiter {
 
     /// Returns the number of open connections of `client`.
     pub fn open(&self, client: &ClientId) -> u64 {
-        lock(self.shard(client))
+        self.shard(client)
+            .lock()
             .clients
             .get(client)
             .map_or(0, |entry| entry.open.load(Ordering::Acquire))
@@ -254,7 +255,7 @@ impl Limiter {
     pub fn len(&self) -> usize {
         self.shards
             .iter()
-            .map(|shard| lock(shard).clients.len())
+            .map(|shard| shard.lock().clients.len())
             .sum()
     }
 
@@ -269,7 +270,7 @@ impl Limiter {
     pub fn forget_idle(&self, now: Instant) {
         let now = self.stamp(now);
         for shard in &self.shards {
-            let mut shard = lock(shard);
+            let mut shard = shard.lock();
             shard.sweep(now);
             if shard.clients.capacity() > 4 * shard.clients.len().max(16) {
                 shard.clients.shrink_to_fit();

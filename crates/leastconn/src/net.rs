@@ -9,7 +9,7 @@ mod outstanding;
 mod prepare;
 pub mod probe;
 pub mod relay;
-pub(crate) mod resolve;
+mod resolve;
 mod stream;
 mod unix;
 

@@ -28,7 +28,7 @@ use crate::{
     health::{ActivePolicy, PassivePolicy},
     server::{Server, ServerGroup, SlowStart},
     spec::{PanicPolicy, ServerId, ServerSpec, UpstreamId},
-    sync::{Arc, Mutex, lock},
+    sync::{Arc, Mutex},
 };
 pub use builder::PoolBuilder;
 pub use candidates::{Candidates, Tried};
@@ -188,7 +188,7 @@ impl Pool {
         servers: impl IntoIterator<Item = ServerSpec>,
         prepare: impl Fn(&Server),
     ) -> Result<MembershipChange, PoolError> {
-        let _updating = lock(&self.updating);
+        let _updating = self.updating.lock();
         let before = self.membership.load_full();
         let servers: Vec<_> = servers.into_iter().collect();
         if before.is_same_as(&servers) {

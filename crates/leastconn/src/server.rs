@@ -5,6 +5,8 @@
 //! set to drain before the compare-and-swap is not picked, and the count never exceeds
 //! `max_conns`.
 
+#[cfg(feature = "tokio")]
+pub(crate) mod address_cache;
 mod group;
 mod outage;
 mod picking;
@@ -14,6 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(feature = "tokio")]
+pub(crate) use address_cache::AddressCache;
 pub(crate) use group::ServerGroup;
 use outage::{Cause, Condition};
 pub use outage::{Failure, Outage};
@@ -27,7 +31,7 @@ use crate::{
     },
     health::{ActivePolicy, Availability, Health, PassivePolicy, Siblings},
     spec::{AdminState, ServerId},
-    sync::{AtomicU64, Mutex, Ordering, lock},
+    sync::{AtomicU64, Mutex, Ordering},
 };
 
 /// Mask of the number of connections in flight, in the lower half of the state word.
@@ -76,7 +80,7 @@ pub struct Server {
     connections: AtomicU64,
     connect_failures: AtomicU64,
     #[cfg(feature = "tokio")]
-    pub(crate) resolved: crate::net::resolve::Resolved,
+    pub(crate) addresses: AddressCache,
     /// The time at which the last completed probe started.
     #[cfg(feature = "tokio")]
     pub(crate) last_probe: Mutex<Option<Instant>>,
@@ -139,7 +143,7 @@ impl Server {
             connections: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
             #[cfg(feature = "tokio")]
-            resolved: crate::net::resolve::Resolved::default(),
+            addresses: AddressCache::default(),
             #[cfg(feature = "tokio")]
             last_probe: Mutex::new(None),
         }
@@ -170,7 +174,7 @@ impl Server {
                 DRAIN => AdminState::Drain,
                 _ => AdminState::Maint,
             },
-            availability: lock(&self.condition).health.availability(),
+            availability: self.condition.lock().health.availability(),
             connections: self.connections.load(Ordering::Relaxed),
             connect_failures: self.connect_failures.load(Ordering::Relaxed),
         }
@@ -206,7 +210,7 @@ impl Server {
     /// or if the failure was reported without an error ([`Self::probed`],
     /// [`Self::connect_failed`]).
     pub fn outage(&self) -> Option<Outage> {
-        lock(&self.condition).outage()
+        self.condition.lock().outage()
     }
 
     /// Records the result of a health check. Returns whether [`ServerStatus::is_up`] changed.
@@ -268,7 +272,7 @@ impl Server {
     /// Changes the health and publishes the result in the word. The lock is held until the
     /// result is published, so that concurrent changes are published in order.
     fn change_health(&self, cause: Cause<'_>, change: impl FnOnce(&mut Health)) -> HealthChange {
-        let mut condition = lock(&self.condition);
+        let mut condition = self.condition.lock();
         let health = &condition.health;
         let was_up = health.availability() == Availability::Up;
         let was_troubled = health.is_troubled();
@@ -310,7 +314,7 @@ impl Server {
     /// Reuses a server that has left its pool and rejoins it while it still has connections.
     /// These connections still count. All other state is reset.
     pub(crate) fn revive(&self, active: Option<ActivePolicy>, passive: PassivePolicy) {
-        let mut condition = lock(&self.condition);
+        let mut condition = self.condition.lock();
         *condition = Condition::new(Health::new(active, passive));
         self.reset_ramp();
         self.update(|word| (word & IN_FLIGHT) | RAMPING);

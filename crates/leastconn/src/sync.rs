@@ -1,28 +1,42 @@
-//! Atomics and locks of the core, from `std`, or under `--cfg loom` from loom. The loom tests
-//! therefore run the same code.
+//! Atomics and mutexes of the core. Under `--cfg loom` they come from loom, so that the loom
+//! tests run the same code.
 //!
 //! `Arc` always comes from `std`: loom's `Arc` cannot hold a slice, and the core makes no
 //! decisions based on reference counts.
+//!
+//! The mutexes have no poisoning. Every critical section of this crate keeps its data
+//! consistent at each step. After a panic in one task, other tasks can therefore continue to use
+//! the data.
 
 pub(crate) use std::sync::Arc;
 
 #[cfg(loom)]
+pub(crate) use self::model::Mutex;
+#[cfg(loom)]
 pub(crate) use loom::sync::{
-    Mutex, MutexGuard,
+    MutexGuard,
     atomic::{AtomicU64, Ordering},
 };
 #[cfg(not(loom))]
-pub(crate) use std::sync::{
-    Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
-};
+pub(crate) use parking_lot::{Mutex, MutexGuard};
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Locks `mutex` and ignores poisoning. Every critical section of this crate keeps its data
-/// consistent at each step. After a panic in one task, other tasks can therefore continue to
-/// use the data.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    match mutex.lock() {
-        Ok(guard) => guard,
-        Err(poisoned) => poisoned.into_inner(),
+#[cfg(loom)]
+mod model {
+    use std::sync::PoisonError;
+
+    /// loom's mutex with the interface of `parking_lot::Mutex`.
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
     }
 }

@@ -22,6 +22,7 @@ use super::{
     keepalive::set_keepalive,
     now,
     prepare::{Plain, Prepare},
+    resolve::{invalidate, resolve},
     stream::Stream,
     unix::connect_unix,
 };
@@ -352,7 +353,7 @@ async fn dial<P: Prepare>(
     step: &P,
 ) -> io::Result<P::Stream> {
     let deadline = now() + policy.timeout;
-    let resolving = server.resolved.addresses(server.address(), now());
+    let resolving = resolve(&server.addresses, server.address(), now());
     // The inner timeouts limit the whole attempt. An outer timeout would only add cost.
     let result = match timeout_at(deadline.into(), resolving).await {
         Ok(Ok(addresses)) => {
@@ -370,7 +371,7 @@ async fn dial<P: Prepare>(
         .as_ref()
         .is_err_and(|error| fault(error) == Fault::Server)
     {
-        server.resolved.invalidate(server.address(), now());
+        invalidate(&server.addresses, server.address(), now());
     }
     result
 }

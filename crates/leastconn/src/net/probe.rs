@@ -18,6 +18,7 @@ use super::{
     failure::{Fault, fault},
     now,
     prepare::Prepare,
+    resolve::resolve,
 };
 use crate::{Server, ShortDuration};
 pub use checker::Checker;
@@ -201,9 +202,7 @@ pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Resu
         let address = check
             .port
             .map_or_else(|| address.clone(), |port| address.with_port(port));
-        let mut addresses = server
-            .resolved
-            .addresses(server.address(), now())
+        let mut addresses = resolve(&server.addresses, server.address(), now())
             .await?
             .to_vec();
         if let Some(port) = address.port() {

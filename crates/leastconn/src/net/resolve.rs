@@ -16,8 +16,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -31,7 +30,13 @@ use super::{
     failure::{Fault, fault},
     now,
 };
-use crate::{Address, sync::lock};
+use crate::{
+    Address,
+    server::{
+        AddressCache,
+        address_cache::{Addresses, Answer, Outcome, State},
+    },
+};
 
 /// How long an answer is used without a new lookup.
 const FRESH: Duration = Duration::from_secs(5);
@@ -50,135 +55,87 @@ const WAIT: Duration = Duration::from_millis(500);
 /// Answers older than this are not used. Three days is the maximum that RFC 8767 recommends.
 const EXPIRED: Duration = Duration::from_secs(3 * 86_400);
 
-type Addresses = Arc<[SocketAddr]>;
-/// The result of a lookup. `None` while the lookup runs.
-type Outcome = Option<Result<Addresses, Arc<io::Error>>>;
-
-/// The cached addresses of one server.
-#[derive(Debug, Default)]
-pub(crate) struct Resolved(Arc<Mutex<State>>);
-
-#[derive(Debug, Default)]
-struct State {
-    answer: Option<Answer>,
-    running: Option<watch::Receiver<Outcome>>,
-    /// Time at which the last lookup ended.
-    looked_up: Option<Instant>,
+/// Returns all IP addresses of `address`, in the resolver's order. `cache` belongs to the
+/// server at `address`.
+pub(super) async fn resolve(
+    cache: &AddressCache,
+    address: &Address,
+    now: Instant,
+) -> io::Result<Addresses> {
+    resolve_by(cache, address, now, addresses_of).await
 }
 
-#[derive(Debug)]
-struct Answer {
-    addresses: Addresses,
-    /// Time at which the lookup ended.
-    at: Instant,
-    /// Time at which a new lookup is due.
-    stale: Instant,
-}
-
-impl Resolved {
-    /// Returns all IP addresses of `address`, in the resolver's order.
-    pub(crate) async fn addresses(&self, address: &Address, now: Instant) -> io::Result<Addresses> {
-        self.addresses_by(address, now, addresses_of).await
-    }
-
-    async fn addresses_by<F>(
-        &self,
-        address: &Address,
-        now: Instant,
-        ask: impl FnOnce(Arc<str>, u16) -> F,
-    ) -> io::Result<Addresses>
-    where
-        F: Future<Output = io::Result<Addresses>> + Send + 'static,
-    {
-        let (host, port) = match address {
-            Address::Ip(address) => return Ok([*address].into()),
-            Address::Name { host, port } => (host, *port),
-            // A UNIX socket has a path instead of an IP address.
-            Address::Unix(_) => return Ok(Arc::default()),
+async fn resolve_by<F>(
+    cache: &AddressCache,
+    address: &Address,
+    now: Instant,
+    ask: impl FnOnce(Arc<str>, u16) -> F,
+) -> io::Result<Addresses>
+where
+    F: Future<Output = io::Result<Addresses>> + Send + 'static,
+{
+    let (host, port) = match address {
+        Address::Ip(address) => return Ok([*address].into()),
+        Address::Name { host, port } => (host, *port),
+        // A UNIX socket has a path instead of an IP address.
+        Address::Unix(_) => return Ok(Arc::default()),
+    };
+    let (earlier, running) = {
+        let mut state = cache.0.lock();
+        if let Some(addresses) = state.fresh(now) {
+            return Ok(addresses);
+        }
+        let running = state.running();
+        let running = match running {
+            Some(running) => running,
+            None => look_up(cache, &mut state, ask(Arc::clone(host), port)),
         };
-        let (earlier, running) = {
-            let mut state = lock(&self.0);
-            if let Some(addresses) = state.fresh(now) {
-                return Ok(addresses);
-            }
-            let running = state.running();
-            let running = match running {
-                Some(running) => running,
-                None => self.look_up(&mut state, ask(Arc::clone(host), port)),
-            };
-            let answer = state.answer.as_ref();
-            let age = |answer: &Answer| now.saturating_duration_since(answer.at);
-            let answer = answer.filter(|answer| age(answer) < EXPIRED);
-            if let Some(answer) = answer.filter(|answer| age(answer) < OLD) {
-                return Ok(Arc::clone(&answer.addresses));
-            }
-            (answer.map(|answer| Arc::clone(&answer.addresses)), running)
-        };
-        let Some(earlier) = earlier else {
-            return outcome(running).await;
-        };
-        match timeout(WAIT, outcome(running)).await {
-            Ok(Ok(addresses)) => Ok(addresses),
-            Ok(Err(error)) => {
-                tracing::debug!(%address, %error, "DNS lookup failed, using the last answer");
-                Ok(earlier)
-            }
-            Err(_) => {
-                tracing::debug!(%address, "DNS lookup is slow, using the last answer");
-                Ok(earlier)
-            }
+        let answer = state.answer.as_ref();
+        let age = |answer: &Answer| now.saturating_duration_since(answer.at);
+        let answer = answer.filter(|answer| age(answer) < EXPIRED);
+        if let Some(answer) = answer.filter(|answer| age(answer) < OLD) {
+            return Ok(Arc::clone(&answer.addresses));
+        }
+        (answer.map(|answer| Arc::clone(&answer.addresses)), running)
+    };
+    let Some(earlier) = earlier else {
+        return outcome(running).await;
+    };
+    match timeout(WAIT, outcome(running)).await {
+        Ok(Ok(addresses)) => Ok(addresses),
+        Ok(Err(error)) => {
+            tracing::debug!(%address, %error, "DNS lookup failed, using the last answer");
+            Ok(earlier)
+        }
+        Err(_) => {
+            tracing::debug!(%address, "DNS lookup is slow, using the last answer");
+            Ok(earlier)
         }
     }
-
-    /// Starts a new lookup after a failed connect, because the server's address may have
-    /// changed.
-    pub(crate) fn invalidate(&self, address: &Address, now: Instant) {
-        self.invalidate_by(address, now, addresses_of);
-    }
-
-    fn invalidate_by<F>(
-        &self,
-        address: &Address,
-        now: Instant,
-        ask: impl FnOnce(Arc<str>, u16) -> F,
-    ) where
-        F: Future<Output = io::Result<Addresses>> + Send + 'static,
-    {
-        let Address::Name { host, port } = address else {
-            return;
-        };
-        let mut state = lock(&self.0);
-        let last = state.looked_up;
-        let recently = last.is_some_and(|at| now.saturating_duration_since(at) < MIN_INTERVAL);
-        if !recently && state.running().is_none() {
-            self.look_up(&mut state, ask(Arc::clone(host), *port));
-        }
-    }
-
-    fn look_up(
-        &self,
-        state: &mut State,
-        asking: impl Future<Output = io::Result<Addresses>> + Send + 'static,
-    ) -> watch::Receiver<Outcome> {
-        let running = look_up(Arc::clone(&self.0), asking);
-        state.running = Some(running.clone());
-        running
-    }
 }
 
-impl State {
-    fn fresh(&self, now: Instant) -> Option<Addresses> {
-        self.answer
-            .as_ref()
-            .filter(|answer| now < answer.stale)
-            .map(|answer| Arc::clone(&answer.addresses))
-    }
+/// Starts a new lookup after a failed connect, because the server's address may have
+/// changed.
+pub(super) fn invalidate(cache: &AddressCache, address: &Address, now: Instant) {
+    invalidate_by(cache, address, now, addresses_of);
+}
 
-    /// Returns the receiver of the lookup in progress. If the sender was dropped, the lookup
-    /// has ended with its runtime.
-    fn running(&self) -> Option<watch::Receiver<Outcome>> {
-        let running = self.running.as_ref();
-        running.filter(|r| r.has_changed().is_ok()).cloned()
+fn invalidate_by<F>(
+    cache: &AddressCache,
+    address: &Address,
+    now: Instant,
+    ask: impl FnOnce(Arc<str>, u16) -> F,
+) where
+    F: Future<Output = io::Result<Addresses>> + Send + 'static,
+{
+    let Address::Name { host, port } = address else {
+        return;
+    };
+    let mut state = cache.0.lock();
+    let last = state.looked_up;
+    let recently = last.is_some_and(|at| now.saturating_duration_since(at) < MIN_INTERVAL);
+    if !recently && state.running().is_none() {
+        look_up(cache, &mut state, ask(Arc::clone(host), *port));
     }
 }
 
@@ -198,13 +155,16 @@ async fn outcome(mut running: watch::Receiver<Outcome>) -> io::Result<Addresses>
 
 /// Starts a lookup, which continues even if the callers are cancelled.
 fn look_up(
-    state: Arc<Mutex<State>>,
+    cache: &AddressCache,
+    state: &mut State,
     asking: impl Future<Output = io::Result<Addresses>> + Send + 'static,
 ) -> watch::Receiver<Outcome> {
     let (sender, receiver) = watch::channel(None);
+    state.running = Some(receiver.clone());
+    let cache = cache.clone();
     tokio::spawn(async move {
         let result = asking.await;
-        let mut state = lock(&state);
+        let mut state = cache.0.lock();
         state.running = None;
         state.looked_up = Some(now());
         match &result {

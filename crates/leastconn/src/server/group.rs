@@ -9,7 +9,7 @@ use super::{Cause, EJECTED, Server};
 use crate::{
     health::{Health, Siblings},
     spec::{PanicPolicy, UpstreamId},
-    sync::{Arc, Mutex, MutexGuard, Ordering, lock},
+    sync::{Arc, Mutex, MutexGuard, Ordering},
 };
 
 #[derive(Debug)]
@@ -44,18 +44,18 @@ impl ServerGroup {
     }
 
     pub(crate) fn set_servers(&self, servers: Vec<Arc<Server>>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.servers = servers;
         self.publish(state);
     }
 
     pub(crate) fn set_panic(&self, panic: PanicPolicy) {
-        lock(&self.state).panic = panic;
+        self.state.lock().panic = panic;
     }
 
     /// Updates the panic state after the administrative state of a server has changed.
     pub(super) fn refresh(&self) {
-        self.publish(lock(&self.state));
+        self.publish(self.state.lock());
     }
 
     /// Changes the health of `server`. Returns whether the server came up, went down or was
@@ -66,7 +66,7 @@ impl ServerGroup {
         cause: Cause<'_>,
         change: impl FnOnce(&mut Health, Siblings),
     ) -> bool {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let others = state
             .servers
             .iter()
@@ -85,7 +85,7 @@ impl ServerGroup {
 
     /// Whether no server is available, but at least one server is ejected or down.
     pub(crate) fn is_panicking(&self) -> bool {
-        lock(&self.state).is_panicking
+        self.state.lock().is_panicking
     }
 
     /// Publishes the panic state while the lock is held, so that the value published last

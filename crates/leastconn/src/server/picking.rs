@@ -3,10 +3,7 @@
 use std::time::Instant;
 
 use super::{CLOSED, DOWN, DRAIN, EJECTED, LAST_RESORT, MAINT, RAMPING, Server, count};
-use crate::{
-    balance::slow_start::Ramp,
-    sync::{Ordering, lock},
-};
+use crate::{balance::slow_start::Ramp, sync::Ordering};
 
 impl Server {
     /// Returns the word and the number of connections in flight if the server may be picked
@@ -35,7 +32,7 @@ impl Server {
     #[cold]
     #[inline(never)]
     fn trial_is_due(&self, now: Instant) -> bool {
-        lock(&self.condition).health.trial_is_due(now)
+        self.condition.lock().health.trial_is_due(now)
     }
 
     /// Like [`Self::steady`], but includes a server in slow start. Clears the slow start
@@ -88,7 +85,7 @@ impl Server {
 
     #[cold]
     fn try_acquire_for_trial(&self, seen: u64, now: Instant) -> bool {
-        let mut condition = lock(&self.condition);
+        let mut condition = self.condition.lock();
         let acquired = condition.health.trial_is_due(now) && self.count_one(seen);
         if acquired {
             condition.health.start_trial(now);

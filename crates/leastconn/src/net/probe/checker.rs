@@ -19,11 +19,7 @@ use super::{
     },
     Check, probe,
 };
-use crate::{
-    AdminState, Failure, Member, Pool, Server, UpstreamId,
-    backoff::share,
-    sync::{Mutex, lock},
-};
+use crate::{AdminState, Failure, Member, Pool, Server, UpstreamId, backoff::share, sync::Mutex};
 
 /// Maximum interval while no server of an upstream is available. The interval is short because
 /// clients wait for the first server to recover.
@@ -89,7 +85,7 @@ impl Checker {
                 let Some(probers) = weak.upgrade() else {
                     return;
                 };
-                let mut probers = lock(&probers);
+                let mut probers = probers.lock();
                 probers.keep_only(&members);
                 probers.start(&settings, &members, true, None);
             }
@@ -180,7 +176,7 @@ impl Probers {
 
 /// Whether the server has never been probed.
 fn is_new(member: &Member) -> bool {
-    lock(&member.server.last_probe).is_none()
+    member.server.last_probe.lock().is_none()
 }
 
 /// Returns the times at which `new` servers are probed for the first time.
@@ -214,7 +210,7 @@ impl<P: Prepare> Prober<P> {
             }
         };
         let mut first = first;
-        let last = *lock(&self.server.last_probe);
+        let last = *self.server.last_probe.lock();
         match (start, last) {
             (Some(start), _) => sleep_until(start.into()).await,
             (None, Some(last)) => {
@@ -227,7 +223,7 @@ impl<P: Prepare> Prober<P> {
             let start = now();
             if self.server.status().admin != AdminState::Maint {
                 self.probe().await;
-                *lock(&self.server.last_probe) = Some(start);
+                *self.server.last_probe.lock() = Some(start);
             }
             count_first(first.take());
             self.wait_since(start).await;

@@ -9,11 +9,12 @@
 use std::{
     io,
     os::fd::OwnedFd,
-    sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 
 use tokio::{io::Interest, net::TcpStream};
+
+use crate::sync::Mutex;
 
 /// Maximum number of pipes in the process. Each uses two file descriptors.
 pub const MAX_PIPES: usize = 32;
@@ -37,10 +38,6 @@ struct Pipes {
     count: usize,
     /// Number of directions that have spliced and have not ended.
     users: usize,
-}
-
-fn pipes() -> MutexGuard<'static, Pipes> {
-    PIPES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Number of bytes that moved through pipes. Tests use it to verify that bytes were spliced.
@@ -84,7 +81,7 @@ impl Splice {
         limit: usize,
     ) -> Poll<Option<io::Result<usize>>> {
         if !std::mem::replace(&mut self.is_user, true) {
-            pipes().users += 1;
+            PIPES.lock().users += 1;
         }
         let Some(mut pipe) = Pipe::take() else {
             self.is_bulk = false;
@@ -168,7 +165,7 @@ struct Pipe {
 impl Pipe {
     /// Takes an empty pipe from the pool, or creates one if the limit permits.
     fn take() -> Option<Self> {
-        let mut pipes = pipes();
+        let mut pipes = PIPES.lock();
         if let Some(pipe) = pipes.empty.pop() {
             return Some(pipe);
         }
@@ -182,7 +179,7 @@ impl Pipe {
 
     fn give_back(self) {
         debug_assert_eq!(self.held, 0);
-        pipes().empty.push(self);
+        PIPES.lock().empty.push(self);
     }
 
     #[cfg(target_os = "linux")]
@@ -211,7 +208,7 @@ impl Drop for Splice {
         if !self.is_user {
             return;
         }
-        let mut pipes = pipes();
+        let mut pipes = PIPES.lock();
         // A pipe that still holds bytes cannot be reused.
         pipes.count -= usize::from(self.pipe.take().is_some());
         pipes.users -= 1;

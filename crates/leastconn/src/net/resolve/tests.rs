@@ -1,4 +1,7 @@
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use leastconn_testkit::{DEADLINE, within};
 use tokio::time::{advance, sleep};
@@ -17,10 +20,8 @@ fn found(last: u8) -> io::Result<Addresses> {
     Ok([SocketAddr::from(([10, 0, 0, last], 80))].into())
 }
 
-async fn ask(resolved: &Resolved, answer: io::Result<Addresses>) -> io::Result<Addresses> {
-    resolved
-        .addresses_by(name(), now(), |_, _| async { answer })
-        .await
+async fn ask(cache: &AddressCache, answer: io::Result<Addresses>) -> io::Result<Addresses> {
+    resolve_by(cache, name(), now(), |_, _| async { answer }).await
 }
 
 fn failure() -> io::Result<Addresses> {
@@ -34,82 +35,82 @@ async fn looked_up() {
 
 #[tokio::test(start_paused = true)]
 async fn stale_answer_is_used_during_refresh() {
-    let resolved = Resolved::default();
-    assert_eq!(ask(&resolved, found(1)).await.unwrap(), found(1).unwrap());
-    assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
+    let cache = AddressCache::default();
+    assert_eq!(ask(&cache, found(1)).await.unwrap(), found(1).unwrap());
+    assert_eq!(ask(&cache, found(2)).await.unwrap(), found(1).unwrap());
     advance(FRESH).await;
-    assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
+    assert_eq!(ask(&cache, found(2)).await.unwrap(), found(1).unwrap());
     looked_up().await;
-    assert_eq!(ask(&resolved, found(3)).await.unwrap(), found(2).unwrap());
+    assert_eq!(ask(&cache, found(3)).await.unwrap(), found(2).unwrap());
 }
 
 #[tokio::test(start_paused = true)]
 async fn failed_connects_trigger_rate_limited_lookups() {
-    let resolved = Resolved::default();
-    ask(&resolved, found(1)).await.unwrap();
+    let cache = AddressCache::default();
+    ask(&cache, found(1)).await.unwrap();
     let invalidate =
-        |to| resolved.invalidate_by(name(), now(), move |_, _| async move { found(to) });
+        |to| invalidate_by(&cache, name(), now(), move |_, _| async move { found(to) });
     invalidate(2);
     looked_up().await;
-    assert_eq!(ask(&resolved, found(9)).await.unwrap(), found(1).unwrap());
+    assert_eq!(ask(&cache, found(9)).await.unwrap(), found(1).unwrap());
     advance(MIN_INTERVAL).await;
     invalidate(2);
     looked_up().await;
-    assert_eq!(ask(&resolved, found(9)).await.unwrap(), found(2).unwrap());
+    assert_eq!(ask(&cache, found(9)).await.unwrap(), found(2).unwrap());
 }
 
 #[tokio::test(start_paused = true)]
 async fn slow_or_failing_resolver_delays_no_connection() {
-    let resolved = Resolved::default();
-    ask(&resolved, found(1)).await.unwrap();
+    let cache = AddressCache::default();
+    ask(&cache, found(1)).await.unwrap();
     advance(FRESH).await;
-    assert_eq!(ask(&resolved, failure()).await.unwrap(), found(1).unwrap());
+    assert_eq!(ask(&cache, failure()).await.unwrap(), found(1).unwrap());
     looked_up().await;
     // While the resolver fails, it is not queried for each connection.
-    assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
+    assert_eq!(ask(&cache, found(2)).await.unwrap(), found(1).unwrap());
     looked_up().await;
-    assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
+    assert_eq!(ask(&cache, found(2)).await.unwrap(), found(1).unwrap());
     advance(MIN_INTERVAL).await;
     let start = now();
-    let slow = resolved.addresses_by(name(), now(), |_, _| async {
+    let slow = resolve_by(&cache, name(), now(), |_, _| async {
         sleep(Duration::from_secs(30)).await;
         found(3)
     });
     assert_eq!(slow.await.unwrap(), found(1).unwrap());
-    assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
+    assert_eq!(ask(&cache, found(2)).await.unwrap(), found(1).unwrap());
     assert_eq!(now(), start);
     // A late answer is used after its arrival.
     sleep(Duration::from_secs(31)).await;
-    assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(3).unwrap());
+    assert_eq!(ask(&cache, found(2)).await.unwrap(), found(3).unwrap());
 }
 
 #[tokio::test(start_paused = true)]
 async fn old_answer_is_a_fallback_until_it_expires() {
-    let resolved = Resolved::default();
-    ask(&resolved, found(1)).await.unwrap();
+    let cache = AddressCache::default();
+    ask(&cache, found(1)).await.unwrap();
     advance(OLD).await;
-    assert_eq!(ask(&resolved, failure()).await.unwrap(), found(1).unwrap());
+    assert_eq!(ask(&cache, failure()).await.unwrap(), found(1).unwrap());
     advance(MIN_INTERVAL).await;
     let start = now();
-    let slow = resolved.addresses_by(name(), now(), |_, _| async {
+    let slow = resolve_by(&cache, name(), now(), |_, _| async {
         sleep(Duration::from_secs(5)).await;
         failure()
     });
     assert_eq!(slow.await.unwrap(), found(1).unwrap());
     assert_eq!(now() - start, WAIT);
     sleep(Duration::from_secs(10)).await;
-    assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(2).unwrap());
+    assert_eq!(ask(&cache, found(2)).await.unwrap(), found(2).unwrap());
     advance(EXPIRED).await;
-    ask(&resolved, failure()).await.unwrap_err();
+    ask(&cache, failure()).await.unwrap_err();
 }
 
 #[tokio::test(start_paused = true)]
 async fn lookups_are_shared_and_survive_cancellation() {
-    let resolved = Resolved::default();
+    let cache = AddressCache::default();
     let asked = Arc::new(AtomicU32::new(0));
     let slow = || {
         let asked = Arc::clone(&asked);
-        resolved.addresses_by(name(), now(), move |_, _| async move {
+        resolve_by(&cache, name(), now(), move |_, _| async move {
             asked.fetch_add(1, Ordering::Relaxed);
             sleep(Duration::from_secs(20)).await;
             found(1)
@@ -131,19 +132,19 @@ async fn lookups_are_shared_and_survive_cancellation() {
 
 #[tokio::test(start_paused = true)]
 async fn failed_lookup_is_shared_and_keeps_its_error_code() {
-    let resolved = Resolved::default();
+    let cache = AddressCache::default();
     let out_of_files = || Err(io::Error::from_raw_os_error(libc::EMFILE));
-    let (one, other) = tokio::join!(ask(&resolved, out_of_files()), ask(&resolved, found(1)));
+    let (one, other) = tokio::join!(ask(&cache, out_of_files()), ask(&cache, found(1)));
     for result in [one, other] {
         assert_eq!(fault(&result.unwrap_err()), Fault::Exhausted);
     }
     // If there is no earlier answer, each request starts a lookup.
-    assert_eq!(ask(&resolved, found(1)).await.unwrap(), found(1).unwrap());
+    assert_eq!(ask(&cache, found(1)).await.unwrap(), found(1).unwrap());
 }
 
 #[test]
 fn lookup_is_restarted_after_its_runtime_ended() {
-    let resolved = Resolved::default();
+    let cache = AddressCache::default();
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -152,10 +153,10 @@ fn lookup_is_restarted_after_its_runtime_ended() {
             .unwrap()
     };
     runtime().block_on(async {
-        let never = resolved.addresses_by(name(), now(), |_, _| std::future::pending());
+        let never = resolve_by(&cache, name(), now(), |_, _| std::future::pending());
         assert!(timeout(Duration::from_secs(1), never).await.is_err());
     });
     runtime().block_on(async {
-        assert_eq!(ask(&resolved, found(1)).await.unwrap(), found(1).unwrap());
+        assert_eq!(ask(&cache, found(1)).await.unwrap(), found(1).unwrap());
     });
 }

@@ -128,13 +128,13 @@ async fn idle_connection_holds_no_pipe() {
         let carry = async { tokio::join!(client.write_all(&bulk), server.read_exact(&mut came)) };
         within(DEADLINE, "all bytes", carry).await.0.unwrap();
         assert_eq!(came, bulk);
-        let pipes = pipes();
+        let pipes = PIPES.lock();
         assert_eq!((pipes.count, pipes.users), (pipes.empty.len(), 1));
     }
     assert!(SPLICED.load(Ordering::Relaxed) > before);
     drop((client, server));
     relaying.await.unwrap();
-    assert_eq!(pipes().count, 0);
+    assert_eq!(PIPES.lock().count, 0);
 }
 
 #[tokio::test]
@@ -235,13 +235,13 @@ async fn dropping_relay_with_full_pipe_aborts_both_sides() {
     // The client does not read, so bytes remain in a pipe when the transfer stalls.
     stalled(&traffic).await;
     let in_use = |pipes: &Pipes| pipes.count - pipes.empty.len();
-    assert_eq!(in_use(&pipes()), 1);
+    assert_eq!(in_use(&PIPES.lock()), 1);
     relaying.abort();
     assert!(relaying.await.unwrap_err().is_cancelled());
     let end = within(DEADLINE, "the end", client.read_to_end(&mut Vec::new())).await;
     assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     within(DEADLINE, "the server's end", sending).await.unwrap();
-    assert_eq!(pipes().count, 0);
+    assert_eq!(PIPES.lock().count, 0);
 }
 
 /// The pieces that one side sends: the size of each piece, and the delay before it in

@@ -1,0 +1,49 @@
+//! The resolved IP addresses of a server. `net` does the lookups.
+
+use std::{io, net::SocketAddr, time::Instant};
+
+use tokio::sync::watch;
+
+use crate::sync::{Arc, Mutex};
+
+pub(crate) type Addresses = Arc<[SocketAddr]>;
+
+/// The result of a lookup. `None` while the lookup runs.
+pub(crate) type Outcome = Option<Result<Addresses, Arc<io::Error>>>;
+
+/// The cached addresses of one server. A lookup in progress shares the cache.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AddressCache(pub(crate) Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) answer: Option<Answer>,
+    pub(crate) running: Option<watch::Receiver<Outcome>>,
+    /// Time at which the last lookup ended.
+    pub(crate) looked_up: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) addresses: Addresses,
+    /// Time at which the lookup ended.
+    pub(crate) at: Instant,
+    /// Time at which a new lookup is due.
+    pub(crate) stale: Instant,
+}
+
+impl State {
+    pub(crate) fn fresh(&self, now: Instant) -> Option<Addresses> {
+        self.answer
+            .as_ref()
+            .filter(|answer| now < answer.stale)
+            .map(|answer| Arc::clone(&answer.addresses))
+    }
+
+    /// Returns the receiver of the lookup in progress. If the sender was dropped, the lookup
+    /// has ended with its runtime.
+    pub(crate) fn running(&self) -> Option<watch::Receiver<Outcome>> {
+        let running = self.running.as_ref();
+        running.filter(|r| r.has_changed().is_ok()).cloned()
+    }
+}
