@@ -33,7 +33,7 @@ pub fn start(log: &Log) {
     let (filter, level) = reload::Layer::new(filter(log.level));
     let (layer, formatter) = reload::Layer::new(formatter(log.format));
     std::panic::set_hook(Box::new(|panic| {
-        tracing::error!(%panic, "internal error: please report it");
+        tracing::error!(%panic, "internal error, please report it");
     }));
     let registry = tracing_subscriber::registry().with(filter).with(layer);
     // Fails only if a subscriber exists already, from a test or an embedding program.

@@ -43,7 +43,7 @@ pub enum NoResult {
     #[error(transparent)]
     Blocked(#[from] Blocked),
     /// The work panicked. The panic message has been logged.
-    #[error("a fault in the balancer itself: please report it")]
+    #[error("internal error, please report it")]
     Panicked,
 }
 

@@ -42,7 +42,7 @@ pub(super) async fn try_respond<T: Serialize + Send + 'static>(
         // has been logged.
         Ok(Ok(Err(_))) | Err(_) => Err(ApiError(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "internal error, see the log; please report it".to_owned(),
+            "internal error, please report it".to_owned(),
         )),
     }
 }

@@ -294,7 +294,7 @@ impl Drop for AccessRecord {
         // Usually `end` was called before. If not, the task has panicked, or the runtime was shut
         // down while the connection was open.
         if std::thread::panicking() {
-            self.end(ReasonCode::Killed, Some("internal error in the balancer"));
+            self.end(ReasonCode::Killed, Some("internal error, please report it"));
         } else {
             self.end(ReasonCode::Drained, None);
         }

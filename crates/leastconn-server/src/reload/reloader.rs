@@ -190,7 +190,7 @@ impl Reloader {
 
     /// Reports a panic during a reload. Its message has been logged.
     fn fault(&self) -> LastReload {
-        let fault = "internal error in the balancer, please report it";
+        let fault = "internal error, please report it";
         let rejected = Rejected::Reasons(vec![fault.to_owned()]);
         self.conclude(Some(&rejected), NOT_RELOADED)
     }
