@@ -145,6 +145,53 @@ mod tests {
         assert_eq!(outcome.reason, Reason::Ok);
     }
 
+    /// A stream whose protocol fails at the first read.
+    struct Broken;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("bad record")]
+    struct BadRecord;
+
+    impl AsyncRead for Broken {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, BadRecord)))
+        }
+    }
+
+    impl AsyncWrite for Broken {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn relay_returns_the_error_of_the_protocol() {
+        let (_server, upstream) = tokio::io::duplex(64);
+        let (mut downstream, mut upstream) = (Foreign::new(Broken), Foreign::new(upstream));
+        let (policy, traffic) = (RelayPolicy::default(), Traffic::default());
+        let outcome = relay(&mut downstream, &mut upstream, &policy, &traffic).await;
+        assert_eq!(outcome.reason, Reason::ProtocolError);
+        assert!(outcome.server_error.is_none());
+        let error = outcome.client_error.unwrap();
+        assert!(error.get_ref().unwrap().is::<BadRecord>());
+    }
+
     #[tokio::test]
     async fn abort_resets_the_tcp_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -101,9 +101,10 @@ pub enum OnTruncation {
 pub struct RelayOutcome {
     /// The reason code of the connection.
     pub reason: Reason,
-    /// The first error of the client's stream.
+    /// The first error of the client's stream, as the stream returned it. If the stream
+    /// implements a protocol such as TLS, [`io::Error::get_ref`] returns the protocol's error.
     pub client_error: Option<io::Error>,
-    /// The first error of the server's stream.
+    /// The first error of the server's stream. See `client_error`.
     pub server_error: Option<io::Error>,
 }
 

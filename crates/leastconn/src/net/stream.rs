@@ -20,6 +20,26 @@ use tokio::{
 ///
 /// After a [`Fault::Protocol`], a flush must send the data that the protocol has queued for
 /// the peer (for TLS, the alert).
+///
+/// # Errors of the protocol
+///
+/// A stream reports errors of its protocol, such as an invalid TLS record, through the
+/// [`io::Error`] that a read or write returns. The error should wrap the error of the protocol.
+/// [`relay`](super::relay()) keeps the first error of each stream and returns it in
+/// [`RelayOutcome::client_error`] or [`RelayOutcome::server_error`]:
+///
+/// ```
+/// use leastconn::net::RelayOutcome;
+///
+/// /// The error of the client's protocol, for a log line.
+/// fn protocol_error(outcome: &RelayOutcome) -> Option<String> {
+///     let error = outcome.client_error.as_ref()?.get_ref()?;
+///     Some(error.to_string())
+/// }
+/// ```
+///
+/// [`RelayOutcome::client_error`]: super::RelayOutcome::client_error
+/// [`RelayOutcome::server_error`]: super::RelayOutcome::server_error
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// Makes the peer see the subsequent close as a failure instead of an orderly end. On
     /// TCP, the connection is reset. May be called more than once.
