@@ -18,6 +18,7 @@ mod flow;
 mod pair;
 mod poll_budget;
 mod splice;
+mod watch;
 
 use std::{
     cell::RefCell,
@@ -25,7 +26,7 @@ use std::{
     io,
     pin::pin,
     sync::atomic::{AtomicU64, Ordering},
-    task::{Poll, ready},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -35,6 +36,7 @@ pub use self::buffered::{buffered, set_buffer_allowance};
 use self::pair::Pair;
 use self::poll_budget::PollBudget;
 pub use self::splice::MAX_PIPES;
+use self::watch::error_or_wakeup;
 use super::{Stream, now};
 use crate::Reason;
 
@@ -172,46 +174,63 @@ pub async fn relay<D: Stream, U: Stream>(
     let mut timer = pin!(sleep_until(armed.into()));
 
     let mut budget = PollBudget::default();
-    let reason = poll_fn(|cx| {
-        loop {
-            let before = pair.progress();
-            let room = buffered::limit_budget(budget.next());
-            SCRATCH_SPACE.with_borrow_mut(|scratch| pair.poll(cx, &mut scratch[..room]));
-            let after = pair.progress();
-            budget.moved([0, 1].map(|way| after[way].carried - before[way].carried));
-            if let Some(reason) = pair.ending() {
-                return Poll::Ready(reason);
-            }
-            if before != after {
-                last_activity = now();
-            }
-            let (limit, timed_out) = if pair.is_half_closed() {
-                (policy.half_close, Reason::HalfCloseTimeout)
-            } else {
-                (policy.idle, Reason::IdleTimeout)
-            };
-            let due = deadline(last_activity, limit);
-            let check = pair.next_check();
-            let wake = check.map_or(due, |check| check.min(due));
-            if wake < armed {
-                armed = wake;
-                timer.as_mut().reset(armed.into());
-            }
+    let reason = loop {
+        // `None`: a flow waits for its writer. Its reader is not polled, so its socket must be
+        // watched for errors.
+        let ended = poll_fn(|cx| {
             loop {
-                ready!(timer.as_mut().poll(cx));
-                let now = now();
-                if due <= now {
-                    return Poll::Ready(pair.timed_out(timed_out));
+                let before = pair.progress();
+                let room = buffered::limit_budget(budget.next());
+                SCRATCH_SPACE.with_borrow_mut(|scratch| pair.poll(cx, &mut scratch[..room]));
+                let after = pair.progress();
+                budget.moved([0, 1].map(|way| after[way].carried - before[way].carried));
+                if let Some(reason) = pair.ending() {
+                    return Poll::Ready(Some(reason));
                 }
-                armed = wake;
-                timer.as_mut().reset(armed.into());
-                if check.is_some_and(|check| check <= now) {
-                    break;
+                if before != after {
+                    last_activity = now();
+                }
+                let (limit, timed_out) = if pair.is_half_closed() {
+                    (policy.half_close, Reason::HalfCloseTimeout)
+                } else {
+                    (policy.idle, Reason::IdleTimeout)
+                };
+                let due = deadline(last_activity, limit);
+                let check = pair.next_check();
+                let wake = check.map_or(due, |check| check.min(due));
+                if wake < armed {
+                    armed = wake;
+                    timer.as_mut().reset(armed.into());
+                }
+                loop {
+                    if timer.as_mut().poll(cx).is_pending() {
+                        return match pair.watched_sockets() {
+                            [None, None] => Poll::Pending,
+                            _ => Poll::Ready(None),
+                        };
+                    }
+                    let now = now();
+                    if due <= now {
+                        return Poll::Ready(Some(pair.timed_out(timed_out)));
+                    }
+                    armed = wake;
+                    timer.as_mut().reset(armed.into());
+                    if check.is_some_and(|check| check <= now) {
+                        break;
+                    }
                 }
             }
+        });
+        if let Some(reason) = ended.await {
+            break reason;
         }
-    })
-    .await;
+        // Boxed to keep the relay of an idle connection small.
+        let failed = Box::pin(error_or_wakeup(pair.watched_sockets())).await;
+        if failed.contains(&true) {
+            pair.sockets_failed(failed);
+            last_activity = now();
+        }
+    };
     pair.into_outcome(reason)
 }
 

@@ -78,10 +78,16 @@ pub(super) struct Flow<'a> {
     unflushed: bool,
     /// Whether a write failed because the writer's connection was reset.
     pub(super) writer_is_gone: bool,
-    /// Whether a write of the opposite flow reported that this flow's reader was reset. The
-    /// kernel reports a reset only once, and later reads report an ordinary end. Without this
-    /// flag, a download that is cut short during an upload would look complete.
+    /// Whether the reader was reset, as reported by a write of the opposite flow or by the
+    /// reader's socket. The kernel reports a reset only once, and later reads report an
+    /// ordinary end. Without this flag, a download that is cut short during an upload would
+    /// look complete.
     pub(super) reader_is_gone: bool,
+    /// Whether the last poll ended because the writer accepts no more bytes. The reader is not
+    /// polled in this state.
+    is_blocked: bool,
+    /// Whether [`Flow::socket_failed`] was called.
+    is_error_taken: bool,
     /// Whether the flow in the opposite direction is done. Both streams are then dropped as
     /// soon as this flow ends.
     pub(super) is_last: bool,
@@ -122,6 +128,8 @@ impl<'a> Flow<'a> {
             unflushed: false,
             writer_is_gone: false,
             reader_is_gone: false,
+            is_blocked: false,
+            is_error_taken: false,
             is_last: false,
             on_truncation,
             read_fault: None,
@@ -171,7 +179,28 @@ impl<'a> Flow<'a> {
 
     /// Whether the half-close timeout applies instead of the idle timeout.
     pub(super) const fn is_half_closed(&self) -> bool {
-        !matches!(self.phase, Phase::Reading | Phase::Closing)
+        self.reader_is_gone || !matches!(self.phase, Phase::Reading | Phase::Closing)
+    }
+
+    /// Whether the flow waits for its writer, so that a reset of the reader would go unnoticed
+    /// unless its socket is watched.
+    pub(super) const fn needs_watch(&self) -> bool {
+        self.is_blocked && !self.reader_is_gone && !self.is_error_taken
+    }
+
+    /// Takes the pending error of the reader's socket. Bytes that the kernel has received
+    /// before a reset are still read and delivered.
+    pub(super) fn socket_failed(&mut self, reader: &impl Stream) {
+        self.is_error_taken = true;
+        let error = reader.socket().map(TcpStream::take_error);
+        if let Some(Ok(Some(error))) = error
+            // EPIPE: the peer had finished sending before it reset the connection.
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            self.reader_is_gone = true;
+            self.read_fault.get_or_insert(Fault::Reset);
+            self.read_error.get_or_insert(error);
+        }
     }
 
     /// Returns the time at which the flow must be polled even without a wake-up.
@@ -250,10 +279,14 @@ impl<'a> Flow<'a> {
         scratch: &mut [u8],
     ) {
         self.room = scratch.len();
+        self.is_blocked = false;
         let enough = self.carried.saturating_add(scratch.len() as u64);
         for _ in 0..MAX_STEPS {
             match self.step(cx, reader, writer, scratch) {
-                Poll::Pending => return,
+                Poll::Pending => {
+                    self.is_blocked = self.phase == Phase::Reading && !self.is_idle();
+                    return;
+                }
                 Poll::Ready(()) if self.is_over() => return,
                 Poll::Ready(()) if self.carried >= enough => break,
                 Poll::Ready(()) => {}
@@ -460,8 +493,8 @@ impl<'a> Flow<'a> {
             (Fault::Truncated, OnTruncation::Close) => Phase::Closing,
             _ => Phase::Breaking,
         };
-        self.read_fault = Some(fault);
-        self.read_error = Some(error);
+        self.read_fault.get_or_insert(fault);
+        self.read_error.get_or_insert(error);
     }
 
     fn writer_broke(&mut self, error: io::Error) {

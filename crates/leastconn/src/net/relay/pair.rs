@@ -3,6 +3,8 @@
 
 use std::{task::Context, time::Instant};
 
+use tokio::net::TcpStream;
+
 use super::{
     super::{Fault, Stream},
     OnTruncation, RelayOutcome, Traffic,
@@ -130,6 +132,32 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
     /// Whether the half-close timeout applies instead of the idle timeout.
     pub(super) const fn is_half_closed(&self) -> bool {
         self.client_to_server.is_half_closed() || self.server_to_client.is_half_closed()
+    }
+
+    /// Returns the sockets of the client and of the server that must be watched for errors,
+    /// because the flow that reads from the socket is waiting for its writer.
+    pub(super) fn watched_sockets(&self) -> [Option<&TcpStream>; 2] {
+        let (client, server) = (&self.client_to_server, &self.server_to_client);
+        [
+            client
+                .needs_watch()
+                .then(|| self.downstream.socket())
+                .flatten(),
+            server
+                .needs_watch()
+                .then(|| self.upstream.socket())
+                .flatten(),
+        ]
+    }
+
+    /// Handles errors of the client's socket and of the server's socket.
+    pub(super) fn sockets_failed(&mut self, [client, server]: [bool; 2]) {
+        if client {
+            self.client_to_server.socket_failed(self.downstream);
+        }
+        if server {
+            self.server_to_client.socket_failed(self.upstream);
+        }
     }
 
     /// Returns the time at which the pair must be polled even without a wake-up.
