@@ -308,6 +308,15 @@ impl Pool {
         });
         may_recover || self.membership.load().all.is_empty()
     }
+
+    /// Whether all candidates are in drain or maint. Returns `false` if the pool has no
+    /// members yet.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_withdrawn(&self, candidates: &Candidates) -> bool {
+        let mut servers = candidates.members().iter().map(|member| &member.server);
+        servers.all(|server| !server.is_available() && !server.is_unhealthy())
+            && !self.membership.load().all.is_empty()
+    }
 }
 
 #[cfg(test)]

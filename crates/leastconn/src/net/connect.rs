@@ -250,7 +250,8 @@ impl<'a, P: Prepare> Connect<'a, P> {
     /// The restart of a server therefore delays clients, but their connections do not fail.
     ///
     /// The method fails without waiting if no server can become available: if all servers are
-    /// in drain or maint, or at `max_conns`.
+    /// in drain or maint, or at `max_conns`. If all servers are set to drain or maint while
+    /// the method waits, it fails before the next round.
     ///
     /// A connection counts on its server before the server is dialled, so that concurrent
     /// connections do not all choose the same idle server. While the method waits between
@@ -282,8 +283,13 @@ impl<'a, P: Prepare> Connect<'a, P> {
                 Err(Some(fatal @ ConnectError::Exhausted { .. })) => return Err(fatal),
                 Err(later) => failure = later.or(failure),
             }
-            let is_hopeless = || failure.is_none() && !pool.may_recover(&candidates);
-            if policy.retry_for.is_zero() || (retry.is_none() && is_hopeless()) {
+            let is_hopeless = match retry {
+                None => failure.is_none() && !pool.may_recover(&candidates),
+                // A server at `max_conns` is worth waiting for: other waiting connections
+                // may occupy it only while they try to connect.
+                Some(_) => pool.is_withdrawn(&candidates),
+            };
+            if policy.retry_for.is_zero() || is_hopeless {
                 break;
             }
             let retry = retry.get_or_insert_with(|| Retry::new(pool, policy.retry_for));

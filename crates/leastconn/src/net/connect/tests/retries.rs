@@ -78,6 +78,31 @@ async fn full_and_drained_servers_fail_at_once() {
 }
 
 #[tokio::test]
+async fn drain_of_all_servers_ends_the_wait() {
+    for state in [crate::AdminState::Drain, crate::AdminState::Maint] {
+        let (address, _keep) = refusing().await;
+        let pool = Arc::new(default_pool(&[address]));
+        let mut policy = retrying();
+        policy.retry_for = Duration::from_secs(3600);
+        let attempts = Arc::new(Attempts::default());
+        let waiting = {
+            let (pool, attempts) = (Arc::clone(&pool), Arc::clone(&attempts));
+            tokio::spawn(async move {
+                let all = Selector::all();
+                let connecting = Connect::new(&pool, &all, &policy).attempts(&attempts);
+                connecting.run().await
+            })
+        };
+        while attempts.get() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        server(&pool, 0).set_admin(state);
+        let error = within(DEADLINE, "the error", waiting).await.unwrap();
+        assert_eq!(error.unwrap_err().reason(), Reason::ConnectFailed);
+    }
+}
+
+#[tokio::test]
 async fn recovered_server_is_dialled_at_once() {
     let upstream = Upstream::start(Behaviour::Echo).await;
     // The pool does not dial servers that are down, so only a probe can bring the server up.
