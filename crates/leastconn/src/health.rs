@@ -31,6 +31,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::deadline;
+
 /// Thresholds of active health checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -306,7 +308,7 @@ impl Health {
         self.ejections = self.ejections.saturating_add(1);
         let first = self.passive.fail_timeout;
         let scaled = first.saturating_mul(self.ejections);
-        self.ejected_until = Some(after(now, scaled.min(MAX_EJECTION).max(first)));
+        self.ejected_until = Some(deadline::after(now, scaled.min(MAX_EJECTION).max(first)));
         self.ejected_at = Some(now);
         self.trial_started = None;
         self.successes_since_ejection = 0;
@@ -328,7 +330,7 @@ impl Health {
     /// `fail_timeout`, the next trial is due.
     pub fn start_trial(&mut self, now: Instant) {
         if self.ejected_until.is_some() {
-            self.ejected_until = Some(after(now, self.passive.fail_timeout));
+            self.ejected_until = Some(deadline::after(now, self.passive.fail_timeout));
             self.trial_started = Some(now);
         }
     }
@@ -369,13 +371,6 @@ impl Health {
         self.failures = 0;
         self.last_failure = None;
     }
-}
-
-/// Returns `now + delay`, with `delay` limited to a century. `delay` comes from the
-/// configuration, and adding a very large `Duration` to an `Instant` panics.
-fn after(now: Instant, delay: Duration) -> Instant {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
-    now.checked_add(delay.min(CENTURY)).unwrap_or(now)
 }
 
 #[cfg(test)]

@@ -162,11 +162,14 @@
 //!   on `arc-swap`, `parking_lot` and `thiserror`.
 //!
 //! Events, such as a server going down, are reported through `tracing`.
+#![warn(missing_docs)]
+
 mod address;
 pub mod backoff;
 mod balance;
 #[cfg(feature = "tokio")]
 mod balancer;
+mod deadline;
 mod discover;
 pub mod health;
 mod lease;

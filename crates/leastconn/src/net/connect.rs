@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     Address, Candidates, Failure, Lease, PickRequest, Pool, Reason, Selector, Server, ServerId,
-    Source, Tried,
+    Source, Tried, deadline::after,
 };
 use retry::Retry;
 
@@ -358,7 +358,7 @@ async fn dial<P: Prepare>(
     policy: &ConnectPolicy,
     step: &P,
 ) -> io::Result<P::Stream> {
-    let deadline = now() + policy.timeout;
+    let deadline = after(now(), policy.timeout);
     let resolving = resolve(&server.addresses, server.address(), now());
     // The inner timeouts limit the whole attempt. An outer timeout would only add cost.
     let result = match timeout_at(deadline.into(), resolving).await {

@@ -38,7 +38,10 @@ use self::poll_budget::PollBudget;
 pub use self::splice::MAX_PIPES;
 use self::watch::error_or_wakeup;
 use super::{Stream, now};
-use crate::Reason;
+use crate::{
+    Reason,
+    deadline::{FAR_FUTURE, after},
+};
 
 /// Size of a read, and the maximum number of bytes that one direction buffers for a slow
 /// receiver. With half of this size, uploads over TLS need a quarter more CPU time: see
@@ -234,10 +237,8 @@ pub async fn relay<D: Stream, U: Stream>(
     pair.into_outcome(reason)
 }
 
-fn deadline(from: Instant, limit: Option<Duration>) -> Instant {
-    // Longer than any uptime, but within the range of Tokio's timers.
-    const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-    from + limit.map_or(NEVER, |limit| limit.min(NEVER))
+fn deadline(start: Instant, limit: Option<Duration>) -> Instant {
+    after(start, limit.unwrap_or(FAR_FUTURE))
 }
 
 #[cfg(test)]

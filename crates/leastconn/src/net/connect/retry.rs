@@ -10,6 +10,7 @@ use tokio::{
 use crate::{
     Candidates, Pool,
     backoff::{Backoff, share},
+    deadline,
     net::{now, random},
 };
 
@@ -22,9 +23,6 @@ const LONGEST_DELAY: Duration = Duration::from_secs(1);
 /// at once, so that they do not overflow the server's backlog.
 const SPREAD: Duration = Duration::from_millis(50);
 
-/// Maximum of `retry_for`. Adding a longer time to an `Instant` could overflow.
-const YEAR: Duration = Duration::from_secs(365 * 86_400);
-
 /// The schedule of all rounds except the first round.
 pub(super) struct Retry {
     deadline: Instant,
@@ -36,7 +34,7 @@ impl Retry {
     /// Allows further rounds to start until `time` from now.
     pub(super) fn new(pool: &Pool, time: Duration) -> Self {
         Self {
-            deadline: now() + time.min(YEAR),
+            deadline: deadline::after(now(), time),
             backoff: Backoff::new(FIRST_DELAY, LONGEST_DELAY),
             changes: pool.panicking(),
         }

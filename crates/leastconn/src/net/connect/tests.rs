@@ -251,14 +251,14 @@ async fn names_are_resolved_when_connecting() {
 fn local_error_does_not_hide_server_error() {
     let error = io::Error::from_raw_os_error;
     let (refused, local) = (libc::ECONNREFUSED, libc::EADDRNOTAVAIL);
-    for (earlier, later, told) in [
+    for (earlier, later, reported) in [
         (Some(refused), local, refused),
         (Some(local), refused, refused),
         (None, local, local),
         (Some(refused), libc::ETIMEDOUT, libc::ETIMEDOUT),
     ] {
         let more = more_specific(earlier.map(error), error(later));
-        assert_eq!(more.raw_os_error(), Some(told));
+        assert_eq!(more.raw_os_error(), Some(reported));
     }
 }
 
@@ -323,4 +323,16 @@ async fn keepalive_is_set_on_server_connections() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn longest_timeouts_do_not_overflow() {
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    let (dead, _keep) = refusing().await;
+    let policy = ConnectPolicy {
+        timeout: Duration::MAX,
+        ..POLICY
+    };
+    let pool = pool(&[dead, upstream.addr()]);
+    connect_all(&pool, &policy).await.unwrap();
 }

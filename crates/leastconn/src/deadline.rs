@@ -1,0 +1,25 @@
+//! Deadlines that cannot overflow.
+
+use std::time::{Duration, Instant};
+
+/// A century: longer than any uptime.
+pub(crate) const FAR_FUTURE: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// Returns `start + delay`, with `delay` limited to [`FAR_FUTURE`]. Adding a very large
+/// `Duration` to an `Instant` panics, and many delays come from the configuration.
+pub(crate) fn after(start: Instant, delay: Duration) -> Instant {
+    start.checked_add(delay.min(FAR_FUTURE)).unwrap_or(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longest_delay_does_not_overflow() {
+        let start = Instant::now();
+        assert_eq!(after(start, Duration::MAX), start + FAR_FUTURE);
+        let second = Duration::from_secs(1);
+        assert_eq!(after(start, second), start + second);
+    }
+}
