@@ -41,8 +41,10 @@ use crate::{
 /// How long an answer is used without a new lookup.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// Minimum time between lookups while connects or lookups fail. Without an earlier answer, a
-/// failed lookup is repeated immediately for the next connection.
+/// Minimum time between lookups while connects or lookups fail. Without an earlier answer, the
+/// error of the last lookup is reported for this time. The exception is a lookup that failed
+/// because this process is out of file descriptors or memory: the next connection repeats it
+/// immediately.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// If the answer is older than this, connections first wait for a newer answer: the server's
@@ -85,18 +87,25 @@ where
         if let Some(addresses) = state.fresh(now) {
             return Ok(addresses);
         }
-        let running = state.running();
-        let running = match running {
-            Some(running) => running,
-            None => look_up(cache, &mut state, ask(Arc::clone(host), port)),
-        };
-        let answer = state.answer.as_ref();
         let age = |answer: &Answer| now.saturating_duration_since(answer.at);
+        let answer = state.answer.as_ref();
         let answer = answer.filter(|answer| age(answer) < EXPIRED);
-        if let Some(answer) = answer.filter(|answer| age(answer) < OLD) {
-            return Ok(Arc::clone(&answer.addresses));
+        let is_recent = answer.is_some_and(|answer| age(answer) < OLD);
+        let addresses = answer.map(|answer| Arc::clone(&answer.addresses));
+        let running = match state.running() {
+            Some(running) => running,
+            None => match (recent_failure(&state, now), &addresses) {
+                (Some(_), Some(addresses)) => return Ok(Arc::clone(addresses)),
+                (Some(error), None) if fault(error) != Fault::Exhausted => {
+                    return Err(copy_of(error));
+                }
+                _ => look_up(cache, &mut state, ask(Arc::clone(host), port)),
+            },
+        };
+        match addresses {
+            Some(addresses) if is_recent => return Ok(addresses),
+            addresses => (addresses, running),
         }
-        (answer.map(|answer| Arc::clone(&answer.addresses)), running)
     };
     let Some(earlier) = earlier else {
         return outcome(running).await;
@@ -132,25 +141,40 @@ fn invalidate_by<F>(
         return;
     };
     let mut state = cache.0.lock();
-    let last = state.looked_up;
-    let recently = last.is_some_and(|at| now.saturating_duration_since(at) < MIN_INTERVAL);
-    if !recently && state.running().is_none() {
+    if !was_asked_recently(&state, now) && state.running().is_none() {
         look_up(cache, &mut state, ask(Arc::clone(host), *port));
     }
+}
+
+/// Whether the last lookup has ended less than [`MIN_INTERVAL`] ago.
+fn was_asked_recently(state: &State, now: Instant) -> bool {
+    let ended = state.looked_up;
+    ended.is_some_and(|at| now.saturating_duration_since(at) < MIN_INTERVAL)
+}
+
+/// Returns the error of the last lookup if it failed less than [`MIN_INTERVAL`] ago.
+fn recent_failure(state: &State, now: Instant) -> Option<&Arc<io::Error>> {
+    let failure = state.failure.as_ref();
+    failure.filter(|_| was_asked_recently(state, now))
 }
 
 async fn outcome(mut running: watch::Receiver<Outcome>) -> io::Result<Addresses> {
     let outcome = running.wait_for(Option::is_some).await;
     match outcome.as_deref() {
         Ok(Some(Ok(addresses))) => Ok(Arc::clone(addresses)),
-        // Keep the OS error code: it determines how the fault is classified.
-        Ok(Some(Err(error))) => Err(error.raw_os_error().map_or_else(
-            || io::Error::new(error.kind(), Arc::clone(error)),
-            io::Error::from_raw_os_error,
-        )),
+        Ok(Some(Err(error))) => Err(copy_of(error)),
         // The task ended without a result, because the runtime is shutting down.
         Ok(None) | Err(_) => Err(io::Error::other("the lookup was cancelled")),
     }
+}
+
+/// Returns a copy with the same OS error code, because the code determines how the fault is
+/// classified.
+fn copy_of(error: &Arc<io::Error>) -> io::Error {
+    error.raw_os_error().map_or_else(
+        || io::Error::new(error.kind(), Arc::clone(error)),
+        io::Error::from_raw_os_error,
+    )
 }
 
 /// Starts a lookup, which continues even if the callers are cancelled.
@@ -163,30 +187,22 @@ fn look_up(
     state.running = Some(receiver.clone());
     let cache = cache.clone();
     tokio::spawn(async move {
-        let result = asking.await;
+        let result = asking.await.map_err(Arc::new);
         let mut state = cache.0.lock();
+        let now = now();
         state.running = None;
-        state.looked_up = Some(now());
-        match &result {
-            Ok(addresses) => {
-                let now = now();
-                state.answer = Some(Answer {
-                    addresses: Arc::clone(addresses),
-                    at: now,
-                    stale: now + FRESH,
-                });
-            }
-            // After a failure, limit the rate of lookups. Otherwise every connection would
-            // start a lookup.
-            Err(_) => {
-                if let Some(answer) = &mut state.answer {
-                    answer.stale = now() + MIN_INTERVAL;
-                }
-            }
+        state.looked_up = Some(now);
+        state.failure = result.as_ref().err().cloned();
+        if let Ok(addresses) = &result {
+            state.answer = Some(Answer {
+                addresses: Arc::clone(addresses),
+                at: now,
+                stale: now + FRESH,
+            });
         }
         // Send while holding the lock: a caller that sees no running lookup then sees the
         // result.
-        sender.send_replace(Some(result.map_err(Arc::new)));
+        sender.send_replace(Some(result));
     });
     receiver
 }

@@ -18,6 +18,8 @@ pub(crate) struct AddressCache(pub(crate) Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) answer: Option<Answer>,
+    /// The error of the last lookup, if it failed.
+    pub(crate) failure: Option<Arc<io::Error>>,
     pub(crate) running: Option<watch::Receiver<Outcome>>,
     /// Time at which the last lookup ended.
     pub(crate) looked_up: Option<Instant>,

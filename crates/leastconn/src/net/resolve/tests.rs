@@ -138,8 +138,28 @@ async fn failed_lookup_is_shared_and_keeps_its_error_code() {
     for result in [one, other] {
         assert_eq!(fault(&result.unwrap_err()), Fault::Exhausted);
     }
-    // If there is no earlier answer, each request starts a lookup.
+    // The next lookup may succeed: this process may have closed files in the meantime.
     assert_eq!(ask(&cache, found(1)).await.unwrap(), found(1).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_lookups_are_rate_limited_without_an_answer() {
+    let cache = AddressCache::default();
+    ask(&cache, failure()).await.unwrap_err();
+    let error = ask(&cache, found(1)).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    advance(MIN_INTERVAL).await;
+    assert_eq!(ask(&cache, found(1)).await.unwrap(), found(1).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_lookup_does_not_revive_an_expired_answer() {
+    let cache = AddressCache::default();
+    ask(&cache, found(1)).await.unwrap();
+    advance(EXPIRED).await;
+    for _ in 0..2 {
+        ask(&cache, failure()).await.unwrap_err();
+    }
 }
 
 #[test]
