@@ -20,7 +20,7 @@ use super::{
     prepare::Prepare,
     resolve::resolve,
 };
-use crate::{Server, ShortDuration};
+use crate::{Server, ShortDuration, deadline::after};
 pub use checker::Checker;
 
 /// The protocol of a health check and the expected answer.
@@ -37,7 +37,8 @@ pub enum Probe {
     },
     /// The server answers an HTTP/1.1 `GET` request with one of the given status codes.
     Http {
-        /// The request target: path and query.
+        /// The request target: path and query. If it contains anything except visible ASCII
+        /// characters, the probe fails.
         path: String,
         /// Status codes of a healthy server.
         status: Vec<RangeInclusive<u16>>,
@@ -46,17 +47,34 @@ pub enum Probe {
     /// success, except errors that concern all clients. The probe completes the login because
     /// a server blocks a host after `max_connect_errors` connections that end before login.
     Mysql {
-        /// The user to log in as, without a password. The user need not exist.
+        /// The user to log in as, without a password. The user need not exist. If the name
+        /// contains a NUL, the probe fails.
         user: String,
     },
     /// A PostgreSQL server answers a startup message: it requests a password, accepts the
     /// user or rejects the user.
     Postgres {
-        /// The user of the session. The user need not exist.
+        /// The user of the session. The user need not exist. If the name contains a NUL, the
+        /// probe fails.
         user: String,
     },
     /// A Redis server answers `PING`. An authentication error also counts as success.
     Redis,
+}
+
+impl Probe {
+    /// Rejects texts that would add headers, parameters or requests.
+    fn check(&self) -> Result<(), ProbeError> {
+        match self {
+            Self::Http { path, .. } if !path.bytes().all(|b| b.is_ascii_graphic()) => Err(
+                ProbeError::InvalidCheck("the path may contain visible ASCII characters only"),
+            ),
+            Self::Mysql { user } | Self::Postgres { user } if user.contains('\0') => Err(
+                ProbeError::InvalidCheck("the user name contains a NUL character"),
+            ),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A health check and its schedule.
@@ -109,7 +127,7 @@ pub enum ProbeError {
     #[error("no answer within {}", ShortDuration(*.0))]
     TimedOut(Duration),
     /// The time limit passed after an incomplete answer.
-    #[error("the expected answer did not come within {}, but {answer}", ShortDuration(*.limit))]
+    #[error("no expected answer within {}; received {answer}", ShortDuration(*.limit))]
     Incomplete {
         /// The time limit of the probe.
         limit: Duration,
@@ -117,17 +135,20 @@ pub enum ProbeError {
         answer: Excerpt,
     },
     /// The answer ended or exceeded 16 KiB, and does not contain the expected bytes.
-    #[error("the answer is not the expected one, but {0}")]
+    #[error("unexpected answer: {0}")]
     Unexpected(Excerpt),
     /// The answer is not HTTP/1.x.
-    #[error("the answer is not HTTP, but {0}")]
+    #[error("not an HTTP answer: {0}")]
     NotHttp(Excerpt),
     /// The answer has an unexpected status code.
     #[error("HTTP status {0}")]
     Status(u16),
     /// The server answered with an error that concerns all clients.
-    #[error("the server answers with an error: {0}")]
+    #[error("the server answered with an error: {0}")]
     Server(String),
+    /// The check itself is invalid, so no connection was opened.
+    #[error("invalid health check: {0}")]
+    InvalidCheck(&'static str),
 }
 
 impl ProbeError {
@@ -171,9 +192,10 @@ impl Excerpt {
 impl fmt::Display for Excerpt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.bytes {
-            0 => f.write_str("nothing"),
+            0 => f.write_str("no data"),
             bytes if bytes > self.start.len() => {
-                write!(f, "{bytes} bytes from \"{}\" on", self.start.escape_ascii())
+                let start = self.start.escape_ascii();
+                write!(f, "{bytes} bytes that start with \"{start}\"")
             }
             _ => write!(f, "\"{}\"", self.start.escape_ascii()),
         }
@@ -193,7 +215,8 @@ const MAX_ANSWER: usize = 16 * 1024;
 /// Dropping the future closes the connection. This function does not change the server's
 /// health.
 pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Result<(), ProbeError> {
-    let deadline = now() + check.timeout;
+    check.probe.check()?;
+    let deadline = after(now(), check.timeout);
     // Declared outside of `attempt`, so that the error after a timeout can contain the
     // incomplete answer.
     let mut answer = Vec::new();

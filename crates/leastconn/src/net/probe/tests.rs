@@ -162,33 +162,33 @@ async fn probe_errors_quote_an_escaped_excerpt() {
     let expecting = || tcp(None, Some("+PONG"));
     assert_eq!(
         error_text(&["-ERR \u{1b}[2Jno\n"], short(expecting()), true).await,
-        "the expected answer did not come within 1s, but \"-ERR \\x1b[2Jno\\n\""
+        "no expected answer within 1s; received \"-ERR \\x1b[2Jno\\n\""
     );
     assert_eq!(
         error_text(&["HTTP/1."], short(http(200..=200)), true).await,
-        "the expected answer did not come within 1s, but \"HTTP/1.\""
+        "no expected answer within 1s; received \"HTTP/1.\""
     );
     const LONG: &str = "é\"0123456789012345678901234567890123456789012345678901234567890123456789";
     assert_eq!(
         error_text(&[LONG], short(expecting()), true).await,
         format!(
-            "the expected answer did not come within 1s, but {} bytes from \
-             \"\\xc3\\xa9\\\"{}\" on",
+            "no expected answer within 1s; received {} bytes that start with \
+             \"\\xc3\\xa9\\\"{}\"",
             LONG.len(),
             &LONG[3..64]
         )
     );
     assert_eq!(
         error_text(&["220 mail\r\n"], expecting(), false).await,
-        "the answer is not the expected one, but \"220 mail\\r\\n\""
+        "unexpected answer: \"220 mail\\r\\n\""
     );
     assert_eq!(
         error_text(&[], expecting(), false).await,
-        "the answer is not the expected one, but nothing"
+        "unexpected answer: no data"
     );
     assert_eq!(
         error_text(&["SSH-2.0-x\r\n"], http(200..=200), false).await,
-        "the answer is not HTTP, but \"SSH-2.0-x\\r\\n\""
+        "not an HTTP answer: \"SSH-2.0-x\\r\\n\""
     );
 }
 
@@ -257,6 +257,38 @@ async fn probe_uses_the_configured_port() {
     };
     probe_at(service.addr(), &check).await.unwrap();
     assert_eq!((service.accepted(), health.accepted()), (0, 1));
+}
+
+#[tokio::test]
+async fn invalid_check_opens_no_connection() {
+    let upstream = Upstream::start(Behaviour::Http(200)).await;
+    let http = |path: &str| Probe::Http {
+        path: path.to_owned(),
+        status: vec![200..=299],
+    };
+    let user = "db\0database\0other".to_owned();
+    for probe in [
+        http("/ HTTP/1.1\r\nX-Forwarded-For: 127.0.0.1"),
+        http("/a b"),
+        Probe::Mysql { user: user.clone() },
+        Probe::Postgres { user },
+    ] {
+        let error = probe_at(upstream.addr(), &check(probe)).await.unwrap_err();
+        assert!(matches!(error, ProbeError::InvalidCheck(_)), "{error:?}");
+        // The fault must show in the health of the server.
+        assert!(error.is_server_fault());
+    }
+    assert_eq!(upstream.accepted(), 0);
+}
+
+#[tokio::test]
+async fn longest_timeout_does_not_overflow() {
+    let upstream = Upstream::start(Behaviour::Http(200)).await;
+    let check = Check {
+        timeout: Duration::MAX,
+        ..http(200..=200)
+    };
+    probe_at(upstream.addr(), &check).await.unwrap();
 }
 
 #[test]
