@@ -127,8 +127,14 @@ async fn bidirectional_transfer_arrives_intact() {
         )
     };
     let (_, _, to_server, to_client) = within(3 * DEADLINE, "all bytes", all).await;
-    assert_eq!(to_server, sha256_hex(&pattern(0, CLIENT_TO_SERVER as usize)));
-    assert_eq!(to_client, sha256_hex(&pattern(0, SERVER_TO_CLIENT as usize)));
+    assert_eq!(
+        to_server,
+        sha256_hex(&pattern(0, CLIENT_TO_SERVER as usize))
+    );
+    assert_eq!(
+        to_client,
+        sha256_hex(&pattern(0, SERVER_TO_CLIENT as usize))
+    );
     assert_eq!(rig.reason().await, Reason::Ok);
     assert_eq!(rig.carried(), (CLIENT_TO_SERVER, SERVER_TO_CLIENT));
 }
