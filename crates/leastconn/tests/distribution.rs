@@ -313,8 +313,8 @@ fn each_candidate_set_has_its_own_schedule() {
 }
 
 proptest! {
-    /// In each window of consecutive picks, the count of a server is close to its share of the
-    /// window. The difference is at most one, plus the server's share of one pick per server.
+    /// In any sequence of consecutive picks, each server gets about `picks * weight / total`.
+    /// The error is at most `1 + servers * weight / total` picks.
     #[test]
     fn round_robin_is_even_in_every_window(
         weights in prop::collection::vec(1u32..12, 1..8), seed: u64,

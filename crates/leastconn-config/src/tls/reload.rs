@@ -70,7 +70,7 @@ impl Tls {
                 let single = [&raw.cert, &raw.key, &raw.client_ca];
                 (single.into_iter().flatten().collect(), raw.crl.as_ref())
             },
-            // The text of the table contains the default protocols.
+            // The stored table already contains the ALPN protocols, including the defaults.
             |raw, base_dir, problems| listener::load(raw, base_dir, now, Alpn::default(), problems),
         )
     }

@@ -82,8 +82,7 @@ async fn every_example_passes_check_and_starts() {
             let address = balancer.address(listener);
             TcpStream::connect(address).await.unwrap();
             if table.contains("client_ca") {
-                // No servers are running, but an untrusted client is refused in the
-                // handshake.
+                // This needs no servers: an untrusted client is refused in the handshake.
                 let mut curl = curl::get(&certs, address, Some("alt/client1"));
                 // Some examples negotiate application protocols (ALPN) that curl does not
                 // offer.

@@ -56,7 +56,7 @@ pub struct HistoryQuery {
 #[derive(Debug, Default)]
 pub struct History(Mutex<VecDeque<Sample>>);
 
-/// Counters at one time. They only grow, except when a listener is removed.
+/// Counter values at the time `at`. They only grow, except when a listener is removed.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     at: Timestamp,

@@ -45,7 +45,7 @@ impl Rekey for Counted {
 pub(crate) struct Client {
     version: ProtocolVersion,
     chacha: bool,
-    /// Cipher, sequence number and number of key updates for sending to the record layer.
+    /// State of the client's sending direction: cipher, sequence number, number of key updates.
     there: (Cipher, u64, u8),
     back: (Cipher, u64, u8),
 }

@@ -29,7 +29,7 @@ pub enum ChainErrorKind {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ChainError {
     Certificate(CertificateError),
-    /// A requirement that rustls-webpki does not check is not met.
+    /// The chain violates a rule of RFC 5280 that rustls-webpki does not check.
     Path(PathError),
     /// The authority, or an intermediate that the peer sent, has expired or is not valid
     /// yet.
