@@ -18,7 +18,9 @@ mod upstreams;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-pub use changes::{Kill, Killed, LogLevel, ServerState, SetLogLevel, SetState, StateSet};
+pub use changes::{
+    Kill, Killed, LogLevel, ServerState, SetLogLevel, SetState, SetWeight, StateSet, WeightSet,
+};
 pub use clients::{Client, ClientOrder, Clients, ClientsQuery, RateLimit};
 pub use connections::{Connection, Connections, ConnectionsQuery, Stage};
 pub use history::{History, HistoryQuery, Sample, Samples};

@@ -1,18 +1,20 @@
-//! Runtime overrides: states of servers and the log level, set by an operator.
+//! Runtime overrides: states and weights of servers and the log level, set by an operator.
 //!
 //! Overrides are stored by name, so that they survive a reload. A server in `drain` stays in
 //! `drain` regardless of other changes in the file, even of its address, until an operator sets it
-//! to `ready` or the server is removed from the file. The log level stays until an operator resets
+//! to `ready` or the server is removed from the file. The same applies to weights, until an
+//! operator sets a weight of 100 %. The log level stays until an operator resets
 //! it or the level in the file changes.
 
 mod filter;
 mod handover;
 mod maintenance;
+mod weights;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use leastconn::{AdminState, ServerId, UpstreamId};
+use leastconn::{AdminState, ServerId, UpstreamId, WeightOverride};
 use leastconn_config::{Level, Log};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{runtime::Handle, sync::broadcast};
@@ -27,6 +29,8 @@ use crate::{
 pub use filter::ConnectionFilter;
 pub(crate) use handover::OverrideHandover;
 use maintenance::{PendingClose, close_connections};
+pub use weights::WeightChange;
+use weights::Weights;
 
 /// Maximum number of kills that a predecessor has not read yet. Operators do not send so many at
 /// once.
@@ -45,6 +49,7 @@ pub struct Overrides {
 #[derive(Debug, Default)]
 struct ActiveOverrides {
     servers: BTreeMap<(UpstreamId, ServerId), ServerOverride>,
+    weights: Weights,
     level: Option<(Level, Timestamp)>,
     /// Whether the overrides were handed over to a successor process.
     is_replaced: bool,
@@ -63,7 +68,7 @@ struct ServerOverride {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replaced;
 
-/// Why the state of a server could not be changed.
+/// Why the state or weight of a server could not be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetServerError {
     /// There is no server of that name.
@@ -86,6 +91,8 @@ pub struct ServerChange {
 pub enum Override {
     /// A server's state. In the file all servers are `ready`.
     Server(UpstreamId, ServerId, AdminState, Timestamp),
+    /// A server's weight.
+    Weight(UpstreamId, ServerId, WeightOverride, Timestamp),
     /// The log level.
     Level(Level, Timestamp),
 }
@@ -243,7 +250,10 @@ impl Overrides {
         let level = active
             .level
             .map(|(level, since)| Override::Level(level, since));
-        servers.chain(level).collect()
+        servers
+            .chain(active.weights.active())
+            .chain(level)
+            .collect()
     }
 
     /// Applies the overrides to `next`, then replaces `current` with `next`. Drops the overrides of
@@ -263,6 +273,7 @@ impl Overrides {
             }
             found.is_some()
         });
+        active.weights.apply(&next);
         let (before, log) = (&current.config.log, next.config.log.clone());
         if before.level != log.level && active.level.take().is_some() {
             tracing::info!("log level override dropped: level changed in the configuration file");
@@ -292,4 +303,9 @@ impl ActiveOverrides {
             ..log.clone()
         }
     }
+}
+
+/// Parses a time that another process sent. An invalid time is replaced with the present.
+fn parse_time(text: &str) -> Timestamp {
+    text.parse().unwrap_or_else(|_| Timestamp::now())
 }

@@ -182,6 +182,7 @@ mod server;
 mod short_duration;
 mod spec;
 mod sync;
+mod weight;
 
 pub use address::{Address, AddressError};
 pub use balance::{Balance, Source};
@@ -198,6 +199,7 @@ pub use reason::Reason;
 pub use server::{Failure, Outage, Server, ServerStatus, SlowStart};
 pub use short_duration::ShortDuration;
 pub use spec::{AdminState, ClientId, PanicPolicy, ServerId, ServerSpec, UpstreamId, Weight};
+pub use weight::{ParseWeightError, WeightOverride};
 
 /// Makes the example in the README a documentation test.
 #[cfg(all(doctest, feature = "tokio"))]

@@ -14,6 +14,7 @@ mod candidates;
 mod membership;
 mod pick;
 mod selector;
+mod weights;
 
 use std::{
     num::NonZeroU32,
@@ -29,6 +30,7 @@ use crate::{
     server::{Server, ServerGroup, SlowStart},
     spec::{PanicPolicy, ServerId, ServerSpec, UpstreamId},
     sync::{Arc, Mutex},
+    weight::WeightOverride,
 };
 pub use builder::PoolBuilder;
 pub use candidates::{Candidates, Tried};
@@ -36,6 +38,7 @@ pub use membership::MembershipChange;
 use membership::{Membership, Merge};
 pub use pick::PickRequest;
 pub use selector::Selector;
+use weights::Details;
 
 /// The servers of one upstream.
 ///
@@ -104,15 +107,29 @@ pub enum PoolError {
 pub struct Member {
     /// The server, with its connection count and its health.
     pub server: Arc<Server>,
-    /// Share of connections relative to the other members.
+    /// Share of connections relative to the other members. While the weight of any member is
+    /// a fraction, the weights of all members are multiplied by the same factor; see
+    /// [`Self::effective_weight`].
     pub weight: Weight,
     /// Maximum of concurrent connections. `None`: unlimited.
     pub max_conns: Option<NonZeroU32>,
     /// Whether the server is used only while no other server is available.
     pub backup: bool,
+    details: Arc<Details>,
 }
 
 impl Member {
+    /// Returns the weight according to the last update.
+    pub fn configured_weight(&self) -> Weight {
+        self.details.spec.weight
+    }
+
+    /// Returns the weight in effect. It differs from [`Self::configured_weight`] if it was
+    /// changed by [`Pool::set_weight`].
+    pub fn effective_weight(&self) -> f64 {
+        self.details.weight.to_weight()
+    }
+
     /// Whether the server has reached its maximum of concurrent connections.
     #[cfg(feature = "tokio")]
     pub(crate) fn is_full(&self) -> bool {
@@ -120,14 +137,8 @@ impl Member {
         max.is_some_and(|max| self.server.in_flight() >= max.get())
     }
 
-    fn spec(&self) -> ServerSpec {
-        ServerSpec {
-            id: self.server.id().clone(),
-            address: self.server.address().clone(),
-            weight: self.weight,
-            max_conns: self.max_conns,
-            backup: self.backup,
-        }
+    fn spec(&self) -> &ServerSpec {
+        &self.details.spec
     }
 }
 
@@ -316,6 +327,66 @@ impl Pool {
         let mut servers = candidates.members().iter().map(|member| &member.server);
         servers.all(|server| !server.is_available() && !server.is_unhealthy())
             && !self.membership.load().all.is_empty()
+    }
+}
+
+/// Weights that are changed while the pool is in use.
+impl Pool {
+    /// Sets the weight of the member `server` while the pool is in use, or resets it to the
+    /// weight of its [`ServerSpec`] with `None`. Returns `false` if there is no such member.
+    ///
+    /// With a weight of zero the server gets no new connections, as in
+    /// [drain](crate::AdminState::Drain). Slow start begins if the weight of a server without
+    /// connections changes from zero. Otherwise the new weight is applied at once.
+    ///
+    /// The weight persists as long as the server stays in the pool, also across
+    /// [updates](Self::update) and in a [successor](Self::successor).
+    ///
+    /// ```
+    /// use leastconn::{Address, Pool, ServerSpec, WeightOverride};
+    ///
+    /// let server = |address: &str| {
+    ///     Ok::<_, leastconn::AddressError>(ServerSpec::new(address, address.parse::<Address>()?))
+    /// };
+    /// let pool = Pool::builder("web")
+    ///     .server(server("10.0.0.1:80")?)
+    ///     .server(server("10.0.0.2:80")?)
+    ///     .build()?;
+    /// assert!(pool.set_weight("10.0.0.1:80", Some(WeightOverride::Percent(50))));
+    /// assert_eq!(pool.members()[0].effective_weight(), 0.5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_weight(&self, server: &str, weight: Option<WeightOverride>) -> bool {
+        let _updating = self.updating.lock();
+        let Some(server) = self.server(server) else {
+            return false;
+        };
+        if server.set_weight_override(weight) {
+            self.refresh_weights();
+        }
+        true
+    }
+
+    /// Publishes the weights in effect. The caller holds the lock of updates.
+    fn refresh_weights(&self) {
+        let before = self.membership.load_full();
+        let mut members = before.all.members().to_vec();
+        weights::apply(&mut members);
+        for member in &members {
+            // Stop new connections before the new weights are published.
+            if member.details.weight.is_zero() {
+                member.server.set_zero_weight(true);
+            }
+        }
+        let returned: Vec<_> = members
+            .iter()
+            .filter(|member| !member.details.weight.is_zero())
+            .map(|member| Arc::clone(&member.server))
+            .collect();
+        self.publish(Membership::new(self, members.into(), before.departed()));
+        for server in returned {
+            server.set_zero_weight(false);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod address_cache;
 mod group;
 mod outage;
 mod picking;
+mod weight;
 
 use std::{
     sync::{OnceLock, Weak},
@@ -32,6 +33,7 @@ use crate::{
     health::{ActivePolicy, Availability, Health, PassivePolicy, Siblings},
     spec::{AdminState, ServerId},
     sync::{AtomicU64, Mutex, Ordering},
+    weight::WeightOverride,
 };
 
 /// Mask of the number of connections in flight, in the lower half of the state word.
@@ -54,8 +56,13 @@ const RAMPING: u64 = 1 << 37;
 /// The server was dialled while no server was available. The bit is cleared when the server is
 /// up again.
 const LAST_RESORT: u64 = 1 << 38;
+/// The weight in effect is zero: the server gets no new connections.
+const ZERO_WEIGHT: u64 = 1 << 44;
 
-const CLOSED: u64 = DRAIN | MAINT | DOWN;
+/// The server was taken out of service on purpose, so it is not even a last resort.
+const OUT_OF_SERVICE: u64 = DRAIN | MAINT | ZERO_WEIGHT;
+
+const CLOSED: u64 = OUT_OF_SERVICE | DOWN;
 
 /// A server of a [`Pool`](crate::Pool), with its connection count, health and counters.
 ///
@@ -79,6 +86,7 @@ pub struct Server {
     epoch: OnceLock<Instant>,
     connections: AtomicU64,
     connect_failures: AtomicU64,
+    weight_override: Mutex<Option<WeightOverride>>,
     #[cfg(feature = "tokio")]
     pub(crate) addresses: AddressCache,
     /// The time at which the last completed probe started.
@@ -96,6 +104,8 @@ pub struct ServerStatus {
     pub admin: AdminState,
     /// State according to health checks and connects.
     pub availability: Availability,
+    /// Whether the weight in effect is zero; see [`Pool::set_weight`](crate::Pool::set_weight).
+    pub has_zero_weight: bool,
     /// Successful connects since the server was created.
     pub connections: u64,
     /// Failed connects since the server was created.
@@ -121,6 +131,11 @@ impl ServerStatus {
     pub fn is_up(&self) -> bool {
         self.availability == Availability::Up
     }
+
+    /// Whether the server gets new connections, unless it is at its maximum.
+    pub fn is_available(&self) -> bool {
+        self.is_up() && self.admin == AdminState::Ready && !self.has_zero_weight
+    }
 }
 
 impl Server {
@@ -142,6 +157,7 @@ impl Server {
             epoch: OnceLock::new(),
             connections: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
+            weight_override: Mutex::new(None),
             #[cfg(feature = "tokio")]
             addresses: AddressCache::default(),
             #[cfg(feature = "tokio")]
@@ -175,6 +191,7 @@ impl Server {
                 _ => AdminState::Maint,
             },
             availability: self.condition.lock().health.availability(),
+            has_zero_weight: word & ZERO_WEIGHT != 0,
             connections: self.connections.load(Ordering::Relaxed),
             connect_failures: self.connect_failures.load(Ordering::Relaxed),
         }
@@ -317,6 +334,7 @@ impl Server {
         let mut condition = self.condition.lock();
         *condition = Condition::new(Health::new(active, passive));
         self.reset_ramp();
+        self.set_weight_override(None);
         self.update(|word| (word & IN_FLIGHT) | RAMPING);
     }
 
@@ -325,11 +343,10 @@ impl Server {
         self.word.load(Ordering::Acquire) & (CLOSED | EJECTED) == 0
     }
 
-    /// Whether the server is ejected or down, but neither in drain nor in maintenance. Such a
-    /// server is picked only while no server is available, or for a trial connection.
+    /// Whether the server is ejected or down, but not taken out of service. Such a server is picked only while no server is available, or for a trial connection.
     pub(crate) fn is_unhealthy(&self) -> bool {
         let word = self.word.load(Ordering::Acquire);
-        word & (DRAIN | MAINT) == 0 && word & (DOWN | EJECTED) != 0
+        word & OUT_OF_SERVICE == 0 && word & (DOWN | EJECTED) != 0
     }
 
     /// Whether the server is ready and not down. An ejected server counts as not down.

@@ -60,7 +60,7 @@ name! {
 /// A server's share of connections relative to the other servers, from 1 to 65,535.
 ///
 /// A weight of 0 is not possible. To stop new connections to a server, set its state to
-/// [drain](AdminState::Drain).
+/// [drain](AdminState::Drain) or [override](crate::WeightOverride) its weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Weight(u16);
 

@@ -12,11 +12,13 @@ use std::{
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use leastconn::WeightOverride;
+
 use super::{DONE, FAILED, INVALID, fail};
 use leastconn_config::{Level, suggest, text::escape};
 use leastconn_server::api::{
     ClientOrder, ClientsQuery, ConnectionsQuery, Kill, RefusalsQuery, ReloadOutcome, Server,
-    ServerState, SetLogLevel, SetState, Status,
+    ServerState, SetLogLevel, SetState, SetWeight, Status,
     client::{Client, ClientError},
 };
 use table::OutputStyle;
@@ -110,6 +112,16 @@ enum Command {
         /// The server, as listed by `ctl servers`.
         #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
         server: ServerName,
+    },
+    /// Set the weight of a server until it is set to 100% or the balancer is restarted.
+    Weight {
+        /// The server, as listed by `ctl servers`.
+        #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
+        server: ServerName,
+        /// A weight, or a percentage of the configured weight; 0 sends no new connections, 100%
+        /// resets the weight.
+        #[arg(value_name = "N|N%")]
+        weight: WeightOverride,
     },
     /// Close open connections that match all given filters.
     Kill(KillArgs),
@@ -282,6 +294,16 @@ async fn execute(client: &Client, command: Command, json: bool) -> Result<u8, Ct
             set(client, &server, ServerState::Maint, grace, json).await
         }
         Command::Ready { server } => set(client, &server, ServerState::Ready, None, json).await,
+        Command::Weight {
+            server: ServerName(upstream, server),
+            weight,
+        } => {
+            let change = SetWeight {
+                weight: weight.to_string(),
+            };
+            let set = client.set_weight(&upstream, &server, &change).await?;
+            print(&set, json, || show::weight_set(&set))
+        }
         Command::Kill(args) => {
             let filter = Kill {
                 client: args.client,

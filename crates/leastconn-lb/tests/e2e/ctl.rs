@@ -45,19 +45,19 @@ pub(crate) async fn ctl(lb: &Running, args: &[&str]) -> Output {
     program(lb.dir(), &args).await
 }
 
-async fn ctl_json(lb: &Running, args: &[&str]) -> Value {
+pub(crate) async fn ctl_json(lb: &Running, args: &[&str]) -> Value {
     let args = [args, &["--json"]].concat();
     serde_json::from_str(&ctl(lb, &args).await.ok()).unwrap()
 }
 
 /// Connects, and returns the stream and the name that the server sent.
-async fn connect(lb: &Running) -> (TcpStream, String) {
+pub(crate) async fn connect(lb: &Running) -> (TcpStream, String) {
     let mut stream = tcp(lb.main()).await;
     let name = within(DEADLINE, "the greeting", read_line(&mut stream)).await;
     (stream, name.unwrap())
 }
 
-async fn two_servers() -> [Upstream; 2] {
+pub(crate) async fn two_servers() -> [Upstream; 2] {
     [Upstream::named("web1").await, Upstream::named("web2").await]
 }
 
@@ -66,7 +66,7 @@ async fn wait_closed(stream: &mut TcpStream) {
     let _ = within(DEADLINE, "the end", read_to_close(stream)).await;
 }
 
-async fn state_of(lb: &Running, server: usize) -> Value {
+pub(crate) async fn state_of(lb: &Running, server: usize) -> Value {
     ctl_json(lb, &["servers"]).await["servers"][server].clone()
 }
 
@@ -479,6 +479,8 @@ async fn errors_suggest_what_to_do() {
         ),
         (&["maint", "web/web1", "--grace", "soon"], 2, "`grace`"),
         (&["drain", "web1"], 2, "expected UPSTREAM/SERVER"),
+        (&["weight", "web/x", "1"], 1, "there is no server `web/x`"),
+        (&["weight", "web/web1", "half"], 2, "expected a weight"),
         (&["kill"], 2, "--client"),
         (&["log-level", "loud"], 2, "possible values"),
         (

@@ -78,6 +78,7 @@ mod server_failure;
 mod server_identity;
 mod server_outage;
 mod server_verification;
+mod server_weight;
 mod session_resumption;
 mod slow_readers;
 mod sni_routing;

@@ -113,6 +113,11 @@ async fn responses_match_the_openapi_document() {
             "/servers/{upstream}/{server}/state",
             0,
         ),
+        (
+            &["weight", "web/web1", "50%"],
+            "/servers/{upstream}/{server}/weight",
+            0,
+        ),
         (&["log-level", "debug"], "/log-level", 0),
         (&["kill", "--client", "nobody"], "/connections/kill", 1),
         (&["kill", "--connection", "999"], "/connections/kill", 1),

@@ -263,12 +263,13 @@ async fn overrides_and_admin_socket_survive() {
     let site = Site::plain(&[&webs[0], &webs[1]]).admin(SOCKET);
     let lb = start(site).await;
     ctl(&lb, &["drain", "web/web1"]).await.ok();
+    ctl(&lb, &["weight", "web/web2", "50%"]).await.ok();
     ctl(&lb, &["log-level", "debug"]).await.ok();
     let status = async || -> serde_json::Value {
         serde_json::from_str(&ctl(&lb, &["status", "--json"]).await.ok()).unwrap()
     };
     let set = status().await["configuration"]["deviations"].clone();
-    assert_eq!(set.as_array().unwrap().len(), 2);
+    assert_eq!(set.as_array().unwrap().len(), 3);
     let mut pid = lb.pid();
     for _ in 0..2 {
         pid = upgrade(&lb, pid).await;

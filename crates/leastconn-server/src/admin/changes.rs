@@ -10,7 +10,7 @@ use axum::{
     response::Response,
     routing::post,
 };
-use leastconn::AdminState;
+use leastconn::{AdminState, WeightOverride};
 use leastconn_config::{duration, suggest, text::escape};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     api::{
-        ApiContext, Kill, Killed, LogLevel, Reload, SetLogLevel, SetState, StateSet,
-        UpstreamSummary,
+        ApiContext, Kill, Killed, LogLevel, Reload, SetLogLevel, SetState, SetWeight, StateSet,
+        UpstreamSummary, WeightSet,
     },
     context::ServerContext,
     overrides::{ConnectionFilter, Replaced, SetServerError},
@@ -39,6 +39,7 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 pub(super) fn routes() -> Router<ApiContext> {
     Router::new()
         .route("/servers/{upstream}/{server}/state", post(set_state))
+        .route("/servers/{upstream}/{server}/weight", post(set_weight))
         .route("/connections/kill", post(kill))
         .route("/reload", post(reload))
         .route("/log-level", post(set_log_level))
@@ -96,30 +97,73 @@ async fn set_state(
             context
                 .overrides
                 .set_server(cx.control.runtime(), (&upstream, &server), state, grace);
-        let set = set.map_err(|not_set| match not_set {
-            SetServerError::NoSuchServer => no_server(context, &upstream, &server),
-            SetServerError::Replaced => replaced(Replaced),
-        })?;
+        let set = set.map_err(|not_set| not_set_error(context, not_set, &upstream, &server))?;
         caller.log(&format!(
             "set {upstream}/{server} from {} to {}",
             set.was.as_str(),
             state.as_str()
         ));
         let ends = state == AdminState::Maint;
-        let left = context.snapshot();
-        let left = left.upstreams.get(&*upstream);
-        let available = left.map(|upstream| UpstreamSummary::of(upstream.pool()).available);
         Ok(StateSet {
+            available: available(context, &upstream),
             upstream,
             server,
             state: state.into(),
             was: set.was.into(),
             active: set.active,
-            available,
             ends_after_seconds: ends.then_some(grace.as_secs_f64()),
         })
     })
     .await
+}
+
+async fn set_weight(
+    State(cx): State<ApiContext>,
+    Extension(caller): Extension<Caller>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let Path((upstream, server)) = path.or_else(|error| bad(&error.body_text()))?;
+    let request: SetWeight = read(body).await?;
+    let weight = request.weight.parse();
+    let weight: WeightOverride = weight.or_else(|error| bad(&format!("`weight`: {error}")))?;
+    try_respond(move || {
+        let context = &cx.context;
+        let set = context.overrides.set_weight((&upstream, &server), weight);
+        let set = set.map_err(|not_set| not_set_error(context, not_set, &upstream, &server))?;
+        caller.log(&format!(
+            "set the weight of {upstream}/{server} from {} to {}",
+            set.was, set.weight
+        ));
+        Ok(WeightSet {
+            available: available(context, &upstream),
+            upstream,
+            server,
+            weight: set.weight,
+            was: set.was,
+            configured: set.configured,
+        })
+    })
+    .await
+}
+
+/// The number of servers of the upstream that can get new connections.
+fn available(context: &ServerContext, upstream: &str) -> Option<usize> {
+    let snapshot = context.snapshot();
+    let upstream = snapshot.upstreams.get(upstream)?;
+    Some(UpstreamSummary::of(upstream.pool()).available)
+}
+
+fn not_set_error(
+    context: &ServerContext,
+    error: SetServerError,
+    upstream: &str,
+    server: &str,
+) -> ApiError {
+    match error {
+        SetServerError::NoSuchServer => no_server(context, upstream, server),
+        SetServerError::Replaced => replaced(Replaced),
+    }
 }
 
 async fn kill(

@@ -47,6 +47,31 @@ pub struct StateSet {
     pub ends_after_seconds: Option<f64>,
 }
 
+/// `POST /api/v1/servers/UPSTREAM/SERVER/weight`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetWeight {
+    /// A weight, such as `5`, or a percentage of the configured weight, such as `50%`. 0 stops
+    /// new connections, and `100%` resets the weight.
+    pub weight: String,
+}
+
+/// Result of setting a server's weight.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WeightSet {
+    pub upstream: String,
+    pub server: String,
+    /// Weight in effect.
+    pub weight: f64,
+    /// Previous weight.
+    pub was: f64,
+    /// Weight in the configuration file.
+    pub configured: u16,
+    /// Servers of the upstream that can now get new connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available: Option<usize>,
+}
+
 /// `POST /api/v1/connections/kill`: closes connections that match all given criteria. At
 /// least one is required.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -27,7 +27,8 @@ use tokio::{
 
 use super::{
     Clients, ClientsQuery, Connections, ConnectionsQuery, Kill, Killed, LogLevel, Refusals,
-    RefusalsQuery, Reload, Samples, Servers, ServersQuery, SetLogLevel, SetState, StateSet, Status,
+    RefusalsQuery, Reload, Samples, Servers, ServersQuery, SetLogLevel, SetState, SetWeight,
+    StateSet, Status, WeightSet,
 };
 
 /// Maximum size of a response in bytes. A list of 1,000 connections with long names has about
@@ -237,6 +238,21 @@ impl Client {
         let (upstream, server) = (segment(upstream), segment(server));
         let path = format!("servers/{upstream}/{server}/state");
         self.post(&path, state, self.limit).await
+    }
+
+    /// Sets the weight of a server.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn set_weight(
+        &self,
+        upstream: &str,
+        server: &str,
+        weight: &SetWeight,
+    ) -> Result<WeightSet, ClientError> {
+        let (upstream, server) = (segment(upstream), segment(server));
+        let path = format!("servers/{upstream}/{server}/weight");
+        self.post(&path, weight, self.limit).await
     }
 
     /// Closes connections.

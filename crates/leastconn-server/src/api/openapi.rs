@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Clients, ClientsQuery, Connections, ConnectionsQuery, HistoryQuery, Kill, Killed, LogLevel,
     Refusals, RefusalsQuery, Reload, Samples, Servers, ServersQuery, SetLogLevel, SetState,
-    StateSet, Status,
+    SetWeight, StateSet, Status, WeightSet,
 };
 
 /// Base path of the API.
@@ -49,6 +49,11 @@ pub fn openapi() -> Value {
     paths.post::<SetState, StateSet>(
         "/servers/{upstream}/{server}/state",
         "Set the administrative state of a server; it survives reloads",
+        &["upstream", "server"],
+    );
+    paths.post::<SetWeight, WeightSet>(
+        "/servers/{upstream}/{server}/weight",
+        "Set the weight of a server; it survives reloads",
         &["upstream", "server"],
     );
     paths.post::<Kill, Killed>("/connections/kill", "Close connections", &[]);

@@ -46,8 +46,11 @@ pub struct Server {
     /// Progress of a slow start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<SlowStart>,
-    /// Share of new connections, relative to other servers.
+    /// Configured share of new connections, relative to other servers.
     pub weight: u16,
+    /// Weight in effect, if it differs from `weight`. With 0 the server gets no new connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_weight: Option<f64>,
     /// Maximum open connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_conns: Option<u32>,
@@ -83,6 +86,14 @@ impl Servers {
 }
 
 impl Server {
+    /// The weight in effect, and the configured weight if it differs: `0.5 of 1`.
+    pub fn weight_text(&self) -> String {
+        match self.effective_weight {
+            Some(weight) => format!("{weight} of {}", self.weight),
+            None => self.weight.to_string(),
+        }
+    }
+
     fn all(pool: &Pool, limit: Option<usize>, now: Instant) -> Vec<Self> {
         let members = pool.members();
         let mut all: Vec<_> = members
@@ -100,12 +111,14 @@ impl Server {
 
     /// Sort key: unusual servers first.
     fn interest(&self) -> impl Ord + use<> {
-        let is_well = self.state == AdminState::Ready.as_str() && self.health == UP;
+        let is_ready = self.state == AdminState::Ready.as_str();
+        let is_well = is_ready && self.health == UP && self.effective_weight != Some(0.0);
         (is_well, self.slow_start.is_none(), Reverse(self.active))
     }
 
     fn of(pool: &Pool, member: &Member, now: Instant) -> Self {
         let status = member.server.status();
+        let (configured, weight) = (member.configured_weight().get(), member.effective_weight());
         let slow = pool.slow_start_of(&member.server, now);
         Self {
             upstream: pool.id().to_string(),
@@ -118,7 +131,8 @@ impl Server {
                 share: thousandths(slow.share),
                 remaining_seconds: thousandths(slow.remaining.as_secs_f64()),
             }),
-            weight: member.weight.get(),
+            weight: configured,
+            effective_weight: Some(weight).filter(|&weight| weight != f64::from(configured)),
             max_conns: member.max_conns.map(std::num::NonZero::get),
             backup: member.backup,
             active: status.in_flight,

@@ -426,6 +426,12 @@ fn deviations(context: &context::ServerContext) -> Vec<Deviation> {
                 configured: "ready".to_owned(),
                 since: Some(time(since)),
             },
+            Override::Weight(upstream, server, weight, since) => Deviation {
+                what: format!("{upstream}/{server} weight"),
+                is: weight.to_string(),
+                configured: "100%".to_owned(),
+                since: Some(time(since)),
+            },
             Override::Level(level, since) => Deviation {
                 what: "log.level".to_owned(),
                 is: level.as_str().to_owned(),

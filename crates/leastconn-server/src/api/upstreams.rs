@@ -16,7 +16,8 @@ pub struct UpstreamSummary {
     pub balance: String,
     /// Number of servers.
     pub servers: usize,
-    /// Servers that can get new connections: healthy, and neither in drain nor in maint.
+    /// Servers that can get new connections: healthy, neither in drain nor in maint, and with a
+    /// weight above 0.
     pub available: usize,
     /// Servers that are ejected or down, without those in maint.
     #[serde(default)]
@@ -47,8 +48,7 @@ impl UpstreamSummary {
             .iter()
             .map(|member| member.server.status())
             .collect();
-        let ready = AdminState::Ready;
-        let available = status.iter().filter(|s| s.is_up() && s.admin == ready);
+        let available = status.iter().filter(|status| status.is_available());
         let unhealthy = members
             .iter()
             .zip(&status)

@@ -124,14 +124,14 @@ function row({ server }) {
         text(slow, `slow ${as.percent(now.slow_start.share)}`);
         attribute(slow, "title", slowStart(now.slow_start));
       }
-      const extras = [now.weight !== 1 && `weight ${now.weight}`, now.backup && "backup", now.max_conns && `at most ${as.count(now.max_conns)}`].filter(Boolean);
+      const extras = [weightText(now), now.backup && "backup", now.max_conns && `at most ${as.count(now.max_conns)}`].filter(Boolean);
       text(sub, [now.address, ...extras].join(" · "));
       attribute(sub, "title", sub.textContent);
       text(active, as.count(now.active));
       attribute(active, "data-value", now.active);
       fill(inner, now.active / (now.max_conns ?? most));
       outer.classList.toggle("full", Boolean(now.max_conns) && now.active >= now.max_conns);
-      element.classList.toggle("off", now.state !== "ready");
+      element.classList.toggle("off", now.state !== "ready" || now.effective_weight === 0);
       text(rate, as.rate(rates.of(key(now))));
       text(total, as.count(now.connections));
       attribute(total, "data-value", now.connections);
@@ -139,6 +139,9 @@ function row({ server }) {
     },
   };
 }
+
+const weightText = ({ weight, effective_weight: effective }) =>
+  effective === undefined ? weight !== 1 && `weight ${weight}` : `weight ${effective} of ${weight}`;
 
 const slowStart = ({ share, remaining_seconds: left }) =>
   `Slow start: it gets at most ${as.percent(share)} of its share of new connections, and its full share in ${as.span(left * 1000)}.`;

@@ -7,7 +7,10 @@ use leastconn::{AdminState, UpstreamId};
 use leastconn_config::Level;
 use serde::{Deserialize, Serialize};
 
-use super::{ActiveOverrides, Overrides, PendingClose, ServerOverride, close_connections};
+use super::{
+    ActiveOverrides, Overrides, PendingClose, ServerOverride, close_connections, parse_time,
+    weights::WeightHandover,
+};
 use crate::{logging, snapshot::Snapshot};
 
 /// The overrides as sent to another process, which may be of another version.
@@ -15,6 +18,8 @@ use crate::{logging, snapshot::Snapshot};
 pub struct OverrideHandover {
     #[serde(default)]
     servers: Vec<ServerHandover>,
+    #[serde(default)]
+    weights: Vec<WeightHandover>,
     #[serde(default)]
     level: Option<(String, String)>,
 }
@@ -28,10 +33,6 @@ struct ServerHandover {
     /// In `maint`: when connections to the server are closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ends: Option<String>,
-}
-
-fn parse_time(text: &str) -> Timestamp {
-    text.parse().unwrap_or_else(|_| Timestamp::now())
 }
 
 impl Overrides {
@@ -98,6 +99,7 @@ impl ActiveOverrides {
         });
         OverrideHandover {
             servers: servers.collect(),
+            weights: self.weights.export(),
             level: self
                 .level
                 .map(|(level, since)| (level.as_str().to_owned(), since.to_string())),
@@ -142,6 +144,7 @@ impl ActiveOverrides {
             };
             self.servers.insert(key, value);
         }
+        self.weights.import(&handover.weights, snapshot);
         let log = &snapshot.config.log;
         self.level = handover.level.as_ref().and_then(|(name, since)| {
             let level = Level::ALL

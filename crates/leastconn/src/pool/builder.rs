@@ -54,7 +54,7 @@ impl<'a> PoolBuilder<'a> {
         let members = pool.members();
         Self {
             id: pool.id.clone(),
-            servers: members.iter().map(|member| member.spec()).collect(),
+            servers: members.iter().map(|member| member.spec().clone()).collect(),
             may_be_empty: pool.may_be_empty,
             active: pool.active,
             passive: pool.passive,

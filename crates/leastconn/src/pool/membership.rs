@@ -5,12 +5,16 @@ use std::{
     sync::Weak,
 };
 
-use super::{Candidates, Member, Pool, PoolError};
+use super::{
+    Candidates, Member, Pool, PoolError,
+    weights::{self, Details},
+};
 use crate::{
     Address,
     server::Server,
     spec::{ServerId, ServerSpec},
     sync::Arc,
+    weight::Hundredths,
 };
 
 /// The servers that joined or left a pool in [`Pool::update`].
@@ -94,7 +98,7 @@ impl Membership {
 
     pub(super) fn is_same_as(&self, servers: &[ServerSpec]) -> bool {
         let members = self.all.members().iter();
-        members.map(Member::spec).eq(servers.iter().cloned())
+        members.map(Member::spec).eq(servers)
     }
 
     /// Ends slow start on all members. In a pool without slow start, every server has its
@@ -143,7 +147,7 @@ impl Merge {
             if !names.insert(spec.id.clone()) {
                 return Err(PoolError::DuplicateServer(pool.id.clone(), spec.id));
             }
-            let key = (spec.id, spec.address);
+            let key = (spec.id.clone(), spec.address.clone());
             let server = if let Some(server) = present.remove(&key) {
                 merge.some_stay = true;
                 server
@@ -162,6 +166,10 @@ impl Merge {
                 weight: spec.weight,
                 max_conns: spec.max_conns,
                 backup: spec.backup,
+                details: Arc::new(Details {
+                    weight: Hundredths::new(spec.weight, None),
+                    spec,
+                }),
             });
         }
         if merge.members.is_empty() && !pool.may_be_empty {
@@ -191,7 +199,7 @@ impl Merge {
 
     /// Applies the policies and states to the servers, and returns the new members. Calls
     /// `prepare` for servers that join.
-    pub(super) fn commit(self, pool: &Pool, prepare: impl Fn(&Server)) -> Arc<[Member]> {
+    pub(super) fn commit(mut self, pool: &Pool, prepare: impl Fn(&Server)) -> Arc<[Member]> {
         for server in &self.rejoined {
             server.revive(pool.active, pool.passive);
         }
@@ -206,6 +214,11 @@ impl Merge {
                 server.require_probe();
             }
             prepare(server);
+        }
+        weights::apply(&mut self.members);
+        for member in &self.members {
+            let is_zero = member.details.weight.is_zero();
+            member.server.set_zero_weight(is_zero);
         }
         let servers = self.members.iter().map(|m| Arc::clone(&m.server));
         pool.group.set_servers(servers.collect());

@@ -6,7 +6,7 @@ use std::{
 
 use super::*;
 use crate::{
-    AdminState, Lease, Source,
+    AdminState, Lease, Source, WeightOverride,
     health::{Availability, Ratio},
 };
 
@@ -346,4 +346,61 @@ fn joining_server_is_prepared_before_it_is_picked() {
     .unwrap();
     assert_eq!(pool.server("b").unwrap().status().admin, AdminState::Drain);
     assert_eq!(pool.server("a").unwrap().status().admin, AdminState::Ready);
+}
+
+#[test]
+fn weight_override_changes_the_shares() {
+    let pool = pool(["a", "b"].map(|name| spec(name, 1)), 1);
+    assert!(pool.set_weight("a", Some(WeightOverride::Percent(50))));
+    let leases: Vec<_> = (0..30).map_while(|_| pick(&pool)).collect();
+    let on = |wanted| leases.iter().filter(|lease| name(lease) == wanted).count();
+    assert_eq!((on("a"), on("b")), (10, 20));
+    assert!(!pool.set_weight("c", None));
+}
+
+#[test]
+fn server_with_zero_weight_gets_no_connections() {
+    let pool = pool_of_three(PanicPolicy::Dial);
+    for zero in [WeightOverride::Absolute(0), WeightOverride::Percent(0)] {
+        pool.set_weight("a", Some(zero));
+        assert!((0..9).all(|_| name(&pick(&pool).unwrap()) != "a"));
+        let status = pool.server("a").unwrap().status();
+        assert!(status.is_up() && !status.is_available());
+    }
+    // It is not even a last resort.
+    for down in ["a", "b", "c"] {
+        pool.server(down).unwrap().probed(false);
+    }
+    assert!((0..9).all(|_| name(&pick(&pool).unwrap()) != "a"));
+    for up in ["a", "b", "c"] {
+        pool.server(up).unwrap().probed(true);
+    }
+    pool.set_weight("a", None);
+    let names: BTreeSet<_> = (0..3)
+        .map(|_| pick(&pool).unwrap())
+        .collect::<Vec<_>>()
+        .iter()
+        .map(|lease| name(lease).to_owned())
+        .collect();
+    assert_eq!(names.len(), 3);
+}
+
+#[test]
+fn weight_override_survives_updates_and_successors() {
+    let before = pool([spec("a", 1), spec("b", 2)], 1);
+    before.set_weight("a", Some(WeightOverride::Percent(25)));
+    let weight = |value| Weight::new(value).unwrap();
+    before
+        .update([spec("a", 1).weight(weight(8)), spec("b", 2)])
+        .unwrap();
+    let weights = |pool: &Pool| -> Vec<_> {
+        let members = pool.members();
+        members.iter().map(Member::effective_weight).collect()
+    };
+    assert_eq!(weights(&before), [2.0, 1.0]);
+    let after = succeed(&before, [spec("a", 1).weight(weight(2)), spec("b", 2)]);
+    assert_eq!(weights(&after), [0.5, 1.0]);
+    assert_eq!(after.members()[0].configured_weight().get(), 2);
+    after.set_weight("a", None);
+    assert_eq!(weights(&after), [2.0, 1.0]);
 }

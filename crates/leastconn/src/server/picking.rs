@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{CLOSED, DOWN, DRAIN, EJECTED, LAST_RESORT, MAINT, RAMPING, Server, count};
+use super::{CLOSED, DOWN, EJECTED, LAST_RESORT, OUT_OF_SERVICE, RAMPING, Server, count};
 use crate::{balance::slow_start::Ramp, sync::Ordering};
 
 impl Server {
@@ -61,7 +61,7 @@ impl Server {
     /// that is down. Picks use this method while no server is available.
     pub(crate) fn last_resort(&self, down: bool) -> Option<Candidate> {
         let word = self.word.load(Ordering::Acquire);
-        let closed = if down { DRAIN | MAINT } else { CLOSED };
+        let closed = if down { OUT_OF_SERVICE } else { CLOSED };
         let in_flight = count(word);
         (word & closed == 0 && in_flight != u32::MAX)
             .then_some(Candidate::steady((word, in_flight)))

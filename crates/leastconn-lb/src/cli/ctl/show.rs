@@ -7,7 +7,7 @@ use crate::figures;
 use leastconn_server::api::{
     Certificate, CertificateKind, CertificateState, Clients, Connections, ListenerStatus, Phase,
     Refusals, ReloadOutcome, ServerState, Servers, Stage, StateSet, Status, UpstreamSummary,
-    outage, outage_lines,
+    WeightSet, outage, outage_lines,
 };
 
 /// Maximum number of lines about unavailable upstreams and servers.
@@ -299,7 +299,7 @@ pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
                 .max_conns
                 .map_or_else(|| "-".to_owned(), |max| max.to_string())
                 .into(),
-            server.weight.to_string().into(),
+            server.weight_text().into(),
             server.connections.to_string().into(),
             server.connect_failures.to_string().into(),
             format!("{}{backup}", server.address).into(),
@@ -432,6 +432,26 @@ fn not_shown(shown: usize, total: usize) -> String {
     }
 }
 
+pub(super) fn weight_set(set: &WeightSet) -> String {
+    let warning = if set.weight == 0.0 {
+        no_server_left(&set.upstream, set.available)
+    } else {
+        String::new()
+    };
+    format!(
+        "{}/{}: weight {} (was {}, configured: {}){warning}\n",
+        set.upstream, set.server, set.weight, set.was, set.configured
+    )
+}
+
+fn no_server_left(upstream: &str, available: Option<usize>) -> String {
+    if available == Some(0) {
+        format!("; upstream {upstream} has NO server left for new connections")
+    } else {
+        String::new()
+    }
+}
+
 pub(super) fn state_set(set: &StateSet) -> String {
     let (state, was) = (state_name(set.state), state_name(set.was));
     let connections = match set.active {
@@ -447,14 +467,9 @@ pub(super) fn state_set(set: &StateSet) -> String {
             format!("; {connections} left, to be closed after {seconds}s")
         }
     };
-    let warning = match (set.state, set.available) {
-        (ServerState::Drain | ServerState::Maint, Some(0)) => {
-            format!(
-                "; upstream {} has NO server left for new connections",
-                set.upstream
-            )
-        }
-        _ => String::new(),
+    let warning = match set.state {
+        ServerState::Ready => String::new(),
+        ServerState::Drain | ServerState::Maint => no_server_left(&set.upstream, set.available),
     };
     format!(
         "{}/{}: {state} (was {was}){left}{warning}\n",

@@ -148,7 +148,7 @@ fn servers(view: &View, answers: &Answers) -> (Columns, Rows) {
             rate(view.server_rate(&server.upstream, &server.server)),
             right(figures::number(server.connections)),
             right(figures::number(server.connect_failures)),
-            right(server.weight.to_string()),
+            right(server.weight_text()),
             left(&server.address),
         ];
         if has_outage {

@@ -77,15 +77,18 @@ impl<O: Observed> Collector for Collect<O> {
 
 impl<O: Observed> Collect<O> {
     fn encode_servers(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let servers: Vec<_> = self
-            .0
-            .servers()
-            .into_iter()
-            .map(|(upstream, member)| {
-                let server = member.server.id().to_string();
-                (ServerLabels { upstream, server }, member.server.status())
-            })
+        let members = self.0.servers().into_iter().map(|(upstream, member)| {
+            let server = member.server.id().to_string();
+            (ServerLabels { upstream, server }, member)
+        });
+        let members: Vec<_> = members.collect();
+        let servers: Vec<_> = members
+            .iter()
+            .map(|(labels, member)| (labels.clone(), member.server.status()))
             .collect();
+        let weights = members
+            .iter()
+            .map(|(labels, member)| (labels.clone(), ConstGauge::new(member.effective_weight())));
         let gauges = |value: fn(&leastconn::ServerStatus) -> i64| {
             servers
                 .iter()
@@ -138,6 +141,13 @@ impl<O: Observed> Collect<O> {
             "1 while health checks and ejection allow connections to a server, else 0",
             MetricType::Gauge,
             gauges(|s| s.is_up().into()),
+        )?;
+        family(
+            encoder,
+            "leastconn_server_weight",
+            "Weight in effect; 0: the server gets no new connections",
+            MetricType::Gauge,
+            weights,
         )
     }
 

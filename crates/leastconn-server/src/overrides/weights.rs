@@ -1,0 +1,154 @@
+//! Weights of servers set by an operator.
+
+use std::{collections::BTreeMap, mem};
+
+use jiff::Timestamp;
+use leastconn::{ServerId, UpstreamId, WeightOverride};
+use serde::{Deserialize, Serialize};
+
+use super::{Override, Overrides, Replaced, SetServerError, parse_time};
+use crate::snapshot::Snapshot;
+
+/// The weights that differ from the configuration file.
+#[derive(Debug, Default)]
+pub(super) struct Weights(BTreeMap<(UpstreamId, ServerId), SetWeight>);
+
+#[derive(Clone, Copy, Debug)]
+struct SetWeight {
+    weight: WeightOverride,
+    since: Timestamp,
+}
+
+/// A weight as sent to another process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct WeightHandover {
+    upstream: String,
+    server: String,
+    weight: String,
+    since: String,
+}
+
+/// The result of [`Overrides::set_weight`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WeightChange {
+    /// The previous weight.
+    pub was: f64,
+    /// The weight in effect.
+    pub weight: f64,
+    /// The configured weight.
+    pub configured: u16,
+}
+
+impl Overrides {
+    /// Sets the weight of a server. 100 % resets it to the weight in the file.
+    ///
+    /// # Errors
+    /// If there is no such server, or a successor has replaced this process.
+    pub fn set_weight(
+        &self,
+        (upstream, server): (&str, &str),
+        weight: WeightOverride,
+    ) -> Result<WeightChange, SetServerError> {
+        // Hold the lock until the override is stored, so that a reload is applied either before or
+        // after this change.
+        let mut active = self.lock();
+        active
+            .ensure_active()
+            .map_err(|Replaced| SetServerError::Replaced)?;
+        let snapshot = self.snapshots.load();
+        let pool = snapshot.upstreams.get(upstream).map(|up| up.pool());
+        let pool = pool.ok_or(SetServerError::NoSuchServer)?;
+        let member = || {
+            let members = pool.members();
+            let mut members = members.iter();
+            members.find(|m| m.server.id().as_str() == server).cloned()
+        };
+        let before = member().ok_or(SetServerError::NoSuchServer)?;
+        let weight = Some(weight).filter(|&weight| weight != WeightOverride::Percent(100));
+        pool.set_weight(server, weight);
+        let key = (UpstreamId::from(upstream), before.server.id().clone());
+        let previous = active.weights.0.remove(&key);
+        if let Some(weight) = weight {
+            let since = previous
+                .filter(|previous| previous.weight == weight)
+                .map_or_else(Timestamp::now, |previous| previous.since);
+            active.weights.0.insert(key, SetWeight { weight, since });
+        }
+        let after = member().ok_or(SetServerError::NoSuchServer)?;
+        Ok(WeightChange {
+            was: before.effective_weight(),
+            weight: after.effective_weight(),
+            configured: after.configured_weight().get(),
+        })
+    }
+}
+
+impl Weights {
+    pub(super) fn active(&self) -> impl Iterator<Item = Override> {
+        self.0.iter().map(|((upstream, server), set)| {
+            Override::Weight(upstream.clone(), server.clone(), set.weight, set.since)
+        })
+    }
+
+    /// Applies the weights to `next`, and drops those of servers that are gone.
+    pub(super) fn apply(&mut self, next: &Snapshot) {
+        self.0.retain(|(upstream, server), set| {
+            let found = set_in(next, upstream.as_str(), server.as_str(), Some(set.weight));
+            if !found {
+                tracing::info!(
+                    %upstream,
+                    %server,
+                    weight = %set.weight,
+                    "override dropped: server no longer configured"
+                );
+            }
+            found
+        });
+    }
+
+    pub(super) fn export(&self) -> Vec<WeightHandover> {
+        let weights = self.0.iter();
+        let export = weights.map(|((upstream, server), set)| WeightHandover {
+            upstream: upstream.to_string(),
+            server: server.to_string(),
+            weight: set.weight.to_string(),
+            since: set.since.to_string(),
+        });
+        export.collect()
+    }
+
+    pub(super) fn import(&mut self, handover: &[WeightHandover], snapshot: &Snapshot) {
+        for ((upstream, server), _) in mem::take(&mut self.0) {
+            set_in(snapshot, upstream.as_str(), server.as_str(), None);
+        }
+        for imported in handover {
+            let (upstream, server) = (&*imported.upstream, &*imported.server);
+            let weight = imported.weight.parse().ok();
+            if weight.is_none() || !set_in(snapshot, upstream, server, weight) {
+                tracing::info!(
+                    upstream,
+                    server,
+                    weight = imported.weight,
+                    "override dropped: server not configured or weight unknown"
+                );
+                continue;
+            }
+            if let Some(weight) = weight {
+                let key = (UpstreamId::from(upstream), ServerId::from(server));
+                let since = parse_time(&imported.since);
+                self.0.insert(key, SetWeight { weight, since });
+            }
+        }
+    }
+}
+
+/// Returns whether there is such a server.
+fn set_in(
+    snapshot: &Snapshot,
+    upstream: &str,
+    server: &str,
+    weight: Option<WeightOverride>,
+) -> bool {
+    let upstream = snapshot.upstreams.get(upstream);
+    upstream.is_some_and(|upstream| upstream.pool().set_weight(server, weight))
+}

@@ -1,0 +1,48 @@
+//! The weight of a server that is set while the pool is in use.
+
+use super::{DRAIN, RAMPING, Server, ZERO_WEIGHT, count};
+use crate::{
+    Weight,
+    sync::Ordering,
+    weight::{Hundredths, WeightOverride},
+};
+
+impl Server {
+    /// Returns the weight set by an operator.
+    pub fn weight_override(&self) -> Option<WeightOverride> {
+        *self.weight_override.lock()
+    }
+
+    /// Stores a weight that applies from the next update of the pool on. Returns whether the
+    /// weight has changed. [`Pool::set_weight`](crate::Pool::set_weight) also applies it;
+    /// this method is for servers that are about to join the pool, see
+    /// [`Pool::update_with`](crate::Pool::update_with).
+    pub fn set_weight_override(&self, weight: Option<WeightOverride>) -> bool {
+        let mut current = self.weight_override.lock();
+        std::mem::replace(&mut *current, weight) != weight
+    }
+
+    pub(crate) fn weight_in_effect(&self, configured: Weight) -> Hundredths {
+        Hundredths::new(configured, self.weight_override())
+    }
+
+    /// Sets whether the weight in effect is zero. As with drain, a server without connections
+    /// may have been restarted, so it begins with slow start when it returns.
+    pub(crate) fn set_zero_weight(&self, is_zero: bool) {
+        let flag = if is_zero { ZERO_WEIGHT } else { 0 };
+        if self.word.load(Ordering::Acquire) & ZERO_WEIGHT == flag {
+            return;
+        }
+        let returns = |word| !is_zero && word & DRAIN == 0 && count(word) == 0;
+        if returns(self.word.load(Ordering::Relaxed)) {
+            self.reset_ramp();
+        }
+        self.update(|word| {
+            let ramping = if returns(word) { RAMPING } else { 0 };
+            (word & !ZERO_WEIGHT) | flag | ramping
+        });
+        if let Some(group) = self.group.upgrade() {
+            group.refresh();
+        }
+    }
+}
