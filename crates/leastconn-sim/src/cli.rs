@@ -1,10 +1,11 @@
 //! The command line.
 
-use std::process::ExitCode;
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 
 use crate::{
+    chart, document,
     report::{self, Report},
     scenario,
 };
@@ -25,6 +26,14 @@ struct Cli {
     /// Print JSON instead of tables.
     #[arg(long)]
     json: bool,
+    /// Write charts as SVG files to DIR. A chart is left out if its scenarios were not
+    /// simulated.
+    #[arg(long, value_name = "DIR")]
+    charts: Option<PathBuf>,
+    /// Replace the tables in a Markdown file, which are between `<!-- simulation NAME -->` and
+    /// `<!-- end -->`.
+    #[arg(long, value_name = "FILE")]
+    update: Option<PathBuf>,
 }
 
 /// Runs the program.
@@ -62,6 +71,17 @@ fn run(cli: &Cli) -> Result<(), Box<dyn std::error::Error>> {
     }
     if cli.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
+    }
+    if let Some(directory) = &cli.charts {
+        fs::create_dir_all(directory)?;
+        for chart in chart::all(&report)? {
+            fs::write(directory.join(chart.file), chart.svg)?;
+        }
+    }
+    if let Some(file) = &cli.update {
+        let updated = document::update(&fs::read_to_string(file)?, &report)
+            .map_err(|error| format!("{}: {error}", file.display()))?;
+        fs::write(file, updated)?;
     }
     Ok(())
 }

@@ -3,9 +3,12 @@
 //!
 //! Modules, in the order of the data: a [`scenario`] consists of a [`site`] and a
 //! [`workload`]; the [`simulation`] runs it; the [`meter`] records it; each [`measure`] is a
-//! column of the [`report`].
+//! column of the [`report`]. A report can be drawn as [`chart`]s and inserted into a
+//! [`document`].
 
+pub mod chart;
 pub mod cli;
+pub mod document;
 pub mod measure;
 pub mod meter;
 pub mod random;
