@@ -1,11 +1,12 @@
 //! The command line.
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{error::Error, fs, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 
 use crate::{
     chart, document,
+    replay::Replay,
     report::{self, Report},
     scenario,
 };
@@ -34,6 +35,17 @@ struct Cli {
     /// `<!-- end -->`.
     #[arg(long, value_name = "FILE")]
     update: Option<PathBuf>,
+    /// Replay the connections of an access log instead of the scenarios. If several balancers
+    /// share the servers, give the log of each.
+    #[arg(long, value_name = "ACCESS_LOG", conflicts_with_all = ["only", "list", "charts", "update"])]
+    replay: Vec<PathBuf>,
+    /// The configuration with the servers of a replay [default: the servers that the log names,
+    /// with equal weights].
+    #[arg(long, value_name = "FILE", requires = "replay")]
+    config: Option<PathBuf>,
+    /// Replay only the connections to this upstream.
+    #[arg(long, value_name = "NAME", requires = "replay")]
+    upstream: Option<String>,
 }
 
 /// Runs the program.
@@ -47,29 +59,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<(), Box<dyn std::error::Error>> {
-    let is_selected = |name: &str| {
-        cli.only.is_empty() || cli.only.iter().any(|word| name.contains(word.as_str()))
+fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
+    let report = if cli.replay.is_empty() {
+        simulate(cli)?
+    } else {
+        replay(cli)?
     };
-    let scenarios = scenario::all()
-        .into_iter()
-        .filter(|scenario| is_selected(scenario.name));
-    let mut report = Report {
-        seed: cli.seed,
-        scenarios: Vec::new(),
-    };
-    for scenario in scenarios {
-        if cli.list {
-            println!("{:<24} {}", scenario.name, scenario.summary);
-            continue;
-        }
-        let result = report::run(&scenario, cli.seed)?;
-        if !cli.json {
-            println!("{result}");
-        }
-        report.scenarios.push(result);
-    }
-    if cli.json {
+    if cli.json && !cli.list {
         println!("{}", serde_json::to_string_pretty(&report)?);
     }
     if let Some(directory) = &cli.charts {
@@ -84,4 +80,51 @@ fn run(cli: &Cli) -> Result<(), Box<dyn std::error::Error>> {
         fs::write(file, updated)?;
     }
     Ok(())
+}
+
+fn simulate(cli: &Cli) -> Result<Report, Box<dyn Error>> {
+    let is_selected = |name: &str| {
+        cli.only.is_empty() || cli.only.iter().any(|word| name.contains(word.as_str()))
+    };
+    let mut report = Report {
+        seed: cli.seed,
+        scenarios: Vec::new(),
+    };
+    for scenario in scenario::all() {
+        if !is_selected(scenario.name) {
+            continue;
+        }
+        if cli.list {
+            println!("{:<24} {}", scenario.name, scenario.summary);
+            continue;
+        }
+        let result = report::run(&scenario, cli.seed)?;
+        if !cli.json {
+            println!("{result}");
+        }
+        report.scenarios.push(result);
+    }
+    Ok(report)
+}
+
+fn replay(cli: &Cli) -> Result<Report, Box<dyn Error>> {
+    let replay = Replay {
+        logs: cli.replay.clone(),
+        config: cli.config.clone(),
+        upstream: cli.upstream.clone(),
+        seed: cli.seed,
+    };
+    let (scenarios, skipped_lines) = replay.run()?;
+    if skipped_lines > 0 {
+        eprintln!("leastconn-sim: skipped {skipped_lines} lines that are not access log lines");
+    }
+    if !cli.json {
+        for scenario in &scenarios {
+            println!("{scenario}");
+        }
+    }
+    Ok(Report {
+        seed: cli.seed,
+        scenarios,
+    })
 }

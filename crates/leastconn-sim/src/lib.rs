@@ -4,7 +4,7 @@
 //! Modules, in the order of the data: a [`scenario`] consists of a [`site`] and a
 //! [`workload`]; the [`simulation`] runs it; the [`meter`] records it; each [`measure`] is a
 //! column of the [`report`]. A report can be drawn as [`chart`]s and inserted into a
-//! [`document`].
+//! [`document`]. A [`replay`] takes the connections from access logs instead.
 
 pub mod chart;
 pub mod cli;
@@ -12,6 +12,7 @@ pub mod document;
 pub mod measure;
 pub mod meter;
 pub mod random;
+pub mod replay;
 pub mod report;
 pub mod scenario;
 pub mod simulation;

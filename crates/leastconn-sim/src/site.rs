@@ -30,6 +30,8 @@ pub struct ServerSetup {
     pub name: String,
     pub weight: Weight,
     pub max_conns: Option<NonZeroU32>,
+    /// Whether the server is used only while no other server is available.
+    pub is_backup: bool,
     /// Factor by which connections last longer than on a normal server.
     pub slowness: f64,
     /// Whether the server is a member from the start.
@@ -43,6 +45,7 @@ impl ServerSetup {
             name: name.into(),
             weight: Weight::ONE,
             max_conns: None,
+            is_backup: false,
             slowness: 1.0,
             is_member: true,
         }

@@ -94,6 +94,7 @@ fn specs(site: &Site, is_member: &[bool]) -> Vec<ServerSpec> {
             ServerSpec::new(server.name.as_str(), address)
                 .weight(server.weight)
                 .max_conns(server.max_conns)
+                .backup(server.is_backup)
         })
         .collect()
 }
