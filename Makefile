@@ -11,7 +11,7 @@ CARGO ?= cargo
 CONFIG ?= examples/local.toml
 DEMO_ARGS ?=
 BENCH_ARGS ?=
-SIM_ARGS ?=
+SIM_ARGS ?= --charts docs/images --update docs/explanation/balancing.md
 ATTACK_ARGS ?=
 RACE_ROUNDS ?= 20
 FUZZ_SECONDS ?= 60
@@ -169,9 +169,9 @@ bench-smoke: ## Check that the benchmark works, about a minute, with the install
 	  --binary target/debug/leastconn-lb --out target/bench-smoke
 
 .PHONY: sim
-sim: ## Simulate the balancing algorithms (SIM_ARGS="--only restart"); see docs/explanation/balancing.md
+sim: ## Simulate the balancing algorithms and update docs/explanation/balancing.md (SIM_ARGS="--only restart" updates nothing)
 	@scripts/setup.sh --build
-	$(CARGO) run --locked --release -p leastconn-sim -- $(SIM_ARGS)
+	$(CARGO) run --locked -p leastconn-sim -- $(SIM_ARGS)
 
 .PHONY: attack
 attack: ## Measure what attacks cost the release binary, and nginx and HAProxy if installed, two minutes on loopback (ATTACK_ARGS="--seconds 5 --only handshakes")

@@ -75,10 +75,11 @@ impl Document {
 
     fn text(&mut self, class: &str, x: usize, y: usize, content: &str) -> fmt::Result {
         let content = escape(content);
-        writeln!(
-            self.0,
-            "<text class=\"{class}\" x=\"{x}\" y=\"{y}\">{content}</text>"
-        )
+        let class = match class {
+            "" => String::new(),
+            name => format!(" class=\"{name}\""),
+        };
+        writeln!(self.0, "<text{class} x=\"{x}\" y=\"{y}\">{content}</text>")
     }
 
     fn finish(mut self) -> String {

@@ -98,9 +98,12 @@ impl fmt::Display for ScenarioReport {
     }
 }
 
-/// Three decimals for small values, and one for large ones.
+/// Three decimals for small values, and one for large ones. Zero has none, so that it differs
+/// from values that round to zero.
 pub(crate) fn format_value(value: f64) -> String {
-    if value.abs() < 10.0 {
+    if value == 0.0 {
+        "0".to_owned()
+    } else if value.abs() < 10.0 {
         format!("{value:.3}")
     } else {
         format!("{value:.1}")
