@@ -72,6 +72,8 @@ class Balancer:
                 break
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > deadline:
+                    self.process.kill()
+                    self.process.wait()
                     raise SystemExit(f"{kind} does not start:\n{self.log.read_text()}")
                 time.sleep(0.05)
 

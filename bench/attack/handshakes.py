@@ -107,7 +107,8 @@ def measure(balancer, context, count):
             raise SystemExit(f"{balancer.kind} accepted an untrusted client")
     before = balancer.cpu()
     for _ in range(count):
-        refused(context, balancer.port)
+        if not refused(context, balancer.port):
+            raise SystemExit(f"{balancer.kind} accepted an untrusted client")
     # The measurement includes the work that the balancer does after the client has
     # disconnected.
     time.sleep(0.1)

@@ -190,6 +190,12 @@ pub fn run(args: &LoadArgs) -> Result<(), LoadError> {
             "--connections and --size must be at least 1",
         ));
     }
+    if args
+        .rate
+        .is_some_and(|rate| !rate.is_finite() || rate <= 0.0)
+    {
+        return Err(LoadError::Usage("--rate must be a number above 0"));
+    }
     if args.mode == Mode::Background || args.give_way {
         machine::lower_priority()?;
     }

@@ -161,9 +161,13 @@ static BACKGROUND: LazyLock<io::Result<Sender<StdTcpStream>>> = LazyLock::new(||
 });
 
 fn in_background(stream: TcpStream) -> io::Result<()> {
-    let gone = || io::Error::other("the thread of background streams is gone");
-    let sender = BACKGROUND.as_ref().map_err(|_| gone())?;
-    sender.try_send(stream.into_std()?).map_err(|_| gone())
+    let error = |error: &dyn std::fmt::Display| {
+        io::Error::other(format!("cannot start a background stream: {error}"))
+    };
+    let sender = BACKGROUND.as_ref().map_err(|cause| error(cause))?;
+    sender
+        .try_send(stream.into_std()?)
+        .map_err(|cause| error(&cause))
 }
 
 fn background(mut streams: Receiver<StdTcpStream>) -> io::Result<()> {

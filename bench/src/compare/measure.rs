@@ -266,9 +266,9 @@ async fn fairness(
     session.stop().await;
 
     sample.take(&through);
-    sample.errors.extend(alone.errors.clone());
-    sample.errors.extend(straight.errors.clone());
-    sample.errors.extend(streamed.errors);
+    for errors in [&alone.errors, &straight.errors, &streamed.errors] {
+        sample.add_errors(errors);
+    }
     sample.mib_per_second = Some(streamed.mib_per_second);
     if let (Some(alone), Some(straight), Some(through)) =
         (alone.latency(), straight.latency(), through.latency())
@@ -397,7 +397,14 @@ impl Sample {
         self.latency_ns = tally.latency();
         self.connections = tally.open;
         self.negotiated.clone_from(&tally.negotiated);
-        self.errors.clone_from(&tally.errors);
+        self.add_errors(&tally.errors);
+    }
+
+    /// Adds the errors of one phase of the measurement to the errors of the other phases.
+    fn add_errors(&mut self, errors: &BTreeMap<String, u64>) {
+        for (kind, count) in errors {
+            *self.errors.entry(kind.clone()).or_default() += count;
+        }
     }
 }
 
@@ -442,4 +449,19 @@ pub fn write_pki(directory: &Path) -> io::Result<()> {
     let above: String = maze.iter().map(|ca| ca.cert_pem()).collect();
     std::fs::write(directory.join("maze.crt"), leaf.cert_pem.clone() + &above)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::case, *};
+
+    #[test]
+    fn errors_of_all_phases_are_added() {
+        let mut sample = Sample::empty(&case::all(true, 1)[0], Kind::Leastconn, 0);
+        for (kind, count) in [("reset", 3), ("reset", 1), ("refused", 2)] {
+            sample.add_errors(&[(kind.to_owned(), count)].into());
+        }
+        let expected = [("refused".to_owned(), 2), ("reset".to_owned(), 4)];
+        assert_eq!(sample.errors, expected.into());
+    }
 }

@@ -8,12 +8,15 @@ use super::{
     case::{Attack, Case},
     measure::{
         Fairness, Flood, Sample, bytes_per_identity,
-        flood::{CONCURRENT_HANDSHAKES, NEWCOMERS_PER_SECOND},
+        flood::{
+            CONCURRENT_HANDSHAKES, MAZE_HANDSHAKES_PER_SECOND, NEWCOMERS_PER_SECOND,
+            STALLED_HANDSHAKES_PER_SECOND,
+        },
     },
     program::{Kind, Program},
     stats::Spread,
 };
-use crate::machine::Machine;
+use crate::{load::work::STALLED_SOURCES, machine::Machine};
 
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -312,8 +315,13 @@ impl Report {
             Attack::Handshakes => {
                 format!("Flood: two sources, {CONCURRENT_HANDSHAKES} handshakes each")
             }
-            Attack::Maze => "Flood: path-building maze, 40 handshakes/s".to_owned(),
-            Attack::Stalled => "Flood: 300 stalled handshakes/s from 250 sources".to_owned(),
+            Attack::Maze => {
+                format!("Flood: path-building maze, {MAZE_HANDSHAKES_PER_SECOND} handshakes/s")
+            }
+            Attack::Stalled => format!(
+                "Flood: {STALLED_HANDSHAKES_PER_SECOND} stalled handshakes/s from \
+                 {STALLED_SOURCES} sources"
+            ),
         };
         writeln!(
             out,

@@ -15,7 +15,7 @@ use super::{
 use crate::protocol::{ENDLESS, Request};
 
 /// Number of source addresses of stalled handshakes.
-const SOURCES: u8 = 250;
+pub const STALLED_SOURCES: u8 = 250;
 
 /// Bytes per read or write.
 const CHUNK: usize = 128 * 1024;
@@ -143,7 +143,7 @@ impl Worker {
         let mut number = 0;
         while !shared.stop.get() {
             let start = self.next_due().await;
-            number = (number + 1) % SOURCES;
+            number = (number + 1) % STALLED_SOURCES;
             target.from = Some(Ipv4Addr::new(127, 9, number, 1).into());
             match target.stall().await {
                 Ok(stalled) => {

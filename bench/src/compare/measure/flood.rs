@@ -28,8 +28,8 @@ pub const NEWCOMERS_PER_SECOND: f64 = 5.0;
 const FLOOD_SOURCES: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
 
 /// Handshakes per second of the floods that have a fixed rate.
-const MAZE_HANDSHAKES_PER_SECOND: f64 = 40.0;
-const STALLED_HANDSHAKES_PER_SECOND: f64 = 300.0;
+pub const MAZE_HANDSHAKES_PER_SECOND: f64 = 40.0;
+pub const STALLED_HANDSHAKES_PER_SECOND: f64 = 300.0;
 
 /// Source address of the newcomer.
 const NEWCOMER_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 4);
@@ -125,11 +125,9 @@ pub(super) async fn flood(
     echoing.stop().await;
     floods.finish(&mut sample.errors).await?;
 
-    let errors = std::mem::take(&mut sample.errors);
     sample.take(&came);
-    sample.errors.extend(errors);
-    sample.errors.extend(quiet.errors.clone());
-    sample.errors.extend(echoed.errors.clone());
+    sample.add_errors(&quiet.errors);
+    sample.add_errors(&echoed.errors);
     sample.cpu_busy = Some(cpu.ns as f64 / 1e9 / came.elapsed.as_secs_f64());
     if let (Some(quiet), Some(echo), Some(new)) =
         (quiet.latency(), echoed.latency(), came.latency())
