@@ -32,6 +32,7 @@ mod scratch;
 mod shape;
 mod size;
 pub mod suggest;
+mod surroundings;
 pub mod text;
 mod tls;
 
@@ -64,8 +65,9 @@ pub use schema::schema;
 pub use tls::read_certificates;
 pub use tls::{CertificateFile, Dated, FileKind, Tls, TlsTable, UpstreamTls, Urgency};
 
-use resolve::{AddressUse, Surroundings};
+use resolve::AddressUse;
 use scratch::Scratch;
+use surroundings::Surroundings;
 pub use text::visible;
 
 /// Maximum size of a configuration file in bytes. A file with 1,000 clients has about 200 KB.

@@ -23,7 +23,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use leastconn::{Address, AddressError, ServerId, UpstreamId};
 
 use super::{
@@ -37,6 +36,7 @@ use super::{
     },
     scratch::Scratch,
     shape,
+    surroundings::Surroundings,
 };
 
 /// The longest path of a UNIX socket on Linux, in bytes.
@@ -50,16 +50,6 @@ pub struct AddressUse {
     pub(crate) server: ServerId,
     pub(crate) address: Address,
     pub(crate) span: Range<usize>,
-}
-
-/// Inputs besides the file itself.
-pub(crate) struct Surroundings<'a> {
-    /// Base directory of relative paths.
-    pub(crate) base_dir: &'a Path,
-    /// The current time, which decides whether certificates and rules have expired.
-    pub(crate) now: Timestamp,
-    /// Tables and lists from which invalid parts were removed.
-    pub(crate) pruned: &'a HashSet<usize>,
 }
 
 /// Creates the configuration. The result is valid only if `problems` has no error.
@@ -178,7 +168,7 @@ impl Resolver<'_> {
     }
 
     fn pruned(&self, span: &Range<usize>) -> bool {
-        self.surroundings.pruned.contains(&span.start)
+        self.surroundings.is_pruned(span)
     }
 
     fn duration(

@@ -153,6 +153,7 @@ impl Resolver<'_> {
         }
         if let Some(at) = &raw.status
             && at.value.0.is_empty()
+            && !self.pruned(&at.span)
         {
             self.problems
                 .error("`status` is empty: no answer would be accepted")

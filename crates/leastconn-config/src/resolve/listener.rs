@@ -4,7 +4,7 @@ use std::{collections::HashMap, ops::Range, path::Path, sync::Arc, time::Duratio
 
 use leastconn_tls::{alpn::Alpn, pattern::DnsPattern};
 
-use super::{MAX_SOCKET_PATH, Resolver, Surroundings, Zero};
+use super::{MAX_SOCKET_PATH, Resolver, Zero};
 use crate::{
     Prefixes,
     cidr::IpNet,
@@ -92,13 +92,12 @@ impl Resolver<'_> {
         let routes = self.routes(table);
         let starttls = self.starttls(table);
         let tls = optional(raw.tls.as_ref(), |at| {
-            let Surroundings { base_dir, now, .. } = self.surroundings;
             // PostgreSQL servers accept only the protocol `postgresql`.
             let default_alpn = match starttls {
                 StartTls::Off => Alpn::default(),
                 StartTls::Postgres => Alpn::postgresql(),
             };
-            tls::listener::load(at, base_dir, *now, default_alpn, self.problems)
+            tls::listener::load(at, self.surroundings, default_alpn, self.problems)
         });
         let source_rate_limit = optional(raw.source_rate_limit.as_ref(), |at| {
             self.source_rate_limit(&at.value)

@@ -6,7 +6,7 @@ use leastconn::{
     Address, AddressError, Balance, PanicPolicy, ServerId, ServerSpec, UpstreamId, Weight,
 };
 
-use super::{AddressUse, Declared, Resolver, Surroundings, Zero};
+use super::{AddressUse, Declared, Resolver, Zero};
 use crate::{
     defaults,
     model::Upstream,
@@ -61,10 +61,10 @@ impl Resolver<'_> {
     }
 
     fn upstream(&mut self, raw: &RawUpstream, servers: Vec<ServerSpec>) -> Upstream {
-        let tls = raw.tls.as_ref().and_then(|tls| {
-            let Surroundings { base_dir, now, .. } = *self.surroundings;
-            tls::upstream::load(tls, &servers, base_dir, now, self.problems)
-        });
+        let tls = raw
+            .tls
+            .as_ref()
+            .and_then(|tls| tls::upstream::load(tls, &servers, self.surroundings, self.problems));
         Upstream {
             // The caller sets the ID. Without a valid name, the upstream is still checked.
             id: UpstreamId::from(""),

@@ -115,6 +115,10 @@ fn one_mistake_causes_one_error() {
         ("{ source = \"10.0.0.0/8\" }", "{ source = 5 }"),
         ("[\"web\"]", "[5]"),
         ("[[listener]]", "[[listner]]"),
+        (
+            "servers =",
+            "health_check = { type = \"http\", status = [\"x\"] }\nservers =",
+        ),
     ] {
         let lines = lines(&changed(from, to));
         let errors: Vec<_> = lines
@@ -122,6 +126,46 @@ fn one_mistake_causes_one_error() {
             .filter(|line| line.contains("error:"))
             .collect();
         assert_eq!(errors.len(), 1, "{to}: {lines:#?}");
+    }
+}
+
+/// As above, for values of `tls`. No file of a table exists, so each table causes the errors of
+/// its missing files and one more error.
+#[test]
+fn one_mistake_in_tls_causes_one_error() {
+    const LISTENER: &str = "bind =";
+    const UPSTREAM: &str = "servers =";
+    const FILES: &str = "cert = \"c\", key = \"k\", client_ca = \"a\"";
+    const TLS12: &str = "\"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256\"";
+    for (before, table, missing_files) in [
+        (LISTENER, format!("{FILES}, alpn = [1]"), 3),
+        (LISTENER, format!("{FILES}, groups = [1]"), 3),
+        (LISTENER, format!("{FILES}, ciphers = [1]"), 3),
+        (LISTENER, format!("{FILES}, client_pins = [1]"), 3),
+        (
+            LISTENER,
+            format!("{FILES}, min_version = \"1.3\", ciphers = [1, {TLS12}]"),
+            3,
+        ),
+        (
+            LISTENER,
+            format!("{FILES}, min_version = \"1.3\", ciphers = [\"TLS_AES\", {TLS12}]"),
+            3,
+        ),
+        (
+            LISTENER,
+            "cert = \"c\", key = \"k\", client_ca = 1".to_owned(),
+            2,
+        ),
+        (UPSTREAM, "ca = 1".to_owned(), 0),
+        (UPSTREAM, "pin = [1]".to_owned(), 0),
+        (UPSTREAM, "ca = \"a\", uri = [1]".to_owned(), 1),
+        (UPSTREAM, "ca = \"a\", cert = 1, key = \"k\"".to_owned(), 2),
+    ] {
+        let text = changed(before, &format!("tls = {{ {table} }}\n{before}"));
+        let lines = lines(&text);
+        let errors = lines.iter().filter(|line| line.contains("error:")).count();
+        assert_eq!(errors, missing_files + 1, "{table}: {lines:#?}");
     }
 }
 

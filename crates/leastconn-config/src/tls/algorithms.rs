@@ -47,14 +47,16 @@ impl Loader<'_> {
         let mut algorithms = Algorithms::default();
         if let Some(at) = groups {
             let known: Vec<_> = Algorithms::known_groups().collect();
-            algorithms.groups = self.list(
+            let (groups, is_complete) = self.list(
                 at,
                 "groups",
                 "key exchange group",
                 &known,
                 Algorithms::group,
             );
+            algorithms.groups = groups;
             if min_version == MinVersion::Tls12
+                && is_complete
                 && !algorithms.groups.is_empty()
                 && algorithms.groups.iter().all(|group| is_only_tls13(*group))
             {
@@ -66,12 +68,17 @@ impl Loader<'_> {
         }
         if let Some(at) = ciphers {
             let known: Vec<_> = Algorithms::known_suites().collect();
-            algorithms.suites = self.list(at, "ciphers", "cipher suite", &known, Algorithms::suite);
-            self.check_cipher_suites(&algorithms.suites, min_version, key, at);
+            let (suites, is_complete) =
+                self.list(at, "ciphers", "cipher suite", &known, Algorithms::suite);
+            algorithms.suites = suites;
+            if is_complete {
+                self.check_cipher_suites(&algorithms.suites, min_version, key, at);
+            }
         }
         algorithms
     }
 
+    /// Returns the known values of a list, and whether the list has no invalid value.
     fn list<T: Copy + PartialEq>(
         &mut self,
         at: &At<OneOrMany>,
@@ -79,9 +86,10 @@ impl Loader<'_> {
         what: &str,
         known: &[&'static str],
         find: fn(&str) -> Option<T>,
-    ) -> Vec<T> {
+    ) -> (Vec<T>, bool) {
         let texts = at.each();
-        if texts.is_empty() {
+        let mut is_complete = !self.is_pruned(&at.span);
+        if texts.is_empty() && !self.is_pruned(&at.span) {
             self.problems
                 .error(format!("`{key}` is an empty list"))
                 .at(at.span.clone())
@@ -90,6 +98,7 @@ impl Loader<'_> {
         let mut found: Vec<(T, Range<usize>)> = Vec::new();
         for text in &texts {
             let Some(value) = find(text.value) else {
+                is_complete = false;
                 let problem = self
                     .problems
                     .error(format!("there is no {what} {:?}", text.value))
@@ -109,7 +118,8 @@ impl Loader<'_> {
             }
             found.push((value, text.span.clone()));
         }
-        found.into_iter().map(|(value, _)| value).collect()
+        let values = found.into_iter().map(|(value, _)| value).collect();
+        (values, is_complete)
     }
 
     /// Checks that each accepted TLS version has at least one cipher suite.

@@ -32,7 +32,7 @@ impl Loader<'_> {
             return Alpn::default();
         };
         let texts = at.each();
-        if texts.is_empty() {
+        if texts.is_empty() && !self.is_pruned(&at.span) {
             self.problems
                 .error("`alpn` is an empty list")
                 .at(at.span.clone())

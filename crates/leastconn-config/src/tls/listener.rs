@@ -1,8 +1,7 @@
 //! `tls` of a listener.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 
 use leastconn_tls::{
@@ -24,6 +23,7 @@ use crate::{
         RawTls, Resumption,
         value::{At, DurationText},
     },
+    surroundings::Surroundings,
 };
 
 /// Maximum time for which sessions can be resumed: rustls always advertises a lifetime of
@@ -34,12 +34,11 @@ const LONGEST_RESUMPTION: Duration = Duration::from_hours(24);
 /// table has no `alpn`.
 pub(crate) fn load(
     raw: &At<RawTls>,
-    base_dir: &Path,
-    now: Timestamp,
+    surroundings: &Surroundings<'_>,
     default_alpn: Alpn,
     problems: &mut Problems,
 ) -> Option<Tls> {
-    let mut loader = Loader::new("client_ca", base_dir, now, problems);
+    let mut loader = Loader::new("client_ca", surroundings, problems);
     let errors = loader.problems.errors();
     let RawTls {
         cert,
@@ -77,7 +76,7 @@ pub(crate) fn load(
         loader.check_client_pins(at, client_auth, client_ca.is_some());
     }
     match (client_auth, client_ca) {
-        (ClientAuth::Required, None) if pins_at.is_none() => {
+        (ClientAuth::Required, None) if pins_at.is_none() && !surroundings.is_pruned(&raw.span) => {
             let place = client_auth_at.map_or(&raw.span, |at| &at.span);
             loader
                 .problems
@@ -123,7 +122,7 @@ pub(crate) fn load(
     Some(Tls {
         table: TlsTable::of_listener(
             &raw.value,
-            base_dir,
+            surroundings.base_dir,
             (min_version, client_auth, resumption),
             &alpn,
             &algorithms,

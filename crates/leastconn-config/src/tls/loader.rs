@@ -1,6 +1,6 @@
 //! Loads the files that the `tls` tables of listeners and upstreams have in common.
 
-use std::{ops::Range, path::Path};
+use std::ops::Range;
 
 use jiff::Timestamp;
 use rustls::{
@@ -19,16 +19,17 @@ use super::{
     inspect::{self, Purpose},
 };
 use crate::{
-    Problem, Problems,
+    Problems,
     raw::value::{At, OneOrMany},
+    surroundings::Surroundings,
 };
 
 pub(super) struct Loader<'a> {
     /// The key that names the CA file, for messages: `client_ca` or `ca`.
     pub(super) ca: &'static str,
-    base_dir: &'a Path,
+    surroundings: &'a Surroundings<'a>,
     pub(super) now: Timestamp,
-    pub problems: &'a mut Problems,
+    pub(super) problems: &'a mut Problems,
     pub(super) files: Vec<CertificateFile>,
     /// All CRLs that were read so far.
     pub(super) lists: Vec<ReadCrl>,
@@ -40,14 +41,13 @@ pub(super) struct Loader<'a> {
 impl<'a> Loader<'a> {
     pub(super) fn new(
         ca: &'static str,
-        base_dir: &'a Path,
-        now: Timestamp,
+        surroundings: &'a Surroundings<'a>,
         problems: &'a mut Problems,
     ) -> Self {
         Self {
             ca,
-            base_dir,
-            now,
+            surroundings,
+            now: surroundings.now,
             problems,
             files: Vec::new(),
             lists: Vec::new(),
@@ -58,8 +58,13 @@ impl<'a> Loader<'a> {
 }
 
 impl Loader<'_> {
+    /// See [`Surroundings::is_pruned`].
+    pub(super) fn is_pruned(&self, span: &Range<usize>) -> bool {
+        self.surroundings.is_pruned(span)
+    }
+
     pub(super) fn read(&mut self, text: &At<&str>, wanted: Wanted) -> Option<Pem> {
-        match Pem::read(&self.base_dir.join(text.value), wanted) {
+        match Pem::read(&self.surroundings.base_dir.join(text.value), wanted) {
             Ok(pem) => Some(pem),
             Err(error) => {
                 let problem = self
@@ -81,7 +86,7 @@ impl Loader<'_> {
         if !dated.is_empty() {
             self.files.push(CertificateFile {
                 name: text.value.to_owned(),
-                path: self.base_dir.join(text.value),
+                path: self.surroundings.base_dir.join(text.value),
                 kind,
                 dated,
             });
@@ -95,23 +100,27 @@ impl Loader<'_> {
     ) -> Option<Vec<CertificateDer<'static>>> {
         let text = borrowed(at);
         let pem = self.read(&text, Wanted::Certificates)?;
-        let certificates = self.parsed(&pem.certificates, &text)?;
+        let certificates = self.all_facts(&pem.certificates, &text)?;
         let dated = certificates.iter().map(inspect::Facts::dated).collect();
         self.record_file(&text, dated, FileKind::Chain);
         let now = self.now;
         if let Some(own) = certificates.first() {
             for remark in inspect::own_certificate(own, &certificates[1..], purpose, now) {
-                remark.apply(
-                    self.problems
-                        .warning(remark.message.clone())
-                        .at(at.span.clone()),
-                );
+                self.warn(remark, &at.span);
             }
         }
         Some(pem.certificates)
     }
 
-    fn parsed(
+    fn warn(&mut self, remark: inspect::Remark, span: &Range<usize>) {
+        let problem = self.problems.warning(remark.message).at(span.clone());
+        if let Some(note) = remark.note {
+            problem.note(note);
+        }
+    }
+
+    /// Returns the facts of all certificates. Reports a certificate that cannot be read.
+    fn all_facts(
         &mut self,
         certificates: &[CertificateDer<'static>],
         text: &At<&str>,
@@ -206,7 +215,7 @@ impl Loader<'_> {
         if let Some(line) = pem.first_crl {
             self.crl_in_ca_file = Some((at.clone(), line));
         }
-        let facts = self.parsed(&pem.certificates, &text)?;
+        let facts = self.all_facts(&pem.certificates, &text)?;
         let issuers = facts.iter().filter(|facts| facts.may_issue());
         let dated = issuers.map(inspect::Facts::dated).collect();
         self.record_file(&text, dated, FileKind::Authorities);
@@ -215,11 +224,7 @@ impl Loader<'_> {
         for (certificate, facts) in pem.certificates.into_iter().zip(&facts) {
             let alone = alone.as_mut().filter(|_| facts.is_self_issued());
             for remark in inspect::authority(facts, self.ca, alone.is_some(), self.now) {
-                remark.apply(
-                    self.problems
-                        .warning(remark.message.clone())
-                        .at(at.span.clone()),
-                );
+                self.warn(remark, &at.span);
             }
             if facts.may_issue() {
                 any_current |= facts.is_current(self.now);
@@ -310,13 +315,5 @@ pub(super) fn borrowed(at: &At<String>) -> At<&str> {
     At {
         value: &at.value,
         span: at.span.clone(),
-    }
-}
-
-impl inspect::Remark {
-    pub(super) fn apply(&self, problem: &mut Problem) {
-        if let Some(note) = &self.note {
-            problem.note(note.clone());
-        }
     }
 }

@@ -12,7 +12,7 @@ impl Loader<'_> {
             return Vec::new();
         };
         let texts = at.each();
-        if texts.is_empty() {
+        if texts.is_empty() && !self.is_pruned(&at.span) {
             self.problems
                 .error(format!("`{key}` is an empty list"))
                 .at(at.span.clone())

@@ -1,6 +1,6 @@
 //! Loads the files of a `tls` table again while the balancer runs.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use jiff::Timestamp;
 use leastconn::ServerSpec;
@@ -15,6 +15,7 @@ use crate::{
         RawTls, RawUpstreamTls,
         value::{At, OneOrMany},
     },
+    surroundings::Surroundings,
 };
 
 impl TlsTable {
@@ -24,8 +25,9 @@ impl TlsTable {
         &self,
         name: &str,
         running: &Arc<CrlStore>,
+        now: Timestamp,
         files: impl FnOnce(&Raw) -> (Vec<&At<String>>, Option<&At<OneOrMany>>),
-        load: impl FnOnce(&At<Raw>, &Path, &mut Problems) -> Option<T>,
+        load: impl FnOnce(&At<Raw>, &Surroundings<'_>, &mut Problems) -> Option<T>,
     ) -> Result<(T, Problems), Problems> {
         let mut problems = Problems::new(name, &self.text);
         problems.set_running_lists(vec![Arc::clone(running)]);
@@ -37,7 +39,12 @@ impl TlsTable {
                 return Err(problems);
             }
         };
-        let loaded = load(&raw, &self.base_dir, &mut problems);
+        let surroundings = Surroundings {
+            base_dir: &self.base_dir,
+            now,
+            pruned: &HashSet::new(),
+        };
+        let loaded = load(&raw, &surroundings, &mut problems);
         problems.sort();
         let (single, lists) = files(&raw.value);
         let single = single.into_iter().map(|at| (at.span.clone(), &*at.value));
@@ -66,12 +73,15 @@ impl Tls {
         self.table.load(
             &format!("`tls` of listener `{listener}`"),
             &self.settings.material.crls,
+            now,
             |raw: &RawTls| {
                 let single = [&raw.cert, &raw.key, &raw.client_ca];
                 (single.into_iter().flatten().collect(), raw.crl.as_ref())
             },
             // The stored table already contains the ALPN protocols, including the defaults.
-            |raw, base_dir, problems| listener::load(raw, base_dir, now, Alpn::default(), problems),
+            |raw, surroundings, problems| {
+                listener::load(raw, surroundings, Alpn::default(), problems)
+            },
         )
     }
 }
@@ -90,11 +100,12 @@ impl UpstreamTls {
         self.table.load(
             &format!("`tls` of upstream `{upstream}`"),
             &self.settings.material.crls,
+            now,
             |raw: &RawUpstreamTls| {
                 let single = [&raw.ca, &raw.cert, &raw.key];
                 (single.into_iter().flatten().collect(), raw.crl.as_ref())
             },
-            |raw, base_dir, problems| upstream::load(raw, servers, base_dir, now, problems),
+            |raw, surroundings, problems| upstream::load(raw, servers, surroundings, problems),
         )
     }
 }

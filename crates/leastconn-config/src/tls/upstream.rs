@@ -1,8 +1,7 @@
 //! `tls` of an upstream: verification of servers, and the certificate of the balancer.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
-use jiff::Timestamp;
 use leastconn::ServerSpec;
 use rustls::pki_types::ServerName;
 
@@ -18,6 +17,7 @@ use crate::{
         self, RawUpstreamTls,
         value::{At, OneOrMany},
     },
+    surroundings::Surroundings,
 };
 
 /// Loads the table. Returns `None` if an error was reported. `servers` are the servers of the
@@ -25,11 +25,10 @@ use crate::{
 pub(crate) fn load(
     raw: &At<RawUpstreamTls>,
     servers: &[ServerSpec],
-    base_dir: &Path,
-    now: Timestamp,
+    surroundings: &Surroundings<'_>,
     problems: &mut Problems,
 ) -> Option<UpstreamTls> {
-    let mut loader = Loader::new("ca", base_dir, now, problems);
+    let mut loader = Loader::new("ca", surroundings, problems);
     let errors = loader.problems.errors();
     let RawUpstreamTls {
         ca,
@@ -46,7 +45,7 @@ pub(crate) fn load(
     } = &raw.value;
     let pins = loader.pins("pin", pin.as_ref());
     let uris = uris(&mut loader, uri.as_ref());
-    if ca.is_none() {
+    if ca.is_none() && !surroundings.is_pruned(&raw.span) {
         report_missing_ca(&mut loader, raw);
     }
     let mut alone = Vec::new();
@@ -58,6 +57,9 @@ pub(crate) fn load(
         loader.crls(&text, ca.as_ref().map(|_| authorities.as_deref()));
     }
     let crls = loader.crl_store();
+    if !surroundings.is_pruned(&raw.span) {
+        check_cert_and_key(&mut loader, cert.as_ref(), key.as_ref());
+    }
     let own = own(&mut loader, cert.as_ref(), key.as_ref());
     let min_version = min_version
         .as_ref()
@@ -71,7 +73,7 @@ pub(crate) fn load(
         loader.check_crl_coverage(authorities, &crls, at);
         loader.check_trust_anchors(authorities, &raw.span);
     }
-    let mut table = TlsTable::new(base_dir)
+    let mut table = TlsTable::new(surroundings.base_dir)
         .file("ca", ca.as_ref())
         .file("cert", cert.as_ref())
         .file("key", key.as_ref())
@@ -104,7 +106,9 @@ pub(crate) fn load(
         table,
         files: std::mem::take(&mut loader.files).into(),
     };
-    if raw.value.server_name.is_none() && raw.value.uri.is_none() && raw.value.pin.is_none() {
+    let has_names_of_servers =
+        raw.value.server_name.is_none() && raw.value.uri.is_none() && raw.value.pin.is_none();
+    if has_names_of_servers && !surroundings.is_pruned(&raw.span) {
         check_server_names(&mut loader, &tls.settings, servers, raw);
     }
     let ClientMaterial {
@@ -135,7 +139,7 @@ fn uris(loader: &mut Loader<'_>, uris: Option<&At<OneOrMany>>) -> Vec<UriPattern
     let Some(at) = uris else {
         return all;
     };
-    if at.each().is_empty() {
+    if at.each().is_empty() && !loader.is_pruned(&at.span) {
         loader
             .problems
             .error("`uri` is an empty list")
@@ -156,11 +160,11 @@ fn uris(loader: &mut Loader<'_>, uris: Option<&At<OneOrMany>>) -> Vec<UriPattern
     all
 }
 
-fn own(
+fn check_cert_and_key(
     loader: &mut Loader<'_>,
     cert: Option<&At<String>>,
     key: Option<&At<String>>,
-) -> Option<KeyPair> {
+) {
     let alone = match (cert, key) {
         (Some(cert), None) => Some((cert, "`cert` without `key`")),
         (None, Some(key)) => Some((key, "`key` without `cert`")),
@@ -173,6 +177,13 @@ fn own(
             .at(at.span.clone())
             .help("presenting a certificate to servers needs both `cert` and `key`");
     }
+}
+
+fn own(
+    loader: &mut Loader<'_>,
+    cert: Option<&At<String>>,
+    key: Option<&At<String>>,
+) -> Option<KeyPair> {
     let chain = cert.and_then(|at| loader.chain(at, Purpose::Client));
     let key_at = key;
     let key = key.and_then(|at| loader.key(at));
