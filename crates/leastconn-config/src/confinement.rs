@@ -94,7 +94,7 @@ pub(crate) fn hint_for_reading(path: &Path, error: &io::Error) -> Option<String>
 fn owner_and_mode(path: &Path) -> String {
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     let process = format!("this process runs as user {user}, group {group}");
-    match path.metadata() {
+    match files::record(path, || path.metadata()) {
         Ok(meta) => {
             let mode = meta.mode() & 0o7777;
             let (owner, of_group) = (meta.uid(), meta.gid());
@@ -157,8 +157,11 @@ fn hint(path: &Path, error: &io::Error, doing: &str, needed: Access) -> Option<S
     }
     // `access` checks only owner and mode, not Landlock. If it succeeds, the sandbox is the
     // cause.
-    let there = if path.exists() { path } else { parent(path) };
-    access(there, needed).ok()?;
+    files::record(path, || {
+        let there = if path.exists() { path } else { parent(path) };
+        access(there, needed)
+    })
+    .ok()?;
     Some(format!(
         "the sandbox does not allow {doing} {}: it allows only the directories that the \
          configuration named when the process started. Restart to allow the directories that it \
@@ -170,7 +173,7 @@ fn hint(path: &Path, error: &io::Error, doing: &str, needed: Access) -> Option<S
 
 /// Directory of a path, with symbolic links resolved if possible.
 fn directory(path: &Path) -> PathBuf {
-    let resolved = path.canonicalize().ok();
+    let resolved = files::record(path, || path.canonicalize()).ok();
     let directory = resolved.as_deref().and_then(Path::parent);
     match directory {
         Some(directory) => directory.to_owned(),

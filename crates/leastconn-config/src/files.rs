@@ -125,7 +125,8 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Contents> {
 /// # Errors
 /// If the file cannot be read or is larger than `limit`.
 pub fn read_any(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    read_to_end(File::open(path)?, limit, &Recorded::new(path))
+    let recorded = Recorded::new(path);
+    read_to_end(File::open(path)?, limit, &recorded)
 }
 
 /// Opens a regular file for reading.

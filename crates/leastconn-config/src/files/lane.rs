@@ -3,13 +3,17 @@
 use std::{
     path::PathBuf,
     sync::{Arc, OnceLock, Weak},
-    thread,
+    thread::{self, ThreadId},
     time::Duration,
 };
 
 use jiff::Timestamp;
-use parking_lot::{Mutex, MutexGuard};
-use tokio::{task::spawn_blocking, time::interval};
+use parking_lot::Mutex;
+use tokio::{
+    sync::Mutex as AsyncMutex,
+    task::spawn_blocking,
+    time::{interval, timeout},
+};
 
 use super::{Pending, SLOW, pending_on};
 
@@ -26,14 +30,20 @@ const LOOK: Duration = Duration::from_millis(500);
 /// thread.
 #[derive(Debug, Default)]
 pub struct Lane {
-    given_up: Mutex<Option<GivenUp>>,
+    /// Locked by the thread that runs a job, until the job ends.
+    turn: Arc<AsyncMutex<()>>,
+    job: Mutex<Option<Job>>,
 }
 
+/// The job that was started last.
 #[derive(Debug)]
-struct GivenUp {
-    blocked: Blocked,
-    /// Has no strong reference after the abandoned work has ended.
+struct Job {
+    /// Has no strong reference after the job has ended.
     running: Weak<()>,
+    thread: Arc<OnceLock<ThreadId>>,
+    is_reported: bool,
+    /// The operation for which the job was abandoned.
+    abandoned: Option<Blocked>,
 }
 
 /// Reason why work has no result.
@@ -87,56 +97,56 @@ impl Lane {
         limit: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NoResult> {
-        if let Some(blocked) = self.still_blocked() {
-            return Err(blocked.into());
-        }
+        // The previous job may still run, because its caller has dropped the future.
+        let turn = loop {
+            if let Some(blocked) = self.blocked(limit) {
+                return Err(blocked.into());
+            }
+            let turn = Arc::clone(&self.turn).lock_owned();
+            if let Ok(turn) = timeout(LOOK.min(limit), turn).await {
+                break turn;
+            }
+        };
         let running = Arc::new(());
-        let still_running = Arc::downgrade(&running);
         let thread = Arc::new(OnceLock::new());
-        let worker = Arc::clone(&thread);
+        *self.job.lock() = Some(Job {
+            running: Arc::downgrade(&running),
+            thread: Arc::clone(&thread),
+            is_reported: false,
+            abandoned: None,
+        });
         let mut working = spawn_blocking(move || {
+            let _turn = turn;
             let _running = running;
-            let _ = worker.set(thread::current().id());
+            let _ = thread.set(thread::current().id());
             work()
         });
         let mut look = interval(LOOK.min(limit));
-        let mut is_reported = false;
         loop {
             tokio::select! {
                 biased;
                 done = &mut working => return done.map_err(|_| NoResult::Panicked),
                 _ = look.tick() => {}
             }
-            let Some(pending) = thread.get().and_then(|thread| pending_on(*thread)) else {
-                continue;
-            };
-            let elapsed = pending.elapsed();
-            if elapsed >= SLOW && !is_reported {
-                is_reported = true;
-                tracing::warn!(file = %pending.path.display(), since = %pending.time, "file operation blocked");
-            }
-            if elapsed >= limit {
-                let blocked = Blocked::from(pending);
-                *self.given_up() = Some(GivenUp {
-                    blocked: blocked.clone(),
-                    running: still_running,
-                });
+            if let Some(blocked) = self.blocked(limit) {
                 return Err(blocked.into());
             }
         }
     }
 
-    fn still_blocked(&self) -> Option<Blocked> {
-        let mut given_up = self.given_up();
-        let blocked = given_up.as_ref()?;
-        if blocked.running.strong_count() == 0 {
-            *given_up = None;
-            return None;
+    /// Returns the operation for which the running job is or was abandoned.
+    fn blocked(&self, limit: Duration) -> Option<Blocked> {
+        let mut job = self.job.lock();
+        let job = job.as_mut().filter(|job| job.running.strong_count() > 0)?;
+        if job.abandoned.is_none() {
+            let pending = job.thread.get().and_then(|thread| pending_on(*thread))?;
+            let elapsed = pending.elapsed();
+            if elapsed >= SLOW && !job.is_reported {
+                job.is_reported = true;
+                tracing::warn!(file = %pending.path.display(), since = %pending.time, "file operation blocked");
+            }
+            job.abandoned = (elapsed >= limit).then(|| pending.into());
         }
-        Some(blocked.blocked.clone())
-    }
-
-    fn given_up(&self) -> MutexGuard<'_, Option<GivenUp>> {
-        self.given_up.lock()
+        job.abandoned.clone()
     }
 }

@@ -58,6 +58,40 @@ async fn blocked_operation_is_reported_and_abandoned() {
 }
 
 #[tokio::test]
+async fn work_waits_for_the_previous_job() {
+    let lane = Lane::default();
+    let (go_on, wait) = sync_channel::<()>(0);
+    let (started, has_started) = sync_channel::<()>(0);
+    let slow = lane.run(move || {
+        started.send(()).unwrap();
+        wait.recv().unwrap();
+    });
+    let next = tokio::task::spawn_blocking(move || has_started.recv().unwrap());
+    tokio::select! {
+        _ = slow => panic!("the job waits for the channel"),
+        started = next => started.unwrap(),
+    }
+    // The future was dropped, but its job still runs.
+    let early = tokio::time::timeout(Duration::from_millis(50), lane.run(|| 1)).await;
+    assert!(early.is_err());
+    go_on.send(()).unwrap();
+    let next = within(DEADLINE, "the next job", lane.run(|| 2)).await;
+    assert_eq!(next.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn block_of_a_cancelled_job_is_reported() {
+    let lane = Lane::default();
+    let (_go_on, wait) = sync_channel::<()>(0);
+    let work = move || record(Path::new("/mnt/dead/ca.key"), || wait.recv());
+    let limit = Duration::from_millis(100);
+    let first = tokio::time::timeout(limit / 2, lane.run_within(limit, work)).await;
+    assert!(first.is_err());
+    let second = within(DEADLINE, "an error", lane.run_within(limit, || ())).await;
+    assert!(matches!(second, Err(NoResult::Blocked(_))));
+}
+
+#[tokio::test]
 async fn progress_counts_as_not_blocked() {
     let (step, steps) = sync_channel::<()>(1);
     let lane = Lane::default();

@@ -1,10 +1,12 @@
 //! `[process]` and `[log]`.
 
-use std::{num::NonZeroUsize, ops::Range, os::unix::fs::FileTypeExt, path::Path, thread};
+use std::{
+    fs::FileType, num::NonZeroUsize, ops::Range, os::unix::fs::FileTypeExt, path::Path, thread,
+};
 
 use super::{Resolver, Zero};
 use crate::{
-    defaults,
+    defaults, files,
     keyword::{Format, Level},
     model::{Access, Log, MemoryLimit, Process},
     raw::{
@@ -132,9 +134,11 @@ impl Resolver<'_> {
             return stream;
         }
         let path = self.path(file);
-        let kind = std::fs::metadata(&path).map(|data| data.file_type());
+        let kind = files::record(&path, || std::fs::metadata(&path));
+        let kind = kind.map(|data| data.file_type());
         // An empty parent is the working directory, which always exists.
         let parent = path.parent().filter(|parent| *parent != Path::new(""));
+        let missing_parent = parent.filter(|parent| !files::record(parent, || parent.is_dir()));
         let is_stream =
             path.starts_with("/proc") && path.components().any(|part| part.as_os_str() == "fd");
         let trouble = if is_stream {
@@ -142,14 +146,12 @@ impl Resolver<'_> {
                 "it is a stream of another process; for standard output write \"stdout\""
                     .to_owned(),
             )
-        } else if path.is_dir() {
+        } else if kind.as_ref().is_ok_and(FileType::is_dir) {
             Some("it is a directory".to_owned())
         } else if kind.is_ok_and(|kind| kind.is_socket()) {
             Some("it is a socket; for standard output write \"stdout\"".to_owned())
         } else {
-            parent
-                .filter(|parent| !parent.is_dir())
-                .map(|parent| format!("there is no directory {}", parent.display()))
+            missing_parent.map(|parent| format!("there is no directory {}", parent.display()))
         };
         if let Some(trouble) = trouble {
             self.problems
