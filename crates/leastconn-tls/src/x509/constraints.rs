@@ -159,12 +159,16 @@ impl Constraints {
     }
 
     /// The kind of the first name that is forbidden by a constraint that this module
-    /// checks.
+    /// checks. If the names cannot be read, returns a constrained kind, because names of this
+    /// kind may be hidden.
     pub fn forbids(&self, certificate: &X509Certificate<'_>) -> Option<NameKind> {
         if !self.has_own() {
             return None;
         }
-        let names = names_of(certificate)?;
+        let Some(names) = names_of(certificate) else {
+            let mut own = self.permitted.iter().chain(&self.excluded);
+            return own.next().map(|(kind, _)| *kind);
+        };
         let is_forbidden = |(kind, name): &(NameKind, Vec<u8>)| {
             is_forbidden(*kind, name, &self.permitted, &self.excluded)
         };
@@ -265,14 +269,19 @@ fn names_of(certificate: &X509Certificate<'_>) -> Option<Vec<(NameKind, Vec<u8>)
     Some(all)
 }
 
+/// The alternative names of the wanted kinds. Returns `None` if the extension is malformed or
+/// occurs twice.
 fn alternative_names(
     certificate: &X509Certificate<'_>,
     is_wanted: fn(NameKind) -> bool,
 ) -> Option<Vec<(NameKind, Vec<u8>)>> {
     let mut all = Vec::new();
     let extension = certificate.get_extension_unique(&OID_X509_EXT_SUBJECT_ALT_NAME);
-    if let Ok(Some(extension)) = extension {
-        let (_, list) = Any::from_der(extension.value).ok()?;
+    if let Some(extension) = extension.ok()? {
+        let (trailing, list) = Any::from_der(extension.value).ok()?;
+        if !trailing.is_empty() {
+            return None;
+        }
         let mut rest = list.data;
         while !rest.is_empty() {
             let (after, name) = Any::from_der(rest).ok()?;

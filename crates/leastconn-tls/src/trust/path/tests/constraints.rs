@@ -139,3 +139,21 @@ fn uri_constraints_are_checked_at_every_level() {
         assert_eq!(chain.handshake(), is_allowed, "{host} {uri}");
     }
 }
+
+#[test]
+fn malformed_alternative_names_violate_constraints() {
+    let corp = || organization("Corp", Spelling::Same);
+    let root = limited(vec![GeneralSubtree::DirectoryName(corp())], vec![]);
+    // A DNS name, then a URI of 32 bytes that is cut after 1 byte.
+    let names = vec![0x30, 6, 0x82, 1, b'a', 0x86, 32, b'u'];
+    let mut leaf = client("c1");
+    leaf.distinguished_name = corp();
+    leaf.custom_extensions = vec![CustomExtension::from_oid_content(&[2, 5, 29, 17], names)];
+    let expected = PathError::Constraint {
+        authority: "`CN=Field Enc CA`".to_owned(),
+        kind: "directory names",
+        is_checked: true,
+    };
+    let chain = Chain::new(root, leaf, Spelling::Same);
+    assert_eq!(chain.error(), expected);
+}
