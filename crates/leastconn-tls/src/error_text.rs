@@ -28,33 +28,41 @@ pub(crate) fn certificate(whose: &str, error: &CertificateError) -> String {
         C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             format!("{any} is signed with an algorithm that does not fit its issuer's key")
         }
-        // `Display` of a webpki error writes the name of the variant.
-        C::Other(other) => match &*other.0.to_string() {
-            "UnsupportedCertVersion" => format!(
-                "{any} is of X.509 version 1, which is not supported: issue it again with \
-                 extensions (`openssl x509 -req -extfile ...`)"
-            ),
-            "CaUsedAsEndEntity" => {
-                format!("{own} is a CA certificate (CA:TRUE): issue one with CA:FALSE")
-            }
-            "EndEntityUsedAsCa" => {
-                format!("{own} was issued by a certificate that is not a CA (CA:FALSE)")
-            }
-            "PathLenConstraintViolated" => {
-                format!("{own} has more authorities above it than one of them allows (path length)")
-            }
-            "NameConstraintViolation" => format!(
-                "name constraints of an authority above {own} do not allow its names, or cannot \
-                 be checked"
-            ),
-            "UnsupportedCriticalExtension" => critical(&any),
-            "EmptyEkuExtension" => {
-                format!("{any} has an empty extended key usage, which allows no use")
-            }
-            // An error of this crate is a sentence, not the name of a variant.
-            sentence if sentence.contains(' ') => sentence.to_owned(),
-            name => format!("{any} cannot be used: {}", split_name(name)),
+        C::Other(other) => match other.0.downcast_ref() {
+            Some(error) => certificate_of_webpki(&own, &any, error),
+            // An error of this crate, which displays as a sentence.
+            None => other.0.to_string(),
         },
+        other => format!("{any} cannot be used: {}", variant_name(other)),
+    }
+}
+
+/// Explains an error of rustls-webpki that rustls has no variant for. `own` is the peer's
+/// certificate, and `any` is that certificate or one above it.
+fn certificate_of_webpki(own: &str, any: &str, error: &webpki::Error) -> String {
+    use webpki::Error as E;
+    match error {
+        E::UnsupportedCertVersion => format!(
+            "{any} is of X.509 version 1, which is not supported: issue it again with \
+             extensions (`openssl x509 -req -extfile ...`)"
+        ),
+        E::CaUsedAsEndEntity => {
+            format!("{own} is a CA certificate (CA:TRUE): issue one with CA:FALSE")
+        }
+        E::EndEntityUsedAsCa => {
+            format!("{own} was issued by a certificate that is not a CA (CA:FALSE)")
+        }
+        E::PathLenConstraintViolated => {
+            format!("{own} has more authorities above it than one of them allows (path length)")
+        }
+        E::NameConstraintViolation => format!(
+            "name constraints of an authority above {own} do not allow its names, or cannot be \
+             checked"
+        ),
+        E::UnsupportedCriticalExtension => critical(any),
+        E::EmptyEkuExtension => {
+            format!("{any} has an empty extended key usage, which allows no use")
+        }
         other => format!("{any} cannot be used: {}", variant_name(other)),
     }
 }
@@ -159,38 +167,32 @@ fn split_name(debug: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{fmt, sync::Arc};
+    use std::sync::Arc;
 
     use rustls::{OtherError, PeerIncompatible};
+    use webpki::{DerTypeId, Error as E};
 
     use super::*;
 
-    /// Displays as the name of a variant, like errors of webpki.
-    #[derive(Debug)]
-    struct Named(&'static str);
-
-    impl fmt::Display for Named {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.0)
-        }
+    fn text(error: impl std::error::Error + Send + Sync + 'static) -> String {
+        let error = CertificateError::Other(OtherError(Arc::new(error)));
+        certificate("the client's", &error)
     }
 
-    impl std::error::Error for Named {}
-
-    fn text(name: &'static str) -> String {
-        let error = CertificateError::Other(OtherError(Arc::new(Named(name))));
-        certificate("the client's", &error)
+    #[test]
+    fn own_errors_are_shown_unchanged() {
+        assert_eq!(text(std::io::Error::other("unsuitable")), "unsuitable");
     }
 
     #[test]
     fn other_errors_are_named_by_variant() {
         assert_eq!(
-            text("MaximumPathDepthExceeded"),
+            text(E::MaximumPathDepthExceeded),
             "the client's certificate, or one above it, cannot be used: maximum path depth \
              exceeded"
         );
         assert_eq!(
-            text("TrailingData(Certificate)"),
+            text(E::TrailingData(DerTypeId::Certificate)),
             "the client's certificate, or one above it, cannot be used: trailing data"
         );
         assert_eq!(
@@ -207,20 +209,22 @@ mod tests {
 
     #[test]
     fn frequent_errors_have_a_remedy() {
-        for (name, expected) in [
+        for (error, expected) in [
             (
-                "UnsupportedCertVersion",
+                E::UnsupportedCertVersion,
                 "version 1, which is not supported: issue it again",
             ),
             (
-                "CaUsedAsEndEntity",
+                E::CaUsedAsEndEntity,
                 "is a CA certificate (CA:TRUE): issue one with CA:FALSE",
             ),
-            ("EndEntityUsedAsCa", "is not a CA (CA:FALSE)"),
-            ("NameConstraintViolation", "do not allow its names"),
+            (E::EndEntityUsedAsCa, "is not a CA (CA:FALSE)"),
+            (E::NameConstraintViolation, "do not allow its names"),
         ] {
-            assert!(text(name).contains(expected), "{}", text(name));
-            assert!(!text(name).contains(name), "{}", text(name));
+            let name = error.to_string();
+            let text = text(error);
+            assert!(text.contains(expected), "{text}");
+            assert!(!text.contains(&name), "{text}");
         }
     }
 }
