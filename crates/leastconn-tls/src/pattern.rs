@@ -28,7 +28,7 @@ pub enum PatternError {
     #[error("it is empty")]
     Empty,
     /// A `*` next to other characters of a label, or a `**`.
-    #[error("`*` stands for one whole label: `*.example.com`, not `web*.example.com` or `**`")]
+    #[error("`*` matches one whole label: `*.example.com`, not `web*.example.com` or `**`")]
     PartialWildcard,
     #[error("there is an empty label: a dot at the start or the end, or two dots in a row")]
     EmptyLabel,
@@ -49,7 +49,7 @@ pub enum PatternError {
     /// A `*` next to other characters of a segment or in the authority, or a `**` that is
     /// not at the end.
     #[error(
-        "`*` stands for one whole segment of a URI's path and `**` at its end for the rest: \
+        "`*` matches one whole segment of a URI's path and `**` at its end matches the rest: \
          `spiffe://example.org/ns/*/sa/web` or `https://example.org/ns/**`"
     )]
     PartialUriWildcard,

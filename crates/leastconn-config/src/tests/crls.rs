@@ -50,27 +50,27 @@ fn invalid_crls_are_reported_at_their_key() {
     for (der, expected) in [
         (
             crl_version_1(&good, pki.ca.key()),
-            "error: \"ca.crl\": the list of `CN=the CA` has version 1, which is not supported; it lacks the \
+            "error: \"ca.crl\": the CRL of `CN=the CA` has version 1, which is not supported; it lacks the \
              required extensions; issue it again with `crlnumber` and `crl_extensions` in the \
              configuration of `openssl ca`",
         ),
         (
             crl_without_next_update(&good, pki.ca.key()),
-            "error: \"ca.crl\": the list of `CN=the CA` has no `nextUpdate`, the time of its expiry; issue it again with \
+            "error: \"ca.crl\": the CRL of `CN=the CA` has no `nextUpdate`, the time of its expiry; issue it again with \
              `nextUpdate`: `openssl ca -gencrl -crldays 7`",
         ),
         (
             list(&pki.ca, SerialNumber::from(vec![1; 25]), 2025),
-            "error: \"ca.crl\": the list of `CN=the CA` cannot be used: invalid crl number",
+            "error: \"ca.crl\": the CRL of `CN=the CA` cannot be used: invalid crl number",
         ),
         (
             list(&pki.ca, SerialNumber::from(1), 2027),
-            "warning: \"ca.crl\": the list of `CN=the CA` was issued at 2027-01-01T00:00:00Z, which is in the future; it is \
+            "warning: \"ca.crl\": the CRL of `CN=the CA` was issued at 2027-01-01T00:00:00Z, which is in the future; it is \
              used nevertheless: check the clocks of the issuer and of this machine",
         ),
         (
             good[..good.len() - 1].to_vec(),
-            "error: \"ca.crl\": there is no revocation list in it: this looks like truncated or \
+            "error: \"ca.crl\": there is no CRL in it: this looks like truncated or \
              damaged DER; was the file copied completely, and in binary mode?",
         ),
     ] {
@@ -95,7 +95,7 @@ fn problems_of_reloaded_crls_name_the_file() {
     let lines: Vec<_> = problems.lines().collect();
     let path = pki.dir.path().join("ca.crl").display().to_string();
     let problems = format!(
-        "{path} (`tls` of listener `main`): error: \"ca.crl\": the list of `CN=the CA` has version 1"
+        "{path} (`tls` of listener `main`): error: \"ca.crl\": the CRL of `CN=the CA` has version 1"
     );
     assert!(
         lines.len() == 1 && lines[0].starts_with(&problems),
@@ -127,7 +127,7 @@ fn older_crl_is_ignored_with_a_warning() {
         assert_eq!(
             pki.problems(&tls),
             [
-                "warning: \"old.crl\": the list of `CN=the CA` is older than another one and is ignored: \
+                "warning: \"old.crl\": the CRL of `CN=the CA` is older than another one and is ignored: \
                  number 1 of 2026-05-01T00:00:00Z; the list in force is number 2 of 2026-06-01T00:00:00Z \
                  in \"new.crl\""
             ]
@@ -151,7 +151,7 @@ fn expired_crl_among_several_is_named() {
     assert!(
         problems.len() == 1
             && problems[0].starts_with(
-                "error: \"ca.crl\": the list of `CN=one` (list 2 of 3) expired at \
+                "error: \"ca.crl\": the CRL of `CN=one` (CRL 2 of 3) expired at \
                  2026-05-30T00:00:00Z"
             ),
         "{problems:?}"
@@ -171,7 +171,7 @@ fn crl_that_expires_soon_is_a_warning() {
         pki.write("ca.crl", list_between(&pki.ca, 1, from, to));
         let problems = pki.problems(ALL);
         let is_warned = problems.iter().any(|line| {
-            line.starts_with("warning: \"ca.crl\": the list of `CN=the CA` expires at 2026-")
+            line.starts_with("warning: \"ca.crl\": the CRL of `CN=the CA` expires at 2026-")
         });
         assert_eq!(
             (is_warned, problems.len()),
@@ -196,7 +196,7 @@ fn reason_for_an_unsigned_crl_is_reported() {
     let problems = pki.problems(ALL);
     assert!(
         problems[0].starts_with(
-            "error: \"ca.crl\": the list of `CN=the CA` is signed with SHA-224, which is not \
+            "error: \"ca.crl\": the CRL of `CN=the CA` is signed with SHA-224, which is not \
              supported; sign it with SHA-256 or better"
         ),
         "{problems:?}"
@@ -207,7 +207,7 @@ fn reason_for_an_unsigned_crl_is_reported() {
     let problems = pki.problems(ALL);
     assert!(
         problems[0].starts_with(
-            "error: \"ca.crl\": the list of `CN=below` (list 2 of 2) is not signed by any \
+            "error: \"ca.crl\": the CRL of `CN=below` (CRL 2 of 2) is not signed by any \
              authority of `client_ca`; `CN=below` is not in `client_ca`; if `CN=below` is an \
              intermediate that issues certificates, add its certificate to `client_ca`"
         ),
@@ -358,7 +358,7 @@ fn expired_crl_of_expired_ca_is_a_warning() {
     assert!(
         lines
             .iter()
-            .any(|line| line.contains("the list of `CN=old CA`")),
+            .any(|line| line.contains("the CRL of `CN=old CA`")),
         "{lines:#?}"
     );
     let other = authority("other CA", 2000, 2040);

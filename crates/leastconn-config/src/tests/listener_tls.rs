@@ -164,12 +164,12 @@ fn unusable_files_are_errors() {
         (
             "ca.crl",
             "ca.crt",
-            "error: \"ca.crt\": there is no revocation list in it",
+            "error: \"ca.crt\": there is no CRL in it",
         ),
         (
             "ca.crl",
             "der",
-            "error: \"der\": there is no revocation list in it: this is a certificate in DER",
+            "error: \"der\": there is no CRL in it: this is a certificate in DER",
         ),
     ] {
         let actual = pki.problems(&ALL.replace(from, to));
@@ -196,7 +196,7 @@ fn system_trust_store_is_never_used() {
     let problems = pki.problems(&format!("{own}, client_auth = \"none\", crl = \"ca.crl\""));
     assert_eq!(
         problems,
-        ["error: a revocation list needs the `client_ca` that signed it"]
+        ["error: a CRL needs the `client_ca` that signed it"]
     );
     let problems = pki.problems(&format!("{ALL}, client_auth = \"none\""));
     assert!(
@@ -212,8 +212,8 @@ fn crl_must_be_current_and_signed_by_the_ca() {
     assert_eq!(
         pki.problems(ALL),
         [
-            "error: \"ca.crl\": the list of `CN=the CA` expired at 2026-06-01T00:00:00Z; every \
-          certificate of its issuer is refused (`crl_expired`); replace it by the current list of \
+            "error: \"ca.crl\": the CRL of `CN=the CA` expired at 2026-06-01T00:00:00Z; every \
+          certificate of its issuer is refused (`crl_expired`); replace it with the current CRL of \
           the issuer"
         ]
     );
@@ -228,7 +228,7 @@ fn crl_must_be_current_and_signed_by_the_ca() {
     assert!(
         problems.len() == 1
             && problems[0].starts_with(
-                "error: \"ca.crl\": the list of `CN=the CA` is not signed with the key that \
+                "error: \"ca.crl\": the CRL of `CN=the CA` is not signed with the key that \
                  `CN=the CA` has in `client_ca`; its authority key identifier is "
             ),
         "{problems:?}"
@@ -243,7 +243,7 @@ fn all_cas_need_a_crl_if_one_has() {
     assert_eq!(
         pki.problems(ALL),
         [
-            "warning: there is no revocation list of `CN=another CA`; other authorities have one, \
+            "warning: there is no CRL of `CN=another CA`; other authorities have one, \
           so all certificates of this authority will be refused"
         ]
     );
@@ -269,7 +269,7 @@ fn revoked_ca_is_a_warning() {
     assert_eq!(
         pki.problems(ALL),
         [
-            "warning: `client_ca` holds `CN=below`, which the list of `CN=the CA` in \"ca.crl\" \
+            "warning: `client_ca` holds `CN=below`, which the CRL of `CN=the CA` in \"ca.crl\" \
              revokes; every certificate below it is refused (`revoked_certificate`)"
         ]
     );

@@ -163,11 +163,11 @@ fn problems_are_reported_at_their_position() {
         ),
         (
             "ca = \"ca.crt\", crl = \"foreign.crl\"",
-            "error: \"foreign.crl\": the list of `CN=foreign` is not signed by any authority of `ca`",
+            "error: \"foreign.crl\": the CRL of `CN=foreign` is not signed by any authority of `ca`",
         ),
         (
             "ca = \"ca.crt\", crl = [\"ca.crl\", \"old.crl\"]",
-            "error: \"old.crl\": the list of `CN=the CA` expired at 2026-06-01T00:00:00Z",
+            "error: \"old.crl\": the CRL of `CN=the CA` expired at 2026-06-01T00:00:00Z",
         ),
         (
             "ca = \"ca.crt\", server_name = \"web.internal:443\"",

@@ -1,4 +1,4 @@
-//! Selects the revocation lists in force, which are the newest list of each issuer and
+//! Selects the CRLs in force, which are the newest CRL of each issuer and
 //! partition.
 
 use std::{collections::HashMap, sync::Arc};
@@ -137,7 +137,7 @@ impl Loader<'_> {
             problem
                 .at(span)
                 .note("every certificate of its issuer is refused (`crl_expired`)")
-                .help("replace it by the current list of the issuer");
+                .help("replace it with the current CRL of the issuer");
         } else if (Dated {
             name: String::new(),
             from: list.this_update,
@@ -187,14 +187,14 @@ impl Loader<'_> {
             if let Some(Revocation { issuer, file }) = revoked {
                 self.problems
                     .warning(format!(
-                        "`{}` holds {subject}, which the list of {issuer} in {file:?} revokes",
+                        "`{}` holds {subject}, which the CRL of {issuer} in {file:?} revokes",
                         self.ca
                     ))
                     .at(at.span.clone())
                     .note("every certificate below it is refused (`revoked_certificate`)");
             } else if !covered && is_current {
                 self.problems
-                    .warning(format!("there is no revocation list of {subject}"))
+                    .warning(format!("there is no CRL of {subject}"))
                     .at(at.span.clone())
                     .note("other authorities have one, so all certificates of this authority will be refused");
             }

@@ -28,10 +28,7 @@ impl Loader<'_> {
     ) {
         let Some(authorities) = authorities else {
             self.problems
-                .error(format!(
-                    "a revocation list needs the `{}` that signed it",
-                    self.ca
-                ))
+                .error(format!("a CRL needs the `{}` that signed it", self.ca))
                 .at(text.span.clone());
             return;
         };
@@ -42,14 +39,14 @@ impl Loader<'_> {
         let count = pem.crls.len();
         let file: Arc<str> = text.value.into();
         for (at, der) in pem.crls.into_iter().enumerate() {
-            let position = (count > 1).then(|| format!("list {} of {count}", at + 1));
+            let position = (count > 1).then(|| format!("CRL {} of {count}", at + 1));
             let list = match RevocationList::parse(der) {
                 Ok(list) => list,
                 Err(error) => {
                     let position = position.map_or(String::new(), |text| format!(" ({text})"));
                     self.problems
                         .error(format!(
-                            "{:?}: the list{position} cannot be read: {error}",
+                            "{:?}: the CRL{position} cannot be read: {error}",
                             text.value
                         ))
                         .at(text.span.clone());

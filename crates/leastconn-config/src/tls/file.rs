@@ -98,7 +98,7 @@ impl Pem {
         } else if !self.certificates.is_empty() {
             "certificates"
         } else if !self.crls.is_empty() {
-            "a revocation list"
+            "a CRL"
         } else {
             "key parameters"
         };

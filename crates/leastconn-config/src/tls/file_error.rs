@@ -21,7 +21,7 @@ impl Wanted {
         match self {
             Self::Certificates => "there is no certificate in it",
             Self::Key => "there is no private key in it",
-            Self::Crls => "there is no revocation list in it",
+            Self::Crls => "there is no CRL in it",
         }
     }
 }

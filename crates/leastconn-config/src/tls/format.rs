@@ -74,7 +74,7 @@ impl Der {
     const fn name(self) -> &'static str {
         match self {
             Self::Certificate => "a certificate in DER",
-            Self::Crl => "a revocation list in DER",
+            Self::Crl => "a CRL in DER",
             Self::Request => "a certificate signing request in DER",
             Self::Key => "a private key in DER",
             Self::EncryptedKey => "an encrypted private key in DER",

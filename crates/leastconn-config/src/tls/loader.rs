@@ -280,9 +280,7 @@ impl Loader<'_> {
             .any(|at| at.value == value)
         {
             self.problems
-                .warning(format!(
-                    "{value:?}: line {line}: the revocation list is not used"
-                ))
+                .warning(format!("{value:?}: line {line}: the CRL is not used"))
                 .at(span)
                 .note(format!("only certificates are read from `{}`", self.ca))
                 .help(format!("name the file in `crl` too: `crl = {value:?}`"));
@@ -293,7 +291,7 @@ impl Loader<'_> {
 pub(super) struct ReadCrl {
     pub(super) loaded: Loaded,
     pub(super) place: At<String>,
-    /// Position of the CRL in the file, such as "list 2 of 7". `None` if the file contains
+    /// Position of the CRL in the file, such as "CRL 2 of 7". `None` if the file contains
     /// only one CRL.
     pub(super) position: Option<String>,
     /// Whether the CRL and all authorities that signed it have expired.
@@ -305,8 +303,8 @@ impl ReadCrl {
     pub(super) fn describe(&self) -> String {
         let issuer = &self.loaded.list.issuer;
         match &self.position {
-            Some(position) => format!("{:?}: the list of {issuer} ({position})", self.place.value),
-            None => format!("{:?}: the list of {issuer}", self.place.value),
+            Some(position) => format!("{:?}: the CRL of {issuer} ({position})", self.place.value),
+            None => format!("{:?}: the CRL of {issuer}", self.place.value),
         }
     }
 }

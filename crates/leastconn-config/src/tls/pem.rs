@@ -191,8 +191,7 @@ fn unused(label: &str, line: usize, name: &str) -> FileError {
                 .flat_map(char::escape_debug)
                 .collect();
             FileError::new(format!(
-                "line {line}: a section `{shown}` is neither a certificate, a private key nor a \
-                 revocation list"
+                "line {line}: a section `{shown}` is neither a certificate, a private key nor a CRL"
             ))
             .help("remove it from the file")
         }

@@ -17,7 +17,7 @@ async fn expired_crl_is_reported_everywhere() {
     std::fs::write(site.dir.path().join("ca.crl"), list).unwrap();
     let lb = site.start().await;
     assert!(
-        lb.stderr().contains("the list of `CN=test CA` expires at "),
+        lb.stderr().contains("the CRL of `CN=test CA` expires at "),
         "{}",
         lb.stderr()
     );

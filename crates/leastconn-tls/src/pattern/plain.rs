@@ -13,7 +13,7 @@
 #[non_exhaustive]
 pub enum NotPlain {
     /// The URI does not have the form `scheme://authority/path`.
-    #[error("`*` stands for a segment of a path: the URI must begin like `https://example.org/`")]
+    #[error("`*` matches a segment of a path: the URI must begin like `https://example.org/`")]
     NoAuthority,
     /// A character that is not allowed in authorities.
     #[error("with a `*`, the authority of a URI cannot contain {0:?}")]

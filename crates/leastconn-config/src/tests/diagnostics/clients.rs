@@ -18,12 +18,12 @@ fn client_problems_are_described() {
         (
             "source = \"10.0.0.0/8\"",
             "dns = \"web*.lb.com\"",
-            "error: `dns`: `*` stands for one whole label",
+            "error: `dns`: `*` matches one whole label",
         ),
         (
             "source = \"10.0.0.0/8\"",
             "cn = \"**\"",
-            "error: `cn`: `*` stands for one whole label",
+            "error: `cn`: `*` matches one whole label",
         ),
         (
             "[\"web\"]",
@@ -89,22 +89,22 @@ fn client_problems_are_described() {
         (
             "source = \"10.0.0.0/8\"",
             "uri = \"spiffe://td/web*\"",
-            "error: `uri`: `*` stands for one whole segment of a URI's path and `**` at its end",
+            "error: `uri`: `*` matches one whole segment of a URI's path and `**` at its end",
         ),
         (
             "source = \"10.0.0.0/8\"",
             "uri = \"https://*.example.org/web\"",
-            "error: `uri`: `*` stands for one whole segment of a URI's path and `**` at its end",
+            "error: `uri`: `*` matches one whole segment of a URI's path and `**` at its end",
         ),
         (
             "source = \"10.0.0.0/8\"",
             "uri = \"urn:example:*\"",
-            "error: `uri`: `*` stands for a segment of a path: the URI must begin like",
+            "error: `uri`: `*` matches a segment of a path: the URI must begin like",
         ),
         (
             "source = \"10.0.0.0/8\"",
             "uri = \"https://example.org/*?role=web\"",
-            "error: `uri`: `*` stands for one whole segment",
+            "error: `uri`: `*` matches one whole segment",
         ),
         (
             "source = \"10.0.0.0/8\"",

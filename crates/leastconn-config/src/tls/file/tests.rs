@@ -271,10 +271,8 @@ proptest! {
 struct Tools(TempDir);
 
 impl Tools {
-    fn new() -> Option<Self> {
-        let version = Command::new("openssl").arg("version").output();
-        version.ok().filter(|output| output.status.success())?;
-        Some(Self(tempfile::tempdir().unwrap()))
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
     }
 
     fn run(&self, command: &str) {
@@ -320,9 +318,7 @@ impl Tools {
 
 #[test]
 fn suggested_commands_convert_the_files() {
-    let Some(tools) = Tools::new() else {
-        return;
-    };
+    let tools = Tools::new();
     let ca = TestCa::new("some CA");
     let leaf = ca.leaf("x").build();
     let write = |name: &str, content: &[u8]| fs::write(tools.0.path().join(name), content).unwrap();
@@ -408,12 +404,7 @@ fn suggested_commands_convert_the_files() {
 
 #[test]
 fn suggested_command_converts_openssh_keys() {
-    let Some(tools) = Tools::new() else {
-        return;
-    };
-    if Command::new("ssh-keygen").arg("-?").output().is_err() {
-        return;
-    }
+    let tools = Tools::new();
     for kind in ["ecdsa", "rsa", "ed25519"] {
         tools.run(&format!("ssh-keygen -q -t {kind} -N '' -f {kind}.key"));
         let name = format!("{kind}.key");
