@@ -6,7 +6,7 @@ const LONGEST: usize = 1024;
 
 /// Invisible characters, as inclusive ranges: Unicode's `Default_Ignorable_Code_Point`,
 /// general category Cf (format), and line and paragraph separators.
-const INVISIBLE: [(char, char); 35] = [
+const INVISIBLE: [(char, char); 30] = [
     ('\u{ad}', '\u{ad}'),
     ('\u{34f}', '\u{34f}'),
     ('\u{600}', '\u{605}'),
@@ -37,13 +37,8 @@ const INVISIBLE: [(char, char); 35] = [
     ('\u{e000}', '\u{f8ff}'),
     ('\u{f0000}', '\u{ffffd}'),
     ('\u{100000}', '\u{10fffd}'),
-    // Noncharacters.
+    // Noncharacters, except those at the end of each plane.
     ('\u{fdd0}', '\u{fdef}'),
-    ('\u{fffe}', '\u{ffff}'),
-    ('\u{1fffe}', '\u{1ffff}'),
-    ('\u{2fffe}', '\u{2ffff}'),
-    ('\u{ffffe}', '\u{fffff}'),
-    ('\u{10fffe}', '\u{10ffff}'),
 ];
 
 /// Whether a character is invisible, or changes how its neighbours are displayed.
@@ -53,7 +48,9 @@ pub fn is_hidden(character: char) -> bool {
         return character.is_ascii_control();
     }
     let in_range = |(first, last): &(char, char)| (*first..=*last).contains(&character);
-    character.is_control() || INVISIBLE.iter().any(in_range)
+    // The last two characters of each plane are noncharacters: U+FFFE, U+FFFF, U+1FFFE...
+    let ends_plane = u32::from(character) & 0xfffe == 0xfffe;
+    character.is_control() || ends_plane || INVISIBLE.iter().any(in_range)
 }
 
 /// Escapes hidden characters (`\u{202e}`).
@@ -78,18 +75,19 @@ pub fn escape(text: &str) -> String {
     let mark = format!("…[cut, {} bytes]", text.len());
     let room = LONGEST - mark.len();
     let mut out = String::new();
+    let mut is_complete = true;
     for character in text.chars() {
-        // 10 bytes is the length of the longest escape, `\u{10ffff}`.
-        if out.len() + 10 > LONGEST {
-            break;
-        }
         if is_hidden(character) {
             out.extend(character.escape_unicode());
         } else {
             out.push(character);
         }
+        if out.len() > LONGEST {
+            is_complete = false;
+            break;
+        }
     }
-    if text.len() <= LONGEST && out.len() + 10 <= LONGEST {
+    if is_complete {
         return out;
     }
     out.truncate(out.floor_char_boundary(room));
@@ -125,6 +123,9 @@ mod tests {
             '\u{34f}',
             '\u{1d173}',
             '\u{e000}',
+            '\u{ffff}',
+            '\u{3fffe}',
+            '\u{10ffff}',
         ] {
             let escaped = escape(&format!("a{hidden}b"));
             assert_eq!(escaped, format!("a{}b", hidden.escape_unicode()));
@@ -141,6 +142,9 @@ mod tests {
         let escaped = escape(&long);
         assert_eq!(escaped.len(), LONGEST);
         assert!(escaped.ends_with("x…[cut, 58000 bytes]"));
+        // The escaped text has exactly the maximum length.
+        let escaped = escape(&format!("{}\u{2060}", "x".repeat(LONGEST - 8)));
+        assert!(escaped.len() == LONGEST && escaped.ends_with("x\\u{2060}"));
         // Escaping makes this text longer than the limit.
         let escaped = escape(&"\u{2060}".repeat(300));
         assert!(escaped.len() <= LONGEST && escaped.ends_with("…[cut, 900 bytes]"));

@@ -104,13 +104,9 @@ fn unusual_subjects_keep_valid_signatures() {
     let dir = tempfile::tempdir().unwrap();
     odd[0].write(&dir, "odd");
     let args = ["x509", "-in", "odd.crt", "-noout", "-subject", "-serial"];
-    let Ok(out) = Command::new("openssl")
-        .args(args)
-        .current_dir(&dir)
-        .output()
-    else {
-        return;
-    };
+    let mut openssl = Command::new("openssl");
+    let out = openssl.args(args).current_dir(&dir).output();
+    let out = out.expect("the test needs openssl");
     let text = String::from_utf8(out.stdout).unwrap();
     assert!(
         text.contains("CN = one, CN = two, CN = three, OU = ops"),
