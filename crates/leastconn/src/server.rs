@@ -55,11 +55,12 @@ const TROUBLED: u64 = 1 << 36;
 const RAMPING: u64 = 1 << 37;
 /// The server was dialled while no server was available. The bit is cleared when the server is
 /// up again.
-const LAST_RESORT: u64 = 1 << 38;
+const DIALLED_UNAVAILABLE: u64 = 1 << 38;
 /// The weight in effect is zero: the server gets no new connections.
 const ZERO_WEIGHT: u64 = 1 << 44;
 
-/// The server was taken out of service on purpose, so it is not even a last resort.
+/// The server was taken out of service on purpose, so it is not dialled even if no server is
+/// available.
 const OUT_OF_SERVICE: u64 = DRAIN | MAINT | ZERO_WEIGHT;
 
 const CLOSED: u64 = OUT_OF_SERVICE | DOWN;
@@ -307,7 +308,7 @@ impl Server {
         } else {
             0
         };
-        let ended = if is_up { LAST_RESORT } else { 0 };
+        let ended = if is_up { DIALLED_UNAVAILABLE } else { 0 };
         self.update(|word| (word & !(DOWN | EJECTED | TROUBLED | ended)) | flags | ramping);
         HealthChange {
             is_up_changed: was_up != is_up,

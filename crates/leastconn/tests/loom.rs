@@ -334,7 +334,7 @@ fn concurrent_failures_eject_half_of_servers() {
 }
 
 #[test]
-fn concurrent_last_resort_picks_are_counted() {
+fn concurrent_picks_of_unavailable_servers_are_counted() {
     loom::model(|| {
         let pool = Pool::builder("pool")
             .servers([spec("a")])

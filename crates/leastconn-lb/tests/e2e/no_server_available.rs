@@ -127,9 +127,14 @@ async fn ejected_server_is_dialled_if_no_other_is_allowed() {
     .await;
     // `web1` is available, so panic mode is off.
     assert_eq!(lb.metrics().await[PANIC], 0.0);
-    let is_logged = |event: &Value| event.to_string().contains("dialled as a last resort");
+    let is_logged = |event: &Value| event.to_string().contains("dialling an unavailable server");
     lb.wait_log(is_logged, DEADLINE).await;
-    assert_eq!(lb.stderr().matches("dialled as a last resort").count(), 1);
+    assert_eq!(
+        lb.stderr()
+            .matches("dialling an unavailable server")
+            .count(),
+        1
+    );
     web2.restart().await;
     assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "web2");
     lb.expect_record(3, "ok").await;

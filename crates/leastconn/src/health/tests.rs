@@ -141,7 +141,7 @@ fn earlier_dials_do_not_extend_an_ejection() {
 }
 
 #[test]
-fn failed_last_resort_does_not_extend_ejection() {
+fn failed_dial_of_ejected_server_does_not_extend_ejection() {
     let mut health = Health::new(None, passive(1, 10));
     health.connect_failed(at(0), at(0), AVAILABLE_SIBLING);
     for second in 1..10 {

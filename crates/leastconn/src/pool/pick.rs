@@ -72,7 +72,7 @@ impl Pool {
         };
         self.pick_among(candidates, request, tier(false))
             .or_else(|| self.pick_among(candidates, request, tier(true)))
-            .or_else(|| self.pick_last_resort(candidates, request))
+            .or_else(|| self.pick_unavailable(candidates, request))
     }
 
     fn pick_among(
@@ -99,7 +99,7 @@ impl Pool {
     /// is that a server that is down may not answer before the client gives up, and the
     /// ejected candidate may recover before the next attempt.
     #[cold]
-    fn pick_last_resort(
+    fn pick_unavailable(
         &self,
         candidates: &Candidates,
         request: &PickRequest<'_>,
@@ -113,7 +113,7 @@ impl Pool {
                 tried: request.tried.servers(),
                 backup,
             };
-            let servers = LastResort {
+            let servers = UnavailableServers {
                 upstream: &self.id,
                 tier,
                 down,
@@ -206,7 +206,7 @@ impl Servers for Tier<'_> {
 }
 
 /// The ejected servers of one tier. With `down`, also the servers of the tier that are down.
-struct LastResort<'a> {
+struct UnavailableServers<'a> {
     #[cfg_attr(
         not(feature = "tokio"),
         expect(dead_code, reason = "used only for logging")
@@ -216,7 +216,7 @@ struct LastResort<'a> {
     down: bool,
 }
 
-impl Servers for LastResort<'_> {
+impl Servers for UnavailableServers<'_> {
     fn len(&self) -> usize {
         self.tier.len()
     }
@@ -244,7 +244,7 @@ impl Servers for LastResort<'_> {
         if !self.tier.includes(member) {
             return None;
         }
-        open(member, member.server.last_resort(self.down)?)
+        open(member, member.server.candidate_if_unavailable(self.down)?)
     }
 
     fn name_hash(&self, position: usize) -> u64 {
@@ -253,13 +253,13 @@ impl Servers for LastResort<'_> {
 
     fn try_acquire(&self, position: usize, seen: u64, _: Instant) -> bool {
         let server = &self.tier.members[position].server;
-        let (acquired, is_first) = server.try_acquire_last_resort(seen);
+        let (acquired, is_first) = server.try_acquire_unavailable(seen);
         #[cfg(feature = "tokio")]
         if acquired && is_first {
             tracing::warn!(
                 upstream = %self.upstream,
                 server = %server.id(),
-                "server dialled as a last resort: no other server that the client may use is available"
+                "dialling an unavailable server: no server that the client may use is available"
             );
         }
         #[cfg(not(feature = "tokio"))]

@@ -288,7 +288,7 @@ fn panic_policy_applies_within_the_selector() {
 }
 
 #[test]
-fn last_resort_respects_max_conns() {
+fn max_conns_holds_if_no_server_is_available() {
     for balance in [
         Balance::LeastConn,
         Balance::P2c,
@@ -367,7 +367,7 @@ fn server_with_zero_weight_gets_no_connections() {
         let status = pool.server("a").unwrap().status();
         assert!(status.is_up() && !status.is_available());
     }
-    // It is not even a last resort.
+    // It is not dialled even if no server is available.
     for down in ["a", "b", "c"] {
         pool.server(down).unwrap().probed(false);
     }

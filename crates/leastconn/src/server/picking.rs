@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{CLOSED, DOWN, EJECTED, LAST_RESORT, OUT_OF_SERVICE, RAMPING, Server, count};
+use super::{CLOSED, DIALLED_UNAVAILABLE, DOWN, EJECTED, OUT_OF_SERVICE, RAMPING, Server, count};
 use crate::{balance::slow_start::Ramp, sync::Ordering};
 
 impl Server {
@@ -59,7 +59,7 @@ impl Server {
 
     /// Like [`Self::available`], but also returns an ejected server, and with `down` a server
     /// that is down. Picks use this method while no server is available.
-    pub(crate) fn last_resort(&self, down: bool) -> Option<Candidate> {
+    pub(crate) fn candidate_if_unavailable(&self, down: bool) -> Option<Candidate> {
         let word = self.word.load(Ordering::Acquire);
         let closed = if down { OUT_OF_SERVICE } else { CLOSED };
         let in_flight = count(word);
@@ -102,10 +102,10 @@ impl Server {
     /// Like [`Self::try_acquire`], but for a server that is picked while no server is
     /// available. The second value is whether this is the first such connection since the
     /// server was last available.
-    pub(crate) fn try_acquire_last_resort(&self, seen: u64) -> (bool, bool) {
+    pub(crate) fn try_acquire_unavailable(&self, seen: u64) -> (bool, bool) {
         let is_unhealthy = seen & (DOWN | EJECTED) != 0;
-        let is_first = is_unhealthy && seen & LAST_RESORT == 0;
-        let mark = if is_first { LAST_RESORT } else { 0 };
+        let is_first = is_unhealthy && seen & DIALLED_UNAVAILABLE == 0;
+        let mark = if is_first { DIALLED_UNAVAILABLE } else { 0 };
         let counted = self.word.compare_exchange(
             seen,
             (seen + 1) | mark,

@@ -123,7 +123,7 @@ impl Expected {
 
     /// Whether the server may be picked while no server is available. If `down` is set,
     /// servers that are down may be picked too.
-    fn is_last_resort(&self, down: bool) -> bool {
+    fn is_dialled_while_unavailable(&self, down: bool) -> bool {
         let is_down = self.health.availability() == Availability::Down;
         self.admin == AdminState::Ready && self.has_room() && (down || !is_down)
     }
@@ -312,13 +312,13 @@ impl World {
         if !available.is_empty() || self.pool.panic() == PanicPolicy::Refuse {
             return available;
         }
-        let ejected = tiers(&|expected| expected.is_last_resort(false));
+        let ejected = tiers(&|expected| expected.is_dialled_while_unavailable(false));
         let is_not_down = |expected: &Expected| {
             expected.admin == AdminState::Ready
                 && expected.health.availability() != Availability::Down
         };
         if ejected.is_empty() && among(allowed, &is_not_down).is_empty() {
-            return tiers(&|expected| expected.is_last_resort(true));
+            return tiers(&|expected| expected.is_dialled_while_unavailable(true));
         }
         ejected
     }

@@ -144,7 +144,7 @@ async fn recovered_server_is_dialled_at_once() {
 }
 
 #[tokio::test]
-async fn ejected_server_is_dialled_as_last_resort() {
+async fn ejected_server_is_dialled_if_none_is_available() {
     let (dead, _keep) = refusing().await;
     let recovered = Upstream::start(Behaviour::Echo).await;
     let pool = default_pool(&[dead, recovered.addr()]);
