@@ -6,6 +6,7 @@ use std::{
 };
 
 use leastconn_config::{Format, Level, Log};
+use text_fields::TextFields;
 use tracing_subscriber::{
     Layer, Registry,
     filter::LevelFilter,
@@ -14,6 +15,8 @@ use tracing_subscriber::{
     reload,
     util::SubscriberInitExt,
 };
+
+mod text_fields;
 
 type Filter = reload::Layer<LevelFilter, Registry>;
 type Filtered = Layered<Filter, Registry>;
@@ -68,6 +71,7 @@ fn formatter(format: Format) -> Formatter {
         Format::Text => {
             let coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             fmt::layer()
+                .fmt_fields(TextFields)
                 .with_target(false)
                 .with_ansi(coloured)
                 .with_writer(io::stderr)
