@@ -57,6 +57,8 @@ enum ExpandError {
     Unclosed,
     BadName(String),
     LoneDollar,
+    /// A `$` at the end of a text that looks like a regular expression.
+    RegularExpression,
     NestedDefault(String),
 }
 
@@ -86,6 +88,11 @@ impl ExpandError {
                 ),
                 "write the default as plain text, or set the variable".to_owned(),
             ),
+            Self::RegularExpression => (
+                "the text looks like a regular expression, which is not supported".to_owned(),
+                "`*` in a name matches one whole label, as in \"*.example.com\"; write `$$` for a `$`"
+                    .to_owned(),
+            ),
             Self::LoneDollar => (
                 "`$` is neither part of `${NAME}` nor of `$$`".to_owned(),
                 "write `${NAME}` for an environment variable, `$$` for a `$`".to_owned(),
@@ -106,6 +113,8 @@ fn expand_text(text: &str, environment: Environment<'_>) -> Result<String, Expan
             let (reference, after) = after.split_once('}').ok_or(ExpandError::Unclosed)?;
             out.push_str(&look_up(reference, environment)?);
             rest = after;
+        } else if after.is_empty() && text.contains(['^', '\\', '[', '(', '|', '+', '*', '?']) {
+            return Err(ExpandError::RegularExpression);
         } else {
             return Err(ExpandError::LoneDollar);
         }
@@ -176,6 +185,9 @@ mod tests {
         assert_eq!(expanded("${HOST"), Err(ExpandError::Unclosed));
         assert_eq!(expanded("$HOST"), Err(ExpandError::LoneDollar));
         assert_eq!(expanded("5$"), Err(ExpandError::LoneDollar));
+        for text in ["^client[0-9]+$", "client.*$", "(a|b)$"] {
+            assert_eq!(expanded(text), Err(ExpandError::RegularExpression));
+        }
         for name in ["", "1A", "A B", "A-B"] {
             let text = format!("${{{name}}}");
             assert_eq!(expanded(&text), Err(ExpandError::BadName(name.into())));

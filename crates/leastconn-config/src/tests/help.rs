@@ -84,10 +84,14 @@ fn variable_in_a_default_is_an_error() {
 }
 
 #[test]
-fn unsupported_common_name_patterns_are_warnings() {
+fn unsupported_common_name_patterns_are_reported() {
     let names = [
         ("*", "matches only names of one label"),
         ("^client[0-9]+", "looks like a regular expression"),
+        (
+            "^client[0-9]+$",
+            "error: the text looks like a regular expression, which is not supported",
+        ),
         (".*", "looks like a regular expression"),
         ("CN=client1,O=Example", "write `cn = \"client1\"`"),
     ];
