@@ -160,8 +160,20 @@ async fn changes_need_the_token_and_same_origin() {
     assert_eq!(server_state(&lb).await, "drain");
     lb.wait_log(
         |event| {
-            let message = event["fields"]["message"].as_str().unwrap_or_default();
-            message.contains("with the token: set web/web1 from ready to drain")
+            let expected = [
+                ("message", "admin command"),
+                ("command", "set_server_state"),
+                ("upstream", "web"),
+                ("server", "web1"),
+                ("from", "ready"),
+                ("to", "drain"),
+            ];
+            let fields = &event["fields"];
+            expected.iter().all(|&(name, value)| fields[name] == value)
+                && fields["source"]
+                    .as_str()
+                    .is_some_and(|source| source.starts_with("127.0.0.1:"))
+                && fields.get("uid").is_none()
         },
         DEADLINE,
     )

@@ -345,7 +345,7 @@ async fn log_level_can_be_changed() {
     let config = lb.config();
     lb.write_config(&config.replace("format = \"json\"", "format = \"json\"\nlevel = \"error\""));
     ctl(&lb, &["reload"]).await.ok();
-    let lines = || lb.stderr().matches("admin command: killed").count();
+    let lines = || lb.stderr().matches("\"command\":\"kill\"").count();
     ctl(&lb, &["kill", "--client", "local"]).await.ok();
     assert_eq!(lines(), 0);
     let output = ctl(&lb, &["log-level", "info"]).await.ok();

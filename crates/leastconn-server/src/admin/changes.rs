@@ -1,6 +1,6 @@
 //! Handlers of `POST` requests under `/api/v1`. The guard has already checked these requests.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -13,7 +13,8 @@ use axum::{
 use leastconn::{AdminState, WeightOverride};
 use leastconn_config::{duration, suggest, text::escape};
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::{net::unix::UCred, time::timeout};
+use tracing::field::{DisplayValue, display};
 
 use super::{
     response::{ApiError, respond, try_respond},
@@ -27,6 +28,21 @@ use crate::{
     context::ServerContext,
     overrides::{ConnectionFilter, Replaced, SetServerError},
 };
+
+/// Logs a change and who requested it.
+macro_rules! log_command {
+    ($caller:expr, $command:literal $($fields:tt)*) => {{
+        let by = $caller.requester();
+        tracing::info!(
+            command = $command,
+            uid = by.uid,
+            pid = by.pid,
+            source = by.source
+            $($fields)*,
+            "admin command"
+        )
+    }};
+}
 
 const MAX_BODY: usize = 64 * 1024;
 
@@ -43,6 +59,27 @@ pub(super) fn routes() -> Router<ApiContext> {
         .route("/connections/kill", post(kill))
         .route("/reload", post(reload))
         .route("/log-level", post(set_log_level))
+}
+
+/// Log fields of a [`Caller`].
+struct Requester {
+    uid: Option<u32>,
+    pid: Option<i32>,
+    source: Option<DisplayValue<SocketAddr>>,
+}
+
+impl Caller {
+    fn requester(&self) -> Requester {
+        let (peer, source) = match self {
+            Self::Socket(peer) => (peer.as_ref(), None),
+            Self::Address(source) => (None, Some(display(*source))),
+        };
+        Requester {
+            uid: peer.map(UCred::uid),
+            pid: peer.and_then(UCred::pid),
+            source,
+        }
+    }
 }
 
 async fn read<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
@@ -98,11 +135,14 @@ async fn set_state(
                 .overrides
                 .set_server(cx.control.runtime(), (&upstream, &server), state, grace);
         let set = set.map_err(|not_set| not_set_error(context, not_set, &upstream, &server))?;
-        caller.log(&format!(
-            "set {upstream}/{server} from {} to {}",
-            set.was.as_str(),
-            state.as_str()
-        ));
+        log_command!(
+            caller,
+            "set_server_state",
+            upstream,
+            server,
+            from = set.was.as_str(),
+            to = state.as_str()
+        );
         let ends = state == AdminState::Maint;
         Ok(StateSet {
             available: available(context, &upstream),
@@ -131,10 +171,14 @@ async fn set_weight(
         let context = &cx.context;
         let set = context.overrides.set_weight((&upstream, &server), weight);
         let set = set.map_err(|not_set| not_set_error(context, not_set, &upstream, &server))?;
-        caller.log(&format!(
-            "set the weight of {upstream}/{server} from {} to {}",
-            set.was, set.weight
-        ));
+        log_command!(
+            caller,
+            "set_weight",
+            upstream,
+            server,
+            from = set.was,
+            to = set.weight
+        );
         Ok(WeightSet {
             available: available(context, &upstream),
             upstream,
@@ -205,29 +249,29 @@ fn kill_matching(
     if let Some(client) = &request.client {
         check_client(context, client)?;
     }
-    let which = ConnectionFilter {
+    let filter = ConnectionFilter {
         client: request.client.clone(),
         identity: request.identity.clone(),
         server,
         connection: request.connection,
     };
-    let killed = context.overrides.kill(&which).map_err(replaced)?;
+    let killed = context.overrides.kill(&filter).map_err(replaced)?;
     if let Some(id) = request.connection.filter(|_| killed == 0) {
         let only = Kill {
             connection: request.connection,
             ..Kill::default()
         };
-        let filter = if *request == only {
+        let others = if *request == only {
             ""
         } else {
             " that matches all criteria"
         };
         return Err(ApiError(
             StatusCode::NOT_FOUND,
-            format!("there is no open connection {id}{filter}; `ctl connections` lists them"),
+            format!("there is no open connection {id}{others}; `ctl connections` lists them"),
         ));
     }
-    caller.log(&format!("killed {killed} connections of {which}"));
+    log_command!(caller, "kill", filter = %filter, killed);
     Ok(Killed { killed })
 }
 
@@ -242,7 +286,7 @@ async fn reload(
     if !body.is_empty() {
         let _: NoParameters = parse(&body)?;
     }
-    caller.log("reload");
+    log_command!(caller, "reload");
     let result = Arc::clone(&cx.control).reload().await;
     let result = Reload::from(result.map_err(replaced)?);
     Ok(respond(move || result).await)
@@ -266,18 +310,17 @@ async fn set_log_level(
     let before = context.overrides.level(&log());
     let name = request
         .level
-        .map_or("the configured one", leastconn_config::Level::as_str);
-    let message = format!("log level set to {name}");
+        .map_or("configured", leastconn_config::Level::as_str);
     let more = request.level.is_some_and(|level| level > before);
     if !more {
-        caller.log(&message);
+        log_command!(caller, "set_log_level", level = name);
     }
     context
         .overrides
         .set_level(request.level)
         .map_err(replaced)?;
     if more {
-        caller.log(&message);
+        log_command!(caller, "set_log_level", level = name);
     }
     let result = LogLevel {
         level: context.overrides.level(&log()),
@@ -324,18 +367,4 @@ fn not_found<'a>(name: &str, what: &str, known: impl Iterator<Item = &'a str>) -
         StatusCode::NOT_FOUND,
         format!("there is no {what} `{name}`{hint}"),
     )
-}
-
-impl Caller {
-    /// Logs a change and who requested it.
-    fn log(&self, what: &str) {
-        let what = escape(what);
-        match self {
-            Self::Socket(Some(peer)) => {
-                tracing::info!(uid = peer.uid(), pid = peer.pid(), "admin command: {what}")
-            }
-            Self::Socket(None) => tracing::info!("admin command over the socket: {what}"),
-            Self::Address(from) => tracing::info!(%from, "admin command with the token: {what}"),
-        }
-    }
 }
