@@ -1,8 +1,9 @@
 //! Access control of the admin side.
 //!
 //! UNIX socket: the mode of the file decides who may connect. A browser may be connected to
-//! the socket through a tunnel (`ssh -L`). A browser sends `Origin` with each change, and the rules
-//! below then apply, except that no token is needed.
+//! the socket through a tunnel (`ssh -L`). The rules below apply to browsers, except that no token
+//! is needed. A browser sends `Accept-Language` with each request and `Origin` with each change,
+//! and scripts of a page can remove neither. Other clients are not restricted.
 //!
 //! TCP address: requests can come from any local user, from any host that can reach the address,
 //! and from any web page in a browser on these hosts. So:
@@ -133,7 +134,8 @@ fn refuse(request: &Request, admin: &leastconn_config::Admin) -> Option<Refused>
     let changes = may_change(request.extensions().get(), admin);
     let at_socket = changes == Changes::Allowed;
     let (headers, uri) = (request.headers(), request.uri());
-    let may_be_browser = !at_socket || headers.contains_key(header::ORIGIN);
+    let of_browsers = [header::ORIGIN, header::ACCEPT_LANGUAGE];
+    let may_be_browser = !at_socket || of_browsers.iter().any(|name| headers.contains_key(name));
     let path_is_open = ANY_HOST.contains(&uri.path());
     if may_be_browser && !path_is_open && !has_known_host(uri, headers, &admin.hosts) {
         return Some(Refused::Host);

@@ -80,6 +80,14 @@ fn only_known_hosts_are_shown_state() {
     let mut by_socket = request("GET", "/", &[("host", "evil.com")]);
     by_socket.extensions_mut().insert(Caller::Socket(None));
     assert_eq!(refuse(&by_socket, &admin(None)), None);
+    // A browser identifies itself by `Accept-Language` in this case: it sends no `Origin` with a GET
+    // of the same origin, and no `Sec-Fetch-Site` without TLS.
+    for language in ["de,en;q=0.5", ""] {
+        let language = HeaderValue::from_static(language);
+        let headers = by_socket.headers_mut();
+        headers.insert(header::ACCEPT_LANGUAGE, language);
+        assert_eq!(refuse(&by_socket, &admin(None)), Some(Refused::Host));
+    }
 }
 
 #[test]
