@@ -8,9 +8,14 @@ use leastconn::{
     backoff::Backoff,
     net::{self, Stream},
 };
+use rustix::{
+    io::Errno,
+    net::{SocketFlags, accept_with, acceptfrom_with},
+};
 use tokio::{
-    net::{TcpListener, TcpStream, UnixListener},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::watch,
+    task::coop::consume_budget,
     time::{sleep, timeout},
 };
 
@@ -23,6 +28,9 @@ const MAX_LEFTOVER: u32 = 4096;
 /// Minimum time for accepting the backlog when a socket is closed, even if `drain_timeout` is
 /// shorter.
 const MIN_DRAIN: Duration = Duration::from_secs(2);
+
+/// Flags of accepted sockets, as Tokio sets them.
+const ACCEPT_FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
 /// Command for the accept loop of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +56,12 @@ pub trait Incoming: Send + Sync + 'static {
     /// # Cancel safety
     /// Cancel safe: no connection is lost.
     fn next(&self) -> impl Future<Output = io::Result<(TcpStream, Origin)>> + Send;
+
+    /// Accepts a connection from the backlog, whether or not Tokio knows of one.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if the backlog is empty.
+    fn try_next(&self) -> io::Result<(TcpStream, Origin)>;
 }
 
 impl Incoming for TcpListener {
@@ -55,18 +69,34 @@ impl Incoming for TcpListener {
         let (stream, source) = self.accept().await?;
         Ok((stream, Origin::Tcp(source)))
     }
+
+    fn try_next(&self) -> io::Result<(TcpStream, Origin)> {
+        let (descriptor, source) = acceptfrom_with(self, ACCEPT_FLAGS)?;
+        let source = source.ok_or(Errno::CONNABORTED)?;
+        let stream = TcpStream::from_std(std::net::TcpStream::from(descriptor))?;
+        Ok((stream, Origin::Tcp(source.try_into()?)))
+    }
 }
 
 impl Incoming for UnixListener {
     async fn next(&self) -> io::Result<(TcpStream, Origin)> {
         let (stream, _) = self.accept().await?;
-        let credentials = stream.peer_cred()?;
-        let peer = UnixPeer {
-            pid: credentials.pid(),
-            uid: credentials.uid(),
-        };
-        Ok((net::from_unix(stream)?, Origin::Unix(peer)))
+        from_unix(stream)
     }
+
+    fn try_next(&self) -> io::Result<(TcpStream, Origin)> {
+        let descriptor = accept_with(self, ACCEPT_FLAGS)?;
+        from_unix(UnixStream::from_std(descriptor.into())?)
+    }
+}
+
+fn from_unix(stream: UnixStream) -> io::Result<(TcpStream, Origin)> {
+    let credentials = stream.peer_cred()?;
+    let peer = UnixPeer {
+        pid: credentials.pid(),
+        uid: credentials.uid(),
+    };
+    Ok((net::from_unix(stream)?, Origin::Unix(peer)))
 }
 
 /// Accepts connections for the listener of this name until `command` changes.
@@ -128,27 +158,40 @@ async fn accept_backlog(socket: &impl Incoming, listener: &str, context: &Arc<Se
     let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
     let mut left = MAX_LEFTOVER;
     while left > 0 {
-        match timeout(Duration::ZERO, socket.next()).await {
-            Ok(Ok((stream, origin))) => {
+        match socket.try_next() {
+            Ok((stream, origin)) => {
                 backoff.reset();
                 left -= 1;
                 start(stream, origin, listener, context);
             }
-            Ok(Err(error)) if is_connection_error(&error) => left -= 1,
-            Ok(Err(_)) => sleep(backoff.next_delay(net::random())).await,
-            Err(_) => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) if is_connection_error(&error) => left -= 1,
+            Err(_) => sleep(backoff.next_delay(net::random())).await,
         }
+        consume_budget().await;
     }
 }
 
-/// Whether accepting failed because the client has already closed the connection.
+/// Whether accepting failed because of the connection, so that the next one can be accepted at
+/// once. Linux also reports network errors of the new connection, see `accept(2)`.
 pub(crate) fn is_connection_error(error: &io::Error) -> bool {
     matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::Interrupted
+        Errno::from_io_error(error),
+        Some(
+            Errno::CONNABORTED
+                | Errno::CONNRESET
+                | Errno::CONNREFUSED
+                | Errno::INTR
+                | Errno::TIMEDOUT
+                | Errno::NETDOWN
+                | Errno::NETUNREACH
+                | Errno::HOSTDOWN
+                | Errno::HOSTUNREACH
+                | Errno::NONET
+                | Errno::PROTO
+                | Errno::NOPROTOOPT
+                | Errno::OPNOTSUPP
+        )
     )
 }
 
@@ -202,3 +245,6 @@ fn start(mut stream: TcpStream, origin: Origin, listener: &str, context: &Arc<Se
         drop(slot);
     });
 }
+
+#[cfg(test)]
+mod tests;
