@@ -33,7 +33,8 @@ deploy/debian/licences.py | gzip -9n >$stage/third-party-licences.gz
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(dpkg-parsechangelog -l deploy/debian/changelog -S Timestamp)}
 export SOURCE_DATE_EPOCH
 rm -f target/debian/leastconn-lb_*.deb target/debian/leastconn-lb-dbgsym_*
-"$CARGO" deb --quiet --no-build --locked -p leastconn-lb --deb-revision "${packaged##*-}" --dbgsym --output target/debian
+# The last line of this script prints the path of the package; cargo-deb would print it too.
+"$CARGO" deb --quiet --no-build --locked -p leastconn-lb --deb-revision "${packaged##*-}" --dbgsym --output target/debian >/dev/null
 
 deb=$(echo target/debian/leastconn-lb_*.deb)
 [ -e "$deb" ] || die "cargo-deb wrote no package"
