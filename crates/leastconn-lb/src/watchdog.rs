@@ -108,8 +108,8 @@ mod tests {
 
     use super::*;
 
-    /// Long enough for a worker to make progress.
-    const A_WHILE: Duration = Duration::from_millis(300);
+    /// Time in which a worker makes progress.
+    const PROGRESS: Duration = Duration::from_millis(300);
 
     #[test]
     fn hanging_worker_is_noticed_among_busy_ones() {
@@ -120,7 +120,7 @@ mod tests {
             .unwrap();
         let workers = |metrics| async move {
             let workers = Workers::of(metrics);
-            sleep(A_WHILE).await;
+            sleep(PROGRESS).await;
             workers.hangs()
         };
         let metrics = || runtime.metrics();
@@ -131,19 +131,21 @@ mod tests {
             }
         });
         // Retry, because the machine may pause.
-        let nobody_hangs = || async {
-            let looks = eventually(DEADLINE, || async {
+        let assert_none_hangs = || async {
+            let none = eventually(DEADLINE, || async {
                 let hanging = workers(metrics()).await;
-                hanging.map_or(Ok(()), |which| Err(format!("worker {which} seems to hang")))
+                hanging.map_or(Ok(()), |worker| {
+                    Err(format!("worker {worker} seems to hang"))
+                })
             });
-            looks.await.unwrap();
+            none.await.unwrap();
         };
         runtime.block_on(async {
             for _ in 0..3 {
-                nobody_hangs().await;
+                assert_none_hangs().await;
             }
-            let (go_on, hang) = mpsc::sync_channel::<()>(1);
-            let hanging = tokio::spawn(async move { hang.recv() });
+            let (release, released) = mpsc::sync_channel::<()>(1);
+            let hanging = tokio::spawn(async move { released.recv() });
             let found = eventually(DEADLINE, || async {
                 workers(metrics())
                     .await
@@ -151,9 +153,9 @@ mod tests {
             });
             let found = found.await.unwrap();
             assert_eq!(workers(metrics()).await, Some(found));
-            go_on.send(()).unwrap();
+            release.send(()).unwrap();
             hanging.await.unwrap().unwrap();
-            nobody_hangs().await;
+            assert_none_hangs().await;
         });
         busy.abort();
         runtime.shutdown_background();
