@@ -151,17 +151,21 @@ async fn admin_answers_with_thousands_of_connections() {
 }
 
 /// If more connections arrive than the admin address accepts at once, it closes the
-/// connection that has been idle longest. It does not close a connection with a pending
-/// request.
+/// connection that has been idle longest. It does not close a connection whose request is
+/// incomplete.
 #[tokio::test]
 async fn idle_admin_connections_do_not_block_others() {
     use tokio::io::AsyncReadExt;
     const IDLE: usize = 200;
     let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web]).start().await;
+    let site = Site::usual(&[&web]).admin("token = \"token\"");
+    std::fs::write(site.dir.path().join("token"), "a-token-for-tests-only").unwrap();
+    let lb = site.start().await;
     let ask = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    // The client of this connection reads the answer to its request only at the end of the
-    // test.
+    // This connection sends the rest of its request only at the end of the test.
+    let head = "POST /api/v1/reload HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\
+                content-type: application/json\r\n\
+                authorization: Bearer a-token-for-tests-only\r\n\r\n{";
     let mut slow = tcp(lb.admin()).await;
     let mut idle = Vec::new();
     for n in 0..IDLE {
@@ -176,7 +180,7 @@ async fn idle_admin_connections_do_not_block_others() {
         }
         if n == 0 {
             // `slow` sends its request after `idle[0]`, so `idle[0]` has been idle longest.
-            slow.write_all(ask).await.unwrap();
+            slow.write_all(head.as_bytes()).await.unwrap();
         }
         idle.push(stream);
     }
@@ -184,6 +188,7 @@ async fn idle_admin_connections_do_not_block_others() {
         let answer = within(ADMIN_LATENCY, path, lb.http_get(path)).await;
         assert_eq!(answer.0, 200, "{path}");
     }
+    slow.write_all(b"}").await.unwrap();
     let mut start = [0; 12];
     within(DEADLINE, "the answer", slow.read_exact(&mut start))
         .await

@@ -4,7 +4,7 @@
 use leastconn_testkit::client::{read_line, read_to_close};
 use leastconn_testkit::{DEADLINE, Upstream, within};
 
-use crate::support::{CLIENT1, Site, refused, talk, tcp};
+use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entry, refused, talk, tcp};
 
 const OVERLOADED: &str = r#"leastconn_connections_total{listener="main",outcome="overloaded"}"#;
 const ACTIVE: &str = r#"leastconn_connections_active{listener="main"}"#;
@@ -68,8 +68,16 @@ async fn silent_sockets_do_not_use_handshake_permits() {
 #[tokio::test]
 async fn refused_clients_reach_no_server() {
     let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web])
-        .process("max_connections = 40")
+    // A refusal that keeps its place in a limit makes a later client wait or fail.
+    let lb = Site::new()
+        .process("max_connections = 5")
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream(
+            "web",
+            &[NO_PROBES],
+            &[entry("web1", web.addr(), ", max_conns = 1")],
+        )
+        .client("client1", &cn(CLIENT1), "web", "")
         .start()
         .await;
     let stranger = lb.client("stranger.lb.com");

@@ -10,6 +10,7 @@ use leastconn_testkit::{
 use serde_json::Value;
 use tokio::task::JoinSet;
 
+use crate::ctl::{SOCKET, ctl};
 use crate::support::{CLIENT1, TLS};
 use crate::support::{
     NO_PROBES, Running, Site, cn, entries, entry, refused, refusing_address, talk, tcp,
@@ -227,6 +228,51 @@ async fn removed_rule_ends_a_waiting_connection() {
     let record = lb.expect_record(1, "policy_changed").await;
     assert!(record["attempts"].as_u64() >= Some(2), "{record}");
     within(DEADLINE, "the client", waiting).await.unwrap();
+    lb.quiet().await;
+}
+
+/// A connection that waits for a server has no slot yet, and its TLS session is open.
+#[tokio::test]
+async fn kill_and_revocation_end_waiting_connections() {
+    let lb = Site::new()
+        .admin(SOCKET)
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream(
+            "web",
+            &[NO_PROBES, "retry_for = \"1h\""],
+            &[entry("web1", refusing_address(), "")],
+        )
+        .client("all", "cn = \"*.lb.com\"", "web", "")
+        .start()
+        .await;
+    let certs = ["killed.lb.com", "revoked.lb.com"].map(|name| lb.ca().leaf(name).build());
+    let mut waiting = Vec::new();
+    for cert in &certs {
+        let client = lb.client_with(cert);
+        let mut stream = client.connect(lb.main()).await.unwrap();
+        waiting.push(tokio::spawn(
+            async move { read_to_close(&mut stream).await },
+        ));
+    }
+    let active = r#"leastconn_connections_active{listener="main"}"#;
+    lb.wait_metric(active, 2.0, DEADLINE).await;
+    let (_, body) = lb.http_get("/api/v1/connections").await;
+    assert_eq!(body.matches("\"identity\":\"cn:").count(), 2, "{body}");
+    ctl(&lb, &["kill", "--identity", "cn:killed.lb.com"])
+        .await
+        .ok();
+    let record = lb.expect_record(0, "killed").await;
+    assert_eq!(record["identity"], "cn:killed.lb.com", "{record}");
+    lb.wait_metric(active, 1.0, DEADLINE).await;
+
+    lb.ca().write_crl(lb.dir(), &[&certs[1]]);
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    let record = lb.expect_record(1, "revoked_certificate").await;
+    assert_eq!(record["identity"], "cn:revoked.lb.com", "{record}");
+    for client in waiting {
+        let received = within(DEADLINE, "the client", client).await.unwrap();
+        assert!(received.unwrap_or_default().is_empty());
+    }
     lb.quiet().await;
 }
 

@@ -8,6 +8,28 @@ use crate::{
     site::Certs,
 };
 
+/// The directory that sshd needs if it runs as root. Usually the service manager creates it.
+struct SshdDirectory {
+    is_new: bool,
+}
+
+impl SshdDirectory {
+    const PATH: &str = "/run/sshd";
+
+    fn create() -> Self {
+        let is_new = fs::create_dir(Self::PATH).is_ok();
+        Self { is_new }
+    }
+}
+
+impl Drop for SshdDirectory {
+    fn drop(&mut self) {
+        if self.is_new {
+            let _ = fs::remove_dir(Self::PATH);
+        }
+    }
+}
+
 #[tokio::test]
 async fn ssh_runs_a_command_through_a_proxy_command() {
     let programs = [
@@ -19,10 +41,7 @@ async fn ssh_runs_a_command_through_a_proxy_command() {
         return;
     }
     let is_root = rustix::process::geteuid().is_root();
-    // sshd needs this directory if it runs as root. Usually the service manager creates it.
-    if is_root {
-        fs::create_dir_all("/run/sshd").unwrap();
-    }
+    let _directory = is_root.then(SshdDirectory::create);
     let certs = Certs::generate().await;
     let dir = certs.dir().join("ssh");
     fs::create_dir(&dir).unwrap();
