@@ -1,6 +1,7 @@
 //! `leastconn-bench`: a load generator and servers for TCP load balancers, and a
 //! comparison of leastconn-lb with other balancers. See `bench/README.md`.
 
+pub mod balance;
 pub mod compare;
 pub mod load;
 pub mod machine;
@@ -28,6 +29,8 @@ enum Command {
     Servers(servers::ServersArgs),
     /// Compare leastconn-lb with other balancers.
     Compare(compare::CompareArgs),
+    /// Compare how leastconn-lb and other balancers distribute connections.
+    Balance(balance::BalanceArgs),
 }
 
 pub fn main() -> ExitCode {
@@ -35,6 +38,7 @@ pub fn main() -> ExitCode {
         Command::Load(args) => load::run(&args).map_err(|error| error.to_string()),
         Command::Servers(args) => servers::run(&args).map_err(|error| error.to_string()),
         Command::Compare(args) => compare::run(&args).map_err(|error| error.to_string()),
+        Command::Balance(args) => balance::run(&args).map_err(|error| error.to_string()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

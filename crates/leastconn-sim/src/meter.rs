@@ -49,7 +49,7 @@ fn ratio(part: f64, whole: f64) -> f64 {
 
 /// Counts connections during one simulation.
 #[derive(Debug)]
-pub(crate) struct Meter {
+pub struct Meter {
     weights: Vec<f64>,
     in_flight: Vec<u32>,
     is_member: Vec<bool>,
@@ -61,7 +61,7 @@ pub(crate) struct Meter {
     area: f64,
     loaded: f64,
     watched: Option<WatchedMeter>,
-    pub(crate) outcome: Outcome,
+    pub outcome: Outcome,
 }
 
 #[derive(Debug)]
@@ -74,7 +74,7 @@ struct WatchedMeter {
 }
 
 impl Meter {
-    pub(crate) fn new(
+    pub fn new(
         weights: Vec<f64>,
         is_member: Vec<bool>,
         warm_up: Duration,
@@ -101,13 +101,13 @@ impl Meter {
         }
     }
 
-    pub(crate) fn joined(&mut self, now: Duration, server: usize) {
+    pub fn joined(&mut self, now: Duration, server: usize) {
         self.advance(now);
         self.is_member[server] = true;
     }
 
     /// A connection to `server` has been counted.
-    pub(crate) fn opened(&mut self, now: Duration, server: usize) {
+    pub fn opened(&mut self, now: Duration, server: usize) {
         self.advance(now);
         self.in_flight[server] += 1;
         let most = &mut self.outcome.most_open;
@@ -115,13 +115,13 @@ impl Meter {
     }
 
     /// A connection to `server` no longer counts.
-    pub(crate) fn closed(&mut self, now: Duration, server: usize) {
+    pub fn closed(&mut self, now: Duration, server: usize) {
         self.advance(now);
         self.in_flight[server] = self.in_flight[server].saturating_sub(1);
     }
 
     /// `server` has accepted a connection whose client arrived at `arrived`.
-    pub(crate) fn accepted(&mut self, now: Duration, arrived: Duration, server: usize) {
+    pub fn accepted(&mut self, now: Duration, arrived: Duration, server: usize) {
         self.advance(now);
         if now >= self.warm_up {
             self.outcome.connects[server] += 1;
@@ -140,11 +140,11 @@ impl Meter {
     }
 
     /// Whether an event at `now` is counted in the outcome.
-    pub(crate) fn is_measuring(&self, now: Duration) -> bool {
+    pub fn is_measuring(&self, now: Duration) -> bool {
         now >= self.warm_up
     }
 
-    pub(crate) fn finish(mut self, end: Duration) -> Outcome {
+    pub fn finish(mut self, end: Duration) -> Outcome {
         self.advance(end);
         self.outcome.peak_to_mean = ratio(self.area, self.loaded);
         self.outcome
