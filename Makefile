@@ -11,6 +11,7 @@ CARGO ?= cargo
 CONFIG ?= examples/local.toml
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+BALANCE_ARGS ?=
 SIM_ARGS ?= --charts docs/images --update docs/explanation/balancing.md
 ATTACK_ARGS ?=
 RACE_ROUNDS ?= 20
@@ -159,6 +160,13 @@ bench: ## Compare with HAProxy, nginx, Envoy and Traefik, about 30 minutes (BENC
 	bench/peers.sh
 	$(CARGO) build --locked --release -p leastconn-lb -p leastconn-bench
 	target/release/leastconn-bench compare $(BENCH_ARGS)
+
+.PHONY: bench-balance
+bench-balance: ## Compare how connections are distributed when servers fail, return or are full, 3 minutes (BALANCE_ARGS="--only restart")
+	@scripts/setup.sh --build
+	bench/peers.sh
+	$(CARGO) build --locked --release -p leastconn-lb -p leastconn-bench
+	target/release/leastconn-bench balance $(BALANCE_ARGS)
 
 .PHONY: bench-smoke
 bench-smoke: ## Check that the benchmark works, about a minute, with the installed peers; fails on errors, not on slow results

@@ -238,3 +238,56 @@ fn traefik_dynamic(settings: &Settings) -> String {
          \x20 services:\n    web:\n      loadBalancer:\n        servers:\n{servers}"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configurations_contain_the_settings_that_are_supported() {
+        let settings = Settings {
+            servers: vec![
+                "127.0.0.1:7001".parse().unwrap(),
+                "127.0.0.1:7002".parse().unwrap(),
+            ],
+            check: Some(Check::Talking),
+            max_conns: Some(21),
+            slow_start_seconds: Some(13),
+        };
+        let directory = Path::new("/run");
+        let texts = [
+            (Kind::Leastconn, leastconn(&settings, 7000, "\"queue\"")),
+            (Kind::Haproxy, haproxy(&settings, 7000)),
+            (Kind::Nginx, nginx(&settings, 7000, directory, "")),
+            (Kind::Envoy, envoy(&settings, 7000)),
+            (
+                Kind::Traefik,
+                traefik(directory, 7000) + &traefik_dynamic(&settings),
+            ),
+        ];
+        for (kind, text) in texts {
+            for port in ["7000", "7001", "7002"] {
+                assert!(text.contains(port), "{kind}: {text}");
+            }
+            let max_conns = Settings {
+                max_conns: settings.max_conns,
+                ..Settings::default()
+            };
+            let slow_start = Settings {
+                slow_start_seconds: settings.slow_start_seconds,
+                ..Settings::default()
+            };
+            assert_eq!(
+                text.contains("21"),
+                is_supported(kind, &max_conns),
+                "{kind}: {text}"
+            );
+            assert_eq!(
+                text.contains("13"),
+                is_supported(kind, &slow_start),
+                "{kind}: {text}"
+            );
+        }
+        assert!(!leastconn(&settings, 7000, "").contains("queue"));
+    }
+}

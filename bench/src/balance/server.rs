@@ -238,3 +238,58 @@ impl Log {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        balance::client::{Clients, Tally},
+        machine,
+    };
+    use leastconn_sim::workload::{Hold, Workload};
+    use tokio::time::sleep;
+
+    /// Ten clients that connect to the server directly.
+    async fn tally(address: SocketAddr) -> Tally {
+        let workload = Workload {
+            initial: 10,
+            process: None,
+            hold: Hold::Fixed(Duration::from_secs(60)),
+            sources: 1,
+        };
+        let clients = Clients {
+            patience: Duration::from_millis(200),
+            warm_up: Duration::ZERO,
+        };
+        let arrivals = workload.arrivals(Duration::from_secs(1), 1, 1);
+        let tally = clients.start(arrivals, vec![address]);
+        while tally.borrow().clients() < 10 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        *tally.borrow()
+    }
+
+    #[test]
+    fn servers_fail_as_requested() {
+        machine::block_on(async {
+            let servers = Servers::start(1).await?;
+            let address = servers.addresses()[0];
+            assert_eq!(tally(address).await.served, 10);
+            assert_eq!(servers.open(), 10);
+            for behaviour in [Behaviour::Close, Behaviour::Reset] {
+                servers.set(0, behaviour);
+                assert_eq!(tally(address).await.failed, 10, "{behaviour:?}");
+            }
+            servers.set(0, Behaviour::Serve);
+            servers.freeze(0);
+            assert_eq!(tally(address).await.timed_out, 10);
+            servers.exit(0);
+            assert_eq!(tally(address).await.failed, 10);
+            assert_eq!(servers.open(), 0);
+            servers.restart(0).await?;
+            assert_eq!(tally(address).await.served, 10);
+            io::Result::Ok(())
+        })
+        .unwrap();
+    }
+}

@@ -292,17 +292,18 @@ async fn frozen(environment: Rc<Environment>) -> io::Result<Vec<f64>> {
         })
         .await?;
     let clients = Clients {
-        patience: 2 * SECOND,
+        patience: 5 * SECOND,
         ..CLIENTS
     };
-    let workload = poisson(150.0, Hold::Exponential(SECOND / 2));
+    let workload = poisson(150.0, Hold::Exponential(SECOND / 4));
     let tally = clients.start(
         workload.arrivals(10 * SECOND, 1, environment.seed),
         vec![balancer.address],
     );
     sleep(2 * SECOND).await;
     servers.freeze(0);
-    sleep(11 * SECOND).await;
+    // The last clients arrive after 10 s, and wait for 5 s.
+    sleep(14 * SECOND).await;
     let tally = *tally.borrow();
     Ok(vec![tally.timed_out as f64, tally.clients() as f64])
 }
