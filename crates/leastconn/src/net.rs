@@ -1,8 +1,8 @@
 //! Connecting, relaying and probing on Tokio.
 
 pub mod connect;
+mod connect_fault;
 mod departure;
-mod failure;
 mod foreign;
 mod keepalive;
 mod outstanding;

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    failure::{Fault, fault},
+    connect_fault::ConnectFault,
     keepalive::set_keepalive,
     now,
     prepare::{Plain, Prepare},
@@ -332,12 +332,12 @@ impl<'a, P: Prepare> Connect<'a, P> {
                 Err(source) => source,
             };
             let attempts = attempts.get();
-            let fault = fault(&source);
-            if fault == Fault::Exhausted {
+            let fault = ConnectFault::of(&source);
+            if fault == ConnectFault::Exhausted {
                 return Err(Some(ConnectError::Exhausted { attempts, source }));
             }
             let failure = Failure::new(SystemTime::now(), &source);
-            if fault == Fault::Server && server.connect_failed_with(began, now(), failure) {
+            if fault == ConnectFault::Server && server.connect_failed_with(began, now(), failure) {
                 tracing::warn!(upstream = %pool.id(), server = %server.id(), cause = "connect", reason = %source, "server down");
             }
             last_failure = Some(ConnectError::Failed {
@@ -375,7 +375,7 @@ async fn dial<P: Prepare>(
     };
     if result
         .as_ref()
-        .is_err_and(|error| fault(error) == Fault::Server)
+        .is_err_and(|error| ConnectFault::of(error) == ConnectFault::Server)
     {
         invalidate(&server.addresses, server.address(), now());
     }
@@ -412,7 +412,7 @@ impl<P: Prepare> Dialer<'_, P> {
                 Ok(Err(error)) => error,
                 Err(_) => timed_out(),
             };
-            if fault(&error) == Fault::Exhausted {
+            if ConnectFault::of(&error) == ConnectFault::Exhausted {
                 return Err(error);
             }
             failure = Some(more_specific(failure, error));
@@ -443,7 +443,7 @@ impl<P: Prepare> Dialer<'_, P> {
 /// preferred to an error of this host (`::1` is not reachable from a host without IPv6).
 fn more_specific(earlier: Option<io::Error>, later: io::Error) -> io::Error {
     match earlier {
-        Some(earlier) if fault(&later) == Fault::Local => earlier,
+        Some(earlier) if ConnectFault::of(&later) == ConnectFault::Local => earlier,
         _ => later,
     }
 }

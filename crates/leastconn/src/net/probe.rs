@@ -13,12 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Stream,
-    connect::Dialer,
-    failure::{Fault, fault},
-    now,
-    prepare::Prepare,
-    resolve::resolve,
+    Stream, connect::Dialer, connect_fault::ConnectFault, now, prepare::Prepare, resolve::resolve,
 };
 use crate::{Server, ShortDuration, deadline::after};
 pub use checker::Checker;
@@ -163,7 +158,7 @@ impl ProbeError {
     /// Whether the server failed. If not, this process is out of file descriptors, memory or
     /// local ports.
     pub fn is_server_fault(&self) -> bool {
-        !matches!(self, Self::Io(error) if fault(error) != Fault::Server)
+        !matches!(self, Self::Io(error) if ConnectFault::of(error) != ConnectFault::Server)
     }
 }
 

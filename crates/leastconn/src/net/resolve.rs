@@ -26,10 +26,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    failure::{Fault, fault},
-    now,
-};
+use super::{connect_fault::ConnectFault, now};
 use crate::{
     Address,
     server::{
@@ -96,7 +93,7 @@ where
             Some(running) => running,
             None => match (recent_failure(&state, now), &addresses) {
                 (Some(_), Some(addresses)) => return Ok(Arc::clone(addresses)),
-                (Some(error), None) if fault(error) != Fault::Exhausted => {
+                (Some(error), None) if ConnectFault::of(error) != ConnectFault::Exhausted => {
                     return Err(copy_of(error));
                 }
                 _ => look_up(cache, &mut state, ask(Arc::clone(host), port)),
@@ -221,7 +218,7 @@ async fn addresses_of(host: Arc<str>, port: u16) -> io::Result<Addresses> {
     // A resolver that cannot open files or sockets reports an unknown name. Check whether
     // this process can still open a socket.
     if let Err(own) = TcpSocket::new_v4()
-        && fault(&own) == Fault::Exhausted
+        && ConnectFault::of(&own) == ConnectFault::Exhausted
     {
         return Err(own);
     }

@@ -136,7 +136,10 @@ async fn failed_lookup_is_shared_and_keeps_its_error_code() {
     let out_of_files = || Err(io::Error::from_raw_os_error(libc::EMFILE));
     let (one, other) = tokio::join!(ask(&cache, out_of_files()), ask(&cache, found(1)));
     for result in [one, other] {
-        assert_eq!(fault(&result.unwrap_err()), Fault::Exhausted);
+        assert_eq!(
+            ConnectFault::of(&result.unwrap_err()),
+            ConnectFault::Exhausted
+        );
     }
     // The next lookup may succeed: this process may have closed files in the meantime.
     assert_eq!(ask(&cache, found(1)).await.unwrap(), found(1).unwrap());

@@ -7,7 +7,7 @@ use std::io;
 
 /// The cause of a failed connect or probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum ConnectFault {
     /// The server or the network path to it does not work.
     Server,
     /// This host has no local address or port left for connections to this server. Other
@@ -18,11 +18,13 @@ pub(crate) enum Fault {
     Exhausted,
 }
 
-pub(crate) fn fault(error: &io::Error) -> Fault {
-    match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => Fault::Exhausted,
-        Some(libc::EADDRNOTAVAIL) => Fault::Local,
-        _ => Fault::Server,
+impl ConnectFault {
+    pub(crate) fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => Self::Exhausted,
+            Some(libc::EADDRNOTAVAIL) => Self::Local,
+            _ => Self::Server,
+        }
     }
 }
 
@@ -32,14 +34,17 @@ mod tests {
 
     #[test]
     fn local_exhaustion_is_not_a_server_fault() {
-        let fault_of = |code| fault(&io::Error::from_raw_os_error(code));
+        let fault_of = |code| ConnectFault::of(&io::Error::from_raw_os_error(code));
         for code in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS] {
-            assert_eq!(fault_of(code), Fault::Exhausted, "{code}");
+            assert_eq!(fault_of(code), ConnectFault::Exhausted, "{code}");
         }
-        assert_eq!(fault_of(libc::EADDRNOTAVAIL), Fault::Local);
+        assert_eq!(fault_of(libc::EADDRNOTAVAIL), ConnectFault::Local);
         for code in [libc::ECONNREFUSED, libc::ETIMEDOUT, libc::EHOSTUNREACH] {
-            assert_eq!(fault_of(code), Fault::Server, "{code}");
+            assert_eq!(fault_of(code), ConnectFault::Server, "{code}");
         }
-        assert_eq!(fault(&io::ErrorKind::TimedOut.into()), Fault::Server);
+        assert_eq!(
+            ConnectFault::of(&io::ErrorKind::TimedOut.into()),
+            ConnectFault::Server
+        );
     }
 }
