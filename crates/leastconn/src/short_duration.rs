@@ -5,13 +5,14 @@ use std::{fmt, time::Duration};
 pub struct ShortDuration(pub Duration);
 
 /// Units and their length in nanoseconds, largest first.
-const UNITS: [(&str, f64); 6] = [
+const UNITS: [(&str, f64); 7] = [
     ("d", 86_400e9),
     ("h", 3_600e9),
     ("m", 60e9),
     ("s", 1e9),
     ("ms", 1e6),
     ("us", 1e3),
+    ("ns", 1.0),
 ];
 
 /// Counts from this number on would be rounded to four digits.
@@ -56,7 +57,9 @@ mod tests {
     fn shows_three_significant_digits() {
         for (nanos, shown) in [
             (0, "0s"),
-            (1, "0us"),
+            (1, "1ns"),
+            (999, "999ns"),
+            (1_000, "1us"),
             (1_500, "1.5us"),
             (475_699_022, "476ms"),
             (999_600_000, "1s"),

@@ -121,7 +121,7 @@ fn seconds(site: &mut Site, server: usize, count: u32) -> Vec<(u32, u32)> {
 /// `share` is the server's fraction of the total weight.
 #[track_caller]
 fn assert_ramp(seconds: &[(u32, u32)], share: f64) {
-    for (second, &(got, came)) in (1..).zip(seconds) {
+    for (second, &(got, total)) in (1..).zip(seconds) {
         // The limit at the end of the second, as a multiple of the share.
         let times = f64::from(second) / SLOW.as_secs_f64();
         let times = if times <= 1.0 {
@@ -129,10 +129,10 @@ fn assert_ramp(seconds: &[(u32, u32)], share: f64) {
         } else {
             (times.floor() - 1.0).exp2() * (1.0 + times.fract())
         };
-        let most = at_most(came, (share * times).min(1.0));
+        let most = at_most(total, (share * times).min(1.0));
         assert!(
             f64::from(got) <= most,
-            "second {second}: {got} of {came}, at most {most}"
+            "second {second}: {got} of {total}, at most {most}"
         );
     }
 }
@@ -208,13 +208,14 @@ fn other_algorithms_ramp_by_weight() {
         let ramp = seconds(&mut site, 2, 60);
         // The other three servers have their full weight, so the share of the ramping server
         // is w / (3 + w).
-        for (second, &(got, came)) in (1..).zip(&ramp) {
+        for (second, &(got, total)) in (1..).zip(&ramp) {
             let [least, most] = [second - 1, second].map(|at| {
                 let weight = (f64::from(at) / 60.0).max(0.099);
                 weight / (3.0 + weight)
             });
-            let least = f64::from(came) * least - (at_most(came, least) - f64::from(came) * least);
-            let most = at_most(came, most);
+            let least =
+                f64::from(total) * least - (at_most(total, least) - f64::from(total) * least);
+            let most = at_most(total, most);
             let got = f64::from(got);
             assert!(
                 least <= got && got <= most,
@@ -236,14 +237,14 @@ fn p2c_ramp_is_bounded() {
     site.set("2", AdminState::Maint);
     site.run(5 * SECOND);
     site.set("2", AdminState::Ready);
-    for (second, (got, came)) in (1..).zip(seconds(&mut site, 2, 60)) {
+    for (second, (got, total)) in (1..).zip(seconds(&mut site, 2, 60)) {
         let weight = (f64::from(second) / 60.0).max(0.1);
         // The probability that the server is drawn first, and the probability that it is
         // drawn first or, after one of the three other servers, second.
         let first = weight / (3.0 + weight);
         let chance = first + (1.0 - first) * weight / (2.0 + weight);
         assert!(
-            f64::from(got) <= at_most(came, chance),
+            f64::from(got) <= at_most(total, chance),
             "second {second}: {got}"
         );
     }
@@ -300,7 +301,7 @@ fn newest_of_several_ramping_servers_is_bounded() {
     site.set("2", AdminState::Maint);
     site.run(30 * SECOND);
     site.set("2", AdminState::Ready);
-    for (second, (got, came)) in (31..60).zip(seconds(&mut site, 2, 29)) {
+    for (second, (got, total)) in (31..60).zip(seconds(&mut site, 2, 29)) {
         let (own, other) = (
             (f64::from(second - 30) / 60.0).max(0.1),
             f64::from(second - 1) / 60.0,
@@ -308,7 +309,7 @@ fn newest_of_several_ramping_servers_is_bounded() {
         let first = own / (3.0 * other + own);
         let chance = first + (1.0 - first) * own / (2.0 * other + own);
         assert!(
-            f64::from(got) <= at_most(came, chance),
+            f64::from(got) <= at_most(total, chance),
             "second {second}: {got}"
         );
     }

@@ -132,34 +132,34 @@ fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>) -> Option<Acqui
         let is_steady: fn(Open) -> bool = |open| open.ramp.is_none();
         let has_full_share: fn(Open) -> bool =
             |open| open.ramp.is_none_or(|ramp| ramp >= FULL_SHARE);
-        let takes_part = [is_steady, has_full_share]
+        let is_full = [is_steady, has_full_share]
             .into_iter()
             .find(|is| open.iter().any(|&(_, open)| is(open)));
-        let Some(takes_part) = takes_part else {
+        let Some(is_full) = is_full else {
             return better_of_two(context, seed);
         };
         // The share of new connections that a server in slow start may get, in the unit of
-        // `whole`.
-        let slice = |open: Open| {
-            let ramp = open.ramp.filter(|_| !takes_part(open));
+        // `total`.
+        let ramp_share = |open: Open| {
+            let ramp = open.ramp.filter(|_| !is_full(open));
             u64::from(open.weight.get()) * u64::from(ramp.unwrap_or(0))
         };
         let sum = |of: &dyn Fn(Open) -> u64| open.iter().map(|&(_, open)| of(open)).sum();
-        let slices: u64 = sum(&slice);
-        let whole: u64 = sum(&|open| u64::from(open.weight.get()) * u64::from(FULL_SHARE));
-        let mut point = scale_below(mix64(seed, open.len()), whole.max(slices));
+        let ramp_shares: u64 = sum(&ramp_share);
+        let total: u64 = sum(&|open| u64::from(open.weight.get()) * u64::from(FULL_SHARE));
+        let mut point = scale_below(mix64(seed, open.len()), total.max(ramp_shares));
         let mut drawn = None;
         for &(position, open) in &open {
-            let slice = slice(open);
-            if point < slice {
+            let ramp_share = ramp_share(open);
+            if point < ramp_share {
                 drawn = Some((position, open));
                 break;
             }
-            point -= slice;
+            point -= ramp_share;
         }
         let loads = open
             .iter()
-            .map(|&(position, open)| takes_part(open).then_some((load(open), (position, open))));
+            .map(|&(position, open)| is_full(open).then_some((load(open), (position, open))));
         let (_, least) = least(loads, seed)?;
         // The drawn server wins ties, because the draw already limits how often this server is
         // picked.

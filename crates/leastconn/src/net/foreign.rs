@@ -21,6 +21,9 @@ use super::Stream;
 /// protocol error is [`io::ErrorKind::InvalidData`]. The streams of `tokio-rustls` meet this
 /// requirement.
 ///
+/// [`Stream::poll_ahead`] is not supported, so [`departed`](super::departed) does not notice a
+/// client that leaves while a server is dialled.
+///
 /// ```
 /// use leastconn::net::{Foreign, Stream};
 /// use tokio::{io::BufStream, net::TcpStream};

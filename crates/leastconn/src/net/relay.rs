@@ -186,7 +186,7 @@ pub async fn relay<D: Stream, U: Stream>(
                 let room = buffered::limit_budget(budget.next());
                 SCRATCH_SPACE.with_borrow_mut(|scratch| pair.poll(cx, &mut scratch[..room]));
                 let after = pair.progress();
-                budget.moved([0, 1].map(|way| after[way].carried - before[way].carried));
+                budget.moved([0, 1].map(|way| after[way].written - before[way].written));
                 if let Some(reason) = pair.ending() {
                     return Poll::Ready(Some(reason));
                 }

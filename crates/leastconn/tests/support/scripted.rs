@@ -92,9 +92,9 @@ struct Scripted {
     /// Whether the stream failed before an orderly end.
     broke_off: bool,
     /// Whether a read has reported a truncation or a protocol error.
-    faulty: bool,
+    read_failed: bool,
     /// Whether a write has reported a protocol error.
-    exhausted: bool,
+    write_protocol_error: bool,
     policy: OnTruncation,
     /// Bytes written to this side.
     taken: Vec<u8>,
@@ -119,8 +119,8 @@ impl Scripted {
             ended: false,
             reset: false,
             broke_off: false,
-            faulty: false,
-            exhausted: false,
+            read_failed: false,
+            write_protocol_error: false,
             policy,
             taken: Vec::new(),
             flushed: 0,
@@ -225,13 +225,13 @@ impl AsyncRead for Scripted {
                 End::Truncated => {
                     self.ended = true;
                     self.broke_off = self.policy == OnTruncation::Reset;
-                    self.faulty = true;
+                    self.read_failed = true;
                     Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
                 }
                 End::Broken => {
                     self.ended = true;
                     self.broke_off = true;
-                    self.faulty = true;
+                    self.read_failed = true;
                     Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
                 }
             },
@@ -247,10 +247,10 @@ impl AsyncWrite for Scripted {
     ) -> Poll<io::Result<usize>> {
         assert!(!self.shut, "written after the end of sending");
         assert!(!bytes.is_empty(), "nothing to write");
-        assert!(!self.exhausted, "written after a protocol error");
+        assert!(!self.write_protocol_error, "written after a protocol error");
         let count = std::task::ready!(self.poll_take(cx))?.min(bytes.len());
         if count == 0 {
-            self.exhausted = true;
+            self.write_protocol_error = true;
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         self.taken.extend_from_slice(&bytes[..count]);
@@ -352,7 +352,7 @@ pub(crate) async fn check(
         }
         match reason {
             // A connection looks closed in order only if the sender has ended in order.
-            Some(Reason::Ok) => assert!(to.shut && !to.aborted && !from.faulty),
+            Some(Reason::Ok) => assert!(to.shut && !to.aborted && !from.read_failed),
             Some(Reason::IdleTimeout) if !to.aborted => {
                 assert_eq!(to.taken.len(), from.given, "idle with undelivered bytes");
             }
@@ -377,7 +377,8 @@ pub(crate) async fn check(
         }
     }
     // Whether nothing can be delivered to this side any more.
-    let lost = |to: &Scripted| to.writer_broke || to.reset || to.faulty || to.exhausted;
+    let lost =
+        |to: &Scripted| to.writer_broke || to.reset || to.read_failed || to.write_protocol_error;
     match reason {
         Some(Reason::ClientReset) => {
             assert!(down.reset || down.writer_broke);
@@ -386,24 +387,25 @@ pub(crate) async fn check(
         }
         Some(Reason::ServerReset) => assert!(up.reset || up.writer_broke),
         Some(Reason::ClientTruncated) => {
-            assert!(down.faulty && client.end == End::Truncated);
+            assert!(down.read_failed && client.end == End::Truncated);
             assert!(lost(&up) || up.flushed == down.given);
         }
         Some(Reason::ServerTruncated) => {
-            assert!(up.faulty && server.end == End::Truncated);
+            assert!(up.read_failed && server.end == End::Truncated);
             assert!(lost(&down) || down.flushed == up.given);
         }
         Some(Reason::ProtocolError) => {
             let broke = |side: &Scripted, script: &Script| {
-                side.exhausted || side.faulty && script.end == End::Broken
+                side.write_protocol_error || side.read_failed && script.end == End::Broken
             };
             assert!(broke(&down, client) || broke(&up, server));
         }
         Some(Reason::IdleTimeout) => assert!(!up.shut && !down.shut),
         Some(Reason::HalfCloseTimeout) => {
             let shut = up.shut || down.shut;
-            let broke =
-                |side: &Scripted| side.writer_broke || side.reset || side.faulty || side.exhausted;
+            let broke = |side: &Scripted| {
+                side.writer_broke || side.reset || side.read_failed || side.write_protocol_error
+            };
             assert!(shut || broke(&up) || broke(&down));
         }
         _ => {}

@@ -58,7 +58,7 @@ pub(super) enum Phase {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Progress {
     /// Bytes that the writer has accepted.
-    pub(super) carried: u64,
+    pub(super) written: u64,
     phase: Phase,
     unacknowledged: u32,
 }
@@ -69,11 +69,11 @@ pub(super) struct Flow<'a> {
     /// Bytes that were read and that the writer has not accepted immediately.
     unsent: Vec<u8>,
     /// Number of bytes at the start of `unsent` that the writer has accepted since.
-    taken: usize,
+    unsent_start: usize,
     /// Bytes in a kernel pipe between the two sockets.
     splice: Splice,
-    /// Whether `TCP_NOTSENT_LOWAT` of the writer is set: see [`Flow::bound`].
-    is_bounded: bool,
+    /// Whether `TCP_NOTSENT_LOWAT` of the writer is set: see [`Flow::limit_unsent`].
+    is_unsent_limited: bool,
     /// Whether the writer may hold bytes that need a flush.
     unflushed: bool,
     /// Whether a write failed because the writer's connection was reset.
@@ -90,7 +90,7 @@ pub(super) struct Flow<'a> {
     is_error_taken: bool,
     /// Whether the flow in the opposite direction is done. Both streams are then dropped as
     /// soon as this flow ends.
-    pub(super) is_last: bool,
+    pub(super) is_opposite_done: bool,
     on_truncation: OnTruncation,
     /// The first fault that a read reported. `write_fault` is the first fault that a write
     /// reported.
@@ -105,12 +105,12 @@ pub(super) struct Flow<'a> {
     is_reset: bool,
     /// Boxed to keep `Flow` small: only failing connections use it.
     delivery: Option<Box<Delivery>>,
-    carried: u64,
+    written: u64,
     meter: &'a AtomicU64,
     /// Number of bytes buffered for the writer.
     buffered: Buffered<'a>,
     /// Size of the scratch buffer in this poll.
-    room: usize,
+    scratch_size: usize,
 }
 
 impl<'a> Flow<'a> {
@@ -122,15 +122,15 @@ impl<'a> Flow<'a> {
         Self {
             phase: Phase::Reading,
             unsent: Vec::new(),
-            taken: 0,
+            unsent_start: 0,
             splice: Splice::default(),
-            is_bounded: false,
+            is_unsent_limited: false,
             unflushed: false,
             writer_is_gone: false,
             reader_is_gone: false,
             is_blocked: false,
             is_error_taken: false,
-            is_last: false,
+            is_opposite_done: false,
             on_truncation,
             read_fault: None,
             write_fault: None,
@@ -139,16 +139,16 @@ impl<'a> Flow<'a> {
             is_abandoned: false,
             is_reset: false,
             delivery: None,
-            carried: 0,
+            written: 0,
             meter,
             buffered: Buffered::new(buffered),
-            room: 0,
+            scratch_size: 0,
         }
     }
 
     pub(super) const fn progress(&self) -> Progress {
         Progress {
-            carried: self.carried,
+            written: self.written,
             phase: self.phase,
             unacknowledged: match &self.delivery {
                 Some(delivery) => delivery.unacknowledged,
@@ -226,7 +226,7 @@ impl<'a> Flow<'a> {
         );
         if is_open && !std::mem::replace(&mut self.is_abandoned, true) {
             self.unsent = Vec::new();
-            self.taken = 0;
+            self.unsent_start = 0;
             self.buffered.set(0);
             // The stream has already queued the alert: flush it.
             self.unflushed = true;
@@ -278,9 +278,9 @@ impl<'a> Flow<'a> {
         writer: &mut impl Stream,
         scratch: &mut [u8],
     ) {
-        self.room = scratch.len();
+        self.scratch_size = scratch.len();
         self.is_blocked = false;
-        let enough = self.carried.saturating_add(scratch.len() as u64);
+        let enough = self.written.saturating_add(scratch.len() as u64);
         for _ in 0..MAX_STEPS {
             match self.step(cx, reader, writer, scratch) {
                 Poll::Pending => {
@@ -288,7 +288,7 @@ impl<'a> Flow<'a> {
                     return;
                 }
                 Poll::Ready(()) if self.is_over() => return,
-                Poll::Ready(()) if self.carried >= enough => break,
+                Poll::Ready(()) if self.written >= enough => break,
                 Poll::Ready(()) => {}
             }
         }
@@ -306,16 +306,16 @@ impl<'a> Flow<'a> {
     ) -> Poll<()> {
         if !self.unsent.is_empty() {
             let unsent = std::mem::take(&mut self.unsent);
-            let taken = self.write(cx, writer, &unsent[self.taken..]);
-            self.taken += taken;
+            let taken = self.write(cx, writer, &unsent[self.unsent_start..]);
+            self.unsent_start += taken;
             if self.is_over() {
                 return Poll::Ready(());
             }
-            if self.taken < unsent.len() && !self.is_abandoned {
+            if self.unsent_start < unsent.len() && !self.is_abandoned {
                 self.unsent = unsent;
                 return Poll::Pending;
             }
-            self.taken = 0;
+            self.unsent_start = 0;
             self.buffered.set(0);
         }
         if !self.splice.is_empty()
@@ -334,7 +334,7 @@ impl<'a> Flow<'a> {
                 if let (Some(from), Some(to)) = (reader.as_tcp(), writer.as_tcp())
                     && self.splice.is_worthwhile()
                 {
-                    self.bound(writer, PollBudget::is_short(scratch.len()));
+                    self.limit_unsent(writer, PollBudget::is_short(scratch.len()));
                     ready!(self.pull(cx, from, 2 * scratch.len()));
                     if !self.splice.is_empty() {
                         let _ = self.push(cx, to);
@@ -352,13 +352,13 @@ impl<'a> Flow<'a> {
                 }
                 let is_bulk = filled + scratch.len() / MIN_FREE_DIVISOR > scratch.len();
                 if is_bulk {
-                    self.bound(writer, PollBudget::is_short(scratch.len()));
+                    self.limit_unsent(writer, PollBudget::is_short(scratch.len()));
                 }
                 self.splice.copied(is_bulk);
             }
             Phase::Closing => {
                 let writer = Pin::new(writer);
-                let ended = if self.is_last {
+                let ended = if self.is_opposite_done {
                     writer.poll_finish(cx)
                 } else {
                     writer.poll_shutdown(cx)
@@ -431,7 +431,7 @@ impl<'a> Flow<'a> {
         }
         if taken > 0 {
             self.unflushed = true;
-            self.carry(taken);
+            self.add_written(taken);
         }
         taken
     }
@@ -450,20 +450,20 @@ impl<'a> Flow<'a> {
     /// Moves bytes from the pipe to the writer, as many as it accepts.
     fn push(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<()> {
         match ready!(self.splice.poll_push(cx, to)) {
-            Ok(count) => self.carry(count),
+            Ok(count) => self.add_written(count),
             Err(error) => self.writer_broke(error),
         }
         Poll::Ready(())
     }
 
     /// Sets or removes the limit of unsent bytes in the kernel (`TCP_NOTSENT_LOWAT`).
-    fn bound(&mut self, writer: &impl Stream, bounded: bool) {
-        if self.is_bounded != bounded {
-            self.is_bounded = bounded;
+    fn limit_unsent(&mut self, writer: &impl Stream, limited: bool) {
+        if self.is_unsent_limited != limited {
+            self.is_unsent_limited = limited;
             if let Some(socket) = writer.socket() {
                 // 0 restores the system default. An error is ignored, because it only
                 // increases the latency of other connections.
-                let limit = if bounded { UNSENT } else { 0 };
+                let limit = if limited { UNSENT } else { 0 };
                 let _ = SockRef::from(socket).set_tcp_notsent_lowat(limit);
             }
         }
@@ -477,10 +477,10 @@ impl<'a> Flow<'a> {
         };
     }
 
-    fn carry(&mut self, count: usize) {
-        self.carried += count as u64;
+    fn add_written(&mut self, count: usize) {
+        self.written += count as u64;
         // Only this task writes the counter, so an atomic addition is not needed.
-        self.meter.store(self.carried, Ordering::Relaxed);
+        self.meter.store(self.written, Ordering::Relaxed);
     }
 
     fn reader_broke(&mut self, error: io::Error) {
@@ -530,7 +530,7 @@ impl<'a> Flow<'a> {
                 Poll::Ready(Err(error)) => self.writer_broke(error),
                 Poll::Pending => {
                     // The writer does not report how many bytes it holds: assume the maximum.
-                    self.buffered.set(self.room);
+                    self.buffered.set(self.scratch_size);
                     return Poll::Pending;
                 }
             }

@@ -54,9 +54,9 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) {
         let (to_server, to_client) = (&mut self.client_to_server, &mut self.server_to_client);
-        to_server.is_last = to_client.phase == Phase::Done;
+        to_server.is_opposite_done = to_client.phase == Phase::Done;
         to_server.poll(cx, self.downstream, self.upstream, scratch);
-        to_client.is_last = to_server.phase == Phase::Done;
+        to_client.is_opposite_done = to_server.phase == Phase::Done;
         to_client.reader_is_gone |= to_server.writer_is_gone;
         to_client.poll(cx, self.upstream, self.downstream, scratch);
         let mut changed = false;

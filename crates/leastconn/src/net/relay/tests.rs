@@ -59,7 +59,7 @@ impl Rig {
             .reason
     }
 
-    fn carried(&self) -> (u64, u64) {
+    fn relayed_bytes(&self) -> (u64, u64) {
         (self.traffic.received(), self.traffic.sent())
     }
 }
@@ -136,7 +136,7 @@ async fn bidirectional_transfer_arrives_intact() {
         sha256_hex(&pattern(0, SERVER_TO_CLIENT as usize))
     );
     assert_eq!(rig.reason().await, Reason::Ok);
-    assert_eq!(rig.carried(), (CLIENT_TO_SERVER, SERVER_TO_CLIENT));
+    assert_eq!(rig.relayed_bytes(), (CLIENT_TO_SERVER, SERVER_TO_CLIENT));
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn both_sides_may_close_at_once() {
     assert_eq!(rig.reason().await, Reason::Ok);
     assert!(read_to_end(&mut rig.client).await.unwrap().is_empty());
     assert!(read_to_end(&mut rig.server).await.unwrap().is_empty());
-    assert_eq!(rig.carried(), (0, 0));
+    assert_eq!(rig.relayed_bytes(), (0, 0));
 }
 
 #[tokio::test]
@@ -273,13 +273,13 @@ async fn reset_is_forwarded_after_pending_bytes() {
         assert_eq!(&words, b"last words");
         reset(victim).await;
         assert_eq!(read_kind(witness).await, Some(ErrorKind::ConnectionReset));
-        let (reason, carried) = if client_resets {
+        let (reason, relayed) = if client_resets {
             (Reason::ClientReset, (10, 0))
         } else {
             (Reason::ServerReset, (0, 10))
         };
         assert_eq!(rig.reason().await, reason);
-        assert_eq!(rig.carried(), carried);
+        assert_eq!(rig.relayed_bytes(), relayed);
     }
 }
 
@@ -385,8 +385,8 @@ async fn slow_reader_blocks_its_sender() {
     // The limit is the size of the kernel buffers of two connections (twice the requested
     // size; send buffers grow up to 4 MiB) plus one scratch buffer.
     assert!(taken < 2 * (4 << 20) + 2 * (64 << 10) + SCRATCH, "{taken}");
-    let carried = rig.traffic.received() as usize;
-    assert!(carried <= taken && taken - carried <= (4 << 20) + (64 << 10) + SCRATCH);
+    let relayed = rig.traffic.received() as usize;
+    assert!(relayed <= taken && taken - relayed <= (4 << 20) + (64 << 10) + SCRATCH);
     rig.client.shutdown().await.unwrap();
     assert_eq!(read_to_end(&mut rig.server).await.unwrap().len(), taken);
     rig.server.shutdown().await.unwrap();

@@ -124,10 +124,11 @@ async fn idle_connection_holds_no_pipe() {
     let before = SPLICED.load(Ordering::Relaxed);
     let bulk = pattern(0, 16 * MIB);
     for _ in 0..3 {
-        let mut came = vec![0; bulk.len()];
-        let carry = async { tokio::join!(client.write_all(&bulk), server.read_exact(&mut came)) };
-        within(DEADLINE, "all bytes", carry).await.0.unwrap();
-        assert_eq!(came, bulk);
+        let mut received = vec![0; bulk.len()];
+        let transfer =
+            async { tokio::join!(client.write_all(&bulk), server.read_exact(&mut received)) };
+        within(DEADLINE, "all bytes", transfer).await.0.unwrap();
+        assert_eq!(received, bulk);
         let pipes = PIPES.lock();
         assert_eq!((pipes.count, pipes.users), (pipes.empty.len(), 1));
     }
@@ -142,9 +143,10 @@ async fn server_reset_is_forwarded_while_splicing() {
     let _alone = ALONE.lock().await;
     let (mut client, mut server, relaying, _) = rig().await;
     let bulk = pattern(0, 16 * MIB);
-    let mut came = vec![0; bulk.len()];
-    let carry = async { tokio::join!(server.write_all(&bulk), client.read_exact(&mut came)) };
-    within(DEADLINE, "all bytes", carry).await.0.unwrap();
+    let mut received = vec![0; bulk.len()];
+    let transfer =
+        async { tokio::join!(server.write_all(&bulk), client.read_exact(&mut received)) };
+    within(DEADLINE, "all bytes", transfer).await.0.unwrap();
     // When the server resets the connection, the client has not read everything yet.
     let _ = tokio::time::timeout(
         std::time::Duration::from_millis(100),
@@ -165,7 +167,7 @@ async fn client_reset_is_detected_while_splicing() {
     let _alone = ALONE.lock().await;
     let (mut client, mut server, relaying, _) = rig().await;
     let bulk = pattern(0, 16 * MIB);
-    let mut came = vec![0; MIB];
+    let mut received = vec![0; MIB];
     let sending = tokio::spawn(async move {
         let mut result = Ok(());
         while result.is_ok() {
@@ -173,7 +175,7 @@ async fn client_reset_is_detected_while_splicing() {
         }
         result
     });
-    within(DEADLINE, "some bytes", client.read_exact(&mut came))
+    within(DEADLINE, "some bytes", client.read_exact(&mut received))
         .await
         .unwrap();
     client.abort();
@@ -185,7 +187,7 @@ async fn client_reset_is_detected_while_splicing() {
 
 /// Waits until the transfer stalls: several checks find the same number of sent bytes.
 async fn stalled(traffic: &Traffic) {
-    let looks = async {
+    let stalled = async {
         let (mut before, mut same) = (0, 0);
         while same < 10 {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -198,7 +200,7 @@ async fn stalled(traffic: &Traffic) {
             before = now;
         }
     };
-    within(DEADLINE, "the stall", looks).await;
+    within(DEADLINE, "the stall", stalled).await;
 }
 
 #[tokio::test]
