@@ -92,7 +92,7 @@ mod tests {
     fn marked_tables_are_replaced() {
         let document = "a\n<!-- simulation steady -->\nold\n<!-- end -->\nb\n";
         let expected = "a\n<!-- simulation steady -->\n\n| | peak/mean | x % |\n|---|---:|---:|\n\
-                        | `p2c` | 1.250 | 33.0 |\n\n<!-- end -->\nb\n";
+                        | `p2c` | 1.250 | 33 |\n\n<!-- end -->\nb\n";
         let updated = update(document, &report()).unwrap();
         assert_eq!(updated, expected);
         assert_eq!(update(&updated, &report()).unwrap(), expected);

@@ -19,7 +19,7 @@ use crate::{
     measure::Measure,
     meter::{Meter, Outcome},
     report::{Row, ScenarioReport},
-    simulation::simulate,
+    simulation::{ROUND_TRIP, simulate},
     site::{Policy, ServerSetup, Site},
     workload::Arrival,
 };
@@ -104,7 +104,8 @@ impl Replay {
             .iter()
             .map(|connection| Arrival {
                 at: connection.began - begin,
-                hold: connection.hold,
+                // The recorded time includes the connect.
+                hold: connection.hold.saturating_sub(ROUND_TRIP),
                 source: source(&connection.source),
                 balancer: connection.balancer,
             })

@@ -101,9 +101,9 @@ impl fmt::Display for ScenarioReport {
 /// Three decimals for small values, and one for large ones. Zero has none, so that it differs
 /// from values that round to zero.
 pub(crate) fn format_value(value: f64) -> String {
-    if value == 0.0 {
-        "0".to_owned()
-    } else if value.abs() < 10.0 {
+    if value == 0.0 || (value >= 10.0 && value.fract() == 0.0) {
+        format!("{value:.0}")
+    } else if value < 10.0 {
         format!("{value:.3}")
     } else {
         format!("{value:.1}")

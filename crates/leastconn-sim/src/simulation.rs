@@ -17,7 +17,7 @@ use balancer::Balancer;
 use event::{ConnectionId, Event, Events};
 
 /// Time to establish a connection to a server that works, and until a refusal arrives.
-const ROUND_TRIP: Duration = Duration::from_micros(500);
+pub const ROUND_TRIP: Duration = Duration::from_micros(500);
 
 /// Simulates `arrivals` at `site` with one balancing algorithm. The same arguments give the
 /// same outcome.
