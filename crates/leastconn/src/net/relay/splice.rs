@@ -83,22 +83,18 @@ impl Splice {
         if !std::mem::replace(&mut self.is_user, true) {
             PIPES.lock().users += 1;
         }
-        let Some(mut pipe) = Pipe::take() else {
-            self.is_bulk = false;
-            return Poll::Ready(None);
-        };
-        let moved = loop {
-            match from.poll_read_ready(cx) {
-                Poll::Pending => {
-                    pipe.give_back();
-                    return Poll::Pending;
-                }
-                Poll::Ready(Err(error)) => break Err(error),
-                Poll::Ready(Ok(())) => {}
+        let (mut pipe, moved) = loop {
+            // Wait before taking a pipe: the pool of pipes is shared by all connections.
+            if let Err(error) = ready!(from.poll_read_ready(cx)) {
+                return Poll::Ready(Some(Err(error)));
             }
+            let Some(pipe) = Pipe::take() else {
+                self.is_bulk = false;
+                return Poll::Ready(None);
+            };
             match from.try_io(Interest::READABLE, || splice(from, &pipe.write, limit)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                moved => break moved,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => pipe.give_back(),
+                moved => break (pipe, moved),
             }
         };
         match moved {
