@@ -13,9 +13,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension,
-    DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SerialNumber,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SerialNumber,
 };
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -117,8 +116,7 @@ impl TestCa {
     /// A self-signed root with this common name.
     pub fn new(name: &str) -> Self {
         let (params, key) = ca_params(name);
-        let der = params.self_signed(&key).unwrap().der().clone();
-        Self::from_parts(params, key, der, |_| Vec::new())
+        Self::root(params, key)
     }
 
     /// A self-signed root, valid from `not_before` to `not_after` seconds from now.
@@ -126,8 +124,7 @@ impl TestCa {
         let (mut params, key) = ca_params(name);
         params.not_before = at(not_before);
         params.not_after = at(not_after);
-        let der = params.self_signed(&key).unwrap().der().clone();
-        Self::from_parts(params, key, der, |_| Vec::new())
+        Self::root(params, key)
     }
 
     /// A self-signed root whose key usage lacks cRLSign.
@@ -137,7 +134,7 @@ impl TestCa {
         let der = params.self_signed(&key).unwrap().der().clone();
         // rcgen does not sign CRLs without this key usage.
         params.key_usages.push(KeyUsagePurpose::CrlSign);
-        Self::from_parts(params, key, der, |_| Vec::new())
+        Self::from_parts(params, key, der, Vec::new())
     }
 
     /// The same CA (name and key) with another certificate, valid from `not_before` to
@@ -147,8 +144,7 @@ impl TestCa {
         let key = KeyPair::try_from(self.issuer.key().serialize_der()).unwrap();
         params.not_before = at(not_before);
         params.not_after = at(not_after);
-        let der = params.self_signed(&key).unwrap().der().clone();
-        Self::from_parts(params, key, der, |_| Vec::new())
+        Self::root(params, key)
     }
 
     /// An intermediate CA, valid from `not_before` to `not_after` seconds from now.
@@ -156,8 +152,7 @@ impl TestCa {
         let (mut params, key) = ca_params(name);
         params.not_before = at(not_before);
         params.not_after = at(not_after);
-        let der = params.signed_by(&key, &self.issuer).unwrap().der().clone();
-        Self::from_parts(params, key, der, |der| [&[der], &self.chain[..]].concat())
+        self.issue_ca(params, key)
     }
 
     /// A self-signed root of X.509 version 1. Some old CAs have such roots.
@@ -165,7 +160,7 @@ impl TestCa {
         let (params, key) = ca_params(name);
         let der = params.self_signed(&key).unwrap().der().clone();
         let der = der::version_1(&der, &key).into();
-        Self::from_parts(params, key, der, |_| Vec::new())
+        Self::from_parts(params, key, der, Vec::new())
     }
 
     /// An intermediate CA. The certificates that it issues include their chain.
@@ -174,8 +169,7 @@ impl TestCa {
     /// intermediate CA. To combine them, concatenate the PEM texts.
     pub fn intermediate(&self, name: &str) -> Self {
         let (params, key) = ca_params(name);
-        let der = params.signed_by(&key, &self.issuer).unwrap().der().clone();
-        Self::from_parts(params, key, der, |der| [&[der], &self.chain[..]].concat())
+        self.issue_ca(params, key)
     }
 
     /// An intermediate CA whose name constraints (RFC 5280, 4.2.1.10) permit only URIs
@@ -188,8 +182,7 @@ impl TestCa {
         let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], constraints);
         extension.set_criticality(true);
         params.custom_extensions.push(extension);
-        let der = params.signed_by(&key, &self.issuer).unwrap().der().clone();
-        Self::from_parts(params, key, der, |der| [&[der], &self.chain[..]].concat())
+        self.issue_ca(params, key)
     }
 
     /// A certificate with the subject `name` that this CA issues for the key of `other`. With
@@ -212,13 +205,24 @@ impl TestCa {
         }
     }
 
+    fn root(params: CertificateParams, key: KeyPair) -> Self {
+        let der = params.self_signed(&key).unwrap().der().clone();
+        Self::from_parts(params, key, der, Vec::new())
+    }
+
+    fn issue_ca(&self, params: CertificateParams, key: KeyPair) -> Self {
+        let der = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        let chain = [std::slice::from_ref(&der), &self.chain[..]].concat();
+        Self::from_parts(params, key, der, chain)
+    }
+
+    /// `chain` is the chain of the certificates that the CA issues. Empty for a root.
     fn from_parts(
         params: CertificateParams,
         key: KeyPair,
         der: CertificateDer<'static>,
-        chain: impl Fn(CertificateDer<'static>) -> Vec<CertificateDer<'static>>,
+        chain: Vec<CertificateDer<'static>>,
     ) -> Self {
-        let chain = chain(der.clone());
         let presented = if chain.is_empty() {
             vec![der]
         } else {
@@ -273,23 +277,14 @@ impl TestCa {
     /// A CRL in PEM whose `nextUpdate` is `seconds` from now. If `seconds` is negative, the
     /// CRL has expired.
     pub fn crl_until(&self, revoked: &[&Cert], seconds: i64) -> String {
-        let params = CertificateRevocationListParams {
-            this_update: at(seconds.min(0) - 3600),
-            next_update: at(seconds),
-            crl_number: SerialNumber::from(now_unix().unsigned_abs()),
-            issuing_distribution_point: None,
-            revoked_certs: revoked
-                .iter()
-                .map(|cert| RevokedCertParams {
-                    serial_number: from_hex(&cert.serial_hex).into(),
-                    revocation_time: at(-60),
-                    reason_code: None,
-                    invalidity_date: None,
-                })
-                .collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+        let list = self
+            .crl_builder()
+            .number(now_unix().unsigned_abs())
+            .validity(seconds.min(0) - 3600, seconds);
+        revoked
+            .iter()
+            .fold(list, |list, cert| list.revoke(cert))
+            .pem()
     }
 
     /// Writes `ca.crt`, `ca.crl` (empty), `server.crt` and `server.key` (for
