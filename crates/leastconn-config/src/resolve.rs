@@ -125,6 +125,9 @@ struct Declared {
     used: bool,
 }
 
+/// The error of a value whose problem has already been reported.
+struct Reported;
+
 /// Whether a duration may be zero.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Zero {

@@ -314,7 +314,7 @@ impl Buffered {
             let _ = self.request(Request::for_violation(why));
             let _ = self.poll_send(cx);
         }
-        into_io(why)
+        io::Error::from(why)
     }
 
     /// Converts the error of rustls for a refused record into an I/O error.
@@ -322,7 +322,7 @@ impl Buffered {
         match error {
             HandshakeError::Tls(error) if error == suites::UNEXPECTED => {
                 let too_many = self.control_in_a_row >= u32::from(EMPTY_IN_A_ROW);
-                into_io(if too_many {
+                io::Error::from(if too_many {
                     Violation::TooManyControlRecords
                 } else {
                     Violation::Unexpected
@@ -475,7 +475,7 @@ impl AsyncWrite for Buffered {
             // Send nothing more, not even `close_notify`: it would claim that the data is
             // complete.
             this.close_notify_sent = true;
-            return Poll::Ready(Err(into_io(Violation::Exhausted)));
+            return Poll::Ready(Err(io::Error::from(Violation::Exhausted)));
         }
         loop {
             let count = this.session.writer().write(bytes)?;
@@ -526,8 +526,4 @@ impl net::Stream for Buffered {
     fn socket(&self) -> Option<&TcpStream> {
         Some(&self.socket)
     }
-}
-
-fn into_io(why: Violation) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
 }

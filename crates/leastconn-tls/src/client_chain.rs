@@ -84,7 +84,7 @@ impl ChainStore {
 
     pub fn len(&self) -> usize {
         let shards = self.0.iter();
-        shards.map(|shard| lock(shard).len()).sum()
+        shards.map(|shard| shard.lock().len()).sum()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -98,12 +98,8 @@ impl ChainStore {
     }
 
     fn shard(&self, fingerprint: &Fingerprint) -> MutexGuard<'_, Shard> {
-        lock(&self.0[usize::from(fingerprint[0]) % SHARDS])
+        self.0[usize::from(fingerprint[0]) % SHARDS].lock()
     }
-}
-
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock()
 }
 
 impl ClientChain {

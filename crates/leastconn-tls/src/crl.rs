@@ -28,7 +28,7 @@ use x509_parser::{
 pub use authorities::Revocation;
 pub use scope::Role;
 pub use signature::SignatureError;
-pub use store::{CrlStore, InForce, Loaded, Missing, Status, Superseded};
+pub use store::{CrlStore, Loaded, Missing, Status, Superseded};
 
 use crate::distinguished_name;
 use scope::Scope;
@@ -148,12 +148,12 @@ impl RevocationList {
     /// If `by_number`, compares the CRL numbers, then `thisUpdate`. Otherwise compares
     /// `thisUpdate` first, because at least one of the CRLs has no number.
     fn compare_age(&self, other: &Self, by_number: bool) -> Ordering {
-        let number = |list: &Self| {
-            list.number
-                .as_ref()
-                .map(|bytes| (bytes.len(), bytes.clone()))
-        };
-        let numbers = number(self).cmp(&number(other));
+        // A longer number is larger, because numbers have no leading zeros.
+        let [own, others] = [self, other].map(|list| {
+            let number = list.number.as_deref()?;
+            Some((number.len(), number))
+        });
+        let numbers = own.cmp(&others);
         let times = self.this_update.cmp(&other.this_update);
         if by_number {
             numbers.then(times)

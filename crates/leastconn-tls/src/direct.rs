@@ -27,7 +27,10 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::record::{Content, MAX_OVERHEAD, MAX_PLAINTEXT, Records, Rekey, SMALL, Violation};
+use super::record::{
+    Content, HEADER, MAX_CIPHERTEXT, MAX_OVERHEAD, MAX_PLAINTEXT, Records, Rekey, SMALL, TAG,
+    Violation,
+};
 use kernel::KernelKeys;
 pub(crate) use kernel::KernelSecrets;
 
@@ -38,7 +41,7 @@ const SEND: usize = 128 * 1024;
 const FRAGMENT: usize = MAX_PLAINTEXT;
 
 /// Size of the largest record in bytes.
-const MAX_RECORD: usize = MAX_PLAINTEXT + 2048 + 5;
+const MAX_RECORD: usize = HEADER + MAX_CIPHERTEXT;
 
 /// Size of the receive buffer in bytes: an incomplete record and one read.
 const RECEIVE: usize = 128 * 1024 + MAX_RECORD;
@@ -208,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
                 return Poll::Ready(Ok(()));
             }
             let mut small = [0; SMALL];
-            let length = state.records.seal_control(&mut small).map_err(into_io)?;
+            let length = state.records.seal_control(&mut small)?;
             state.unsent.set(&small[..length]);
             state.is_answering = true;
         }
@@ -227,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
             }
         }
         let _ = self.poll_send(cx);
-        into_io(why)
+        io::Error::from(why)
     }
 
     /// Reads from the socket, and opens the records that are complete.
@@ -249,7 +252,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         scratch.received[..filled].copy_from_slice(kept);
         // Read the ciphertext of as many full records as fit into the reader's buffer.
         let room = buffer.remaining();
-        let wanted = room + room / MAX_PLAINTEXT * (5 + 1 + 16);
+        let wanted = room + room / MAX_PLAINTEXT * (HEADER + 1 + TAG);
         let size = wanted.saturating_sub(filled).max(SMALLEST_READ);
         let end = (filled + size).min(RECEIVE);
         let mut ciphertext = ReadBuf::new(&mut scratch.received[filled..end]);
@@ -426,7 +429,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncWrite for DirectStream<S,
                     // The record was not sent. Send nothing more, not even `close_notify`:
                     // it would claim that the data is complete.
                     state.closed = true;
-                    into_io(why)
+                    io::Error::from(why)
                 })?;
             }
             let mut taken = 0;
@@ -464,7 +467,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         if !self.state.closed {
             ready!(self.poll_send(cx))?;
             let mut small = [0; SMALL];
-            let length = self.state.records.end(&mut small).map_err(into_io)?;
+            let length = self.state.records.end(&mut small)?;
             self.state.unsent.set(&small[..length]);
             self.state.closed = true;
         }
@@ -502,10 +505,6 @@ impl<S: leastconn::net::Stream, K: Rekey> leastconn::net::Stream for DirectStrea
     fn socket(&self) -> Option<&TcpStream> {
         self.socket.socket()
     }
-}
-
-fn into_io(why: Violation) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 #[cfg(any(test, fuzzing))]

@@ -2,6 +2,7 @@
 //! enum variants.
 
 mod client;
+mod quoted;
 mod server;
 
 use std::fmt::Debug;
@@ -10,6 +11,7 @@ use jiff::Timestamp;
 use rustls::{CertificateError, Error, InvalidMessage, pki_types::UnixTime};
 
 pub(crate) use client::client_certificate;
+pub(crate) use quoted::{listed, shortened};
 pub(crate) use server::server_error;
 
 /// Explains a certificate error, and what to do about it. `whose` is "the client's", "the

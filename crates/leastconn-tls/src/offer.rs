@@ -5,15 +5,14 @@
 //!
 //! These fields do not decide the handshake: rustls parses the same bytes for that.
 
+use crate::record::{CLIENT_HELLO, content::HANDSHAKE};
+
 const ALPN: u16 = 16;
 const EXTENDED_MASTER_SECRET: u16 = 23;
 const SUPPORTED_VERSIONS: u16 = 43;
 
 /// Maximum number of application protocols in an error text.
 const MAX_PROTOCOLS: usize = 8;
-
-const HANDSHAKE: u8 = 22;
-const CLIENT_HELLO: u8 = 1;
 
 const TLS13: u16 = 0x0304;
 
@@ -96,7 +95,7 @@ impl Offer {
     /// master secret (RFC 7627, section 1). Without this extension, a man in the middle could
     /// resume the session of a client with a certificate.
     pub(super) fn may_resume(&self) -> bool {
-        self.extended_master_secret || self.versions.contains(&TLS13)
+        self.extended_master_secret || self.has_tls13()
     }
 }
 

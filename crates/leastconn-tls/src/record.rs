@@ -11,7 +11,10 @@
 mod cipher;
 mod control_limit;
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use rustls::{
     AlertDescription, ConnectionTrafficSecrets, Error, ProtocolVersion, SupportedCipherSuite,
@@ -22,7 +25,7 @@ use cipher::Construction;
 
 pub(super) use control_limit::{ControlLimit, Verdict};
 
-pub(crate) use cipher::{Cipher, HEADER, MAX_OVERHEAD, MAX_PLAINTEXT, TAG};
+pub(crate) use cipher::{Cipher, HEADER, MAX_CIPHERTEXT, MAX_OVERHEAD, MAX_PLAINTEXT, TAG};
 
 /// Content types.
 pub(crate) mod content {
@@ -33,7 +36,8 @@ pub(crate) mod content {
     pub(crate) const DATA: u8 = 23;
 }
 
-const CLIENT_HELLO: u8 = 1;
+/// Type of a handshake message.
+pub(crate) const CLIENT_HELLO: u8 = 1;
 const KEY_UPDATE: u8 = 24;
 
 const WARNING: u8 = 1;
@@ -69,6 +73,12 @@ pub(crate) enum Violation {
     Exhausted,
     #[error("internal error: keys or buffers do not match")]
     Keys,
+}
+
+impl From<Violation> for io::Error {
+    fn from(why: Violation) -> Self {
+        Self::new(io::ErrorKind::InvalidData, why)
+    }
 }
 
 impl Violation {

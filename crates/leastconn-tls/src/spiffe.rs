@@ -36,7 +36,9 @@ pub enum SpiffeError {
     /// A segment `.` or `..`.
     #[error("a SPIFFE path has no segments `.` or `..`")]
     DotSegment,
-    #[error("a SPIFFE ID has at most 2048 bytes, and its trust domain at most 255")]
+    #[error(
+        "a SPIFFE ID has at most {MAX_LENGTH} bytes, and its trust domain at most {MAX_TRUST_DOMAIN_LENGTH}"
+    )]
     TooLong,
 }
 

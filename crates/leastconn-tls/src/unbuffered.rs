@@ -37,16 +37,13 @@ use super::{
     last_flight::LastFlight,
     negotiated::{Negotiated, to_owned},
     permit::Permit,
-    record::{HEADER, MAX_PLAINTEXT},
+    record::{HEADER, MAX_CIPHERTEXT},
     server::ConnectionConfig,
 };
 
 /// Maximum number of received bytes that rustls has not consumed: the size of the largest
 /// handshake message that rustls accepts, with the headers of its records.
 const MAX_PENDING: usize = 128 * 1024;
-
-/// Maximum payload of a record in any version, in bytes.
-const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 2048;
 
 /// Size of a read in bytes: more than any flight without a long certificate chain.
 const CHUNK: usize = 4 * 1024;

@@ -5,7 +5,7 @@ use std::{collections::HashMap, num::NonZeroU32, ops::Range};
 use jiff::Timestamp;
 use leastconn::{Limits, RateLimit, ServerId, UpstreamId};
 
-use super::{Resolver, suggest};
+use super::{Reported, Resolver, suggest};
 use crate::{
     clients::{Allow, Client, Clients, MatchKey, Packer},
     keyword::Mode,
@@ -14,9 +14,6 @@ use crate::{
         value::{At, DateTime, OneOrMany},
     },
 };
-
-/// The problem has already been reported.
-struct Reported;
 
 /// The positions of the keys of a valid client in the file.
 pub(super) struct Place {

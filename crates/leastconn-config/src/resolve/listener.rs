@@ -4,7 +4,7 @@ use std::{collections::HashMap, ops::Range, path::Path, sync::Arc, time::Duratio
 
 use leastconn_tls::{alpn::Alpn, pattern::DnsPattern};
 
-use super::{MAX_SOCKET_PATH, Resolver, Zero};
+use super::{MAX_SOCKET_PATH, Reported, Resolver, Zero};
 use crate::{
     Prefixes,
     cidr::IpNet,
@@ -341,5 +341,3 @@ fn optional<T, U>(
 ) -> Result<Option<U>, Reported> {
     value.map(|at| read(at).ok_or(Reported)).transpose()
 }
-
-struct Reported;

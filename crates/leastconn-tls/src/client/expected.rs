@@ -11,16 +11,11 @@ use rustls::{
 
 use crate::{
     certificate::Certificate,
+    error_text::{listed, shortened},
     pattern::UriPattern,
     settings::ClientSettings,
     trust::{Pins, parseable},
 };
-
-/// Maximum number of the certificate's URIs in an error text.
-const NAMED: usize = 4;
-
-/// Maximum length of a URI in an error text, in characters.
-const LONGEST: usize = 100;
 
 /// The requirements that a server's certificate must meet.
 #[derive(Debug)]
@@ -87,13 +82,5 @@ fn uris(all: &[String]) -> String {
     if all.is_empty() {
         return "it has no URI".to_owned();
     }
-    let mut named: Vec<String> = all
-        .iter()
-        .take(NAMED)
-        .map(|uri| uri.chars().take(LONGEST).collect())
-        .collect();
-    if all.len() > NAMED {
-        named.push(format!("{} more", all.len() - NAMED));
-    }
-    format!("it is for {}", named.join(", "))
+    format!("it is for {}", listed(all.iter().map(|uri| shortened(uri))))
 }

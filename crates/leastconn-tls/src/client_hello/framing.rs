@@ -1,10 +1,7 @@
 //! Finds the end of a ClientHello while it is being received. rustls parses the ClientHello
 //! only when it is complete, because its own buffers would be twice as large.
 
-use crate::record::{HEADER, MAX_PLAINTEXT};
-
-const HANDSHAKE: u8 = 22;
-const CLIENT_HELLO: u8 = 1;
+use crate::record::{CLIENT_HELLO, HEADER, MAX_PLAINTEXT, content::HANDSHAKE};
 
 /// Maximum length of a ClientHello in bytes, without its header. It is ten times the length
 /// that real clients send, and equals Java's limit for handshake messages. rustls accepts

@@ -23,9 +23,6 @@ pub struct Loaded {
     pub keys: Vec<Box<[u8]>>,
 }
 
-/// A CRL that is in force.
-pub type InForce = Loaded;
-
 /// A CRL that is ignored because a newer CRL replaces it.
 #[derive(Clone, Debug)]
 pub struct Superseded {
@@ -40,7 +37,7 @@ pub struct Superseded {
 /// The CRLs in force: the newest CRL for each issuer (name and key) and partition.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CrlStore {
-    lists: Vec<InForce>,
+    lists: Vec<Loaded>,
     by_issuer: HashMap<Box<[u8]>, Vec<usize>>,
 }
 
@@ -128,7 +125,7 @@ impl CrlStore {
     }
 
     /// The CRLs in force with the same issuer (name and key) and partition as `other`.
-    pub fn like<'a>(&'a self, other: &'a Loaded) -> impl Iterator<Item = &'a InForce> {
+    pub fn like<'a>(&'a self, other: &'a Loaded) -> impl Iterator<Item = &'a Loaded> {
         self.of_name(&other.list.raw_issuer).filter(|one| {
             one.list.scope.raw == other.list.scope.raw
                 && one.keys.iter().any(|key| other.keys.contains(key))
@@ -139,22 +136,18 @@ impl CrlStore {
         self.lists.is_empty()
     }
 
-    pub fn lists(&self) -> &[InForce] {
+    pub fn lists(&self) -> &[Loaded] {
         &self.lists
     }
 
-    pub(super) fn of_name(&self, issuer: &[u8]) -> impl Iterator<Item = &InForce> {
+    pub(super) fn of_name(&self, issuer: &[u8]) -> impl Iterator<Item = &Loaded> {
         let issuer = distinguished_name::canonical(issuer);
         let positions = self.by_issuer.get(&*issuer).map_or(&[][..], Vec::as_slice);
         positions.iter().map(|&position| &self.lists[position])
     }
 
     /// The CRLs of an issuer, by name (DER) and key (SubjectPublicKeyInfo).
-    pub fn of_issuer<'a>(
-        &'a self,
-        name: &[u8],
-        key: &'a [u8],
-    ) -> impl Iterator<Item = &'a InForce> {
+    pub fn of_issuer<'a>(&'a self, name: &[u8], key: &'a [u8]) -> impl Iterator<Item = &'a Loaded> {
         self.of_name(name)
             .filter(move |one| one.keys.iter().any(|known| **known == *key))
     }
@@ -194,7 +187,7 @@ impl CrlStore {
                 file: Arc::clone(&one.file),
             };
         }
-        let is_current = |one: &InForce| !one.list.has_expired(now);
+        let is_current = |one: &Loaded| !one.list.has_expired(now);
         let full: Vec<_> = covering
             .iter()
             .filter(|(_, coverage)| *coverage == Coverage::Full)

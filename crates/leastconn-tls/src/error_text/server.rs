@@ -1,20 +1,11 @@
 //! Texts for failed TLS connections to servers.
-//!
-//! Names in a server's certificate come from the network. Texts quote only a few of them,
-//! with control characters escaped.
 
 use std::net::IpAddr;
 
 use rustls::{AlertDescription, CertificateError, Error};
 
-use super::{date, message, variant_name};
+use super::{date, listed, message, shortened, variant_name};
 use crate::alert;
-
-/// Maximum number of quoted names in a text.
-const MAX_QUOTED_NAMES: usize = 4;
-
-/// Maximum length of a quoted name, in characters.
-const MAX_NAME_LENGTH: usize = 100;
 
 pub(crate) fn server_error(error: &Error) -> String {
     match error {
@@ -99,22 +90,14 @@ fn names(presented: &[String]) -> String {
     if presented.is_empty() {
         return "it has no subject alternative name".to_owned();
     }
-    let mut quoted: Vec<_> = presented
-        .iter()
-        .take(MAX_QUOTED_NAMES)
-        .map(|name| {
-            let short: String = bare_name(name).chars().take(MAX_NAME_LENGTH).collect();
-            let note = match ips_in_dns_names(std::slice::from_ref(name)).next() {
-                Some(_) => " (an IP address given as a DNS name)",
-                None => "",
-            };
-            format!("{}{note}", short.escape_debug())
-        })
-        .collect();
-    if presented.len() > MAX_QUOTED_NAMES {
-        quoted.push(format!("{} more", presented.len() - MAX_QUOTED_NAMES));
-    }
-    format!("it is for {}", quoted.join(", "))
+    let names = presented.iter().map(|name| {
+        let note = match ips_in_dns_names(std::slice::from_ref(name)).next() {
+            Some(_) => " (an IP address given as a DNS name)",
+            None => "",
+        };
+        format!("{}{note}", shortened(bare_name(name)))
+    });
+    format!("it is for {}", listed(names))
 }
 
 fn received_alert(alert: AlertDescription) -> String {

@@ -17,6 +17,8 @@ pub(crate) const TAG: usize = 16;
 const EXPLICIT: usize = 8;
 /// Maximum length of a record's plaintext.
 pub(crate) const MAX_PLAINTEXT: usize = 1 << 14;
+/// Maximum length of a record's ciphertext in any version.
+pub(crate) const MAX_CIPHERTEXT: usize = max_ciphertext(false);
 /// Maximum overhead of a record that this side sends.
 pub(crate) const MAX_OVERHEAD: usize = HEADER + EXPLICIT + TAG;
 
