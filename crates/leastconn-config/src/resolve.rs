@@ -72,10 +72,14 @@ pub(crate) fn resolve(
     let process = resolver.process(raw.process.as_ref().unwrap_or(&RawProcess::default()));
     let log = resolver.log(raw.log.as_ref().unwrap_or(&RawLog::default()));
     let admin = raw.admin.as_ref().and_then(|admin| resolver.admin(admin));
-    let upstreams = resolver.all_upstreams(raw.upstream.as_deref().unwrap_or_default());
+    let mut upstreams = resolver.all_upstreams(raw.upstream.as_deref().unwrap_or_default());
+    for upstream in &mut upstreams {
+        upstream.own_zone.clone_from(&process.zone);
+    }
     let listeners = resolver.all_listeners(raw.listener.as_deref().unwrap_or_default());
     let raw_upstreams = raw.upstream.as_deref().unwrap_or_default();
     resolver.check_protocols(&listeners, &upstreams, raw_upstreams);
+    resolver.check_zones(raw, &upstreams);
     // Packing and checking the rules needs temporary memory, so it runs on the scratch
     // heap. The copy below has no spare capacity.
     let checked = Scratch::build(|| resolver.clients_with(&listeners, raw));

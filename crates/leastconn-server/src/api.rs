@@ -33,7 +33,7 @@ pub use status::{
     FailedUpgrade, ListenerStatus, LogStatus, Memory, OldProcess, Phase, Reload, ReloadOutcome,
     Status, Totals,
 };
-pub use upstreams::{UpstreamSummary, outage_lines};
+pub use upstreams::{OwnZone, UpstreamSummary, outage_lines};
 
 pub(crate) use crate::telemetry::refusals::is_refusal;
 

@@ -8,7 +8,7 @@ mod listener;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use leastconn::{Server, UpstreamId};
+use leastconn::{Pool, Server, UpstreamId};
 use leastconn_config::Config;
 use tokio::time::timeout;
 
@@ -68,6 +68,14 @@ impl Snapshot {
         self.listeners
             .get(name)
             .or_else(|| self.removed_listeners.get(name))
+    }
+
+    /// The pools of all upstreams, in the order of the configuration.
+    pub fn pools(&self) -> impl Iterator<Item = &Pool> {
+        let upstreams = self.config.upstreams.iter();
+        upstreams
+            .filter_map(|upstream| self.upstreams.get(&upstream.id))
+            .map(|upstream| upstream.pool())
     }
 
     /// The server of this name in the upstream of this name.

@@ -239,6 +239,7 @@ fn configured<'a>(pool: PoolBuilder<'a>, config: &leastconn_config::Upstream) ->
         .balance(config.balance)
         .panic(config.panic)
         .slow_start(config.slow_start)
+        .zone(config.own_zone.clone())
 }
 
 fn new_connector(config: &leastconn_config::Upstream) -> Result<UpstreamConnector, TlsError> {

@@ -198,7 +198,9 @@ pub use pool::{
 pub use reason::Reason;
 pub use server::{Failure, Outage, Server, ServerStatus, SlowStart};
 pub use short_duration::ShortDuration;
-pub use spec::{AdminState, ClientId, PanicPolicy, ServerId, ServerSpec, UpstreamId, Weight};
+pub use spec::{
+    AdminState, ClientId, PanicPolicy, ServerId, ServerSpec, UpstreamId, Weight, ZoneId,
+};
 pub use weight::{ParseWeightError, WeightOverride};
 
 /// Makes the example in the README a documentation test.

@@ -28,7 +28,7 @@ use crate::{
     balance::{Balance, Seeds, slow_start::Ramp},
     health::{ActivePolicy, PassivePolicy},
     server::{Server, ServerGroup, SlowStart},
-    spec::{PanicPolicy, ServerId, ServerSpec, UpstreamId},
+    spec::{PanicPolicy, ServerId, ServerSpec, UpstreamId, ZoneId},
     sync::{Arc, Mutex},
     weight::WeightOverride,
 };
@@ -83,6 +83,7 @@ pub struct Pool {
     panic: PanicPolicy,
     slow_start: Duration,
     ramp: Ramp,
+    zone: Option<ZoneId>,
     seeds: Seeds,
     #[cfg(feature = "tokio")]
     members: tokio::sync::watch::Sender<Arc<[Member]>>,
@@ -122,6 +123,11 @@ impl Member {
     /// Returns the weight according to the last update.
     pub fn configured_weight(&self) -> Weight {
         self.details.spec.weight
+    }
+
+    /// Returns the zone of the server.
+    pub fn zone(&self) -> Option<&ZoneId> {
+        self.details.spec.zone.as_ref()
     }
 
     /// Returns the weight in effect. It differs from [`Self::configured_weight`] if it was
@@ -255,6 +261,15 @@ impl Pool {
     /// slow start.
     pub fn slow_start_of(&self, server: &Server, now: Instant) -> Option<SlowStart> {
         server.slow_start(now, self.ramp)
+    }
+
+    /// Returns the own zone, if the pool has servers both in this zone and outside it. The
+    /// second value is whether new connections are sent only to servers in this zone. It
+    /// disregards backups and applies to clients that may use all servers.
+    pub fn own_zone(&self) -> Option<(&ZoneId, bool)> {
+        let membership = self.membership.load();
+        let local = membership.all.local()?;
+        Some((self.zone.as_ref()?, local.is_mostly_available(false)))
     }
 
     /// Returns the present members, in the order of the last update.

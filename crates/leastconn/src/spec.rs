@@ -52,6 +52,11 @@ name! {
     ServerId
 }
 name! {
+    /// The name of a zone: servers in the own zone are preferred. A zone is for example a data
+    /// centre or an availability zone.
+    ZoneId
+}
+name! {
     /// The identity of a client, to which limits apply. Connections with the same identity
     /// share one token bucket and one count of open connections.
     ClientId
@@ -156,6 +161,8 @@ pub struct ServerSpec {
     pub max_conns: Option<NonZeroU32>,
     /// Whether the server is used only while no other server is available.
     pub backup: bool,
+    /// The zone of the server; see [`PoolBuilder::zone`](crate::PoolBuilder::zone).
+    pub zone: Option<ZoneId>,
 }
 
 impl ServerSpec {
@@ -168,6 +175,7 @@ impl ServerSpec {
             weight: Weight::ONE,
             max_conns: None,
             backup: false,
+            zone: None,
         }
     }
 
@@ -189,6 +197,13 @@ impl ServerSpec {
     #[must_use]
     pub const fn backup(mut self, backup: bool) -> Self {
         self.backup = backup;
+        self
+    }
+
+    /// Sets the zone of the server. The default is none.
+    #[must_use]
+    pub fn zone(mut self, zone: impl Into<Option<ZoneId>>) -> Self {
+        self.zone = zone.into();
         self
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
+use leastconn::ZoneId;
 use leastconn_tls::settings::RecordLayer;
 
 use crate::keyword::{Sandbox, Watch};
@@ -17,6 +18,8 @@ pub struct Process {
     /// How long open connections may continue after a request to stop.
     pub drain_timeout: Duration,
     pub memory_limit: MemoryLimit,
+    /// The zone of the balancer.
+    pub zone: Option<ZoneId>,
     pub watch: Watch,
     pub tls_records: RecordLayer,
     /// `None`: the process is restricted, and missing support of the kernel is not an error.

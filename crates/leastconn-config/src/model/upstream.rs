@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use leastconn::{
-    Balance, PanicPolicy, ServerSpec, UpstreamId,
+    Balance, PanicPolicy, ServerSpec, UpstreamId, ZoneId,
     health::{ActivePolicy, PassivePolicy},
 };
 use leastconn_proxy_protocol::Version;
@@ -15,6 +15,8 @@ pub struct Upstream {
     pub id: UpstreamId,
     /// Servers. There is at least one, and all names are distinct.
     pub servers: Vec<ServerSpec>,
+    /// The zone of the balancer, whose servers are preferred.
+    pub own_zone: Option<ZoneId>,
     pub balance: Balance,
     /// Duration of the slow-start ramp of recovered and new servers. Zero: no ramp.
     pub slow_start: Duration,

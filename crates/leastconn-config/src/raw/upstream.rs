@@ -144,6 +144,10 @@ pub struct RawServer {
     /// Whether the server is used only when no other server is available.
     #[schemars(extend("default" = false))]
     pub backup: Opt<bool>,
+    /// The server's zone. If `[process]` has the same zone, the server is preferred to servers
+    /// of other zones.
+    #[schemars(extend("examples" = ["eu-west-1a"]))]
+    pub zone: Opt<String>,
 }
 
 /// A server: a table, or the address only.

@@ -9,7 +9,8 @@ use crate::{
     clients::{Clients, Rule},
     keyword::Mode,
     model::{Listener, Upstream},
-    raw::{RawUpstream, value::At},
+    raw::{Raw, RawUpstream, ServerEntry, value::At},
+    suggest,
 };
 
 /// Maximum number of earlier rules that a rule is compared with. If very many rules have
@@ -45,6 +46,47 @@ impl Resolver<'_> {
         }
         for (client, place) in clients.iter().zip(places) {
             self.check_client_reaches_upstream(&client, place, listeners);
+        }
+    }
+
+    /// Warns if the zone of the balancer or the zones of servers have no effect.
+    pub(super) fn check_zones(&mut self, raw: &Raw, upstreams: &[Upstream]) {
+        let servers = upstreams.iter().flat_map(|upstream| &upstream.servers);
+        let zones: BTreeSet<_> = servers
+            .filter_map(|server| Some(server.zone.as_ref()?.as_str()))
+            .collect();
+        let own = raw
+            .process
+            .as_ref()
+            .and_then(|process| process.zone.as_ref());
+        match own {
+            Some(own) if !own.value.is_empty() && !zones.contains(&*own.value) => {
+                let warning = self
+                    .problems
+                    .warning(format!("no server is in the zone `{}`", own.value))
+                    .at(own.span.clone());
+                match suggest::nearest(&own.value, zones.into_iter()) {
+                    Some(zone) => warning.help(format!("did you mean `{zone}`?")),
+                    None => warning.note("the zone has no effect"),
+                };
+            }
+            None if !zones.is_empty() => {
+                let tables = raw.upstream.as_deref().unwrap_or_default().iter();
+                let mut servers = tables.flat_map(|table| &table.value.servers);
+                let zone = servers.find_map(|list| {
+                    list.value.iter().find_map(|entry| match &entry.value {
+                        ServerEntry::Table(server) => server.zone.as_ref(),
+                        ServerEntry::Address(_) => None,
+                    })
+                });
+                if let Some(zone) = zone {
+                    self.problems
+                        .warning("`zone` has no effect: the zone of the balancer is not set")
+                        .at(zone.span.clone())
+                        .help("write `zone` into the `[process]` table");
+                }
+            }
+            Some(_) | None => {}
         }
     }
 

@@ -4,6 +4,8 @@ use std::{
     fs::FileType, num::NonZeroUsize, ops::Range, os::unix::fs::FileTypeExt, path::Path, thread,
 };
 
+use leastconn::ZoneId;
+
 use super::{Resolver, Zero};
 use crate::{
     defaults, files,
@@ -68,6 +70,7 @@ impl Resolver<'_> {
                 Zero::Allowed,
             ),
             memory_limit: self.memory_limit(raw.memory_limit.as_ref()),
+            zone: raw.zone.as_ref().and_then(|zone| self.zone(zone)),
             watch: raw
                 .watch
                 .as_ref()
@@ -78,6 +81,13 @@ impl Resolver<'_> {
                 .map_or_else(Default::default, |at| at.value.into()),
             sandbox: raw.sandbox.as_ref().map(|at| at.value),
         }
+    }
+
+    /// Resolves the name of a zone. An empty name, for example of an unset environment variable,
+    /// means no zone.
+    pub(super) fn zone(&mut self, raw: &At<String>) -> Option<ZoneId> {
+        let is_valid = !raw.value.is_empty() && self.check_name("zone", &raw.value, &raw.span);
+        is_valid.then(|| ZoneId::from(&*raw.value))
     }
 
     fn memory_limit(&mut self, raw: Option<&At<String>>) -> MemoryLimit {

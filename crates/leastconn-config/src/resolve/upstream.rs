@@ -69,6 +69,7 @@ impl Resolver<'_> {
             // The caller sets the ID. Without a valid name, the upstream is still checked.
             id: UpstreamId::from(""),
             servers,
+            own_zone: None,
             balance: raw
                 .balance
                 .as_ref()
@@ -210,7 +211,8 @@ impl Resolver<'_> {
                     .unwrap_or_default(),
             )
             .max_conns(max_conns.and_then(|at| NonZeroU32::new(at.value)))
-            .backup(raw.backup.as_ref().is_some_and(|at| at.value));
+            .backup(raw.backup.as_ref().is_some_and(|at| at.value))
+            .zone(raw.zone.as_ref().and_then(|zone| self.zone(zone)));
         Some((server, name_span.clone(), span.clone()))
     }
 

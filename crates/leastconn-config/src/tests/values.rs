@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, path::Path, time::Duration};
 
 use leastconn::{
-    Address, Balance, PanicPolicy, ServerId, UpstreamId, Weight,
+    Address, Balance, PanicPolicy, ServerId, UpstreamId, Weight, ZoneId,
     health::{PassivePolicy, Ratio},
 };
 
@@ -67,6 +67,7 @@ fn all_keys_are_read() {
         drain_timeout = "1m30s"
         tls_records = "rustls"
         watch = "off"
+        zone = "b"
         sandbox = "on"
 
         [log]
@@ -100,7 +101,7 @@ fn all_keys_are_read() {
         servers = [
           "webapp1:80",
           { name = "webapp2", address = "10.0.0.2:80", weight = 65535, max_conns = 5, backup = true },
-          { address = "webapp3:80", max_conns = 0 },
+          { address = "webapp3:80", max_conns = 0, zone = "b" },
         ]
 
         [[client]]
@@ -156,6 +157,9 @@ fn all_keys_are_read() {
     assert_eq!(second.max_conns, NonZeroU32::new(5));
     assert!(second.backup);
     assert_eq!(upstream.servers[2].max_conns, None);
+    let zone = Some(ZoneId::from("b"));
+    assert_eq!((&second.zone, &upstream.servers[2].zone), (&None, &zone));
+    assert_eq!((&config.process.zone, &upstream.own_zone), (&zone, &zone));
     assert!(matches!(upstream.servers[2].address, Address::Name { .. }));
     let HealthCheck { kind, port, .. } = upstream.health_check.as_ref().unwrap();
     assert_eq!(*port, Some(8080));

@@ -101,3 +101,4 @@ mod upgrade_handover;
 mod upstream_tls;
 mod upstream_tls_rotation;
 mod watched_files;
+mod zones;

@@ -117,12 +117,17 @@ fn families(text: &str) -> BTreeSet<Family> {
 /// Starts a balancer and sends all kinds of traffic through it.
 async fn start_with_traffic() -> (Running, Upstream) {
     let web = Upstream::named("web1").await;
+    let dead = ["a", "b"].map(|zone| {
+        let zone_of = format!(", zone = \"{zone}\"");
+        entry(zone, refusing_address(), &zone_of)
+    });
     let lb = Site::new()
+        .process("zone = \"a\"")
         .listener("main", &["upstream = \"web\"", TLS])
         .listener("plain", &["upstream = \"web\""])
         .listener("dead", &["upstream = \"dead\""])
         .upstream("web", &[NO_PROBES], &entries(&[&web]))
-        .upstream("dead", &[NO_PROBES], &[entry("d", refusing_address(), "")])
+        .upstream("dead", &[NO_PROBES], &dead)
         .client("trial", &cn(CLIENT1), "web", "mode = \"shadow\"")
         .client("client1", &cn(CLIENT1), "web", "")
         .client("barred", &cn("barred.lb.com"), "dead", "")

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use super::{
     ApiContext,
     outage::{Outage, UP, health_name},
-    upstreams::pools,
 };
 
 /// Servers of all upstreams.
@@ -56,6 +55,8 @@ pub struct Server {
     pub max_conns: Option<u32>,
     /// Only used while no other server is available.
     pub backup: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
     /// Open connections, including those being opened.
     pub active: u32,
     /// Connections opened since the start.
@@ -78,7 +79,9 @@ impl Servers {
     pub fn of(cx: &ApiContext, query: &ServersQuery) -> Self {
         let state = cx.context.snapshot();
         let now = net::now();
-        let servers = pools(&state).flat_map(|pool| Server::all(pool, query.limit, now));
+        let servers = state
+            .pools()
+            .flat_map(|pool| Server::all(pool, query.limit, now));
         Self {
             servers: servers.collect(),
         }
@@ -135,6 +138,7 @@ impl Server {
             effective_weight: Some(weight).filter(|&weight| weight != f64::from(configured)),
             max_conns: member.max_conns.map(std::num::NonZero::get),
             backup: member.backup,
+            zone: member.zone().map(ToString::to_string),
             active: status.in_flight,
             connections: status.connections,
             connect_failures: status.connect_failures,

@@ -27,19 +27,23 @@ pub struct UpstreamSummary {
     pub unhealthy_servers: Vec<UnhealthyServer>,
     /// Open connections to the servers, including those being opened.
     pub active: u64,
+    /// The balancer's own zone, if some servers are in it and some are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<OwnZone>,
 }
 
-/// The pools of all upstreams, in the order of the configuration.
-pub(super) fn pools(snapshot: &Snapshot) -> impl Iterator<Item = &Pool> {
-    let upstreams = snapshot.config.upstreams.iter();
-    upstreams
-        .filter_map(|upstream| snapshot.upstreams.get(&upstream.id))
-        .map(|upstream| upstream.pool())
+/// The balancer's own zone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OwnZone {
+    pub name: String,
+    /// Whether new connections are sent only to servers in this zone. False while less than half
+    /// of their weight is available.
+    pub preferred: bool,
 }
 
 impl UpstreamSummary {
     pub(crate) fn all(snapshot: &Snapshot) -> Vec<Self> {
-        pools(snapshot).map(Self::of).collect()
+        snapshot.pools().map(Self::of).collect()
     }
 
     pub(crate) fn of(pool: &Pool) -> Self {
@@ -65,6 +69,10 @@ impl UpstreamSummary {
                 .iter()
                 .map(|status| u64::from(status.in_flight))
                 .sum(),
+            zone: pool.own_zone().map(|(zone, preferred)| OwnZone {
+                name: zone.to_string(),
+                preferred,
+            }),
         }
     }
 }
@@ -122,6 +130,7 @@ mod tests {
             unhealthy,
             unhealthy_servers: listed.collect(),
             active: 0,
+            zone: None,
         }
     }
 

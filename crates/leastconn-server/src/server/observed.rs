@@ -42,13 +42,17 @@ impl Observed for ObservedContext {
 
     fn upstreams(&self) -> Vec<(String, bool)> {
         let snapshot = self.0.snapshot();
-        let configured = snapshot.config.upstreams.iter();
-        let running = configured.filter_map(|upstream| snapshot.upstreams.get(&upstream.id));
-        running
-            .map(|upstream| {
-                let pool = upstream.pool();
-                (pool.id().to_string(), pool.is_panicking())
-            })
+        snapshot
+            .pools()
+            .map(|pool| (pool.id().to_string(), pool.is_panicking()))
+            .collect()
+    }
+
+    fn own_zones(&self) -> Vec<(String, bool)> {
+        let snapshot = self.0.snapshot();
+        snapshot
+            .pools()
+            .filter_map(|pool| Some((pool.id().to_string(), pool.own_zone()?.1)))
             .collect()
     }
 

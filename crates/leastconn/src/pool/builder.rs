@@ -12,7 +12,7 @@ use crate::{
     balance::{Balance, Seeds, slow_start::Ramp},
     health::{ActivePolicy, PassivePolicy},
     server::ServerGroup,
-    spec::{PanicPolicy, ServerSpec, UpstreamId},
+    spec::{PanicPolicy, ServerSpec, UpstreamId, ZoneId},
     sync::{Arc, Mutex},
 };
 
@@ -28,6 +28,7 @@ pub struct PoolBuilder<'a> {
     balance: Balance,
     panic: PanicPolicy,
     slow_start: Duration,
+    zone: Option<ZoneId>,
     seed: u64,
     predecessor: Option<&'a Pool>,
 }
@@ -43,6 +44,7 @@ impl PoolBuilder<'static> {
             balance: Balance::default(),
             panic: PanicPolicy::default(),
             slow_start: Duration::ZERO,
+            zone: None,
             seed: 0,
             predecessor: None,
         }
@@ -61,6 +63,7 @@ impl<'a> PoolBuilder<'a> {
             balance: pool.balance,
             panic: pool.panic,
             slow_start: pool.slow_start,
+            zone: pool.zone.clone(),
             seed: pool.seeds.next(),
             predecessor: Some(pool),
         }
@@ -130,6 +133,21 @@ impl<'a> PoolBuilder<'a> {
         self
     }
 
+    /// Sets the own zone. The default is none: the zones of servers are ignored.
+    ///
+    /// Connections are sent only to servers in the own zone, while at least half of the weight
+    /// of these servers is available. Otherwise connections are sent to the servers of all
+    /// zones equally, so that the servers that are left in the own zone are not overloaded. A
+    /// connection is also sent to another zone if no server of the own zone can take it,
+    /// because all are at `max_conns` or were already tried.
+    ///
+    /// The rule applies first to the servers that are not backups, then to the backups. It does
+    /// not apply to servers that are dialled because no server is available.
+    pub fn zone(mut self, zone: impl Into<Option<ZoneId>>) -> Self {
+        self.zone = zone.into();
+        self
+    }
+
     /// Sets the seed for tie-breaking and for random choices. With the same seed, the same
     /// sequence of operations picks the same servers. The default is 0, or for a successor a
     /// number from the random sequence of the predecessor pool.
@@ -150,7 +168,7 @@ impl<'a> PoolBuilder<'a> {
             |pool| Arc::clone(&pool.group),
         );
         let seeds = Seeds::new(self.seed);
-        let none = Candidates::new(Arc::new([]), 0, self.balance, &seeds);
+        let none = Candidates::new(Arc::new([]), 0, self.balance, None, &seeds);
         let pool = Pool {
             id: self.id,
             membership: ArcSwap::from_pointee(Membership::empty(none)),
@@ -163,6 +181,7 @@ impl<'a> PoolBuilder<'a> {
             panic: self.panic,
             slow_start: self.slow_start,
             ramp: Ramp::new(self.slow_start),
+            zone: self.zone,
             seeds,
             #[cfg(feature = "tokio")]
             members: tokio::sync::watch::Sender::new(Arc::new([])),

@@ -5,6 +5,7 @@ use crate::{
     Lease,
     balance::{AnyPicker, Balance, Seeds, Weights},
     server::Server,
+    spec::ZoneId,
     sync::Arc,
 };
 
@@ -21,6 +22,8 @@ struct Set {
     members: Arc<[Member]>,
     picker: AnyPicker,
     weights: Weights,
+    /// The candidates in the own zone, if some candidates are in it and some are not.
+    local: Option<Candidates>,
 }
 
 impl Candidates {
@@ -28,8 +31,18 @@ impl Candidates {
         members: Arc<[Member]>,
         total_weight: u64,
         balance: Balance,
+        zone: Option<&ZoneId>,
         seeds: &Seeds,
     ) -> Self {
+        let local = zone.and_then(|zone| {
+            let members_of_zone = members.iter().filter(|m| m.zone() == Some(zone));
+            let local: Arc<[_]> = members_of_zone.cloned().collect();
+            let is_part = !local.is_empty() && local.len() < members.len();
+            is_part.then(|| {
+                let total_weight = sum(local.iter());
+                Self::new(local, total_weight, balance, None, seeds)
+            })
+        });
         let weights = members.iter().map(|member| member.weight);
         Self(Arc::new(Set {
             weights: Weights {
@@ -38,6 +51,7 @@ impl Candidates {
             },
             picker: balance.picker(weights, seeds),
             members,
+            local,
         }))
     }
 
@@ -51,6 +65,19 @@ impl Candidates {
         self.0.members.is_empty()
     }
 
+    /// Returns the candidates in the own zone, if some candidates are in it and some are not.
+    pub(super) fn local(&self) -> Option<&Self> {
+        self.0.local.as_ref()
+    }
+
+    /// Whether at least half of the weight of the backups or of the other servers is available.
+    /// Returns `false` if there is no such server.
+    pub(super) fn is_mostly_available(&self, backup: bool) -> bool {
+        let members = || self.members().iter().filter(|m| m.backup == backup);
+        let available = sum(members().filter(|member| member.server.is_available()));
+        available > 0 && 2 * available >= sum(members())
+    }
+
     pub(super) fn to_shared(&self) -> Arc<[Member]> {
         Arc::clone(&self.0.members)
     }
@@ -62,6 +89,10 @@ impl Candidates {
     pub(super) fn weights(&self) -> &Weights {
         &self.0.weights
     }
+}
+
+fn sum<'a>(members: impl Iterator<Item = &'a Member>) -> u64 {
+    members.map(|member| u64::from(member.weight.get())).sum()
 }
 
 /// The servers that were already tried for a connection. Picks exclude these servers.

@@ -62,7 +62,13 @@ impl Membership {
         };
         Self {
             departed: departed.into_iter().filter(|s| !is_member(s)).collect(),
-            all: Candidates::new(members, total_weight, pool.balance, &pool.seeds),
+            all: Candidates::new(
+                members,
+                total_weight,
+                pool.balance,
+                pool.zone.as_ref(),
+                &pool.seeds,
+            ),
             total_weight,
         }
     }
@@ -78,6 +84,7 @@ impl Membership {
             members.collect(),
             self.total_weight,
             pool.balance,
+            pool.zone.as_ref(),
             &pool.seeds,
         )
     }

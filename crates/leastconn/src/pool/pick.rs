@@ -52,7 +52,8 @@ impl<'a> PickRequest<'a> {
 impl Pool {
     /// Picks one of `candidates` that is available at `now` and not in `tried`, using the
     /// pool's [`Balance`](crate::Balance) algorithm, and counts the connection on it. Backups
-    /// are considered only if no other candidate is available.
+    /// are considered only if no other candidate is available. In both steps, servers in the
+    /// own [zone](super::PoolBuilder::zone) are preferred.
     ///
     /// If no candidate is available and the pool has [`PanicPolicy::Dial`], an ejected
     /// candidate is picked in the same way. A candidate that is down is picked only if all
@@ -65,14 +66,41 @@ impl Pool {
 
     /// Like [`Self::pick`], but for a request that may have further properties.
     pub fn pick_for(&self, candidates: &Candidates, request: &PickRequest<'_>) -> Option<Lease> {
-        let tier = |backup| Tier {
+        if candidates.local().is_some() {
+            return self.pick_by_zone(candidates, request);
+        }
+        self.pick_tier(candidates, request, false)
+            .or_else(|| self.pick_tier(candidates, request, true))
+            .or_else(|| self.pick_unavailable(candidates, request))
+    }
+
+    /// Picks a server if some candidates are in the own zone and some are not.
+    #[inline(never)]
+    fn pick_by_zone(&self, candidates: &Candidates, request: &PickRequest<'_>) -> Option<Lease> {
+        let pick = |backup| {
+            let local = candidates.local();
+            local
+                .filter(|local| local.is_mostly_available(backup))
+                .and_then(|local| self.pick_tier(local, request, backup))
+                .or_else(|| self.pick_tier(candidates, request, backup))
+        };
+        pick(false)
+            .or_else(|| pick(true))
+            .or_else(|| self.pick_unavailable(candidates, request))
+    }
+
+    fn pick_tier(
+        &self,
+        candidates: &Candidates,
+        request: &PickRequest<'_>,
+        backup: bool,
+    ) -> Option<Lease> {
+        let tier = Tier {
             members: candidates.members(),
             tried: request.tried.servers(),
             backup,
         };
-        self.pick_among(candidates, request, tier(false))
-            .or_else(|| self.pick_among(candidates, request, tier(true)))
-            .or_else(|| self.pick_unavailable(candidates, request))
+        self.pick_among(candidates, request, tier)
     }
 
     fn pick_among(

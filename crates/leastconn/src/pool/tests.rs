@@ -6,7 +6,7 @@ use std::{
 
 use super::*;
 use crate::{
-    AdminState, Lease, Source, WeightOverride,
+    AdminState, Lease, Source, WeightOverride, ZoneId,
     health::{Availability, Ratio},
 };
 
@@ -403,4 +403,99 @@ fn weight_override_survives_updates_and_successors() {
     assert_eq!(after.members()[0].configured_weight().get(), 2);
     after.set_weight("a", None);
     assert_eq!(weights(&after), [2.0, 1.0]);
+}
+
+/// Servers `a`, `b` and `c` in the own zone `z`, and `d` and `e` in another one.
+fn pool_with_zones(balance: Balance) -> Pool {
+    let zone = |name: &str| ZoneId::from(if name < "d" { "z" } else { "y" });
+    let servers = ["a", "b", "c", "d", "e"].map(|name| spec(name, 1).zone(zone(name)));
+    let pool = Pool::builder("web")
+        .servers(servers)
+        .active(ActivePolicy::new(NonZeroU32::MIN, NonZeroU32::MIN))
+        .balance(balance)
+        .zone(ZoneId::from("z"))
+        .seed(1);
+    pool.build().unwrap()
+}
+
+fn names(pool: &Pool, picks: usize) -> BTreeSet<String> {
+    let leases: Vec<_> = (0..picks).map_while(|_| pick(pool)).collect();
+    leases.iter().map(|lease| name(lease).to_owned()).collect()
+}
+
+#[test]
+fn own_zone_is_preferred_while_half_of_it_is_available() {
+    for &balance in Balance::ALL {
+        let pool = pool_with_zones(balance);
+        let is_local = |pool: &Pool| pool.own_zone().map(|(zone, is)| (zone.to_string(), is));
+        let local: BTreeSet<_> = ["a", "b", "c"].map(str::to_owned).into();
+        assert!(names(&pool, 60).is_subset(&local), "{balance}");
+        assert_eq!(is_local(&pool), Some(("z".to_owned(), true)));
+        // Two of three are more than half.
+        pool.server("a").unwrap().probed(false);
+        assert!(names(&pool, 60).is_subset(&local), "{balance}");
+        pool.server("b").unwrap().set_admin(AdminState::Drain);
+        assert_eq!(is_local(&pool), Some(("z".to_owned(), false)));
+        let all: BTreeSet<_> = ["c", "d", "e"].map(str::to_owned).into();
+        assert_eq!(names(&pool, 60), all, "{balance}: all zones are equal");
+        pool.server("a").unwrap().probed(true);
+        assert!(names(&pool, 60).is_subset(&local), "{balance}");
+    }
+}
+
+#[test]
+fn zone_counts_by_weight_and_within_the_selector() {
+    let pool = pool_with_zones(Balance::LeastConn);
+    pool.set_weight("a", Some(WeightOverride::Absolute(4)));
+    pool.server("a").unwrap().probed(false);
+    assert!(names(&pool, 60).contains("d"), "only 2 of 6 are left");
+    let only = pool.subset(|server| ["b", "d"].contains(&server.id().as_str()));
+    let lease = pool.pick(&only, &Tried::default(), *NOW).unwrap();
+    assert_eq!(
+        name(&lease),
+        "b",
+        "b is all that the client may use in the zone"
+    );
+    let mut tried = Tried::default();
+    tried.add(lease);
+    let lease = pool.pick(&only, &tried, *NOW).unwrap();
+    assert_eq!(name(&lease), "d");
+}
+
+#[test]
+fn full_zone_spills_over_and_backups_come_last() {
+    let server = |name: &str, zone: &str| spec(name, 1).zone(ZoneId::from(zone));
+    let servers = [
+        server("a", "z").max_conns(NonZeroU32::new(1)),
+        server("b", "y").max_conns(NonZeroU32::new(2)),
+        server("c", "y").backup(true),
+        server("d", "z").backup(true).max_conns(NonZeroU32::new(1)),
+        spec("e", 1).backup(true),
+    ];
+    let pool = Pool::builder("web")
+        .servers(servers)
+        .zone(ZoneId::from("z"))
+        .build()
+        .unwrap();
+    let leases: Vec<_> = (0..4).map_while(|_| pick(&pool)).collect();
+    let order: Vec<_> = leases.iter().map(name).collect();
+    assert_eq!(order, ["a", "b", "b", "d"]);
+    assert_eq!(names(&pool, 2), ["c", "e"].map(str::to_owned).into());
+}
+
+#[test]
+fn zones_without_effect_are_ignored() {
+    let server = |name: &str, zone: &str| spec(name, 1).zone(ZoneId::from(zone));
+    for own in [None, Some("x"), Some("z")] {
+        let pool = Pool::builder("web")
+            .servers([server("a", "z"), server("b", "z")])
+            .zone(own.map(ZoneId::from));
+        let pool = pool.build().unwrap();
+        assert_eq!(pool.own_zone(), None);
+        assert_eq!(names(&pool, 2).len(), 2);
+        let successor = pool.successor().servers([server("a", "z"), spec("c", 3)]);
+        let expected = own.filter(|&own| own == "z").map(ZoneId::from);
+        let successor = successor.build().unwrap();
+        assert_eq!(successor.own_zone().map(|zone| zone.0.clone()), expected);
+    }
 }

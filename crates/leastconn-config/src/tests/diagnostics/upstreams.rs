@@ -46,6 +46,21 @@ fn upstream_problems_are_described() {
             "health_check = { rise = 0 }\nservers =",
             "error: `rise` must be from 1 to 1000, not 0",
         ),
+        (
+            "\"10.0.0.2:80\"",
+            "{ address = \"10.0.0.2:80\", zone = \"a b\" }",
+            "error: the name of the zone contains ' '",
+        ),
+        (
+            "\"10.0.0.2:80\"",
+            "{ address = \"10.0.0.2:80\", zone = \"a\" }",
+            "warning: `zone` has no effect: the zone of the balancer is not set",
+        ),
+        (
+            "[[listener]]",
+            "[process]\nzone = \"east\"\n[[listener]]",
+            "warning: no server is in the zone `east`",
+        ),
         // Across tables
         (
             "source = \"10.0.0.0/8\"",

@@ -245,6 +245,7 @@ fn upstreams(upstreams: &[UpstreamSummary], style: &OutputStyle) -> String {
         ("SERVERS", Align::Right),
         ("AVAILABLE", Align::Right),
         ("OPEN", Align::Right),
+        ("ZONE", Align::Left),
     ]);
     for upstream in upstreams {
         let tone = match upstream.available {
@@ -257,6 +258,14 @@ fn upstreams(upstreams: &[UpstreamSummary], style: &OutputStyle) -> String {
             upstream.servers.to_string().into(),
             Cell(upstream.available.to_string(), tone),
             upstream.active.to_string().into(),
+            match &upstream.zone {
+                None => "-".into(),
+                Some(zone) if zone.preferred => (&*zone.name).into(),
+                Some(zone) => Cell(
+                    format!("all, less than half of {} is available", zone.name),
+                    Tone::Warning,
+                ),
+            },
         ]);
     }
     table.render(style)
@@ -277,7 +286,14 @@ pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
     for server in &servers.servers {
         let ready = server.state == AdminState::Ready.as_str();
         let up = server.health == "up";
-        let backup = if server.backup { " (backup)" } else { "" };
+        let zone = server.zone.as_ref().map(|zone| format!("zone {zone}"));
+        let notes = zone
+            .into_iter()
+            .chain(server.backup.then(|| "backup".to_owned()));
+        let mut notes = notes.collect::<Vec<_>>().join(", ");
+        if !notes.is_empty() {
+            notes = format!(" ({notes})");
+        }
         table.row(vec![
             format!("{}/{}", server.upstream, server.server).into(),
             Cell(
@@ -302,7 +318,7 @@ pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
             server.weight_text().into(),
             server.connections.to_string().into(),
             server.connect_failures.to_string().into(),
-            format!("{}{backup}", server.address).into(),
+            format!("{}{notes}", server.address).into(),
         ]);
     }
     let mut out = table.render(style);

@@ -19,6 +19,9 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     fn removed_servers(&self) -> Vec<(String, String, u64)>;
     /// All upstreams, and whether they are in panic mode.
     fn upstreams(&self) -> Vec<(String, bool)>;
+    /// Upstreams with servers both in the own zone and outside it, and whether new connections
+    /// are sent only to the own zone.
+    fn own_zones(&self) -> Vec<(String, bool)>;
     /// Certificate and CRL files. A file occurs once for each of its uses.
     fn file_validity(&self) -> Vec<FileValidity>;
     /// Open connections of each predecessor that still has some.
@@ -152,19 +155,25 @@ impl<O: Observed> Collect<O> {
     }
 
     fn encode_upstreams(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let upstreams = self.0.upstreams().into_iter();
-        let panic = upstreams.map(|(upstream, is_panicking)| {
-            (
-                UpstreamLabels { upstream },
-                ConstGauge::new(i64::from(is_panicking)),
-            )
-        });
+        let flags = |upstreams: Vec<(String, bool)>| {
+            upstreams.into_iter().map(|(upstream, flag)| {
+                let labels = UpstreamLabels { upstream };
+                (labels, ConstGauge::new(i64::from(flag)))
+            })
+        };
         family(
             encoder,
             "leastconn_upstream_panic",
             "1 while no server of an upstream is available, but some are ejected or down",
             MetricType::Gauge,
-            panic,
+            flags(self.0.upstreams()),
+        )?;
+        family(
+            encoder,
+            "leastconn_upstream_zone_preferred",
+            "1 while new connections are sent only to servers in the own zone, 0 while they are sent to all zones",
+            MetricType::Gauge,
+            flags(self.0.own_zones()),
         )
     }
 

@@ -19,6 +19,10 @@ impl Observed for FixedState {
         vec![("web".to_owned(), true)]
     }
 
+    fn own_zones(&self) -> Vec<(String, bool)> {
+        vec![("web".to_owned(), false)]
+    }
+
     fn file_validity(&self) -> Vec<FileValidity> {
         let validity = |file: &str, is_crl, ends| FileValidity {
             file: file.to_owned(),
