@@ -65,7 +65,7 @@ impl Resolver<'_> {
                     .problems
                     .warning(format!("no server is in the zone `{}`", own.value))
                     .at(own.span.clone());
-                match suggest::nearest(&own.value, zones.into_iter()) {
+                match suggest::nearest(&own.value, zones) {
                     Some(zone) => warning.help(format!("did you mean `{zone}`?")),
                     None => warning.note("the zone has no effect"),
                 };

@@ -92,9 +92,12 @@ async fn drained_server_keeps_open_connections() {
     // The log event contains the user ID of the `ctl` process.
     lb.wait_log(
         |event| {
-            let message = event["fields"]["message"].as_str().unwrap_or_default();
-            message.contains("set web/web1 from ready to drain")
-                && event["fields"]["uid"] == rustix::process::getuid().as_raw()
+            let fields = &event["fields"];
+            fields["command"] == "set_server_state"
+                && fields["server"] == "web1"
+                && fields["from"] == "ready"
+                && fields["to"] == "drain"
+                && fields["uid"] == rustix::process::getuid().as_raw()
         },
         DEADLINE,
     )

@@ -65,6 +65,7 @@ fn config(clients: Vec<Client>) -> Config {
         path: "leastconn.toml".into(),
         process: Process {
             auto_workers: true,
+            zone: None,
             watch: Default::default(),
             workers: NonZeroUsize::MIN,
             max_connections: None,

@@ -13,6 +13,7 @@ pub(super) fn upstream(name: &str, servers: &[&str]) -> (UpstreamId, Arc<Upstrea
     let upstream = Upstream::start(&leastconn_config::Upstream {
         id: id.clone(),
         servers: servers.iter().map(spec).collect(),
+        own_zone: None,
         balance: leastconn::Balance::default(),
         slow_start: Duration::ZERO,
         connect_timeout: Duration::from_secs(1),
