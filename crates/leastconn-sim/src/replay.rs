@@ -110,7 +110,7 @@ impl Replay {
                 balancer: connection.balancer,
             })
             .collect();
-        // The log is in the order in which connections have ended.
+        // A log is sorted by the end of connections.
         arrivals.sort_by_key(|arrival| arrival.at);
         let recorded = recorded(&servers, connections, begin, end);
         let site = Site {

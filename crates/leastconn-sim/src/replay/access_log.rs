@@ -21,7 +21,7 @@ pub struct Connection {
     pub hold: Duration,
     /// The client's address and port.
     pub source: String,
-    /// Number of the log in which the connection was recorded.
+    /// Position of the log that has the connection.
     pub balancer: usize,
 }
 

@@ -35,7 +35,7 @@ pub(super) enum Event {
     Change(usize),
 }
 
-/// Pending events. Events at the same time happen in the order in which they were added.
+/// Pending events. Simultaneous events happen in insertion order.
 #[derive(Debug, Default)]
 pub(super) struct Events {
     order: BinaryHeap<Reverse<(Duration, u64)>>,
