@@ -20,8 +20,8 @@ pub enum Measure {
     MostOpen,
     /// The longest time until a connection was established, in seconds.
     LongestWait,
-    /// New connections per second to the watched server: the maximum over all seconds, relative
-    /// to the server's fair share.
+    /// New connections per second to the watched server, relative to its fair share: the
+    /// maximum of the means over three seconds. The rate of one second is noisy.
     PeakRate,
     /// Open connections of the watched server this many seconds after its first connection, in
     /// percent of its fair share.
@@ -48,8 +48,8 @@ impl Measure {
         match self {
             // Average over the runs first: the maximum of one run is mostly noise.
             Self::PeakRate => seconds(outcomes)
-                .iter()
-                .map(|second| second.rate)
+                .windows(3)
+                .map(|window| mean(window.iter().map(|second| second.rate)))
                 .fold(0.0, f64::max),
             Self::ShareAfter(after) => seconds(outcomes)
                 .get(after.saturating_sub(1))
