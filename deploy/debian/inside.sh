@@ -403,7 +403,7 @@ ok 'purged: only keys and certificates of the administrator, and the user, remai
 
 # --- make install -------------------------------------------------------------------
 
-cp -a by-hand/. /
+cp -a installed/. /
 hash -r # forget the old path of the program
 if with_systemd; then
   systemd-sysusers leastconn.conf && systemd-tmpfiles --create leastconn.conf && systemctl daemon-reload

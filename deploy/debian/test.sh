@@ -84,7 +84,7 @@ tar -C "$ROOT" --exclude='./dev/*' -xf "$base"
 mkdir "$ROOT/test"
 cp "$PACKAGE" "$ROOT/test/leastconn-lb.deb"
 cp deploy/debian/inside.sh "$ROOT/test/"
-DESTDIR=$ROOT/test/by-hand deploy/install.sh >/dev/null
+DESTDIR=$ROOT/test/installed deploy/install.sh >/dev/null
 
 # --- with systemd --------------------------------------------------------------
 

@@ -45,8 +45,8 @@ def schemas(documents):
             try:
                 kubernetes_validate.validate(document, version, strict=True)
             except Exception as error:  # the package raises several types
-                says = (str(error) or type(error).__name__).splitlines()[0]
-                problems.append(f"{name}, Kubernetes {version}: {says}")
+                message = (str(error) or type(error).__name__).splitlines()[0]
+                problems.append(f"{name}, Kubernetes {version}: {message}")
 
 
 def restricted(pod, container):
@@ -90,8 +90,8 @@ def together(documents):
     selectors += [("PodDisruptionBudget", p["spec"]["selector"]["matchLabels"]) for p in by_kind["PodDisruptionBudget"]]
     selectors += [("NetworkPolicy", n["spec"]["podSelector"]["matchLabels"]) for n in by_kind["NetworkPolicy"]]
     selectors += [("spread", t["labelSelector"]["matchLabels"]) for t in pod["topologySpreadConstraints"]]
-    for who, selector in selectors:
-        expect(selector and selector.items() <= labels.items(), f"{who} selects {selector}, but pods have the labels {labels}")
+    for kind, selector in selectors:
+        expect(selector and selector.items() <= labels.items(), f"{kind} selects {selector}, but pods have the labels {labels}")
     for monitor in by_kind.get("ServiceMonitor", []):
         selector = monitor["spec"]["selector"]["matchLabels"]
         chosen = [s for s in by_kind["Service"] if selector.items() <= s["metadata"]["labels"].items()]
@@ -128,17 +128,17 @@ def together(documents):
     expect(set(volumes) == {mount["name"] for mount in mounts.values()}, "volumes and mounts differ")
     for mount in mounts.values():
         expect("subPath" not in mount, "files that are mounted by subPath are never updated")
-    there = {f"/etc/leastconn/conf/{key}" for key in ["leastconn.toml"]}
+    mounted = {f"/etc/leastconn/conf/{key}" for key in ["leastconn.toml"]}
     sources = volumes["tls"]["projected"]["sources"]
-    there |= {f"/etc/leastconn/tls/{item['path']}" for s in sources for item in next(iter(s.values()))["items"]}
+    mounted |= {f"/etc/leastconn/tls/{item['path']}" for s in sources for item in next(iter(s.values()))["items"]}
     wanted = set(re.findall(r'"(/etc/[^"]*)"', toml)) | {container["args"][-1]}
-    expect(wanted == there, f"the configuration names {sorted(wanted)}, but the mounted files are {sorted(there)}")
+    expect(wanted == mounted, f"the configuration names {sorted(wanted)}, but the mounted files are {sorted(mounted)}")
     expect(volumes["tls"]["projected"]["defaultMode"] == 0o440, "users outside the group can read the keys")
     expect("fsGroup" in pod["securityContext"], "fsGroup is missing, so the process cannot read the keys")
 
     # The directory of the admin socket is writable, and `ctl` finds the configuration.
-    room = mounts.get(str(pathlib.PurePath(setting(toml, "socket")).parent))
-    expect(room and "emptyDir" in volumes[room["name"]] and not room.get("readOnly"), "the directory of the admin socket is not writable")
+    run = mounts.get(str(pathlib.PurePath(setting(toml, "socket")).parent))
+    expect(run and "emptyDir" in volumes[run["name"]] and not run.get("readOnly"), "the directory of the admin socket is not writable")
     expect(container["args"][-1] == f"{container['workingDir']}/leastconn.toml", "ctl does not find the configuration")
     for certificate in by_kind.get("Certificate", []):
         expect(certificate["spec"]["secretName"] == sources[0]["secret"]["name"], "cert-manager writes another secret")

@@ -74,7 +74,7 @@ impl Upstream {
     /// may start without members.
     ///
     /// # Errors
-    /// If the first snapshot has two servers of the same name, or TLS rejects the configured
+    /// If the first member list has two servers of the same name, or TLS rejects the configured
     /// certificates.
     ///
     /// # Panics
@@ -117,7 +117,7 @@ impl Upstream {
         mut discover: impl Discover + 'static,
     ) -> Result<Self, UpstreamError> {
         let connector = new_connector(config)?;
-        let pool = match ready_snapshot(&mut discover) {
+        let pool = match ready_members(&mut discover) {
             Poll::Ready(Some(servers)) => pool.servers(servers),
             Poll::Ready(None) | Poll::Pending => pool,
         };
@@ -191,20 +191,20 @@ fn configured_source(config: &leastconn_config::Upstream) -> impl Discover + use
     StaticServers::new(config.servers.iter().cloned())
 }
 
-/// Polls the source once. Returns the snapshot if the source is ready.
-fn ready_snapshot(discover: &mut impl Discover) -> Poll<Option<Vec<ServerSpec>>> {
+/// Polls the source once. Returns the member list if the source is ready.
+fn ready_members(discover: &mut impl Discover) -> Poll<Option<Vec<ServerSpec>>> {
     let mut context = Context::from_waker(Waker::noop());
     pin!(discover.next()).poll(&mut context)
 }
 
-/// Applies further snapshots of the source. If there are none, no task is started, so no runtime is
-/// needed.
+/// Applies further member lists of the source. If there are none, no task is started, so no
+/// runtime is needed.
 fn follow_changes(
     tasks: &mut JoinSet<()>,
     pool: &Arc<Pool>,
     mut discover: impl Discover + 'static,
 ) {
-    match ready_snapshot(&mut discover) {
+    match ready_members(&mut discover) {
         Poll::Ready(None) => return,
         Poll::Ready(Some(servers)) => {
             let _ = pool.update(servers);

@@ -334,7 +334,7 @@ impl BalancerBuilder {
 
     /// Builds the balancer, starts its health checks, and takes its members from `discover`
     /// until the balancer is dropped. Servers that were [added](Self::server) are members
-    /// until `discover` yields its first snapshot. No server needs to be added.
+    /// until `discover` yields its first member list. No server needs to be added.
     ///
     /// # Errors
     /// If two servers have the same name.

@@ -4,11 +4,11 @@ use crate::{Pool, ServerSpec};
 
 /// A source of members, for example a file, a DNS name or a service registry.
 ///
-/// Yields snapshots of the whole membership. Each snapshot replaces the previous one.
-/// [`follow`] applies the snapshots to a pool.
+/// Yields complete member lists. Each list replaces the previous one. [`follow`] applies the
+/// lists to a pool.
 ///
 /// The implementation decides how to handle a failed lookup. An implementation should keep its
-/// last snapshot. If a server is missing from an answer, the implementation should remove the
+/// last list. If a server is missing from an answer, the implementation should remove the
 /// server only after a delay. Otherwise a failing resolver would take servers down.
 ///
 /// ```
@@ -26,12 +26,12 @@ use crate::{Pool, ServerSpec};
 /// }
 /// ```
 pub trait Discover: Send {
-    /// Waits for the next snapshot. The first call should complete as soon as the members are
+    /// Waits for the next member list. The first call should complete as soon as the members are
     /// known. Returns `None` if the membership will not change any more.
     ///
     /// # Cancel safety
     /// Implementations must be cancel safe: if the future is dropped, the next call returns
-    /// the snapshot that this call would have returned.
+    /// the list that this call would have returned.
     fn next(&mut self) -> impl Future<Output = Option<Vec<ServerSpec>>> + Send;
 }
 
@@ -41,12 +41,12 @@ impl<D: Discover> Discover for &mut D {
     }
 }
 
-/// A fixed list of servers, which yields a single snapshot.
+/// A fixed list of servers, which yields a single member list.
 #[derive(Clone, Debug, Default)]
 pub struct StaticServers(Option<Vec<ServerSpec>>);
 
 impl StaticServers {
-    /// Creates a source whose only snapshot contains these servers.
+    /// Creates a source whose only member list contains these servers.
     pub fn new(servers: impl IntoIterator<Item = ServerSpec>) -> Self {
         Self(Some(servers.into_iter().collect()))
     }
@@ -58,8 +58,8 @@ impl Discover for StaticServers {
     }
 }
 
-/// Applies the snapshots of `discover` to `pool` until there are no more. If the pool rejects
-/// a snapshot, the error is logged and the members do not change.
+/// Applies the member lists of `discover` to `pool` until there are no more. If the pool rejects
+/// a list, the error is logged and the members do not change.
 ///
 /// # Cancel safety
 /// Cancel safe.

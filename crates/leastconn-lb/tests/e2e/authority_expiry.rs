@@ -86,6 +86,8 @@ async fn expired_authority_ends_its_clients() {
     let before = lb.records().len();
     let _ = lb.client_with(&cert).tls12().connect(lb.main()).await;
     lb.expect_record(before, "expired_certificate").await;
+    drop(stays);
+    lb.quiet().await;
 }
 
 #[tokio::test]
@@ -104,6 +106,8 @@ async fn connections_may_outlive_their_authority() {
     assert_eq!(roundtrip(&mut kept, b"on").await.unwrap(), b"on");
     assert_eq!(lb.reload(&lb.config()).await, "applied");
     assert_eq!(roundtrip(&mut kept, b"on").await.unwrap(), b"on");
+    drop(kept);
+    lb.quiet().await;
 }
 
 #[tokio::test]
@@ -123,6 +127,7 @@ async fn expired_intermediate_ends_its_clients() {
         detail.starts_with("the intermediate `CN=below` that the client sent expired at "),
         "{detail}"
     );
+    lb.quiet().await;
 }
 
 #[tokio::test]
@@ -156,4 +161,6 @@ async fn server_of_an_expired_authority_is_refused() {
         detail.contains("the authority `CN=brief` above the server's certificate expired at "),
         "{detail}"
     );
+    drop(stream);
+    lb.quiet().await;
 }

@@ -40,12 +40,7 @@ async fn expired_crl_is_reported_everywhere() {
         "{detail}"
     );
     lb.wait_log(
-        |line| {
-            let message = line["message"]
-                .as_str()
-                .or(line["fields"]["message"].as_str());
-            message.is_some_and(|message| message.starts_with("CRL expired"))
-        },
+        |line| message(line).starts_with("CRL expired"),
         DEADLINE,
     )
     .await;
@@ -93,6 +88,8 @@ async fn expired_crl_is_reported_everywhere() {
         stream.map(drop).map_err(|error| error.to_string())
     });
     admitted.await.unwrap();
+    drop(open);
+    lb.quiet().await;
 }
 
 #[tokio::test]
@@ -123,4 +120,5 @@ async fn expired_crl_does_not_block_other_issuers() {
     assert_eq!(lb.reload(&lb.config()).await, "applied");
     refused(&lb.client_with(&second), lb.main()).await;
     lb.expect_record(2, "revoked_certificate").await;
+    lb.quiet().await;
 }

@@ -34,6 +34,7 @@ async fn newest_crl_decides_in_any_order() {
         refused(&lb.client_with(&revoked), lb.main()).await;
         lb.expect_record(0, "revoked_certificate").await;
         assert!(is_served(&lb, &lb.ca().leaf(CLIENT1).build()).await);
+        lb.quiet().await;
     }
 }
 
@@ -63,16 +64,11 @@ async fn crl_appended_to_the_file_revokes() {
     lb.wait_records(2).await;
     lb.expect_record(1, "revoked_certificate").await;
     lb.wait_log(
-        |line| {
-            let message = line["message"]
-                .as_str()
-                .or(line["fields"]["message"].as_str());
-            message
-                .is_some_and(|message| message.contains("is older than another one and is ignored"))
-        },
+        |line| message(line).contains("is older than another one and is ignored"),
         DEADLINE,
     )
     .await;
+    lb.quiet().await;
 }
 
 #[tokio::test]
@@ -94,6 +90,7 @@ async fn rekeyed_authority_has_a_crl_per_key() {
     for ca in [lb.ca(), &new] {
         assert!(is_served(&lb, &ca.leaf(CLIENT1).build()).await);
     }
+    lb.quiet().await;
 }
 
 #[tokio::test]
@@ -130,6 +127,7 @@ async fn revoked_intermediate_of_client_ca_ends_its_clients() {
         lb.expect_record(2 + position, "revoked_certificate").await;
     }
     assert!(is_served(&lb, &beside.leaf(CLIENT1).build()).await);
+    lb.quiet().await;
 }
 
 #[tokio::test]
@@ -155,4 +153,5 @@ async fn partition_does_not_cover_certificates_without_point() {
         .leaf(CLIENT1)
         .crl_distribution_point("http://crl.example/1.crl");
     assert!(is_served(&lb, &covered.build()).await);
+    lb.quiet().await;
 }

@@ -142,9 +142,9 @@ async fn admin_answers_without_free_descriptors() {
     for _ in 0..200 {
         silent.push(tcp(lb.main()).await);
     }
-    let active = r#"leastconn_connections_total{listener="main",outcome="overloaded"}"#;
+    let overloaded = r#"leastconn_connections_total{listener="main",outcome="overloaded"}"#;
     let start = lb.metrics().await;
-    assert!(start.contains_key(&leastconn_testkit::metrics::normalise(active)));
+    assert!(start.contains_key(&leastconn_testkit::metrics::normalise(overloaded)));
     assert_eq!(lb.http_get("/healthz").await.0, 200);
     assert_eq!(lb.http_get("/readyz").await.0, 200);
     assert!(lb.open_fds() < 100);

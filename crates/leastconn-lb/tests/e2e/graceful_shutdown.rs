@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
-use leastconn_testkit::{Behaviour, DEADLINE, Signal, Upstream, eventually, within};
+use leastconn_testkit::{Behaviour, DEADLINE, Signal, Upstream, eventually};
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
@@ -232,5 +232,5 @@ async fn usr1_reopens_the_access_log() {
     );
     lb.quiet().await;
     lb.signal(Signal::TERM);
-    within(DEADLINE, "the end", lb.wait_exit(DEADLINE)).await;
+    lb.wait_exit(DEADLINE).await;
 }

@@ -58,6 +58,7 @@ async fn health_checks_use_mutual_tls() {
                 web.set_behaviour(ill);
                 lb.wait_metric(UP, 0.0, DEADLINE).await;
             }
+            lb.quiet().await;
         }
     }
 }
@@ -103,9 +104,10 @@ async fn wrong_certificate_takes_the_server_down() {
                 drop(tcp(lb.address("plain")).await);
                 lb.expect_record(0, "no_server_available").await;
                 web.wait_accepted(asked + 2).await;
-                let reason = lb.stderr();
-                let warnings = reason.matches("server TLS failed").count();
-                assert_eq!(warnings, 1, "{version} {what}: {reason}");
+                let log = lb.stderr();
+                let warnings = log.matches("server TLS failed").count();
+                assert_eq!(warnings, 1, "{version} {what}: {log}");
+                lb.quiet().await;
             }
         }
     }

@@ -17,13 +17,13 @@ const SLOW: usize = 4000;
 /// Limits the address space of the program to `mib` MiB.
 fn limit_memory(command: &mut Command, mib: u64) {
     let bytes = mib << 20;
-    let mut limit_memory = Command::new("prlimit");
-    limit_memory
+    let mut limited = Command::new("prlimit");
+    limited
         .arg(format!("--as={bytes}:{bytes}"))
         .arg(BIN)
         .args(command.get_args());
-    limit_memory.current_dir(command.get_current_dir().unwrap());
-    *command = limit_memory;
+    limited.current_dir(command.get_current_dir().unwrap());
+    *command = limited;
 }
 
 /// Starts a server that sends without end.

@@ -295,4 +295,5 @@ async fn shutdown_ends_waiting_connections() {
     lb.signal(Signal::TERM);
     let _ = read_to_close(&mut client).await;
     lb.expect_record(0, "drained").await;
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(1));
 }

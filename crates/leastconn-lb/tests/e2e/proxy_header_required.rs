@@ -75,13 +75,13 @@ async fn invalid_header_is_refused_and_described() {
             ),
             (&forged, "PROXY header with a wrong checksum"),
         ];
-        for (n, (bytes, said)) in cases.iter().enumerate() {
+        for (n, (bytes, expected)) in cases.iter().enumerate() {
             let mut stream = tcp(lb.main()).await;
             // The balancer may close the connection before the client has sent everything. It
             // detects the error without a FIN, which this client does not send.
             let _ = stream.write_all(bytes).await;
             let _ = read_to_close(&mut stream).await;
-            assert_eq!(detail(&lb, n).await, *said);
+            assert_eq!(detail(&lb, n).await, *expected);
         }
         lb.quiet().await;
     }

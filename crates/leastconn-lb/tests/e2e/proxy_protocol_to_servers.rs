@@ -232,8 +232,8 @@ async fn second_balancer_forwards_the_original_source(records: Records) {
         let stream = Prefixed::new(tcp(outer.main()).await, header);
         let client = inner.client(CLIENT1).tls13();
         let line = reported_header(client.handshake(stream, "localhost").await.unwrap()).await;
-        let ends = "v2 192.0.2.7:4660 198.51.100.1:443 02=";
-        assert!(line.starts_with(ends), "{line}");
+        let start = "v2 192.0.2.7:4660 198.51.100.1:443 02=";
+        assert!(line.starts_with(start), "{line}");
         assert!(line.contains(&tlv(0x22, CLIENT1)), "{line}");
         for record in [
             inner.expect_record(n, "ok").await,
@@ -340,8 +340,8 @@ async fn header_precedes_upstream_tls() {
         let stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
         let source = stream.get_ref().0.local_addr().unwrap();
         let line = reported_header(stream).await;
-        let ends = format!("v2 {source} {} 02=", lb.main());
-        assert!(line.starts_with(&ends), "{line}");
+        let start = format!("v2 {source} {} 02=", lb.main());
+        assert!(line.starts_with(&start), "{line}");
         assert!(line.contains(&tlv(0x22, CLIENT1)), "{line}");
         lb.expect_record(0, "ok").await;
         lb.quiet().await;

@@ -114,4 +114,5 @@ async fn access_filter_leaves_out_unidentified_clients() {
     assert_eq!(lb.reload(&all).await, "applied");
     drop(tcp(lb.main()).await);
     lb.expect_record(1, "handshake_failed").await;
+    lb.quiet().await;
 }

@@ -37,8 +37,8 @@ async fn is_confined(lb: &Balancer) -> bool {
 async fn wait_message(lb: &Running, level: &str, parts: &[&str]) {
     lb.wait_log(
         |event| {
-            let wait_message = event["fields"]["message"].as_str().unwrap_or_default();
-            event["level"] == level && parts.iter().all(|part| wait_message.contains(part))
+            let message = event["fields"]["message"].as_str().unwrap_or_default();
+            event["level"] == level && parts.iter().all(|part| message.contains(part))
         },
         DEADLINE,
     )
@@ -275,10 +275,10 @@ async fn access_log_is_rotated_inside_the_sandbox() {
         fs::rename(&log, log.with_extension(rotation.to_string())).unwrap();
         lb.signal(Signal::USR1);
         eventually(DEADLINE, || async {
-            let wait_message = lb.stderr().matches("reopening log files").count();
-            (wait_message == rotation)
+            let count = lb.stderr().matches("reopening log files").count();
+            (count == rotation)
                 .then_some(())
-                .ok_or(format!("{wait_message} times"))
+                .ok_or(format!("{count} times"))
         })
         .await
         .unwrap();

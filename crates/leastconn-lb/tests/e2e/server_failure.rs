@@ -83,7 +83,7 @@ async fn refused_connect_is_retried_on_another_server() {
     };
     progress(50).await.unwrap();
     {
-        let _nobody_greets = greeting.write().await;
+        let _no_greeting = greeting.write().await;
         servers[0].stop(OpenConnections::Keep).await;
     }
     lb.wait_metric(&up("web1"), 0.0, DEADLINE).await;

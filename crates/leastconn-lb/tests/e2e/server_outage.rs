@@ -87,6 +87,7 @@ async fn down_server_shows_reason_and_since() {
     assert!(web2(&lb, "up").await["outage"].is_null());
     let shown = ctl(&lb, &["servers"]).await.ok();
     assert!(!shown.contains("web/web2 is"), "{shown}");
+    lb.quiet().await;
 }
 
 #[tokio::test]
@@ -106,4 +107,5 @@ async fn ejected_server_shows_the_connect_error() {
         shown.contains("servers down") && shown.contains("web/web2 is ejected since"),
         "{shown}"
     );
+    lb.quiet().await;
 }

@@ -147,8 +147,8 @@ async fn self_signed_certificate_covers_one_server() {
             .self_signed()
             .build()
     };
-    let (listed, other) = (own(), own());
-    let forged = TestCa::from_leaf(&listed)
+    let (trusted, other) = (own(), own());
+    let forged = TestCa::from_leaf(&trusted)
         .leaf("web")
         .dns("web.internal")
         .build();
@@ -161,8 +161,8 @@ async fn self_signed_certificate_covers_one_server() {
         .build();
     for (version, spoken) in VERSIONS {
         for (cert, with_authority, expected) in [
-            (&listed, false, None),
-            (&listed, true, None),
+            (&trusted, false, None),
+            (&trusted, true, None),
             (&issued, true, None),
             (
                 &issued,
@@ -187,7 +187,7 @@ async fn self_signed_certificate_covers_one_server() {
                 &[NO_PROBES, NO_EJECTION, MUTUAL],
                 &[entry("web1", web.addr(), "")],
             );
-            let mut authorities = listed.cert_pem.clone() + &elsewhere.cert_pem;
+            let mut authorities = trusted.cert_pem.clone() + &elsewhere.cert_pem;
             if with_authority {
                 authorities += &servers.ca.cert_pem();
             }
@@ -231,8 +231,8 @@ async fn self_signed_server_needs_no_crl() {
     );
     let authorities = own.cert_pem.clone() + &servers.ca.cert_pem();
     std::fs::write(site.dir.path().join("servers.crt"), authorities).unwrap();
-    let list = site.dir.path().join("servers.crl");
-    std::fs::write(list, servers.ca.crl(&[])).unwrap();
+    let crl = site.dir.path().join("servers.crl");
+    std::fs::write(crl, servers.ca.crl(&[])).unwrap();
     let lb = site.start().await;
     let mut names = [greeting(&lb).await.0, greeting(&lb).await.0];
     names.sort_unstable();

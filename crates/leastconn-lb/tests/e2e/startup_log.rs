@@ -43,4 +43,5 @@ async fn startup_log_names_version_addresses_and_servers() {
     ] {
         assert!(log.contains(text), "{text} is missing in:\n{log}");
     }
+    lb.quiet().await;
 }

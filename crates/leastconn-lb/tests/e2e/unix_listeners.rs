@@ -142,6 +142,7 @@ async fn reload_opens_changes_and_closes_sockets() {
     assert!(other.exists());
     drop(open);
     lb.wait_records(3).await;
+    lb.quiet().await;
 }
 
 #[tokio::test]

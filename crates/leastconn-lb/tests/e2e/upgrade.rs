@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::ctl::{SOCKET, ctl};
 use crate::support::upgrading::{
-    message, open_files, quiet, signal, start, upgrade, wait_process_exit,
+    message, open_files, quiet, shut_down_all, signal, start, upgrade, wait_process_exit,
 };
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, talk, tcp};
 
@@ -253,6 +253,7 @@ async fn down_server_is_known_before_the_first_connection() {
         let failures = "leastconn_server_connect_failures_total{server=\"dead\",upstream=\"web\"}";
         assert_eq!(metrics.get(failures).copied().unwrap_or(0.0), 0.0);
     }
+    shut_down_all(&lb, pid).await;
 }
 
 /// Overrides are handed over to the new process. `ctl` reaches the new process at the same

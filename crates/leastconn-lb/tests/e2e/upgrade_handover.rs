@@ -39,8 +39,8 @@ async fn open(lb: &Running) -> TlsStream<TcpStream> {
 
 async fn begin_upgrade(lb: &Running) {
     signal(lb.pid(), Signal::USR2);
-    let begin_upgrade = |event: &_| message(event).starts_with("starting successor process");
-    lb.wait_log(begin_upgrade, DEADLINE).await;
+    let is_begin = |event: &_| message(event).starts_with("starting successor process");
+    lb.wait_log(is_begin, DEADLINE).await;
 }
 
 /// A reload during an upgrade must reach the new process, even if the new process has already

@@ -82,15 +82,15 @@ async fn half_close_works_in_both_directions(records: Records) {
         web.set_behaviour(Behaviour::Source {
             bytes: BLOCK as u64,
         });
-        let mut accept_one = tcp(lb.address("plain")).await;
-        let received = read_to_close(&mut accept_one).await.unwrap();
+        let mut stream = tcp(lb.address("plain")).await;
+        let received = read_to_close(&mut stream).await.unwrap();
         assert!(
             received == pattern(0, BLOCK),
             "{version}: {}",
             received.len()
         );
-        accept_one.write_all(&pattern(7, BLOCK)).await.unwrap();
-        accept_one.shutdown().await.unwrap();
+        stream.write_all(&pattern(7, BLOCK)).await.unwrap();
+        stream.shutdown().await.unwrap();
         let record = lb.expect_record(1, "ok").await;
         assert_eq!(record["bytes_received"], BLOCK);
 

@@ -191,8 +191,8 @@ async fn haproxy_health_checks_with_local_headers() {
         site.address()
     );
     let haproxy = Daemon::haproxy(site.certs.dir(), &section, &[&port]).await;
-    let output = |record: &serde_json::Value| record["outcome"] != "ok";
-    let record = site.balancer.wait_record(output, DEADLINE).await;
+    let is_refused = |record: &serde_json::Value| record["outcome"] != "ok";
+    let record = site.balancer.wait_record(is_refused, DEADLINE).await;
     assert_eq!(record["outcome"], "handshake_failed", "{record}");
     assert!(record["source"].as_str().unwrap().starts_with("127.0.0.1:"));
     assert_eq!(record.get("proxy"), None, "{record}");
