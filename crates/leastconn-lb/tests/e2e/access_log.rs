@@ -64,7 +64,8 @@ fn has_documented_type(field: &str, value: &Value) -> bool {
     }
 }
 
-const ALWAYS: [&str; 8] = [
+/// Fields of each record.
+pub(crate) const ALWAYS: [&str; 8] = [
     "time",
     "connection",
     "listener",

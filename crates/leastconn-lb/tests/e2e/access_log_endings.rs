@@ -9,20 +9,10 @@ use leastconn_testkit::{Behaviour, DEADLINE, TestCa, TlsClient, Upstream};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
+use crate::access_log::ALWAYS;
 use crate::support::{
     CLIENT1, NO_PROBES, Running, Site, TLS, cn, entry, refused, refusing_address, reset, talk, tcp,
 };
-
-const ALWAYS: [&str; 8] = [
-    "time",
-    "connection",
-    "listener",
-    "source",
-    "bytes_received",
-    "bytes_sent",
-    "duration_ms",
-    "outcome",
-];
 
 /// Fields of a connection whose TLS handshake succeeded, with SNI and a client
 /// certificate.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use leastconn_testkit::client::{alert, read_line, read_to_close, roundtrip};
+use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::{Behaviour, Cert, DEADLINE, TestCa, Upstream, eventually};
 use rustls::AlertDescription as Alert;
 
 use crate::support::tls_servers::Servers;
-use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, entries, tcp};
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, entries, eventually_refused, tcp};
 
 const DAY: i64 = 86_400;
 
@@ -27,16 +27,8 @@ async fn start(web: &Upstream, authorities: &[&TestCa], line: &str) -> Running {
 
 /// Waits until a client is refused, and returns the record.
 async fn refusal(lb: &Running, cert: &Cert) -> serde_json::Value {
-    let seen = eventually(DEADLINE, || async {
-        match lb.client_with(cert).tls12().connect(lb.main()).await {
-            Ok(stream) => Err(format!(
-                "the client was admitted: {:?}",
-                crate::support::talk(stream).await
-            )),
-            Err(error) => Ok(alert(&error)),
-        }
-    });
-    assert_eq!(seen.await.unwrap(), Some(Alert::CertificateExpired));
+    let alert = eventually_refused(&lb.client_with(cert), lb.main()).await;
+    assert_eq!(alert, Some(Alert::CertificateExpired));
     let refused = |record: &serde_json::Value| {
         record["outcome"] == "expired_certificate" && record.get("server").is_none()
     };

@@ -1,10 +1,12 @@
 //! Each kind of bad client certificate is refused with its own reason code and TLS alert,
 //! before any server is dialled.
 
-use leastconn_testkit::{DEADLINE, TestCa, TlsClient, Upstream, client::alert, eventually};
+use leastconn_testkit::{DEADLINE, TestCa, TlsClient, Upstream, client::alert};
 use rustls::AlertDescription as Alert;
 
-use crate::support::{CLIENT1, Records, Running, Site, TLS, both_record_layers, refused, talk};
+use crate::support::{
+    CLIENT1, Records, Running, Site, TLS, both_record_layers, eventually_refused, refused, talk,
+};
 
 both_record_layers! {
     #[tokio::test]
@@ -201,15 +203,8 @@ async fn cached_verification_does_not_outlive_expiry(records: Records) {
     }
     for (listener, client, outcome, expected) in cases {
         let addr = lb.address(listener);
-        let refusal = eventually(DEADLINE, || async {
-            let stream = client.clone().tls12().connect(addr).await;
-            match stream {
-                // The balancer may close the connection during the exchange.
-                Ok(stream) => Err(format!("the client was admitted: {:?}", talk(stream).await)),
-                Err(error) => Ok(alert(&error)),
-            }
-        });
-        assert_eq!(refusal.await.unwrap(), Some(expected), "{outcome}");
+        let alert = eventually_refused(&client, addr).await;
+        assert_eq!(alert, Some(expected), "{outcome}");
         lb.wait_record(|record| record["outcome"] == outcome, DEADLINE)
             .await;
     }

@@ -1,12 +1,8 @@
 //! Clients that are admitted by their public key, without an authority.
 
-use std::process::Command;
-
 use leastconn_testkit::{Cert, Upstream};
 
-use crate::support::{
-    BIN, CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, spki, talk,
-};
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, spki, talk};
 
 fn pinned_only(pins: &[&Cert]) -> String {
     let pins: Vec<_> = pins
@@ -23,18 +19,7 @@ fn pinned_only(pins: &[&Cert]) -> String {
 fn explained(lb: &Running, cert: &Cert) -> String {
     let path = lb.dir().join("explained.crt");
     std::fs::write(&path, &cert.cert_pem).unwrap();
-    let output = Command::new(BIN)
-        .args(["explain", "--json", "--config"])
-        .arg(lb.dir().join("leastconn.toml"))
-        .arg("--cert")
-        .arg(&path)
-        .output()
-        .unwrap();
-    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    answer["listeners"][0]["outcome"]
-        .as_str()
-        .unwrap()
-        .to_owned()
+    lb.explain(&path)["outcome"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]

@@ -2,12 +2,13 @@
 
 use std::process::Command;
 
-use leastconn_testkit::client::{alert, read_line, roundtrip};
+use leastconn_testkit::client::{read_line, roundtrip};
 use leastconn_testkit::{DEADLINE, TestCa, Upstream, eventually};
 use rustls::AlertDescription as Alert;
 use serde_json::Value;
 
-use crate::support::{BIN, CLIENT1, Site, refused, talk};
+use crate::support::upgrading::message;
+use crate::support::{BIN, CLIENT1, Site, eventually_refused, refused};
 
 #[tokio::test]
 async fn expired_crl_is_reported_everywhere() {
@@ -24,13 +25,8 @@ async fn expired_crl_is_reported_everywhere() {
     let mut open = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     read_line(&mut open).await.unwrap();
 
-    let refusal = eventually(DEADLINE, || async {
-        match lb.client(CLIENT1).tls12().connect(lb.main()).await {
-            Ok(stream) => Err(format!("the client was admitted: {:?}", talk(stream).await)),
-            Err(error) => Ok(alert(&error)),
-        }
-    });
-    assert_eq!(refusal.await.unwrap(), Some(Alert::UnknownCA));
+    let alert = eventually_refused(&lb.client(CLIENT1), lb.main()).await;
+    assert_eq!(alert, Some(Alert::UnknownCA));
     let record = lb
         .wait_record(|record| record["outcome"] == "crl_expired", DEADLINE)
         .await;
@@ -39,11 +35,8 @@ async fn expired_crl_is_reported_everywhere() {
         detail.starts_with("the CRL of `CN=test CA` in \"ca.crl\" expired at "),
         "{detail}"
     );
-    lb.wait_log(
-        |line| message(line).starts_with("CRL expired"),
-        DEADLINE,
-    )
-    .await;
+    lb.wait_log(|line| message(line).starts_with("CRL expired"), DEADLINE)
+        .await;
     assert_eq!(
         roundtrip(&mut open, b"on").await.unwrap(),
         b"on",

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use leastconn_testkit::{DEADLINE, TestCa, Upstream};
 
+use crate::support::upgrading::message;
 use crate::support::{CLIENT1, FILE_LOAD_TIME, Running, Site, refused, talk};
 
 async fn is_served(lb: &Running, cert: &leastconn_testkit::Cert) -> bool {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use leastconn_testkit::Upstream;
 
-use crate::support::{BIN, NO_PROBES, Running, Site, TLS, cn, entries};
+use crate::support::{NO_PROBES, Running, Site, TLS, cn, entries};
 
 const CLIENT: &str = "c1.lb.com";
 
@@ -26,18 +26,8 @@ fn sh(dir: &Path, command: &str) -> String {
 
 /// Returns the outcome and the detail that `explain` predicts for `c.crt`.
 fn explained(lb: &Running) -> (String, String) {
-    let output = Command::new(BIN)
-        .args(["explain", "--json", "--config"])
-        .arg(lb.dir().join("leastconn.toml"))
-        .arg("--cert")
-        .arg(lb.dir().join("c.crt"))
-        .output()
-        .unwrap();
-    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let of = |key: &str| {
-        let text = answer["listeners"][0][key].as_str();
-        text.unwrap_or_default().to_owned()
-    };
+    let answer = lb.explain(&lb.dir().join("c.crt"));
+    let of = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
     (of("outcome"), of("detail"))
 }
 

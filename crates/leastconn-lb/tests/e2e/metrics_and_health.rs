@@ -3,27 +3,8 @@
 use leastconn_testkit::client::read_line;
 use leastconn_testkit::{Behaviour, DEADLINE, Upstream, metrics};
 
+use crate::metrics_documentation::CONTRACT;
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, entries, refused, talk};
-
-/// Metric families that other programs rely on, with their types.
-const FAMILIES: [(&str, &str); 16] = [
-    ("leastconn_connections_total", "counter"),
-    ("leastconn_connections_active", "gauge"),
-    ("leastconn_handshakes_active", "gauge"),
-    ("leastconn_handshakes_waiting", "gauge"),
-    ("leastconn_handshake_seconds", "histogram"),
-    ("leastconn_client_connections_total", "counter"),
-    ("leastconn_client_connections_active", "gauge"),
-    ("leastconn_server_connections_total", "counter"),
-    ("leastconn_server_connections_active", "gauge"),
-    ("leastconn_server_up", "gauge"),
-    ("leastconn_server_connect_seconds", "histogram"),
-    ("leastconn_server_connect_failures_total", "counter"),
-    ("leastconn_bytes_total", "counter"),
-    ("leastconn_config_reloads_total", "counter"),
-    ("leastconn_certificate_not_after_seconds", "gauge"),
-    ("leastconn_build_info", "gauge"),
-];
 
 #[tokio::test]
 async fn documented_metrics_exist_with_their_labels() {
@@ -52,7 +33,7 @@ async fn documented_metrics_exist_with_their_labels() {
 
     let (status, text) = lb.http_get("/metrics").await;
     assert_eq!(status, 200);
-    for (name, kind) in FAMILIES {
+    for (name, kind, _) in CONTRACT {
         assert!(
             text.contains(&format!("# TYPE {name} {kind}\n")),
             "{name} in:\n{text}"

@@ -18,7 +18,7 @@ use crate::support::{
 type Family = (String, String, BTreeSet<String>);
 
 /// Metrics that other programs rely on, with exactly these labels.
-const CONTRACT: [(&str, &str, &[&str]); 16] = [
+pub(crate) const CONTRACT: [(&str, &str, &[&str]); 17] = [
     (
         "leastconn_connections_total",
         "counter",
@@ -26,6 +26,7 @@ const CONTRACT: [(&str, &str, &[&str]); 16] = [
     ),
     ("leastconn_connections_active", "gauge", &["listener"]),
     ("leastconn_handshakes_active", "gauge", &["listener"]),
+    ("leastconn_handshakes_waiting", "gauge", &["listener"]),
     ("leastconn_handshake_seconds", "histogram", &[]),
     (
         "leastconn_client_connections_total",

@@ -5,9 +5,9 @@ use leastconn_testkit::{
     Upstream,
     client::{read_line, read_to_close},
 };
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::net::TcpStream;
 
-use crate::support::{NO_PROBES, Running, Site, entries, tcp};
+use crate::support::{NO_PROBES, Running, Site, connect_proxied, entries};
 
 async fn start(web: &Upstream, lines: &str) -> Running {
     let lines = [
@@ -31,13 +31,7 @@ async fn start(web: &Upstream, lines: &str) -> Running {
 
 /// Connects with a proxied address. Returns `None` if the connection was refused.
 async fn connect_as(lb: &Running, source: &str) -> Option<TcpStream> {
-    let (family, local) = match source.contains(':') {
-        true => ("TCP6", "2001:db8:ffff::1"),
-        false => ("TCP4", "198.51.100.1"),
-    };
-    let mut stream = tcp(lb.main()).await;
-    let header = format!("PROXY {family} {source} {local} 4660 443\r\n");
-    stream.write_all(header.as_bytes()).await.unwrap();
+    let mut stream = connect_proxied(lb.main(), source).await;
     if read_line(&mut stream)
         .await
         .is_ok_and(|line| !line.is_empty())

@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use crate::support::{
-    CLIENT1, NO_PROBES, Records, Running, Site, TLS, both_record_layers, client_hello, cn, entries,
-    talk, tcp,
+    CLIENT1, NO_PROBES, Records, Running, Site, TLS, both_record_layers, client_hello, cn,
+    connect_proxied, entries, talk,
 };
 
 both_record_layers! {
@@ -42,22 +42,9 @@ async fn start(records: Records, web: &Upstream, max_handshakes: usize) -> Runni
         .await
 }
 
-async fn connect_as(lb: &Running, source: &str) -> TcpStream {
-    let family = if source.contains(':') { "TCP6" } else { "TCP4" };
-    let local = if source.contains(':') {
-        "2001:db8:ffff::1"
-    } else {
-        "198.51.100.1"
-    };
-    let mut stream = tcp(lb.main()).await;
-    let header = format!("PROXY {family} {source} {local} 4660 443\r\n");
-    stream.write_all(header.as_bytes()).await.unwrap();
-    stream
-}
-
 /// Sends a ClientHello, reads the first byte of the answer and then sends nothing more.
 async fn stall(lb: &Running, source: &str) -> TcpStream {
-    let mut stream = connect_as(lb, source).await;
+    let mut stream = connect_proxied(lb.main(), source).await;
     stream.write_all(&client_hello(lb.ca())).await.unwrap();
     let answered = stream.read_u8();
     within(DEADLINE, "an answer", answered).await.unwrap();
@@ -65,7 +52,7 @@ async fn stall(lb: &Running, source: &str) -> TcpStream {
 }
 
 async fn assert_served_as(lb: &Running, source: &str) {
-    let stream = connect_as(lb, source).await;
+    let stream = connect_proxied(lb.main(), source).await;
     let client = lb.client(CLIENT1);
     let served = async { talk(client.handshake(stream, "localhost").await?).await };
     within(DEADLINE, "being served", served).await.unwrap();
@@ -124,7 +111,7 @@ async fn parked_handshake_resumes_when_its_client_answers(records: Records) {
     // While the slow client does not answer, other clients use the only permit.
     let (near, mut far) = tokio::io::duplex(64 * 1024);
     let slow = tokio::spawn(async move { talk(client.handshake(near, "localhost").await?).await });
-    let mut stream = connect_as(&lb, "203.0.113.1").await;
+    let mut stream = connect_proxied(lb.main(), "203.0.113.1").await;
     let mut hello = vec![0; 16 * 1024];
     let count = far.read(&mut hello).await.unwrap();
     stream.write_all(&hello[..count]).await.unwrap();

@@ -14,7 +14,10 @@ pub(crate) mod upgrading;
 
 use std::time::Duration;
 
-pub(crate) use net::{client_hello, connect_from, listen, refused, reset, talk, tcp, wait_refused};
+pub(crate) use net::{
+    client_hello, connect_from, connect_proxied, eventually_refused, listen, refused, reset, talk,
+    tcp, wait_refused,
+};
 pub(crate) use running::Running;
 pub(crate) use site::{
     Site, cn, entries, entry, many_clients, named_servers, refusing_address, spki,

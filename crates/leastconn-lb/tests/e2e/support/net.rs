@@ -30,6 +30,21 @@ pub(crate) async fn refused(client: &TlsClient, addr: SocketAddr) -> Option<Aler
     Some(alert(&error).unwrap_or_else(|| panic!("expected an alert, got {error}")))
 }
 
+/// Connects a client with TLS 1.2 until its handshake fails, and returns the alert.
+pub(crate) async fn eventually_refused(
+    client: &TlsClient,
+    addr: SocketAddr,
+) -> Option<AlertDescription> {
+    let refusal = eventually(DEADLINE, || async {
+        match client.clone().tls12().connect(addr).await {
+            // The balancer may close the connection during the exchange.
+            Ok(stream) => Err(format!("the client was admitted: {:?}", talk(stream).await)),
+            Err(error) => Ok(alert(&error)),
+        }
+    });
+    refusal.await.unwrap()
+}
+
 /// Exchanges data with a server that sends its name and then echoes. Closes the connection
 /// in order, and returns the name.
 pub(crate) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<String> {
@@ -40,6 +55,19 @@ pub(crate) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io
     stream.shutdown().await?;
     assert!(read_to_close(&mut stream).await?.is_empty());
     Ok(name)
+}
+
+/// Connects without TLS, and sends a PROXY header with the address `source`.
+pub(crate) async fn connect_proxied(addr: SocketAddr, source: &str) -> TcpStream {
+    use tokio::io::AsyncWriteExt;
+    let (family, local) = match source.contains(':') {
+        true => ("TCP6", "2001:db8:ffff::1"),
+        false => ("TCP4", "198.51.100.1"),
+    };
+    let mut stream = tcp(addr).await;
+    let header = format!("PROXY {family} {source} {local} 4660 443\r\n");
+    stream.write_all(header.as_bytes()).await.unwrap();
+    stream
 }
 
 /// Connects without TLS.

@@ -7,7 +7,7 @@ use std::path::Path;
 use leastconn_testkit::{Balancer, Cert, DEADLINE, Signal, TestCa, TlsClient, eventually, metrics};
 use serde_json::Value;
 
-use super::{FILE_LOAD_TIME, Site};
+use super::{BIN, FILE_LOAD_TIME, Site};
 
 /// A running balancer with its [`Site`].
 pub(crate) struct Running {
@@ -90,6 +90,19 @@ impl Running {
         let line = status.lines().find(|line| line.starts_with("VmRSS:"));
         let value = line.unwrap().split_whitespace().nth(1);
         value.unwrap().parse().unwrap()
+    }
+
+    /// Returns what `explain` predicts for the certificate in this file at the first listener.
+    pub(crate) fn explain(&self, cert: &Path) -> Value {
+        let output = std::process::Command::new(BIN)
+            .args(["explain", "--json", "--config"])
+            .arg(self.dir().join("leastconn.toml"))
+            .arg("--cert")
+            .arg(cert)
+            .output()
+            .unwrap();
+        let mut answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        answer["listeners"][0].take()
     }
 
     /// A client with a new certificate for this common name.
