@@ -93,3 +93,61 @@ fn escape(text: &str) -> String {
         .replace('<', "&lt;")
         .replace('>', "&gt;")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        report::{Row, ScenarioReport},
+        scenario,
+    };
+
+    fn report() -> Report {
+        let row = |algorithm: &str, value| Row {
+            algorithm: algorithm.to_owned(),
+            values: vec![value],
+            rate: vec![4.0, 2.0, 1.0],
+            share: vec![0.25, 0.5, 1.0],
+        };
+        let scenarios = scenario::all().into_iter().map(|scenario| ScenarioReport {
+            name: scenario.name.to_owned(),
+            summary: String::new(),
+            runs: 1,
+            columns: vec!["peak/mean".to_owned()],
+            rows: vec![row("least_conn", 1.25), row("<other>", 1.5)],
+        });
+        Report {
+            seed: 1,
+            scenarios: scenarios.collect(),
+        }
+    }
+
+    #[test]
+    fn bars_and_lines_are_to_scale() {
+        let charts = all(&report()).unwrap();
+        let [bars, lines] = &charts[..] else {
+            panic!("{charts:?}");
+        };
+        // 1.25 is half as far from 1 as 1.5.
+        let widths =
+            ["width=\"278.0\"", "width=\"139.0\""].map(|width| bars.svg.matches(width).count());
+        assert_eq!(widths, [6, 6], "{}", bars.svg);
+        assert!(bars.svg.contains("&lt;other&gt;"));
+        // Both values are at the top of the plot: the first rate, and the third share.
+        for point in ["d=\"M66.6 84.0L", "L523.8 84.0\""] {
+            assert!(lines.svg.contains(point), "{}", lines.svg);
+        }
+        for chart in &charts {
+            assert!(chart.svg.ends_with("</svg>\n"));
+        }
+    }
+
+    #[test]
+    fn charts_without_their_scenarios_are_left_out() {
+        let mut report = report();
+        report
+            .scenarios
+            .retain(|scenario| scenario.name != "restart" && scenario.name != "bursts");
+        assert!(all(&report).unwrap().is_empty());
+    }
+}

@@ -104,6 +104,9 @@ fn simulate(cli: &Cli) -> Result<Report, Box<dyn Error>> {
         }
         report.scenarios.push(result);
     }
+    if report.scenarios.is_empty() && !cli.list {
+        return Err("no scenario selected; see --list".into());
+    }
     Ok(report)
 }
 
@@ -127,4 +130,22 @@ fn replay(cli: &Cli) -> Result<Report, Box<dyn Error>> {
         seed: cli.seed,
         scenarios,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn unknown_scenario_is_an_error() {
+        let cli = Cli::parse_from(["leastconn-sim", "--only", "nothing"]);
+        assert!(simulate(&cli).is_err());
+    }
 }
