@@ -200,7 +200,8 @@ async fn proxy<S: Stream>(
     };
     let (server, policy) = (&mut connected.stream, &connected.relay);
     let connection = record.connection();
-    let relay = net::relay(&mut stream, server, policy, &connection.traffic);
+    let lease = &connected.lease;
+    let relay = net::relay_leased(&mut stream, server, lease, policy, &connection.traffic);
     let (reason, detail) = match connection.unless_stopped(relay).await {
         Ok(outcome) => (outcome.reason.into(), ended::relay_detail(&outcome)),
         Err(reason) => {
@@ -220,7 +221,7 @@ async fn proxy<S: Stream>(
 /// An established connection to a server.
 struct Connected {
     stream: ServerStream,
-    _lease: Lease,
+    lease: Lease,
     _permit: Permit,
     relay: RelayPolicy,
 }
@@ -277,7 +278,7 @@ async fn connect<S: Stream>(
     record.connection().set_max_lifetime(listener.max_lifetime);
     Ok(Connected {
         stream: connected.stream,
-        _lease: connected.lease,
+        lease: connected.lease,
         _permit: permit,
         relay: listener.relay_policy(),
     })

@@ -190,9 +190,10 @@ impl Balancer {
             departed = net::departed(&mut connection) => return Err(departed.into()),
         };
         let traffic = Traffic::default();
-        let outcome = net::relay(
+        let outcome = net::relay_leased(
             &mut connection,
             &mut connected.stream,
+            &connected.lease,
             &self.relay,
             &traffic,
         )

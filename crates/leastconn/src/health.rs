@@ -18,6 +18,14 @@
 //! ejection: attempts that started before the ejection, and attempts that dialled the ejected
 //! server because no server was available.
 //!
+//! A server that accepts connections and closes them at once passes all of these checks, and
+//! looks idle to [`Balance::LeastConn`](crate::Balance::LeastConn). Therefore `max_early`
+//! consecutive connections that fail early also eject a server: connections that the server
+//! ends within [`EARLY`] without having sent a byte. Successful connects and probes do not end
+//! such an ejection, only a connection that does not fail early. Some protocols end every
+//! connection in this way. Such a server is not ejected, because the ejection requires
+//! that another server serves connections ([`Siblings::another_serves`]).
+//!
 //! At most the fraction `max_ejected` of the servers of an upstream is ejected at once, like
 //! `max_ejection_percent` in Envoy. If all servers fail at the same time, the servers are
 //! probably not the cause.
@@ -52,6 +60,10 @@ impl ActivePolicy {
 
 /// Upper limit for the duration of repeated ejections. A longer `fail_timeout` is not reduced.
 pub const MAX_EJECTION: Duration = Duration::from_secs(300);
+
+/// A connection fails early if the server ends it within this time without having sent a
+/// byte.
+pub const EARLY: Duration = Duration::from_secs(1);
 
 /// A fraction from 0 to 1, in steps of one millionth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +102,7 @@ impl Ratio {
     }
 }
 
-/// When connect failures eject a server, and for how long.
+/// When failed connects and connections that fail early eject a server, and for how long.
 ///
 /// ```
 /// use std::time::Duration;
@@ -106,8 +118,13 @@ impl Ratio {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PassivePolicy {
-    /// Consecutive connect failures that eject a server. 0 disables ejection.
+    /// Consecutive connect failures that eject a server. 0: connect failures do not eject
+    /// servers.
     pub max_fails: u32,
+    /// Consecutive connections failing early that eject a server: connections that the server
+    /// ends within [`EARLY`] without having sent a byte. 0: such connections do not eject
+    /// servers.
+    pub max_early: u32,
     /// The time after which an earlier connect failure no longer counts, and the duration of
     /// a first ejection.
     pub fail_timeout: Duration,
@@ -131,11 +148,12 @@ impl PassivePolicy {
 }
 
 impl Default for PassivePolicy {
-    /// One failure and ten seconds, as in nginx. At most half of the servers are ejected at
-    /// once.
+    /// One connect failure and ten seconds, as in nginx. Five connections that fail early. At
+    /// most half of the servers are ejected at once.
     fn default() -> Self {
         Self {
             max_fails: 1,
+            max_early: 5,
             fail_timeout: Duration::from_secs(10),
             max_ejected: Ratio::HALF,
         }
@@ -153,15 +171,20 @@ pub struct Siblings {
     pub ejected: usize,
     /// Whether any server of the upstream is available.
     pub any_available: bool,
+    /// Whether another available server has accepted connections, and neither its last
+    /// connect nor its last connection failed.
+    pub another_serves: bool,
 }
 
 impl Siblings {
-    /// Creates the state of an upstream that has an available server.
+    /// Creates the state of an upstream in which another server is available and serves
+    /// connections.
     pub const fn new(servers: usize, ejected: usize) -> Self {
         Self {
             servers,
             ejected,
             any_available: true,
+            another_serves: true,
         }
     }
 
@@ -170,6 +193,16 @@ impl Siblings {
     pub const fn none_available(self) -> Self {
         Self {
             any_available: false,
+            another_serves: false,
+            ..self
+        }
+    }
+
+    /// The same state, but no other server serves connections.
+    #[must_use]
+    pub const fn no_other_serves(self) -> Self {
+        Self {
+            another_serves: false,
             ..self
         }
     }
@@ -180,7 +213,8 @@ impl Siblings {
 pub enum Availability {
     /// Connections are sent to the server.
     Up,
-    /// Connects failed. A trial connection is allowed from this time on.
+    /// Connects failed, or connections failed early. A trial connection is allowed from this
+    /// time on.
     Ejected(Instant),
     /// Probes failed. The server gets connections only while no server is available.
     Down,
@@ -200,7 +234,12 @@ pub struct Health {
     /// Consecutive connect failures.
     failures: u32,
     last_failure: Option<Instant>,
+    /// Consecutive connections that failed early.
+    early_failures: u32,
     ejected_until: Option<Instant>,
+    /// Whether connections that failed early caused the current ejection. Then only a
+    /// connection that does not fail early ends it.
+    is_ejected_as_early: bool,
     /// Start of the last ejection, even if the ejection has ended. Failures of connects that
     /// started before this time are ignored.
     ejected_at: Option<Instant>,
@@ -223,7 +262,9 @@ impl Health {
             successes_since_ejection: 0,
             failures: 0,
             last_failure: None,
+            early_failures: 0,
             ejected_until: None,
+            is_ejected_as_early: false,
             ejected_at: None,
             ejections: 0,
             trial_started: None,
@@ -270,22 +311,28 @@ impl Health {
         } else {
             0
         };
-        if self.ejected_until.is_some() && self.successes_since_ejection >= rise.get() {
+        if self.ejected_until.is_some()
+            && !self.is_ejected_as_early
+            && self.successes_since_ejection >= rise.get()
+        {
             self.reinstate();
         }
     }
 
     /// Records the failure of a connect that started at `started`.
     pub fn connect_failed(&mut self, started: Instant, now: Instant, siblings: Siblings) {
-        if self.passive.max_fails == 0 || self.ejected_at.is_some_and(|at| started < at) {
+        if self.is_from_before_ejection(started) {
             return;
         }
         if self.ejected_until.is_some() {
             // Other attempts dial the ejected server only because no server is available. Such
             // attempts are expected to fail.
-            if self.trial_started.is_some_and(|trial| started >= trial) {
+            if self.is_trial(started) {
                 self.eject(now);
             }
+            return;
+        }
+        if self.passive.max_fails == 0 {
             return;
         }
         let is_first = self
@@ -297,11 +344,59 @@ impl Health {
             self.failures.saturating_add(1)
         };
         self.last_failure = Some(now);
-        if self.failures >= self.passive.max_fails
-            && siblings.ejected < self.passive.max_ejected_of(siblings.servers)
-        {
+        if self.failures >= self.passive.max_fails && self.may_be_ejected(siblings) {
             self.eject(now);
         }
+    }
+
+    /// Records that the server ended a connection within [`EARLY`] without having sent a byte.
+    /// The connection was established at `established`.
+    pub fn failed_early(&mut self, established: Instant, now: Instant, siblings: Siblings) {
+        if self.passive.max_early == 0 || self.is_from_before_ejection(established) {
+            return;
+        }
+        self.early_failures = self.early_failures.saturating_add(1);
+        if self.ejected_until.is_some() {
+            if !self.is_trial(established) {
+                return;
+            }
+            if siblings.another_serves {
+                self.eject(now);
+            } else {
+                // All servers end connections in this way, so it is not a failure.
+                self.reinstate();
+            }
+        } else if self.early_failures >= self.passive.max_early
+            && siblings.another_serves
+            && self.may_be_ejected(siblings)
+        {
+            self.eject(now);
+            self.is_ejected_as_early = true;
+        }
+    }
+
+    /// Records that a connection did not fail early: the server sent a byte, or did not end
+    /// the connection within [`EARLY`]. The connection was established at `established`.
+    pub fn served(&mut self, established: Instant) {
+        if self.ejected_until.is_some() {
+            if self.is_from_before_ejection(established) {
+                return;
+            }
+            self.reinstate();
+        }
+        self.early_failures = 0;
+    }
+
+    fn is_from_before_ejection(&self, started: Instant) -> bool {
+        self.ejected_at.is_some_and(|at| started < at)
+    }
+
+    fn is_trial(&self, started: Instant) -> bool {
+        self.trial_started.is_some_and(|trial| started >= trial)
+    }
+
+    const fn may_be_ejected(&self, siblings: Siblings) -> bool {
+        siblings.ejected < self.passive.max_ejected_of(siblings.servers)
     }
 
     fn eject(&mut self, now: Instant) {
@@ -316,9 +411,11 @@ impl Health {
         self.last_failure = None;
     }
 
-    /// Records a successful connect: earlier failures no longer count.
-    pub fn connect_succeeded(&mut self) {
-        self.reinstate();
+    /// Records a successful connect: earlier connect failures no longer count.
+    pub const fn connect_succeeded(&mut self) {
+        if !self.is_ejected_as_early {
+            self.reinstate();
+        }
     }
 
     /// Whether the ejection, if there is one, has lasted long enough for a trial connection.
@@ -335,9 +432,14 @@ impl Health {
         }
     }
 
-    /// Whether the server is ejected or has connect failures that a success would clear.
+    /// Consecutive connections that failed early.
+    pub const fn early_failures(&self) -> u32 {
+        self.early_failures
+    }
+
+    /// Whether the server is ejected or has failures that a success would clear.
     pub const fn is_troubled(&self) -> bool {
-        self.ejected_until.is_some() || self.failures > 0
+        self.ejected_until.is_some() || self.failures > 0 || self.early_failures > 0
     }
 
     /// Takes the server down until its first successful probe. Has no effect without active
@@ -358,14 +460,23 @@ impl Health {
             self.contradicting_probes = 0;
             self.is_probed = false;
         }
-        if passive.max_fails == 0 {
-            // Ejection is now disabled, so end the current ejection.
+        if passive.max_early == 0 {
+            self.early_failures = 0;
+        }
+        let is_disabled = if self.is_ejected_as_early {
+            passive.max_early == 0
+        } else {
+            passive.max_fails == 0
+        };
+        if is_disabled {
+            // Such ejections are now disabled, so end the current one.
             self.reinstate();
         }
     }
 
     const fn reinstate(&mut self) {
         self.ejected_until = None;
+        self.is_ejected_as_early = false;
         self.ejections = 0;
         self.trial_started = None;
         self.failures = 0;

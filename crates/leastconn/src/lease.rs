@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::{server::Server, sync::Arc};
+use crate::{
+    server::{Counting, Server},
+    sync::Arc,
+};
 
 /// One connection in flight on a server. The connection is counted from the pick, before the
 /// server is dialled, until the lease is dropped.
@@ -10,33 +13,46 @@ use crate::{server::Server, sync::Arc};
 /// The lease is a guard, like `PendingRequests` in tower. It needs no explicit release call,
 /// so neither an early return nor a panic leaks a count.
 #[must_use = "the connection counts only while the lease is held"]
-pub struct Lease(Arc<Server>);
+pub struct Lease {
+    server: Arc<Server>,
+    counting: Counting,
+}
 
 impl Lease {
     /// Wraps a server on which this connection has already been counted.
-    pub(crate) const fn of_acquired(server: Arc<Server>) -> Self {
-        Self(server)
+    pub(crate) const fn of_acquired(server: Arc<Server>, counting: Counting) -> Self {
+        Self { server, counting }
     }
 
     /// The server that was picked.
     pub fn server(&self) -> &Server {
-        &self.0
+        &self.server
+    }
+
+    /// Records that the server was connected: the connection no longer counts as a dial in
+    /// progress, which matters if the pool
+    /// [limits](crate::PoolBuilder::max_connecting) them.
+    pub fn connected(&mut self) {
+        if self.counting == Counting::DIAL {
+            self.server.dialled();
+            self.counting = Counting::CONNECTION;
+        }
     }
 
     /// Ends the lease, so that the connection no longer counts, and returns the server.
     pub(crate) fn into_server(self) -> Arc<Server> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.server)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.release();
+        self.server.release(self.counting);
     }
 }
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Lease").field(self.0.id()).finish()
+        f.debug_tuple("Lease").field(self.server.id()).finish()
     }
 }

@@ -21,7 +21,7 @@ pub use foreign::Foreign;
 pub use keepalive::set_keepalive;
 pub use prepare::{Plain, Prepare};
 pub use probe::{Check, Checker, Probe};
-pub use relay::{OnTruncation, RelayOutcome, RelayPolicy, Traffic, relay};
+pub use relay::{OnTruncation, RelayOutcome, RelayPolicy, Traffic, relay, relay_leased};
 pub use stream::{Fault, Stream};
 pub use unix::{connect_unix, from_unix};
 

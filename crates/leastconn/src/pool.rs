@@ -27,7 +27,7 @@ use crate::{
     Weight,
     balance::{Balance, Seeds, slow_start::Ramp},
     health::{ActivePolicy, PassivePolicy},
-    server::{Server, ServerGroup, SlowStart},
+    server::{Counting, Server, ServerGroup, SlowStart},
     spec::{PanicPolicy, ServerId, ServerSpec, UpstreamId, ZoneId},
     sync::{Arc, Mutex},
     weight::WeightOverride,
@@ -79,6 +79,8 @@ pub struct Pool {
     group: Arc<ServerGroup>,
     active: Option<ActivePolicy>,
     passive: PassivePolicy,
+    max_connecting: Option<NonZeroU32>,
+    counting: Counting,
     balance: Balance,
     panic: PanicPolicy,
     slow_start: Duration,
@@ -238,6 +240,11 @@ impl Pool {
     /// Returns the balancing algorithm.
     pub const fn balance(&self) -> Balance {
         self.balance
+    }
+
+    /// The maximum of dials in progress on one server; see [`PoolBuilder::max_connecting`].
+    pub const fn max_connecting(&self) -> Option<NonZeroU32> {
+        self.max_connecting
     }
 
     /// Returns what happens to connections while no server is available.

@@ -10,6 +10,7 @@ pub(crate) mod address_cache;
 mod group;
 mod outage;
 mod picking;
+mod recent_failures;
 mod weight;
 
 use std::{
@@ -22,7 +23,8 @@ pub(crate) use address_cache::AddressCache;
 pub(crate) use group::ServerGroup;
 use outage::{Cause, Condition};
 pub use outage::{Failure, Outage};
-pub(crate) use picking::Candidate;
+pub(crate) use picking::{Candidate, Counting, DialLimit};
+use recent_failures::RecentFailures;
 
 use crate::{
     Address,
@@ -56,14 +58,24 @@ const RAMPING: u64 = 1 << 37;
 /// The server was dialled while no server was available. The bit is cleared when the server is
 /// up again.
 const DIALLED_UNAVAILABLE: u64 = 1 << 38;
+/// Connects or connections may have failed in the last second; see
+/// [`Server::recent_failures`].
+const FAILED_RECENTLY: u64 = 1 << 39;
 /// The weight in effect is zero: the server gets no new connections.
-const ZERO_WEIGHT: u64 = 1 << 44;
+const ZERO_WEIGHT: u64 = 1 << 40;
+/// Position of the number of dials in progress, in the highest 22 bits of the word. They are
+/// counted only for pools that limit them.
+const CONNECTING_SHIFT: u32 = 42;
+const CONNECTING: u64 = u64::MAX << CONNECTING_SHIFT;
 
 /// The server was taken out of service on purpose, so it is not dialled even if no server is
 /// available.
 const OUT_OF_SERVICE: u64 = DRAIN | MAINT | ZERO_WEIGHT;
 
 const CLOSED: u64 = OUT_OF_SERVICE | DOWN;
+/// Maximum of connections in flight on one server. It ensures that the number of dials in
+/// progress does not overflow.
+const MAX_IN_FLIGHT: u32 = (1 << (u64::BITS - CONNECTING_SHIFT)) - 1;
 
 /// A server of a [`Pool`](crate::Pool), with its connection count, health and counters.
 ///
@@ -85,9 +97,11 @@ pub struct Server {
     /// started. Used only while [`RAMPING`] is set.
     ramp_start: AtomicU64,
     epoch: OnceLock<Instant>,
+    recent_failures: Mutex<RecentFailures>,
     connections: AtomicU64,
     connect_failures: AtomicU64,
     weight_override: Mutex<Option<WeightOverride>>,
+    early_failures: AtomicU64,
     #[cfg(feature = "tokio")]
     pub(crate) addresses: AddressCache,
     /// The time at which the last completed probe started.
@@ -111,6 +125,12 @@ pub struct ServerStatus {
     pub connections: u64,
     /// Failed connects since the server was created.
     pub connect_failures: u64,
+    /// Connections since the server was created that the server ended within
+    /// [`EARLY`](crate::health::EARLY) without having sent a byte.
+    pub early_failures: u64,
+    /// Dials in progress. Counted only if the pool
+    /// [limits](crate::PoolBuilder::max_connecting) them.
+    pub connecting: u32,
 }
 
 /// Progress of a server in slow start; see
@@ -156,9 +176,11 @@ impl Server {
             group,
             ramp_start: AtomicU64::new(0),
             epoch: OnceLock::new(),
+            recent_failures: Mutex::new(RecentFailures::default()),
             connections: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
             weight_override: Mutex::new(None),
+            early_failures: AtomicU64::new(0),
             #[cfg(feature = "tokio")]
             addresses: AddressCache::default(),
             #[cfg(feature = "tokio")]
@@ -174,6 +196,13 @@ impl Server {
     /// Returns the address that connections are opened to.
     pub const fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// The name of the upstream, or an empty string if all of its pools are dropped.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn upstream(&self) -> String {
+        let group = self.group.upgrade();
+        group.map_or_else(String::new, |group| group.id().to_string())
     }
 
     /// Connections being dialled or open.
@@ -195,6 +224,8 @@ impl Server {
             has_zero_weight: word & ZERO_WEIGHT != 0,
             connections: self.connections.load(Ordering::Relaxed),
             connect_failures: self.connect_failures.load(Ordering::Relaxed),
+            early_failures: self.early_failures.load(Ordering::Relaxed),
+            connecting: connecting(word),
         }
     }
 
@@ -260,6 +291,7 @@ impl Server {
 
     fn record_failed_connect(&self, began: Instant, now: Instant, cause: Cause<'_>) -> bool {
         self.connect_failures.fetch_add(1, Ordering::Relaxed);
+        self.add_recent_failure(now);
         self.with_health(cause, |health, siblings| {
             health.connect_failed(began, now, siblings);
         })
@@ -268,10 +300,58 @@ impl Server {
     /// Records a successful connect. Returns whether [`ServerStatus::is_up`] changed.
     pub fn connect_succeeded(&self) -> bool {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        if self.word.load(Ordering::Relaxed) & TROUBLED == 0 {
+        if !self.is_troubled() {
             return false;
         }
         self.with_health(Cause::Other, |health, _| health.connect_succeeded())
+    }
+
+    /// Records that the server ended a connection at `now` that was established at
+    /// `established`, within [`EARLY`](crate::health::EARLY), without having sent a byte. For
+    /// the next second, this counts like an open connection when a server is picked. `failure`
+    /// is the error that [`Self::outage`] returns if the server is ejected. Returns whether
+    /// [`ServerStatus::is_up`] changed.
+    pub fn failed_early(&self, established: Instant, now: Instant, failure: Failure<'_>) -> bool {
+        self.early_failures.fetch_add(1, Ordering::Relaxed);
+        self.add_recent_failure(now);
+        self.with_health(Cause::Connect(failure), |health, siblings| {
+            health.failed_early(established, now, siblings);
+        })
+    }
+
+    /// Records that a connection that was established at `established` did not fail early:
+    /// the server sent a byte, or did not end the connection within
+    /// [`EARLY`](crate::health::EARLY). Returns whether [`ServerStatus::is_up`] changed.
+    pub fn served(&self, established: Instant) -> bool {
+        self.is_troubled() && self.with_health(Cause::Other, |health, _| health.served(established))
+    }
+
+    /// Whether the server is not up, or has failures that a success would clear.
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & TROUBLED != 0
+    }
+
+    /// Whether the server is available, has accepted connections, and has no failures that a
+    /// success would clear.
+    fn serves(&self) -> bool {
+        let word = self.word.load(Ordering::Relaxed);
+        word & (CLOSED | EJECTED | TROUBLED) == 0 && self.connections.load(Ordering::Relaxed) > 0
+    }
+
+    fn add_recent_failure(&self, now: Instant) {
+        let mut failures = self.recent_failures.lock();
+        failures.add(now);
+        self.update(|word| word | FAILED_RECENTLY);
+    }
+
+    /// The number of failed connects and early failures in the last second.
+    fn recent_failures(&self, now: Instant) -> u32 {
+        let failures = self.recent_failures.lock();
+        let count = failures.count(now);
+        if count == 0 {
+            self.update(|word| word & !FAILED_RECENTLY);
+        }
+        count
     }
 
     /// Changes the health while the group of the upstream's servers is locked. Without this
@@ -334,9 +414,10 @@ impl Server {
     pub(crate) fn revive(&self, active: Option<ActivePolicy>, passive: PassivePolicy) {
         let mut condition = self.condition.lock();
         *condition = Condition::new(Health::new(active, passive));
+        *self.recent_failures.lock() = RecentFailures::default();
         self.reset_ramp();
         self.set_weight_override(None);
-        self.update(|word| (word & IN_FLIGHT) | RAMPING);
+        self.update(|word| (word & (IN_FLIGHT | CONNECTING)) | RAMPING);
     }
 
     /// Whether the server is ready, not down and not ejected.
@@ -434,4 +515,8 @@ fn stamp(epoch: Instant, now: Instant) -> u64 {
 
 const fn count(word: u64) -> u32 {
     (word & IN_FLIGHT) as u32
+}
+
+const fn connecting(word: u64) -> u32 {
+    (word >> CONNECTING_SHIFT) as u32
 }

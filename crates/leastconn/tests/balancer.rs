@@ -48,6 +48,55 @@ async fn concurrent_connections_spread_evenly() {
     assert_eq!(rig.in_flight(), [0; 4]);
 }
 
+/// Uses default settings.
+#[tokio::test]
+async fn server_that_closes_at_once_gets_few_connections() {
+    for behaviour in [Behaviour::AcceptThenClose, Behaviour::AcceptThenReset] {
+        let mut upstreams = vec![Upstream::start(behaviour.clone()).await];
+        for number in 1..4 {
+            upstreams.push(Upstream::named(&format!("web{number}")).await);
+        }
+        let rig = Rig::start(builder(&upstreams)).await;
+        let mut open = Vec::new();
+        for _ in 0..200 {
+            let mut stream = rig.connect().await;
+            // The server sends its name, or the connection ends.
+            if let Ok(line) = read_line(&mut stream).await
+                && !line.is_empty()
+            {
+                open.push(stream);
+            }
+        }
+        let failed = 200 - open.len();
+        assert!(failed <= 5, "{failed} connections failed: {behaviour:?}");
+        let server = rig.balancer.pool().server("web0").unwrap();
+        assert!(!server.status().is_up());
+        assert_eq!(rig.in_flight()[0], 0);
+        let spread: Vec<_> = upstreams[1..].iter().map(Upstream::open).collect();
+        let (least, most) = (spread.iter().min().unwrap(), spread.iter().max().unwrap());
+        assert!(most - least <= 1, "{spread:?}");
+    }
+}
+
+/// A protocol in which the server closes each connection without an answer.
+#[tokio::test]
+async fn servers_that_all_close_at_once_stay_in_use() {
+    let upstreams = [
+        Upstream::start(Behaviour::AcceptThenClose).await,
+        Upstream::start(Behaviour::AcceptThenClose).await,
+        Upstream::start(Behaviour::AcceptThenClose).await,
+    ];
+    let mut rig = Rig::start(builder(&upstreams)).await;
+    for _ in 0..60 {
+        let mut stream = rig.connect().await;
+        assert!(read_to_close(&mut stream).await.unwrap().is_empty());
+        drop(stream);
+        assert_eq!(rig.outcome().await.unwrap().reason, Reason::Ok);
+    }
+    let accepted: Vec<_> = upstreams.iter().map(Upstream::accepted).collect();
+    assert!(accepted.iter().all(|&count| count >= 10), "{accepted:?}");
+}
+
 #[tokio::test]
 async fn rate_limited_client_is_refused_with_retry_after() {
     let upstream = Upstream::start(Behaviour::Echo).await;

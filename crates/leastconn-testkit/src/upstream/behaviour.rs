@@ -34,6 +34,8 @@ pub enum Behaviour {
     ResetAfter(u64),
     /// Resets the connection immediately after accepting it.
     AcceptThenReset,
+    /// Closes the connection immediately after accepting it.
+    AcceptThenClose,
     /// Reads to the end and sends nothing.
     Silent,
     /// Neither reads nor writes. The connection stays open until the server is stopped.
@@ -50,7 +52,7 @@ impl Behaviour {
             // Closing with a linger time of zero sends RST.
             socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO))?;
         }
-        if matches!(self, Self::AcceptThenReset) {
+        if matches!(self, Self::AcceptThenReset | Self::AcceptThenClose) {
             return Ok(());
         }
         let (mut tcp, mut this) = (tcp, self);
@@ -91,7 +93,7 @@ impl Behaviour {
                 tokio::io::copy(&mut stream.take(bytes), &mut tokio::io::sink()).await?;
             }
             // `serve` handles these behaviours itself.
-            Self::AcceptThenReset | Self::ProxyHeader => {}
+            Self::AcceptThenReset | Self::AcceptThenClose | Self::ProxyHeader => {}
             Self::Silent => {
                 digest(&mut stream).await?;
             }

@@ -1,6 +1,6 @@
 //! Least connections, weighted and exact.
 //!
-//! The next connection goes to the server with the smallest `(in_flight + 1) / weight`: the
+//! The next connection goes to the server with the smallest `(load + 1) / weight`: the
 //! load that the server has once the new connection is added. Because the new connection is
 //! included, an idle server of weight 5 is preferred to an idle server of weight 1. Fractions
 //! are compared by cross multiplication, which is exact and needs no division.
@@ -57,7 +57,7 @@ impl Picker for LeastConn {
 
 const fn load(open: Open) -> Load {
     Load {
-        in_flight: open.in_flight,
+        count: open.load,
         weight: open.weight,
     }
 }
@@ -193,9 +193,8 @@ mod tests {
     /// Creates loads from pairs of in-flight connections and weight. A pair with weight 0 is
     /// an unavailable server.
     fn loads(of: &[(u32, u32)]) -> impl Iterator<Item = Option<(Load, ())>> {
-        of.iter().map(|&(in_flight, weight)| {
-            Weight::new(weight).map(|weight| (Load { in_flight, weight }, ()))
-        })
+        of.iter()
+            .map(|&(count, weight)| Weight::new(weight).map(|weight| (Load { count, weight }, ())))
     }
 
     proptest! {
@@ -206,8 +205,8 @@ mod tests {
         ) {
             // Divide in fixed point with 64 fractional bits. This is precise enough, because
             // two different loads differ by at least 1 / (65,535 * 65,535).
-            let load = |(in_flight, weight): (u32, u32)| {
-                (weight > 0).then(|| ((u128::from(in_flight) + 1) << 64) / u128::from(weight))
+            let load = |(count, weight): (u32, u32)| {
+                (weight > 0).then(|| ((u128::from(count) + 1) << 64) / u128::from(weight))
             };
             let expected = table.iter().copied().filter_map(load).min();
             let picked = least(loads(&table), seed).map(|(position, ())| position);

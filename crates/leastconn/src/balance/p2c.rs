@@ -72,7 +72,7 @@ pub(super) fn better_of_two<S: Servers>(
 /// Whether `a` would have less load than `b` if each server got one more connection. The load
 /// is the number of connections divided by `share`.
 fn is_lighter(a: Open, b: Open, share: fn(Open) -> u32) -> bool {
-    let weighed = |of: Open, by: Open| (u64::from(of.in_flight) + 1) * u64::from(share(by));
+    let weighed = |of: Open, by: Open| (u64::from(of.load) + 1) * u64::from(share(by));
     weighed(a, b) < weighed(b, a)
 }
 

@@ -56,18 +56,18 @@ pub(crate) struct Steady {
     pub(crate) word: u64,
 }
 
-/// Connections in flight and weight.
+/// Load and weight of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Load {
-    pub(crate) in_flight: u32,
+    /// Connections in flight plus failures of the last second.
+    pub(crate) count: u32,
     pub(crate) weight: Weight,
 }
 
 impl Load {
     /// Compares the loads that two servers would have with one more connection each.
     pub(crate) fn compare(self, other: Self) -> Ordering {
-        let weighed =
-            |of: Self, by: Self| (u64::from(of.in_flight) + 1) * u64::from(by.weight.get());
+        let weighed = |of: Self, by: Self| (u64::from(of.count) + 1) * u64::from(by.weight.get());
         weighed(self, other).cmp(&weighed(other, self))
     }
 }
@@ -77,8 +77,8 @@ impl Load {
 pub(crate) struct Open {
     /// The state word of the server, for [`Servers::try_acquire`].
     pub(crate) word: u64,
-    /// Connections being dialled or open.
-    pub(crate) in_flight: u32,
+    /// Connections in flight plus failures of the last second.
+    pub(crate) load: u32,
     pub(crate) weight: Weight,
     /// Share that the server has reached in slow start; [`FULL_SHARE`] is the whole share.
     /// `None`: the server is not in slow start.

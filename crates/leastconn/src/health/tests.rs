@@ -25,6 +25,7 @@ fn active(rise: u32, fall: u32) -> Option<ActivePolicy> {
 const fn passive(max_fails: u32, seconds: u64) -> PassivePolicy {
     PassivePolicy {
         max_fails,
+        max_early: 3,
         fail_timeout: Duration::from_secs(seconds),
         max_ejected: Ratio::HALF,
     }
@@ -204,6 +205,85 @@ fn max_fails_zero_disables_ejection() {
     assert_eq!(health.availability(), Availability::Ejected(at(11)));
     health.set_policies(None, passive(0, 10));
     assert_eq!(health.availability(), Availability::Up);
+}
+
+#[test]
+fn consecutive_early_failures_eject() {
+    let mut health = Health::new(None, passive(1, 10));
+    for _ in 0..2 {
+        health.failed_early(at(0), at(0), AVAILABLE_SIBLING);
+    }
+    health.served(at(0));
+    for second in 1..=3 {
+        assert_eq!(health.availability(), Availability::Up);
+        health.failed_early(at(second), at(second), AVAILABLE_SIBLING);
+    }
+    assert_eq!(health.availability(), Availability::Ejected(at(13)));
+}
+
+#[test]
+fn only_a_served_connection_ends_an_early_ejection() {
+    let mut health = Health::new(active(1, 1), passive(1, 10));
+    (0..3).for_each(|_| health.failed_early(at(0), at(0), AVAILABLE_SIBLING));
+    health.probed(true, AVAILABLE_SIBLING);
+    health.connect_succeeded();
+    assert_eq!(health.availability(), Availability::Ejected(at(10)));
+    // Each trial that fails early extends the ejection.
+    for (started, until) in [(10, 31), (31, 62)] {
+        health.start_trial(at(started));
+        health.connect_succeeded();
+        health.failed_early(at(started), at(started + 1), AVAILABLE_SIBLING);
+        assert_eq!(health.availability(), Availability::Ejected(at(until)));
+    }
+    health.start_trial(at(62));
+    // An old connection is not the trial.
+    health.served(at(0));
+    health.failed_early(at(0), at(62), AVAILABLE_SIBLING);
+    assert_eq!(health.availability(), Availability::Ejected(at(72)));
+    health.served(at(62));
+    assert_eq!(health.availability(), Availability::Up);
+    assert!(!health.is_troubled());
+}
+
+#[test]
+fn early_failures_of_all_servers_eject_none() {
+    let mut health = Health::new(None, passive(1, 10));
+    let none_serves = AVAILABLE_SIBLING.no_other_serves();
+    (0..100).for_each(|_| health.failed_early(at(0), at(0), none_serves));
+    assert_eq!(health.availability(), Availability::Up);
+    // The failures count as soon as another server serves connections.
+    health.failed_early(at(1), at(1), AVAILABLE_SIBLING);
+    assert_eq!(health.availability(), Availability::Ejected(at(11)));
+    // The trial fails, but now the other servers fail as well.
+    health.start_trial(at(11));
+    health.failed_early(at(11), at(11), none_serves);
+    assert_eq!(health.availability(), Availability::Up);
+}
+
+#[test]
+fn early_ejections_stay_within_max_ejected() {
+    let mut health = Health::new(None, passive(1, 10));
+    (0..100).for_each(|_| health.failed_early(at(0), at(0), Siblings::new(2, 1)));
+    (0..100).for_each(|_| health.failed_early(at(0), at(0), Siblings::new(1, 0)));
+    assert_eq!(health.availability(), Availability::Up);
+}
+
+#[test]
+fn max_early_zero_disables_early_ejection() {
+    let mut never = passive(1, 10);
+    never.max_early = 0;
+    let mut health = Health::new(None, never);
+    (0..100).for_each(|_| health.failed_early(at(0), at(0), AVAILABLE_SIBLING));
+    assert!(!health.is_troubled());
+
+    health.set_policies(None, passive(0, 10));
+    (0..3).for_each(|_| health.failed_early(at(0), at(0), AVAILABLE_SIBLING));
+    assert_eq!(health.availability(), Availability::Ejected(at(10)));
+    health.set_policies(None, passive(0, 10));
+    assert_eq!(health.availability(), Availability::Ejected(at(10)));
+    health.set_policies(None, never);
+    assert_eq!(health.availability(), Availability::Up);
+    assert!(!health.is_troubled());
 }
 
 #[test]

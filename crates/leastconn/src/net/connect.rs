@@ -313,7 +313,7 @@ impl<'a, P: Prepare> Connect<'a, P> {
         for _ in 0..=policy.retries {
             let began = now();
             let request = PickRequest::new(began).tried(&tried).source(self.source);
-            let Some(lease) = pool.pick_for(candidates, &request) else {
+            let Some(mut lease) = pool.pick_for(candidates, &request) else {
                 break;
             };
             attempts.begin();
@@ -323,6 +323,7 @@ impl<'a, P: Prepare> Connect<'a, P> {
                     if server.connect_succeeded() {
                         tracing::info!(upstream = %pool.id(), server = %server.id(), cause = "connect", "server up");
                     }
+                    lease.connected();
                     return Ok(Connected {
                         stream,
                         lease,

@@ -14,6 +14,7 @@
 
 mod buffered;
 mod delivery;
+mod early;
 mod flow;
 mod pair;
 mod poll_budget;
@@ -33,13 +34,14 @@ use std::{
 use tokio::time::sleep_until;
 
 pub use self::buffered::{buffered, set_buffer_allowance};
+use self::early::EarlyWatch;
 use self::pair::Pair;
 use self::poll_budget::PollBudget;
 pub use self::splice::MAX_PIPES;
 use self::watch::error_or_wakeup;
 use super::{Stream, now};
 use crate::{
-    Reason,
+    Lease, Reason,
     deadline::{FAR_FUTURE, after},
 };
 
@@ -169,6 +171,34 @@ pub async fn relay<D: Stream, U: Stream>(
     policy: &RelayPolicy,
     traffic: &Traffic,
 ) -> RelayOutcome {
+    relay_watched(downstream, upstream, policy, traffic, None).await
+}
+
+/// Like [`relay`], and records in the health of the server whether the connection fails early:
+/// whether the server ends it within [`EARLY`](crate::health::EARLY) without having sent a
+/// byte, and before the client has ended it. Call the function as soon as the server is
+/// connected.
+///
+/// # Cancel safety
+/// As [`relay`].
+pub async fn relay_leased<D: Stream, U: Stream>(
+    downstream: &mut D,
+    upstream: &mut U,
+    lease: &Lease,
+    policy: &RelayPolicy,
+    traffic: &Traffic,
+) -> RelayOutcome {
+    let watch = EarlyWatch::new(lease.server(), now());
+    relay_watched(downstream, upstream, policy, traffic, Some(watch)).await
+}
+
+async fn relay_watched<D: Stream, U: Stream>(
+    downstream: &mut D,
+    upstream: &mut U,
+    policy: &RelayPolicy,
+    traffic: &Traffic,
+    mut early: Option<EarlyWatch<'_>>,
+) -> RelayOutcome {
     let mut pair = Pair::new(downstream, upstream, policy.on_truncation, traffic);
     let mut last_activity = now();
     // Re-arming a timer is expensive. Activity therefore only updates `last_activity`. When
@@ -185,6 +215,9 @@ pub async fn relay<D: Stream, U: Stream>(
                 let before = pair.progress();
                 let room = buffered::limit_budget(budget.next());
                 SCRATCH_SPACE.with_borrow_mut(|scratch| pair.poll(cx, &mut scratch[..room]));
+                if let Some(early) = &mut early {
+                    early.observe(&pair);
+                }
                 let after = pair.progress();
                 budget.moved([0, 1].map(|way| after[way].written - before[way].written));
                 if let Some(reason) = pair.ending() {
@@ -199,7 +232,9 @@ pub async fn relay<D: Stream, U: Stream>(
                     (policy.idle, Reason::IdleTimeout)
                 };
                 let due = deadline(last_activity, limit);
-                let check = pair.next_check();
+                let early = early.as_ref().and_then(EarlyWatch::next_check);
+                let checks = [pair.next_check(), early];
+                let check = checks.into_iter().flatten().min();
                 let wake = check.map_or(due, |check| check.min(due));
                 if wake < armed {
                     armed = wake;
@@ -234,6 +269,9 @@ pub async fn relay<D: Stream, U: Stream>(
             last_activity = now();
         }
     };
+    if let Some(early) = &mut early {
+        early.end();
+    }
     pair.into_outcome(reason)
 }
 

@@ -1,6 +1,6 @@
 //! Builds the first pool of an upstream, or a successor of a pool.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use arc_swap::ArcSwap;
 
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     balance::{Balance, Seeds, slow_start::Ramp},
     health::{ActivePolicy, PassivePolicy},
-    server::ServerGroup,
+    server::{Counting, ServerGroup},
     spec::{PanicPolicy, ServerSpec, UpstreamId, ZoneId},
     sync::{Arc, Mutex},
 };
@@ -25,6 +25,7 @@ pub struct PoolBuilder<'a> {
     may_be_empty: bool,
     active: Option<ActivePolicy>,
     passive: PassivePolicy,
+    max_connecting: Option<NonZeroU32>,
     balance: Balance,
     panic: PanicPolicy,
     slow_start: Duration,
@@ -41,6 +42,7 @@ impl PoolBuilder<'static> {
             may_be_empty: false,
             active: None,
             passive: PassivePolicy::default(),
+            max_connecting: None,
             balance: Balance::default(),
             panic: PanicPolicy::default(),
             slow_start: Duration::ZERO,
@@ -60,6 +62,7 @@ impl<'a> PoolBuilder<'a> {
             may_be_empty: pool.may_be_empty,
             active: pool.active,
             passive: pool.passive,
+            max_connecting: pool.max_connecting,
             balance: pool.balance,
             panic: pool.panic,
             slow_start: pool.slow_start,
@@ -96,10 +99,21 @@ impl<'a> PoolBuilder<'a> {
         self
     }
 
-    /// Sets when failed connects eject a server. By default, one failed connect ejects a
-    /// server for ten seconds, and at most half of the servers are ejected at once.
+    /// Sets when failed connects and early failures eject a server; see [`PassivePolicy`] for
+    /// the default.
     pub const fn passive(mut self, policy: PassivePolicy) -> Self {
         self.passive = policy;
+        self
+    }
+
+    /// Sets the maximum of dials in progress on one server. A server at the maximum is picked
+    /// only if every other server of its kind (backup or not) that could be picked is at the
+    /// maximum. `None`, the default: no maximum.
+    ///
+    /// A dial is in progress until [`Lease::connected`](crate::Lease::connected) is called or
+    /// the lease is dropped. `net::Connect` calls that method.
+    pub const fn max_connecting(mut self, max: Option<NonZeroU32>) -> Self {
+        self.max_connecting = max;
         self
     }
 
@@ -177,6 +191,11 @@ impl<'a> PoolBuilder<'a> {
             group,
             active: self.active,
             passive: self.passive,
+            max_connecting: self.max_connecting,
+            counting: match self.max_connecting {
+                Some(_) => Counting::DIAL,
+                None => Counting::CONNECTION,
+            },
             balance: self.balance,
             panic: self.panic,
             slow_start: self.slow_start,

@@ -7,7 +7,7 @@ use super::{Candidates, Member, Pool, Tried};
 use crate::{
     Lease, Weight,
     balance::{Load, Open, PickContext, Picker, Servers, Source, Steady, slow_start::Ramp},
-    server::{Candidate, Server},
+    server::{Candidate, Counting, DialLimit, Server},
     spec::{PanicPolicy, UpstreamId},
     sync::Arc,
 };
@@ -66,41 +66,65 @@ impl Pool {
 
     /// Like [`Self::pick`], but for a request that may have further properties.
     pub fn pick_for(&self, candidates: &Candidates, request: &PickRequest<'_>) -> Option<Lease> {
-        if candidates.local().is_some() {
-            return self.pick_by_zone(candidates, request);
+        let is_usual = self.max_connecting.is_none() && candidates.local().is_none();
+        if is_usual {
+            let primaries = self.tier(candidates, request, false, DialLimit::NONE);
+            let lease = self.pick_among(candidates, request, primaries);
+            if lease.is_some() {
+                return lease;
+            }
         }
-        self.pick_tier(candidates, request, false)
-            .or_else(|| self.pick_tier(candidates, request, true))
-            .or_else(|| self.pick_unavailable(candidates, request))
+        self.pick_unusual(candidates, request, is_usual)
     }
 
-    /// Picks a server if some candidates are in the own zone and some are not.
+    /// Picks a server if no primary is available (`no_primary`), if the pool limits dials in
+    /// progress, or if some candidates are in the own zone and some are not.
+    // Not inlined, so that the usual pick does not reserve registers and memory for it.
     #[inline(never)]
-    fn pick_by_zone(&self, candidates: &Candidates, request: &PickRequest<'_>) -> Option<Lease> {
-        let pick = |backup| {
-            let local = candidates.local();
-            local
-                .filter(|local| local.is_mostly_available(backup))
-                .and_then(|local| self.pick_tier(local, request, backup))
-                .or_else(|| self.pick_tier(candidates, request, backup))
-        };
-        pick(false)
-            .or_else(|| pick(true))
-            .or_else(|| self.pick_unavailable(candidates, request))
-    }
-
-    fn pick_tier(
+    fn pick_unusual(
         &self,
         candidates: &Candidates,
         request: &PickRequest<'_>,
-        backup: bool,
+        no_primary: bool,
     ) -> Option<Lease> {
-        let tier = Tier {
+        let pick = |backup, dial_limit| {
+            let pick_from = |from| {
+                let tier = self.tier(from, request, backup, dial_limit);
+                self.pick_among(from, request, tier)
+            };
+            let local = candidates.local();
+            local
+                .filter(|local| local.is_mostly_available(backup))
+                .and_then(pick_from)
+                .or_else(|| pick_from(candidates))
+        };
+        let limit = self.max_connecting.map(DialLimit::new);
+        // A server at the limit of dials is picked only if all servers of its tier are at it.
+        let pick_tier = |backup| {
+            limit
+                .and_then(|limit| pick(backup, limit))
+                .or_else(|| pick(backup, DialLimit::NONE))
+        };
+        let primary = if no_primary { None } else { pick_tier(false) };
+        primary
+            .or_else(|| pick_tier(true))
+            .or_else(|| self.pick_unavailable(candidates, request))
+    }
+
+    fn tier<'a>(
+        &self,
+        candidates: &'a Candidates,
+        request: &PickRequest<'a>,
+        backup: bool,
+        dial_limit: DialLimit,
+    ) -> Tier<'a> {
+        Tier {
             members: candidates.members(),
             tried: request.tried.servers(),
             backup,
-        };
-        self.pick_among(candidates, request, tier)
+            dial_limit,
+            counting: self.counting,
+        }
     }
 
     fn pick_among(
@@ -118,7 +142,7 @@ impl Pool {
             weights: candidates.weights(),
         })?;
         let server = &candidates.members()[acquired.position()].server;
-        Some(Lease::of_acquired(Arc::clone(server)))
+        Some(Lease::of_acquired(Arc::clone(server), self.counting))
     }
 
     /// Picks an ejected candidate that was not tried. A candidate that is down is picked only
@@ -136,14 +160,9 @@ impl Pool {
             return None;
         }
         let pick = |down, backup| {
-            let tier = Tier {
-                members: candidates.members(),
-                tried: request.tried.servers(),
-                backup,
-            };
             let servers = UnavailableServers {
                 upstream: &self.id,
-                tier,
+                tier: self.tier(candidates, request, backup, DialLimit::NONE),
                 down,
             };
             self.pick_among(candidates, request, servers)
@@ -169,6 +188,8 @@ struct Tier<'a> {
     members: &'a [Member],
     tried: &'a [Arc<Server>],
     backup: bool,
+    dial_limit: DialLimit,
+    counting: Counting,
 }
 
 impl Tier<'_> {
@@ -176,18 +197,22 @@ impl Tier<'_> {
         let is_tried = |tried| Arc::ptr_eq(tried, &member.server);
         member.backup == self.backup && !self.tried.iter().any(is_tried)
     }
-}
 
-/// Returns `None` if the server is at `max_conns`.
-fn open(member: &Member, seen: Candidate) -> Option<Open> {
-    let max = member.max_conns;
-    let is_full = max.is_some_and(|max| seen.in_flight >= max.get());
-    (!is_full).then_some(Open {
-        word: seen.word,
-        in_flight: seen.in_flight,
-        weight: member.weight,
-        ramp: seen.ramp,
-    })
+    /// Whether the server has reached its limit of connections or of dials in progress.
+    fn is_full(&self, member: &Member, seen: Candidate) -> bool {
+        let max = member.max_conns;
+        max.is_some_and(|max| seen.in_flight() >= max.get())
+            || self.dial_limit.is_reached(seen.word)
+    }
+
+    fn open(&self, member: &Member, seen: Candidate) -> Option<Open> {
+        (!self.is_full(member, seen)).then_some(Open {
+            word: seen.word,
+            load: seen.load,
+            weight: member.weight,
+            ramp: seen.ramp,
+        })
+    }
 }
 
 impl Servers for Tier<'_> {
@@ -207,11 +232,13 @@ impl Servers for Tier<'_> {
             if !tier.includes(member) {
                 return None;
             }
-            let (word, in_flight) = member.server.steady(now, ramping)?;
-            let is_full = member.max_conns.is_some_and(|max| in_flight >= max.get());
-            let weight = member.weight;
-            let load = Load { in_flight, weight };
-            (!is_full).then_some(Steady { load, word })
+            let seen = member.server.steady(now, ramping)?;
+            let load = Load {
+                count: seen.load,
+                weight: member.weight,
+            };
+            let word = seen.word;
+            (!tier.is_full(member, seen)).then_some(Steady { load, word })
         })
     }
 
@@ -220,7 +247,7 @@ impl Servers for Tier<'_> {
         if !self.includes(member) {
             return None;
         }
-        open(member, member.server.available(now, ramp)?)
+        self.open(member, member.server.available(now, ramp)?)
     }
 
     fn name_hash(&self, position: usize) -> u64 {
@@ -229,7 +256,8 @@ impl Servers for Tier<'_> {
 
     #[inline]
     fn try_acquire(&self, position: usize, seen: u64, now: Instant) -> bool {
-        self.members[position].server.try_acquire(seen, now)
+        let server = &self.members[position].server;
+        server.try_acquire(seen, self.counting, now)
     }
 }
 
@@ -259,7 +287,7 @@ impl Servers for UnavailableServers<'_> {
         (0..self.len()).map(move |position| {
             let open = self.open(position, now, ramp)?;
             let load = Load {
-                in_flight: open.in_flight,
+                count: open.load,
                 weight: open.weight,
             };
             let word = open.word;
@@ -267,12 +295,13 @@ impl Servers for UnavailableServers<'_> {
         })
     }
 
-    fn open(&self, position: usize, _: Instant, _: Ramp) -> Option<Open> {
+    fn open(&self, position: usize, now: Instant, _: Ramp) -> Option<Open> {
         let member = &self.tier.members[position];
         if !self.tier.includes(member) {
             return None;
         }
-        open(member, member.server.candidate_if_unavailable(self.down)?)
+        let seen = member.server.candidate_if_unavailable(now, self.down)?;
+        self.tier.open(member, seen)
     }
 
     fn name_hash(&self, position: usize) -> u64 {
@@ -281,7 +310,7 @@ impl Servers for UnavailableServers<'_> {
 
     fn try_acquire(&self, position: usize, seen: u64, _: Instant) -> bool {
         let server = &self.tier.members[position].server;
-        let (acquired, is_first) = server.try_acquire_unavailable(seen);
+        let (acquired, is_first) = server.try_acquire_unavailable(seen, self.tier.counting);
         #[cfg(feature = "tokio")]
         if acquired && is_first {
             tracing::warn!(

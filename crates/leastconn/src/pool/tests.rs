@@ -2,12 +2,14 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
     sync::LazyLock,
+    time::SystemTime,
 };
 
 use super::*;
 use crate::{
-    AdminState, Lease, Source, WeightOverride, ZoneId,
+    AdminState, Failure, Lease, Source, WeightOverride, ZoneId,
     health::{Availability, Ratio},
+    server::Counting,
 };
 
 #[expect(
@@ -212,10 +214,10 @@ fn trial_remains_due_after_lost_swap() {
     old.server().connect_failed(*NOW, *NOW);
     let due = *NOW + PassivePolicy::default().fail_timeout;
     let server = pool.server("a").unwrap();
-    let seen = server.steady(due, &mut false).unwrap().0;
+    let seen = server.steady(due, &mut false).unwrap().word;
     drop(old);
     assert!(
-        !server.try_acquire(seen, due),
+        !server.try_acquire(seen, Counting::CONNECTION, due),
         "the count has changed since it was read"
     );
     assert!(pool.pick(&pool.all(), &Tried::default(), due).is_some());
@@ -497,5 +499,60 @@ fn zones_without_effect_are_ignored() {
         let expected = own.filter(|&own| own == "z").map(ZoneId::from);
         let successor = successor.build().unwrap();
         assert_eq!(successor.own_zone().map(|zone| zone.0.clone()), expected);
+    }
+}
+
+#[test]
+fn failures_count_as_load_for_a_second() {
+    let pool = Pool::builder("pool")
+        .servers([spec("a", 1), spec("b", 2)])
+        .seed(1)
+        .build()
+        .unwrap();
+    let server = pool.server("a").unwrap();
+    for _ in 0..2 {
+        server.failed_early(*NOW, *NOW, Failure::new(SystemTime::UNIX_EPOCH, &"closed"));
+    }
+    assert_eq!(server.in_flight(), 0);
+    let later = *NOW + Duration::from_secs(1);
+    let picks = |now, count: usize| -> Vec<Lease> {
+        let pick = || pool.pick(&pool.all(), &Tried::default(), now).unwrap();
+        (0..count).map(|_| pick()).collect()
+    };
+    let on_a = |leases: &[Lease]| leases.iter().filter(|lease| name(lease) == "a").count();
+    assert_eq!(on_a(&picks(*NOW, 2)), 0);
+    assert_eq!(on_a(&picks(*NOW, 6)), 2);
+    assert_eq!(on_a(&picks(later, 6)), 3);
+}
+
+#[test]
+fn servers_at_the_dial_limit_are_passed_over() {
+    for &balance in Balance::ALL {
+        let pool = Pool::builder("pool")
+            .servers([spec("a", 1), spec("b", 2), spec("c", 3).backup(true)])
+            .balance(balance)
+            .max_connecting(NonZeroU32::new(2))
+            .seed(1)
+            .build()
+            .unwrap();
+        let connecting = || {
+            let members = pool.members();
+            let counts = members.iter().map(|m| m.server.status().connecting);
+            counts.collect::<Vec<_>>()
+        };
+        let mut leases: Vec<_> = (0..4).map(|_| pick(&pool).unwrap()).collect();
+        assert_eq!(connecting(), [2, 2, 0], "{balance}");
+        // All are at the limit, so the limit does not apply.
+        drop(pick(&pool).unwrap());
+        assert_eq!(connecting(), [2, 2, 0], "{balance}");
+        let connected = leases.iter_mut().find(|lease| name(lease) == "b").unwrap();
+        connected.connected();
+        connected.connected();
+        assert_eq!(connecting(), [2, 1, 0], "{balance}");
+        assert_eq!(name(&pick(&pool).unwrap()), "b", "{balance}");
+        drop(leases);
+        let idle = |member: &Member| member.server.in_flight() == 0;
+        assert!(pool.members().iter().all(idle));
+        assert_eq!(connecting(), [0; 3], "{balance}");
     }
 }

@@ -34,6 +34,11 @@ struct State {
 }
 
 impl ServerGroup {
+    #[cfg(feature = "tokio")]
+    pub(super) const fn id(&self) -> &UpstreamId {
+        &self.id
+    }
+
     pub(crate) fn new(id: UpstreamId) -> Self {
         Self {
             id,
@@ -67,12 +72,13 @@ impl ServerGroup {
         change: impl FnOnce(&mut Health, Siblings),
     ) -> bool {
         let state = self.state.lock();
-        let others = state
-            .servers
-            .iter()
-            .filter(|s| !std::ptr::eq(&***s, server));
-        let ejected = others.filter(|s| s.word.load(Ordering::Relaxed) & EJECTED != 0);
+        let others = || {
+            let servers = state.servers.iter();
+            servers.filter(|s| !std::ptr::eq(&***s, server))
+        };
+        let ejected = others().filter(|s| s.word.load(Ordering::Relaxed) & EJECTED != 0);
         let mut siblings = Siblings::new(state.servers.len(), ejected.count());
+        siblings.another_serves = others().any(|other| other.serves());
         if !state.any_available() {
             siblings = siblings.none_available();
         }

@@ -1,38 +1,53 @@
 //! Picking a server: whether it is a candidate, and counting a connection on it.
 
-use std::time::Instant;
+use std::{num::NonZeroU32, time::Instant};
 
-use super::{CLOSED, DIALLED_UNAVAILABLE, DOWN, EJECTED, OUT_OF_SERVICE, RAMPING, Server, count};
+use super::{
+    CLOSED, CONNECTING_SHIFT, DIALLED_UNAVAILABLE, DOWN, EJECTED, FAILED_RECENTLY, MAX_IN_FLIGHT,
+    OUT_OF_SERVICE, RAMPING, Server, connecting, count,
+};
 use crate::{balance::slow_start::Ramp, sync::Ordering};
 
 impl Server {
-    /// Returns the word and the number of connections in flight if the server may be picked
-    /// at `now` and is not in slow start. Sets `ramping` if the server is in slow start.
-    pub(crate) fn steady(&self, now: Instant, ramping: &mut bool) -> Option<(u64, u32)> {
+    /// Returns the server if it may be picked at `now` and is not in slow start. Sets
+    /// `ramping` if the server is in slow start.
+    pub(crate) fn steady(&self, now: Instant, ramping: &mut bool) -> Option<Candidate> {
         let word = self.word.load(Ordering::Acquire);
         let in_flight = count(word);
-        if word & CLOSED != 0 || in_flight == u32::MAX {
+        if word & CLOSED != 0 || in_flight >= MAX_IN_FLIGHT {
             return None;
         }
-        if word & (EJECTED | RAMPING) != 0 {
-            if word & EJECTED == 0 {
-                *ramping = true;
-                return None;
-            }
-            // A server on trial gets one connection at a time, so slow start does not apply
-            // to it.
-            if !self.trial_is_due(now) {
-                return None;
-            }
+        if word & (EJECTED | RAMPING | FAILED_RECENTLY) != 0 {
+            return self.steady_with_flags(word, now, ramping);
         }
-        Some((word, in_flight))
+        Some(Candidate::steady(word, in_flight))
     }
 
     // Not inlined into the scan of a pick, so that the scan can use all registers.
     #[cold]
     #[inline(never)]
-    fn trial_is_due(&self, now: Instant) -> bool {
-        self.condition.lock().health.trial_is_due(now)
+    fn steady_with_flags(&self, word: u64, now: Instant, ramping: &mut bool) -> Option<Candidate> {
+        if word & EJECTED != 0 {
+            // A server on trial gets one connection at a time, so slow start does not apply
+            // to it.
+            if !self.condition.lock().health.trial_is_due(now) {
+                return None;
+            }
+        } else if word & RAMPING != 0 {
+            *ramping = true;
+            return None;
+        }
+        Some(Candidate::steady(word, self.load(word, now)))
+    }
+
+    /// The connections in flight, plus the failures of the last second.
+    fn load(&self, word: u64, now: Instant) -> u32 {
+        let failures = if word & FAILED_RECENTLY == 0 {
+            0
+        } else {
+            self.recent_failures(now)
+        };
+        count(word).saturating_add(failures)
     }
 
     /// Like [`Self::steady`], but includes a server in slow start. Clears the slow start
@@ -41,30 +56,29 @@ impl Server {
         let mut ramping = false;
         let steady = self.steady(now, &mut ramping);
         if !ramping {
-            return steady.map(Candidate::steady);
+            return steady;
         }
         let Some(share) = self.ramp_share(now, ramp) else {
             self.end_ramp();
             // If another thread has started a new ramp, the next pick applies that ramp.
-            return self.steady(now, &mut ramping).map(Candidate::steady);
+            return self.steady(now, &mut ramping);
         };
         let word = self.word.load(Ordering::Acquire);
-        let is_open = word & CLOSED == 0 && count(word) != u32::MAX;
-        is_open.then_some(Candidate {
+        let is_open = word & CLOSED == 0 && count(word) < MAX_IN_FLIGHT;
+        is_open.then(|| Candidate {
             word,
-            in_flight: count(word),
+            load: self.load(word, now),
             ramp: Some(share),
         })
     }
 
     /// Like [`Self::available`], but also returns an ejected server, and with `down` a server
     /// that is down. Picks use this method while no server is available.
-    pub(crate) fn candidate_if_unavailable(&self, down: bool) -> Option<Candidate> {
+    pub(crate) fn candidate_if_unavailable(&self, now: Instant, down: bool) -> Option<Candidate> {
         let word = self.word.load(Ordering::Acquire);
         let closed = if down { OUT_OF_SERVICE } else { CLOSED };
-        let in_flight = count(word);
-        (word & closed == 0 && in_flight != u32::MAX)
-            .then_some(Candidate::steady((word, in_flight)))
+        let is_open = word & closed == 0 && count(word) < MAX_IN_FLIGHT;
+        is_open.then(|| Candidate::steady(word, self.load(word, now)))
     }
 
     /// Counts one more connection, unless the word has changed from `seen`. Returns whether
@@ -75,49 +89,58 @@ impl Server {
     /// concurrently, the next trial must not be delayed. The lock is held during both steps,
     /// so that only one trial begins.
     #[inline]
-    pub(crate) fn try_acquire(&self, seen: u64, now: Instant) -> bool {
+    pub(crate) fn try_acquire(&self, seen: u64, counting: Counting, now: Instant) -> bool {
         if seen & EJECTED == 0 {
-            self.count_one(seen)
+            self.count_one(seen, counting)
         } else {
-            self.try_acquire_for_trial(seen, now)
+            self.try_acquire_for_trial(seen, counting, now)
         }
     }
 
     #[cold]
-    fn try_acquire_for_trial(&self, seen: u64, now: Instant) -> bool {
+    fn try_acquire_for_trial(&self, seen: u64, counting: Counting, now: Instant) -> bool {
         let mut condition = self.condition.lock();
-        let acquired = condition.health.trial_is_due(now) && self.count_one(seen);
+        let acquired = condition.health.trial_is_due(now) && self.count_one(seen, counting);
         if acquired {
             condition.health.start_trial(now);
         }
         acquired
     }
 
-    fn count_one(&self, seen: u64) -> bool {
+    fn count_one(&self, seen: u64, counting: Counting) -> bool {
+        let counted = seen + counting.0;
         self.word
-            .compare_exchange(seen, seen + 1, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(seen, counted, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     }
 
     /// Like [`Self::try_acquire`], but for a server that is picked while no server is
     /// available. The second value is whether this is the first such connection since the
     /// server was last available.
-    pub(crate) fn try_acquire_unavailable(&self, seen: u64) -> (bool, bool) {
+    pub(crate) fn try_acquire_unavailable(&self, seen: u64, counting: Counting) -> (bool, bool) {
         let is_unhealthy = seen & (DOWN | EJECTED) != 0;
         let is_first = is_unhealthy && seen & DIALLED_UNAVAILABLE == 0;
         let mark = if is_first { DIALLED_UNAVAILABLE } else { 0 };
         let counted = self.word.compare_exchange(
             seen,
-            (seen + 1) | mark,
+            (seen + counting.0) | mark,
             Ordering::AcqRel,
             Ordering::Relaxed,
         );
         (counted.is_ok(), is_first)
     }
 
-    /// Decreases the count that [`Self::try_acquire`] has increased.
-    pub(crate) fn release(&self) {
-        let before = self.word.fetch_sub(1, Ordering::AcqRel);
+    /// Ends the dial of a connection that was acquired with [`Counting::DIAL`]. The connection
+    /// still counts as a connection.
+    pub(crate) fn dialled(&self) {
+        let dial = Counting::DIAL.0 - Counting::CONNECTION.0;
+        let before = self.word.fetch_sub(dial, Ordering::AcqRel);
+        debug_assert_ne!(connecting(before), 0, "a dial was ended twice");
+    }
+
+    /// Decreases the counts that [`Self::try_acquire`] has increased.
+    pub(crate) fn release(&self, counting: Counting) {
+        let before = self.word.fetch_sub(counting.0, Ordering::AcqRel);
         debug_assert_ne!(count(before), 0, "a lease was released twice");
     }
 
@@ -126,21 +149,62 @@ impl Server {
     }
 }
 
+/// How a connection is counted on its server: what it adds to the state word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counting(u64);
+
+impl Counting {
+    pub(crate) const CONNECTION: Self = Self(1);
+    /// As a connection and as a dial in progress.
+    pub(crate) const DIAL: Self = Self(1 | 1 << CONNECTING_SHIFT);
+}
+
+/// A maximum of dials in progress on one server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DialLimit {
+    /// The smallest word at the limit. Dials are counted in the highest bits of the word, so
+    /// one comparison is enough.
+    first_word: u64,
+}
+
+impl DialLimit {
+    pub(crate) const NONE: Self = Self {
+        first_word: u64::MAX,
+    };
+
+    pub(crate) fn new(max: NonZeroU32) -> Self {
+        let first_word = u64::from(max.get().min(MAX_IN_FLIGHT)) << CONNECTING_SHIFT;
+        Self { first_word }
+    }
+
+    pub(crate) const fn is_reached(self, word: u64) -> bool {
+        word >= self.first_word
+    }
+}
+
 /// A server that could be picked when it was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
     pub(crate) word: u64,
-    pub(crate) in_flight: u32,
+    /// Connections in flight plus failures of the last second.
+    pub(crate) load: u32,
     /// Share that the server has reached in slow start; [`FULL_SHARE`] is the whole share.
+    ///
+    /// [`FULL_SHARE`]: crate::balance::slow_start::FULL_SHARE
     pub(crate) ramp: Option<u32>,
 }
 
 impl Candidate {
-    const fn steady((word, in_flight): (u64, u32)) -> Self {
+    const fn steady(word: u64, load: u32) -> Self {
         Self {
             word,
-            in_flight,
+            load,
             ramp: None,
         }
+    }
+
+    /// Connections in flight.
+    pub(crate) const fn in_flight(self) -> u32 {
+        count(self.word)
     }
 }

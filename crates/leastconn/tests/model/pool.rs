@@ -7,89 +7,20 @@
 
 #![allow(clippy::expect_used, reason = "a violated invariant panics")]
 
-use std::{
-    num::NonZeroU32,
-    time::{Duration, Instant},
-};
+#[path = "op.rs"]
+mod op;
+#[path = "settings.rs"]
+mod settings;
+
+use std::time::{Duration, Instant, SystemTime};
 
 use leastconn::{
-    AdminState, Balance, Candidates, Lease, PanicPolicy, PickRequest, Pool, PoolBuilder,
-    ServerSpec, Source, Tried, Weight,
-    health::{ActivePolicy, Availability, Health, PassivePolicy, Ratio, Siblings},
+    AdminState, Balance, Candidates, Failure, Lease, PanicPolicy, PickRequest, Pool, ServerSpec,
+    Source, Tried,
+    health::{ActivePolicy, Availability, Health, PassivePolicy, Siblings},
 };
-
-/// An operation on a pool. Indices are taken modulo the number of servers or leases.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Op {
-    /// A client connects that may use the servers in `allowed`.
-    Pick {
-        /// One bit per server.
-        allowed: u8,
-        /// One bit per server that was already tried.
-        tried: u8,
-    },
-    /// A connection ends.
-    Drop(u8),
-    /// Dialling a server failed, and another server is tried.
-    Retry(u8),
-    /// A connect to a server failed that began this many seconds ago.
-    Failed(u8, u8),
-    /// A connect to a server succeeded.
-    Succeeded(u8),
-    /// A probe of a server ended with success or failure.
-    Probed(u8, bool),
-    /// The operator sets the state of a server.
-    Admin(u8, AdminState),
-    /// Time passes, in seconds.
-    Wait(u8),
-    /// Replaces the members with the servers in the mask. The policies do not change.
-    Update {
-        /// One bit per server. 0: all servers.
-        members: u8,
-        /// Determines weights, limits and backups.
-        seed: u8,
-    },
-    /// Replaces the pool with a successor that has the servers in the mask.
-    Succeed {
-        /// One bit per server. 0: all servers.
-        members: u8,
-        /// Determines weights, limits and backups.
-        seed: u8,
-    },
-}
-
-impl Op {
-    /// Decodes an operation. Every operation has an encoding.
-    pub(crate) fn from_bytes([kind, a, b, c]: [u8; 4]) -> Self {
-        match kind % 16 {
-            // Picks are the most frequent operation, so that servers have connections. Two
-            // random masks are combined: on average 7/8 of the servers are allowed, and 1/4
-            // were already tried.
-            0..=5 => Self::Pick {
-                allowed: a | b | c,
-                tried: b & c,
-            },
-            6 | 7 => Self::Drop(a),
-            8 => Self::Retry(a),
-            9 | 10 => Self::Failed(a, b % 16),
-            11 => Self::Succeeded(a),
-            12 => Self::Probed(a, b % 2 == 0),
-            13 => Self::Admin(
-                a,
-                [AdminState::Ready, AdminState::Drain, AdminState::Maint][usize::from(b) % 3],
-            ),
-            14 => Self::Wait(a % 16),
-            _ if c % 2 == 0 => Self::Update {
-                members: a,
-                seed: b,
-            },
-            _ => Self::Succeed {
-                members: a,
-                seed: b,
-            },
-        }
-    }
-}
+pub(crate) use op::Op;
+use settings::{choosing, policies, spec, specs};
 
 /// Maximum number of servers.
 const SERVERS: u8 = 6;
@@ -99,6 +30,12 @@ const SERVERS: u8 = 6;
 struct Expected {
     spec: ServerSpec,
     in_flight: u32,
+    /// Connections in flight that are being dialled by a pool that limits dials.
+    connecting: u32,
+    /// Whether a connect has succeeded.
+    has_connected: bool,
+    /// Times of failures.
+    failures: Vec<Instant>,
     admin: AdminState,
     health: Health,
     /// Whether the server may be in slow start, because it recovered or was added.
@@ -111,6 +48,9 @@ impl Expected {
             may_be_slow: false,
             spec,
             in_flight: 0,
+            connecting: 0,
+            has_connected: false,
+            failures: Vec::new(),
             admin: AdminState::Ready,
             health: Health::new(policies.0, policies.1),
         }
@@ -148,10 +88,21 @@ impl Expected {
     }
 
     /// Returns the load per weight after one more connection. The value is exact, because
-    /// weights are powers of two.
-    fn weight_of_one_more(&self) -> f64 {
-        f64::from(self.in_flight + 1) / f64::from(self.spec.weight.get())
+    /// weights are powers of two. Time passes in whole seconds, so a failure counts until time
+    /// passes.
+    fn weight_of_one_more(&self, now: Instant) -> f64 {
+        let failures = self.failures.iter().filter(|&&failure| failure == now);
+        (f64::from(self.in_flight + 1) + failures.count() as f64)
+            / f64::from(self.spec.weight.get())
     }
+}
+
+/// A lease, the number of its server, and whether the connection counts as a dial.
+#[derive(Debug)]
+struct Held {
+    server: usize,
+    lease: Lease,
+    is_dial: bool,
 }
 
 /// A pool, its model, and the connections that are open.
@@ -161,9 +112,9 @@ pub(crate) struct World {
     policies: (Option<ActivePolicy>, PassivePolicy),
     /// Indexed by server number. `None`: the server is not a member.
     expected: Vec<Option<Expected>>,
-    leases: Vec<(usize, Lease)>,
-    /// Leases of servers that are no longer members, with the server number.
-    orphans: Vec<(usize, Lease)>,
+    leases: Vec<Held>,
+    /// Leases of servers that are no longer members.
+    orphans: Vec<Held>,
     now: Instant,
 }
 
@@ -201,6 +152,7 @@ impl World {
     ///   the pool does not have `PanicPolicy::Refuse`.
     /// - At most the configured share of servers is ejected.
     /// - A backup is picked only if no other server is eligible.
+    /// - A server at the limit of dials is picked only if all eligible servers are at it.
     /// - With least connections, no other eligible server has a lower load per weight than
     ///   the picked server, except for servers in slow start.
     /// - A server is picked whenever one is eligible.
@@ -223,10 +175,7 @@ impl World {
         match op {
             Op::Pick { allowed, tried } => self.pick(allowed, tried),
             Op::Drop(which) => {
-                if let Some((server, lease)) = self.take_lease(which) {
-                    self.ended(server);
-                    drop(lease);
-                }
+                drop(self.take_lease(which));
             }
             Op::Retry(which) => {
                 if let Some((server, lease)) = self.take_lease(which) {
@@ -234,23 +183,49 @@ impl World {
                     lease.server().connect_failed(now, now);
                     let siblings = self.siblings(server);
                     if let Some(expected) = &mut self.expected[server] {
+                        expected.failures.push(now);
                         expected.change_health(|health| health.connect_failed(now, now, siblings));
                     }
                     let mut tried = Tried::default();
                     tried.add(lease);
-                    self.ended(server);
                     self.pick_beside(u8::MAX, 1 << server, &tried);
                 }
             }
             Op::Failed(server, ago) => self.on_server(server, |server, expected, now, siblings| {
-                let ago = Duration::from_secs(ago.into());
-                let began = now.checked_sub(ago).unwrap_or(now);
+                let began = earlier(now, ago);
                 server.connect_failed(began, now);
+                expected.failures.push(now);
                 expected.change_health(|health| health.connect_failed(began, now, siblings));
             }),
             Op::Succeeded(server) => self.on_server(server, |server, expected, _, _| {
                 server.connect_succeeded();
+                expected.has_connected = true;
                 expected.change_health(Health::connect_succeeded);
+            }),
+            Op::Connected(which) => {
+                if let Some(which) = usize::from(which).checked_rem(self.leases.len()) {
+                    let held = &mut self.leases[which];
+                    held.lease.connected();
+                    if let Some(expected) = &mut self.expected[held.server] {
+                        expected.connecting -= u32::from(held.is_dial);
+                    }
+                    held.is_dial = false;
+                }
+            }
+            Op::FailedEarly(server, ago) => {
+                self.on_server(server, |server, expected, now, siblings| {
+                    let established = earlier(now, ago);
+                    let failure = Failure::new(SystemTime::UNIX_EPOCH, &"closed");
+                    server.failed_early(established, now, failure);
+                    expected.failures.push(now);
+                    expected.change_health(|health| {
+                        health.failed_early(established, now, siblings);
+                    });
+                });
+            }
+            Op::Served(server, ago) => self.on_server(server, |server, expected, now, _| {
+                server.served(earlier(now, ago));
+                expected.change_health(|health| health.served(earlier(now, ago)));
             }),
             Op::Probed(server, success) => self.on_server(server, |server, expected, _, all| {
                 server.probed(success);
@@ -308,7 +283,16 @@ impl World {
                 first
             }
         };
-        let available = tiers(&|expected| expected.is_available(self.now));
+        let mut available = tiers(&|expected| expected.is_available(self.now));
+        if let Some(max) = self.pool.max_connecting() {
+            let is_below = |number: &usize| {
+                let expected = self.expected[*number].as_ref();
+                expected.is_some_and(|expected| expected.connecting < max.get())
+            };
+            if available.iter().any(is_below) {
+                available.retain(is_below);
+            }
+        }
         if !available.is_empty() || self.pool.panic() == PanicPolicy::Refuse {
             return available;
         }
@@ -343,7 +327,18 @@ impl World {
             let others = expected.as_ref().filter(|_| *number != server);
             others.is_some_and(|e| is(e, |of| matches!(of, Availability::Ejected(_))))
         });
-        let siblings = Siblings::new(members().filter(|m| m.1.is_some()).count(), ejected.count());
+        let serves = |expected: &Expected| {
+            let health = &expected.health;
+            expected.admin == AdminState::Ready
+                && expected.has_connected
+                && health.availability() == Availability::Up
+                && !health.is_troubled()
+        };
+        let mut others = members().filter(|(number, _)| *number != server);
+        let another_serves = others.any(|(_, other)| other.as_ref().is_some_and(serves));
+        let servers = members().filter(|m| m.1.is_some()).count();
+        let mut siblings = Siblings::new(servers, ejected.count());
+        siblings.another_serves = another_serves;
         let mut expected = self.expected.iter().flatten();
         if expected.any(|e| e.admin == AdminState::Ready && is(e, |of| of == Availability::Up)) {
             siblings
@@ -357,7 +352,8 @@ impl World {
         if self.pool.balance() == Balance::LeastConn {
             let expected = |number: &usize| self.expected[*number].as_ref();
             let weight = |number: &usize| {
-                expected(number).map_or(f64::INFINITY, Expected::weight_of_one_more)
+                let weight = |expected: &Expected| expected.weight_of_one_more(self.now);
+                expected(number).map_or(f64::INFINITY, weight)
             };
             let any_slow = !self.pool.slow_start().is_zero();
             let steady = |number: &&usize| {
@@ -379,10 +375,16 @@ impl World {
             Some((number, lease)) => {
                 assert!(could.contains(&number), "picked {number} of {could:?}");
                 self.was_picked(number);
+                let is_dial = self.pool.max_connecting().is_some();
                 if let Some(expected) = &mut self.expected[number] {
                     expected.in_flight += 1;
+                    expected.connecting += u32::from(is_dial);
                 }
-                self.leases.push((number, lease));
+                self.leases.push(Held {
+                    server: number,
+                    lease,
+                    is_dial,
+                });
             }
         }
     }
@@ -431,13 +433,16 @@ impl World {
                     // state is reset.
                     let (back, stay) = std::mem::take(&mut self.orphans)
                         .into_iter()
-                        .partition(|&(orphan, _)| orphan == number);
+                        .partition(|orphan| orphan.server == number);
                     self.orphans = stay;
-                    let back: Vec<(usize, Lease)> = back;
-                    let in_flight = back
-                        .len()
-                        .try_into()
-                        .expect("the number of leases is small");
+                    let back: Vec<Held> = back;
+                    let count =
+                        |count: usize| count.try_into().expect("the number of leases is small");
+                    let in_flight = count(back.len());
+                    let connecting = count(back.iter().filter(|held| held.is_dial).count());
+                    let has_connected = back
+                        .first()
+                        .is_some_and(|held| held.lease.server().status().connections > 0);
                     self.leases.extend(back);
                     let mut expected = Expected::new(spec, policies);
                     if some_stay {
@@ -446,6 +451,8 @@ impl World {
                     Expected {
                         may_be_slow: true,
                         in_flight,
+                        connecting,
+                        has_connected,
                         ..expected
                     }
                 }
@@ -454,9 +461,9 @@ impl World {
         for gone in servers().filter(|&number| before[number].is_some()) {
             let (left, stay) = std::mem::take(&mut self.leases)
                 .into_iter()
-                .partition(|&(number, _)| number == gone);
+                .partition(|held| held.server == gone);
             self.leases = stay;
-            let left: Vec<(usize, Lease)> = left;
+            let left: Vec<Held> = left;
             self.orphans.extend(left);
         }
     }
@@ -466,10 +473,12 @@ impl World {
             let number = number_from(member.server.id().as_str());
             let expected = self.expected[number].as_ref();
             let expected = expected.expect("each member has an expected state");
-            let leases = self.leases.iter().filter(|lease| lease.0 == number).count();
+            let leases = self.leases.iter().filter(|held| held.server == number);
+            let leases = leases.count();
             let status = member.server.status();
             assert_eq!(status.in_flight as usize, leases);
             assert_eq!(status.in_flight, expected.in_flight);
+            assert_eq!(status.connecting, expected.connecting);
             assert_eq!(status.admin, expected.admin);
             assert_eq!(status.availability, expected.health.availability());
         }
@@ -485,15 +494,19 @@ impl World {
             .subset(|server| has(allowed, number_from(server.id().as_str())))
     }
 
+    /// Removes a lease from the model. The caller drops it.
     fn take_lease(&mut self, which: u8) -> Option<(usize, Lease)> {
         let which = usize::from(which).checked_rem(self.leases.len())?;
-        Some(self.leases.swap_remove(which))
-    }
-
-    fn ended(&mut self, server: usize) {
+        let Held {
+            server,
+            lease,
+            is_dial,
+        } = self.leases.swap_remove(which);
         if let Some(expected) = &mut self.expected[server] {
             expected.in_flight -= 1;
+            expected.connecting -= u32::from(is_dial);
         }
+        Some((server, lease))
     }
 
     fn on_server(
@@ -515,64 +528,17 @@ impl World {
     }
 }
 
+fn earlier(now: Instant, seconds: u8) -> Instant {
+    let ago = Duration::from_secs(seconds.into());
+    now.checked_sub(ago).unwrap_or(now)
+}
+
 fn servers() -> impl Iterator<Item = usize> {
     0..usize::from(SERVERS)
 }
 
 const fn has(mask: u8, number: usize) -> bool {
     mask >> number & 1 == 1
-}
-
-fn policies(seed: u8) -> (Option<ActivePolicy>, PassivePolicy) {
-    let two = NonZeroU32::MIN.saturating_add(1);
-    let active = (seed & 1 == 0).then_some(ActivePolicy::new(two, two));
-    let mut passive = PassivePolicy::default();
-    passive.max_fails = u32::from(seed >> 1) % 4;
-    passive.max_ejected = if seed & 1 << 7 == 0 {
-        Ratio::HALF
-    } else {
-        Ratio::ALL
-    };
-    (active, passive)
-}
-
-/// Derives the algorithm, slow start and panic policy from `seed`. Half of the pools use least
-/// connections, half use slow start, and half refuse while no server is available.
-fn choosing(pool: PoolBuilder<'_>, seed: u8) -> PoolBuilder<'_> {
-    let balance = match seed >> 2 & 7 {
-        0 => Balance::P2c,
-        1 => Balance::RoundRobin,
-        2 => Balance::Random,
-        3 => Balance::SourceHash,
-        _ => Balance::LeastConn,
-    };
-    let panic = if seed & 1 << 6 == 0 {
-        PanicPolicy::Dial
-    } else {
-        PanicPolicy::Refuse
-    };
-    pool.balance(balance)
-        .panic(panic)
-        .slow_start(Duration::from_secs(u64::from(seed >> 5 & 1) * 7))
-}
-
-/// Returns the servers in the mask `members`. Returns all servers if the mask is empty.
-fn specs(members: u8, seed: u8) -> Vec<ServerSpec> {
-    let is_member =
-        |number: &u8| members.is_multiple_of(1 << SERVERS) || has(members, (*number).into());
-    let numbers = (0..SERVERS).filter(is_member);
-    numbers.map(|number| spec(number, seed)).collect()
-}
-
-/// A server whose weight, limit and backup flag are derived from `seed`.
-fn spec(number: u8, seed: u8) -> ServerSpec {
-    let draw = seed.wrapping_mul(37).wrapping_add(number.wrapping_mul(101));
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 8_000 + u16::from(number)));
-    ServerSpec::new(number.to_string(), address)
-        // Weights are powers of two, so that loads are exact as floating-point numbers.
-        .weight(Weight::new(1 << (draw % 3)).unwrap_or_default())
-        .max_conns(NonZeroU32::new(u32::from(draw / 3 % 4)))
-        .backup((draw / 16).is_multiple_of(3))
 }
 
 fn number_of(lease: &Lease) -> usize {

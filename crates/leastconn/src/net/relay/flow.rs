@@ -164,6 +164,21 @@ impl<'a> Flow<'a> {
         )
     }
 
+    /// Whether the reader has sent a byte.
+    pub(super) fn has_moved(&self) -> bool {
+        self.written > 0 || !self.unsent.is_empty() || !self.splice.is_empty()
+    }
+
+    /// Whether the reader has ended, in order or not.
+    pub(super) const fn is_reader_ended(&self) -> bool {
+        self.is_passed_on() || matches!(self.phase, Phase::Closing) || self.read_fault.is_some()
+    }
+
+    /// Whether a write to the writer has failed.
+    pub(super) const fn is_writer_ended(&self) -> bool {
+        self.write_error.is_some()
+    }
+
     /// Whether the orderly end of the reader was forwarded.
     pub(super) const fn is_passed_on(&self) -> bool {
         matches!(

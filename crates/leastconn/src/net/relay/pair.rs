@@ -129,6 +129,21 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
         ]
     }
 
+    /// Whether the server has sent a byte.
+    pub(super) fn has_server_sent(&self) -> bool {
+        self.server_to_client.has_moved()
+    }
+
+    /// Whether the server has finished sending or its connection has failed.
+    pub(super) fn is_server_ended(&self) -> bool {
+        self.server_to_client.is_reader_ended() || self.client_to_server.is_writer_ended()
+    }
+
+    /// Whether the client has finished sending or its connection has failed.
+    pub(super) fn is_client_ended(&self) -> bool {
+        self.client_to_server.is_reader_ended() || self.server_to_client.is_writer_ended()
+    }
+
     /// Whether the half-close timeout applies instead of the idle timeout.
     pub(super) const fn is_half_closed(&self) -> bool {
         self.client_to_server.is_half_closed() || self.server_to_client.is_half_closed()

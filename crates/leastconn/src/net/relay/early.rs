@@ -1,0 +1,94 @@
+//! Reports to the health of the server how a connection begins: whether it fails early.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{super::now, pair::Pair};
+use crate::{Failure, Server, health::EARLY, net::Stream};
+
+/// The error that is shown if early failures eject a server.
+const ERROR: &str = "closed connections without sending data";
+
+/// Watches a connection until it has failed early or is known not to.
+pub(super) struct EarlyWatch<'a> {
+    server: &'a Server,
+    established: Instant,
+    /// Whether the watch is over.
+    is_done: bool,
+    /// The time at which the connection is known not to fail early. Set only if this ends an
+    /// ejection or clears failures: otherwise the timer would be armed for each connection.
+    check: Option<Instant>,
+}
+
+impl<'a> EarlyWatch<'a> {
+    pub(super) fn new(server: &'a Server, established: Instant) -> Self {
+        let check = server.is_troubled().then(|| established + EARLY);
+        Self {
+            server,
+            established,
+            is_done: false,
+            check,
+        }
+    }
+
+    /// The time of the next poll if no wake-up occurs before.
+    pub(super) const fn next_check(&self) -> Option<Instant> {
+        self.check
+    }
+
+    /// Examines the connection after each poll.
+    pub(super) fn observe(&mut self, pair: &Pair<'_, impl Stream, impl Stream>) {
+        if self.is_done {
+            return;
+        }
+        if pair.has_server_sent() {
+            self.served();
+        } else if pair.is_server_ended() {
+            // If the client ended the connection first, it is normal that the server ends it
+            // without an answer.
+            if self.elapsed() >= EARLY {
+                self.served();
+            } else if !pair.is_client_ended() {
+                self.failed();
+            }
+            self.finish();
+        } else if self.check.is_some_and(|check| check <= now()) {
+            self.served();
+        }
+    }
+
+    /// Records the result of a connection that ends without one.
+    pub(super) fn end(&mut self) {
+        if !self.is_done && self.server.is_troubled() && self.elapsed() >= EARLY {
+            self.served();
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        now().saturating_duration_since(self.established)
+    }
+
+    const fn finish(&mut self) {
+        self.is_done = true;
+        self.check = None;
+    }
+
+    fn served(&mut self) {
+        self.finish();
+        if self.server.served(self.established) {
+            let (upstream, server) = (self.server.upstream(), self.server.id());
+            tracing::info!(upstream, %server, cause = "connection", "server up");
+        }
+    }
+
+    fn failed(&mut self) {
+        self.finish();
+        let failure = Failure::new(SystemTime::now(), &ERROR);
+        if self.server.failed_early(self.established, now(), failure) {
+            let (upstream, server) = (self.server.upstream(), self.server.id());
+            tracing::warn!(upstream, %server, cause = "connection", reason = ERROR, "server down");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

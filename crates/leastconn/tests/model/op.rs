@@ -1,0 +1,85 @@
+//! Operations on a pool.
+
+use leastconn::AdminState;
+
+/// An operation on a pool. Indices are taken modulo the number of servers or leases.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Op {
+    /// A client connects that may use the servers in `allowed`.
+    Pick {
+        /// One bit per server.
+        allowed: u8,
+        /// One bit per server that was already tried.
+        tried: u8,
+    },
+    /// A connection ends.
+    Drop(u8),
+    /// Dialling a server failed, and another server is tried.
+    Retry(u8),
+    /// A connect to a server failed that began this many seconds ago.
+    Failed(u8, u8),
+    /// A connect to a server succeeded.
+    Succeeded(u8),
+    /// A connection is established that was being dialled.
+    Connected(u8),
+    /// A server ended a connection early that was established this many seconds ago.
+    FailedEarly(u8, u8),
+    /// A server served a connection that was established this many seconds ago.
+    Served(u8, u8),
+    /// A probe of a server ended with success or failure.
+    Probed(u8, bool),
+    /// The operator sets the state of a server.
+    Admin(u8, AdminState),
+    /// Time passes, in seconds.
+    Wait(u8),
+    /// Replaces the members with the servers in the mask. The policies do not change.
+    Update {
+        /// One bit per server. 0: all servers.
+        members: u8,
+        /// Determines weights, limits and backups.
+        seed: u8,
+    },
+    /// Replaces the pool with a successor that has the servers in the mask.
+    Succeed {
+        /// One bit per server. 0: all servers.
+        members: u8,
+        /// Determines weights, limits and backups.
+        seed: u8,
+    },
+}
+
+impl Op {
+    /// Decodes an operation. Every operation has an encoding.
+    pub(crate) fn from_bytes([kind, a, b, c]: [u8; 4]) -> Self {
+        match kind % 19 {
+            // Picks are the most frequent operation, so that servers have connections. Two
+            // random masks are combined: on average 7/8 of the servers are allowed, and 1/4
+            // were already tried.
+            0..=5 => Self::Pick {
+                allowed: a | b | c,
+                tried: b & c,
+            },
+            6 | 7 => Self::Drop(a),
+            8 => Self::Retry(a),
+            9 | 10 => Self::Failed(a, b % 16),
+            11 => Self::Succeeded(a),
+            12 => Self::Probed(a, b % 2 == 0),
+            13 => Self::Admin(
+                a,
+                [AdminState::Ready, AdminState::Drain, AdminState::Maint][usize::from(b) % 3],
+            ),
+            14 => Self::Wait(a % 16),
+            15 => Self::Connected(a),
+            16 => Self::FailedEarly(a, b % 16),
+            17 => Self::Served(a, b % 16),
+            _ if c % 2 == 0 => Self::Update {
+                members: a,
+                seed: b,
+            },
+            _ => Self::Succeed {
+                members: a,
+                seed: b,
+            },
+        }
+    }
+}
