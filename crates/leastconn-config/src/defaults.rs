@@ -29,6 +29,7 @@ pub(crate) const HEALTH_PATH: &str = "/";
 pub(crate) const HEALTH_USER: &str = "leastconn";
 
 pub(crate) const MAX_FAILS: u32 = 1;
+pub(crate) const MAX_EARLY: u32 = 5;
 pub(crate) const FAIL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const MAX_EJECTED: f64 = 0.5;
 

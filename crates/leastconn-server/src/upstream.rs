@@ -236,6 +236,7 @@ fn new_pool(config: &leastconn_config::Upstream) -> PoolBuilder<'static> {
 fn configured<'a>(pool: PoolBuilder<'a>, config: &leastconn_config::Upstream) -> PoolBuilder<'a> {
     pool.active(config.health_check.as_ref().map(|check| check.policy))
         .passive(config.passive)
+        .max_connecting(config.max_connecting)
         .balance(config.balance)
         .panic(config.panic)
         .slow_start(config.slow_start)

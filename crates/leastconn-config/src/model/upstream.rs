@@ -1,6 +1,6 @@
 //! `[[upstream]]`
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use leastconn::{
     Balance, PanicPolicy, ServerSpec, UpstreamId, ZoneId,
@@ -22,6 +22,8 @@ pub struct Upstream {
     pub slow_start: Duration,
     /// Timeout of one attempt to connect.
     pub connect_timeout: Duration,
+    /// Connection attempts in progress at which a server is passed over. `None`: no limit.
+    pub max_connecting: Option<NonZeroU32>,
     /// Number of further servers that are tried when connecting fails.
     pub retries: u32,
     /// How long a connection keeps trying to connect after all servers have failed. Zero:

@@ -65,7 +65,8 @@ pub enum HealthCheckType {
     Redis,
 }
 
-/// Passive health checks: ejection of servers after failed connects.
+/// Passive health checks: ejection of servers after failed connects, and of servers that close
+/// connections at once.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "passive")]
@@ -73,8 +74,14 @@ pub struct RawPassive {
     /// Failed connects within `fail_timeout` after which a server is ejected. 0: never.
     #[schemars(range(min = 0), extend("default" = defaults::MAX_FAILS))]
     pub max_fails: Opt<u32>,
-    /// The period in which failures are counted, and the duration of the first ejection. Each
-    /// further ejection in a row lasts twice as long, up to five minutes.
+    /// Connections in a row that fail early, after which a server is ejected. A connection
+    /// fails early if the server ends it within a second without having sent a byte. 0: never,
+    /// which is also the default if `max_fails` is 0.
+    #[schemars(range(min = 0), extend("default" = defaults::MAX_EARLY))]
+    pub max_early: Opt<u32>,
+    /// The period in which failed connects are counted, and the duration of the first
+    /// ejection. The second ejection in a row lasts twice as long, the third three times as
+    /// long, up to five minutes.
     #[schemars(extend("default" = text(defaults::FAIL_TIMEOUT)))]
     pub fail_timeout: Opt<DurationText>,
     /// Maximum fraction of the upstream's servers that may be ejected at the same time, 0 to

@@ -32,6 +32,10 @@ pub struct RawUpstream {
     /// Number of further servers that are tried when connecting fails.
     #[schemars(range(min = 0, max = 1000), extend("default" = defaults::RETRIES))]
     pub retries: Opt<u32>,
+    /// Connection attempts in progress at which a server is passed over while another server
+    /// is available. 0: no limit.
+    #[schemars(range(min = 0), extend("default" = 0))]
+    pub max_connecting: Opt<u32>,
     /// How long a connection keeps trying after all servers that it may use have failed or
     /// are unavailable. "0s": it fails at once.
     #[schemars(extend("default" = text(defaults::RETRY_FOR)))]
@@ -52,7 +56,8 @@ pub struct RawUpstream {
     pub proxy_protocol: Opt<ProxyProtocolOut>,
     /// Active health checks. Default: a TCP connect every ten seconds.
     pub health_check: Opt<RawHealthCheck>,
-    /// Passive health checks: ejection of servers after failed connects.
+    /// Passive health checks: ejection of servers after failed connects, and of servers that
+    /// close connections at once.
     pub passive: Option<RawPassive>,
     /// TLS with servers.
     pub tls: Opt<RawUpstreamTls>,

@@ -21,6 +21,14 @@ impl Resolver<'_> {
         passive.max_fails = raw
             .and_then(|raw| raw.max_fails.as_ref())
             .map_or(defaults::MAX_FAILS, |at| at.value);
+        let default = match passive.max_fails {
+            // Ejection was disabled before `max_early` existed.
+            0 => 0,
+            _ => defaults::MAX_EARLY,
+        };
+        passive.max_early = raw
+            .and_then(|raw| raw.max_early.as_ref())
+            .map_or(default, |at| at.value);
         passive.fail_timeout = self.duration(
             "fail_timeout",
             fail_timeout,

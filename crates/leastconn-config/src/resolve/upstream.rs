@@ -86,6 +86,10 @@ impl Resolver<'_> {
                 defaults::CONNECT_TIMEOUT,
                 Zero::Refused,
             ),
+            max_connecting: raw
+                .max_connecting
+                .as_ref()
+                .and_then(|at| NonZeroU32::new(at.value)),
             retries: raw
                 .retries
                 .as_ref()

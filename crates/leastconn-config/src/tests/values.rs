@@ -97,7 +97,8 @@ fn all_keys_are_read() {
         slow_start = "1m30s"
         proxy_protocol = "v2-tls"
         health_check = { type = "http", path = "/up?x=1", status = [200, 204], port = 8080, rise = 1, fall = 1 }
-        passive = { max_fails = 0, fail_timeout = "1s", max_ejected = 1 }
+        max_connecting = 16
+        passive = { max_fails = 0, max_early = 2, fail_timeout = "1s", max_ejected = 1 }
         servers = [
           "webapp1:80",
           { name = "webapp2", address = "10.0.0.2:80", weight = 65535, max_conns = 5, backup = true },
@@ -150,6 +151,8 @@ fn all_keys_are_read() {
     assert_eq!(upstream.retry_for, Duration::from_millis(250));
     assert_eq!(upstream.panic, PanicPolicy::Refuse);
     assert_eq!(upstream.passive.max_ejected, Ratio::ALL);
+    assert_eq!(upstream.passive.max_early, 2);
+    assert_eq!(upstream.max_connecting, NonZeroU32::new(16));
     let names: Vec<_> = upstream.servers.iter().map(|s| s.id.as_str()).collect();
     assert_eq!(names, ["webapp1:80", "webapp2", "webapp3:80"]);
     let second = &upstream.servers[1];
@@ -282,6 +285,26 @@ fn balance_has_five_values() {
     assert_eq!(plain.retry_for, Duration::from_secs(3));
     assert_eq!(plain.panic, PanicPolicy::Dial);
     assert_eq!(plain.passive, PassivePolicy::default());
+    assert_eq!(plain.max_connecting, None);
+}
+
+/// A configuration that disabled ejection before `max_early` existed still disables it.
+#[test]
+fn max_early_defaults_to_zero_without_max_fails() {
+    for (passive, max_early) in [
+        ("{}", 5),
+        ("{ max_fails = 3 }", 5),
+        ("{ max_fails = 0 }", 0),
+        ("{ max_fails = 0, max_early = 7 }", 7),
+        ("{ max_early = 0 }", 0),
+    ] {
+        let key = format!("name = \"web\"\npassive = {passive}\n");
+        let config = config(&changed("name = \"web\"\n", &key));
+        assert_eq!(
+            config.upstreams[0].passive.max_early, max_early,
+            "{passive}"
+        );
+    }
 }
 
 #[test]

@@ -256,6 +256,7 @@ fn down_servers_are_above_the_totals() {
     changed.status.time = "2026-11-24T03:15:15Z".to_owned();
     changed.status.upstreams = serde_json::from_value(summary).unwrap();
     changed.servers.servers[1].outage = Some(leastconn_server::api::Outage {
+        until: None,
         since: "2026-11-24T03:12:09.123Z".to_owned(),
         reason: "HTTP status 503".to_owned(),
     });

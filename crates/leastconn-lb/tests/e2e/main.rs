@@ -38,6 +38,7 @@ mod dashboard;
 mod data_integrity;
 mod descriptor_exhaustion;
 mod draining_predecessors;
+mod early_failures;
 mod early_signals;
 mod explain;
 mod explain_predicts_handshakes;

@@ -1,7 +1,9 @@
 //! Servers that are ejected or down.
 
+use std::time::Instant;
+
 use jiff::Timestamp;
-use leastconn::{ServerStatus, health::Availability};
+use leastconn::{ServerStatus, health::Availability, net};
 use leastconn_config::text;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,7 +18,10 @@ pub(super) const LISTED: usize = 5;
 pub struct Outage {
     /// When the server stopped being `up`; later failures do not change it.
     pub since: String,
-    /// Error of the last failed health check (`down`), or of the connect that ejected the
+    /// While ejected: when a trial connection is allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// Error of the last failed health check (`down`), or of the connection that ejected the
     /// server. At most 1 KiB.
     pub reason: String,
 }
@@ -47,8 +52,13 @@ pub(super) const fn health_name(status: &ServerStatus) -> &'static str {
 impl Outage {
     pub(super) fn of(server: &leastconn::Server) -> Option<Self> {
         let outage = server.outage()?;
+        let until = match server.status().availability {
+            Availability::Ejected(until) => wall_clock(until).map(time),
+            Availability::Up | Availability::Down => None,
+        };
         Some(Self {
             since: Timestamp::try_from(outage.since).map_or_else(|_| String::new(), time),
+            until,
             reason: text::escape(&outage.reason),
         })
     }
@@ -72,8 +82,20 @@ impl UnhealthyServer {
     }
 }
 
+/// The time of day at `instant`. Returns `None` if the time is out of range.
+fn wall_clock(instant: Instant) -> Option<Timestamp> {
+    let left = instant.saturating_duration_since(net::now());
+    Timestamp::now().checked_add(left).ok()
+}
+
 /// `web/web1 is down since 2026-11-24T03:12:09.123Z: Connection refused (os error 111)`
 pub fn line(upstream: &str, server: &str, health: &str, outage: &Outage) -> String {
-    let Outage { since, reason } = outage;
-    format!("{upstream}/{server} is {health} since {since}: {reason}")
+    let Outage {
+        since,
+        until,
+        reason,
+    } = outage;
+    let until = until.as_ref();
+    let until = until.map_or_else(String::new, |until| format!(" until {until}"));
+    format!("{upstream}/{server} is {health} since {since}{until}: {reason}")
 }

@@ -37,7 +37,8 @@ pub struct Server {
     pub address: String,
     /// Administrative state: `ready`, `drain` or `maint`.
     pub state: String,
-    /// `up`, `down` (health checks fail) or `ejected` (connects failed).
+    /// `up`, `down` (health checks fail) or `ejected` (connects failed, or the server closed
+    /// connections at once).
     pub health: String,
     /// While ejected or down: when and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,6 +64,10 @@ pub struct Server {
     pub connections: u64,
     /// Failed connects since the start.
     pub connect_failures: u64,
+    /// Connections since the start that failed early: the server ended them within a second
+    /// without having sent a byte.
+    #[serde(default)]
+    pub early_failures: u64,
 }
 
 /// Progress of a slow start.
@@ -142,6 +147,7 @@ impl Server {
             active: status.in_flight,
             connections: status.connections,
             connect_failures: status.connect_failures,
+            early_failures: status.early_failures,
         }
     }
 }

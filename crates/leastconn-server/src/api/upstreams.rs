@@ -92,6 +92,7 @@ pub fn outage_lines(upstreams: &[UpstreamSummary], max_lines: usize) -> Vec<Stri
         servers.map(|one| {
             let outage = Outage {
                 since: one.since.clone(),
+                until: None,
                 reason: one.reason.clone(),
             };
             line(&upstream.name, &one.server, &one.health, &outage)

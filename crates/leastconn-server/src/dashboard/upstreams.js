@@ -124,7 +124,7 @@ function row({ server }) {
         text(slow, `slow ${as.percent(now.slow_start.share)}`);
         attribute(slow, "title", slowStart(now.slow_start));
       }
-      const extras = [weightText(now), now.zone && `zone ${now.zone}`, now.backup && "backup", now.max_conns && `at most ${as.count(now.max_conns)}`].filter(Boolean);
+      const extras = [weightText(now), now.zone && `zone ${now.zone}`, now.backup && "backup", now.max_conns && `at most ${as.count(now.max_conns)}`, now.early_failures && `${as.count(now.early_failures)} closed at once`].filter(Boolean);
       text(sub, [now.address, ...extras].join(" · "));
       attribute(sub, "title", sub.textContent);
       text(active, as.count(now.active));

@@ -281,6 +281,7 @@ pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
         ("WEIGHT", Align::Right),
         ("CONNECTIONS", Align::Right),
         ("FAILED", Align::Right),
+        ("EARLY", Align::Right),
         ("ADDRESS", Align::Truncate),
     ]);
     for server in &servers.servers {
@@ -318,6 +319,7 @@ pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
             server.weight_text().into(),
             server.connections.to_string().into(),
             server.connect_failures.to_string().into(),
+            server.early_failures.to_string().into(),
             format!("{}{notes}", server.address).into(),
         ]);
     }

@@ -17,6 +17,7 @@ pub(super) fn upstream(name: &str, servers: &[&str]) -> (UpstreamId, Arc<Upstrea
         balance: leastconn::Balance::default(),
         slow_start: Duration::ZERO,
         connect_timeout: Duration::from_secs(1),
+        max_connecting: None,
         retries: 0,
         retry_for: Duration::ZERO,
         panic: leastconn::PanicPolicy::default(),

@@ -133,6 +133,13 @@ impl<O: Observed> Collect<O> {
         )?;
         family(
             encoder,
+            "leastconn_server_early_failures",
+            "Connections that a server ended within a second without having sent a byte",
+            MetricType::Counter,
+            counters(|s| s.early_failures),
+        )?;
+        family(
+            encoder,
             "leastconn_server_connections_active",
             "Open connections to a server, including those being opened",
             MetricType::Gauge,
