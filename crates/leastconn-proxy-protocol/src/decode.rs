@@ -103,17 +103,20 @@ fn port(text: &str) -> Result<u16, HeaderError> {
 fn version_2(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
     const LOCAL: u8 = 0x20;
     const PROXY: u8 = 0x21;
-    let Some((fixed, rest)) = bytes.split_at_checked(FIXED) else {
+    let Some(&command) = bytes.get(SIGNATURE.len()) else {
         return Ok(None);
     };
-    let (command, family) = (fixed[12], fixed[13]);
-    let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     if command >> 4 != 2 {
         return Err(HeaderError::Malformed("version is not 2"));
     }
     if !matches!(command, LOCAL | PROXY) {
         return Err(HeaderError::Malformed("command is not LOCAL or PROXY"));
     }
+    let Some((fixed, rest)) = bytes.split_at_checked(FIXED) else {
+        return Ok(None);
+    };
+    let family = fixed[13];
+    let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     if length > MAX_REST {
         return Err(HeaderError::TooLong(length));
     }

@@ -128,6 +128,15 @@ fn version_2_is_decoded() {
 }
 
 #[test]
+fn wrong_command_is_rejected_as_soon_as_it_arrives() {
+    assert_eq!(parse(&SIGNATURE).unwrap(), None);
+    for command in [0x11, 0x22] {
+        let start = [&SIGNATURE[..], &[command]].concat();
+        assert!(matches!(parse(&start), Err(HeaderError::Malformed(_))));
+    }
+}
+
+#[test]
 fn malformed_or_unsupported_version_2_is_rejected() {
     let malformed = |what: &'static str| HeaderError::Malformed(what);
     for (bytes, error) in [
