@@ -3,9 +3,12 @@
 mod balancer;
 mod event;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
-use leastconn::{Balance, Lease, PickRequest, PoolError, Tried, backoff::Backoff};
+use leastconn::{Balance, Failure, Lease, PickRequest, PoolError, Tried, backoff::Backoff};
 
 use crate::{
     meter::{Meter, Outcome},
@@ -148,6 +151,7 @@ impl<'a> Simulation<'a> {
             Event::Reconnect(arrival) => self.accept(arrival),
             Event::Retry(id) => self.retry(id),
             Event::Dialled(id) => self.dialled(id),
+            Event::FirstByte(id) => self.first_byte(id),
             Event::End(id) => self.end(id),
             Event::Probe { balancer, server } => self.probe(balancer, server),
             Event::Probed {
@@ -233,7 +237,7 @@ impl<'a> Simulation<'a> {
             return;
         };
         let State::Dialling {
-            lease,
+            mut lease,
             server,
             began,
         } = connection.state
@@ -261,7 +265,12 @@ impl<'a> Simulation<'a> {
             Condition::ClosingAtOnce => (2 * ROUND_TRIP, false),
             Condition::Frozen => (policy.client_timeout, false),
         };
+        lease.connected();
         lease.server().connect_succeeded();
+        if is_served {
+            let first_byte = self.now + hold.min(ROUND_TRIP);
+            self.events.add(first_byte, Event::FirstByte(id));
+        }
         self.meter.accepted(self.now, connection.arrival.at, server);
         self.events.add(self.now + hold, Event::End(id));
         connection.state = State::Open {
@@ -271,6 +280,16 @@ impl<'a> Simulation<'a> {
             is_served,
         };
         self.connections.insert(id, connection);
+    }
+
+    fn first_byte(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
+        if let State::Open { lease, began, .. } = &connection.state {
+            let balancer = &self.balancers[connection.arrival.balancer];
+            lease.server().served(balancer.instant(*began));
+        }
     }
 
     fn end(&mut self, id: ConnectionId) {
@@ -301,6 +320,12 @@ impl<'a> Simulation<'a> {
         }
         if !is_served && self.meter.is_measuring(self.now) {
             self.meter.outcome.failed += 1;
+        }
+        if !is_served && self.conditions[server] == Condition::ClosingAtOnce {
+            let balancer = &self.balancers[connection.arrival.balancer];
+            let (established, now) = (balancer.instant(began), balancer.instant(self.now));
+            let failure = Failure::new(SystemTime::UNIX_EPOCH, &"closed at once");
+            lease.server().failed_early(established, now, failure);
         }
         drop(lease);
         self.meter.closed(self.now, server);

@@ -127,6 +127,34 @@ fn weights_are_proportional() {
 }
 
 #[test]
+fn server_that_closes_at_once_draws_few_connections() {
+    let mut site = site(4);
+    site.changes = vec![TimedChange {
+        at: 9 * SECOND,
+        server: 0,
+        change: Change::Condition(Condition::ClosingAtOnce),
+    }];
+    let workload = poisson(Hold::Exponential(SECOND));
+    for &balance in Balance::ALL {
+        let outcome = run(&site, &workload, balance, 1);
+        assert!(
+            outcome.share_of(0) < 0.01,
+            "{balance}: {:?}",
+            outcome.connects
+        );
+    }
+    // Without ejection, the server looks idle and draws most connections. Its failures of
+    // the last second count as connections, which limits them.
+    site.policy.passive.max_early = 0;
+    let outcome = run(&site, &workload, Balance::LeastConn, 1);
+    assert!(
+        (0.1..0.5).contains(&outcome.share_of(0)),
+        "{:?}",
+        outcome.connects
+    );
+}
+
+#[test]
 fn refusing_server_fails_no_client() {
     let mut site = site(4);
     site.changes = vec![TimedChange {

@@ -47,6 +47,8 @@ pub(super) fn all() -> Vec<Scenario> {
     };
     let mut checked = failing(Condition::ClosingAtOnce);
     checked.policy.check = Some(check(false));
+    let mut not_ejected = failing(Condition::ClosingAtOnce);
+    not_ejected.policy.passive.max_early = 0;
     let mut frozen = failing(Condition::Frozen);
     frozen.policy.check = Some(check(true));
     frozen.warm_up = 5 * SECOND;
@@ -69,6 +71,12 @@ pub(super) fn all() -> Vec<Scenario> {
             "closes-at-once-checked",
             "as closes-at-once, with health checks that only connect, every 1 s",
             checked,
+            vec![share, Measure::Failed],
+        ),
+        scenario(
+            "closes-at-once-max-early-0",
+            "as closes-at-once, with passive = { max_early = 0 }: early failures do not eject the server",
+            not_ejected,
             vec![share, Measure::Failed],
         ),
         scenario(

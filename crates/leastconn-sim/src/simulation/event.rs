@@ -20,6 +20,8 @@ pub(super) enum Event {
     Retry(ConnectionId),
     /// A connect has succeeded or failed.
     Dialled(ConnectionId),
+    /// The server sends the first byte of a connection.
+    FirstByte(ConnectionId),
     /// A connection ends.
     End(ConnectionId),
     Probe {
