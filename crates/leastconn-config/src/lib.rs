@@ -57,8 +57,8 @@ pub use keyword::{
 };
 pub use leastconn_tls::pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 pub use model::{
-    Access, Admin, Config, HealthCheck, Listener, Log, MemoryLimit, ProbeKind, Process, Route,
-    SourceRateLimit, StatusSet, Timeouts, Token, TrustedProxies, Upstream,
+    Access, Admin, AgentCheck, Config, HealthCheck, Listener, Log, MemoryLimit, ProbeKind, Process,
+    Route, SourceRateLimit, StatusSet, Timeouts, Token, TrustedProxies, Upstream,
 };
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;

@@ -20,7 +20,7 @@ pub use admin::{Admin, Token};
 pub use listener::{Listener, Route, SourceRateLimit, Timeouts, TrustedProxies};
 pub use log::{Access, Log};
 pub use process::{MemoryLimit, Process};
-pub use upstream::{HealthCheck, ProbeKind, StatusSet, Upstream};
+pub use upstream::{AgentCheck, HealthCheck, ProbeKind, StatusSet, Upstream};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {

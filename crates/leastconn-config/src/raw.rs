@@ -20,7 +20,7 @@ use serde::Deserialize;
 
 pub use admin::RawAdmin;
 pub use client::{RawClient, RawClientDefaults, RawDefaults, RawMatch, RawRateLimit};
-pub use health::{HealthCheckType, RawHealthCheck, RawPassive};
+pub use health::{HealthCheckType, RawAgentCheck, RawHealthCheck, RawPassive};
 pub use listener::{ProxyProtocolIn, RawListener, RawRoute, RawSourceRateLimit};
 pub use log::RawLog;
 pub use process::{RawProcess, TlsRecords};

@@ -180,6 +180,9 @@ impl Snapshot {
             if same.is_none_or(|same| !Arc::ptr_eq(same, upstream)) {
                 upstream.stop_tasks();
             }
+            if let Some(same) = same {
+                same.forget_removed_agents();
+            }
         }
     }
 }

@@ -10,11 +10,12 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::SystemTime,
 };
 
 use leastconn::{
     Discover, Pool, PoolBuilder, PoolError, ServerSpec, StaticServers, follow,
-    net::{self, Check, Checker, ConnectPolicy, Probe},
+    net::{self, AgentCheck, AgentChecker, Check, Checker, ConnectPolicy, Probe},
 };
 use leastconn_proxy_protocol::Version;
 use parking_lot::Mutex;
@@ -45,6 +46,7 @@ pub struct Upstream {
     pool: Arc<Pool>,
     connect: ConnectPolicy,
     proxy_protocol: Option<Version>,
+    has_agents: bool,
     /// The connector, with the certificates that were loaded at the start.
     connector: UpstreamConnector,
     tasks: Mutex<Tasks>,
@@ -54,6 +56,7 @@ pub struct Upstream {
 #[derive(Debug, Default)]
 struct Tasks {
     checker: Option<Checker>,
+    _agents: Option<AgentChecker>,
     _discovery: JoinSet<()>,
 }
 
@@ -126,10 +129,13 @@ impl Upstream {
             .health_check
             .as_ref()
             .map(|check| start_checks(&pool, check, connector.clone(), config.proxy_protocol));
+        let agents = config.agent_check.as_ref();
+        let agents = agents.map(|check| AgentChecker::start(&pool, agent_check_of(check)));
         let mut discovery = JoinSet::new();
         follow_changes(&mut discovery, &pool, discover);
         let tasks = Tasks {
             checker,
+            _agents: agents,
             _discovery: discovery,
         };
         let mut connect = ConnectPolicy::default();
@@ -141,6 +147,7 @@ impl Upstream {
             pool,
             connect,
             proxy_protocol: config.proxy_protocol,
+            has_agents: config.agent_check.is_some(),
             connector,
             tasks: Mutex::new(tasks),
         })
@@ -150,6 +157,14 @@ impl Upstream {
     /// one.
     pub fn stop_tasks(&self) {
         *self.tasks.lock() = Tasks::default();
+    }
+
+    /// Resets what agents have reported if agents are no longer asked. To be called after the
+    /// tasks of the earlier generation of the upstream were [stopped](Self::stop_tasks).
+    pub fn forget_removed_agents(&self) {
+        if !self.has_agents {
+            self.pool.forget_agents(SystemTime::now());
+        }
     }
 
     /// Completes once every server that was a member at the start has been probed, successfully or
@@ -247,6 +262,14 @@ fn new_connector(config: &leastconn_config::Upstream) -> Result<UpstreamConnecto
     let tls = config.tls.as_ref();
     let tls = tls.map(|tls| TlsConnector::new(config.id.clone(), tls));
     Ok(UpstreamConnector::new(tls.transpose()?.map(Arc::new)))
+}
+
+fn agent_check_of(check: &leastconn_config::AgentCheck) -> AgentCheck {
+    let mut agent_check = AgentCheck::new(check.port);
+    agent_check.send.clone_from(&check.send);
+    agent_check.interval = check.interval;
+    agent_check.timeout = check.timeout;
+    agent_check
 }
 
 fn probe_of(check: &HealthCheck) -> Check {

@@ -227,6 +227,8 @@ pub struct Health {
     passive: PassivePolicy,
     is_probed: bool,
     is_up: bool,
+    /// Whether the agent of the server reports that the server is down.
+    is_agent_down: bool,
     /// Number of consecutive probes whose result contradicts `is_up`.
     contradicting_probes: u32,
     /// Consecutive successful probes since the last ejection.
@@ -258,6 +260,7 @@ impl Health {
             passive,
             is_probed: false,
             is_up: true,
+            is_agent_down: false,
             contradicting_probes: 0,
             successes_since_ejection: 0,
             failures: 0,
@@ -273,11 +276,17 @@ impl Health {
 
     /// Returns whether connections are sent to the server.
     pub const fn availability(&self) -> Availability {
-        match (self.is_up, self.ejected_until) {
+        match (self.is_up && !self.is_agent_down, self.ejected_until) {
             (false, _) => Availability::Down,
             (true, Some(until)) => Availability::Ejected(until),
             (true, None) => Availability::Up,
         }
+    }
+
+    /// Sets whether the agent of the server reports that the server is down. The server is up
+    /// only if both its agent and its probes agree.
+    pub const fn set_agent_down(&mut self, is_down: bool) {
+        self.is_agent_down = is_down;
     }
 
     /// Returns the end of the ejection, also while the server is down.

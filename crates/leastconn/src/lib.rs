@@ -165,6 +165,7 @@
 #![warn(missing_docs)]
 
 mod address;
+mod agent;
 pub mod backoff;
 mod balance;
 #[cfg(feature = "tokio")]
@@ -185,6 +186,7 @@ mod sync;
 mod weight;
 
 pub use address::{Address, AddressError};
+pub use agent::{AgentReport, AgentState};
 pub use balance::{Balance, Source};
 #[cfg(feature = "tokio")]
 pub use balancer::{BalanceError, Balancer, BalancerBuilder, Transfer, UnknownServer};
@@ -196,7 +198,7 @@ pub use pool::{
     Tried,
 };
 pub use reason::Reason;
-pub use server::{Failure, Outage, Server, ServerStatus, SlowStart};
+pub use server::{AgentChange, Failure, Outage, Server, ServerStatus, SlowStart};
 pub use short_duration::ShortDuration;
 pub use spec::{
     AdminState, ClientId, PanicPolicy, ServerId, ServerSpec, UpstreamId, Weight, ZoneId,

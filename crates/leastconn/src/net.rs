@@ -1,5 +1,6 @@
 //! Connecting, relaying and probing on Tokio.
 
+mod agent;
 pub mod connect;
 mod connect_fault;
 mod departure;
@@ -15,6 +16,7 @@ mod unix;
 
 use std::time::Instant;
 
+pub use agent::{AgentCheck, AgentChecker};
 pub use connect::{Attempts, Connect, ConnectError, ConnectPolicy, Connected, connect};
 pub use departure::{Departed, departed};
 pub use foreign::Foreign;

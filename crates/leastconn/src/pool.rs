@@ -18,16 +18,16 @@ mod weights;
 
 use std::{
     num::NonZeroU32,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
 
 use crate::{
-    Weight,
+    AgentReport, AgentState, Weight,
     balance::{Balance, Seeds, slow_start::Ramp},
     health::{ActivePolicy, PassivePolicy},
-    server::{Counting, Server, ServerGroup, SlowStart},
+    server::{AgentChange, Counting, Server, ServerGroup, SlowStart},
     spec::{PanicPolicy, ServerId, ServerSpec, UpstreamId, ZoneId},
     sync::{Arc, Mutex},
     weight::WeightOverride,
@@ -114,7 +114,8 @@ pub struct Member {
     /// a fraction, the weights of all members are multiplied by the same factor; see
     /// [`Self::effective_weight`].
     pub weight: Weight,
-    /// Maximum of concurrent connections. `None`: unlimited.
+    /// Maximum of concurrent connections: the configured one or that of the server's agent.
+    /// `None`: unlimited.
     pub max_conns: Option<NonZeroU32>,
     /// Whether the server is used only while no other server is available.
     pub backup: bool,
@@ -387,6 +388,36 @@ impl Pool {
             self.refresh_weights();
         }
         true
+    }
+
+    /// Records a report of the agent of `server` at `time`, and applies it. The weight that an
+    /// operator has [set](Self::set_weight) and the state that an operator has
+    /// [set](Server::set_admin) take precedence.
+    pub fn agent_reported(
+        &self,
+        server: &Server,
+        report: &AgentReport,
+        time: SystemTime,
+    ) -> AgentChange {
+        let _updating = self.updating.lock();
+        let change = server.agent_reported(report, time);
+        if change.settings {
+            self.refresh_weights();
+        }
+        change
+    }
+
+    /// Resets everything that agents have reported. To be called when agents are no longer
+    /// asked.
+    pub fn forget_agents(&self, time: SystemTime) {
+        let _updating = self.updating.lock();
+        let members = self.members();
+        let changes = members
+            .iter()
+            .map(|member| member.server.set_agent(AgentState::default(), time));
+        if changes.fold(false, |settings, change| settings | change.settings) {
+            self.refresh_weights();
+        }
     }
 
     /// Publishes the weights in effect. The caller holds the lock of updates.

@@ -7,6 +7,7 @@
 
 #[cfg(feature = "tokio")]
 pub(crate) mod address_cache;
+mod agent;
 mod group;
 mod outage;
 mod picking;
@@ -20,6 +21,7 @@ use std::{
 
 #[cfg(feature = "tokio")]
 pub(crate) use address_cache::AddressCache;
+pub use agent::AgentChange;
 pub(crate) use group::ServerGroup;
 use outage::{Cause, Condition};
 pub use outage::{Failure, Outage};
@@ -28,6 +30,7 @@ use recent_failures::RecentFailures;
 
 use crate::{
     Address,
+    agent::AgentState,
     balance::{
         fnv1a,
         slow_start::{FULL_SHARE, Ramp},
@@ -63,6 +66,8 @@ const DIALLED_UNAVAILABLE: u64 = 1 << 38;
 const FAILED_RECENTLY: u64 = 1 << 39;
 /// The weight in effect is zero: the server gets no new connections.
 const ZERO_WEIGHT: u64 = 1 << 40;
+/// The agent of the server has set it to drain or maintenance.
+const AGENT_NOT_READY: u64 = 1 << 41;
 /// Position of the number of dials in progress, in the highest 22 bits of the word. They are
 /// counted only for pools that limit them.
 const CONNECTING_SHIFT: u32 = 42;
@@ -70,7 +75,7 @@ const CONNECTING: u64 = u64::MAX << CONNECTING_SHIFT;
 
 /// The server was taken out of service on purpose, so it is not dialled even if no server is
 /// available.
-const OUT_OF_SERVICE: u64 = DRAIN | MAINT | ZERO_WEIGHT;
+const OUT_OF_SERVICE: u64 = DRAIN | MAINT | ZERO_WEIGHT | AGENT_NOT_READY;
 
 const CLOSED: u64 = OUT_OF_SERVICE | DOWN;
 /// Maximum of connections in flight on one server. It ensures that the number of dials in
@@ -102,6 +107,7 @@ pub struct Server {
     connect_failures: AtomicU64,
     weight_override: Mutex<Option<WeightOverride>>,
     early_failures: AtomicU64,
+    agent: Mutex<AgentState>,
     #[cfg(feature = "tokio")]
     pub(crate) addresses: AddressCache,
     /// The time at which the last completed probe started.
@@ -117,6 +123,8 @@ pub struct ServerStatus {
     pub in_flight: u32,
     /// State set by an operator.
     pub admin: AdminState,
+    /// State set by the agent of the server.
+    pub agent_admin: AdminState,
     /// State according to health checks and connects.
     pub availability: Availability,
     /// Whether the weight in effect is zero; see [`Pool::set_weight`](crate::Pool::set_weight).
@@ -155,7 +163,9 @@ impl ServerStatus {
 
     /// Whether the server gets new connections, unless it is at its maximum.
     pub fn is_available(&self) -> bool {
-        self.is_up() && self.admin == AdminState::Ready && !self.has_zero_weight
+        let ready = AdminState::Ready;
+        let is_ready = self.admin == ready && self.agent_admin == ready;
+        self.is_up() && is_ready && !self.has_zero_weight
     }
 }
 
@@ -181,6 +191,7 @@ impl Server {
             connect_failures: AtomicU64::new(0),
             weight_override: Mutex::new(None),
             early_failures: AtomicU64::new(0),
+            agent: Mutex::new(AgentState::default()),
             #[cfg(feature = "tokio")]
             addresses: AddressCache::default(),
             #[cfg(feature = "tokio")]
@@ -220,6 +231,7 @@ impl Server {
                 DRAIN => AdminState::Drain,
                 _ => AdminState::Maint,
             },
+            agent_admin: self.agent.lock().admin,
             availability: self.condition.lock().health.availability(),
             has_zero_weight: word & ZERO_WEIGHT != 0,
             connections: self.connections.load(Ordering::Relaxed),
@@ -417,6 +429,7 @@ impl Server {
         *self.recent_failures.lock() = RecentFailures::default();
         self.reset_ramp();
         self.set_weight_override(None);
+        *self.agent.lock() = AgentState::default();
         self.update(|word| (word & (IN_FLIGHT | CONNECTING)) | RAMPING);
     }
 
@@ -429,6 +442,18 @@ impl Server {
     pub(crate) fn is_unhealthy(&self) -> bool {
         let word = self.word.load(Ordering::Acquire);
         word & OUT_OF_SERVICE == 0 && word & (DOWN | EJECTED) != 0
+    }
+
+    /// Whether the server is in maintenance according to an operator or its agent.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_in_maint(&self) -> bool {
+        self.is_in_operator_maint() || self.agent.lock().admin == AdminState::Maint
+    }
+
+    /// Whether an operator has set the server to maintenance.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_in_operator_maint(&self) -> bool {
+        self.word.load(Ordering::Acquire) & MAINT != 0
     }
 
     /// Whether the server is ready and not down. An ejected server counts as not down.

@@ -36,6 +36,8 @@ pub struct Upstream {
     pub proxy_protocol: Option<Version>,
     /// Active health check. `None`: servers are not probed.
     pub health_check: Option<HealthCheck>,
+    /// Agent check. `None`: no agents are asked.
+    pub agent_check: Option<AgentCheck>,
     pub passive: PassivePolicy,
     /// TLS settings for connections to servers. `None`: plain TCP.
     pub tls: Option<UpstreamTls>,
@@ -51,6 +53,16 @@ pub struct HealthCheck {
     pub timeout: Duration,
     /// How many probes must fail or succeed in a row to change a server's state.
     pub policy: ActivePolicy,
+}
+
+/// `agent_check` of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentCheck {
+    pub port: u16,
+    /// Bytes that are sent after connecting.
+    pub send: Option<Vec<u8>>,
+    pub interval: Duration,
+    pub timeout: Duration,
 }
 
 /// The protocol of a probe.

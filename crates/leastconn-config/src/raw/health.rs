@@ -27,10 +27,10 @@ pub struct RawHealthCheck {
     /// Consecutive failed probes after which a server is down.
     #[schemars(range(min = 1, max = 1000), extend("default" = defaults::FALL))]
     pub fall: Opt<u32>,
-    /// The port to probe. Default: the port of the server's address.
+    /// The port to probe. Default: the port of the server's address. Required for "agent".
     #[schemars(range(min = 1))]
     pub port: Opt<u16>,
-    /// For "tcp": text that is sent after connecting.
+    /// For "tcp" and "agent": text that is sent after connecting.
     pub send: Opt<String>,
     /// For "tcp": text that the answer must contain.
     pub expect: Opt<String>,
@@ -63,6 +63,28 @@ pub enum HealthCheckType {
     Postgres,
     /// A `PING` to Redis or Valkey.
     Redis,
+    /// No probes. Short for `agent_check` with the same keys and `health_check = { type =
+    /// "none" }`.
+    Agent,
+}
+
+/// Agent checks: a process on the server reports the weight, the limit and the state of the
+/// server, in the words of HAProxy's `agent-check`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "agent_check")]
+pub struct RawAgentCheck {
+    /// The port of the agent, at the address of the server.
+    #[schemars(required, range(min = 1))]
+    pub port: Opt<u16>,
+    /// Interval between two checks of a server.
+    #[schemars(extend("default" = text(defaults::HEALTH_INTERVAL)))]
+    pub interval: Opt<DurationText>,
+    /// Timeout of a check.
+    #[schemars(extend("default" = text(defaults::HEALTH_TIMEOUT)))]
+    pub timeout: Opt<DurationText>,
+    /// Text that is sent after connecting.
+    pub send: Opt<String>,
 }
 
 /// Passive health checks: ejection of servers after failed connects, and of servers that close

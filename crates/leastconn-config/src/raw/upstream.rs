@@ -9,7 +9,7 @@ use serde::{
 };
 
 use super::{
-    health::{RawHealthCheck, RawPassive},
+    health::{RawAgentCheck, RawHealthCheck, RawPassive},
     tls::RawUpstreamTls,
     value::{At, DurationText, Opt},
 };
@@ -56,6 +56,8 @@ pub struct RawUpstream {
     pub proxy_protocol: Opt<ProxyProtocolOut>,
     /// Active health checks. Default: a TCP connect every ten seconds.
     pub health_check: Opt<RawHealthCheck>,
+    /// Agent checks. Default: none.
+    pub agent_check: Option<RawAgentCheck>,
     /// Passive health checks: ejection of servers after failed connects, and of servers that
     /// close connections at once.
     pub passive: Option<RawPassive>,

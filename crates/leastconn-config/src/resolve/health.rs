@@ -7,7 +7,7 @@ use leastconn::health::{ActivePolicy, PassivePolicy, Ratio};
 use super::{Resolver, Zero};
 use crate::{
     defaults,
-    model::{HealthCheck, ProbeKind, StatusSet, Upstream},
+    model::{AgentCheck, HealthCheck, ProbeKind, StatusSet, Upstream},
     raw::{HealthCheckType, RawHealthCheck, RawPassive, RawUpstream, value::At},
 };
 
@@ -81,7 +81,7 @@ impl Resolver<'_> {
         }
         let text = |at: &Option<At<String>>| at.as_ref().map(|at| at.value.clone().into_bytes());
         let kind = match kind {
-            HealthCheckType::None => return None,
+            HealthCheckType::None | HealthCheckType::Agent => return None,
             HealthCheckType::Tcp => ProbeKind::Tcp {
                 send: text(&raw.send),
                 expect: text(&raw.expect),
@@ -121,8 +121,14 @@ impl Resolver<'_> {
     /// Reports keys that belong to another kind of probe.
     fn check_probe_keys(&mut self, raw: &RawHealthCheck, kind: HealthCheckType) {
         let place = |at: &Option<At<String>>| at.as_ref().map(|at| at.span.clone());
+        let is_agent = kind == HealthCheckType::Agent;
         let keys = [
-            ("send", "tcp", HealthCheckType::Tcp, place(&raw.send)),
+            (
+                "send",
+                "tcp",
+                HealthCheckType::Tcp,
+                place(&raw.send).filter(|_| !is_agent),
+            ),
             ("expect", "tcp", HealthCheckType::Tcp, place(&raw.expect)),
             ("path", "http", HealthCheckType::Http, place(&raw.path)),
             (
@@ -166,6 +172,76 @@ impl Resolver<'_> {
             self.problems
                 .error("`status` is empty: no answer would be accepted")
                 .at(at.span.clone());
+        }
+    }
+
+    /// Resolves `agent_check`, or `health_check` of type "agent".
+    pub(super) fn agent_check(&mut self, raw: &RawUpstream) -> Option<AgentCheck> {
+        let health = raw.health_check.as_ref().filter(|health| {
+            let kind = health.value.kind.as_ref();
+            kind.is_some_and(|kind| kind.value == HealthCheckType::Agent)
+        });
+        let (port, send, interval, timeout) = match (&raw.agent_check, health) {
+            (None, None) => return None,
+            (Some(_), Some(health)) => {
+                self.problems
+                    .error("`agent_check` and a health check of type \"agent\" are both set")
+                    .at(health.span.clone())
+                    .help("remove one of them");
+                return None;
+            }
+            (Some(agent), None) => (&agent.port, &agent.send, &agent.interval, &agent.timeout),
+            (None, Some(At { value, span })) => {
+                if value.port.is_none() {
+                    self.problems
+                        .error("`port` is missing: an agent check needs the port of the agent")
+                        .at(span.clone())
+                        .help("write `health_check = { type = \"agent\", port = 9999 }`");
+                }
+                for (key, at) in [("rise", &value.rise), ("fall", &value.fall)] {
+                    if let Some(at) = at {
+                        self.problems
+                            .error(format!("`{key}` has no meaning for agent checks"))
+                            .at(at.span.clone())
+                            .help("one report of the agent is enough");
+                    }
+                }
+                (&value.port, &value.send, &value.interval, &value.timeout)
+            }
+        };
+        let interval = self.duration(
+            "interval",
+            interval.as_ref(),
+            defaults::HEALTH_INTERVAL,
+            Zero::Refused,
+        );
+        let timeout = self.duration(
+            "timeout",
+            timeout.as_ref(),
+            defaults::HEALTH_TIMEOUT,
+            Zero::Refused,
+        );
+        Some(AgentCheck {
+            port: port.as_ref()?.value,
+            send: send.as_ref().map(|at| at.value.clone().into_bytes()),
+            interval,
+            timeout,
+        })
+    }
+
+    /// Warns if a server has no port, so that its agent cannot be asked.
+    pub(super) fn check_agent_ports(&mut self, raw: &RawUpstream, upstream: &Upstream) {
+        let mut servers = upstream.servers.iter();
+        let without_port = servers.find(|server| server.address.port().is_none());
+        if let (Some(_), Some(server), Some(list)) =
+            (&upstream.agent_check, without_port, &raw.servers)
+        {
+            self.problems
+                .warning(format!(
+                    "the agent of server `{}` is not asked: the server is a UNIX socket",
+                    server.id
+                ))
+                .at(list.span.clone());
         }
     }
 

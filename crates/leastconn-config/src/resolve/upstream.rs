@@ -26,6 +26,7 @@ impl Resolver<'_> {
             self.declare(table, &servers, &mut seen);
             let upstream = self.upstream(&table.value, servers);
             self.check_mysql(&table.value, &upstream);
+            self.check_agent_ports(&table.value, &upstream);
             upstreams.extend(id.map(|id| Upstream { id, ..upstream }));
         }
         upstreams
@@ -119,6 +120,7 @@ impl Resolver<'_> {
                 None => self.health_check(&RawHealthCheck::default(), &(0..0)),
                 Some(At { value, span }) => self.health_check(value, span),
             },
+            agent_check: self.agent_check(raw),
             passive: self.passive(raw.passive.as_ref()),
             tls,
         }

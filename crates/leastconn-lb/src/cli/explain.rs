@@ -111,6 +111,7 @@ fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
 fn snapshot(mut config: Config, listeners: &[Arc<str>]) -> Result<Snapshot, String> {
     for upstream in &mut config.upstreams {
         upstream.health_check = None;
+        upstream.agent_check = None;
     }
     let mut snapshot = Snapshot::start(config).map_err(|error| error.to_string())?;
     let metrics = Metrics::new();

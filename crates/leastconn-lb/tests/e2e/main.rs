@@ -15,6 +15,7 @@ mod admin_access;
 mod admin_address_reload;
 mod admin_socket;
 mod admin_under_load;
+mod agent_checks;
 mod alpn;
 mod ambiguous_identity;
 mod api;

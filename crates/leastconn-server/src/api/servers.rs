@@ -1,8 +1,8 @@
 //! `GET /api/v1/servers`
 
-use std::{cmp::Reverse, time::Instant};
+use std::{cmp::Reverse, num::NonZeroU32, time::Instant};
 
-use leastconn::{AdminState, Member, Pool, net};
+use leastconn::{AdminState, AgentState, Member, Pool, net};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,9 @@ pub struct Server {
     /// `up`, `down` (health checks fail) or `ejected` (connects failed, or the server closed
     /// connections at once).
     pub health: String,
+    /// What the server's agent has reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
     /// While ejected or down: when and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outage: Option<Outage>,
@@ -70,6 +73,22 @@ pub struct Server {
     pub early_failures: u64,
 }
 
+/// What a server's agent has reported, apart from the weight and the limit in effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Agent {
+    /// `ready`, `drain` or `maint`, in addition to the administrative state.
+    pub state: String,
+    /// Why the server is down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down: Option<String>,
+    /// Weight in percent of the configured weight. Replaced by a weight that an operator has set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_percent: Option<u16>,
+    /// Maximum open connections; 0: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_conns: Option<u32>,
+}
+
 /// Progress of a slow start.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SlowStart {
@@ -93,7 +112,29 @@ impl Servers {
     }
 }
 
+impl Agent {
+    fn of(agent: &AgentState) -> Option<Self> {
+        (*agent != AgentState::default()).then(|| Self {
+            state: agent.admin.as_str().to_owned(),
+            down: agent.down.clone(),
+            weight_percent: agent.weight_percent,
+            max_conns: agent.max_conns.map(|max| max.map_or(0, NonZeroU32::get)),
+        })
+    }
+}
+
 impl Server {
+    /// The administrative state. A state that only the agent has set is marked.
+    pub fn state_text(&self) -> String {
+        let ready = AdminState::Ready.as_str();
+        match &self.agent {
+            Some(agent) if self.state == ready && agent.state != ready => {
+                format!("{} (agent)", agent.state)
+            }
+            _ => self.state.clone(),
+        }
+    }
+
     /// The weight in effect, and the configured weight if it differs: `0.5 of 1`.
     pub fn weight_text(&self) -> String {
         match self.effective_weight {
@@ -119,7 +160,7 @@ impl Server {
 
     /// Sort key: unusual servers first.
     fn interest(&self) -> impl Ord + use<> {
-        let is_ready = self.state == AdminState::Ready.as_str();
+        let is_ready = self.state_text() == AdminState::Ready.as_str();
         let is_well = is_ready && self.health == UP && self.effective_weight != Some(0.0);
         (is_well, self.slow_start.is_none(), Reverse(self.active))
     }
@@ -134,6 +175,7 @@ impl Server {
             address: member.server.address().to_string(),
             state: status.admin.as_str().to_owned(),
             health: health_name(&status).to_owned(),
+            agent: Agent::of(&member.server.agent()),
             outage: Outage::of(&member.server),
             slow_start: slow.map(|slow| SlowStart {
                 share: thousandths(slow.share),
@@ -141,7 +183,7 @@ impl Server {
             }),
             weight: configured,
             effective_weight: Some(weight).filter(|&weight| weight != f64::from(configured)),
-            max_conns: member.max_conns.map(std::num::NonZero::get),
+            max_conns: member.max_conns.map(NonZeroU32::get),
             backup: member.backup,
             zone: member.zone().map(ToString::to_string),
             active: status.in_flight,

@@ -40,6 +40,8 @@ export function announce(message) {
 
 /** The state of a server as one word: administrative state and health. */
 export function stateOf(server) {
-  if (server.state === "ready") return server.health;
-  return server.health === "up" || server.state === "maint" ? server.state : `${server.state}, ${server.health}`;
+  const ofAgent = server.agent?.state ?? "ready";
+  const state = server.state === "ready" ? ofAgent : server.state;
+  if (state === "ready") return server.health;
+  return server.health === "up" || state === "maint" ? state : `${state}, ${server.health}`;
 }

@@ -124,14 +124,14 @@ function row({ server }) {
         text(slow, `slow ${as.percent(now.slow_start.share)}`);
         attribute(slow, "title", slowStart(now.slow_start));
       }
-      const extras = [weightText(now), now.zone && `zone ${now.zone}`, now.backup && "backup", now.max_conns && `at most ${as.count(now.max_conns)}`, now.early_failures && `${as.count(now.early_failures)} closed at once`].filter(Boolean);
+      const extras = [weightText(now), now.zone && `zone ${now.zone}`, now.agent && now.agent.state !== "ready" && `${now.agent.state} by its agent`, now.backup && "backup", now.max_conns && `at most ${as.count(now.max_conns)}`, now.early_failures && `${as.count(now.early_failures)} closed at once`].filter(Boolean);
       text(sub, [now.address, ...extras].join(" · "));
       attribute(sub, "title", sub.textContent);
       text(active, as.count(now.active));
       attribute(active, "data-value", now.active);
       fill(inner, now.active / (now.max_conns ?? most));
       outer.classList.toggle("full", Boolean(now.max_conns) && now.active >= now.max_conns);
-      element.classList.toggle("off", now.state !== "ready" || now.effective_weight === 0);
+      element.classList.toggle("off", now.state !== "ready" || (now.agent?.state ?? "ready") !== "ready" || now.effective_weight === 0);
       text(rate, as.rate(rates.of(key(now))));
       text(total, as.count(now.connections));
       attribute(total, "data-value", now.connections);

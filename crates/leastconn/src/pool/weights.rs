@@ -27,7 +27,7 @@ const fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Sets the weight of all members to the weight in effect.
+/// Sets the weights and limits of all members to those in effect.
 pub(super) fn apply(members: &mut [Member]) {
     let weights: Vec<_> = members
         .iter()
@@ -39,6 +39,8 @@ pub(super) fn apply(members: &mut [Member]) {
         .zip(whole_weights(&weights))
     {
         member.weight = whole;
+        let configured = member.details.spec.max_conns;
+        member.max_conns = member.server.max_conns_in_effect(configured);
         member.details = Arc::new(Details {
             spec: member.details.spec.clone(),
             weight: *weight,

@@ -1,5 +1,7 @@
 //! The weight of a server that is set while the pool is in use.
 
+use std::num::NonZeroU32;
+
 use super::{DRAIN, RAMPING, Server, ZERO_WEIGHT, count};
 use crate::{
     Weight,
@@ -22,8 +24,16 @@ impl Server {
         std::mem::replace(&mut *current, weight) != weight
     }
 
+    /// Returns the weight in effect. The weight of an operator replaces that of the agent.
     pub(crate) fn weight_in_effect(&self, configured: Weight) -> Hundredths {
-        Hundredths::new(configured, self.weight_override())
+        let of_agent = || self.agent().weight_percent.map(WeightOverride::Percent);
+        Hundredths::new(configured, self.weight_override().or_else(of_agent))
+    }
+
+    /// Returns the limit of connections in effect. The limit of the agent replaces the
+    /// configured one.
+    pub(crate) fn max_conns_in_effect(&self, configured: Option<NonZeroU32>) -> Option<NonZeroU32> {
+        self.agent().max_conns.unwrap_or(configured)
     }
 
     /// Sets whether the weight in effect is zero. As with drain, a server without connections

@@ -19,7 +19,7 @@ fn upstream_problems_are_described() {
         (
             "servers =",
             "health_check = { type = \"tpc\" }\nservers =",
-            "error: `type` cannot be \"tpc\"; it must be \"none\", \"tcp\", \"http\", \"mysql\", \"postgres\" or \"redis\"; did you mean \"tcp\"?",
+            "error: `type` cannot be \"tpc\"; it must be \"none\", \"tcp\", \"http\", \"mysql\", \"postgres\", \"redis\" or \"agent\"; did you mean \"tcp\"?",
         ),
         (
             "servers =",
@@ -60,6 +60,26 @@ fn upstream_problems_are_described() {
             "[[listener]]",
             "[process]\nzone = \"east\"\n[[listener]]",
             "warning: no server is in the zone `east`",
+        ),
+        (
+            "servers =",
+            "health_check = { type = \"agent\" }\nservers =",
+            "error: `port` is missing: an agent check needs the port of the agent",
+        ),
+        (
+            "servers =",
+            "health_check = { type = \"agent\", port = 1, rise = 2 }\nservers =",
+            "error: `rise` has no meaning for agent checks",
+        ),
+        (
+            "servers =",
+            "health_check = { type = \"agent\", port = 1 }\nagent_check = { port = 1 }\nservers =",
+            "error: `agent_check` and a health check of type \"agent\" are both set",
+        ),
+        (
+            "\"10.0.0.2:80\"]",
+            "\"unix:a.sock\"]\nagent_check = { port = 1 }",
+            "warning: the agent of server `unix:a.sock` is not asked",
         ),
         // Across tables
         (

@@ -285,7 +285,8 @@ pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
         ("ADDRESS", Align::Truncate),
     ]);
     for server in &servers.servers {
-        let ready = server.state == AdminState::Ready.as_str();
+        let state = server.state_text();
+        let ready = state == AdminState::Ready.as_str();
         let up = server.health == "up";
         let zone = server.zone.as_ref().map(|zone| format!("zone {zone}"));
         let notes = zone
@@ -297,10 +298,7 @@ pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
         }
         table.row(vec![
             format!("{}/{}", server.upstream, server.server).into(),
-            Cell(
-                server.state.clone(),
-                if ready { Tone::Plain } else { Tone::Warning },
-            ),
+            Cell(state, if ready { Tone::Plain } else { Tone::Warning }),
             match &server.slow_start {
                 Some(slow) => Cell(
                     format!("{}, {}", server.health, figures::slow_start(slow)),

@@ -178,12 +178,12 @@ fn down_for(outage: &Outage, now: &str) -> String {
 /// Returns the administrative state unless it is `ready`, otherwise the health. During slow start,
 /// the result also contains the server's current share of connections.
 fn state(server: &Server) -> Span<'static> {
-    let (state, health) = (server.state.as_str(), server.health.as_str());
-    match (state, health, &server.slow_start) {
+    let (state, health) = (server.state_text(), server.health.as_str());
+    match (&*state, health, &server.slow_start) {
         ("ready", _, Some(slow)) => format!("{health} {}", figures::percent(slow.share)).yellow(),
         ("ready", "up", None) => health.to_owned().green(),
         ("ready", _, None) => health.to_owned().red().bold(),
-        (_, "up", _) | ("maint", ..) => state.to_owned().yellow(),
+        (_, "up", _) | ("maint", ..) => state.yellow(),
         _ => format!("{state}/{health}").red(),
     }
 }

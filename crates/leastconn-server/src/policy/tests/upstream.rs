@@ -24,6 +24,7 @@ pub(super) fn upstream(name: &str, servers: &[&str]) -> (UpstreamId, Arc<Upstrea
         keepalive: None,
         proxy_protocol: None,
         health_check: None,
+        agent_check: None,
         passive: leastconn::health::PassivePolicy::default(),
         tls: None,
     });

@@ -19,7 +19,7 @@ use super::{
     },
     Check, probe,
 };
-use crate::{AdminState, Failure, Member, Pool, Server, UpstreamId, backoff::share, sync::Mutex};
+use crate::{Failure, Member, Pool, Server, UpstreamId, backoff::share, sync::Mutex};
 
 /// Maximum interval while no server of an upstream is available. The interval is short because
 /// clients wait for the first server to recover.
@@ -221,7 +221,7 @@ impl<P: Prepare> Prober<P> {
         }
         loop {
             let start = now();
-            if self.server.status().admin != AdminState::Maint {
+            if !self.server.is_in_maint() {
                 self.probe().await;
                 *self.server.last_probe.lock() = Some(start);
             }

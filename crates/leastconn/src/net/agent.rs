@@ -1,0 +1,312 @@
+//! Agent checks: asks an agent on each server for the weight, the limit and the state of the
+//! server.
+
+use std::{
+    io,
+    sync::{Arc, Weak},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::{AbortHandle, JoinSet},
+    time::{sleep, timeout},
+};
+
+use super::{connect::Dialer, now, prepare::Plain, random, resolve::resolve};
+use crate::{AgentReport, Pool, Server, backoff::share, deadline::after, sync::Mutex};
+
+/// Maximum length of a report.
+const MAX_REPORT: u64 = 1024;
+
+/// How agents are asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AgentCheck {
+    /// The port of the agent, at the address of the server.
+    pub port: u16,
+    /// Bytes to send once connected.
+    pub send: Option<Vec<u8>>,
+    /// Time from the start of one check to the start of the next. The actual time varies
+    /// randomly by up to 10 % in both directions.
+    pub interval: Duration,
+    /// Time limit of one check.
+    pub timeout: Duration,
+}
+
+impl AgentCheck {
+    /// Asks every 2 seconds, with a time limit of 1 second, and sends nothing.
+    pub const fn new(port: u16) -> Self {
+        Self {
+            port,
+            send: None,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Asks the agents of a pool's servers until the checker is dropped, and applies their
+/// [reports](AgentReport). The checker follows the membership of the pool.
+///
+/// If an agent does not answer, nothing changes: whether the server works is for health checks
+/// to decide. Servers that an operator has set to maintenance are not asked. Agents of servers
+/// on UNIX sockets are not asked, because they have no port.
+#[derive(Debug)]
+pub struct AgentChecker {
+    shared: Arc<Shared>,
+    /// The task that follows the membership. It holds the tasks that ask the agents.
+    _supervisor: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    pool: Weak<Pool>,
+    check: AgentCheck,
+    /// Whether the checker was dropped. The lock is held while a report is applied, so that
+    /// none is applied afterwards.
+    is_stopped: Mutex<bool>,
+}
+
+impl AgentChecker {
+    /// Starts asking on the current Tokio runtime.
+    ///
+    /// # Panics
+    /// If called outside a Tokio runtime.
+    pub fn start(pool: &Arc<Pool>, check: AgentCheck) -> Self {
+        let shared = Arc::new(Shared {
+            pool: Arc::downgrade(pool),
+            check,
+            is_stopped: Mutex::new(false),
+        });
+        let mut changes = pool.watch_members();
+        let mut supervisor = JoinSet::new();
+        let of_tasks = Arc::clone(&shared);
+        supervisor.spawn(async move {
+            let mut tasks = JoinSet::new();
+            let mut running: Vec<(Arc<Server>, AbortHandle)> = Vec::new();
+            loop {
+                let members = Arc::clone(&changes.borrow_and_update());
+                running.retain(|(server, task)| {
+                    let stays = members.iter().any(|m| Arc::ptr_eq(&m.server, server));
+                    if !stays {
+                        task.abort();
+                    }
+                    stays
+                });
+                while tasks.try_join_next().is_some() {}
+                for member in members.iter() {
+                    let server = &member.server;
+                    let mut asked = running.iter();
+                    if !asked.any(|(asked, _)| Arc::ptr_eq(asked, server)) {
+                        let task = ask_periodically(Arc::clone(&of_tasks), Arc::clone(server));
+                        running.push((Arc::clone(server), tasks.spawn(task)));
+                    }
+                }
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            shared,
+            _supervisor: supervisor,
+        }
+    }
+}
+
+impl Drop for AgentChecker {
+    fn drop(&mut self) {
+        *self.shared.is_stopped.lock() = true;
+    }
+}
+
+async fn ask_periodically(shared: Arc<Shared>, server: Arc<Server>) {
+    if server.address().port().is_none() {
+        return;
+    }
+    let mut is_failing = false;
+    loop {
+        let start = now();
+        if !server.is_in_operator_maint() {
+            let result = ask(&server, &shared.check).await;
+            let Some(pool) = shared.pool.upgrade() else {
+                return;
+            };
+            let upstream = pool.id();
+            match result {
+                Ok(line) => {
+                    if is_failing {
+                        tracing::info!(%upstream, server = %server.id(), "agent answers again");
+                    }
+                    is_failing = false;
+                    shared.apply(&pool, &server, &line);
+                }
+                Err(error) => {
+                    if !is_failing {
+                        tracing::warn!(%upstream, server = %server.id(), %error, "agent check failed, last report kept");
+                    }
+                    is_failing = true;
+                }
+            }
+        }
+        // Jitter prevents the checks of many servers from being sent at the same time.
+        let interval = shared.check.interval;
+        let interval = interval - interval / 10 + share(interval / 5, random());
+        sleep(interval.saturating_sub(now().saturating_duration_since(start))).await;
+    }
+}
+
+impl Shared {
+    fn apply(&self, pool: &Pool, server: &Arc<Server>, line: &str) {
+        let is_stopped = self.is_stopped.lock();
+        if *is_stopped {
+            return;
+        }
+        let change = pool.agent_reported(server, &AgentReport::parse(line), SystemTime::now());
+        let (upstream, server) = (pool.id(), server.id());
+        if change.any {
+            let report = line.trim_end().escape_debug();
+            tracing::info!(%upstream, %server, %report, "agent report changed");
+        }
+        if change.is_up_changed {
+            match pool
+                .server(server.as_str())
+                .is_some_and(|s| s.status().is_up())
+            {
+                true => tracing::info!(%upstream, %server, cause = "agent check", "server up"),
+                false => tracing::warn!(%upstream, %server, cause = "agent check", "server down"),
+            }
+        }
+    }
+}
+
+/// Asks the agent of `server` once, and returns the line that it sent.
+async fn ask(server: &Server, check: &AgentCheck) -> io::Result<String> {
+    let deadline = after(now(), check.timeout);
+    let answer = async {
+        let mut addresses = resolve(&server.addresses, server.address(), now())
+            .await?
+            .to_vec();
+        for address in &mut addresses {
+            address.set_port(check.port);
+        }
+        let dialer = Dialer {
+            server,
+            keepalive: None,
+            step: &Plain,
+        };
+        let mut stream = dialer.any(&addresses, deadline).await?;
+        if let Some(send) = &check.send {
+            stream.write_all(send).await?;
+        }
+        let mut line = Vec::new();
+        let mut limited = stream.take(MAX_REPORT);
+        while !line.contains(&b'\n') && limited.read_buf(&mut line).await? > 0 {}
+        if line.is_empty() {
+            let message = "the agent closed the connection without a report";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+        }
+        let end = line.iter().position(|&byte| byte == b'\n');
+        line.truncate(end.unwrap_or(line.len()));
+        Ok(String::from_utf8_lossy(&line).into_owned())
+    };
+    timeout(check.timeout, answer)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::{AdminState, ServerSpec, WeightOverride};
+
+    /// An agent that sends `line` to each connection, and nothing while `is_silent`.
+    async fn agent(line: &'static str, is_silent: Arc<AtomicBool>) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let line = if is_silent.load(Ordering::Relaxed) {
+                    ""
+                } else {
+                    line
+                };
+                let _ = stream.write_all(line.as_bytes()).await;
+            }
+        });
+        port
+    }
+
+    fn pool() -> Arc<Pool> {
+        let server = ServerSpec::new("a", std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
+        Arc::new(Pool::builder("web").server(server).build().unwrap())
+    }
+
+    async fn wait_until(pool: &Pool, is_reached: impl Fn(&Server) -> bool) {
+        let server = pool.server("a").unwrap();
+        let reached = async {
+            while !is_reached(&server) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), reached).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn report_is_applied_and_kept_while_the_agent_is_silent() {
+        let is_silent = Arc::new(AtomicBool::new(false));
+        let pool = pool();
+        let mut check =
+            AgentCheck::new(agent("drain 50% maxconn:3\n", Arc::clone(&is_silent)).await);
+        check.interval = Duration::from_millis(20);
+        let checker = AgentChecker::start(&pool, check);
+        let is_drained = |server: &Server| server.status().agent_admin == AdminState::Drain;
+        wait_until(&pool, is_drained).await;
+        let member = || pool.members()[0].clone();
+        assert_eq!(member().effective_weight(), 0.5);
+        assert_eq!(member().max_conns.map(|max| max.get()), Some(3));
+
+        is_silent.store(true, Ordering::Relaxed);
+        sleep(Duration::from_millis(100)).await;
+        assert!(
+            is_drained(&member().server),
+            "the last report still applies"
+        );
+
+        // The weight of an operator replaces that of the agent.
+        pool.set_weight("a", Some(WeightOverride::Absolute(7)));
+        assert_eq!(member().effective_weight(), 7.0);
+        pool.set_weight("a", None);
+        assert_eq!(member().effective_weight(), 0.5);
+
+        drop(checker);
+        pool.forget_agents(SystemTime::now());
+        let member = member();
+        assert!(member.server.status().is_available());
+        assert_eq!((member.effective_weight(), member.max_conns), (1.0, None));
+    }
+
+    #[tokio::test]
+    async fn server_is_down_until_its_agent_reports_up() {
+        let pool = pool();
+        let server = pool.server("a").unwrap();
+        let report =
+            |line| pool.agent_reported(&server, &AgentReport::parse(line), SystemTime::now());
+        assert!(report("down #disk full").is_up_changed);
+        assert!(!server.status().is_up());
+        let outage = server.outage().unwrap();
+        assert_eq!(&*outage.reason, "the agent reports down: disk full");
+        report("75%");
+        assert!(
+            !server.status().is_up(),
+            "a report without `up` does not end `down`"
+        );
+        assert!(report("up").is_up_changed);
+        assert!(server.status().is_up() && server.outage().is_none());
+    }
+}
