@@ -15,8 +15,8 @@ pub struct RawTls {
     /// PEM file: the server's certificate, followed by its intermediates.
     #[schemars(required)]
     pub cert: Opt<String>,
-    /// PEM file: the private key of that certificate, not encrypted.
-    #[schemars(required)]
+    /// PEM file: the private key of that certificate, not encrypted. Default: the file of
+    /// `cert`.
     pub key: Opt<String>,
     /// PEM file: the authorities (CAs) that may issue client certificates. The system's
     /// authorities are not used. Certificates that are not a CA's are ignored.
@@ -73,7 +73,8 @@ pub struct RawUpstreamTls {
     pub pin: Opt<OneOrMany>,
     /// PEM file: the certificate that is presented to servers, followed by its intermediates.
     pub cert: Opt<String>,
-    /// PEM file: the private key of that certificate, not encrypted.
+    /// PEM file: the private key of that certificate, not encrypted. Default: the file of
+    /// `cert`.
     pub key: Opt<String>,
     /// PEM file or list of PEM files: revocation lists (CRLs). When a CRL has expired, all
     /// certificates of its issuer are refused.

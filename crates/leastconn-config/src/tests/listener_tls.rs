@@ -49,6 +49,39 @@ fn good_files_are_loaded() {
 }
 
 #[test]
+fn certificate_and_key_can_be_in_one_file() {
+    let pki = Pki::new();
+    let read = |name: &str| fs::read_to_string(pki.dir.path().join(name)).unwrap();
+    let (chain, key) = (read("server.crt"), read("server.key"));
+    let combined = |text: String| {
+        pki.write("server.pem", text);
+        pki.problems("cert = \"server.pem\", client_ca = \"ca.crt\", crl = \"ca.crl\"")
+    };
+    assert_eq!(combined(format!("{chain}{key}")), Vec::<String>::new());
+    assert_eq!(combined(format!("{key}{chain}")), Vec::<String>::new());
+    for (text, expected) in [
+        (
+            chain.clone(),
+            "error: `cert` without `key`; \"server.pem\" contains no private key",
+        ),
+        (
+            format!("{chain}{}", KeyPair::generate().unwrap().serialize_pem()),
+            "error: the key does not match the certificate",
+        ),
+        (
+            format!("{chain}{key}{key}"),
+            "error: \"server.pem\" contains 2 private keys",
+        ),
+    ] {
+        let problems = combined(text);
+        let [problem] = problems.as_slice() else {
+            panic!("{problems:?}");
+        };
+        assert!(problem.starts_with(expected), "{problem}");
+    }
+}
+
+#[test]
 fn der_crl_and_several_crls_are_accepted() {
     let pki = Pki::new();
     pki.write("ca.der", crl(&pki.ca, (2027, 1, 1)).der());

@@ -147,7 +147,7 @@ fn problems_are_reported_at_their_position() {
         ),
         (
             "ca = \"ca.crt\", cert = \"lb.crt\"",
-            "error: `cert` without `key`; presenting a certificate to servers needs both",
+            "error: `cert` without `key`; \"lb.crt\" contains no private key",
         ),
         (
             "ca = \"ca.crt\", key = \"lb.key\"",

@@ -59,8 +59,8 @@ pub(crate) fn load(
     let chain = cert
         .as_ref()
         .and_then(|at| loader.chain(at, Purpose::Server));
-    let key = key.as_ref().and_then(|at| {
-        let key = loader.key(at)?;
+    let key = loader.key_of(cert.as_ref(), key.as_ref(), &raw.span);
+    let key = key.and_then(|(key, at)| {
         loader.check_key_pair(chain.as_deref()?, &key, [&cert.as_ref()?.span, &at.span]);
         Some(key)
     });

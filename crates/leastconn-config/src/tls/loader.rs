@@ -145,7 +145,40 @@ impl Loader<'_> {
         Some(all)
     }
 
-    pub(super) fn key(&mut self, at: &At<String>) -> Option<PrivateKeyDer<'static>> {
+    /// Reads the private key from the file of `key`, or from that of `cert` if there is no
+    /// `key`. `table` is the position of their table. Returns the key with the position of the
+    /// file. `None` if a problem was reported.
+    pub(super) fn key_of<'at>(
+        &mut self,
+        cert: Option<&'at At<String>>,
+        key: Option<&'at At<String>>,
+        table: &Range<usize>,
+    ) -> Option<(PrivateKeyDer<'static>, &'at At<String>)> {
+        if let Some(at) = key {
+            return Some((self.key(at)?, at));
+        }
+        if self.surroundings.is_pruned(table) {
+            return None;
+        }
+        let cert = cert?;
+        // Problems of the file itself were reported when its certificates were read.
+        let pem = Pem::read(
+            &self.surroundings.base_dir.join(&cert.value),
+            Wanted::Certificates,
+        )
+        .ok()?;
+        if pem.keys.is_empty() {
+            self.problems
+                .error("`cert` without `key`")
+                .at(cert.span.clone())
+                .note(format!("{:?} contains no private key", cert.value))
+                .help("add `key`, the file with the private key, or put the key into the file of `cert`");
+            return None;
+        }
+        Some((self.key(cert)?, cert))
+    }
+
+    fn key(&mut self, at: &At<String>) -> Option<PrivateKeyDer<'static>> {
         let text = borrowed(at);
         let mut pem = self.read(&text, Wanted::Key)?;
         if pem.keys.len() > 1 {

@@ -1,6 +1,6 @@
 //! `tls` of an upstream: verification of servers, and the certificate of the balancer.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use leastconn::ServerSpec;
 use rustls::pki_types::ServerName;
@@ -57,10 +57,17 @@ pub(crate) fn load(
         loader.crls(&text, ca.as_ref().map(|_| authorities.as_deref()));
     }
     let crls = loader.crl_store();
-    if !surroundings.is_pruned(&raw.span) {
-        check_cert_and_key(&mut loader, cert.as_ref(), key.as_ref());
+    if cert.is_none()
+        && let Some(at) = key
+        && !surroundings.is_pruned(&raw.span)
+    {
+        loader
+            .problems
+            .error("`key` without `cert`")
+            .at(at.span.clone())
+            .help("presenting a certificate to servers needs `cert`");
     }
-    let own = own(&mut loader, cert.as_ref(), key.as_ref());
+    let own = own(&mut loader, cert.as_ref(), key.as_ref(), &raw.span);
     let min_version = min_version
         .as_ref()
         .map_or(MinVersion::Tls12, |at| at.value.into());
@@ -160,35 +167,16 @@ fn uris(loader: &mut Loader<'_>, uris: Option<&At<OneOrMany>>) -> Vec<UriPattern
     all
 }
 
-fn check_cert_and_key(
-    loader: &mut Loader<'_>,
-    cert: Option<&At<String>>,
-    key: Option<&At<String>>,
-) {
-    let alone = match (cert, key) {
-        (Some(cert), None) => Some((cert, "`cert` without `key`")),
-        (None, Some(key)) => Some((key, "`key` without `cert`")),
-        _ => None,
-    };
-    if let Some((at, message)) = alone {
-        loader
-            .problems
-            .error(message)
-            .at(at.span.clone())
-            .help("presenting a certificate to servers needs both `cert` and `key`");
-    }
-}
-
 fn own(
     loader: &mut Loader<'_>,
     cert: Option<&At<String>>,
     key: Option<&At<String>>,
+    table: &Range<usize>,
 ) -> Option<KeyPair> {
     let chain = cert.and_then(|at| loader.chain(at, Purpose::Client));
-    let key_at = key;
-    let key = key.and_then(|at| loader.key(at));
-    let (cert_chain, key) = (chain?, key?);
-    loader.check_key_pair(&cert_chain, &key, [&cert?.span, &key_at?.span]);
+    let key = loader.key_of(cert, key, table);
+    let (cert_chain, (key, at)) = (chain?, key?);
+    loader.check_key_pair(&cert_chain, &key, [&cert?.span, &at.span]);
     Some(KeyPair { cert_chain, key })
 }
 
