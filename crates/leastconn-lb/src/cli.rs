@@ -6,6 +6,7 @@ mod ctl;
 pub mod demo;
 pub mod explain;
 mod healthcheck;
+mod import;
 pub mod pki;
 pub mod run;
 pub mod schema;
@@ -53,6 +54,13 @@ enum Command {
     Check(CheckArgs),
     /// Show how a client with a given certificate would be handled, and why.
     Explain(explain::ExplainArgs),
+    /// Translate the configuration of another program. What has no equivalent is kept as
+    /// comments.
+    #[command(
+        after_help = "Exit codes: 0 everything was carried over; 1 something was left out; \
+        2 wrong usage or unreadable source."
+    )]
+    Import(import::ImportArgs),
     /// Manage a small certificate authority for tests and small sites.
     Pki {
         #[command(subcommand)]
@@ -120,6 +128,7 @@ pub fn main() -> ExitCode {
         }
         Command::Check(args) => check::run(args.config.config),
         Command::Explain(args) => explain::run(args),
+        Command::Import(args) => import::run(&args),
         Command::Pki { command } => match pki::run(command) {
             Ok(()) => ExitCode::from(DONE),
             Err(error) => fail(&error, FAILED),

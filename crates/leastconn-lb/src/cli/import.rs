@@ -1,0 +1,149 @@
+//! `import`: translates the configuration of another program.
+
+mod access;
+mod dn;
+mod ghostunnel;
+mod haproxy;
+mod model;
+mod names;
+mod networks;
+mod nginx;
+mod pem;
+mod plan;
+mod regex;
+mod render;
+mod stunnel;
+mod tls_names;
+mod toml;
+mod units;
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+    rc::Rc,
+};
+
+use clap::{Args, ValueEnum};
+
+use super::{DONE, FAILED, INVALID, fail};
+use model::{Imported, Kind, Note};
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The program that the configuration was written for.
+    program: Program,
+    /// Its configuration file.
+    file: OsString,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Program {
+    Haproxy,
+    Nginx,
+    Stunnel,
+    /// The file contains its command line.
+    Ghostunnel,
+}
+
+impl Program {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Haproxy => "haproxy",
+            Self::Nginx => "nginx",
+            Self::Stunnel => "stunnel",
+            Self::Ghostunnel => "ghostunnel",
+        }
+    }
+}
+
+/// A translated configuration.
+#[derive(Debug)]
+struct Translation {
+    toml: String,
+    /// All comments that name a line of the source.
+    notes: Vec<Note>,
+    /// Numbers of listeners, upstreams and client rules.
+    counts: [usize; 3],
+}
+
+/// Prints the translated configuration on standard output and a summary on standard error.
+/// Exits with 0 if everything was carried over, with 1 if something was left out, and with 2
+/// if the source cannot be read.
+pub(crate) fn run(args: &ImportArgs) -> ExitCode {
+    let path = Path::new(&args.file);
+    let translation = match translate(args.program, path) {
+        Ok(translation) => translation,
+        Err(error) => return fail(&error, INVALID),
+    };
+    match io::stdout().write_all(translation.toml.as_bytes()) {
+        // `import … | head` is not an error.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return fail(&error, FAILED),
+        _ => {}
+    }
+    let left_out = translation.left_out();
+    let _ = io::stderr().write_all(translation.summary(&path.display().to_string()).as_bytes());
+    ExitCode::from(if left_out == 0 { DONE } else { FAILED })
+}
+
+fn translate(program: Program, path: &Path) -> Result<Translation, String> {
+    let name = path.display().to_string();
+    let text = fs::read(path).map_err(|error| format!("cannot read {name}: {error}"))?;
+    let text = String::from_utf8(text).map_err(|_| format!("{name} is not UTF-8 text"))?;
+    let file: Rc<str> = path
+        .file_name()
+        .map_or_else(|| name.clone(), |name| name.to_string_lossy().into_owned())
+        .into();
+    let imported = match program {
+        Program::Haproxy => haproxy::import(&file, &text, path.parent())?,
+        Program::Nginx => nginx::import(&file, &text, path.parent())?,
+        Program::Stunnel => stunnel::import(&file, &text, path.parent())?,
+        Program::Ghostunnel => ghostunnel::import(&file, &text)?,
+    };
+    finish(program, &file, imported)
+}
+
+/// Plans and writes an imported configuration.
+fn finish(program: Program, file: &str, mut imported: Imported) -> Result<Translation, String> {
+    let plan = plan::plan(&mut imported)
+        .map_err(|access::TooMany| format!("{file}: the access rules have too many cases"))?;
+    let head = format!(
+        "Translated from {file} by `leastconn-lb import {}`. Comments name the lines of the \
+         source that have no equivalent.",
+        program.name()
+    );
+    let (toml, notes) = render::render(&head, &imported, &plan);
+    Ok(Translation {
+        toml,
+        notes,
+        counts: [plan.listeners.len(), plan.upstreams.len(), plan.rules.len()],
+    })
+}
+
+impl Translation {
+    fn left_out(&self) -> usize {
+        let notes = self.notes.iter();
+        notes.filter(|note| note.kind == Kind::LeftOut).count()
+    }
+
+    /// The numbers of tables, and a line per directive that was left out.
+    fn summary(&self, file: &str) -> String {
+        let [listeners, upstreams, clients] = self.counts;
+        let left_out = self.left_out();
+        let mut summary = format!(
+            "{file}: {listeners} listeners, {upstreams} upstreams, {clients} client rules; \
+             left out: {left_out}\n"
+        );
+        for note in self.notes.iter().filter(|note| note.kind == Kind::LeftOut) {
+            let place = &note.place;
+            let text = place.text.trim();
+            summary.push_str(&format!(
+                "{}:{}: {text}: {}\n",
+                place.file, place.line, note.reason
+            ));
+        }
+        summary
+    }
+}

@@ -1,0 +1,357 @@
+//! Access rules of the source programs as lists of decisions: the first entry that matches a
+//! client decides, as in `[[client]]` rules.
+
+use std::collections::BTreeMap;
+
+use super::networks::Network;
+
+/// Largest number of entries of a list. Negated conditions can double the number.
+const LARGEST: usize = 5_000;
+
+/// What a predicate compares. All but [`Self::Sni`] are keys of `match`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Key {
+    Cn,
+    Ou,
+    Dns,
+    Uri,
+    Spki,
+    IssuerCn,
+    Source,
+    Sni,
+}
+
+impl Key {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Cn => "cn",
+            Self::Ou => "ou",
+            Self::Dns => "dns",
+            Self::Uri => "uri",
+            Self::Spki => "spki",
+            Self::IssuerCn => "issuer_cn",
+            Self::Source => "source",
+            Self::Sni => "sni",
+        }
+    }
+}
+
+/// A condition on a client: each key must have one of its values. Without keys it matches all
+/// clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Predicate(BTreeMap<Key, Vec<String>>);
+
+/// Conjunction of two predicates.
+enum Both {
+    Never,
+    Exactly(Predicate),
+    /// Cannot be expressed. The predicate matches these clients, and others.
+    Within(Predicate),
+}
+
+impl Predicate {
+    pub(crate) fn new(key: Key, values: Vec<String>) -> Self {
+        Self(BTreeMap::from([(key, values)]))
+    }
+
+    /// Adds a key, or replaces its values.
+    pub(crate) fn require(&mut self, key: Key, values: Vec<String>) {
+        self.0.insert(key, values);
+    }
+
+    pub(crate) fn matches_all(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn get(&self, key: Key) -> Option<&[String]> {
+        self.0.get(&key).map(Vec::as_slice)
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (Key, &[String])> {
+        self.0.iter().map(|(key, values)| (*key, values.as_slice()))
+    }
+
+    /// Whether only clients with a certificate can match.
+    pub(crate) fn needs_certificate(&self) -> bool {
+        self.0.keys().any(|key| *key < Key::Source)
+    }
+
+    fn and(&self, other: &Self) -> Both {
+        let mut both = self.clone();
+        let mut exact = true;
+        for (key, values) in &other.0 {
+            let Some(own) = both.0.get(key) else {
+                both.0.insert(*key, values.clone());
+                continue;
+            };
+            match meet(*key, own, values) {
+                None => exact = false,
+                Some(common) if common.is_empty() => return Both::Never,
+                Some(common) => {
+                    both.0.insert(*key, common);
+                }
+            }
+        }
+        if exact {
+            Both::Exactly(both)
+        } else {
+            Both::Within(both)
+        }
+    }
+
+    /// Whether every client that matches `other` matches this predicate. May return `false`
+    /// if that is not certain.
+    fn includes(&self, other: &Self) -> bool {
+        self.0.iter().all(|(key, values)| {
+            other.0.get(key).is_some_and(|narrow| {
+                narrow
+                    .iter()
+                    .all(|value| values.iter().any(|wide| covers(*key, wide, value)))
+            })
+        })
+    }
+}
+
+/// Whether each text that matches `value` matches `pattern`.
+pub(crate) fn covers(key: Key, pattern: &str, value: &str) -> bool {
+    match key {
+        _ if pattern == value => true,
+        Key::Source => match (Network::parse(pattern), Network::parse(value)) {
+            (Some(pattern), Some(value)) => pattern.contains(value),
+            _ => false,
+        },
+        Key::Cn | Key::Dns | Key::Sni if pattern.contains('*') => {
+            let (pattern, value): (Vec<_>, Vec<_>) =
+                (pattern.split('.').collect(), value.split('.').collect());
+            let mut pairs = pattern.iter().zip(&value);
+            pattern.len() == value.len() && pairs.all(|(p, v)| *p == "*" || p == v)
+        }
+        _ => false,
+    }
+}
+
+/// The values that match both lists. `None` if this cannot be expressed as a list.
+fn meet(key: Key, a: &[String], b: &[String]) -> Option<Vec<String>> {
+    let subset = |narrow: &[String], wide: &[String]| {
+        let mut values = narrow.iter();
+        values.all(|value| wide.iter().any(|pattern| covers(key, pattern, value)))
+    };
+    if subset(a, b) {
+        return Some(a.to_vec());
+    }
+    if subset(b, a) {
+        return Some(b.to_vec());
+    }
+    // A certificate can have several of these, and match both lists by different values.
+    if matches!(key, Key::Ou | Key::Dns | Key::Uri) {
+        return None;
+    }
+    let mut common = Vec::new();
+    for x in a {
+        for y in b {
+            if covers(key, x, y) {
+                common.push(y.clone());
+            } else if covers(key, y, x) {
+                common.push(x.clone());
+            } else if x.contains('*') && y.contains('*') {
+                return None;
+            }
+        }
+    }
+    Some(common)
+}
+
+/// What happens to a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Refuse,
+    /// It passes this set of rules.
+    Accept,
+    To(String),
+}
+
+/// Decisions in order. The last entry matches all clients.
+pub(crate) type List = Vec<(Predicate, Verdict)>;
+
+/// A list that decides the same for all clients.
+pub(crate) fn always(verdict: Verdict) -> List {
+    vec![(Predicate::default(), verdict)]
+}
+
+/// A condition of the source.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Condition {
+    Constant(bool),
+    Is(Predicate),
+    Not(Box<Self>),
+    All(Vec<Self>),
+    Any(Vec<Self>),
+    /// Has no equivalent.
+    Unknown,
+}
+
+impl Condition {
+    /// Replaces [`Self::Unknown`] so that the condition holds as often as possible
+    /// (`holds`) or as seldom as possible.
+    pub(crate) fn resolved(&self, holds: bool) -> Self {
+        let all = |list: &[Self]| list.iter().map(|part| part.resolved(holds)).collect();
+        match self {
+            Self::Unknown => Self::Constant(holds),
+            Self::Not(inner) => Self::Not(Box::new(inner.resolved(!holds))),
+            Self::All(list) => Self::All(all(list)),
+            Self::Any(list) => Self::Any(all(list)),
+            Self::Constant(_) | Self::Is(_) => self.clone(),
+        }
+    }
+}
+
+/// The rules lead to too many cases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooMany;
+
+/// The list that decides by `then` for clients that fulfil the condition, else by `otherwise`.
+/// [`Condition::Unknown`] counts as not fulfilled.
+pub(crate) fn when(condition: &Condition, then: &List, otherwise: &List) -> Result<List, TooMany> {
+    let list = match condition {
+        Condition::Constant(true) => then.clone(),
+        Condition::Constant(false) | Condition::Unknown => otherwise.clone(),
+        Condition::Not(inner) => when(inner, otherwise, then)?,
+        Condition::Is(predicate) => {
+            let mut list = within(predicate, then);
+            list.extend(otherwise.iter().cloned());
+            list
+        }
+        Condition::All(list) => match list.split_first() {
+            None => then.clone(),
+            Some((first, rest)) => {
+                let then = when(&Condition::All(rest.to_vec()), then, otherwise)?;
+                when(first, &then, otherwise)?
+            }
+        },
+        Condition::Any(list) => match list.split_first() {
+            None => otherwise.clone(),
+            Some((first, rest)) => {
+                let otherwise = when(&Condition::Any(rest.to_vec()), then, otherwise)?;
+                when(first, then, &otherwise)?
+            }
+        },
+    };
+    let list = simplified(list);
+    if list.len() > LARGEST {
+        return Err(TooMany);
+    }
+    Ok(list)
+}
+
+/// The entries of a list for clients that match a predicate. Cases that cannot be expressed
+/// are refused.
+fn within(predicate: &Predicate, list: &List) -> List {
+    let mut narrowed = Vec::new();
+    for (also, verdict) in list {
+        match predicate.and(also) {
+            Both::Never => {}
+            Both::Exactly(both) => narrowed.push((both, verdict.clone())),
+            Both::Within(both) => narrowed.push((both, Verdict::Refuse)),
+        }
+    }
+    narrowed
+}
+
+/// Continues with `next` for the clients with verdict `from`.
+pub(crate) fn chain(list: &List, from: &Verdict, next: &List) -> Result<List, TooMany> {
+    let mut all = Vec::new();
+    for (predicate, verdict) in list {
+        if verdict == from {
+            all.extend(within(predicate, next));
+        } else {
+            all.push((predicate.clone(), verdict.clone()));
+        }
+    }
+    let all = simplified(all);
+    if all.len() > LARGEST {
+        return Err(TooMany);
+    }
+    Ok(all)
+}
+
+/// Removes entries that decide nothing.
+pub(crate) fn simplified(list: List) -> List {
+    let mut kept: List = Vec::new();
+    for (predicate, verdict) in list {
+        if kept.iter().any(|(earlier, _)| earlier.includes(&predicate)) {
+            continue;
+        }
+        kept.push((predicate, verdict));
+    }
+    // Entries directly before the last one that decide the same.
+    while let [.., (_, before), (_, last)] = kept.as_slice()
+        && before == last
+    {
+        kept.remove(kept.len() - 2);
+    }
+    kept
+}
+
+/// The part of a list that applies to clients that ask for a server name covered by `name`, or
+/// that match no name in the list.
+pub(crate) fn at_sni(list: &List, name: Option<&str>) -> List {
+    let applies = list.iter().filter_map(|(predicate, verdict)| {
+        let mut predicate = predicate.clone();
+        if let Some(patterns) = predicate.0.remove(&Key::Sni) {
+            let mut patterns = patterns.iter();
+            let name = name?;
+            if !patterns.any(|pattern| covers(Key::Sni, pattern, name)) {
+                return None;
+            }
+        }
+        Some((predicate, verdict.clone()))
+    });
+    simplified(applies.collect())
+}
+
+/// All server names in a list, names without a wildcard first.
+pub(crate) fn server_names(list: &List) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for value in list
+        .iter()
+        .filter_map(|(predicate, _)| predicate.get(Key::Sni))
+        .flatten()
+    {
+        if !names.contains(value) {
+            names.push(value.clone());
+        }
+    }
+    names.sort_by_key(|name| name.contains('*'));
+    names
+}
+
+/// Combines lists of listeners into client rules: each entry of the result has the verdict of
+/// every list for the same clients.
+pub(crate) fn product(
+    rules: &[(Predicate, Vec<Verdict>)],
+    list: &List,
+) -> Result<Vec<(Predicate, Vec<Verdict>)>, TooMany> {
+    let mut all: Vec<(Predicate, Vec<Verdict>)> = Vec::new();
+    for (predicate, verdicts) in rules {
+        for (also, verdict) in list {
+            let (both, verdict) = match predicate.and(also) {
+                Both::Never => continue,
+                Both::Exactly(both) => (both, verdict.clone()),
+                Both::Within(both) => (both, Verdict::Refuse),
+            };
+            if all.iter().any(|(earlier, _)| earlier.includes(&both)) {
+                continue;
+            }
+            let mut verdicts = verdicts.clone();
+            verdicts.push(verdict);
+            all.push((both, verdicts));
+            if all.len() > LARGEST {
+                return Err(TooMany);
+            }
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! Distinguished names in the notations of OpenSSL and RFC 2253.
+
+use super::{
+    access::{Key, Predicate},
+    regex,
+};
+
+/// The predicate for a subject such as `/OU=a/CN=b` or `CN=b,OU=a`. Attributes that a
+/// certificate has in addition are not compared.
+///
+/// # Errors
+/// If it has attributes that client rules do not compare, or no common name.
+pub(crate) fn subject(name: &str) -> Result<Predicate, String> {
+    let (mut cn, mut ou) = (Vec::new(), Vec::new());
+    let mut others = Vec::new();
+    for (attribute, value) in attributes(name) {
+        match attribute.to_ascii_uppercase().as_str() {
+            "CN" => cn.push(value),
+            "OU" => ou.push(value),
+            _ => others.push(attribute),
+        }
+    }
+    if !others.is_empty() {
+        return Err(format!(
+            "client rules do not compare {} of a subject; `cn` alone would accept more clients",
+            others.join(", ")
+        ));
+    }
+    let [cn] = cn.as_slice() else {
+        return Err(format!("{name:?} does not have exactly one common name"));
+    };
+    if cn.contains('*') || ou.len() > 1 {
+        return Err(format!("{name:?} has no equivalent"));
+    }
+    let mut predicate = Predicate::new(Key::Cn, vec![cn.clone()]);
+    if !ou.is_empty() {
+        predicate.require(Key::Ou, ou);
+    }
+    Ok(predicate)
+}
+
+/// The common names that a regular expression on a subject in the notation of RFC 2253 looks
+/// for, and whether it matches exactly these. Dots without a backslash stand for dots.
+pub(crate) fn common_names(expression: &str) -> Option<(Vec<String>, bool)> {
+    let (start, rest) = expression.split_once("CN=")?;
+    let starts_exactly = matches!(start, "^" | "(^|,)" | "(?:^|,)" | "(,|^)" | "^(.*,)?");
+    if !starts_exactly && !matches!(start, "" | "^.*" | ".*" | "^.*,") {
+        return None;
+    }
+    let ends = [
+        "(,|$)", "(?:,|$)", "($|,)", "(,.*)?$", ",.*$", ",.*", ",", "$",
+    ];
+    let end = ends.into_iter().find(|end| rest.ends_with(end));
+    let name = rest.strip_suffix(end.unwrap_or(".*")).unwrap_or(rest);
+    let mut literal = String::new();
+    let mut chars = name.chars().peekable();
+    let mut has_any = false;
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => literal.extend(['\\', chars.next()?]),
+            '.' if !matches!(chars.peek(), Some('*' | '+' | '?' | '{')) => {
+                has_any = true;
+                literal.push_str("\\.");
+            }
+            c => literal.push(c),
+        }
+    }
+    let names = regex::literals(&literal)?;
+    let is_valid = |name: &String| !name.is_empty() && !name.contains([',', '*', '=']);
+    let is_exact = starts_exactly && end.is_some() && !has_any;
+    names.iter().all(is_valid).then_some((names, is_exact))
+}
+
+/// The attributes of a distinguished name and their values.
+fn attributes(name: &str) -> Vec<(String, String)> {
+    let (separator, name) = match name.strip_prefix('/') {
+        Some(rest) => ('/', rest),
+        None => (',', name),
+    };
+    let mut parts = vec![String::new()];
+    let mut chars = name.chars();
+    while let Some(c) = chars.next() {
+        let Some(part) = parts.last_mut() else { break };
+        match c {
+            '\\' => part.extend(chars.next()),
+            c if c == separator => parts.push(String::new()),
+            c => part.push(c),
+        }
+    }
+    let pairs = parts.iter().map(|part| {
+        let (attribute, value) = part.split_once('=').unwrap_or((part, ""));
+        (attribute.trim().to_owned(), value.trim().to_owned())
+    });
+    pairs.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::access::Key, common_names, subject};
+
+    #[test]
+    fn common_name_and_unit_are_compared() {
+        for name in ["CN=a,OU=b", "/OU=b/CN=a", "ou=b, cn=a"] {
+            let predicate = subject(name).unwrap();
+            assert_eq!(predicate.get(Key::Cn).unwrap(), ["a"]);
+            assert_eq!(predicate.get(Key::Ou).unwrap(), ["b"]);
+        }
+    }
+
+    #[test]
+    fn expressions_on_common_names() {
+        for (expression, expected, is_exact) in [
+            ("CN=client1.lb.com", "client1.lb.com", false),
+            (r"(^|,)CN=client1\.lb\.com(,|$)", "client1.lb.com", true),
+            (r"^CN=(a|b)(,|$)", "a b", true),
+            (r"^CN=a,", "a", true),
+        ] {
+            let (names, exact) = common_names(expression).unwrap();
+            assert_eq!(
+                (names.join(" ").as_str(), exact),
+                (expected, is_exact),
+                "{expression}"
+            );
+        }
+        for expression in ["O=x", "CN=.*", "CN=client[0-9]+", "^(?!CN=a)CN=b$"] {
+            assert_eq!(common_names(expression), None, "{expression}");
+        }
+    }
+
+    #[test]
+    fn other_attributes_are_an_error() {
+        for name in ["CN=a,O=b", "/C=DE/CN=a", "OU=b", "CN=a,CN=b", "CN=*"] {
+            assert!(subject(name).is_err(), "{name}");
+        }
+    }
+}

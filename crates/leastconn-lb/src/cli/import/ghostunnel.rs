@@ -1,0 +1,206 @@
+//! Command lines of ghostunnel.
+
+mod arguments;
+mod client;
+mod server;
+
+use std::rc::Rc;
+
+use super::{
+    model::{Backend, Imported, Place, ServerLine, Service, Table, Value},
+    names::Names,
+    units,
+};
+use arguments::{Arguments, commands};
+
+/// ghostunnel's `--connect-timeout` and `--shutdown-timeout`, in milliseconds.
+const CONNECT_TIMEOUT: u64 = 10_000;
+const SHUTDOWN_TIMEOUT: u64 = 300_000;
+
+/// Imports a file with one or more command lines, such as a script or a systemd unit.
+///
+/// # Errors
+/// If there is no command line of ghostunnel in it.
+pub(crate) fn import(file: &Rc<str>, text: &str) -> Result<Imported, String> {
+    let commands = commands(file, text)?;
+    if commands.is_empty() {
+        return Err(format!(
+            "{file}: there is no `ghostunnel server` or `ghostunnel client` in it"
+        ));
+    }
+    let mut imported = Imported::default();
+    let mut names = Names::default();
+    for (place, words) in commands {
+        let is_server = words.first().is_some_and(|word| word == "server");
+        let arguments = Arguments::parse(&words[1..], &place);
+        process(&arguments, &mut imported);
+        let name = names.unique(if is_server { "server" } else { "client" });
+        let mut tunnel = Tunnel::new(&name, &arguments);
+        if is_server {
+            server::server(&mut tunnel, &arguments);
+        } else {
+            client::client(&mut tunnel, &arguments);
+        }
+        imported.services.push(tunnel.service);
+        imported.backends.push(tunnel.backend);
+    }
+    Ok(imported)
+}
+
+/// A listener and its upstream.
+struct Tunnel {
+    place: Place,
+    service: Service,
+    backend: Backend,
+}
+
+impl Tunnel {
+    fn new(name: &str, arguments: &Arguments) -> Self {
+        let place = arguments.place.clone();
+        let mut service = Service {
+            name: name.to_owned(),
+            home: Some(name.to_owned()),
+            ..Service::default()
+        };
+        for (flag, reason) in &arguments.left_out {
+            service
+                .table
+                .note(place.left_out(format!("{flag}: {reason}")));
+        }
+        match arguments.one("listen").map(listen) {
+            Some(Ok(address)) => service.binds.push(address),
+            Some(Err(reason)) => service.table.note(place.left_out(reason)),
+            None => service.table.note(place.left_out("there is no `--listen`")),
+        }
+        service.table.note(place.remark(
+            "ghostunnel never closes idle connections; here `idle_timeout` does, after 1h by default",
+        ));
+        if let Some(ms) = arguments.duration("max-conn-lifetime").filter(|ms| *ms > 0) {
+            service.table.set("max_lifetime", units::duration(ms));
+        }
+        if let Some(ms) = arguments.duration("close-timeout").filter(|ms| *ms > 0) {
+            service.table.set("half_close_timeout", units::duration(ms));
+        }
+        let connect = arguments
+            .duration("connect-timeout")
+            .unwrap_or(CONNECT_TIMEOUT);
+        service
+            .table
+            .set("handshake_timeout", units::duration(connect));
+        let mut backend = Backend {
+            name: name.to_owned(),
+            ..Backend::default()
+        };
+        backend
+            .table
+            .set("connect_timeout", units::duration(connect));
+        backend.table.set("retries", Value::Integer(0));
+        let none = vec![("type", Value::text("none"))];
+        backend.table.set("health_check", Value::Table(none));
+        match arguments.one("target") {
+            Some(target) if target.starts_with("unix:") || target.contains(':') => {
+                let mut server = Table::default();
+                server.set("address", Value::text(target));
+                backend.servers.push(ServerLine::Server {
+                    name: "target".to_owned(),
+                    table: server,
+                });
+            }
+            _ => service
+                .table
+                .note(place.left_out("there is no `--target` with host and port")),
+        }
+        Self {
+            place,
+            service,
+            backend,
+        }
+    }
+
+    /// No client may use the tunnel.
+    fn refuse(&mut self, reason: &str) {
+        self.service.table.note(self.place.left_out(reason));
+        self.service.refused.push(reason.to_owned());
+    }
+}
+
+/// Options of the process.
+fn process(arguments: &Arguments, imported: &mut Imported) {
+    let shutdown = arguments
+        .duration("shutdown-timeout")
+        .unwrap_or(SHUTDOWN_TIMEOUT);
+    imported
+        .process
+        .set("drain_timeout", units::duration(shutdown));
+    if let Some(limit) = arguments
+        .one("max-concurrent-conns")
+        .and_then(|text| text.parse().ok())
+        && limit > 0
+    {
+        imported
+            .process
+            .set("max_connections", Value::Integer(limit));
+    }
+    if arguments.one("status").is_some() {
+        imported.admin.note(
+            arguments
+                .place
+                .remark("`--status`: for status and metrics, add `[admin]` with `bind`"),
+        );
+    }
+}
+
+/// The certificate of `--cert` and `--key`, or of a PEM file of `--keystore`.
+fn certificate(arguments: &Arguments, tls: &mut Table) -> Result<(), &'static str> {
+    if let Some(cert) = arguments.one("cert") {
+        tls.set("cert", Value::text(cert));
+        if let Some(key) = arguments.one("key") {
+            tls.set("key", Value::text(key));
+        }
+        return Ok(());
+    }
+    let Some(keystore) = arguments.one("keystore") else {
+        return Err("the certificate is not a file: set `tls`");
+    };
+    let lower = keystore.to_ascii_lowercase();
+    let is_pem = !["p12", "pfx", "jceks", "jks", "pkcs12"]
+        .iter()
+        .any(|ending| lower.ends_with(ending));
+    if !is_pem || arguments.one("storepass").is_some() || arguments.one("keystorepass").is_some() {
+        return Err(
+            "the keystore is not in PEM; convert it (`openssl pkcs12 -nodes`), then set `tls`",
+        );
+    }
+    tls.set("cert", Value::text(keystore));
+    Ok(())
+}
+
+fn min_version(arguments: &Arguments, tls: &mut Table) {
+    let version = arguments
+        .one("tls-min-version")
+        .or(arguments.one("min-tls-version"));
+    if version.is_some_and(|version| version.contains("1.3")) {
+        tls.set("min_version", Value::text("1.3"));
+    }
+}
+
+fn listen(address: &str) -> Result<String, String> {
+    if address.starts_with("unix:") {
+        return Ok(address.to_owned());
+    }
+    let (host, port) = address
+        .rsplit_once(':')
+        .ok_or_else(|| format!("{address:?} has no port"))?;
+    let host = match host {
+        "localhost" => "127.0.0.1",
+        "" => "0.0.0.0",
+        host => host,
+    };
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if bare.parse::<std::net::IpAddr>().is_err() {
+        return Err(format!(
+            "{address:?} is not an IP address; names are not resolved for listeners"
+        ));
+    }
+    Ok(format!("{host}:{port}"))
+}

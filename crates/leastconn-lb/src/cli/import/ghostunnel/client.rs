@@ -1,0 +1,64 @@
+//! `ghostunnel client`: plain TCP from clients, TLS to the target.
+
+use super::{
+    super::model::{Table, Value},
+    Tunnel,
+    arguments::Arguments,
+    certificate, min_version,
+};
+
+pub(super) fn client(tunnel: &mut Tunnel, arguments: &Arguments) {
+    let name = tunnel.backend.name.clone();
+    tunnel.service.open_to_all(&name);
+    let mut tls = Table::default();
+    min_version(arguments, &mut tls);
+    let Some(ca) = arguments.one("cacert") else {
+        return refuse(
+            tunnel,
+            "there is no `--cacert`: the authorities of the system are never used",
+        );
+    };
+    tls.set("ca", Value::text(ca));
+    if !arguments.is_on("disable-authentication")
+        && let Err(reason) = certificate(arguments, &mut tls)
+    {
+        return refuse(tunnel, reason);
+    }
+    let others = [
+        "verify-cn",
+        "verify-ou",
+        "verify-dns",
+        "verify-dns-san",
+        "verify-ip",
+        "verify-ip-san",
+        "verify-policy",
+    ];
+    if !arguments.all(&others).is_empty() {
+        return refuse(
+            tunnel,
+            "`--verify-…`: servers are verified by `server_name`, `uri` or `pin` only",
+        );
+    }
+    let uris = arguments.all(&["verify-uri", "verify-uri-san"]);
+    let target = arguments.one("target").unwrap_or("");
+    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
+    let server_name = arguments.one("override-server-name").unwrap_or(host);
+    let server_name = server_name.trim_start_matches('[').trim_end_matches(']');
+    if target.starts_with("unix:") && arguments.one("override-server-name").is_none() {
+        return refuse(
+            tunnel,
+            "a target without a host name needs `--override-server-name`",
+        );
+    }
+    tls.set("server_name", Value::text(server_name));
+    if !uris.is_empty() {
+        tls.set("uri", Value::strings(&uris));
+    }
+    tunnel.backend.tls = Some(tls);
+}
+
+/// The target must not be dialled without TLS.
+fn refuse(tunnel: &mut Tunnel, reason: &str) {
+    tunnel.backend.refused.push(reason.to_owned());
+    tunnel.backend.table.note(tunnel.place.left_out(reason));
+}

@@ -1,0 +1,178 @@
+//! Configurations of HAProxy.
+
+mod acl;
+mod bind;
+mod global;
+mod health;
+mod lexer;
+mod proxy;
+mod rules;
+mod sections;
+mod server;
+mod tls;
+
+use std::{collections::HashMap, path::Path, rc::Rc};
+
+use super::{
+    access::{TooMany, Verdict},
+    model::{Imported, Service, Value},
+    names::{Names, valid},
+    units,
+};
+use proxy::{Back, Front};
+use rules::Surroundings;
+
+/// Imports the text of a file in `dir`.
+///
+/// # Errors
+/// If the text is not a configuration of HAProxy.
+pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<Imported, String> {
+    let mut sections = sections::sections(lexer::lines(file, text)?)?;
+    if sections.proxies.is_empty() && sections.global.is_empty() {
+        return Err(format!("{file}: there is no section of HAProxy in it"));
+    }
+    let mut imported = Imported::default();
+    let global = global::read(&sections.global, &mut imported, dir);
+    for line in &sections.stray {
+        let reason = "preprocessor lines and lines outside of sections are not evaluated";
+        imported.notes.push(line.place.left_out(reason));
+    }
+    for line in &sections.others {
+        imported.notes.push(other_section(line));
+    }
+    for proxy in &mut sections.proxies {
+        global.prepend_defaults(proxy);
+    }
+    let mut tables = HashMap::new();
+    let (mut fronts, mut backs): (Vec<Front>, Vec<Back>) = (Vec::new(), Vec::new());
+    for proxy in &sections.proxies {
+        for line in proxy
+            .lines
+            .iter()
+            .filter(|line| line.word(0) == "stick-table")
+        {
+            tables.extend(acl::rate_period(line).map(|period| (proxy.name.clone(), period)));
+        }
+        if proxy.is_http() {
+            imported.notes.push(proxy.head.place.left_out(
+                "mode http is out of scope: leastconn-lb balances TCP connections and does not \
+                read HTTP requests",
+            ));
+            continue;
+        }
+        let (front, back) = proxy::read(proxy, &global.bases);
+        fronts.extend(front);
+        backs.extend(back);
+    }
+    let mut names = Names::default();
+    for front in &fronts {
+        let own = backs.iter().find(|back| back.backend.name == front.name);
+        let own = own.map(|back| back.backend.name.as_str());
+        let default = front.rules.default_backend().or(own);
+        for mut service in proxy::services(front, &mut names, default) {
+            evaluate(&mut service, front, default, &backs, &tables, dir)?;
+            rename(&mut service);
+            imported.services.push(service);
+        }
+    }
+    for mut back in backs {
+        back.backend.name = valid(&back.backend.name);
+        imported.backends.push(back.backend);
+    }
+    Ok(imported)
+}
+
+/// Names of upstreams have fewer characters than those of HAProxy.
+fn rename(service: &mut Service) {
+    for (_, verdict) in &mut service.access {
+        if let Verdict::To(name) = verdict {
+            *name = valid(name);
+        }
+    }
+    service.home = service.home.as_deref().map(valid);
+}
+
+fn other_section(line: &lexer::Line) -> super::model::Note {
+    match line.word(0) {
+        "resolvers" => line
+            .place
+            .left_out("host names are resolved by the resolver of the system (/etc/resolv.conf)"),
+        "peers" => line
+            .place
+            .left_out("limits and counts are not shared between balancers"),
+        "program" => line.place.left_out("no other programs are started"),
+        _ => line.place.remark("the section is not needed for TCP"),
+    }
+}
+
+/// Sets the access list, limits and timeouts of a listener.
+fn evaluate(
+    service: &mut Service,
+    front: &Front,
+    default: Option<&str>,
+    backs: &[Back],
+    tables: &HashMap<String, u64>,
+    dir: Option<&Path>,
+) -> Result<(), String> {
+    let too_many = |_: TooMany| format!("`{}`: the access rules have too many cases", front.name);
+    let surroundings = Surroundings {
+        tls: service.tls.is_some(),
+        certificates: service.certificates,
+        dir,
+        tables,
+    };
+    let rules = match (front.rules.default_backend(), default) {
+        (None, Some(own)) => front.rules.with_default(own),
+        _ => front.rules.clone(),
+    };
+    let evaluated = rules.evaluate(surroundings).map_err(too_many)?;
+    let mut list = evaluated.list;
+    service.table.notes.extend(evaluated.notes);
+    service.refused.extend(evaluated.refused);
+    proxy::limits(service, &evaluated.limits);
+    let mut used: Vec<&Back> = Vec::new();
+    for back in backs {
+        let name = &back.backend.name;
+        let is_used = |verdict: &Verdict| matches!(verdict, Verdict::To(to) if to == name);
+        if !list.iter().any(|(_, verdict)| is_used(verdict)) {
+            continue;
+        }
+        used.push(back);
+        let own = back.rules.evaluate(surroundings).map_err(too_many)?;
+        service.table.notes.extend(own.notes);
+        service.refused.extend(own.refused);
+        proxy::limits(service, &own.limits);
+        list = proxy::through(list, name, &own.list)?;
+    }
+    service.access = list;
+    timeouts(service, front, &used);
+    Ok(())
+}
+
+/// The idle time of a connection is the shorter one of both sides, or that of tunnels.
+fn timeouts(service: &mut Service, front: &Front, used: &[&Back]) {
+    let shortest = |name: &str| used.iter().filter_map(|back| back.timeouts.get(name)).min();
+    let client = front.timeouts.get("client");
+    let tunnel = shortest("tunnel").or_else(|| front.timeouts.get("tunnel"));
+    let idle = tunnel.or_else(|| client.into_iter().chain(shortest("server")).min());
+    if let Some(ms) = idle {
+        service.table.set("idle_timeout", units::duration(ms));
+    }
+    let ends = front
+        .timeouts
+        .get("client-fin")
+        .into_iter()
+        .chain(shortest("server-fin"));
+    if let Some(ms) = ends.min() {
+        service.table.set("half_close_timeout", units::duration(ms));
+    }
+    if let Some(ms) = front.timeouts.get("client-hs") {
+        service.table.set("handshake_timeout", units::duration(ms));
+    }
+    if service.table.get("proxy_protocol") == Some(&Value::text("required")) {
+        service
+            .table
+            .keys
+            .sort_by_key(|(key, _)| *key != "proxy_protocol");
+    }
+}

@@ -1,0 +1,387 @@
+//! Conditions of HAProxy: `acl` lines and anonymous ACLs.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    super::{
+        access::{Condition, Key, Predicate},
+        networks::Network,
+        regex::{self, Pattern},
+        units,
+    },
+    lexer::Line,
+};
+
+/// What conditions can refer to.
+#[derive(Debug)]
+pub(crate) struct Scope<'a> {
+    /// Words after the name, of each line of an ACL.
+    pub(crate) acls: HashMap<String, Vec<Vec<String>>>,
+    /// Whether the listener terminates TLS.
+    pub(crate) tls: bool,
+    /// Whether clients present verified certificates.
+    pub(crate) certificates: bool,
+    /// Keys and tables of `track-sc`, by counter.
+    pub(crate) tracked: HashMap<String, (Tracked, Option<String>)>,
+    /// Directory of the source, for relative files.
+    pub(crate) dir: Option<&'a Path>,
+    /// Period of `conn_rate` of each stick table, in milliseconds.
+    pub(crate) tables: &'a HashMap<String, u64>,
+    /// The name of the proxy, which is also that of its stick table.
+    pub(crate) proxy: &'a str,
+}
+
+/// Key of a stick table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tracked {
+    Source,
+    CommonName,
+    Other,
+}
+
+/// A limit in a condition.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Limit {
+    /// More than this number of connections in a period of so many milliseconds.
+    Rate(Tracked, u64, u64),
+    /// More than this number of open connections.
+    Open(Tracked, u64),
+}
+
+/// A parsed condition.
+#[derive(Debug, Default)]
+pub(crate) struct Parsed {
+    pub(crate) condition: Option<Condition>,
+    pub(crate) limits: Vec<Limit>,
+    /// Why parts of it are unknown.
+    pub(crate) unknown: Vec<String>,
+    /// Whether an unknown part depends on the client.
+    pub(crate) client_dependent: bool,
+    /// The rule refuses clients, so a test must not match fewer clients than in the source.
+    refuses: bool,
+}
+
+/// Parses the words after `if` or `unless`, or a rule without a condition. `refuses`: the rule
+/// refuses the clients that fulfil it.
+pub(crate) fn condition(words: &[String], refuses: bool, scope: &Scope<'_>) -> Parsed {
+    let mut parsed = Parsed {
+        refuses,
+        ..Parsed::default()
+    };
+    let (negated, words) = match words.first().map(String::as_str) {
+        Some("if") => (false, &words[1..]),
+        Some("unless") => (true, &words[1..]),
+        _ => {
+            parsed.condition = Some(Condition::Constant(true));
+            return parsed;
+        }
+    };
+    let mut alternatives = Vec::new();
+    let mut terms = Vec::new();
+    let mut rest = words;
+    while let Some((word, after)) = rest.split_first() {
+        rest = after;
+        if word == "or" || word == "||" {
+            alternatives.push(Condition::All(std::mem::take(&mut terms)));
+            continue;
+        }
+        let plain = word.trim_start_matches('!');
+        let is_negated = (word.len() - plain.len()) % 2 == 1;
+        // `! name` is also allowed.
+        let (plain, is_negated) = match (plain, rest.split_first()) {
+            ("", Some((next, after))) => {
+                rest = after;
+                (next.as_str(), is_negated)
+            }
+            _ => (plain, is_negated),
+        };
+        let term = if plain == "{" {
+            let end = rest.iter().position(|word| word == "}");
+            let end = end.unwrap_or(rest.len());
+            let criterion = &rest[..end];
+            rest = rest.get(end + 1..).unwrap_or(&[]);
+            test(criterion, scope, &mut parsed)
+        } else {
+            named(plain, scope, &mut parsed)
+        };
+        terms.push(if is_negated {
+            Condition::Not(Box::new(term))
+        } else {
+            term
+        });
+    }
+    alternatives.push(Condition::All(terms));
+    let condition = Condition::Any(alternatives);
+    parsed.condition = Some(if negated {
+        Condition::Not(Box::new(condition))
+    } else {
+        condition
+    });
+    parsed
+}
+
+fn named(name: &str, scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
+    if let Some(lines) = scope.acls.get(name) {
+        let tests = lines.iter().map(|words| test(words, scope, parsed));
+        return Condition::Any(tests.collect());
+    }
+    match name {
+        "TRUE" => Condition::Constant(true),
+        "FALSE" => Condition::Constant(false),
+        _ => unknown(parsed, format!("the ACL {name:?} is not known"), true),
+    }
+}
+
+fn unknown(parsed: &mut Parsed, reason: String, client_dependent: bool) -> Condition {
+    parsed.unknown.push(reason);
+    parsed.client_dependent |= client_dependent;
+    Condition::Unknown
+}
+
+/// One test: a fetch, flags, and values.
+fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
+    let Some((criterion, mut rest)) = words.split_first() else {
+        return unknown(parsed, "the condition is empty".to_owned(), true);
+    };
+    let (fetch, argument) = match criterion.split_once('(') {
+        Some((fetch, argument)) => (fetch, argument.split(')').next().unwrap_or("")),
+        None => (criterion.split(',').next().unwrap_or(""), ""),
+    };
+    let converters = criterion.rsplit(')').next().unwrap_or(criterion);
+    let converters = converters.split_once(',').map_or("", |(_, names)| names);
+    let mut method = "str";
+    let mut values: Vec<String> = Vec::new();
+    let mut lowered = converters == "lower";
+    while let Some((word, after)) = rest.split_first() {
+        rest = after;
+        match word.as_str() {
+            "-i" => lowered = true,
+            "-n" | "-u" => {}
+            "-m" => {
+                method = rest.first().map_or("", String::as_str);
+                rest = rest.get(1..).unwrap_or(&[]);
+            }
+            "-f" => {
+                let file = rest.first().cloned().unwrap_or_default();
+                rest = rest.get(1..).unwrap_or(&[]);
+                match read(scope.dir, &file) {
+                    Some(lines) => values.extend(lines),
+                    None => return unknown(parsed, format!("cannot read {file:?}"), true),
+                }
+            }
+            "--" => {
+                values.extend(rest.iter().cloned());
+                break;
+            }
+            _ => values.push(word.clone()),
+        }
+    }
+    let (fetch, method) = match fetch.rsplit_once('_') {
+        Some((base, suffix @ ("end" | "beg" | "reg" | "sub" | "dom" | "dir")))
+            if base.starts_with("ssl_") || base.starts_with("req") =>
+        {
+            (base, suffix)
+        }
+        _ => (fetch, method),
+    };
+    if !matches!(converters, "" | "lower") {
+        let reason = format!("the converters of {criterion:?} have no equivalent");
+        return unknown(parsed, reason, true);
+    }
+    match (fetch, argument.to_ascii_lowercase().as_str()) {
+        ("always_true", _) => Condition::Constant(true),
+        ("always_false", _) => Condition::Constant(false),
+        ("src", _) => networks(&values, parsed),
+        ("ssl_fc", _) => Condition::Constant(scope.tls),
+        // With `verify required` and optional verification, which is imported as required.
+        ("ssl_c_used", _) | ("ssl_fc_has_crt", _) => Condition::Constant(scope.certificates),
+        ("ssl_c_verify", _) if scope.certificates => {
+            Condition::Constant(values.iter().any(|value| value == "0"))
+        }
+        ("ssl_fc_sni", _) if scope.tls => texts(Key::Sni, method, &values, true, parsed),
+        (
+            "ssl_fc_sni" | "req.ssl_sni" | "req_ssl_sni" | "req.ssl_hello_type"
+            | "req_ssl_hello_type" | "req.ssl_ver" | "req_ssl_ver",
+            _,
+        ) => {
+            let reason = "routing by SNI needs TLS at the listener; TLS is never passed through";
+            unknown(parsed, reason.to_owned(), true)
+        }
+        ("ssl_c_s_dn" | "ssl_c_i_dn", _) if !scope.certificates => Condition::Constant(false),
+        ("ssl_c_s_dn", "cn") => texts(Key::Cn, method, &values, lowered, parsed),
+        ("ssl_c_s_dn", "ou") => texts(Key::Ou, method, &values, lowered, parsed),
+        ("ssl_c_i_dn", "cn") => texts(Key::IssuerCn, method, &values, lowered, parsed),
+        ("ssl_c_s_dn", "") => {
+            let names = values.iter().map(|value| super::super::dn::subject(value));
+            match names.collect::<Result<Vec<_>, _>>() {
+                Ok(names) if method == "str" && !lowered => {
+                    Condition::Any(names.into_iter().map(Condition::Is).collect())
+                }
+                Ok(_) => unknown(
+                    parsed,
+                    format!("{criterion} -m {method} has no equivalent"),
+                    true,
+                ),
+                Err(reason) => unknown(parsed, reason, true),
+            }
+        }
+        _ => match limit(fetch, argument, &values, scope) {
+            Some(limit) => {
+                parsed.limits.push(limit);
+                Condition::Unknown
+            }
+            None => {
+                let state = [
+                    "nbsrv",
+                    "be_",
+                    "fe_",
+                    "srv_",
+                    "queue",
+                    "avg_queue",
+                    "connslots",
+                ];
+                let by_client = !state.iter().any(|prefix| fetch.starts_with(prefix));
+                unknown(
+                    parsed,
+                    format!("{criterion:?} has no equivalent"),
+                    by_client,
+                )
+            }
+        },
+    }
+}
+
+fn networks(values: &[String], parsed: &mut Parsed) -> Condition {
+    let networks: Option<Vec<_>> = values
+        .iter()
+        .map(|value| Network::parse(value).map(|network| network.to_string()))
+        .collect();
+    match networks {
+        Some(networks) if !networks.is_empty() => {
+            Condition::Is(Predicate::new(Key::Source, networks))
+        }
+        _ => unknown(parsed, "an address is not an IP network".to_owned(), true),
+    }
+}
+
+/// A test of a text. `any_case`: the source ignores case.
+fn texts(
+    key: Key,
+    method: &str,
+    values: &[String],
+    any_case: bool,
+    parsed: &mut Parsed,
+) -> Condition {
+    let mut names = Vec::new();
+    // Whether the source also matches texts that are not in `names`.
+    let mut more = (any_case && key != Key::Sni).then_some("differences in case");
+    for value in values {
+        let patterns = match method {
+            "str" => Some(vec![Pattern::Exact(value.clone())]),
+            "end" => value
+                .strip_prefix('.')
+                .map(|rest| vec![Pattern::Below(rest.to_owned())]),
+            "reg" => regex::patterns(value),
+            _ => None,
+        };
+        let Some(patterns) = patterns else {
+            return unknown(
+                parsed,
+                format!("{value:?} with `-m {method}` has no equivalent"),
+                true,
+            );
+        };
+        for pattern in patterns {
+            if matches!(pattern, Pattern::Below(_)) {
+                more = Some("names with more than three further labels");
+            }
+            match pattern.names(key) {
+                Some(list) => names.extend(list),
+                None => return unknown(parsed, format!("{value:?} has no equivalent"), true),
+            }
+        }
+    }
+    if names.is_empty() {
+        return unknown(parsed, "the condition has no value".to_owned(), true);
+    }
+    let is = Condition::Is(Predicate::new(key, names));
+    match more {
+        Some(what) if parsed.refuses => {
+            let rest = unknown(parsed, format!("{what} cannot be matched"), true);
+            Condition::Any(vec![is, rest])
+        }
+        _ => is,
+    }
+}
+
+fn limit(fetch: &str, argument: &str, values: &[String], scope: &Scope<'_>) -> Option<Limit> {
+    let number = match values {
+        [operator, number] => {
+            let number: u64 = number.parse().ok()?;
+            match operator.as_str() {
+                "gt" => number,
+                "ge" => number.checked_sub(1)?,
+                _ => return None,
+            }
+        }
+        _ => return None,
+    };
+    let argument = argument.replace(' ', "");
+    let (tracked, table, what) = if let Some(what) = fetch.strip_prefix("src_") {
+        let table = (!argument.is_empty()).then_some(argument);
+        (Tracked::Source, table, what)
+    } else {
+        let (prefix, what) = fetch.split_once('_')?;
+        let counter = match prefix {
+            "sc" => argument.split(',').next()?.to_owned(),
+            _ => prefix.strip_prefix("sc")?.to_owned(),
+        };
+        let (tracked, table) = scope.tracked.get(&counter)?.clone();
+        (tracked, table, what)
+    };
+    let table = table.unwrap_or_else(|| scope.proxy.to_owned());
+    match what {
+        "conn_rate" => Some(Limit::Rate(tracked, number, *scope.tables.get(&table)?)),
+        "conn_cur" => Some(Limit::Open(tracked, number)),
+        _ => None,
+    }
+}
+
+/// Counters and keys of `tcp-request … track-scN KEY [table NAME]`.
+pub(crate) fn tracked(line: &Line) -> Option<(String, (Tracked, Option<String>))> {
+    let counter = line.word(2).strip_prefix("track-sc")?;
+    let key = match line.word(3).to_ascii_lowercase().as_str() {
+        "src" => Tracked::Source,
+        "ssl_c_s_dn(cn)" => Tracked::CommonName,
+        _ => Tracked::Other,
+    };
+    let table = line.words.iter().position(|word| word == "table");
+    let table = table.and_then(|at| line.words.get(at + 1)).cloned();
+    Some((counter.to_owned(), (key, table)))
+}
+
+/// The period of `conn_rate(PERIOD)` in a `stick-table` line, in milliseconds.
+pub(crate) fn rate_period(line: &Line) -> Option<u64> {
+    let words = line.words.iter().flat_map(|word| word.split_inclusive(')'));
+    let mut rates = words.filter_map(|word| {
+        let word = word.trim_start_matches(',');
+        word.strip_prefix("conn_rate(")?.strip_suffix(')')
+    });
+    units::milliseconds(rates.next()?, 1).filter(|period| *period > 0)
+}
+
+/// The lines of a file of values, without comments.
+pub(crate) fn read(dir: Option<&Path>, file: &str) -> Option<Vec<String>> {
+    let candidates = [Some(PathBuf::from(file)), dir.map(|dir| dir.join(file))];
+    let text = candidates
+        .into_iter()
+        .flatten()
+        .find_map(|path| fs::read_to_string(path).ok())?;
+    let lines = text.lines().map(str::trim);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    Some(lines.map(str::to_owned).collect())
+}

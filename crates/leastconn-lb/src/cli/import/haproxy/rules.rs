@@ -1,0 +1,385 @@
+//! `acl`, `tcp-request`, `use_backend` and `default_backend` lines.
+
+use std::{collections::HashMap, path::Path};
+
+use super::{
+    super::{
+        access::{Condition, Key, List, Predicate, TooMany, Verdict, always, chain, when},
+        model::{Note, Place, Rate},
+    },
+    acl::{self, Limit, Parsed, Scope, Tracked},
+    lexer::Line,
+    sections::Proxy,
+};
+
+/// The rules of a section, in the order of the file.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rules {
+    proxy: String,
+    is_front: bool,
+    acls: HashMap<String, Vec<Vec<String>>>,
+    /// `tcp-request` lines of the three stages.
+    stages: [Vec<Line>; 3],
+    uses: Vec<Line>,
+    default: Option<Line>,
+    refused: Option<String>,
+    notes: Vec<Note>,
+}
+
+/// What the rules mean for one listener.
+#[derive(Debug, Default)]
+pub(crate) struct Evaluated {
+    pub(crate) list: List,
+    /// Limits, their lines, and whether they apply to all clients.
+    pub(crate) limits: Vec<(Limit, Place, bool)>,
+    pub(crate) notes: Vec<Note>,
+    pub(crate) refused: Vec<String>,
+}
+
+/// Properties of the listener and of the file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) tls: bool,
+    pub(crate) certificates: bool,
+    pub(crate) dir: Option<&'a Path>,
+    pub(crate) tables: &'a HashMap<String, u64>,
+}
+
+const STAGES: [&str; 3] = ["connection", "session", "content"];
+
+impl Rules {
+    pub(crate) fn new(proxy: &Proxy) -> Self {
+        Self {
+            proxy: proxy.name.clone(),
+            is_front: proxy.is_front,
+            ..Self::default()
+        }
+    }
+
+    /// No client passes.
+    pub(crate) fn refuse(&mut self, reason: &str) {
+        self.refused = Some(reason.to_owned());
+    }
+
+    /// The rules that apply to connections of other sections to this backend.
+    pub(crate) fn for_backend(&self) -> Self {
+        if self.is_front {
+            Self {
+                refused: self.refused.clone(),
+                ..Self::default()
+            }
+        } else {
+            self.clone()
+        }
+    }
+
+    /// The rules with this backend for clients without a rule.
+    pub(crate) fn with_default(&self, backend: &str) -> Self {
+        let mut rules = self.clone();
+        rules.default = self.default.clone().or_else(|| {
+            let place = Place {
+                file: "".into(),
+                line: 0,
+                text: String::new(),
+            };
+            let words = vec!["default_backend".to_owned(), backend.to_owned()];
+            Some(Line { place, words })
+        });
+        rules
+    }
+
+    /// The backend of clients without a rule.
+    pub(crate) fn default_backend(&self) -> Option<&str> {
+        self.default.as_ref().map(|line| line.word(1))
+    }
+
+    /// Reads a line. Returns whether it is a rule.
+    pub(crate) fn line(&mut self, line: &Line) -> bool {
+        let place = &line.place;
+        match line.word(0) {
+            "acl" => {
+                let words = line.words.get(2..).unwrap_or(&[]).to_vec();
+                self.acls
+                    .entry(line.word(1).to_owned())
+                    .or_default()
+                    .push(words);
+            }
+            "tcp-request" if line.word(1) == "inspect-delay" => {}
+            "tcp-request" => match STAGES.iter().position(|stage| *stage == line.word(1)) {
+                Some(stage) => self.stages[stage].push(line.clone()),
+                None => self.notes.push(place.left_out("has no equivalent")),
+            },
+            "use_backend" => self.uses.push(line.clone()),
+            "default_backend" => self.default = Some(line.clone()),
+            // Its period is read separately.
+            "stick-table" => {}
+            "tcp-response" => self
+                .notes
+                .push(place.left_out("data of servers is not inspected")),
+            "http-request"
+            | "http-response"
+            | "http-after-response"
+            | "redirect"
+            | "reqadd"
+            | "rspadd"
+            | "http-error" => {
+                self.notes.push(place.remark("has no effect in mode tcp"));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// The decision for each client: refused, or the backend. For a backend section: refused
+    /// or accepted.
+    pub(crate) fn evaluate(&self, surroundings: Surroundings<'_>) -> Result<Evaluated, TooMany> {
+        let mut evaluated = Evaluated {
+            notes: self.notes.clone(),
+            ..Evaluated::default()
+        };
+        evaluated.refused.extend(self.refused.clone());
+        let mut scope = Scope {
+            acls: self.acls.clone(),
+            tls: surroundings.tls,
+            certificates: surroundings.certificates,
+            tracked: HashMap::new(),
+            dir: surroundings.dir,
+            tables: surroundings.tables,
+            proxy: &self.proxy,
+        };
+        for line in self.stages.iter().flatten() {
+            if let Some((counter, tracked)) = acl::tracked(line) {
+                scope.tracked.insert(counter, tracked);
+            }
+        }
+        let mut list = if self.is_front {
+            self.backends(&scope, &mut evaluated)?
+        } else {
+            always(Verdict::Accept)
+        };
+        for stage in self.stages.iter().rev() {
+            let passes = self.stage(stage, &scope, &mut evaluated)?;
+            list = chain(&passes, &Verdict::Accept, &list)?;
+        }
+        evaluated.list = list;
+        Ok(evaluated)
+    }
+
+    /// One stage of `tcp-request` rules.
+    fn stage(
+        &self,
+        lines: &[Line],
+        scope: &Scope<'_>,
+        evaluated: &mut Evaluated,
+    ) -> Result<List, TooMany> {
+        let mut list = always(Verdict::Accept);
+        for line in lines.iter().rev() {
+            let (place, action) = (&line.place, line.word(2));
+            let at = line
+                .words
+                .iter()
+                .position(|word| word == "if" || word == "unless");
+            let words = at.and_then(|at| line.words.get(at..)).unwrap_or(&[]);
+            match action {
+                "accept" => {
+                    let parsed = acl::condition(words, false, scope);
+                    note_unknown(
+                        &parsed,
+                        place,
+                        &mut evaluated.notes,
+                        "the exception is dropped",
+                    );
+                    let condition = resolved(&parsed, false);
+                    list = when(&condition, &always(Verdict::Accept), &list)?;
+                }
+                "reject" | "silent-drop" => {
+                    let parsed = acl::condition(words, true, scope);
+                    if let Some((limit, for_all)) = only_limit(&parsed) {
+                        evaluated.limits.push((limit, place.clone(), for_all));
+                        continue;
+                    }
+                    note_unknown(
+                        &parsed,
+                        place,
+                        &mut evaluated.notes,
+                        "the clients are refused",
+                    );
+                    let condition = resolved(&parsed, true);
+                    list = when(&condition, &always(Verdict::Refuse), &list)?;
+                }
+                "expect-proxy" => {
+                    evaluated
+                        .refused
+                        .push("only some clients send a PROXY header".to_owned());
+                    let reason = "set `proxy_protocol` and `proxy_protocol_from` of the listener";
+                    evaluated.notes.push(place.left_out(reason));
+                }
+                word if word.starts_with("track-sc") => {}
+                "set-dst" | "set-dst-port" | "set-src" | "set-src-port" | "do-resolve" | "lua" => {
+                    evaluated
+                        .refused
+                        .push(format!("{action:?} has no equivalent"));
+                    evaluated.notes.push(place.left_out("has no equivalent"));
+                }
+                _ => evaluated.notes.push(place.left_out("has no equivalent")),
+            }
+        }
+        Ok(list)
+    }
+
+    /// `use_backend` and `default_backend`.
+    fn backends(&self, scope: &Scope<'_>, evaluated: &mut Evaluated) -> Result<List, TooMany> {
+        let to = |name: &str| always(Verdict::To(name.to_owned()));
+        let mut list = match self.default_backend() {
+            Some(name) => to(name),
+            None => always(Verdict::Refuse),
+        };
+        for line in self.uses.iter().rev() {
+            let place = &line.place;
+            let words = line.words.get(2..).unwrap_or(&[]);
+            let parsed = acl::condition(words, false, scope);
+            let applies = resolved(&parsed, false);
+            if line.word(1).contains("%[") {
+                match dynamic(line.word(1), scope) {
+                    Ok(cases) => {
+                        let mut chosen = list.clone();
+                        for (predicate, backend) in cases.into_iter().rev() {
+                            chosen = when(&Condition::Is(predicate), &to(&backend), &chosen)?;
+                        }
+                        list = when(&applies, &chosen, &list)?;
+                    }
+                    Err(reason) => {
+                        evaluated
+                            .notes
+                            .push(place.left_out(format!("{reason}; the clients are refused")));
+                        let condition = resolved(&parsed, true);
+                        list = when(&condition, &always(Verdict::Refuse), &list)?;
+                    }
+                }
+                continue;
+            }
+            if parsed.client_dependent {
+                note_unknown(
+                    &parsed,
+                    place,
+                    &mut evaluated.notes,
+                    "the clients are refused",
+                );
+                let maybe = resolved(&parsed, true);
+                list = when(&maybe, &always(Verdict::Refuse), &list)?;
+            } else {
+                note_unknown(&parsed, place, &mut evaluated.notes, "the rule is dropped");
+            }
+            list = when(&applies, &to(line.word(1)), &list)?;
+        }
+        Ok(list)
+    }
+}
+
+fn resolved(parsed: &Parsed, holds: bool) -> Condition {
+    match &parsed.condition {
+        Some(condition) => condition.resolved(holds),
+        None => Condition::Constant(holds),
+    }
+}
+
+fn note_unknown(parsed: &Parsed, place: &Place, notes: &mut Vec<Note>, consequence: &str) {
+    if !parsed.unknown.is_empty() {
+        let reasons = parsed.unknown.join("; ");
+        notes.push(place.left_out(format!("{reasons}; {consequence}")));
+    } else if !parsed.limits.is_empty() {
+        notes.push(place.left_out(format!("limits cannot be combined this way; {consequence}")));
+    }
+}
+
+/// The limit of a condition that consists of one limit, and whether it has no other part.
+fn only_limit(parsed: &Parsed) -> Option<(Limit, bool)> {
+    let [limit] = parsed.limits.as_slice() else {
+        return None;
+    };
+    let Some(Condition::Any(alternatives)) = &parsed.condition else {
+        return None;
+    };
+    let [Condition::All(terms)] = alternatives.as_slice() else {
+        return None;
+    };
+    let is_limit = |term: &Condition| match term {
+        Condition::Unknown => true,
+        Condition::Any(list) => list.as_slice() == [Condition::Unknown],
+        _ => false,
+    };
+    (parsed.unknown.is_empty() && terms.iter().any(is_limit)).then_some((*limit, terms.len() == 1))
+}
+
+pub(crate) fn limit_key(limit: Limit) -> Tracked {
+    match limit {
+        Limit::Rate(key, ..) | Limit::Open(key, _) => key,
+    }
+}
+
+/// At most `number` connections in `period` milliseconds.
+pub(crate) fn rate(number: u64, period: u64) -> Rate {
+    let number = number.max(1);
+    Rate {
+        rate: number as f64 * 1000.0 / period as f64,
+        burst: number,
+    }
+}
+
+/// The cases of `%[FETCH,map(FILE,DEFAULT)]`.
+fn dynamic(expression: &str, scope: &Scope<'_>) -> Result<Vec<(Predicate, String)>, String> {
+    let unknown = || format!("{expression:?} has no equivalent");
+    let inner = expression
+        .strip_prefix("%[")
+        .and_then(|rest| rest.strip_suffix(']'));
+    let inner = inner.ok_or_else(unknown)?;
+    let at = inner.find(",map").ok_or_else(unknown)?;
+    let (fetch, map) = inner.split_at(at);
+    let (method, arguments) = map[1..].split_once('(').ok_or_else(unknown)?;
+    let arguments = arguments.strip_suffix(')').ok_or_else(unknown)?;
+    let (file, default) = match arguments.split_once(',') {
+        Some((file, default)) => (file, Some(default)),
+        None => (arguments, None),
+    };
+    let (fetch, _) = fetch.split_once(",lower").unwrap_or((fetch, ""));
+    let key = match fetch.to_ascii_lowercase().as_str() {
+        "ssl_fc_sni" if scope.tls => Key::Sni,
+        "ssl_c_s_dn(cn)" if scope.certificates => Key::Cn,
+        "src" => Key::Source,
+        _ => return Err(unknown()),
+    };
+    let is_exact = matches!((key, method), (Key::Sni | Key::Cn, "map" | "map_str"));
+    let is_network = key == Key::Source && method == "map_ip";
+    if !(is_exact || is_network) {
+        return Err(unknown());
+    }
+    let lines = acl::read(scope.dir, file).ok_or_else(|| format!("cannot read {file:?}"))?;
+    let mut cases = Vec::new();
+    for line in lines {
+        let (value, backend) = line.split_once(char::is_whitespace).ok_or_else(unknown)?;
+        let value = match key {
+            Key::Source => super::super::networks::Network::parse(value)
+                .ok_or_else(unknown)?
+                .to_string(),
+            Key::Sni => value.to_ascii_lowercase(),
+            _ => value.to_owned(),
+        };
+        cases.push((Predicate::new(key, vec![value]), backend.trim().to_owned()));
+    }
+    // The most specific network decides.
+    if key == Key::Source {
+        cases.sort_by_key(|(predicate, _)| {
+            let network = predicate.get(Key::Source).and_then(<[String]>::first);
+            let prefix = network.and_then(|network| network.split_once('/'));
+            std::cmp::Reverse(
+                prefix
+                    .and_then(|(_, prefix)| prefix.parse().ok())
+                    .unwrap_or(u32::MAX),
+            )
+        });
+    }
+    if let Some(default) = default {
+        cases.push((Predicate::default(), default.to_owned()));
+    }
+    Ok(cases)
+}

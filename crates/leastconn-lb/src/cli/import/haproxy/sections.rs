@@ -1,0 +1,126 @@
+//! Sections of HAProxy's configuration, and what they inherit from `defaults`.
+
+use std::collections::HashMap;
+
+use super::lexer::Line;
+
+/// A `frontend`, `backend` or `listen`, with the lines of its `defaults` before its own.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) name: String,
+    pub(crate) head: Line,
+    pub(crate) is_front: bool,
+    pub(crate) is_back: bool,
+    pub(crate) lines: Vec<Line>,
+}
+
+impl Proxy {
+    /// Whether the mode is `http`. Without `mode` it is `tcp`.
+    pub(crate) fn is_http(&self) -> bool {
+        let mode = self.lines.iter().rev().find(|line| line.word(0) == "mode");
+        mode.is_some_and(|line| line.word(1) == "http")
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Sections {
+    pub(crate) global: Vec<Line>,
+    pub(crate) proxies: Vec<Proxy>,
+    /// Headers of the other sections: `resolvers`, `peers` and others.
+    pub(crate) others: Vec<Line>,
+    /// Preprocessor lines and lines before the first section.
+    pub(crate) stray: Vec<Line>,
+}
+
+/// Where the lines after a header go.
+enum Current {
+    None,
+    Global,
+    Defaults,
+    Proxy,
+    Other,
+}
+
+pub(crate) fn sections(lines: Vec<Line>) -> Result<Sections, String> {
+    let mut all = Sections::default();
+    let mut named: HashMap<String, Vec<Line>> = HashMap::new();
+    // The lines of the last `defaults` section, and its name.
+    let (mut defaults, mut name) = (Vec::<Line>::new(), String::new());
+    let mut current = Current::None;
+    for line in lines {
+        match line.word(0) {
+            "global" => current = Current::Global,
+            "defaults" => {
+                named.insert(name, defaults);
+                let (own, from) = head_names(&line);
+                name = own;
+                defaults = inherited(&line, from, &named, &[])?;
+                current = Current::Defaults;
+            }
+            kind @ ("frontend" | "backend" | "listen") => {
+                let (own, from) = head_names(&line);
+                let lines = match from {
+                    Some(from) if from == name => defaults.clone(),
+                    from => inherited(&line, from, &named, &defaults)?,
+                };
+                all.proxies.push(Proxy {
+                    name: own,
+                    is_front: kind != "backend",
+                    is_back: kind != "frontend",
+                    head: line,
+                    lines,
+                });
+                current = Current::Proxy;
+            }
+            "resolvers" | "peers" | "userlist" | "mailers" | "program" | "cache" | "ring"
+            | "http-errors" | "fcgi-app" | "log-forward" | "log-profile" | "crt-store"
+            | "traces" | "acme" => {
+                all.others.push(line);
+                current = Current::Other;
+            }
+            word if word.starts_with('.') => all.stray.push(line),
+            _ => match current {
+                Current::None => all.stray.push(line),
+                Current::Global => all.global.push(line),
+                Current::Defaults => defaults.push(line),
+                Current::Proxy => {
+                    if let Some(proxy) = all.proxies.last_mut() {
+                        proxy.lines.push(line);
+                    }
+                }
+                Current::Other => {}
+            },
+        }
+    }
+    Ok(all)
+}
+
+/// The name in a header, and the section after `from`.
+fn head_names(line: &Line) -> (String, Option<String>) {
+    let words = &line.words[1..];
+    let position = words.iter().position(|word| word == "from");
+    let from = position.and_then(|position| words.get(position + 1));
+    let own = match position {
+        Some(0) => "",
+        _ => line.word(1),
+    };
+    (own.to_owned(), from.cloned())
+}
+
+fn inherited(
+    line: &Line,
+    from: Option<String>,
+    named: &HashMap<String, Vec<Line>>,
+    last: &[Line],
+) -> Result<Vec<Line>, String> {
+    match from {
+        None => Ok(last.to_vec()),
+        Some(from) => named.get(&from).cloned().ok_or_else(|| {
+            let place = &line.place;
+            format!(
+                "{}:{}: there is no `defaults {from}` before",
+                place.file, place.line
+            )
+        }),
+    }
+}

@@ -1,0 +1,136 @@
+//! TLS options that `bind` and `server` have in common.
+
+use std::path::{Path, PathBuf};
+
+use super::super::{
+    model::{Place, Table, Value},
+    pem, tls_names,
+};
+
+/// Directories of `crt-base` and `ca-base`, and of the source.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bases {
+    pub(crate) crt: Option<String>,
+    pub(crate) ca: Option<String>,
+    pub(crate) dir: Option<PathBuf>,
+}
+
+impl Bases {
+    pub(crate) fn crt(&self, file: &str) -> String {
+        joined(self.crt.as_deref(), file)
+    }
+
+    pub(crate) fn ca(&self, file: &str) -> String {
+        joined(self.ca.as_deref(), file)
+    }
+}
+
+fn joined(base: Option<&str>, file: &str) -> String {
+    match base {
+        Some(base) if !file.starts_with('/') => format!("{}/{file}", base.trim_end_matches('/')),
+        _ => file.to_owned(),
+    }
+}
+
+/// Sets `cert`, and `key` if HAProxy reads the key from a file of its own.
+pub(crate) fn certificate(table: &mut Table, file: &str, bases: &Bases) {
+    let file = bases.crt(file);
+    let dir = bases.dir.as_deref().unwrap_or(Path::new(""));
+    let key = format!("{file}.key");
+    table.set("cert", Value::text(&file));
+    if pem::lacks_key(&dir.join(&file)) && dir.join(&key).is_file() {
+        table.set("key", Value::text(key));
+    }
+}
+
+/// Translates an option that has the same meaning for listeners and servers. Returns the number
+/// of words that it takes, or `None` if it is another option.
+pub(crate) fn common(
+    table: &mut Table,
+    words: &[String],
+    bases: &Bases,
+    place: &Place,
+) -> Option<usize> {
+    let word = words.first()?.as_str();
+    let value = words.get(1).map_or("", String::as_str);
+    match word {
+        "crl-file" => table.set("crl", Value::text(bases.ca(value))),
+        "alpn" => {
+            let names: Vec<_> = value.split(',').map(str::to_owned).collect();
+            table.set("alpn", Value::List(names.iter().map(Value::text).collect()));
+        }
+        "ssl-min-ver" => min_version(table, value, place),
+        "ciphers" | "ciphersuites" => {
+            let (names, unknown) = tls_names::ciphers(value);
+            ciphers(table, names, &unknown, place);
+        }
+        "curves" | "ecdhe" => {
+            let (names, unknown) = tls_names::groups(value);
+            if names.is_empty() {
+                table.note(place.left_out(format!("no group of {value:?} is supported")));
+            } else {
+                table.set(
+                    "groups",
+                    Value::List(names.iter().map(Value::text).collect()),
+                );
+            }
+            if !unknown.is_empty() {
+                let unknown = unknown.join(", ");
+                table.note(place.left_out(format!("the groups {unknown} are not supported")));
+            }
+        }
+        "ssl-max-ver" => {
+            table.note(place.left_out("the newest TLS version cannot be limited"));
+        }
+        "no-sslv3"
+        | "no-tlsv10"
+        | "no-tlsv11"
+        | "no-tls-tickets"
+        | "npn"
+        | "prefer-client-ciphers"
+        | "no-ssl-reuse" => {
+            return Some(if word == "npn" { 2 } else { 1 });
+        }
+        "force-tlsv13" | "no-tlsv12" => {
+            min_version(table, "TLSv1.3", place);
+            return Some(1);
+        }
+        "no-tlsv13" | "force-tlsv12" => {
+            table.note(place.left_out("the newest TLS version cannot be limited"));
+            return Some(1);
+        }
+        "allow-0rtt" => {
+            table.note(place.left_out("early data (0-RTT) is never accepted"));
+            return Some(1);
+        }
+        _ => return None,
+    }
+    Some(2)
+}
+
+fn min_version(table: &mut Table, version: &str, place: &Place) {
+    match version {
+        "TLSv1.3" => table.set("min_version", Value::text("1.3")),
+        "TLSv1.2" => table.set("min_version", Value::text("1.2")),
+        _ => table.note(place.left_out("the oldest supported version is TLS 1.2")),
+    }
+}
+
+/// Adds to `ciphers`. Names that are not supported are left out.
+pub(crate) fn ciphers(table: &mut Table, names: Vec<String>, unknown: &[String], place: &Place) {
+    if !unknown.is_empty() {
+        table.note(place.left_out(format!(
+            "not supported as cipher suites: {}",
+            unknown.join(", ")
+        )));
+    }
+    if names.is_empty() {
+        return;
+    }
+    let mut all = match table.get("ciphers") {
+        Some(Value::List(list)) => list.clone(),
+        _ => Vec::new(),
+    };
+    all.extend(names.iter().map(Value::text));
+    table.set("ciphers", Value::List(all));
+}

@@ -1,0 +1,209 @@
+//! The imported configuration with its comments, independent of the source program.
+
+use std::rc::Rc;
+
+use super::access::{List, Predicate, Verdict};
+
+/// A value of a key in the written configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Value {
+    Text(String),
+    Integer(u64),
+    Float(f64),
+    Boolean(bool),
+    List(Vec<Self>),
+    Table(Vec<(&'static str, Self)>),
+}
+
+impl Value {
+    pub(crate) fn text(text: impl Into<String>) -> Self {
+        Self::Text(text.into())
+    }
+
+    /// One string, or a list of strings if there are several.
+    pub(crate) fn strings(texts: &[String]) -> Self {
+        match texts {
+            [one] => Self::text(one),
+            many => Self::List(many.iter().map(Self::text).collect()),
+        }
+    }
+}
+
+/// A directive in the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) file: Rc<str>,
+    /// Counted from 1.
+    pub(crate) line: usize,
+    pub(crate) text: String,
+}
+
+/// How a directive was treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It has no equivalent, or its equivalent differs. The program exits with 1.
+    LeftOut,
+    /// It needs no equivalent, or its equivalent needs an explanation.
+    Remark,
+}
+
+/// A comment in the written configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Note {
+    pub(crate) place: Place,
+    pub(crate) kind: Kind,
+    pub(crate) reason: String,
+}
+
+impl Place {
+    pub(crate) fn left_out(&self, reason: impl Into<String>) -> Note {
+        self.note(Kind::LeftOut, reason)
+    }
+
+    pub(crate) fn remark(&self, reason: impl Into<String>) -> Note {
+        self.note(Kind::Remark, reason)
+    }
+
+    fn note(&self, kind: Kind, reason: impl Into<String>) -> Note {
+        Note {
+            place: self.clone(),
+            kind,
+            reason: reason.into(),
+        }
+    }
+}
+
+/// A table of the written configuration: keys and the comments between them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Table {
+    pub(crate) keys: Vec<(&'static str, Value)>,
+    pub(crate) notes: Vec<Note>,
+}
+
+impl Table {
+    /// Sets a key. Replaces an earlier value.
+    pub(crate) fn set(&mut self, key: &'static str, value: Value) {
+        match self.keys.iter_mut().find(|(name, _)| *name == key) {
+            Some((_, old)) => *old = value,
+            None => self.keys.push((key, value)),
+        }
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+        let found = self.keys.iter().find(|(name, _)| *name == key);
+        found.map(|(_, value)| value)
+    }
+
+    pub(crate) fn remove(&mut self, key: &str) {
+        self.keys.retain(|(name, _)| *name != key);
+    }
+
+    pub(crate) fn note(&mut self, note: Note) {
+        self.notes.push(note);
+    }
+}
+
+/// Limits per client.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Limits {
+    pub(crate) rate: Option<Rate>,
+    pub(crate) max_conns: Option<u64>,
+}
+
+impl Limits {
+    /// The stricter of both limits.
+    pub(crate) fn stricter(self, other: Self) -> Self {
+        let rate = match (self.rate, other.rate) {
+            (Some(a), Some(b)) => Some(if b.rate < a.rate { b } else { a }),
+            (a, b) => a.or(b),
+        };
+        let max_conns = match (self.max_conns, other.max_conns) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        Self { rate, max_conns }
+    }
+}
+
+/// A limit of new connections.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rate {
+    /// New connections per second.
+    pub(crate) rate: f64,
+    pub(crate) burst: u64,
+}
+
+impl Rate {
+    pub(crate) fn value(self) -> Value {
+        Value::Table(vec![
+            ("rate", Value::Float(self.rate)),
+            ("burst", Value::Integer(self.burst)),
+        ])
+    }
+}
+
+/// A listener, and which of its clients reach which upstream.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Service {
+    pub(crate) name: String,
+    pub(crate) binds: Vec<String>,
+    pub(crate) table: Table,
+    pub(crate) tls: Option<Table>,
+    /// Whether clients present a certificate that is verified.
+    pub(crate) certificates: bool,
+    /// Why no client may use the listener, if a restriction of the source has no equivalent.
+    pub(crate) refused: Vec<String>,
+    /// The decision for each client: the first entry that matches. The last entry matches all
+    /// clients.
+    pub(crate) access: List,
+    /// The upstream to name if no client may use the listener.
+    pub(crate) home: Option<String>,
+    pub(crate) limits: Limits,
+}
+
+impl Service {
+    /// Lets every client reach `upstream`.
+    pub(crate) fn open_to_all(&mut self, upstream: &str) {
+        self.access = vec![(Predicate::default(), Verdict::To(upstream.to_owned()))];
+        self.home = Some(upstream.to_owned());
+    }
+}
+
+/// A server, or a comment in its place.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ServerLine {
+    Server { name: String, table: Table },
+    Note(Note),
+}
+
+/// An upstream.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Backend {
+    pub(crate) name: String,
+    pub(crate) table: Table,
+    pub(crate) tls: Option<Table>,
+    pub(crate) servers: Vec<ServerLine>,
+    /// Why no client may use the upstream.
+    pub(crate) refused: Vec<String>,
+    /// Explanations that belong to no line of the source.
+    pub(crate) comments: Vec<String>,
+}
+
+impl Backend {
+    pub(crate) fn has_servers(&self) -> bool {
+        let mut lines = self.servers.iter();
+        lines.any(|line| matches!(line, ServerLine::Server { .. }))
+    }
+}
+
+/// What a source file was translated to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Imported {
+    /// Comments at the start of the file.
+    pub(crate) notes: Vec<Note>,
+    pub(crate) process: Table,
+    pub(crate) log: Table,
+    pub(crate) admin: Table,
+    pub(crate) services: Vec<Service>,
+    pub(crate) backends: Vec<Backend>,
+}

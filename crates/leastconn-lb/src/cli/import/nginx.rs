@@ -1,0 +1,169 @@
+//! Configurations of nginx with a `stream` block.
+
+mod listen;
+mod map;
+mod parser;
+mod server;
+mod settings;
+mod upstream;
+
+use std::{collections::HashSet, path::Path, rc::Rc};
+
+use super::{
+    access::Verdict,
+    model::{Backend, Imported, Value},
+    names::Names,
+};
+use parser::Directive;
+use settings::Settings;
+
+/// Imports the text of a file in `dir`.
+///
+/// # Errors
+/// If the text is not a configuration of nginx, or an included file cannot be read.
+pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<Imported, String> {
+    let directives = parser::parse(file, text, dir.unwrap_or(Path::new("")))?;
+    let mut imported = Imported::default();
+    let mut stream = Vec::new();
+    let mut is_nginx = false;
+    for directive in &directives {
+        let place = &directive.place;
+        match directive.name() {
+            "stream" => {
+                is_nginx = true;
+                stream.extend(directive.children().iter().cloned());
+            }
+            "http" | "mail" => {
+                is_nginx = true;
+                imported.notes.push(place.left_out(format!(
+                    "{} is out of scope: leastconn-lb balances TCP connections and does not read \
+                    requests",
+                    directive.name()
+                )));
+            }
+            "worker_processes" => match directive.word(1).parse() {
+                Ok(workers) => imported.process.set("workers", Value::Integer(workers)),
+                Err(_) => imported.process.set("workers", Value::text("auto")),
+            },
+            // A file for the `stream` block, without the block around it.
+            "upstream" | "server" | "map" | "limit_conn_zone" | "geo" => {
+                is_nginx = true;
+                stream.push(directive.clone());
+            }
+            "worker_shutdown_timeout" => {
+                if let Some(ms) = super::units::milliseconds(directive.word(1), 1000) {
+                    imported
+                        .process
+                        .set("drain_timeout", super::units::duration(ms));
+                }
+            }
+            "user"
+            | "pid"
+            | "daemon"
+            | "master_process"
+            | "events"
+            | "error_log"
+            | "load_module"
+            | "worker_rlimit_nofile"
+            | "worker_cpu_affinity"
+            | "worker_priority"
+            | "pcre_jit"
+            | "env"
+            | "timer_resolution"
+            | "thread_pool"
+            | "lock_file"
+            | "debug_points"
+            | "working_directory" => {
+                is_nginx |= directive.name() == "events";
+                imported.process.note(place.remark("not needed"));
+            }
+            _ => imported.notes.push(place.left_out("has no equivalent")),
+        }
+    }
+    if !is_nginx {
+        return Err(format!("{file}: there is no `stream` block in it"));
+    }
+    services(&stream, &mut imported);
+    Ok(imported)
+}
+
+/// All `server` blocks of `stream`.
+fn services(stream: &[Directive], imported: &mut Imported) {
+    let mut names = Names::default();
+    let mut upstreams = Names::default();
+    let mut bound = HashSet::new();
+    // The target of `proxy_pass`, and the upstream that it became.
+    let mut known: Vec<(String, Backend)> = Vec::new();
+    for block in stream.iter().filter(|line| line.name() == "server") {
+        let settings = Settings {
+            stream,
+            server: block.children(),
+        };
+        for (mut service, pass) in server::services(settings, &mut names) {
+            let before = service.binds.len();
+            service.binds.retain(|bind| bound.insert(bind.clone()));
+            if service.binds.len() < before {
+                let reason = "another `server` block has the same address";
+                service.table.note(block.place.left_out(reason));
+            }
+            for (_, verdict) in &mut service.access {
+                if let Verdict::To(target) = verdict {
+                    *target = resolve(target, &pass, settings, &mut known, &mut upstreams);
+                }
+            }
+            imported.services.push(service);
+        }
+    }
+    for line in stream {
+        match line.name() {
+            // An upstream that no server uses.
+            "upstream" if !known.iter().any(|(target, _)| target == line.word(1)) => {
+                let settings = Settings {
+                    stream,
+                    server: &[],
+                };
+                let backend = upstream::backend(line.word(1), &line.place, Some(line), settings);
+                known.push((line.word(1).to_owned(), backend));
+            }
+            "split_clients" | "js_import" | "js_path" | "keyval" | "keyval_zone" | "zone_sync"
+            | "limit_conn_dry_run" | "otel_exporter" => {
+                imported
+                    .notes
+                    .push(line.place.left_out("has no equivalent"));
+            }
+            _ => {}
+        }
+    }
+    imported.backends = known.into_iter().map(|(_, backend)| backend).collect();
+}
+
+/// The name of the upstream for a target of `proxy_pass`. A target that two servers use with
+/// different settings becomes two upstreams.
+fn resolve(
+    target: &str,
+    pass: &Directive,
+    settings: Settings<'_>,
+    known: &mut Vec<(String, Backend)>,
+    names: &mut Names,
+) -> String {
+    let block = settings
+        .stream
+        .iter()
+        .find(|line| line.name() == "upstream" && line.word(1) == target);
+    let mut backend = upstream::backend(target, &pass.place, block, settings);
+    let same = |other: &Backend| {
+        other.table.keys == backend.table.keys
+            && other.tls == backend.tls
+            && other.refused == backend.refused
+    };
+    let found = known
+        .iter()
+        .find(|(name, other)| name == target && same(other));
+    if let Some((_, found)) = found {
+        return found.name.clone();
+    }
+    backend.name = names.unique(&backend.name);
+    let name = backend.name.clone();
+    known.push((target.to_owned(), backend));
+    name
+}

@@ -1,0 +1,89 @@
+//! `listen` lines.
+
+use super::{
+    super::model::{Table, Value},
+    parser::Directive,
+};
+
+/// Largest number of ports of a range.
+const LARGEST_RANGE: u32 = 256;
+
+/// A listening address with its options.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Listen {
+    pub(crate) addresses: Vec<String>,
+    pub(crate) tls: bool,
+    pub(crate) proxy_protocol: bool,
+    pub(crate) table: Table,
+}
+
+impl Listen {
+    /// Whether both can be addresses of one listener.
+    pub(crate) fn same_settings(&self, other: &Self) -> bool {
+        (self.tls, self.proxy_protocol) == (other.tls, other.proxy_protocol)
+            && self.table.keys == other.table.keys
+    }
+}
+
+pub(crate) fn listen(line: &Directive) -> Listen {
+    let mut listen = Listen::default();
+    let place = &line.place;
+    match addresses(line.word(1)) {
+        Ok(list) => listen.addresses = list,
+        Err(reason) => listen.table.note(place.left_out(reason)),
+    }
+    for option in line.arguments().iter().skip(1) {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        match name {
+            "ssl" => listen.tls = true,
+            "proxy_protocol" => {
+                listen.proxy_protocol = true;
+                listen.table.set("proxy_protocol", Value::text("required"));
+            }
+            "udp" => {
+                listen.addresses.clear();
+                listen.table.note(place.left_out("UDP is not supported"));
+            }
+            "so_keepalive" => {
+                let idle = value.split(':').next().unwrap_or("");
+                if let Some(ms) = super::super::units::milliseconds(idle, 1000) {
+                    listen
+                        .table
+                        .set("keepalive", super::super::units::duration(ms));
+                }
+            }
+            "backlog" | "reuseport" | "bind" | "deferred" | "fastopen" | "rcvbuf" | "sndbuf"
+            | "default_server" | "ipv6only" => {}
+            _ => listen
+                .table
+                .note(place.left_out(format!("{option:?} has no equivalent"))),
+        }
+    }
+    listen
+}
+
+fn addresses(text: &str) -> Result<Vec<String>, String> {
+    if text.starts_with("unix:") {
+        return Ok(vec![text.to_owned()]);
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ if text.chars().all(|c| c.is_ascii_digit() || c == '-') => ("*", text),
+        _ => return Err(format!("{text:?} has no port")),
+    };
+    let host = if host == "*" { "0.0.0.0" } else { host };
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if bare.parse::<std::net::IpAddr>().is_err() {
+        return Err(format!(
+            "{host:?} is not an IP address; names are not resolved for listeners"
+        ));
+    }
+    let (first, last) = port.split_once('-').unwrap_or((port, port));
+    let range = first.parse::<u32>().ok().zip(last.parse::<u32>().ok());
+    match range {
+        Some((first, last)) if first <= last && last - first < LARGEST_RANGE => Ok((first..=last)
+            .map(|port| format!("{host}:{port}"))
+            .collect()),
+        _ => Err(format!("the ports {port:?} are not supported")),
+    }
+}

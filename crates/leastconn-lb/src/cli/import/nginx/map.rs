@@ -1,0 +1,232 @@
+//! `map` and `geo` blocks: variables whose value depends on the client.
+
+use super::{
+    super::{
+        access::{Condition, Key, List, Predicate, TooMany, Verdict, always, when},
+        dn,
+        networks::Network,
+        regex::{self, Pattern},
+    },
+    parser::Directive,
+};
+
+/// Largest depth of maps whose values are other variables.
+const DEEPEST: usize = 8;
+
+/// Where variables are used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scope<'a> {
+    /// The directives of `stream`.
+    pub(crate) stream: &'a [Directive],
+    /// Whether the listener terminates TLS.
+    pub(crate) tls: bool,
+    /// Whether clients present verified certificates.
+    pub(crate) certificates: bool,
+}
+
+/// Why a variable cannot be translated.
+pub(crate) type Reason = String;
+
+impl From<TooMany> for Reasons {
+    fn from(_: TooMany) -> Self {
+        Self("the maps have too many cases".to_owned())
+    }
+}
+
+/// An error of this module.
+struct Reasons(Reason);
+
+/// The values of `$name` by client, as targets of `proxy_pass`. An empty value is refused.
+/// What cannot be translated is refused, with the reason in `notes`.
+pub(crate) fn values(
+    name: &str,
+    scope: Scope<'_>,
+    notes: &mut Vec<(Directive, Reason)>,
+) -> Result<List, Reason> {
+    list(name, scope, notes, 0).map_err(|reason| reason.0)
+}
+
+fn list(
+    name: &str,
+    scope: Scope<'_>,
+    notes: &mut Vec<(Directive, Reason)>,
+    depth: usize,
+) -> Result<List, Reasons> {
+    let unknown = || Reasons(format!("the variable {name} has no equivalent"));
+    if depth > DEEPEST {
+        return Err(Reasons(format!("the variable {name} refers to itself")));
+    }
+    let found = scope.stream.iter().find(|directive| {
+        let names: &[String] = directive.arguments();
+        matches!(directive.name(), "map" | "geo") && names.last().is_some_and(|last| last == name)
+    });
+    let map = found.ok_or_else(unknown)?;
+    let source = match (map.name(), map.arguments()) {
+        ("geo", [_]) => "$remote_addr",
+        (_, [source, _]) => source.as_str(),
+        _ => return Err(unknown()),
+    };
+    if map.name() == "geo" && source != "$remote_addr" {
+        return Err(Reasons(format!("`geo` of {source} has no equivalent")));
+    }
+    let key = Source::of(source, scope)?;
+    let hostnames = map.children().iter().any(|line| line.name() == "hostnames");
+    let mut cases = Vec::new();
+    let mut rest = always(Verdict::Refuse);
+    for line in map.children() {
+        let value = match line.arguments() {
+            [value] => value,
+            _ => continue,
+        };
+        let targets = match value.strip_prefix('$') {
+            Some(_) => list(value, scope, notes, depth + 1)?,
+            None if value.is_empty() => always(Verdict::Refuse),
+            None => always(Verdict::To(value.clone())),
+        };
+        if line.name() == "default" {
+            rest = targets;
+            continue;
+        }
+        let refuses = targets
+            .iter()
+            .all(|(_, verdict)| *verdict == Verdict::Refuse);
+        match key.case(line.name(), hostnames, refuses) {
+            Ok((order, condition)) => cases.push((order, condition, targets)),
+            Err(reason) => {
+                notes.push((
+                    line.clone(),
+                    format!("{reason}; clients without a case before are refused"),
+                ));
+                cases.push((
+                    Order::Unknown,
+                    Condition::Constant(true),
+                    always(Verdict::Refuse),
+                ));
+            }
+        }
+    }
+    // Sorting is stable: cases of the same kind keep their order.
+    cases.sort_by_key(|(order, ..)| *order);
+    for (_, condition, targets) in cases.into_iter().rev() {
+        rest = when(&condition, &targets, &rest)?;
+    }
+    Ok(rest)
+}
+
+/// Order in which nginx tries the cases of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Order {
+    Exact,
+    /// More specific networks and longer names come first.
+    Specific(std::cmp::Reverse<usize>),
+    Expression,
+    /// Has no equivalent: all clients that no known case decides are refused.
+    Unknown,
+}
+
+/// The variable that a map looks at.
+enum Source {
+    Names(Key),
+    /// A subject. The issuer is compared by `issuer_cn`.
+    Subject(Key),
+    Address,
+    /// Always this text.
+    Constant(&'static str),
+}
+
+impl Source {
+    fn of(source: &str, scope: Scope<'_>) -> Result<Self, Reasons> {
+        Ok(match source {
+            "$ssl_server_name" if scope.tls => Self::Names(Key::Sni),
+            "$ssl_server_name" | "$ssl_client_s_dn" if !scope.tls => Self::Constant(""),
+            "$ssl_client_s_dn" if scope.certificates => Self::Subject(Key::Cn),
+            "$ssl_client_i_dn" if scope.certificates => Self::Subject(Key::IssuerCn),
+            "$ssl_client_s_dn" | "$ssl_client_i_dn" => Self::Constant(""),
+            "$ssl_client_verify" if scope.certificates => Self::Constant("SUCCESS"),
+            "$ssl_client_verify" => Self::Constant("NONE"),
+            "$remote_addr" => Self::Address,
+            "$ssl_preread_server_name"
+            | "$ssl_preread_alpn_protocols"
+            | "$ssl_preread_protocol" => {
+                return Err(Reasons(
+                    "routing by SNI needs TLS at the listener; TLS is never passed through"
+                        .to_owned(),
+                ));
+            }
+            other => return Err(Reasons(format!("{other} has no equivalent"))),
+        })
+    }
+
+    /// The clients with this value. `refuses`: they are refused, so it must not match fewer
+    /// clients than in the source.
+    fn case(
+        &self,
+        text: &str,
+        hostnames: bool,
+        refuses: bool,
+    ) -> Result<(Order, Condition), Reason> {
+        let text = text.strip_prefix('\\').unwrap_or(text);
+        let expression = text.strip_prefix("~*").or(text.strip_prefix('~'));
+        let unknown = || format!("{text:?} has no equivalent");
+        let is = |key: Key, values: Vec<String>| Condition::Is(Predicate::new(key, values));
+        match self {
+            Self::Constant(value) => match expression {
+                None => Ok((Order::Exact, Condition::Constant(*value == text))),
+                Some(_) if value.is_empty() => Ok((Order::Expression, Condition::Constant(false))),
+                Some(_) => Err(unknown()),
+            },
+            Self::Address => {
+                let network = Network::parse(text).ok_or_else(unknown)?;
+                let network = network.to_string();
+                let prefix = network
+                    .split_once('/')
+                    .and_then(|(_, bits)| bits.parse().ok());
+                let order = Order::Specific(std::cmp::Reverse(prefix.unwrap_or(usize::MAX)));
+                Ok((order, is(Key::Source, vec![network])))
+            }
+            Self::Names(key) => {
+                let (order, patterns) = match expression {
+                    Some(expression) => {
+                        let patterns = regex::patterns(expression).ok_or_else(unknown)?;
+                        (Order::Expression, patterns)
+                    }
+                    None if hostnames && text.starts_with("*.") => (
+                        Order::Specific(std::cmp::Reverse(text.len())),
+                        vec![Pattern::Below(text[2..].to_owned())],
+                    ),
+                    None if hostnames && text.starts_with('.') => (
+                        Order::Specific(std::cmp::Reverse(text.len())),
+                        vec![
+                            Pattern::Exact(text[1..].to_owned()),
+                            Pattern::Below(text[1..].to_owned()),
+                        ],
+                    ),
+                    None => (Order::Exact, vec![Pattern::Exact(text.to_owned())]),
+                };
+                let is_narrower = |pattern: &Pattern| matches!(pattern, Pattern::Below(_));
+                if refuses && patterns.iter().any(is_narrower) {
+                    return Err(
+                        "names with more than three further labels cannot be matched".to_owned(),
+                    );
+                }
+                let names = patterns.iter().map(|pattern| pattern.names(*key));
+                let names = names
+                    .collect::<Option<Vec<_>>>()
+                    .ok_or_else(unknown)?
+                    .concat();
+                Ok((order, is(*key, names)))
+            }
+            Self::Subject(key) => match expression {
+                None if *key == Key::Cn => Ok((Order::Exact, Condition::Is(dn::subject(text)?))),
+                None => Err(unknown()),
+                Some(expression) => {
+                    let (names, exact) = dn::common_names(expression).ok_or_else(unknown)?;
+                    if refuses && !exact {
+                        return Err(format!("{text:?} also matches longer names"));
+                    }
+                    Ok((Order::Expression, is(*key, names)))
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Parses nginx's configuration into directives.
+
+use std::{fs, path::Path, rc::Rc};
+
+use super::super::model::Place;
+
+/// Largest depth of nested blocks and of included files.
+const DEEPEST: usize = 20;
+
+/// A directive with its arguments, and the directives of its block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Directive {
+    pub(crate) place: Place,
+    pub(crate) words: Vec<String>,
+    pub(crate) block: Option<Vec<Self>>,
+}
+
+impl Directive {
+    pub(crate) fn name(&self) -> &str {
+        self.word(0)
+    }
+
+    pub(crate) fn word(&self, number: usize) -> &str {
+        self.words.get(number).map_or("", String::as_str)
+    }
+
+    pub(crate) fn arguments(&self) -> &[String] {
+        self.words.get(1..).unwrap_or(&[])
+    }
+
+    pub(crate) fn children(&self) -> &[Self] {
+        self.block.as_deref().unwrap_or(&[])
+    }
+}
+
+enum Token {
+    Word(String),
+    End,
+    Open,
+    Close,
+}
+
+/// All directives of a text. Included files are read, except in `http` blocks.
+///
+/// # Errors
+/// If the text is not well-formed, or a file cannot be read.
+pub(crate) fn parse(file: &Rc<str>, text: &str, dir: &Path) -> Result<Vec<Directive>, String> {
+    let mut parser = Parser {
+        file,
+        lines: text.lines().collect(),
+        tokens: tokens(file, text)?.into_iter().peekable(),
+        dir,
+        depth: 0,
+    };
+    let directives = parser.block(false)?;
+    expanded(directives, dir, 0)
+}
+
+struct Parser<'a> {
+    file: &'a Rc<str>,
+    lines: Vec<&'a str>,
+    tokens: std::iter::Peekable<std::vec::IntoIter<(usize, Token)>>,
+    dir: &'a Path,
+    depth: usize,
+}
+
+impl Parser<'_> {
+    fn block(&mut self, nested: bool) -> Result<Vec<Directive>, String> {
+        let mut directives = Vec::new();
+        let mut words: Vec<String> = Vec::new();
+        let mut first = 0;
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            return Err(format!("{}: blocks are nested too deeply", self.file));
+        }
+        while let Some((line, token)) = self.tokens.next() {
+            if words.is_empty() {
+                first = line;
+            }
+            match token {
+                Token::Word(word) => words.push(word),
+                Token::End if words.is_empty() => {}
+                Token::End => directives.push(self.directive(first, &mut words, None)),
+                Token::Open => {
+                    let block = self.block(true)?;
+                    directives.push(self.directive(first, &mut words, Some(block)));
+                }
+                Token::Close if nested && words.is_empty() => {
+                    self.depth -= 1;
+                    return Ok(directives);
+                }
+                Token::Close => return Err(format!("{}:{line}: unexpected `}}`", self.file)),
+            }
+        }
+        if nested || !words.is_empty() {
+            return Err(format!("{}: the end of the file is unexpected", self.file));
+        }
+        self.depth -= 1;
+        Ok(directives)
+    }
+
+    fn directive(
+        &self,
+        line: usize,
+        words: &mut Vec<String>,
+        block: Option<Vec<Directive>>,
+    ) -> Directive {
+        let text = self.lines.get(line - 1).copied().unwrap_or("");
+        Directive {
+            place: Place {
+                file: self.file.clone(),
+                line,
+                text: text.trim().to_owned(),
+            },
+            words: std::mem::take(words),
+            block,
+        }
+    }
+}
+
+/// Words are separated by blanks, and end at `;`, `{` and `}`. Quotes keep blanks, and
+/// backslashes escape quotes, backslashes and blanks. `${NAME}` is part of a word.
+fn tokens(file: &str, text: &str) -> Result<Vec<(usize, Token)>, String> {
+    let mut tokens = Vec::new();
+    let mut line = 1;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\n' => line += 1,
+            c if c.is_whitespace() => {}
+            '#' => while chars.next_if(|c| *c != '\n').is_some() {},
+            ';' => tokens.push((line, Token::End)),
+            '{' => tokens.push((line, Token::Open)),
+            '}' => tokens.push((line, Token::Close)),
+            quote @ ('"' | '\'') => {
+                let start = line;
+                let mut word = String::new();
+                loop {
+                    match chars.next() {
+                        None => return Err(format!("{file}:{start}: a quote is not closed")),
+                        Some(c) if c == quote => break,
+                        Some('\\') => escape(&mut word, chars.next()),
+                        Some(c) => {
+                            line += usize::from(c == '\n');
+                            word.push(c);
+                        }
+                    }
+                }
+                tokens.push((start, Token::Word(word)));
+            }
+            c => {
+                let mut word = String::new();
+                let mut next = Some(c);
+                while let Some(c) = next {
+                    match c {
+                        '\\' => escape(&mut word, chars.next()),
+                        '$' if chars.peek() == Some(&'{') => {
+                            word.push(c);
+                            for c in chars.by_ref() {
+                                word.push(c);
+                                if c == '}' {
+                                    break;
+                                }
+                            }
+                        }
+                        c => word.push(c),
+                    }
+                    next = chars.next_if(|c| !c.is_whitespace() && !matches!(c, ';' | '{'));
+                }
+                tokens.push((line, Token::Word(word)));
+            }
+        }
+    }
+    Ok(tokens)
+}
+
+/// Backslashes stay before characters that need no escape, as in regular expressions.
+fn escape(word: &mut String, escaped: Option<char>) {
+    match escaped {
+        Some('n') => word.push('\n'),
+        Some('t') => word.push('\t'),
+        Some('r') => word.push('\r'),
+        Some(c @ ('"' | '\'' | '\\' | ' ' | ';' | '{' | '}')) => word.push(c),
+        Some(c) => word.extend(['\\', c]),
+        None => word.push('\\'),
+    }
+}
+
+/// Replaces `include` directives by the directives of the files.
+fn expanded(
+    directives: Vec<Directive>,
+    dir: &Path,
+    depth: usize,
+) -> Result<Vec<Directive>, String> {
+    let mut all = Vec::new();
+    for mut directive in directives {
+        if directive.name() == "include" {
+            let place = &directive.place;
+            if depth > DEEPEST {
+                return Err(format!(
+                    "{}:{}: too many nested files",
+                    place.file, place.line
+                ));
+            }
+            for path in files(dir, directive.word(1))? {
+                let text = fs::read_to_string(&path).map_err(|error| {
+                    let path = path.display();
+                    format!("{}:{}: cannot read {path}: {error}", place.file, place.line)
+                })?;
+                let name = path
+                    .strip_prefix(dir)
+                    .unwrap_or(&path)
+                    .display()
+                    .to_string();
+                let name: Rc<str> = name.into();
+                let mut parser = Parser {
+                    file: &name,
+                    lines: text.lines().collect(),
+                    tokens: tokens(&name, &text)?.into_iter().peekable(),
+                    dir,
+                    depth: 0,
+                };
+                let directives = parser.block(false)?;
+                all.extend(expanded(directives, parser.dir, depth + 1)?);
+            }
+            continue;
+        }
+        if directive.name() != "http"
+            && let Some(block) = directive.block.take()
+        {
+            directive.block = Some(expanded(block, dir, depth)?);
+        }
+        all.push(directive);
+    }
+    Ok(all)
+}
+
+/// The files of an `include`: one, or those that match a pattern in the last part of the path,
+/// sorted.
+fn files(dir: &Path, pattern: &str) -> Result<Vec<std::path::PathBuf>, String> {
+    let path = dir.join(pattern);
+    if !pattern.contains(['*', '?', '[']) {
+        return Ok(vec![path]);
+    }
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    let (Some(parent), Some(name)) = (path.parent(), name) else {
+        return Ok(Vec::new());
+    };
+    if parent.to_string_lossy().contains(['*', '?', '[']) || name.contains('[') {
+        return Err(format!(
+            "the pattern {pattern:?} is not supported in `include`"
+        ));
+    }
+    let mut found: Vec<_> = fs::read_dir(parent)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            !file.starts_with('.') && matches(&name, &file)
+        })
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a file name matches a pattern with `*` and `?`.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut rest = pattern.chars();
+    match rest.next() {
+        None => name.is_empty(),
+        Some('*') => name
+            .char_indices()
+            .map(|(at, _)| at)
+            .chain([name.len()])
+            .any(|at| matches(rest.as_str(), &name[at..])),
+        Some(c) => {
+            let mut chars = name.chars();
+            let next = chars.next();
+            next.is_some_and(|next| c == '?' || c == next) && matches(rest.as_str(), chars.as_str())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{matches, parse};
+
+    #[test]
+    fn quotes_blocks_and_comments() {
+        let text = "a 'x y' \"b;c\"; # comment\nb { c ~^\\w+\\.x$; } d ${e}f;";
+        let directives = parse(&"t".into(), text, Path::new("/")).unwrap();
+        let words: Vec<_> = directives.iter().map(|d| d.words.join("|")).collect();
+        assert_eq!(words, ["a|x y|b;c", "b", "d|${e}f"]);
+        assert_eq!(directives[1].children()[0].words, ["c", r"~^\w+\.x$"]);
+        assert_eq!(directives[2].place.line, 2);
+        for text in ["a", "a {", "}", "a 'b;", "a b }"] {
+            assert!(parse(&"t".into(), text, Path::new("/")).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn patterns_of_included_files() {
+        assert!(matches("*.conf", "a.conf"));
+        assert!(matches("a?.c*", "ab.conf"));
+        assert!(!matches("*.conf", "a.conf.bak"));
+    }
+}

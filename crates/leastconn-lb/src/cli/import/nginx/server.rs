@@ -1,0 +1,401 @@
+//! `server` blocks of `stream`.
+
+use super::{
+    super::{
+        access::{Condition, Key, List, Predicate, Verdict, always, chain, when},
+        model::{Service, Table, Value},
+        names::Names,
+        networks::Network,
+        tls_names, units,
+    },
+    listen::{self, Listen},
+    map::{self, Scope},
+    parser::Directive,
+    settings::Settings,
+    upstream,
+};
+
+/// nginx's `proxy_timeout` and `ssl_handshake_timeout`, in milliseconds.
+const IDLE_TIMEOUT: u64 = 600_000;
+const HANDSHAKE_TIMEOUT: u64 = 60_000;
+
+/// Directives that need no equivalent.
+const NOT_NEEDED: [&str; 26] = [
+    "access_log",
+    "error_log",
+    "log_format",
+    "tcp_nodelay",
+    "proxy_buffer_size",
+    "preread_timeout",
+    "preread_buffer_size",
+    "resolver",
+    "resolver_timeout",
+    "variables_hash_max_size",
+    "variables_hash_bucket_size",
+    "map_hash_max_size",
+    "map_hash_bucket_size",
+    "ssl_session_cache",
+    "ssl_session_tickets",
+    "ssl_session_timeout",
+    "ssl_session_ticket_key",
+    "ssl_dhparam",
+    "ssl_prefer_server_ciphers",
+    "proxy_socket_keepalive",
+    "proxy_half_close",
+    "server_name",
+    "limit_conn_log_level",
+    "limit_conn_status",
+    "open_log_file_cache",
+    "proxy_session_drop",
+];
+
+/// Directives that are translated together with others.
+const KNOWN: [&str; 35] = [
+    "listen",
+    "proxy_pass",
+    "ssl_certificate",
+    "ssl_certificate_key",
+    "ssl_client_certificate",
+    "ssl_trusted_certificate",
+    "ssl_crl",
+    "ssl_verify_client",
+    "ssl_verify_depth",
+    "ssl_protocols",
+    "ssl_ciphers",
+    "ssl_ecdh_curve",
+    "ssl_alpn",
+    "ssl_handshake_timeout",
+    "ssl_preread",
+    "allow",
+    "deny",
+    "limit_conn",
+    "limit_conn_zone",
+    "limit_conn_dry_run",
+    "set_real_ip_from",
+    "proxy_timeout",
+    "proxy_connect_timeout",
+    "proxy_protocol",
+    "proxy_protocol_version",
+    "proxy_next_upstream",
+    "proxy_next_upstream_tries",
+    "proxy_next_upstream_timeout",
+    "proxy_upload_rate",
+    "proxy_download_rate",
+    "proxy_bind",
+    "proxy_requests",
+    "proxy_responses",
+    "proxy_ssl",
+    "upstream",
+];
+
+/// The listeners of a `server` block: one for all `listen` lines with the same settings. The
+/// targets of their access lists are those of `proxy_pass`.
+pub(crate) fn services(settings: Settings<'_>, names: &mut Names) -> Vec<(Service, Directive)> {
+    let listens: Vec<Listen> = settings
+        .server
+        .iter()
+        .filter(|line| line.name() == "listen")
+        .map(listen::listen)
+        .collect();
+    let pass = settings
+        .server
+        .iter()
+        .find(|line| line.name() == "proxy_pass");
+    let Some(pass) = pass.or_else(|| settings.server.iter().find(|line| line.name() == "listen"))
+    else {
+        return Vec::new();
+    };
+    let mut services: Vec<(Listen, Service)> = Vec::new();
+    for listen in listens {
+        let found = services
+            .iter_mut()
+            .find(|(first, _)| first.same_settings(&listen));
+        if let Some((_, service)) = found {
+            service.binds.extend(listen.addresses.iter().cloned());
+            service
+                .table
+                .notes
+                .extend(listen.table.notes.iter().cloned());
+            continue;
+        }
+        let port = listen
+            .addresses
+            .first()
+            .and_then(|address| address.rsplit_once([':', '/']));
+        let name = names.unique(&format!("port-{}", port.map_or("none", |(_, port)| port)));
+        services.push((listen.clone(), service(name, &listen, pass, settings)));
+    }
+    services
+        .into_iter()
+        .map(|(_, service)| (service, pass.clone()))
+        .collect()
+}
+
+fn service(name: String, listen: &Listen, pass: &Directive, settings: Settings<'_>) -> Service {
+    let mut service = Service {
+        name,
+        binds: listen.addresses.clone(),
+        table: listen.table.clone(),
+        ..Service::default()
+    };
+    let idle = settings.duration("proxy_timeout").unwrap_or(IDLE_TIMEOUT);
+    service.table.set("idle_timeout", units::duration(idle));
+    if listen.tls {
+        tls(&mut service, settings);
+    }
+    remarks(&mut service, settings);
+    service.access = match access(&mut service, listen, pass, settings) {
+        Ok(list) => list,
+        Err(reason) => {
+            service.table.note(
+                pass.place
+                    .left_out(format!("{reason}; all clients are refused")),
+            );
+            service.refused.push(reason);
+            always(Verdict::Refuse)
+        }
+    };
+    limits(&mut service, settings);
+    service
+}
+
+/// Notes for directives that are not translated.
+fn remarks(service: &mut Service, settings: Settings<'_>) {
+    for line in settings.server {
+        let (name, place) = (line.name(), &line.place);
+        if name == "ssl_preread" && line.word(1) == "on" {
+            service
+                .table
+                .note(place.remark("the server name is read from the TLS handshake"));
+        } else if NOT_NEEDED.contains(&name) {
+            service.table.note(place.remark("not needed"));
+        } else if matches!(
+            name,
+            "return" | "pass" | "set" | "js_access" | "js_preread" | "js_filter"
+        ) {
+            service.refused.push(format!("`{name}` has no equivalent"));
+            service.table.note(place.left_out("has no equivalent"));
+        } else if !KNOWN.contains(&name) && !name.starts_with("proxy_ssl") {
+            service.table.note(place.left_out("has no equivalent"));
+        }
+    }
+}
+
+fn tls(service: &mut Service, settings: Settings<'_>) {
+    let text = |name: &str| settings.one(name).map(|line| line.word(1).to_owned());
+    let mut tls = Table::default();
+    let certificates = settings.all(&["ssl_certificate"]);
+    let keys = settings.all(&["ssl_certificate_key"]);
+    let (Some(cert), Some(key)) = (certificates.first(), keys.first()) else {
+        service.binds.clear();
+        let line = settings.server.iter().find(|line| line.name() == "listen");
+        if let Some(line) = line {
+            service
+                .table
+                .note(line.place.left_out("the listener has no certificate"));
+        }
+        return;
+    };
+    tls.set("cert", Value::text(cert.word(1)));
+    if key.word(1) != cert.word(1) {
+        tls.set("key", Value::text(key.word(1)));
+    }
+    if [cert, key]
+        .iter()
+        .any(|line| line.word(1).contains(['$', ':']))
+    {
+        service.binds.clear();
+        service
+            .table
+            .note(cert.place.left_out("the certificate is not a file"));
+        return;
+    }
+    for line in certificates.iter().skip(1) {
+        tls.note(
+            line.place
+                .left_out("a listener has one certificate: the first is used"),
+        );
+    }
+    let verify = settings.one("ssl_verify_client");
+    match verify.map_or("off", |line| line.word(1)) {
+        "off" => tls.set("client_auth", Value::text("none")),
+        mode => {
+            let ca = text("ssl_client_certificate").or_else(|| text("ssl_trusted_certificate"));
+            if let (Some(line), "optional" | "optional_no_ca") = (verify, mode) {
+                tls.note(line.place.left_out(
+                    "client certificates are required and verified: other clients are refused",
+                ));
+            }
+            match ca {
+                Some(ca) => {
+                    service.certificates = true;
+                    tls.set("client_ca", Value::text(ca));
+                    if let Some(crl) = text("ssl_crl") {
+                        tls.set("crl", Value::text(crl));
+                    }
+                    if let Some(depth) = text("ssl_verify_depth").and_then(|text| text.parse().ok())
+                    {
+                        service
+                            .table
+                            .set("max_intermediates", Value::Integer(depth));
+                    }
+                }
+                None => {
+                    tls.set("client_auth", Value::text("none"));
+                    service
+                        .refused
+                        .push("there is no `ssl_client_certificate`".to_owned());
+                }
+            }
+        }
+    }
+    upstream::protocols(&mut tls, settings.one("ssl_protocols"));
+    if let Some(line) = settings.one("ssl_ciphers") {
+        upstream::ciphers(&mut tls, line);
+    }
+    if let Some(line) = settings
+        .one("ssl_ecdh_curve")
+        .filter(|line| line.word(1) != "auto")
+    {
+        let (known, unknown) = tls_names::groups(line.word(1));
+        if !known.is_empty() {
+            tls.set(
+                "groups",
+                Value::List(known.into_iter().map(Value::Text).collect()),
+            );
+        }
+        if !unknown.is_empty() {
+            tls.note(
+                line.place
+                    .left_out(format!("not supported: {}", unknown.join(", "))),
+            );
+        }
+    }
+    if let Some(line) = settings.one("ssl_alpn") {
+        tls.set(
+            "alpn",
+            Value::List(line.arguments().iter().map(Value::text).collect()),
+        );
+    }
+    let timeout = settings
+        .duration("ssl_handshake_timeout")
+        .unwrap_or(HANDSHAKE_TIMEOUT);
+    service
+        .table
+        .set("handshake_timeout", units::duration(timeout));
+    service.tls = Some(tls);
+}
+
+/// `allow`, `deny` and `proxy_pass`.
+fn access(
+    service: &mut Service,
+    listen: &Listen,
+    pass: &Directive,
+    settings: Settings<'_>,
+) -> Result<List, String> {
+    if pass.name() != "proxy_pass" {
+        return Err("there is no `proxy_pass`".to_owned());
+    }
+    let rules = settings.all(&["allow", "deny"]);
+    let trusted = settings.all(&["set_real_ip_from"]);
+    if listen.proxy_protocol {
+        let sources: Vec<_> = trusted
+            .iter()
+            .filter_map(|line| Network::parse(line.word(1)))
+            .map(|network| network.to_string())
+            .collect();
+        if !sources.is_empty() {
+            service
+                .table
+                .set("proxy_protocol_from", Value::strings(&sources));
+        } else if !rules.is_empty() {
+            service
+                .refused
+                .push("`allow` and `deny` apply to the address of the proxy".to_owned());
+            service.table.note(
+                rules[0]
+                    .place
+                    .left_out("rules apply to the address in the PROXY header"),
+            );
+        }
+    }
+    let mut passes = always(Verdict::Accept);
+    for line in rules.iter().rev() {
+        let condition = match line.word(1) {
+            "all" => Condition::Constant(true),
+            text => match Network::parse(text) {
+                Some(network) => {
+                    Condition::Is(Predicate::new(Key::Source, vec![network.to_string()]))
+                }
+                None if line.name() == "allow" => {
+                    service
+                        .table
+                        .note(line.place.left_out("is not an IP network"));
+                    continue;
+                }
+                None => return Err(format!("{text:?} is not an IP network")),
+            },
+        };
+        let verdict = if line.name() == "allow" {
+            Verdict::Accept
+        } else {
+            Verdict::Refuse
+        };
+        passes = when(&condition, &always(verdict), &passes).map_err(|_| "too many rules")?;
+    }
+    let target = pass.word(1);
+    let targets = if target.starts_with('$') {
+        let scope = Scope {
+            stream: settings.stream,
+            tls: service.tls.is_some(),
+            certificates: service.certificates,
+        };
+        let mut notes = Vec::new();
+        let list = map::values(target, scope, &mut notes)?;
+        for (line, reason) in notes {
+            service.table.note(line.place.left_out(reason));
+        }
+        list
+    } else if target.contains('$') {
+        return Err(format!("{target:?} has no equivalent"));
+    } else {
+        always(Verdict::To(target.to_owned()))
+    };
+    chain(&passes, &Verdict::Accept, &targets).map_err(|_| "too many rules".to_owned())
+}
+
+/// `limit_conn`.
+fn limits(service: &mut Service, settings: Settings<'_>) {
+    if settings.is_on("limit_conn_dry_run") {
+        return;
+    }
+    for line in settings.all(&["limit_conn"]) {
+        let zone = format!("zone={}:", line.word(1));
+        let defined = settings.stream.iter().find(|zone_line| {
+            zone_line.name() == "limit_conn_zone" && zone_line.word(2).starts_with(&zone)
+        });
+        let key = defined.map_or("", |zone_line| zone_line.word(1));
+        let limit: Option<u64> = line.word(2).parse().ok();
+        match (key, limit) {
+            ("$binary_remote_addr" | "$remote_addr", Some(limit)) if !service.certificates => {
+                service.limits.max_conns = Some(limit.max(1));
+            }
+            ("$binary_remote_addr" | "$remote_addr", _) => {
+                service.table.note(line.place.left_out(
+                    "with client certificates, connections are limited per certificate: `max_conns` \
+                    of a client rule",
+                ));
+                service
+                    .refused
+                    .push("the limit per address has no equivalent".to_owned());
+            }
+            _ => {
+                service.table.note(
+                    line.place
+                        .left_out("connections are limited per client only"),
+                );
+                service.refused.push("a limit has no equivalent".to_owned());
+            }
+        }
+    }
+}

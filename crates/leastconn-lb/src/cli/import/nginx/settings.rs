@@ -1,0 +1,41 @@
+//! Directives of a `server` block with those that it inherits from `stream`.
+
+use super::{super::units, parser::Directive};
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings<'a> {
+    pub(crate) stream: &'a [Directive],
+    pub(crate) server: &'a [Directive],
+}
+
+impl<'a> Settings<'a> {
+    /// The directive that applies: that of the server, else that of `stream`.
+    pub(crate) fn one(self, name: &str) -> Option<&'a Directive> {
+        let find = |list: &'a [Directive]| list.iter().rev().find(|line| line.name() == name);
+        find(self.server).or_else(|| find(self.stream))
+    }
+
+    /// All directives that apply. A server that has one inherits none.
+    pub(crate) fn all(self, names: &[&str]) -> Vec<&'a Directive> {
+        let find = |list: &'a [Directive]| -> Vec<&'a Directive> {
+            list.iter()
+                .filter(|line| names.contains(&line.name()))
+                .collect()
+        };
+        let own = find(self.server);
+        if own.is_empty() {
+            find(self.stream)
+        } else {
+            own
+        }
+    }
+
+    pub(crate) fn is_on(self, name: &str) -> bool {
+        self.one(name).is_some_and(|line| line.word(1) == "on")
+    }
+
+    /// A duration in milliseconds.
+    pub(crate) fn duration(self, name: &str) -> Option<u64> {
+        units::milliseconds(self.one(name)?.word(1), 1000)
+    }
+}

@@ -1,0 +1,276 @@
+//! `upstream` blocks, and the settings of the server that uses them.
+
+use super::{
+    super::{
+        model::{Backend, Note, Place, ServerLine, Table, Value},
+        names::{Names, valid},
+        tls_names, units,
+    },
+    parser::Directive,
+    settings::Settings,
+};
+
+/// nginx's `proxy_connect_timeout`, in milliseconds.
+const CONNECT_TIMEOUT: u64 = 60_000;
+
+/// The upstream of `proxy_pass TARGET` with the settings of a `server` block. `block` is the
+/// `upstream` block of that name, if there is one.
+pub(crate) fn backend(
+    target: &str,
+    place: &Place,
+    block: Option<&Directive>,
+    settings: Settings<'_>,
+) -> Backend {
+    let mut table = Table::default();
+    table.set("balance", Value::text("round_robin"));
+    let mut backend = Backend {
+        name: valid(target),
+        ..Backend::default()
+    };
+    let none = vec![("type", Value::text("none"))];
+    table.set("health_check", Value::Table(none));
+    match block {
+        Some(block) => members(block, &mut table, &mut backend.servers),
+        None => match address(target) {
+            Some(address) => {
+                let mut server = Table::default();
+                server.set("address", Value::text(address));
+                backend.servers.push(ServerLine::Server {
+                    name: valid(target),
+                    table: server,
+                });
+            }
+            None => backend.servers.push(ServerLine::Note(
+                place.left_out(format!("{target:?} is not an address")),
+            )),
+        },
+    }
+    connecting(&mut table, settings, backend.servers.len());
+    if settings.is_on("proxy_protocol") {
+        let version = settings
+            .one("proxy_protocol_version")
+            .map_or("1", |line| line.word(1));
+        let kind = if version == "2" { "v2" } else { "v1" };
+        table.set("proxy_protocol", Value::text(kind));
+    }
+    if settings.is_on("proxy_ssl") {
+        tls(&mut backend, &mut table, target, settings);
+    }
+    backend.table = table;
+    backend
+}
+
+/// The lines of an `upstream` block.
+fn members(block: &Directive, table: &mut Table, servers: &mut Vec<ServerLine>) {
+    let mut names = Names::default();
+    let mut passive: Option<Vec<(&'static str, Value)>> = None;
+    for line in block.children() {
+        let place = &line.place;
+        match line.name() {
+            "server" => {
+                let mut failures = vec![];
+                match member(line, &mut failures) {
+                    Ok((name, server)) => servers.push(ServerLine::Server {
+                        name: names.unique(&name),
+                        table: server,
+                    }),
+                    Err(note) => {
+                        servers.push(ServerLine::Note(note));
+                        continue;
+                    }
+                }
+                if passive.get_or_insert_with(|| failures.clone()) != &failures {
+                    table.note(place.left_out(
+                        "servers of an upstream have the same `max_fails` and `fail_timeout`",
+                    ));
+                }
+            }
+            "least_conn" => table.set("balance", Value::text("least_conn")),
+            "hash" if line.word(1) == "$remote_addr" || line.word(1) == "$binary_remote_addr" => {
+                table.set("balance", Value::text("source_hash"));
+            }
+            "random" if line.word(1) == "two" => table.set("balance", Value::text("p2c")),
+            "random" => table.set("balance", Value::text("random")),
+            "hash" | "least_time" => {
+                table.set("balance", Value::text("least_conn"));
+                table.note(place.left_out("the algorithm has no equivalent; least_conn instead"));
+            }
+            "zone" | "resolver" | "resolver_timeout" | "state" => {
+                table.note(place.remark("not needed; host names are resolved when connecting"));
+            }
+            _ => table.note(place.left_out("has no equivalent")),
+        }
+    }
+    if let Some(passive) = passive.filter(|keys| !keys.is_empty()) {
+        table.set("passive", Value::Table(passive));
+    }
+}
+
+fn member(
+    line: &Directive,
+    failures: &mut Vec<(&'static str, Value)>,
+) -> Result<(String, Table), Note> {
+    let place = &line.place;
+    let mut server = Table::default();
+    let address = address(line.word(1))
+        .ok_or_else(|| place.left_out("the address needs a host and a port"))?;
+    server.set("address", Value::text(address));
+    for option in line.arguments().iter().skip(1) {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        let number = value.parse::<u64>().ok();
+        match (name, number) {
+            ("down", _) => {
+                return Err(
+                    place.left_out("the server is down; add it and use `ctl maint` instead")
+                );
+            }
+            ("backup", _) => server.set("backup", Value::Boolean(true)),
+            ("weight", Some(weight)) if weight > 0 => server.set("weight", Value::Integer(weight)),
+            ("max_conns", Some(limit)) => server.set("max_conns", Value::Integer(limit)),
+            ("max_fails", Some(number)) => failures.push(("max_fails", Value::Integer(number))),
+            ("fail_timeout", _) => match units::milliseconds(value, 1000) {
+                Some(ms) => failures.push(("fail_timeout", units::duration(ms))),
+                None => server.note(place.left_out("`fail_timeout` is not a duration")),
+            },
+            ("resolve", _) => {
+                server.note(place.remark("host names are resolved when connecting"));
+            }
+            _ => server.note(place.left_out(format!("{option:?} has no equivalent"))),
+        }
+    }
+    failures.sort_by_key(|(name, _)| *name);
+    Ok((line.word(1).to_owned(), server))
+}
+
+/// `HOST:PORT` or `unix:PATH`.
+fn address(text: &str) -> Option<String> {
+    if text.starts_with("unix:") {
+        return Some(text.to_owned());
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+    let is_host = !host.is_empty() && (host.starts_with('[') || !host.contains([':', '$', '/']));
+    (is_port && is_host).then(|| text.to_owned())
+}
+
+/// Timeouts and retries.
+fn connecting(table: &mut Table, settings: Settings<'_>, servers: usize) {
+    let timeout = settings
+        .duration("proxy_connect_timeout")
+        .unwrap_or(CONNECT_TIMEOUT);
+    table.set("connect_timeout", units::duration(timeout));
+    let others = servers.saturating_sub(1) as u64;
+    let on = settings
+        .one("proxy_next_upstream")
+        .is_none_or(|line| line.word(1) != "off");
+    let tries = settings.one("proxy_next_upstream_tries");
+    let tries = tries
+        .and_then(|line| line.word(1).parse::<u64>().ok())
+        .unwrap_or(0);
+    let retries = match (on, tries) {
+        (false, _) => 0,
+        (true, 0) => others,
+        (true, tries) => others.min(tries - 1),
+    };
+    table.set("retries", Value::Integer(retries));
+    // nginx does not wait between its attempts.
+    table.set("retry_for", Value::text("0s"));
+    for name in [
+        "proxy_upload_rate",
+        "proxy_download_rate",
+        "proxy_bind",
+        "proxy_requests",
+        "proxy_responses",
+    ] {
+        if let Some(line) = settings.one(name) {
+            table.note(line.place.left_out("has no equivalent"));
+        }
+    }
+}
+
+/// `proxy_ssl_*`.
+fn tls(backend: &mut Backend, table: &mut Table, target: &str, settings: Settings<'_>) {
+    let place = settings.one("proxy_ssl").map(|line| line.place.clone());
+    let Some(place) = place else { return };
+    let text = |name: &str| settings.one(name).map(|line| line.word(1).to_owned());
+    let ca = text("proxy_ssl_trusted_certificate");
+    let (true, Some(ca)) = (settings.is_on("proxy_ssl_verify"), ca) else {
+        backend.refused.push(
+            "the source does not verify the servers, and TLS without verification is not \
+             supported: set `tls`"
+                .to_owned(),
+        );
+        table.note(place.left_out("TLS without verification of the server"));
+        return;
+    };
+    let mut tls = Table::default();
+    tls.set("ca", Value::text(ca));
+    if let Some(cert) = text("proxy_ssl_certificate") {
+        tls.set("cert", Value::text(cert));
+    }
+    if let Some(key) = text("proxy_ssl_certificate_key") {
+        tls.set("key", Value::text(key));
+    }
+    if let Some(crl) = text("proxy_ssl_crl") {
+        tls.set("crl", Value::text(crl));
+    }
+    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
+    let name = text("proxy_ssl_name").unwrap_or_else(|| host.to_owned());
+    let name = name
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    if name.contains(['$', '_', '/']) {
+        backend
+            .refused
+            .push("the name of the servers cannot be verified: set `server_name`".to_owned());
+        table.note(place.left_out(format!("{name:?} is not a name in certificates")));
+        return;
+    }
+    tls.set("server_name", Value::text(name));
+    protocols(&mut tls, settings.one("proxy_ssl_protocols"));
+    if let Some(line) = settings.one("proxy_ssl_ciphers") {
+        ciphers(&mut tls, line);
+    }
+    backend.tls = Some(tls);
+}
+
+/// `ssl_protocols`: the oldest version.
+pub(crate) fn protocols(tls: &mut Table, line: Option<&Directive>) {
+    let Some(line) = line else { return };
+    let has = |version: &str| line.arguments().iter().any(|word| word == version);
+    if !has("TLSv1.2") && has("TLSv1.3") {
+        tls.set("min_version", Value::text("1.3"));
+    } else {
+        tls.set("min_version", Value::text("1.2"));
+    }
+    if has("SSLv3") || has("TLSv1") || has("TLSv1.1") {
+        tls.note(
+            line.place
+                .left_out("the oldest supported version is TLS 1.2"),
+        );
+    }
+    if !has("TLSv1.3") {
+        tls.note(line.place.left_out("TLS 1.3 cannot be disabled"));
+    }
+}
+
+/// `ssl_ciphers`: cipher suites of TLS 1.2; all of TLS 1.3 stay.
+pub(crate) fn ciphers(tls: &mut Table, line: &Directive) {
+    let (names, unknown) = tls_names::ciphers(line.word(1));
+    if !unknown.is_empty() {
+        let unknown = unknown.join(", ");
+        tls.note(
+            line.place
+                .left_out(format!("not supported as cipher suites: {unknown}")),
+        );
+    }
+    if names.is_empty() {
+        return;
+    }
+    let all = tls_names::TLS13
+        .iter()
+        .map(|name| (*name).to_owned())
+        .chain(names);
+    tls.set("ciphers", Value::List(all.map(Value::Text).collect()));
+}

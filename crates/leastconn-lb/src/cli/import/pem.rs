@@ -1,0 +1,27 @@
+//! Looks into certificate files, if they exist on this machine.
+
+use std::{fmt::Write, fs, path::Path};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+
+/// Whether a file can be read and contains a certificate, but no private key.
+pub(crate) fn lacks_key(path: &Path) -> bool {
+    fs::read_to_string(path)
+        .is_ok_and(|text| text.contains("BEGIN CERTIFICATE") && !text.contains("PRIVATE KEY"))
+}
+
+/// SHA-256 of the public keys of all certificates in a file, in hexadecimal. `None` if the file
+/// cannot be read.
+pub(crate) fn key_pins(path: &Path) -> Option<Vec<String>> {
+    let certificates = leastconn_config::read_certificates(path).ok()?;
+    let pins = certificates.iter().map(|der| {
+        let (_, certificate) = X509Certificate::from_der(der.as_ref()).ok()?;
+        let mut pin = String::new();
+        for byte in digest(&SHA256, certificate.public_key().raw).as_ref() {
+            write!(pin, "{byte:02x}").ok()?;
+        }
+        Some(pin)
+    });
+    pins.collect()
+}

@@ -1,0 +1,139 @@
+//! Regular expressions that are equivalent to a few names or wildcards.
+
+use super::access::Key;
+
+/// Largest number of names that a regular expression may stand for.
+const LARGEST: usize = 64;
+
+/// How many labels before a domain are accepted where the source accepts any number.
+const DEPTH: usize = 3;
+
+/// A text, or all texts with an end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pattern {
+    Exact(String),
+    /// Any number of labels, a dot, and this domain.
+    Below(String),
+    /// Exactly one label, a dot, and this domain.
+    Label(String),
+}
+
+impl Pattern {
+    /// The values of `key`. `None` if the pattern cannot be written.
+    pub(crate) fn names(&self, key: Key) -> Option<Vec<String>> {
+        let lower = |text: &str| match key {
+            Key::Sni | Key::Dns => text.to_ascii_lowercase(),
+            _ => text.to_owned(),
+        };
+        match self {
+            Self::Exact(text) if text.is_empty() || text.contains('*') => None,
+            Self::Exact(text) => Some(vec![lower(text)]),
+            Self::Below(domain) if matches!(key, Key::Sni | Key::Cn | Key::Dns) => {
+                let domain = lower(domain);
+                let patterns = (1..=DEPTH).map(|depth| format!("{}{domain}", "*.".repeat(depth)));
+                Some(patterns.collect())
+            }
+            Self::Label(domain) if matches!(key, Key::Sni | Key::Cn | Key::Dns) => {
+                Some(vec![format!("*.{}", lower(domain))])
+            }
+            Self::Below(_) | Self::Label(_) => None,
+        }
+    }
+}
+
+/// The patterns of a regular expression that matches a whole text: literals, escapes,
+/// groups of alternatives, and `.*\.` or `[^.]+\.` at the start. `None` for all others.
+pub(crate) fn patterns(expression: &str) -> Option<Vec<Pattern>> {
+    if let Some(domain) = expression.strip_prefix("\\.") {
+        let literals = literals(domain.strip_suffix('$')?)?;
+        return Some(literals.into_iter().map(Pattern::Below).collect());
+    }
+    let inner = expression.strip_prefix('^').unwrap_or(expression);
+    for any in [".*\\.", ".+\\."] {
+        if let Some(domain) = inner.strip_prefix(any) {
+            let literals = literals(domain.strip_suffix('$')?)?;
+            return Some(literals.into_iter().map(Pattern::Below).collect());
+        }
+    }
+    let inner = expression.strip_prefix('^')?.strip_suffix('$')?;
+    if let Some(domain) = inner
+        .strip_prefix("[^.]+\\.")
+        .or(inner.strip_prefix("[^\\.]+\\."))
+    {
+        let literals = literals(domain)?;
+        return Some(literals.into_iter().map(Pattern::Label).collect());
+    }
+    let literals = literals(inner)?;
+    Some(literals.into_iter().map(Pattern::Exact).collect())
+}
+
+/// All texts that an expression of literals, escapes and groups of alternatives matches.
+pub(crate) fn literals(expression: &str) -> Option<Vec<String>> {
+    let mut texts = vec![String::new()];
+    let mut chars = expression.chars().peekable();
+    while let Some(c) = chars.next() {
+        let choices = match c {
+            '\\' => {
+                let c = chars.next()?;
+                if c.is_ascii_alphanumeric() {
+                    return None;
+                }
+                vec![c.to_string()]
+            }
+            '(' => {
+                let mut group = String::new();
+                loop {
+                    match chars.next()? {
+                        ')' => break,
+                        '\\' => group.extend(['\\', chars.next()?]),
+                        '(' => return None,
+                        c => group.push(c),
+                    }
+                }
+                let group = group.strip_prefix("?:").unwrap_or(&group);
+                let parts = group.split('|').map(literals);
+                parts.collect::<Option<Vec<_>>>()?.concat()
+            }
+            '.' | '*' | '+' | '?' | '[' | ']' | '{' | '}' | '|' | ')' | '^' | '$' => return None,
+            c => vec![c.to_string()],
+        };
+        if matches!(chars.peek(), Some('*' | '+' | '?' | '{')) {
+            return None;
+        }
+        let combined = texts
+            .iter()
+            .flat_map(|text| choices.iter().map(move |choice| format!("{text}{choice}")));
+        texts = combined.collect();
+        if texts.len() > LARGEST {
+            return None;
+        }
+    }
+    Some(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Pattern, patterns};
+
+    #[test]
+    fn literal_expressions_are_names() {
+        let exact = |text: &str| Pattern::Exact(text.to_owned());
+        let below = |text: &str| Pattern::Below(text.to_owned());
+        for (expression, expected) in [
+            (r"^db\.example\.com$", vec![exact("db.example.com")]),
+            (r"^(a|b)\.x$", vec![exact("a.x"), exact("b.x")]),
+            (r"^client[0-9]$", vec![]),
+            (r"\.example\.com$", vec![below("example.com")]),
+            (r"^.*\.example\.com$", vec![below("example.com")]),
+            (r"db\.example\.com", vec![]),
+            (r"^ab?$", vec![]),
+            (r"^a.b$", vec![]),
+        ] {
+            assert_eq!(
+                patterns(expression).unwrap_or_default(),
+                expected,
+                "{expression}"
+            );
+        }
+    }
+}

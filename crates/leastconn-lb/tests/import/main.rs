@@ -1,0 +1,154 @@
+//! `leastconn-lb import`: source files with the expected configurations, which `check` accepts.
+//!
+//! The expected configuration of `NAME.cfg` is `NAME.toml`. `UPDATE_EXPECTED=1` writes the
+//! files instead of comparing them.
+// Helpers panic like the tests that call them.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use leastconn_testkit::{TempDir, TestCa};
+
+const LB: &str = env!("CARGO_BIN_EXE_leastconn-lb");
+
+/// Runs the program. Relative files are those of `dir`.
+fn run(dir: &Path, args: &[&str]) -> Output {
+    Command::new(LB)
+        .args(args)
+        .current_dir(dir)
+        .env_remove("LISTEN_ADDRESS")
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A directory with the certificates that the source files name, and with the source files.
+fn site(program: &str) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let ca = TestCa::new("import test CA");
+    fs::write(dir.path().join("ca.crt"), ca.cert_pem()).unwrap();
+    fs::write(dir.path().join("ca.crl"), ca.crl(&[])).unwrap();
+    let (server, client) = (
+        ca.server(&["lb.example.com"]),
+        ca.leaf("lb.example.com").build(),
+    );
+    for (stem, cert) in [("server", server), ("client", client)] {
+        let (chain, key) = cert.write(dir.path(), stem);
+        let both = fs::read_to_string(chain).unwrap() + &fs::read_to_string(key).unwrap();
+        fs::write(dir.path().join(format!("{stem}.pem")), both).unwrap();
+    }
+    copy(&sources(program), dir.path());
+    dir
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap();
+        if path.is_dir() {
+            fs::create_dir_all(to.join(name)).unwrap();
+            copy(&path, &to.join(name));
+        } else {
+            fs::copy(&path, to.join(name)).unwrap();
+        }
+    }
+}
+
+fn sources(program: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/import")
+        .join(program)
+}
+
+/// Replaces hashes of keys, which differ in each run.
+fn without_pins(toml: &str) -> String {
+    let is_pin = |word: &str| word.len() == 64 && word.chars().all(|c| c.is_ascii_hexdigit());
+    let words = toml.split('"');
+    let words: Vec<_> = words
+        .map(|word| if is_pin(word) { "PIN" } else { word })
+        .collect();
+    words.join("\"")
+}
+
+/// Imports all files of a program that end with `ending`. Returns their number.
+fn import_all(program: &str, ending: &str) -> usize {
+    let site = site(program);
+    let mut names: Vec<_> = fs::read_dir(sources(program))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(ending))
+        .collect();
+    names.sort();
+    for name in &names {
+        let output = run(site.path(), &["import", program, name]);
+        let (toml, summary) = (text(&output.stdout), text(&output.stderr));
+        let left_out = toml.matches("#   not carried over: ").count();
+        assert_eq!(
+            output.status.code(),
+            Some(i32::from(left_out > 0)),
+            "{name}: {summary}"
+        );
+        assert!(
+            summary.contains(&format!("left out: {left_out}\n")),
+            "{name}: {summary}\n{toml}"
+        );
+        let toml = without_pins(&toml);
+        let expected = sources(program).join(name.replace(ending, ".toml"));
+        if std::env::var_os("UPDATE_EXPECTED").is_some() {
+            fs::write(&expected, &toml).unwrap();
+        }
+        let file = site.path().join("imported.toml");
+        fs::write(&file, &output.stdout).unwrap();
+        let check = run(site.path(), &["check", "--config", "imported.toml"]);
+        assert!(
+            check.status.success(),
+            "{name}: {}\n{toml}",
+            text(&check.stderr)
+        );
+        assert_eq!(fs::read_to_string(&expected).unwrap(), toml, "{name}");
+    }
+    names.len()
+}
+
+#[test]
+fn haproxy_files() {
+    assert_eq!(import_all("haproxy", ".cfg"), 11);
+}
+
+#[test]
+fn nginx_files() {
+    assert_eq!(import_all("nginx", ".conf"), 4);
+}
+
+#[test]
+fn stunnel_files() {
+    assert_eq!(import_all("stunnel", ".conf"), 3);
+}
+
+#[test]
+fn ghostunnel_command_lines() {
+    assert_eq!(import_all("ghostunnel", ".sh"), 3);
+}
+
+#[test]
+fn unreadable_sources_are_wrong_usage() {
+    let site = site("haproxy");
+    for args in [
+        &["import", "haproxy", "missing.cfg"][..],
+        &["import", "haproxy", "networks.txt"],
+        &["import", "haproxy"],
+        &["import", "apache", "leastconn.cfg"],
+    ] {
+        let output = run(site.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert_eq!(text(&output.stdout), "");
+        assert_ne!(text(&output.stderr), "");
+    }
+}
