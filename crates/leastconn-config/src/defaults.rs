@@ -33,6 +33,12 @@ pub(crate) const MAX_EARLY: u32 = 5;
 pub(crate) const FAIL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const MAX_EJECTED: f64 = 0.5;
 
+pub(crate) const DISCOVERY_REFRESH: Duration = Duration::from_secs(10);
+/// A lower value of `refresh` is rejected.
+pub(crate) const DISCOVERY_MIN_REFRESH: Duration = Duration::from_secs(1);
+pub(crate) const DISCOVERY_HOLD: Duration = Duration::from_secs(30);
+pub(crate) const DISCOVERY_MAX: u32 = 256;
+
 /// Formats a duration in the notation of the schema.
 pub(crate) fn text(duration: Duration) -> String {
     duration::text(duration)

@@ -135,6 +135,44 @@ pub enum StartTls {
     Postgres,
 }
 
+/// What happens to the connections of a discovered server that was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "removed")]
+pub enum OnRemoval {
+    /// They continue.
+    #[default]
+    Drain,
+    /// They are closed after ten seconds.
+    Close,
+}
+
+/// The family of addresses that DNS discovery looks up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "address_family")]
+pub enum AddressFamily {
+    /// IPv4 and IPv6.
+    #[default]
+    Any,
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Whether a process with discovered servers is ready before the first answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "start")]
+pub enum StartMode {
+    /// The process is not ready until every source of servers has answered.
+    #[default]
+    Wait,
+    /// The process is ready without servers.
+    Empty,
+}
+
 /// Whether a rule is enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

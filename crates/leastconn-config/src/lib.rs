@@ -53,19 +53,22 @@ pub use admin_address::{AdminAddress, admin_address};
 pub use cidr::{IpNet, Prefixes};
 pub use clients::{Allow, Client, Clients, Granted, MatchKey, Pattern, Rule};
 pub use keyword::{
-    AccessFilter, Format, Level, Mode, OnExpiry, OnTruncation, Sandbox, StartTls, Watch,
+    AccessFilter, AddressFamily, Format, Level, Mode, OnExpiry, OnRemoval, OnTruncation, Sandbox,
+    StartMode, StartTls, Watch,
 };
 pub use leastconn_tls::pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 pub use model::{
-    Access, Admin, AgentCheck, Config, HealthCheck, Listener, Log, MemoryLimit, ProbeKind, Process,
-    Route, SourceRateLimit, StatusSet, Timeouts, Token, TrustedProxies, Upstream,
+    Access, Admin, AgentCheck, Config, Discovery, HealthCheck, Listener, Log, MemoryLimit,
+    ProbeKind, Process, Route, ServerSource, SourceKind, SourceRateLimit, StatusSet, Timeouts,
+    Token, TrustedProxies, Upstream,
 };
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;
 pub use tls::read_certificates;
 pub use tls::{CertificateFile, Dated, FileKind, Tls, TlsTable, UpstreamTls, Urgency};
 
-use resolve::AddressUse;
+pub use resolve::SourceUse;
+use resolve::{AddressUse, Uses};
 use scratch::Scratch;
 use surroundings::Surroundings;
 pub use text::visible;
@@ -96,6 +99,7 @@ pub struct Reading {
     pub config: Option<Config>,
     pub problems: Problems,
     pub addresses: Vec<AddressUse>,
+    pub sources: Vec<SourceUse>,
 }
 
 impl Reading {
@@ -104,6 +108,7 @@ impl Reading {
             config: None,
             problems,
             addresses: Vec::new(),
+            sources: Vec::new(),
         }
     }
 
@@ -232,13 +237,15 @@ fn read_text(
         pruned,
     };
     let path = PathBuf::from(problems.name());
-    let (config, addresses) = resolve::resolve(raw, path, &surroundings, &mut problems);
+    let (config, Uses { addresses, sources }) =
+        resolve::resolve(raw, path, &surroundings, &mut problems);
     drop(parsed);
     problems.sort();
     Reading {
         config: (problems.errors() == 0).then_some(config),
         problems,
         addresses,
+        sources,
     }
 }
 

@@ -4,6 +4,7 @@
 //! need no further checks.
 
 mod admin;
+mod discovery;
 mod listener;
 mod log;
 mod process;
@@ -17,6 +18,7 @@ use leastconn_tls::crl::CrlStore;
 use super::{clients::Clients, tls::CertificateFile};
 
 pub use admin::{Admin, Token};
+pub use discovery::{Discovery, ServerSource, SourceKind};
 pub use listener::{Listener, Route, SourceRateLimit, Timeouts, TrustedProxies};
 pub use log::{Access, Log};
 pub use process::{MemoryLimit, Process};
@@ -63,13 +65,14 @@ impl Config {
             .chain(upstreams.flat_map(|tls| &*tls.files))
     }
 
-    /// The configuration file and the files of all `tls` tables.
+    /// The configuration file, the files of all `tls` tables, and files that list servers.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
         let listeners = self.listeners.iter().flat_map(|listener| &listener.tls);
         let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.tls);
         std::iter::once(self.path.clone())
             .chain(listeners.flat_map(|tls| tls.table.files()))
             .chain(upstreams.flat_map(|tls| tls.table.files()))
+            .chain(self.upstreams.iter().flat_map(Upstream::server_files))
     }
 
     pub fn listener(&self, name: &str) -> Option<&Listener> {

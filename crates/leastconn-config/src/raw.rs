@@ -7,6 +7,7 @@
 
 mod admin;
 mod client;
+mod discovery;
 mod health;
 mod listener;
 mod log;
@@ -20,6 +21,7 @@ use serde::Deserialize;
 
 pub use admin::RawAdmin;
 pub use client::{RawClient, RawClientDefaults, RawDefaults, RawMatch, RawRateLimit};
+pub use discovery::RawDiscovery;
 pub use health::{HealthCheckType, RawAgentCheck, RawHealthCheck, RawPassive};
 pub use listener::{ProxyProtocolIn, RawListener, RawRoute, RawSourceRateLimit};
 pub use log::RawLog;

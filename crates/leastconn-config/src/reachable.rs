@@ -8,7 +8,10 @@ use std::{collections::HashMap, net::ToSocketAddrs, sync::Arc, thread, time::Dur
 use leastconn::Address;
 use parking_lot::{Condvar, Mutex};
 
-use super::{Problems, Severity, resolve::AddressUse};
+use super::{
+    Problems, Severity,
+    resolve::{AddressUse, SourceUse},
+};
 
 /// Time limit for all names, which are resolved in parallel.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -42,6 +45,15 @@ pub fn check(addresses: &[AddressUse], severity: Severity, problems: &mut Proble
                 used.server, used.upstream
             ));
     }
+    problems.sort();
+}
+
+/// Warns that a source of servers has no servers at present.
+pub fn report_source(source: &SourceUse, error: &str, problems: &mut Problems) {
+    problems
+        .warning(format!("`{}` finds no servers: {error}", source.kind))
+        .at(source.span.clone())
+        .note(format!("it is a source of upstream `{}`", source.upstream));
     problems.sort();
 }
 

@@ -8,6 +8,7 @@
 mod admin;
 mod client;
 mod cross;
+mod discovery;
 mod health;
 mod listener;
 mod process;
@@ -29,7 +30,7 @@ use super::{
     Problems,
     clients::Clients,
     defaults, duration,
-    model::{Config, Listener},
+    model::{Config, Listener, SourceKind},
     raw::{
         Raw, RawClientDefaults, RawLog, RawProcess,
         value::{At, DurationText},
@@ -52,17 +53,33 @@ pub struct AddressUse {
     pub(crate) span: Range<usize>,
 }
 
+/// A source of servers and its position in the file. It is kept to report later whether the source
+/// has servers.
+#[derive(Clone, Debug)]
+pub struct SourceUse {
+    pub upstream: UpstreamId,
+    pub kind: SourceKind,
+    pub(crate) span: Range<usize>,
+}
+
+/// What can be checked only by looking it up.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Uses {
+    pub(crate) addresses: Vec<AddressUse>,
+    pub(crate) sources: Vec<SourceUse>,
+}
+
 /// Creates the configuration. The result is valid only if `problems` has no error.
 pub(crate) fn resolve(
     raw: &Raw,
     path: PathBuf,
     surroundings: &Surroundings<'_>,
     problems: &mut Problems,
-) -> (Config, Vec<AddressUse>) {
+) -> (Config, Uses) {
     let mut resolver = Resolver {
         surroundings,
         problems,
-        addresses: Vec::new(),
+        uses: Uses::default(),
         upstreams: Vec::new(),
         upstream_numbers: HashMap::new(),
         nameless_upstream: false,
@@ -97,13 +114,13 @@ pub(crate) fn resolve(
         upstreams,
         clients: Arc::new(clients),
     };
-    (config, resolver.addresses)
+    (config, resolver.uses)
 }
 
 struct Resolver<'a> {
     surroundings: &'a Surroundings<'a>,
     problems: &'a mut Problems,
-    addresses: Vec<AddressUse>,
+    uses: Uses,
     /// All upstreams in the file, including invalid ones.
     upstreams: Vec<Declared>,
     /// Maps the name of each upstream to its index in `upstreams`.

@@ -5,6 +5,7 @@ mod alpn;
 mod authorities;
 mod crls;
 mod diagnostics;
+mod discovery;
 mod help;
 mod listener_tls;
 mod pins;

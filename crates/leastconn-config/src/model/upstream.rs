@@ -1,6 +1,6 @@
 //! `[[upstream]]`
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use leastconn::{
     Balance, PanicPolicy, ServerSpec, UpstreamId, ZoneId,
@@ -8,13 +8,19 @@ use leastconn::{
 };
 use leastconn_proxy_protocol::Version;
 
+use super::{Discovery, ServerSource, SourceKind};
 use crate::tls::UpstreamTls;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     pub id: UpstreamId,
-    /// Servers. There is at least one, and all names are distinct.
+    /// Servers that are listed with their address. All names are distinct. There is at least
+    /// one if `sources` is empty.
     pub servers: Vec<ServerSpec>,
+    /// Sources of further servers. All are distinct.
+    pub sources: Vec<ServerSource>,
+    /// Settings of `sources`.
+    pub discovery: Discovery,
     /// The zone of the balancer, whose servers are preferred.
     pub own_zone: Option<ZoneId>,
     pub balance: Balance,
@@ -41,6 +47,16 @@ pub struct Upstream {
     pub passive: PassivePolicy,
     /// TLS settings for connections to servers. `None`: plain TCP.
     pub tls: Option<UpstreamTls>,
+}
+
+impl Upstream {
+    /// The files that list servers.
+    pub fn server_files(&self) -> impl Iterator<Item = PathBuf> {
+        self.sources.iter().filter_map(|source| match &source.kind {
+            SourceKind::File(path) => Some(path.to_path_buf()),
+            SourceKind::Dns { .. } | SourceKind::Srv(_) => None,
+        })
+    }
 }
 
 /// `health_check` of an upstream.

@@ -9,6 +9,7 @@ use serde::{
 };
 
 use super::{
+    discovery::RawDiscovery,
     health::{RawAgentCheck, RawHealthCheck, RawPassive},
     tls::RawUpstreamTls,
     value::{At, DurationText, Opt},
@@ -63,6 +64,8 @@ pub struct RawUpstream {
     pub passive: Option<RawPassive>,
     /// TLS with servers.
     pub tls: Opt<RawUpstreamTls>,
+    /// How servers are discovered.
+    pub discovery: Opt<RawDiscovery>,
     /// The servers. A string S is short for `{ name = S, address = S }`.
     #[schemars(required)]
     pub servers: Opt<Vec<At<ServerEntry>>>,
@@ -126,7 +129,8 @@ pub enum ProxyProtocolOut {
     V2TlsFull,
 }
 
-/// A server of an upstream.
+/// A server of an upstream, or a source of servers. It has exactly one of the keys
+/// `address`, `dns`, `srv` and `file`. The other keys are defaults for discovered servers.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "server")]
@@ -134,8 +138,17 @@ pub struct RawServer {
     /// The server's name in logs and metrics, unique in its upstream. Default: the address.
     pub name: Opt<String>,
     /// Host or IP address and port, or "unix:" and the path of a UNIX socket.
-    #[schemars(required, extend("examples" = ["webapp1:80", "10.0.0.7:80", "unix:/run/app.sock"]))]
+    #[schemars(extend("examples" = ["webapp1:80", "10.0.0.7:80", "unix:/run/app.sock"]))]
     pub address: Opt<String>,
+    /// DNS name and port: each address of the name is a server.
+    #[schemars(extend("examples" = ["web:80"]))]
+    pub dns: Opt<String>,
+    /// Name of SRV records: each record is a server.
+    #[schemars(extend("examples" = ["_http._tcp.web.default.svc.cluster.local"]))]
+    pub srv: Opt<String>,
+    /// JSON file with a list of servers. It is read again when it changes.
+    #[schemars(extend("examples" = ["web.servers.json"]))]
+    pub file: Opt<String>,
     /// The server's share of connections relative to the other servers, 1 to 65535.
     #[schemars(
         range(min = 1, max = 65535),

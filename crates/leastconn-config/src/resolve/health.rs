@@ -7,7 +7,7 @@ use leastconn::health::{ActivePolicy, PassivePolicy, Ratio};
 use super::{Resolver, Zero};
 use crate::{
     defaults,
-    model::{AgentCheck, HealthCheck, ProbeKind, StatusSet, Upstream},
+    model::{AgentCheck, HealthCheck, ProbeKind, SourceKind, StatusSet, Upstream},
     raw::{HealthCheckType, RawHealthCheck, RawPassive, RawUpstream, value::At},
 };
 
@@ -268,7 +268,12 @@ impl Resolver<'_> {
             check.kind,
             ProbeKind::Tcp { send: None, .. } | ProbeKind::Http { .. }
         );
-        let mut ports = upstream.servers.iter().map(|server| server.address.port());
+        let discovered = upstream.sources.iter().map(|source| match source.kind {
+            SourceKind::Dns { port, .. } => Some(port),
+            SourceKind::Srv(_) | SourceKind::File(_) => None,
+        });
+        let listed = upstream.servers.iter().map(|server| server.address.port());
+        let mut ports = listed.chain(discovered);
         let is_mysql = match check.port {
             Some(port) => port == MYSQL,
             None => ports.any(|port| port == Some(MYSQL)),

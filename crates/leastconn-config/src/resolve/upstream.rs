@@ -6,10 +6,10 @@ use leastconn::{
     Address, AddressError, Balance, PanicPolicy, ServerId, ServerSpec, UpstreamId, Weight,
 };
 
-use super::{AddressUse, Declared, Resolver, Zero};
+use super::{AddressUse, Declared, Resolver, SourceUse, Zero};
 use crate::{
     defaults,
-    model::Upstream,
+    model::{ServerSource, Upstream},
     raw::{self, ProxyProtocolOut, RawHealthCheck, RawServer, RawUpstream, ServerEntry, value::At},
     tls,
 };
@@ -22,9 +22,9 @@ impl Resolver<'_> {
         for table in raw {
             let name = self.name("upstream", table.value.name.as_ref());
             let id = name.as_ref().map(|name| UpstreamId::from(&*name.value));
-            let servers = self.servers(table, id.as_ref());
-            self.declare(table, &servers, &mut seen);
-            let upstream = self.upstream(&table.value, servers);
+            let (servers, sources) = self.servers(table, id.as_ref());
+            self.declare(table, &servers, !sources.is_empty(), &mut seen);
+            let upstream = self.upstream(&table.value, servers, sources);
             self.check_mysql(&table.value, &upstream);
             self.check_agent_ports(&table.value, &upstream);
             upstreams.extend(id.map(|id| Upstream { id, ..upstream }));
@@ -38,6 +38,7 @@ impl Resolver<'_> {
         &mut self,
         table: &At<RawUpstream>,
         servers: &[ServerSpec],
+        has_sources: bool,
         seen: &mut HashMap<String, Range<usize>>,
     ) {
         let Some(At { value: name, span }) = &table.value.name else {
@@ -55,22 +56,33 @@ impl Resolver<'_> {
             span: span.clone(),
             servers: servers.iter().map(|s| s.id.to_string()).collect(),
             server_names: servers.iter().map(|s| s.id.to_string()).collect(),
-            incomplete: list
-                .is_none_or(|list| servers.len() < list.value.len() || self.pruned(&list.span)),
+            // The names of discovered servers are not known here.
+            incomplete: has_sources
+                || list
+                    .is_none_or(|list| servers.len() < list.value.len() || self.pruned(&list.span)),
             used: false,
         });
     }
 
-    fn upstream(&mut self, raw: &RawUpstream, servers: Vec<ServerSpec>) -> Upstream {
+    fn upstream(
+        &mut self,
+        raw: &RawUpstream,
+        servers: Vec<ServerSpec>,
+        sources: Vec<ServerSource>,
+    ) -> Upstream {
+        let discovery = self.discovery(&raw.discovery, !sources.is_empty());
         let tls = raw
             .tls
             .as_ref()
             .and_then(|tls| tls::upstream::load(tls, &servers, self.surroundings, self.problems));
+        self.check_names_of_discovered(raw, &sources);
         Upstream {
             // The caller sets the ID. Without a valid name, the upstream is still checked.
             id: UpstreamId::from(""),
             servers,
             own_zone: None,
+            sources,
+            discovery,
             balance: raw
                 .balance
                 .as_ref()
@@ -130,14 +142,37 @@ impl Resolver<'_> {
         &mut self,
         table: &At<RawUpstream>,
         upstream: Option<&UpstreamId>,
-    ) -> Vec<ServerSpec> {
+    ) -> (Vec<ServerSpec>, Vec<ServerSource>) {
+        let (mut servers, mut sources) = (Vec::new(), Vec::new());
         let Some(list) = &table.value.servers else {
-            return Vec::new();
+            return (servers, sources);
         };
         let mut names = HashMap::new();
         let mut addresses: HashMap<Address, Range<usize>> = HashMap::new();
-        let mut servers = Vec::new();
+        let mut seen_sources = HashMap::new();
         for entry in &list.value {
+            if let ServerEntry::Table(raw) = &entry.value
+                && !self.has_one_kind(raw, &entry.span)
+            {
+                continue;
+            }
+            if let ServerEntry::Table(raw) = &entry.value
+                && raw.address.is_none()
+            {
+                if let Some((source, span)) = self.source(raw)
+                    && self.is_first_source(&source, &span, &mut seen_sources)
+                {
+                    if let Some(upstream) = upstream {
+                        self.uses.sources.push(SourceUse {
+                            upstream: upstream.clone(),
+                            kind: source.kind.clone(),
+                            span,
+                        });
+                    }
+                    sources.push(source);
+                }
+                continue;
+            }
             let Some((server, name_span, address_span)) = self.server(entry) else {
                 continue;
             };
@@ -153,7 +188,7 @@ impl Resolver<'_> {
             }
             addresses.insert(server.address.clone(), address_span.clone());
             if let Some(upstream) = upstream {
-                self.addresses.push(AddressUse {
+                self.uses.addresses.push(AddressUse {
                     upstream: upstream.clone(),
                     server: server.id.clone(),
                     address: server.address.clone(),
@@ -167,13 +202,16 @@ impl Resolver<'_> {
                 .error("the upstream has no servers")
                 .at(list.span.clone())
                 .help("write `servers = [\"webapp1:80\"]`");
-        } else if !servers.is_empty() && servers.iter().all(|server| server.backup) {
+        } else if !(servers.is_empty() && sources.is_empty())
+            && servers.iter().all(|server| server.backup)
+            && sources.iter().all(|source| source.backup)
+        {
             self.problems
                 .warning("all servers of the upstream are backups")
                 .at(list.span.clone())
                 .note("they are always used");
         }
-        servers
+        (servers, sources)
     }
 
     /// Resolves a server. Returns it with the positions of its name and of its address.
