@@ -59,6 +59,7 @@ esac
 if [ -n "$TEST" ]; then
   want openssl openssl
   want curl curl
+  want dnsmasq dnsmasq-base
   want haproxy haproxy
   want nginx nginx
   want promtool prometheus

@@ -3,7 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use leastconn_server::{
-    admin::Place, context::ServerContext, process::notify, server::Server, upstream::Upstream,
+    admin::Place,
+    context::{Phase, ServerContext},
+    process::notify,
+    server::Server,
+    upstream::Upstream,
 };
 
 /// How long to wait for the first health checks before logging the upstreams.
@@ -39,7 +43,11 @@ pub fn announce(server: &Server) {
             }
         }
     }
-    tracing::info!("ready");
+    if server.context().lifecycle.phase() == Phase::Starting {
+        tracing::info!("waiting for servers to be discovered");
+    } else {
+        tracing::info!("ready");
+    }
 }
 
 /// Logs which servers are up after the first health checks. Runs as a task of its own, so

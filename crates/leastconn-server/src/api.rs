@@ -27,7 +27,7 @@ pub use history::{History, HistoryQuery, Sample, Samples};
 pub use outage::{Outage, UnhealthyServer};
 pub use page::DEFAULT_LIMIT;
 pub use refusals::{Refusals, RefusalsQuery};
-pub use servers::{Server, Servers, ServersQuery, SlowStart};
+pub use servers::{RemovedServer, Server, Servers, ServersQuery, SlowStart, Source};
 pub use status::{
     BlockedFile, Certificate, CertificateKind, CertificateState, Changes, Configuration, Deviation,
     FailedUpgrade, ListenerStatus, LogStatus, Memory, OldProcess, Phase, Reload, ReloadOutcome,

@@ -18,6 +18,7 @@ use crate::{
     registry::Registry,
     snapshot::{Snapshot, SnapshotHandle},
     telemetry::Telemetry,
+    upstream::ApplyMembers,
 };
 use parking_lot::{Mutex, MutexGuard};
 
@@ -79,6 +80,15 @@ impl ServerContext {
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.load()
+    }
+
+    /// Starts to discover servers of upstreams that are new in the running configuration.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn start_discovery(&self) {
+        let apply: Arc<dyn ApplyMembers> = Arc::new(self.overrides.clone());
+        self.snapshot().start_discovery(&apply);
     }
 
     /// Applies the limits in `[process]`. If a limit is lowered, connections and handshakes beyond

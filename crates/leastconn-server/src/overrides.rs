@@ -3,9 +3,11 @@
 //! Overrides are stored by name, so that they survive a reload. A server in `drain` stays in
 //! `drain` regardless of other changes in the file, even of its address, until an operator sets it
 //! to `ready` or the server is removed from the file. The same applies to weights, until an
-//! operator sets a weight of 100 %. The log level stays until an operator resets
+//! operator sets a weight of 100 %. The overrides of a discovered server apply again if the
+//! server leaves and rejoins. The log level stays until an operator resets
 //! it or the level in the file changes.
 
+mod discovered;
 mod filter;
 mod handover;
 mod maintenance;
@@ -35,6 +37,10 @@ use weights::Weights;
 /// Maximum number of kills that a predecessor has not read yet. Operators do not send so many at
 /// once.
 const KILL_BUFFER: usize = 64;
+
+/// Default time until connections to a server in `maint` are closed. It also applies to
+/// discovered servers that were removed.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
 /// The runtime overrides of a process. Clones share the same overrides.
 #[derive(Clone, Debug)]
@@ -177,11 +183,15 @@ impl Overrides {
         active
             .ensure_active()
             .map_err(|Replaced| SetServerError::Replaced)?;
-        let found = self
-            .snapshots
-            .load()
-            .server(upstream, server)
-            .ok_or(SetServerError::NoSuchServer)?;
+        let Some(found) = self.snapshots.load().server(upstream, server) else {
+            let key = (UpstreamId::from(upstream), ServerId::from(server));
+            // A discovered server that is absent keeps its override until it is set to `ready`.
+            let absent = active.servers.get(&key).map(|value| value.state);
+            let was = absent.filter(|_| state == AdminState::Ready);
+            let was = was.ok_or(SetServerError::NoSuchServer)?;
+            active.servers.remove(&key);
+            return Ok(ServerChange { was, active: 0 });
+        };
         let was = found.status().admin;
         found.set_admin(state);
         let key = (UpstreamId::from(upstream), found.id().clone());
@@ -264,6 +274,7 @@ impl Overrides {
             let found = next.server(upstream.as_str(), server.as_str());
             match &found {
                 Some(server) => server.set_admin(value.state),
+                None if next.discovers_servers(upstream) => return true,
                 None => tracing::info!(
                     %upstream,
                     %server,

@@ -94,6 +94,8 @@ reason_codes! {
     Drained = "drained",
     /// An operator closed the connection.
     Killed = "killed",
+    /// The server was removed by discovery, and `removed = "close"` is set.
+    ServerRemoved = "server_removed",
 }
 
 /// The code of each library reason, by [`Reason::index`].

@@ -130,6 +130,7 @@ impl Prepared {
         if let Some(handover) = inherited.overrides() {
             context.overrides.import(handover);
         }
+        context.start_discovery();
         let watching = memory::watch(&context.memory, &context.registry)?;
         Ok(Self {
             context,
@@ -180,7 +181,12 @@ impl Prepared {
         let stop = server.stop.subscribe();
         let forget_idle = forget_idle(Arc::clone(&server.context), stop);
         server.tasks.spawn(forget_idle);
-        server.context.lifecycle.enter(Phase::Ready);
+        if server.context.snapshot().is_waiting_for_servers() {
+            let waiting = wait_for_servers(Arc::clone(&server.context), server.reloader.reloads());
+            server.tasks.spawn(waiting);
+        } else {
+            server.context.lifecycle.finish_start();
+        }
         // Open the admin API last: in an upgrade, the predecessor answers admin requests until
         // then.
         let control = Arc::clone(&server.reloader);
@@ -326,6 +332,21 @@ impl Drop for Server {
         // Close here: the admin thread may not run again before the process ends.
         if let Some(mut admin) = self.reloader.try_admin() {
             let _ = admin.close();
+        }
+    }
+}
+
+/// Finishes the start when the sources of servers have answered. A reload may replace them.
+async fn wait_for_servers(context: Arc<ServerContext>, mut reloads: watch::Receiver<u64>) {
+    loop {
+        let snapshot = context.snapshot();
+        tokio::select! {
+            () = snapshot.first_answers() => {}
+            Ok(()) = reloads.changed() => {}
+        }
+        if !context.snapshot().is_waiting_for_servers() {
+            context.lifecycle.finish_start();
+            return;
         }
     }
 }

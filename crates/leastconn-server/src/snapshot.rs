@@ -6,7 +6,11 @@
 mod handle;
 mod listener;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use leastconn::{Pool, Server, UpstreamId};
 use leastconn_config::Config;
@@ -14,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::{
     policy::Policy,
-    upstream::{Upstream, UpstreamError},
+    upstream::{ApplyMembers, Upstream, UpstreamError},
 };
 
 pub use handle::SnapshotHandle;
@@ -70,12 +74,65 @@ impl Snapshot {
             .or_else(|| self.removed_listeners.get(name))
     }
 
-    /// The pools of all upstreams, in the order of the configuration.
-    pub fn pools(&self) -> impl Iterator<Item = &Pool> {
+    /// All upstreams, in the order of the configuration.
+    pub fn running_upstreams(&self) -> impl Iterator<Item = &Upstream> {
         let upstreams = self.config.upstreams.iter();
         upstreams
             .filter_map(|upstream| self.upstreams.get(&upstream.id))
-            .map(|upstream| upstream.pool())
+            .map(|upstream| &**upstream)
+    }
+
+    /// The pools of all upstreams, in the order of the configuration.
+    pub fn pools(&self) -> impl Iterator<Item = &Pool> {
+        self.running_upstreams().map(Upstream::pool)
+    }
+
+    /// Whether servers of this upstream are discovered at run time.
+    pub fn discovers_servers(&self, upstream: &UpstreamId) -> bool {
+        let upstream = self.upstreams.get(upstream);
+        upstream.is_some_and(|upstream| upstream.has_sources())
+    }
+
+    /// Starts to discover servers in all upstreams that do not do so yet.
+    pub fn start_discovery(&self, apply: &Arc<dyn ApplyMembers>) {
+        self.upstreams
+            .values()
+            .for_each(|upstream| upstream.start_discovery(apply));
+    }
+
+    /// Waits until the sources of servers have answered, as `start` of each upstream requires.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub fn first_answers(&self) -> impl Future<Output = ()> + Send + use<> {
+        let answers: Vec<_> = self.upstreams.values().map(|u| u.first_answers()).collect();
+        async move {
+            for answer in answers {
+                answer.await;
+            }
+        }
+    }
+
+    /// Whether [`Self::first_answers`] has to wait.
+    pub fn is_waiting_for_servers(&self) -> bool {
+        let mut upstreams = self.upstreams.values();
+        upstreams.any(|upstream| upstream.is_waiting_for_servers())
+    }
+
+    /// An error text that lists the sources of servers that have not answered yet.
+    pub fn unanswered_sources(&self) -> String {
+        let upstreams = self.upstreams.values();
+        let waiting = upstreams.filter(|upstream| upstream.is_waiting_for_servers());
+        let sources = waiting.flat_map(|upstream| {
+            let sources = upstream.sources().into_iter();
+            let unanswered = sources.filter(|source| !source.is_answered);
+            unanswered.map(move |source| {
+                let error = source.error.as_deref().unwrap_or("no answer yet");
+                format!("{}: {}: {error}", upstream.pool().id(), source.kind)
+            })
+        });
+        let sources: Vec<_> = sources.collect();
+        format!("no servers discovered: {}", sources.join("; "))
     }
 
     /// The server of this name in the upstream of this name.
@@ -141,6 +198,22 @@ impl Snapshot {
             listeners: HashMap::new(),
             removed_listeners: HashMap::new(),
         })
+    }
+
+    /// Servers that are no longer members and still have connections, with their upstreams: those
+    /// removed from the configuration, and those removed by discovery.
+    pub fn departed_servers(&self) -> Vec<(UpstreamId, Arc<Server>)> {
+        let removed = self.removed_servers.iter().cloned();
+        let departed = self.upstreams.iter().flat_map(|(id, upstream)| {
+            let departed = upstream.pool().departed().into_iter();
+            departed.map(move |server| (id.clone(), server))
+        });
+        // A server of a changed upstream may be in both lists.
+        let mut seen = HashSet::new();
+        removed
+            .chain(departed)
+            .filter(|(_, server)| server.in_flight() > 0 && seen.insert(Arc::as_ptr(server)))
+            .collect()
     }
 
     /// Servers of this and earlier snapshots that are not in `next`.

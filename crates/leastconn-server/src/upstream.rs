@@ -2,6 +2,7 @@
 //! to its servers.
 
 mod connector;
+mod discovery;
 mod stream;
 mod tls_failures;
 mod with_proxy_header;
@@ -10,11 +11,11 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use leastconn::{
-    Discover, Pool, PoolBuilder, PoolError, ServerSpec, StaticServers, follow,
+    Discover, Pool, PoolBuilder, PoolError, ServerSpec, follow,
     net::{self, AgentCheck, AgentChecker, Check, Checker, ConnectPolicy, Probe},
 };
 use leastconn_proxy_protocol::Version;
@@ -22,12 +23,14 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 pub use connector::UpstreamConnector;
+pub use discovery::{ApplyMembers, LookupCounts, SourceStatus, look_up_sources};
 use leastconn_config::{HealthCheck, ProbeKind, StatusSet};
 use leastconn_tls::TlsError;
 pub use stream::{ServerStream, TlsStream};
 pub use with_proxy_header::WithProxyHeader;
 
 use connector::{ProbeConnector, TlsConnector};
+use discovery::Discovery;
 
 /// Why an upstream cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +52,7 @@ pub struct Upstream {
     has_agents: bool,
     /// The connector, with the certificates that were loaded at the start.
     connector: UpstreamConnector,
+    discovery: Arc<Discovery>,
     tasks: Mutex<Tasks>,
 }
 
@@ -57,11 +61,12 @@ pub struct Upstream {
 struct Tasks {
     checker: Option<Checker>,
     _agents: Option<AgentChecker>,
-    _discovery: JoinSet<()>,
+    discovery: JoinSet<()>,
 }
 
 impl Upstream {
-    /// Builds the pool of the configured servers and starts its health checks.
+    /// Builds the pool of the listed servers and starts its health checks. Servers are discovered
+    /// after [`Self::start_discovery`].
     ///
     /// # Errors
     /// If the configuration has no servers, or two of the same name, or TLS rejects its
@@ -70,7 +75,10 @@ impl Upstream {
     /// # Panics
     /// With health checks, outside a Tokio runtime.
     pub fn start(config: &leastconn_config::Upstream) -> Result<Self, UpstreamError> {
-        Self::build(new_pool(config), config, configured_source(config))
+        let connector = new_connector(config)?;
+        let discovery = Discovery::new(config, None);
+        let pool = new_pool(config).servers(discovery.servers());
+        Ok(Self::build(pool.build()?, config, connector, discovery))
     }
 
     /// Like [`Self::start`], but takes the members from `discover` while the upstream lives. It
@@ -84,9 +92,22 @@ impl Upstream {
     /// Outside a Tokio runtime.
     pub fn start_with(
         config: &leastconn_config::Upstream,
-        discover: impl Discover + 'static,
+        mut discover: impl Discover + 'static,
     ) -> Result<Self, UpstreamError> {
-        Self::build(new_pool(config).may_be_empty(true), config, discover)
+        let connector = new_connector(config)?;
+        let pool = new_pool(config).may_be_empty(true);
+        let pool = match ready_members(&mut discover) {
+            Poll::Ready(Some(servers)) => pool.servers(servers),
+            Poll::Ready(None) | Poll::Pending => pool,
+        };
+        let discovery = Discovery::new(config, None);
+        let upstream = Self::build(pool.build()?, config, connector, discovery);
+        follow_changes(
+            &mut upstream.tasks.lock().discovery,
+            &upstream.pool,
+            discover,
+        );
+        Ok(upstream)
     }
 
     /// Checks whether [`Self::start`] and [`Self::succeed`] would succeed.
@@ -110,47 +131,94 @@ impl Upstream {
     /// # Panics
     /// With health checks, outside a Tokio runtime.
     pub fn succeed(&self, config: &leastconn_config::Upstream) -> Result<Self, UpstreamError> {
-        let pool = configured(self.pool.successor(), config);
-        Self::build(pool, config, configured_source(config))
+        Self::check(config)?;
+        let connector = new_connector(config)?;
+        let discovery = Discovery::new(config, Some(&self.discovery));
+        // The members of a pool must not change once it has a successor.
+        self.discovery.stop();
+        let pool = configured(self.pool.successor(), config).servers(discovery.servers());
+        Ok(Self::build(pool.build()?, config, connector, discovery))
     }
 
     fn build(
-        pool: PoolBuilder<'_>,
+        pool: Pool,
         config: &leastconn_config::Upstream,
-        mut discover: impl Discover + 'static,
-    ) -> Result<Self, UpstreamError> {
-        let connector = new_connector(config)?;
-        let pool = match ready_members(&mut discover) {
-            Poll::Ready(Some(servers)) => pool.servers(servers),
-            Poll::Ready(None) | Poll::Pending => pool,
-        };
-        let pool = Arc::new(pool.build()?);
+        connector: UpstreamConnector,
+        discovery: Arc<Discovery>,
+    ) -> Self {
+        let pool = Arc::new(pool);
         let checker = config
             .health_check
             .as_ref()
             .map(|check| start_checks(&pool, check, connector.clone(), config.proxy_protocol));
         let agents = config.agent_check.as_ref();
         let agents = agents.map(|check| AgentChecker::start(&pool, agent_check_of(check)));
-        let mut discovery = JoinSet::new();
-        follow_changes(&mut discovery, &pool, discover);
         let tasks = Tasks {
             checker,
             _agents: agents,
-            _discovery: discovery,
+            discovery: JoinSet::new(),
         };
         let mut connect = ConnectPolicy::default();
         connect.timeout = config.connect_timeout;
         connect.retries = config.retries;
         connect.retry_for = config.retry_for;
         connect.keepalive = config.keepalive;
-        Ok(Self {
+        Self {
             pool,
             connect,
             proxy_protocol: config.proxy_protocol,
             has_agents: config.agent_check.is_some(),
             connector,
+            discovery,
             tasks: Mutex::new(tasks),
-        })
+        }
+    }
+
+    /// Starts to discover servers. `apply` changes the members. Later calls have no effect.
+    ///
+    /// # Panics
+    /// If the upstream discovers servers, outside a Tokio runtime.
+    pub fn start_discovery(&self, apply: &Arc<dyn ApplyMembers>) {
+        let mut tasks = self.tasks.lock();
+        if tasks.discovery.is_empty() {
+            self.discovery
+                .start(&mut tasks.discovery, &self.pool, apply);
+        }
+    }
+
+    /// Whether servers are discovered.
+    pub fn has_sources(&self) -> bool {
+        self.discovery.has_sources()
+    }
+
+    /// The sources of discovered servers.
+    pub fn sources(&self) -> Vec<SourceStatus> {
+        self.discovery.status()
+    }
+
+    /// Waits until each source of servers has answered once. Completes at once with
+    /// `start = "empty"`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub fn first_answers(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.discovery.first_answers()
+    }
+
+    /// Whether [`Self::first_answers`] has to wait.
+    pub fn is_waiting_for_servers(&self) -> bool {
+        self.discovery.is_waiting()
+    }
+
+    /// Looks up each source of servers once and applies the answers. For commands that do not
+    /// run the balancer. Takes at most `limit`.
+    pub async fn discover_once(&self, limit: Duration) {
+        self.discovery.look_up_once(limit).await;
+        let servers = self.discovery.servers();
+        if !servers.is_empty() {
+            // Without listed servers and answers, the pool stays empty. The names are distinct.
+            let _ = self.pool.update(servers);
+        }
     }
 
     /// Ends health checks and discovery, before the next generation of the upstream replaces this
@@ -198,12 +266,6 @@ impl Upstream {
     pub const fn connector(&self) -> &UpstreamConnector {
         &self.connector
     }
-}
-
-/// Returns the source of the members of an upstream, both at the start and for reloads. To support
-/// another kind of source, select it here by the configuration.
-fn configured_source(config: &leastconn_config::Upstream) -> impl Discover + use<> {
-    StaticServers::new(config.servers.iter().cloned())
 }
 
 /// Polls the source once. Returns the member list if the source is ready.
@@ -256,6 +318,7 @@ fn configured<'a>(pool: PoolBuilder<'a>, config: &leastconn_config::Upstream) ->
         .panic(config.panic)
         .slow_start(config.slow_start)
         .zone(config.own_zone.clone())
+        .may_be_empty(!config.sources.is_empty())
 }
 
 fn new_connector(config: &leastconn_config::Upstream) -> Result<UpstreamConnector, TlsError> {

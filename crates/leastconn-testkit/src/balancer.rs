@@ -270,27 +270,7 @@ impl Balancer {
         let addr = self
             .try_address("admin")
             .ok_or(io::ErrorKind::NotConnected)?;
-        let exchange = async {
-            let mut stream = TcpStream::connect(addr).await?;
-            // Use HTTP/1.0, so that the response is not chunked and the server closes the
-            // connection.
-            let request = format!("GET {path} HTTP/1.0\r\nhost: {addr}\r\n\r\n");
-            stream.write_all(request.as_bytes()).await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            let (head, body) = answer
-                .split_once("\r\n\r\n")
-                .ok_or_else(|| io::Error::other(answer.clone()))?;
-            let status = head
-                .split(' ')
-                .nth(1)
-                .and_then(|status| status.parse().ok());
-            Ok((
-                status.ok_or_else(|| io::Error::other(head.to_owned()))?,
-                body.to_owned(),
-            ))
-        };
-        tokio::time::timeout(DEADLINE, exchange).await?
+        http_get(addr, path).await
     }
 
     /// As [`Self::try_http_get`].
@@ -424,6 +404,34 @@ impl Balancer {
             .ok()?;
         Some(self.child.lock().unwrap().wait().unwrap())
     }
+}
+
+/// Sends `GET path` to an HTTP server; returns status and body.
+///
+/// # Errors
+/// On connection errors and malformed responses.
+pub async fn http_get(addr: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(addr).await?;
+        // Use HTTP/1.0, so that the response is not chunked and the server closes the
+        // connection.
+        let request = format!("GET {path} HTTP/1.0\r\nhost: {addr}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .ok_or_else(|| io::Error::other(answer.clone()))?;
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        Ok((
+            status.ok_or_else(|| io::Error::other(head.to_owned()))?,
+            body.to_owned(),
+        ))
+    };
+    tokio::time::timeout(DEADLINE, exchange).await?
 }
 
 impl Drop for Balancer {

@@ -17,7 +17,7 @@ pub mod port;
 pub mod proxy;
 pub mod upstream;
 
-pub use balancer::{Balancer, Signal};
+pub use balancer::{Balancer, Signal, http_get};
 pub use client::TlsClient;
 pub use fault::{FaultProxy, Faults};
 pub use pki::{Cert, TestCa};

@@ -25,7 +25,7 @@ impl Lease {
     }
 
     /// The server that was picked.
-    pub fn server(&self) -> &Server {
+    pub fn server(&self) -> &Arc<Server> {
         &self.server
     }
 

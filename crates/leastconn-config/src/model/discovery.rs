@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
 
-use leastconn::Weight;
+use leastconn::{Weight, ZoneId};
 
 use crate::{
     defaults,
@@ -19,6 +19,8 @@ pub struct ServerSource {
     pub max_conns: Option<NonZeroU32>,
     /// Whether servers are backups, unless the source specifies it.
     pub backup: bool,
+    /// The zone of servers for which the source specifies none.
+    pub zone: Option<ZoneId>,
 }
 
 /// Where servers are listed.

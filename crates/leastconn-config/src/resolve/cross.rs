@@ -52,14 +52,20 @@ impl Resolver<'_> {
     /// Warns if the zone of the balancer or the zones of servers have no effect.
     pub(super) fn check_zones(&mut self, raw: &Raw, upstreams: &[Upstream]) {
         let servers = upstreams.iter().flat_map(|upstream| &upstream.servers);
-        let zones: BTreeSet<_> = servers
-            .filter_map(|server| Some(server.zone.as_ref()?.as_str()))
+        let sources = upstreams.iter().flat_map(|upstream| &upstream.sources);
+        let listed = servers.map(|server| &server.zone);
+        let zones: BTreeSet<_> = listed
+            .chain(sources.map(|source| &source.zone))
+            .filter_map(|zone| Some(zone.as_ref()?.as_str()))
             .collect();
+        let has_files = upstreams.iter().any(|u| u.server_files().next().is_some());
         let own = raw
             .process
             .as_ref()
             .and_then(|process| process.zone.as_ref());
         match own {
+            // A file of servers also lists zones.
+            Some(_) if has_files => {}
             Some(own) if !own.value.is_empty() && !zones.contains(&*own.value) => {
                 let warning = self
                     .problems

@@ -104,6 +104,7 @@ impl Resolver<'_> {
                 .unwrap_or_default(),
             max_conns: max_conns.and_then(|at| NonZeroU32::new(at.value)),
             backup: raw.backup.as_ref().is_some_and(|at| at.value),
+            zone: raw.zone.as_ref().and_then(|zone| self.zone(zone)),
         };
         Some((source, span.clone()))
     }

@@ -14,10 +14,12 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use clap::Args;
 use jiff::Timestamp;
+use tokio::task::JoinSet;
 
 use super::{ConfigArgs, DONE, FAILED, INVALID, fail};
 use explanation::{Explanation, Query};
@@ -61,6 +63,9 @@ pub(super) fn run(args: ExplainArgs) -> ExitCode {
     ExitCode::from(if admitted { DONE } else { FAILED })
 }
 
+/// Time limit for discovering servers.
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(3);
+
 fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
     let path = leastconn_config::find(args.config.config).map_err(|error| error.to_string())?;
     let config = match leastconn_config::load_with_expired(&path) {
@@ -91,6 +96,7 @@ fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
         .map(|listener| Arc::clone(&listener.name))
         .collect();
     let snapshot = snapshot(config.clone(), &names)?;
+    discover(&snapshot)?;
     let query = Query {
         chain: &chain,
         source: args.source.unwrap_or(Ipv4Addr::LOCALHOST.into()),
@@ -105,6 +111,30 @@ fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
         text::render(&explanation)
     };
     Ok((printed, explanation.admitted))
+}
+
+/// Discovers the servers of all upstreams at present.
+fn discover(snapshot: &Snapshot) -> Result<(), String> {
+    let upstreams = snapshot.upstreams.values();
+    let upstreams: Vec<_> = upstreams
+        .filter(|upstream| upstream.has_sources())
+        .collect();
+    if upstreams.is_empty() {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    runtime.block_on(async {
+        let mut running = JoinSet::new();
+        for upstream in upstreams {
+            let upstream = Arc::clone(upstream);
+            running.spawn(async move { upstream.discover_once(DISCOVERY_TIMEOUT).await });
+        }
+        running.join_all().await
+    });
+    Ok(())
 }
 
 /// Creates a snapshot without health checks, so that no server is dialled.

@@ -38,6 +38,7 @@ mod ctl;
 mod dashboard;
 mod data_integrity;
 mod descriptor_exhaustion;
+mod discovery_file;
 mod draining_predecessors;
 mod early_failures;
 mod early_signals;

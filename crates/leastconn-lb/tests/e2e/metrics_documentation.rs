@@ -122,19 +122,25 @@ async fn start_with_traffic() -> (Running, Upstream) {
         let zone_of = format!(", zone = \"{zone}\"");
         entry(zone, refusing_address(), &zone_of)
     });
-    let lb = Site::new()
+    let file = "{ file = \"more.json\", backup = true }".to_owned();
+    let [a, b] = dead;
+    let site = Site::new()
         .process("zone = \"a\"")
         .listener("main", &["upstream = \"web\"", TLS])
         .listener("plain", &["upstream = \"web\""])
         .listener("dead", &["upstream = \"dead\""])
         .upstream("web", &[NO_PROBES], &entries(&[&web]))
-        .upstream("dead", &[NO_PROBES], &dead)
+        .upstream("dead", &[NO_PROBES], &[a, b, file])
         .client("trial", &cn(CLIENT1), "web", "mode = \"shadow\"")
         .client("client1", &cn(CLIENT1), "web", "")
         .client("barred", &cn("barred.lb.com"), "dead", "")
-        .client("local", "source = \"127.0.0.0/8\"", "web\", \"dead", "")
-        .start()
-        .await;
+        .client("local", "source = \"127.0.0.0/8\"", "web\", \"dead", "");
+    let more = format!(
+        "{{\"servers\": [{{\"address\": \"{}\"}}]}}",
+        refusing_address()
+    );
+    std::fs::write(site.dir.path().join("more.json"), more).unwrap();
+    let lb = site.start().await;
     let main = lb.main();
     talk(lb.client(CLIENT1).connect(main).await.unwrap())
         .await

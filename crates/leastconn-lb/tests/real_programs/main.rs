@@ -21,6 +21,7 @@ mod authorization;
 mod check_command;
 mod cipher_suites;
 mod demo_command;
+mod dns_discovery;
 mod examples;
 mod generated_files;
 mod healthcheck_command;

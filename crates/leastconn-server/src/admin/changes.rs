@@ -26,7 +26,7 @@ use crate::{
         UpstreamSummary, WeightSet,
     },
     context::ServerContext,
-    overrides::{ConnectionFilter, Replaced, SetServerError},
+    overrides::{ConnectionFilter, DEFAULT_GRACE, Replaced, SetServerError},
 };
 
 /// Logs a change and who requested it.
@@ -48,9 +48,6 @@ const MAX_BODY: usize = 64 * 1024;
 
 /// Time limit for receiving a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Default time until connections to a server in `maint` are closed.
-const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
 pub(super) fn routes() -> Router<ApiContext> {
     Router::new()

@@ -187,7 +187,7 @@ impl Connection {
                 .map(|chain| escape(&chain.certificate.serial)),
             sni: handle.sni().map(escape),
             upstream: state.upstream.as_ref().map(ToString::to_string),
-            server: state.server.as_ref().map(ToString::to_string),
+            server: state.server.as_ref().map(|server| server.id().to_string()),
             bytes_received: handle.traffic.received(),
             bytes_sent: handle.traffic.sent(),
             duration_ms: milliseconds(age),

@@ -1,8 +1,9 @@
 //! `GET /api/v1/servers`
 
-use std::{cmp::Reverse, num::NonZeroU32, time::Instant};
+use std::{cmp::Reverse, collections::HashMap, num::NonZeroU32, time::Instant};
 
 use leastconn::{AdminState, AgentState, Member, Pool, net};
+use leastconn_config::text::escape;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,12 +11,47 @@ use super::{
     ApiContext,
     outage::{Outage, UP, health_name},
 };
+use crate::upstream::Upstream;
 
 /// Servers of all upstreams.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Servers {
     /// In the order of the configuration.
     pub servers: Vec<Server>,
+    /// Servers that were removed and still have connections.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<RemovedServer>,
+    /// The sources of discovered servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Source>,
+}
+
+/// A server that was removed from the configuration or by discovery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RemovedServer {
+    pub upstream: String,
+    pub server: String,
+    /// `HOST:PORT` or `unix:PATH`.
+    pub address: String,
+    /// Open connections.
+    pub active: u32,
+}
+
+/// A source of servers: `dns`, `srv` or `file` in `servers`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Source {
+    pub upstream: String,
+    /// Key and value, such as `dns web:80`.
+    pub source: String,
+    /// Number of servers.
+    pub servers: usize,
+    /// Seconds since the last answer with servers or, if there was none, since the start.
+    pub age_seconds: f64,
+    /// Whether there was an answer with servers.
+    pub answered: bool,
+    /// Why the last look-up found no servers, or not all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Limit of a list of servers.
@@ -49,6 +85,9 @@ pub struct Server {
     /// Progress of a slow start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<SlowStart>,
+    /// The source of a discovered server, such as `dns web:80`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// Configured share of new connections, relative to other servers.
     pub weight: u16,
     /// Weight in effect, if it differs from `weight`. With 0 the server gets no new connections.
@@ -104,10 +143,19 @@ impl Servers {
         let state = cx.context.snapshot();
         let now = net::now();
         let servers = state
-            .pools()
-            .flat_map(|pool| Server::all(pool, query.limit, now));
+            .running_upstreams()
+            .flat_map(|one| Server::all(one, query.limit, now));
+        let removed = state.departed_servers().into_iter();
+        let removed = removed.map(|(upstream, server)| RemovedServer {
+            upstream: upstream.to_string(),
+            server: server.id().to_string(),
+            address: server.address().to_string(),
+            active: server.in_flight(),
+        });
         Self {
             servers: servers.collect(),
+            removed: removed.collect(),
+            sources: state.running_upstreams().flat_map(Source::all).collect(),
         }
     }
 }
@@ -119,6 +167,21 @@ impl Agent {
             down: agent.down.clone(),
             weight_percent: agent.weight_percent,
             max_conns: agent.max_conns.map(|max| max.map_or(0, NonZeroU32::get)),
+        })
+    }
+}
+
+impl Source {
+    fn all(upstream: &Upstream) -> impl Iterator<Item = Self> {
+        let name = upstream.pool().id();
+        let sources = upstream.sources().into_iter();
+        sources.map(move |source| Self {
+            upstream: name.to_string(),
+            source: source.kind.to_string(),
+            servers: source.servers.len(),
+            age_seconds: thousandths(source.age.as_secs_f64()),
+            answered: source.is_answered,
+            error: source.error.as_deref().map(escape),
         })
     }
 }
@@ -143,11 +206,22 @@ impl Server {
         }
     }
 
-    fn all(pool: &Pool, limit: Option<usize>, now: Instant) -> Vec<Self> {
+    fn all(upstream: &Upstream, limit: Option<usize>, now: Instant) -> Vec<Self> {
+        let pool = upstream.pool();
         let members = pool.members();
+        let mut sources = HashMap::new();
+        for source in upstream.sources() {
+            let kind = source.kind.to_string();
+            for server in source.servers {
+                sources.entry(server).or_insert_with(|| kind.clone());
+            }
+        }
         let mut all: Vec<_> = members
             .iter()
-            .map(|member| Self::of(pool, member, now))
+            .map(|member| Self {
+                source: sources.remove(member.server.id()),
+                ..Self::of(pool, member, now)
+            })
             .enumerate()
             .collect();
         if let Some(limit) = limit.filter(|&limit| limit < all.len()) {
@@ -181,6 +255,7 @@ impl Server {
                 share: thousandths(slow.share),
                 remaining_seconds: thousandths(slow.remaining.as_secs_f64()),
             }),
+            source: None,
             weight: configured,
             effective_weight: Some(weight).filter(|&weight| weight != f64::from(configured)),
             max_conns: member.max_conns.map(NonZeroU32::get),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use leastconn::{Lease, ServerId, UpstreamId, net};
+use leastconn::{Lease, UpstreamId, net};
 use leastconn_config::text::escape;
 use leastconn_tls::Diagnostics;
 
@@ -110,7 +110,7 @@ impl AccessRecord {
     /// Records that a connection to a server was established at attempt number `attempts`.
     pub fn connected(&mut self, lease: &Lease, attempts: u32, took: Duration) {
         self.attempts = Some(attempts);
-        self.connection.state().server = Some(lease.server().id().clone());
+        self.connection.state().server = Some(Arc::clone(lease.server()));
         self.connect = Some(took);
         let histogram = &self.telemetry.metrics.connect_seconds;
         histogram.observe(took.as_secs_f64());
@@ -267,7 +267,7 @@ impl AccessRecord {
             alert_received: diagnostics
                 .and_then(|diagnostics| diagnostics.alert_received.as_deref()),
             upstream: state.upstream.as_ref().map(UpstreamId::as_str),
-            server: state.server.as_ref().map(ServerId::as_str),
+            server: state.server.as_ref().map(|server| server.id().as_str()),
             attempts: self.attempts,
             bytes_received: connection.traffic.received(),
             bytes_sent: connection.traffic.sent(),

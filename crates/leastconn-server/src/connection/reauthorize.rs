@@ -115,7 +115,8 @@ pub fn reauthorize(
         Err(refusal) => return Some(refusal.reason_for_open()),
     };
     let upstream = state.upstream.as_ref();
-    if !upstream.is_some_and(|upstream| grant.permits(upstream, state.server.as_ref())) {
+    let server = state.server.as_ref().map(|server| server.id());
+    if !upstream.is_some_and(|upstream| grant.permits(upstream, server)) {
         return Some(ReasonCode::PolicyChanged);
     }
     state.set_client(grant.client(), metrics);

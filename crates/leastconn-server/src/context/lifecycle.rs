@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 /// The phase of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct Lifecycle {
     phase: AtomicU8,
     last_reload: Mutex<Option<LastReload>>,
     failed_upgrade: Mutex<Option<FailedUpgrade>>,
+    /// Whether the start has finished.
+    is_started: watch::Sender<bool>,
 }
 
 impl Lifecycle {
@@ -61,6 +64,7 @@ impl Lifecycle {
             phase: AtomicU8::new(Phase::Starting as u8),
             last_reload: Mutex::default(),
             failed_upgrade: Mutex::default(),
+            is_started: watch::Sender::new(false),
         }
     }
 
@@ -106,5 +110,30 @@ impl Lifecycle {
 
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Ends the phase `Starting`. Has no effect in any other phase.
+    pub(crate) fn finish_start(&self) {
+        let (starting, ready) = (Phase::Starting as u8, Phase::Ready as u8);
+        let swapped =
+            self.phase
+                .compare_exchange(starting, ready, Ordering::AcqRel, Ordering::Relaxed);
+        if swapped.is_ok() {
+            self.is_started.send_replace(true);
+        }
+    }
+
+    /// Waits until the start has finished.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub fn started_fully(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut is_started = self.is_started.subscribe();
+        async move {
+            // An error means that the process ends.
+            if is_started.wait_for(|&started| started).await.is_err() {
+                std::future::pending().await
+            }
+        }
     }
 }

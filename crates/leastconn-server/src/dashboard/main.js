@@ -61,7 +61,7 @@ async function poll() {
   }
 }
 
-function show(status, { servers }, rules, open, history, refused) {
+function show(status, { servers, sources = [] }, rules, open, history, refused) {
   const before = last.status;
   last = { status, at: Date.now() };
   if (lost) announce("Connection to the balancer restored.");
@@ -83,7 +83,7 @@ function show(status, { servers }, rules, open, history, refused) {
   overview.listeners(status);
   overview.certificates(status);
   control.allow(status);
-  upstreams.show(status, servers, performance.now());
+  upstreams.show(status, servers, sources, performance.now());
   clients.show(rules);
   connections.show(open);
   refusals.show(refused);

@@ -35,6 +35,7 @@ export const ENDINGS = {
   policy_changed: "The rules changed, and no longer allow the connection.",
   drained: "The balancer stopped before the connection ended.",
   killed: "Closed by an operator.",
+  server_removed: "The server was removed by discovery.",
 };
 
 export const explain = (code) => REFUSALS[code] ?? ENDINGS[code] ?? "";

@@ -22,16 +22,30 @@ export function start(onChange) {
   changed = onChange;
 }
 
-export function show(status, servers, now) {
+export function show(status, servers, sources, now) {
   rates.update(now, servers.map((one) => [key(one), one.connections]));
   const byUpstream = new Map(status.upstreams.map((one) => [one.name, []]));
   for (const server of servers) byUpstream.get(server.upstream)?.push(server);
+  const sourcesOf = (name) => sources.filter((one) => one.upstream === name);
   empty($("no-upstreams"), status.upstreams.length === 0, "None.");
-  const items = status.upstreams.map((summary) => ({ summary, servers: byUpstream.get(summary.name), time: status.time }));
+  const items = status.upstreams.map((summary) => ({ summary, servers: byUpstream.get(summary.name), sources: sourcesOf(summary.name), time: status.time }));
   keyed($("upstreams"), items, ({ summary }) => summary.name, card);
 }
 
 const key = (server) => `${server.upstream}/${server.server}`;
+
+/** A source of servers, with the age of its last answer and the error of its last look-up. */
+function sourceItem() {
+  const element = el("li");
+  return {
+    element,
+    update: (source) => {
+      const age = as.span(source.age_seconds * 1000);
+      const answer = source.answered ? `answered ${age} ago` : `no answer for ${age}`;
+      text(element, [source.source, as.plural(source.servers, "server"), answer, source.error].filter(Boolean).join(" · "));
+    },
+  };
+}
 
 const COLUMNS = [
   ["Server", ""],
@@ -61,11 +75,14 @@ function card({ summary: { name } }) {
     all = true;
     changed();
   });
-  const element = el("section", "card", el("div", "head", heading, up, sum), table, more);
+  const found = el("ul", "sources quiet");
+  const element = el("section", "card", el("div", "head", heading, up, sum), found, table, more);
   element.setAttribute("aria-label", `Upstream ${name}`);
   return {
     element,
-    update: ({ summary, servers, time }) => {
+    update: ({ summary, servers, sources, time }) => {
+      found.hidden = sources.length === 0;
+      keyed(found, sources, (one) => one.source, sourceItem);
       const kind = summary.available === 0 ? "bad" : summary.available < summary.servers ? "warn" : "good";
       badge(up, `${as.count(summary.available)} of ${as.count(summary.servers)} available`, kind);
       text(sum, `${summary.balance} · ${as.count(summary.active)} open`);

@@ -48,7 +48,7 @@ impl ConnectionFilter {
                 .is_none_or(|wanted| state.client().is_some_and(|client| **client == *wanted))
             && self.server.as_ref().is_none_or(|(upstream, server)| {
                 let to = (state.upstream.as_ref(), state.server.as_ref());
-                matches!(to, (Some(u), Some(s)) if u.as_str() == upstream && s.as_str() == server)
+                matches!(to, (Some(u), Some(s)) if u.as_str() == upstream && s.id().as_str() == server)
             })
             && self.identity.as_ref().is_none_or(is_identity)
     }

@@ -3,7 +3,7 @@
 use std::{mem, time::Duration};
 
 use jiff::Timestamp;
-use leastconn::{AdminState, UpstreamId};
+use leastconn::{AdminState, ServerId, UpstreamId};
 use leastconn_config::Level;
 use serde::{Deserialize, Serialize};
 
@@ -118,7 +118,9 @@ impl ActiveOverrides {
                 .into_iter()
                 .find(|known| known.as_str() == imported.state);
             let found = snapshot.server(&imported.upstream, &imported.server);
-            let (Some(state), Some(server)) = (state, found) else {
+            let upstream = UpstreamId::from(imported.upstream.as_str());
+            let is_known = found.is_some() || snapshot.discovers_servers(&upstream);
+            let Some(state) = state.filter(|_| is_known) else {
                 tracing::info!(
                     upstream = imported.upstream,
                     server = imported.server,
@@ -127,11 +129,10 @@ impl ActiveOverrides {
                 );
                 continue;
             };
-            server.set_admin(state);
-            let key = (
-                UpstreamId::from(imported.upstream.as_str()),
-                server.id().clone(),
-            );
+            if let Some(server) = found {
+                server.set_admin(state);
+            }
+            let key = (upstream, ServerId::from(imported.server.as_str()));
             let close_at = imported.ends.as_ref();
             let close_at = close_at.filter(|_| state == AdminState::Maint);
             let value = ServerOverride {

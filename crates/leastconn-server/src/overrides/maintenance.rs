@@ -9,7 +9,7 @@ use tokio::{task, time::sleep};
 use super::{ConnectionFilter, Overrides};
 
 /// Retry interval for closing connections that were still dialling when the grace ended.
-const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The scheduled close of all connections to a server in `maint`. Dropping it cancels the close.
 #[derive(Debug)]

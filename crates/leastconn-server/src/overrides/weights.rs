@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, mem};
 
 use jiff::Timestamp;
-use leastconn::{ServerId, UpstreamId, WeightOverride};
+use leastconn::{Pool, ServerId, UpstreamId, WeightOverride};
 use serde::{Deserialize, Serialize};
 
 use super::{Override, Overrides, Replaced, SetServerError, parse_time};
@@ -90,10 +90,21 @@ impl Weights {
         })
     }
 
+    /// Sets the weights of servers that have joined `pool`.
+    pub(super) fn apply_to_joined(&self, pool: &Pool, joined: &[ServerId]) {
+        for server in joined {
+            let key = (pool.id().clone(), server.clone());
+            if let Some(set) = self.0.get(&key) {
+                pool.set_weight(server.as_str(), Some(set.weight));
+            }
+        }
+    }
+
     /// Applies the weights to `next`, and drops those of servers that are gone.
     pub(super) fn apply(&mut self, next: &Snapshot) {
         self.0.retain(|(upstream, server), set| {
-            let found = set_in(next, upstream.as_str(), server.as_str(), Some(set.weight));
+            let found = set_in(next, upstream.as_str(), server.as_str(), Some(set.weight))
+                || next.discovers_servers(upstream);
             if !found {
                 tracing::info!(
                     %upstream,
@@ -124,7 +135,11 @@ impl Weights {
         for imported in handover {
             let (upstream, server) = (&*imported.upstream, &*imported.server);
             let weight = imported.weight.parse().ok();
-            if weight.is_none() || !set_in(snapshot, upstream, server, weight) {
+            let is_known = || {
+                let discovers = snapshot.discovers_servers(&UpstreamId::from(upstream));
+                set_in(snapshot, upstream, server, weight) || discovers
+            };
+            if weight.is_none() || !is_known() {
                 tracing::info!(
                     upstream,
                     server,

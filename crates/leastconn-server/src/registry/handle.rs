@@ -11,7 +11,7 @@ use std::{
 };
 
 use leastconn::{
-    ClientId, ServerId, UpstreamId,
+    ClientId, Server, UpstreamId,
     backoff::share,
     net::{self, Traffic},
 };
@@ -76,7 +76,7 @@ pub struct ConnectionState {
     client: Option<Arc<ClientMetrics>>,
     pub upstream: Option<UpstreamId>,
     /// The connected server.
-    pub server: Option<ServerId>,
+    pub server: Option<Arc<Server>>,
     /// The generation of the snapshot that last authorized the connection.
     pub generation: Option<u64>,
     /// Last valid second of the client's chain, including the CA certificate, as UNIX time;

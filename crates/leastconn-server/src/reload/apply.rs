@@ -57,6 +57,7 @@ impl Reloader {
         current.stop_checks_for(&next);
         let snapshot = context.overrides.install(&current, next);
         drop(pruning);
+        context.start_discovery();
         let sockets_changes = plan.map(|plan| sockets.apply(plan, context));
         let control = Arc::clone(self);
         let admin_changes = admin_plan.map(|plan| admin.apply(plan, context, control));

@@ -7,7 +7,7 @@ use leastconn_config::{FileKind, files};
 
 use crate::{
     context::{Phase, ServerContext},
-    telemetry::metrics::{FileValidity, Observed},
+    telemetry::metrics::{DiscoveryState, FileValidity, Observed},
 };
 
 #[derive(Debug)]
@@ -30,12 +30,38 @@ impl Observed for ObservedContext {
     }
 
     fn removed_servers(&self) -> Vec<(String, String, u64)> {
-        let snapshot = self.0.snapshot();
-        let removed = snapshot.removed_servers.iter();
+        let removed = self.0.snapshot().departed_servers().into_iter();
         removed
             .map(|(upstream, server)| {
                 let connections = server.in_flight().into();
                 (upstream.to_string(), server.id().to_string(), connections)
+            })
+            .collect()
+    }
+
+    fn discoveries(&self) -> Vec<DiscoveryState> {
+        let snapshot = self.0.snapshot();
+        let configured = snapshot.config.upstreams.iter();
+        let running = configured.filter_map(|upstream| snapshot.upstreams.get(&upstream.id));
+        let discovering = running.filter(|upstream| upstream.has_sources());
+        discovering
+            .map(|upstream| {
+                let sources = upstream.sources();
+                let mut state = DiscoveryState {
+                    upstream: upstream.pool().id().to_string(),
+                    servers: sources.iter().map(|source| source.servers.len()).sum(),
+                    stale_seconds: 0.0,
+                    lookups: [("answered", 0), ("empty", 0), ("failed", 0)],
+                };
+                for source in sources {
+                    let counts = source.counts;
+                    let counts = [counts.answered, counts.empty, counts.failed];
+                    for ((_, total), count) in state.lookups.iter_mut().zip(counts) {
+                        *total += count;
+                    }
+                    state.stale_seconds = state.stale_seconds.max(source.age.as_secs_f64());
+                }
+                state
             })
             .collect()
     }

@@ -21,7 +21,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use collect::{FileValidity, Observed};
+pub use collect::{DiscoveryState, FileValidity, Observed};
 pub use format::Format;
 pub use listener::{GaugeGuard, ListenerMetrics};
 pub use series::ClientMetrics;

@@ -1,5 +1,7 @@
 //! Renders the answers of the admin API as text.
 
+mod discovery;
+
 use leastconn::AdminState;
 
 use super::table::{Align, Cell, OutputStyle, Table, Tone};
@@ -322,6 +324,15 @@ pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
         ]);
     }
     let mut out = table.render(style);
+    for section in [
+        discovery::removed(&servers.removed, style),
+        discovery::sources(&servers.sources, style),
+    ] {
+        if !section.is_empty() {
+            out.push('\n');
+            out.push_str(&section);
+        }
+    }
     let down = servers.servers.iter().filter_map(|server| {
         let outage = server.outage.as_ref()?;
         let line = outage::line(&server.upstream, &server.server, &server.health, outage);

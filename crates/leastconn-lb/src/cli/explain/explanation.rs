@@ -15,6 +15,7 @@ use leastconn_server::{
     policy::{Grant, Matched},
     reason_code::ReasonCode,
     snapshot::Snapshot,
+    upstream::SourceStatus,
 };
 use leastconn_tls::settings::ClientAuth;
 use leastconn_tls::{
@@ -85,6 +86,9 @@ pub(super) struct ListenerResult {
     pub(super) upstream: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) servers: Vec<String>,
+    /// The sources of the upstream's servers, with what they have found.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) discovery: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rate_limit: Option<RateLimit>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -301,7 +305,17 @@ fn decide(
     }
     let grant = authorize(snapshot, input, query.now)
         .map_err(|refusal| (refusal.reason(), Some(refusal.to_string())))?;
+    let sources = grant.upstream().sources();
+    result.discovery = sources.iter().map(describe_source).collect();
     admit(&grant, result)
+}
+
+fn describe_source(source: &SourceStatus) -> String {
+    match (&source.error, source.servers.len()) {
+        (Some(error), _) => format!("{}: {error}", source.kind),
+        (None, 1) => format!("{}: 1 server", source.kind),
+        (None, count) => format!("{}: {count} servers", source.kind),
+    }
 }
 
 /// Checks the limits as if the client had no open connections and a full token bucket. Records

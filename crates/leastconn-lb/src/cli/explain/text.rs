@@ -126,7 +126,12 @@ fn listener(result: &ListenerResult, page: &mut Page) {
     }
     if let Some(upstream) = &result.upstream {
         page.row("upstream", upstream);
-        page.row("servers", &result.servers.join(", "));
+        page.rows("discovery", result.discovery.iter().map(|line| &**line));
+        if result.servers.is_empty() {
+            page.row("servers", "none at present");
+        } else {
+            page.row("servers", &result.servers.join(", "));
+        }
     }
     let verdict = match &result.detail {
         None if result.outcome == "ok" => "ok: the connection is accepted".to_owned(),

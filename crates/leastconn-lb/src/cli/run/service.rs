@@ -4,7 +4,7 @@ mod replaced;
 
 use std::{io, os::unix::net::UnixStream, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::{sync::OwnedMutexGuard, task::JoinHandle};
+use tokio::{sync::OwnedMutexGuard, task::JoinHandle, time::timeout};
 
 use super::{
     super::{DONE, FAILED},
@@ -14,6 +14,7 @@ use crate::{summary, watchdog::watchdog};
 use leastconn::ShortDuration;
 use leastconn_config::Config;
 use leastconn_server::{
+    context::Phase,
     environment::PID1,
     process::inherited::Inherited,
     process::notify,
@@ -30,6 +31,11 @@ use leastconn_server::{
 /// How long a successor waits for its first health checks before it takes over. Until then
 /// the predecessor keeps serving, because it already knows the state of the servers.
 const FIRST_PROBES_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a successor waits for the servers that are to be discovered. If there is no answer,
+/// the upgrade fails, and the predecessor, which knows the servers, keeps serving. Shorter than
+/// [`upgrade::READY_TIMEOUT`].
+const FIRST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A successor that is ready to take over.
 struct Ready {
@@ -62,6 +68,15 @@ pub(super) async fn serve(
     let unused = inherited.close_rest();
     if inherited.is_upgrade() {
         let state = prepared.context().snapshot();
+        if timeout(FIRST_ANSWERS_TIMEOUT, state.first_answers())
+            .await
+            .is_err()
+        {
+            let error = state.unanswered_sources();
+            tracing::error!(%error, "cannot start");
+            inherited.fail(vec![error]);
+            return Ok(FAILED);
+        }
         state.first_probes(FIRST_PROBES_TIMEOUT).await;
     }
     // Subscribe before the first kill request can arrive.
@@ -76,6 +91,7 @@ pub(super) async fn serve(
         draining: None,
         pid1: None,
         watchdog: None,
+        starting: None,
         summary: tokio::spawn(summary::upstreams(Arc::clone(server.context()))),
     };
     let updates = Updates::new(server.reloader().reloads(), kills);
@@ -94,6 +110,8 @@ struct Service {
     /// Channel to pid 1 of the container, unless this process is pid 1.
     pid1: Option<UnixStream>,
     watchdog: Option<JoinHandle<()>>,
+    /// Waits until the process is ready.
+    starting: Option<JoinHandle<()>>,
     summary: JoinHandle<()>,
 }
 
@@ -135,7 +153,7 @@ impl Service {
         self.pid1 = streams.pid1;
         let Some(predecessor) = streams.old else {
             server.activate();
-            notify::ready();
+            self.notify_ready(server);
             self.start_watchdog();
             return Ok(());
         };
@@ -147,6 +165,22 @@ impl Service {
             updates,
         });
         Ok(())
+    }
+
+    /// Notifies the service manager when the process is ready, which may need servers that are
+    /// discovered.
+    fn notify_ready(&mut self, server: &Server) {
+        let lifecycle = &server.context().lifecycle;
+        if lifecycle.phase() != Phase::Starting {
+            notify::ready();
+            return;
+        }
+        let started = lifecycle.started_fully();
+        self.starting = Some(tokio::spawn(async move {
+            started.await;
+            tracing::info!("ready");
+            notify::ready();
+        }));
     }
 
     fn start_watchdog(&mut self) {
@@ -253,6 +287,9 @@ impl Service {
         // pending reloads, which then fail.
         drop(upgrading);
         self.summary.abort();
+        if let Some(starting) = self.starting.take() {
+            starting.abort();
+        }
         match end {
             End::Stopped(signal) => {
                 notify::stopping();

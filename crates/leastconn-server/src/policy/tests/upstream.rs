@@ -11,6 +11,8 @@ pub(super) fn upstream(name: &str, servers: &[&str]) -> (UpstreamId, Arc<Upstrea
     let spec =
         |server: &&str| leastconn::ServerSpec::new(*server, SocketAddr::from(([127, 0, 0, 1], 1)));
     let upstream = Upstream::start(&leastconn_config::Upstream {
+        sources: Vec::new(),
+        discovery: leastconn_config::Discovery::default(),
         id: id.clone(),
         servers: servers.iter().map(spec).collect(),
         own_zone: None,

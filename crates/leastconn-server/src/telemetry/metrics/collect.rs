@@ -17,6 +17,8 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     /// Upstream, server and open connections of servers that were removed from the
     /// configuration. A name may occur more than once.
     fn removed_servers(&self) -> Vec<(String, String, u64)>;
+    /// The upstreams whose servers are discovered.
+    fn discoveries(&self) -> Vec<DiscoveryState>;
     /// All upstreams, and whether they are in panic mode.
     fn upstreams(&self) -> Vec<(String, bool)>;
     /// Upstreams with servers both in the own zone and outside it, and whether new connections
@@ -36,6 +38,18 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     fn is_ready(&self) -> bool;
     /// Whether the last reload was applied. True if there was no reload yet.
     fn is_last_reload_applied(&self) -> bool;
+}
+
+/// Discovery of the servers of an upstream, all its sources together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiscoveryState {
+    pub upstream: String,
+    /// Number of discovered servers.
+    pub servers: usize,
+    /// Time since the last answer of the source that has not answered for longest.
+    pub stale_seconds: f64,
+    /// Outcomes of look-ups and how often there were.
+    pub lookups: [(&'static str, u64); 3],
 }
 
 /// The validity of a file of certificates or CRLs.
@@ -65,6 +79,12 @@ struct UpstreamLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LookupLabels {
+    upstream: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FileLabels {
     file: String,
 }
@@ -73,6 +93,7 @@ impl<O: Observed> Collector for Collect<O> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.encode_servers(&mut encoder)?;
         self.encode_upstreams(&mut encoder)?;
+        self.encode_discovery(&mut encoder)?;
         self.encode_files(&mut encoder)?;
         self.encode_process(&mut encoder)
     }
@@ -181,6 +202,47 @@ impl<O: Observed> Collect<O> {
             "1 while new connections are sent only to servers in the own zone, 0 while they are sent to all zones",
             MetricType::Gauge,
             flags(self.0.own_zones()),
+        )
+    }
+
+    fn encode_discovery(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let all = self.0.discoveries();
+        let labels = |state: &DiscoveryState| UpstreamLabels {
+            upstream: state.upstream.clone(),
+        };
+        family(
+            encoder,
+            "leastconn_discovery_servers",
+            "Discovered servers of an upstream",
+            MetricType::Gauge,
+            all.iter().map(|state| {
+                let servers = i64::try_from(state.servers).unwrap_or(i64::MAX);
+                (labels(state), ConstGauge::new(servers))
+            }),
+        )?;
+        family(
+            encoder,
+            "leastconn_discovery_stale_seconds",
+            "Seconds since the last answer with servers, for the source with the oldest answer",
+            MetricType::Gauge,
+            all.iter()
+                .map(|state| (labels(state), ConstGauge::new(state.stale_seconds))),
+        )?;
+        family(
+            encoder,
+            "leastconn_discovery_lookups",
+            "Look-ups of sources of servers, by outcome",
+            MetricType::Counter,
+            all.iter().flat_map(|state| {
+                let lookups = state.lookups.iter();
+                lookups.map(|(outcome, count)| {
+                    let labels = LookupLabels {
+                        upstream: state.upstream.clone(),
+                        outcome,
+                    };
+                    (labels, ConstCounter::new(*count))
+                })
+            }),
         )
     }
 

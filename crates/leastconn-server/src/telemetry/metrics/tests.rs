@@ -15,6 +15,15 @@ impl Observed for FixedState {
         vec![removed("web1", 2), removed("web2", 0), removed("web1", 1)]
     }
 
+    fn discoveries(&self) -> Vec<DiscoveryState> {
+        vec![DiscoveryState {
+            upstream: "web".to_owned(),
+            servers: 3,
+            stale_seconds: 1.5,
+            lookups: [("answered", 5), ("empty", 0), ("failed", 2)],
+        }]
+    }
+
     fn upstreams(&self) -> Vec<(String, bool)> {
         vec![("web".to_owned(), true)]
     }

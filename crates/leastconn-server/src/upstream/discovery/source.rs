@@ -1,0 +1,313 @@
+//! One source of servers: its members, and when it is looked up next.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use leastconn::{
+    ServerId, ServerSpec,
+    backoff::share,
+    net::{self, now},
+};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::{
+    LookupError,
+    members::{Answer, FoundServer, Limits, Members},
+    srv_names::SrvNames,
+};
+use leastconn_config::{Discovery, ServerSource, SourceKind};
+
+/// Minimum time between two look-ups.
+const MIN_REFRESH: Duration = Duration::from_secs(1);
+
+/// A source of servers. It outlives reloads, so that its servers stay members.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) kind: SourceKind,
+    state: Mutex<State>,
+    /// Whether there was an answer with servers.
+    answered: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct State {
+    members: Members,
+    names: SrvNames,
+    started: Instant,
+    last_answer: Option<Instant>,
+    error: Option<Arc<str>>,
+    /// Consecutive look-ups without servers.
+    failures: u32,
+    next_lookup: Instant,
+    counts: LookupCounts,
+}
+
+/// How many look-ups there were, by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LookupCounts {
+    /// With servers in the answer.
+    pub answered: u64,
+    /// The answer has no servers, for example because the name does not exist.
+    pub empty: u64,
+    /// Without an answer.
+    pub failed: u64,
+}
+
+/// The state of a source, for display.
+#[derive(Clone, Debug)]
+pub struct SourceStatus {
+    pub kind: SourceKind,
+    /// The names of the servers that are members because of this source.
+    pub servers: Vec<ServerId>,
+    /// Time since the last answer with servers or, if there was none, since the start.
+    pub age: Duration,
+    /// Whether there was an answer with servers.
+    pub is_answered: bool,
+    /// Why the last look-up has no servers.
+    pub error: Option<Arc<str>>,
+    pub counts: LookupCounts,
+}
+
+impl Source {
+    pub(super) fn new(kind: SourceKind) -> Self {
+        let now = now();
+        Self {
+            kind,
+            state: Mutex::new(State {
+                members: Members::default(),
+                names: SrvNames::default(),
+                started: now,
+                last_answer: None,
+                error: None,
+                failures: 0,
+                next_lookup: now,
+                counts: LookupCounts::default(),
+            }),
+            answered: watch::Sender::new(false),
+        }
+    }
+
+    /// The members, with the defaults of `config` for what the source does not specify.
+    pub(super) fn servers(&self, config: &ServerSource) -> Vec<ServerSpec> {
+        let state = self.state.lock();
+        let spec = |found: &FoundServer| {
+            ServerSpec::new(found.id.clone(), found.address.clone())
+                .weight(found.weight.unwrap_or(config.weight))
+                .max_conns(found.max_conns.unwrap_or(config.max_conns))
+                .backup(found.backup.unwrap_or(config.backup))
+                .zone(found.zone.clone().or_else(|| config.zone.clone()))
+        };
+        state.members.servers().map(spec).collect()
+    }
+
+    pub(super) fn next_lookup(&self) -> Instant {
+        self.state.lock().next_lookup
+    }
+
+    /// Makes the next look-up due now, because the settings have changed.
+    pub(super) fn look_up_soon(&self) {
+        self.state.lock().next_lookup = now();
+    }
+
+    /// The names that were given to SRV targets.
+    pub(super) fn names(&self) -> SrvNames {
+        self.state.lock().names.clone()
+    }
+
+    pub(super) fn set_names(&self, names: SrvNames) {
+        self.state.lock().names = names;
+    }
+
+    /// Waits for the first answer with servers.
+    pub(super) async fn first_answer(&self) {
+        let mut answered = self.answered.subscribe();
+        // The sender is a field of this source, so it exists.
+        let _ = answered.wait_for(|&answered| answered).await;
+    }
+
+    pub(super) fn is_answered(&self) -> bool {
+        *self.answered.borrow()
+    }
+
+    /// Merges the result of a look-up, and schedules the next one.
+    pub(super) fn record(
+        &self,
+        result: Result<Answer, LookupError>,
+        settings: &Discovery,
+    ) -> Recorded {
+        let mut state = self.state.lock();
+        let recorded = state.record(now(), result, settings);
+        drop(state);
+        if recorded.is_answer {
+            self.answered.send_replace(true);
+        }
+        recorded
+    }
+
+    pub(super) fn status(&self) -> SourceStatus {
+        let state = self.state.lock();
+        let servers = state.members.servers().map(|server| server.id.clone());
+        let since = state.last_answer.unwrap_or(state.started);
+        SourceStatus {
+            kind: self.kind.clone(),
+            servers: servers.collect(),
+            age: now().saturating_duration_since(since),
+            is_answered: self.is_answered(),
+            error: state.error.clone(),
+            counts: state.counts,
+        }
+    }
+}
+
+/// What [`Source::record`] has found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Recorded {
+    pub(super) is_answer: bool,
+    /// The error, if it differs from that of the previous look-up.
+    pub(super) new_error: Option<Arc<str>>,
+    /// Whether this is the first answer after a failure.
+    pub(super) recovered: bool,
+}
+
+impl State {
+    fn record(
+        &mut self,
+        now: Instant,
+        result: Result<Answer, LookupError>,
+        settings: &Discovery,
+    ) -> Recorded {
+        let limits = Limits {
+            hold: settings.hold,
+            max: settings.max,
+        };
+        let merged = result.and_then(|answer| {
+            let ignored = self.members.merge(now, &answer, limits)?;
+            Ok((answer.ttl, ignored))
+        });
+        let had_failed = self.failures > 0;
+        let (error, ttl) = match &merged {
+            Ok((ttl, 0)) => (None, *ttl),
+            Ok((ttl, ignored)) => (Some(too_many(*ignored, settings.max)), *ttl),
+            Err(error) => (Some(error.to_string()), None),
+        };
+        match &merged {
+            Ok(_) => {
+                self.counts.answered += 1;
+                self.failures = 0;
+                self.last_answer = Some(now);
+            }
+            Err(error) => {
+                let count = if error.is_empty_answer() {
+                    &mut self.counts.empty
+                } else {
+                    &mut self.counts.failed
+                };
+                *count += 1;
+                self.failures = self.failures.saturating_add(1);
+            }
+        }
+        let delay = delay(settings.refresh, ttl, self.failures);
+        let delay = (delay - share(delay / 10, net::random())).max(MIN_REFRESH);
+        let next = now + delay;
+        // Look up when a missing server may be removed, not much later.
+        let removal = self.members.next_removal(settings.hold);
+        let removal = removal.map(|removal| removal.max(now + MIN_REFRESH));
+        self.next_lookup = removal.map_or(next, |removal| removal.min(next));
+        let error = error.map(Arc::<str>::from);
+        let new_error = error.clone().filter(|_| error != self.error);
+        self.error = error;
+        Recorded {
+            is_answer: merged.is_ok(),
+            new_error,
+            recovered: had_failed && merged.is_ok(),
+        }
+    }
+}
+
+fn too_many(ignored: usize, max: usize) -> String {
+    let servers = if ignored == 1 { "server" } else { "servers" };
+    format!("{ignored} {servers} ignored: there are more than `max = {max}`")
+}
+
+/// Time until the next look-up. After failures it grows from one second up to `refresh`.
+fn delay(refresh: Duration, ttl: Option<Duration>, failures: u32) -> Duration {
+    let most = if failures == 0 {
+        ttl.unwrap_or(refresh)
+    } else {
+        let doublings = (failures - 1).min(16);
+        MIN_REFRESH * 2_u32.saturating_pow(doublings)
+    };
+    most.min(refresh).max(MIN_REFRESH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::discovery::dns::DnsError;
+
+    fn answer(ttl: u64) -> Answer {
+        Answer {
+            servers: vec![FoundServer::new("a".into(), "10.0.0.1:80".parse().unwrap())],
+            is_complete: true,
+            ttl: Some(Duration::from_secs(ttl)),
+        }
+    }
+
+    fn source() -> Source {
+        Source::new(SourceKind::Srv("_http._tcp.web".into()))
+    }
+
+    #[test]
+    fn ttl_shortens_the_time_between_lookups() {
+        let seconds = Duration::from_secs;
+        let delay = |ttl, failures| delay(seconds(10), Some(seconds(ttl)), failures);
+        assert_eq!(delay(600, 0), seconds(10));
+        assert_eq!(delay(5, 0), seconds(5));
+        assert_eq!(delay(0, 0), seconds(1));
+        let after_failures: Vec<_> = (1..7).map(|failures| delay(600, failures)).collect();
+        assert_eq!(after_failures, [1, 2, 4, 8, 10, 10].map(seconds));
+    }
+
+    #[test]
+    fn failures_keep_servers_and_are_reported_once() {
+        let source = source();
+        let settings = Discovery::default();
+        let config = ServerSource {
+            kind: source.kind.clone(),
+            weight: leastconn::Weight::ONE,
+            max_conns: None,
+            backup: false,
+            zone: None,
+        };
+        assert!(source.record(Ok(answer(5)), &settings).is_answer);
+        let failed = || Err(LookupError::Dns(DnsError::NoSuchName));
+        let first = source.record(failed(), &settings);
+        assert!(first.new_error.is_some() && !first.is_answer);
+        assert_eq!(source.record(failed(), &settings).new_error, None);
+        assert_eq!(source.servers(&config).len(), 1);
+        assert!(source.status().error.unwrap().contains("NXDOMAIN"));
+        assert!(source.record(Ok(answer(5)), &settings).recovered);
+        let status = source.status();
+        assert_eq!((status.counts.answered, status.counts.empty), (2, 2));
+        assert_eq!(status.error, None);
+    }
+
+    #[test]
+    fn next_lookup_is_due_when_a_missing_server_may_leave() {
+        let source = source();
+        let settings = Discovery {
+            refresh: Duration::from_secs(3600),
+            hold: Duration::from_secs(5),
+            ..Discovery::default()
+        };
+        source.record(Ok(answer(3600)), &settings);
+        let mut other = answer(3600);
+        other.servers[0].id = "b".into();
+        source.record(Ok(other), &settings);
+        let due = source.next_lookup().saturating_duration_since(now());
+        assert!(due <= Duration::from_secs(5), "{due:?}");
+    }
+}
