@@ -88,7 +88,7 @@ impl Balance {
     /// Creates the picker for servers with these weights, in this order.
     pub(crate) fn picker(self, weights: impl Iterator<Item = Weight>, seeds: &Seeds) -> AnyPicker {
         match self {
-            Self::LeastConn => AnyPicker::LeastConn(LeastConn),
+            Self::LeastConn => AnyPicker::LeastConn(LeastConn::new()),
             Self::P2c => AnyPicker::P2c(P2c),
             Self::RoundRobin => AnyPicker::RoundRobin(RoundRobin::new(weights, seeds.next())),
             Self::Random => AnyPicker::Random(Random),

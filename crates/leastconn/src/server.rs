@@ -485,6 +485,15 @@ impl Server {
         self.update(|word| word & !RAMPING);
     }
 
+    /// Like [`Self::end_ramp`], unless the state word has changed from `seen`.
+    pub(crate) fn end_ramp_if_unchanged(&self, seen: u64) {
+        let ended = seen & !RAMPING;
+        // If the word has changed, a later pick ends the ramp.
+        let _ = self
+            .word
+            .compare_exchange(seen, ended, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
     /// Clears the start of an earlier ramp. Must be called before [`RAMPING`] is set;
     /// otherwise a pick could use the start of the earlier ramp.
     fn reset_ramp(&self) {

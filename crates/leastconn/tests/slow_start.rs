@@ -117,19 +117,25 @@ fn seconds(site: &mut Site, server: usize, count: u32) -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// Checks each second after the recovery of a server, both during and after slow start.
-/// `share` is the server's fraction of the total weight.
+/// The limit after this number of seconds of slow start, as a multiple of the server's share.
+/// `lacking`: the server lacks connections, because connections last longer than slow start.
+fn limit_after(seconds: u32, lacking: bool) -> f64 {
+    let ramp = (f64::from(seconds) / SLOW.as_secs_f64()).clamp(0.1, 1.0);
+    if lacking {
+        (ramp + 3.0 * (ramp - 0.1)).min(1.4)
+    } else {
+        ramp
+    }
+}
+
+/// Checks each second after the recovery of a server whose connections last longer than slow
+/// start, both during and after slow start. `share` is the server's fraction of the total
+/// weight.
 #[track_caller]
 fn assert_ramp(seconds: &[(u32, u32)], share: f64) {
     for (second, &(got, total)) in (1..).zip(seconds) {
-        // The limit at the end of the second, as a multiple of the share.
-        let times = f64::from(second) / SLOW.as_secs_f64();
-        let times = if times <= 1.0 {
-            times.max(0.1)
-        } else {
-            (times.floor() - 1.0).exp2() * (1.0 + times.fract())
-        };
-        let most = at_most(total, (share * times).min(1.0));
+        // The draws are spread evenly, so the number is exact except for rounding.
+        let most = f64::from(total) * (share * limit_after(second, true)).min(1.0) + 3.0;
         assert!(
             f64::from(got) <= most,
             "second {second}: {got} of {total}, at most {most}"
@@ -160,16 +166,67 @@ fn least_conn_ramp_is_bounded_each_second() {
             assert_ramp(&ramp, 0.25);
             // The server also gets nearly as many connections as the ramp allows.
             let got: u32 = ramp[..60].iter().map(|second| second.0).sum();
-            assert!(
-                (6_500..8_500).contains(&got),
-                "{got} of 15,000 at its full share"
-            );
+            let expected = if lives == SECOND {
+                for (second, &(got, total)) in (1..=60).zip(&ramp) {
+                    let most = at_most(total, 0.25 * limit_after(second, false));
+                    assert!(f64::from(got) <= most, "second {second}: {got}");
+                }
+                6_500..8_500
+            } else {
+                10_000..15_000
+            };
+            assert!(expected.contains(&got), "{got} of 15,000 at its full share");
             site.run(600 * SECOND);
             let counts = site.in_flight();
             let spread = counts.iter().max().unwrap() - counts.iter().min().unwrap();
             assert!(spread <= 1, "{lives:?}: caught up: {counts:?}");
         }
     }
+}
+
+/// 400 connections per server, which last 20 s, and a slow start of 10 s.
+#[test]
+fn server_catches_up_within_one_and_a_half_times_its_share() {
+    let (slow_start, lives) = (10 * SECOND, 20 * SECOND);
+    let mut site = Site::with_slow_start(slow_start, Balance::LeastConn, &[1, 1, 1, 1], 80, lives);
+    site.run(20 * SECOND);
+    site.set("2", AdminState::Drain);
+    site.run(20 * SECOND);
+    site.set("2", AdminState::Ready);
+    let mut counts = Vec::new();
+    for second in 1..=40 {
+        let got = site.run(SECOND);
+        let total: u32 = got.iter().sum();
+        // Rounding: the server may get one connection more.
+        let most = 1.5 * f64::from(total) / 4.0 + 1.0;
+        assert!(f64::from(got[2]) <= most, "second {second}: {got:?}");
+        counts.push(site.in_flight()[2]);
+    }
+    assert!(counts[14] >= 240, "60 % after 15 s: {counts:?}");
+    let even = site.in_flight();
+    assert!(
+        even.iter().all(|count| (399..=401).contains(count)),
+        "{even:?}"
+    );
+}
+
+/// The connections of the returning server end at once, so it never has as many as the others.
+#[test]
+fn limit_ends_for_a_server_that_never_has_enough_connections() {
+    let mut site = Site::with_slow_start(SECOND, Balance::LeastConn, &[1, 1], 100, 600 * SECOND);
+    site.set("1", AdminState::Maint);
+    site.run(5 * SECOND);
+    site.set("1", AdminState::Ready);
+    let mut second = || {
+        let got = site.run(SECOND);
+        site.open
+            .retain(|(_, lease)| lease.server().id().as_str() != "1");
+        got[1]
+    };
+    let limited: Vec<u32> = (0..10).map(|_| second()).collect();
+    assert!(limited.iter().all(|&got| got <= 72), "{limited:?}");
+    second();
+    assert_eq!(second(), 100);
 }
 
 #[test]
@@ -334,12 +391,12 @@ fn joining_member_does_not_end_other_ramps() {
     assert_eq!(site.in_flight()[..3], before);
     for second in 1..=40 {
         let got = site.run(SECOND);
-        let of = |server: usize, seconds: f64| {
-            let most = at_most(1_000, 0.25 * (seconds / 60.0).max(0.1));
+        let of = |server: usize, seconds| {
+            let most = 250.0 * limit_after(seconds, true) + 3.0;
             assert!(f64::from(got[server]) <= most, "{second}: {got:?}");
         };
-        of(3, second.into());
-        of(2, f64::from(second + 20));
+        of(3, second);
+        of(2, second + 20);
     }
 }
 

@@ -28,11 +28,38 @@ use super::{
     p2c::better_of_two,
     picker::{Acquired, Load, Open, PickContext, Picker, Servers},
     sample::{mix64, scale_below},
-    slow_start::FULL_SHARE,
+    slow_start::{FULL_SHARE, new_connection_limit},
 };
+use crate::sync::{self, AtomicU64};
 
 #[derive(Debug)]
-pub(crate) struct LeastConn;
+pub(crate) struct LeastConn {
+    draws: Draws,
+}
+
+impl LeastConn {
+    pub(crate) fn new() -> Self {
+        Self {
+            draws: Draws(AtomicU64::new(0)),
+        }
+    }
+}
+
+/// Numbers that are spread evenly over all `u64`, for the draws among servers in slow start.
+///
+/// With random numbers, the number of connections that a server gets in a second would vary by
+/// a fifth at 100 connections per second, and exceed the limit in every other second. The
+/// multiples of the golden ratio (a Weyl sequence) fall into each interval almost exactly as
+/// often as its length demands.
+#[derive(Debug)]
+struct Draws(AtomicU64);
+
+impl Draws {
+    fn next(&self) -> u64 {
+        let number = self.0.fetch_add(1, sync::Ordering::Relaxed);
+        number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
 
 impl Picker for LeastConn {
     // If this function were inlined into the dispatch over all algorithms, fewer registers
@@ -45,7 +72,7 @@ impl Picker for LeastConn {
             let loads = steady.map(|steady| steady.map(|s| (s.load, s.word)));
             let chosen = least(loads, context.next_seed());
             if ramping {
-                return pick_beside_ramping(context);
+                return pick_beside_ramping(context, self.draws.next());
             }
             let (position, word) = chosen?;
             if let Some(acquired) = context.try_acquire(position, word) {
@@ -114,9 +141,9 @@ impl<T> Best<T> {
 
 /// Least connections while some servers are in slow start.
 ///
-/// At most one server in slow start takes part in a pick. A random draw selects this server,
-/// or none. The draw ensures that a server in slow start gets no more new connections than its
-/// ramp allows. The drawn server is picked only if no other server has less load.
+/// At most one server in slow start takes part in a pick. `draw` selects this server, or none,
+/// so that each server in slow start gets no more new connections than its limit allows. The
+/// drawn server is picked only if no other server has less load.
 ///
 /// If all open servers are in slow start, servers that have passed their whole share are
 /// treated like servers that are not in slow start. If no server has passed its whole share,
@@ -125,7 +152,7 @@ impl<T> Best<T> {
 /// server.
 #[cold]
 #[inline(never)]
-fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>) -> Option<Acquired> {
+fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>, draw: u64) -> Option<Acquired> {
     context.acquire_with(|| {
         let seed = context.next_seed();
         let open = open_servers(context);
@@ -138,40 +165,46 @@ fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>) -> Option<Acqui
         let Some(is_full) = is_full else {
             return better_of_two(context, seed);
         };
-        // The share of new connections that a server in slow start may get, in the unit of
-        // `total`.
-        let ramp_share = |open: Open| {
-            let ramp = open.ramp.filter(|_| !is_full(open));
-            u64::from(open.weight.get()) * u64::from(ramp.unwrap_or(0))
-        };
-        let sum = |of: &dyn Fn(Open) -> u64| open.iter().map(|&(_, open)| of(open)).sum();
-        let ramp_shares: u64 = sum(&ramp_share);
-        let total: u64 = sum(&|open| u64::from(open.weight.get()) * u64::from(FULL_SHARE));
-        let mut point = scale_below(mix64(seed, open.len()), total.max(ramp_shares));
-        let mut drawn = None;
-        for &(position, open) in &open {
-            let ramp_share = ramp_share(open);
-            if point < ramp_share {
-                drawn = Some((position, open));
-                break;
-            }
-            point -= ramp_share;
-        }
         let loads = open
             .iter()
             .map(|&(position, open)| is_full(open).then_some((load(open), (position, open))));
         let (_, least) = least(loads, seed)?;
+        let least_load = load(least.1);
+        // The limit for new connections to a server in slow start, in the unit of `total`.
+        let limit = |open: Open| {
+            let ramp = open.ramp.filter(|_| !is_full(open));
+            ramp.map_or(0, |ramp| {
+                let present = load(open).relative_to(least_load, FULL_SHARE);
+                u64::from(open.weight.get()) * new_connection_limit(ramp, present)
+            })
+        };
+        let sum = |of: &dyn Fn(Open) -> u64| open.iter().map(|&(_, open)| of(open)).sum();
+        let limits: u64 = sum(&limit);
+        let total: u64 = sum(&|open| u64::from(open.weight.get()) * u64::from(FULL_SHARE));
+        let mut point = scale_below(draw, total.max(limits));
+        let mut drawn = None;
+        for &(position, open) in &open {
+            let has_caught_up = load(open).compare(least_load) != Ordering::Less;
+            if !is_full(open) && has_full_share(open) && has_caught_up {
+                context.servers.end_ramp(position, open.word);
+            }
+            let limit = limit(open);
+            if drawn.is_none() && point < limit {
+                drawn = Some((position, open));
+            }
+            point = point.saturating_sub(limit);
+        }
         // The drawn server wins ties, because the draw already limits how often this server is
         // picked.
         let (position, open) = drawn
-            .filter(|drawn| load(least.1).compare(load(drawn.1)) != Ordering::Less)
+            .filter(|drawn| least_load.compare(load(drawn.1)) != Ordering::Less)
             .unwrap_or(least);
         Some((position, open.word))
     })
 }
 
-/// Returns all open servers. The ramp of a server in slow start continues beyond the whole
-/// share, until the server may get every new connection.
+/// Returns all open servers. The ramp of a server in slow start continues after the whole share
+/// has been reached, until the server may get every new connection.
 fn open_servers<S: Servers>(context: &PickContext<'_, S>) -> Vec<(usize, Open)> {
     (0..context.servers.len())
         .filter_map(|position| {

@@ -40,6 +40,10 @@ pub(crate) trait Servers {
     /// Returns the server at `position` if it is open, whether in slow start or not.
     fn open(&self, position: usize, now: Instant, ramp: Ramp) -> Option<Open>;
 
+    /// Ends the slow start of the server at `position`, unless the server's state word has
+    /// changed from `seen`.
+    fn end_ramp(&self, position: usize, seen: u64);
+
     /// A hash of the name of the server at `position`.
     fn name_hash(&self, position: usize) -> u64;
 
@@ -69,6 +73,14 @@ impl Load {
     pub(crate) fn compare(self, other: Self) -> Ordering {
         let weighed = |of: Self, by: Self| (u64::from(of.count) + 1) * u64::from(by.weight.get());
         weighed(self, other).cmp(&weighed(other, self))
+    }
+
+    /// Returns this load divided by `other`, in units of `1 / unit`. Both loads include one more
+    /// connection, as in [`Self::compare`].
+    pub(crate) fn relative_to(self, other: Self, unit: u32) -> u64 {
+        let weighed = |of: Self, by: Self| (u128::from(of.count) + 1) * u128::from(by.weight.get());
+        let ratio = weighed(self, other) * u128::from(unit) / weighed(other, self);
+        u64::try_from(ratio).unwrap_or(u64::MAX)
     }
 }
 

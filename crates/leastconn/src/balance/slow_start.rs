@@ -4,19 +4,25 @@
 //! all new connections to an empty server until it has as many connections as the other
 //! servers. A reduced weight does not prevent this. With a tenth of its weight, the server
 //! still gets all new connections until it has a tenth of another server's connections.
-//! Therefore slow start limits the fraction of *new* connections that a server gets:
+//! Therefore slow start limits the fraction of *new* connections that a server gets.
 //!
-//! - During the configured `slow_start` time, the limit grows linearly with the elapsed time
-//!   up to the server's share by weight. It is never less than a tenth of that share.
-//! - After `slow_start`, a server with long-lived connections still has fewer connections than
-//!   its peers, and [`Balance::LeastConn`] would send all new connections to it. Therefore the
-//!   limit continues to grow: to twice the share at the end of a second period of
-//!   `slow_start`, and to four times the share at the end of a third period. It doubles with
-//!   each period until the server may get every new connection.
+//! During the configured `slow_start` time, the server's share grows linearly with the elapsed
+//! time, from a tenth of its share by weight to the whole. It starts at a tenth, as in Envoy
+//! (`min_weight_percent`). This is enough to show that the server works and to warm its caches.
+//! With a lower share, a server of a small site would get no connections at first.
 //!
-//! The limit starts at a tenth of the share, as in Envoy (`min_weight_percent`). This is
-//! enough to show that the server works and to warm its caches. With a lower limit, a server
-//! of a small site would get no connections at first.
+//! With [`Balance::LeastConn`], the limit also depends on how many connections the server
+//! lacks; see [`new_connection_limit`]:
+//!
+//! - A server has the expected number of connections if it has its present share of the
+//!   connections of another server. This is the case if connections are short. The limit is
+//!   then the share.
+//! - If the server has fewer connections, the limit grows faster, up to [`CATCH_UP_SHARE`].
+//! - After `slow_start`, the limit stays at [`CATCH_UP_SHARE`] until the server has as many
+//!   connections as the others.
+//! - A server whose connections end sooner than those of the others never has as many.
+//!   Therefore the limit doubles with each period of `slow_start` after
+//!   [`CATCH_UP_PERIODS`] of them, until the server may get every new connection.
 //!
 //! The time is measured from the first pick that could have chosen the server. The recovery
 //! itself therefore needs no clock, and time without connections does not count as warm-up.
@@ -30,6 +36,32 @@ pub(crate) const FULL_SHARE: u32 = 1024;
 
 /// The share at the start of a ramp.
 const FIRST_SHARE: u64 = FULL_SHARE as u64 / 10;
+
+/// The largest limit for new connections of a server that lacks connections: 1.4 times its
+/// share. With exponentially distributed durations, such a server is even with the others after
+/// 1.25 times the mean duration.
+const CATCH_UP_SHARE: u64 = FULL_SHARE as u64 * 14 / 10;
+
+/// How much faster than the share the limit grows while the server has no connections.
+const CATCH_UP_SLOPE: u64 = 3;
+
+/// The number of periods of `slow_start` after which the limit grows beyond
+/// [`CATCH_UP_SHARE`].
+const CATCH_UP_PERIODS: u64 = 10;
+
+/// Returns the limit for the share of new connections that a server in slow start gets with
+/// least connections. `share` is the share that its ramp has reached. `present` is its load
+/// divided by the least load of the servers that are not in slow start. The unit of both is
+/// that of [`FULL_SHARE`].
+pub(crate) fn new_connection_limit(share: u32, present: u64) -> u64 {
+    let share = u64::from(share);
+    if share >= FULL_SHARE.into() {
+        return share * CATCH_UP_SHARE / u64::from(FULL_SHARE);
+    }
+    let lacking = share.saturating_sub(present);
+    let growth = share.saturating_sub(FIRST_SHARE);
+    (share + CATCH_UP_SLOPE * growth * lacking / share.max(1)).min(CATCH_UP_SHARE)
+}
 
 /// The duration of slow start, and the share at which it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +99,11 @@ impl Ramp {
         let rest = u128::from(elapsed % self.duration) * u128::from(FULL_SHARE);
         // `part` is less than FULL_SHARE, so the cast is lossless.
         let part = (rest / u128::from(self.duration)) as u64;
-        let share = match whole {
-            0 => part.max(FIRST_SHARE),
-            1..=31 => (u64::from(FULL_SHARE) + part) << (whole - 1),
-            _ => return None,
+        let share = match whole.checked_sub(CATCH_UP_PERIODS) {
+            None if whole == 0 => part.max(FIRST_SHARE),
+            None => FULL_SHARE.into(),
+            Some(doubled @ 0..32) => (u64::from(FULL_SHARE) + part) << doubled,
+            Some(_) => return None,
         };
         u32::try_from(share).ok().filter(|&share| share < self.end)
     }
@@ -119,17 +152,35 @@ mod tests {
     }
 
     #[test]
-    fn share_doubles_beyond_the_whole() {
+    fn share_doubles_after_ten_periods() {
         let ramp = Ramp::new(Duration::from_secs(10)).up_to(6);
         let at = |seconds| {
             ramp.share_after(seconds * SECOND)
                 .map(|r| f64::from(r) / 1024.0)
         };
         assert_eq!(
-            [5, 10, 15, 20, 25].map(at),
-            [0.5, 1.0, 1.5, 2.0, 3.0].map(Some)
+            [5, 10, 15, 100, 105, 110, 115].map(at),
+            [0.5, 1.0, 1.0, 1.0, 1.5, 2.0, 3.0].map(Some)
         );
-        assert_eq!((at(30), at(35), at(1_000_000)), (Some(4.0), None, None));
+        assert_eq!((at(120), at(125), at(1_000_000)), (Some(4.0), None, None));
+    }
+
+    #[test]
+    fn limit_depends_on_the_connections_that_are_lacking() {
+        // A tenth at first, however many connections are lacking.
+        assert_eq!(new_connection_limit(102, 0), 102);
+        // As many connections as expected, or more: the share.
+        assert_eq!(
+            [512, 1024].map(|present| new_connection_limit(512, present)),
+            [512, 512]
+        );
+        // Half as many as expected.
+        assert_eq!(new_connection_limit(512, 256), 512 + 3 * 410 / 2);
+        // Few connections, during slow start and after it.
+        let most = 1024 * 14 / 10;
+        assert_eq!(new_connection_limit(900, 25), most);
+        assert_eq!(new_connection_limit(1024, 1000), most);
+        assert_eq!(new_connection_limit(2048, 25), 2 * most);
     }
 
     proptest! {
@@ -141,6 +192,14 @@ mod tests {
             let [early, late] = [one.min(other), one.max(other)].map(|at| ramp.share_after(at));
             let end = |share: Option<u32>| share.unwrap_or(u32::MAX);
             prop_assert!(end(early) >= 102 && end(early) <= end(late));
+        }
+
+        #[test]
+        fn limit_is_between_share_and_catch_up_share(
+            share in 102..=FULL_SHARE, present: u64,
+        ) {
+            let limit = new_connection_limit(share, present);
+            prop_assert!(u64::from(share) <= limit && limit <= CATCH_UP_SHARE);
         }
     }
 }

@@ -250,6 +250,10 @@ impl Servers for Tier<'_> {
         self.open(member, member.server.available(now, ramp)?)
     }
 
+    fn end_ramp(&self, position: usize, seen: u64) {
+        self.members[position].server.end_ramp_if_unchanged(seen);
+    }
+
     fn name_hash(&self, position: usize) -> u64 {
         self.members[position].server.name_hash()
     }
@@ -303,6 +307,8 @@ impl Servers for UnavailableServers<'_> {
         let seen = member.server.candidate_if_unavailable(now, self.down)?;
         self.tier.open(member, seen)
     }
+
+    fn end_ramp(&self, _: usize, _: u64) {}
 
     fn name_hash(&self, position: usize) -> u64 {
         self.tier.name_hash(position)
