@@ -47,7 +47,7 @@ const CATCH_UP_SLOPE: u64 = 3;
 
 /// The number of periods of `slow_start` after which the limit grows beyond
 /// [`CATCH_UP_SHARE`].
-const CATCH_UP_PERIODS: u64 = 10;
+const CATCH_UP_PERIODS: u64 = 60;
 
 /// Returns the limit for the share of new connections that a server in slow start gets with
 /// least connections. `share` is the share that its ramp has reached. `present` is its load
@@ -152,17 +152,17 @@ mod tests {
     }
 
     #[test]
-    fn share_doubles_after_ten_periods() {
+    fn share_doubles_after_sixty_periods() {
         let ramp = Ramp::new(Duration::from_secs(10)).up_to(6);
         let at = |seconds| {
             ramp.share_after(seconds * SECOND)
                 .map(|r| f64::from(r) / 1024.0)
         };
         assert_eq!(
-            [5, 10, 15, 100, 105, 110, 115].map(at),
+            [5, 10, 15, 600, 605, 610, 615].map(at),
             [0.5, 1.0, 1.0, 1.0, 1.5, 2.0, 3.0].map(Some)
         );
-        assert_eq!((at(120), at(125), at(1_000_000)), (Some(4.0), None, None));
+        assert_eq!((at(620), at(625), at(1_000_000)), (Some(4.0), None, None));
     }
 
     #[test]

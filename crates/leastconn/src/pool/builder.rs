@@ -137,10 +137,11 @@ impl<'a> PoolBuilder<'a> {
     /// share at once. The first servers of a pool always do.
     ///
     /// At first the server gets at most a tenth of its share by weight. This limit grows
-    /// linearly up to the whole share. With least connections, the limit then doubles with
-    /// each further period of this duration, until the server has as many long-lived
-    /// connections as its peers. The time is measured from the first pick that could have
-    /// chosen the server. If all available servers are in slow start, the connections are
+    /// linearly up to the whole share. With least connections, a server with fewer connections
+    /// than its share demands gets more, up to 1.4 times its share, and after this duration
+    /// until it has as many connections as its peers. After 60 times this duration, the limit
+    /// doubles with each further period. The time is measured from the first pick that could
+    /// have chosen the server. If all available servers are in slow start, the connections are
     /// distributed according to their progress.
     pub const fn slow_start(mut self, duration: Duration) -> Self {
         self.slow_start = duration;
