@@ -62,6 +62,7 @@ if [ -n "$TEST" ]; then
   want dnsmasq dnsmasq-base
   want haproxy haproxy
   want nginx nginx
+  want stunnel stunnel4
   want promtool prometheus
   want psql postgresql-client
   compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || want initdb postgresql

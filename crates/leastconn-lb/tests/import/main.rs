@@ -5,6 +5,8 @@
 // Helpers panic like the tests that call them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod behaviour;
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -243,6 +243,20 @@ pub(crate) fn when(condition: &Condition, then: &List, otherwise: &List) -> Resu
     Ok(list)
 }
 
+/// The list that decides by the first case that matches, else by `rest`. Faster than one
+/// [`when`] per case.
+pub(crate) fn first_of(cases: &[(Predicate, List)], rest: &List) -> Result<List, TooMany> {
+    let mut all = Vec::new();
+    for (predicate, list) in cases {
+        all.extend(within(predicate, list));
+        if all.len() > LARGEST {
+            return Err(TooMany);
+        }
+    }
+    all.extend(rest.iter().cloned());
+    Ok(simplified(all))
+}
+
 /// The entries of a list for clients that match a predicate. Cases that cannot be expressed
 /// are refused.
 fn within(predicate: &Predicate, list: &List) -> List {

@@ -304,13 +304,19 @@ impl Planner {
             .filter(|backend| used.contains(&backend.name))
             .cloned()
             .collect();
-        let same = |a: &Backend, b: &Backend| a.table.keys == b.table.keys && a.tls == b.tls;
+        // What is sent to a server must not change. Other settings can be those of one backend.
+        let same = |a: &Backend, b: &Backend| {
+            a.tls == b.tls && a.table.get("proxy_protocol") == b.table.get("proxy_protocol")
+        };
+        let quoted: Vec<_> = used.iter().map(|name| format!("`{name}`")).collect();
         if !sources.iter().all(|other| same(&sources[0], other)) {
-            let quoted: Vec<_> = used.iter().map(|name| format!("{name:?}")).collect();
-            service.refused.push(format!(
-                "clients use different upstreams ({}) that have different settings",
+            let reason = format!(
+                "its clients use {} with different `tls` or `proxy_protocol`",
                 quoted.join(", ")
-            ));
+            );
+            if !service.refused.contains(&reason) {
+                service.refused.push(reason);
+            }
             unit.list = always(Verdict::Refuse);
             let home = self.refused();
             return Target::One(self.assign(&home, unit, service));
@@ -325,6 +331,15 @@ impl Planner {
             )],
             ..sources[0].clone()
         };
+        if sources
+            .iter()
+            .any(|other| other.table.keys != sources[0].table.keys)
+        {
+            merged.comments.push(format!(
+                "The settings are those of `{}`. Other settings of the source are left out.",
+                sources[0].name
+            ));
+        }
         let mut servers: Vec<(String, String)> = Vec::new();
         let mut names = Names::default();
         for source in &sources {

@@ -4,7 +4,9 @@ use std::{collections::HashMap, path::Path};
 
 use super::{
     super::{
-        access::{Condition, Key, List, Predicate, TooMany, Verdict, always, chain, when},
+        access::{
+            Condition, Key, List, Predicate, TooMany, Verdict, always, chain, first_of, when,
+        },
         model::{Note, Place, Rate},
     },
     acl::{self, Limit, Parsed, Scope, Tracked},
@@ -242,10 +244,11 @@ impl Rules {
             if line.word(1).contains("%[") {
                 match dynamic(line.word(1), scope) {
                     Ok(cases) => {
-                        let mut chosen = list.clone();
-                        for (predicate, backend) in cases.into_iter().rev() {
-                            chosen = when(&Condition::Is(predicate), &to(&backend), &chosen)?;
-                        }
+                        let cases: Vec<_> = cases
+                            .into_iter()
+                            .map(|(predicate, backend)| (predicate, to(&backend)))
+                            .collect();
+                        let chosen = first_of(&cases, &list)?;
                         list = when(&applies, &chosen, &list)?;
                     }
                     Err(reason) => {

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        access::{Condition, Key, List, Predicate, TooMany, Verdict, always, when},
+        access::{Condition, Key, List, Predicate, TooMany, Verdict, always, first_of},
         dn,
         networks::Network,
         regex::{self, Pattern},
@@ -107,10 +107,15 @@ fn list(
     }
     // Sorting is stable: cases of the same kind keep their order.
     cases.sort_by_key(|(order, ..)| *order);
-    for (_, condition, targets) in cases.into_iter().rev() {
-        rest = when(&condition, &targets, &rest)?;
-    }
-    Ok(rest)
+    let cases: Vec<_> = cases
+        .into_iter()
+        .filter_map(|(_, condition, targets)| match condition {
+            Condition::Is(predicate) => Some((predicate, targets)),
+            Condition::Constant(true) => Some((Predicate::default(), targets)),
+            _ => None,
+        })
+        .collect();
+    Ok(first_of(&cases, &rest)?)
 }
 
 /// Order in which nginx tries the cases of a map.

@@ -1,0 +1,344 @@
+//! The same clients reach the same servers through the source program and through the balancer
+//! with the imported configuration.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use leastconn_testkit::{
+    Balancer, Cert, DEADLINE, Port, TempDir, TestCa, TlsClient, Upstream, client, eventually,
+};
+use tokio::net::TcpSocket;
+
+use super::{LB, run, text};
+
+/// The source program. Killed when dropped.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The path of a program, if it is installed. Debian installs servers in a directory that is not
+/// in a user's PATH.
+fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
+    let mut dirs = std::env::split_paths(&path).chain(sbin);
+    dirs.find_map(|dir| Some(dir.join(name)).filter(|path| path.is_file()))
+}
+
+/// Clients with certificates, a CA, three servers and two ports.
+struct Site {
+    dir: TempDir,
+    tls: Vec<(&'static str, TlsClient)>,
+    alice: Cert,
+    servers: Vec<Upstream>,
+    ports: [Port; 2],
+}
+
+impl Site {
+    async fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let ca = TestCa::new("import test CA");
+        let names = ["localhost", "db.example.com"];
+        let (chain, key) = ca.server(&names).write(dir.path(), "server");
+        let both = fs::read_to_string(chain).unwrap() + &fs::read_to_string(key).unwrap();
+        fs::write(dir.path().join("server.pem"), both).unwrap();
+        fs::write(dir.path().join("ca.crt"), ca.cert_pem()).unwrap();
+        let revoked = ca.leaf("alice.example.com").build();
+        fs::write(dir.path().join("ca.crl"), ca.crl(&[&revoked])).unwrap();
+        let leaf = |name: &str| ca.leaf(name).build();
+        let alice = leaf("alice.example.com");
+        let clients = [
+            ("alice", alice.clone()),
+            ("bob", leaf("bob.example.com")),
+            (
+                "carol of staff",
+                ca.leaf("carol.example.com").ou("staff").build(),
+            ),
+            ("mallory", leaf("mallory.example.com")),
+            ("a longer name", leaf("alice.example.com.example.org")),
+            ("revoked", revoked),
+            (
+                "another CA",
+                TestCa::new("other").leaf("alice.example.com").build(),
+            ),
+        ];
+        let mut tls: Vec<_> = clients
+            .into_iter()
+            .map(|(name, cert)| (name, TlsClient::new(&ca, Some(&cert))))
+            .collect();
+        tls.push(("no certificate", TlsClient::new(&ca, None)));
+        let mut servers = Vec::new();
+        for name in ["web1", "web2", "web3"] {
+            servers.push(Upstream::named(name).await);
+        }
+        Self {
+            dir,
+            tls,
+            alice,
+            servers,
+            ports: [Port::reserve(), Port::reserve()],
+        }
+    }
+
+    /// Replaces `PORT1` and `PORT2` (listeners), and `WEB1` to `WEB3` (servers).
+    fn write(&self, name: &str, source: &str) {
+        let mut text = source.to_owned();
+        for (number, port) in self.ports.iter().enumerate() {
+            text = text.replace(&format!("PORT{}", number + 1), &port.address.to_string());
+        }
+        for (number, server) in self.servers.iter().enumerate() {
+            text = text.replace(&format!("WEB{}", number + 1), &server.addr().to_string());
+        }
+        fs::write(self.dir.path().join(name), text).unwrap();
+    }
+
+    /// The server that each client reaches, or `None` if it is refused.
+    async fn reached(&self) -> Vec<(String, Option<String>)> {
+        let mut all = Vec::new();
+        for (name, client) in &self.tls {
+            for sni in ["localhost", "db.example.com"] {
+                let reached = match client.connect_sni(self.ports[0].address, sni).await {
+                    Ok(mut stream) => client::read_line(&mut stream).await.ok(),
+                    Err(_) => None,
+                };
+                all.push((format!("{name} to {sni}"), reached));
+            }
+        }
+        for last in 1..=4 {
+            let source = SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0));
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(source).unwrap();
+            let reached = match socket.connect(self.ports[1].address).await {
+                Ok(mut stream) => client::read_line(&mut stream).await.ok(),
+                Err(_) => None,
+            };
+            all.push((format!("from 127.0.0.{last}"), reached));
+        }
+        all
+    }
+
+    fn start(&self, program: &Path, args: &[&str]) -> Program {
+        let log = fs::File::create(self.dir.path().join("program.log")).unwrap();
+        let child = Command::new(program)
+            .args(args)
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Program(child)
+    }
+
+    /// Waits until both ports accept connections.
+    async fn listening(&self) {
+        for port in &self.ports {
+            let up = eventually(DEADLINE, || async {
+                let connected = tokio::net::TcpStream::connect(port.address).await;
+                connected.map(drop).map_err(|error| error.to_string())
+            });
+            if let Err(error) = up.await {
+                let log = fs::read_to_string(self.dir.path().join("program.log")).unwrap();
+                panic!("the source program does not start: {error}\n{log}");
+            }
+        }
+    }
+
+    /// Compares the source program with the balancer.
+    async fn compare(
+        &self,
+        program: &str,
+        file: &str,
+        args: &[&str],
+    ) -> Vec<(String, Option<String>)> {
+        let path = find(program)
+            .unwrap_or_else(|| panic!("`{program}` is not installed: run scripts/setup.sh --test"));
+        let running = self.start(&path, args);
+        self.listening().await;
+        let expected = self.reached().await;
+        drop(running);
+        let output = run(self.dir.path(), &["import", program, file]);
+        let (toml, summary) = (text(&output.stdout), text(&output.stderr));
+        let balancer = Balancer::start(LB, &toml, self.dir.path()).await.unwrap();
+        let reached = self.reached().await;
+        drop(balancer);
+        let log = fs::read_to_string(self.dir.path().join("program.log")).unwrap();
+        assert_eq!(reached, expected, "{summary}\n{toml}\n{log}");
+        reached
+    }
+}
+
+/// The clients that reach a server.
+fn served(reached: &[(String, Option<String>)]) -> Vec<String> {
+    let served = reached.iter().filter_map(|(client, server)| {
+        let server = server.as_ref()?;
+        Some(format!("{client}: {server}"))
+    });
+    served.collect()
+}
+
+const HAPROXY: &str = "
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 20s
+    timeout server 20s
+frontend mtls
+    bind PORT1 ssl crt server.pem ca-file ca.crt crl-file ca.crl verify required
+    acl alice ssl_c_s_dn(cn) -m str alice.example.com
+    acl staff ssl_c_s_dn(ou) staff
+    tcp-request content reject unless alice or staff or { ssl_c_s_dn(CN) bob.example.com }
+    use_backend two if { ssl_fc_sni -i DB.example.com } !staff
+    use_backend one if alice
+    default_backend three
+frontend plain
+    bind PORT2
+    tcp-request connection reject if { src 127.0.0.3 }
+    tcp-request connection accept if { src 127.0.0.0/30 }
+    tcp-request connection reject
+    default_backend two
+backend one
+    server web1 WEB1
+backend two
+    server web2 WEB2
+backend three
+    server web3 WEB3
+";
+
+#[tokio::test]
+async fn haproxy_and_the_balancer_decide_the_same() {
+    let site = Site::new().await;
+    site.write("haproxy.cfg", HAPROXY);
+    let reached = site
+        .compare("haproxy", "haproxy.cfg", &["-db", "-f", "haproxy.cfg"])
+        .await;
+    assert_eq!(
+        served(&reached),
+        [
+            "alice to localhost: web1",
+            "alice to db.example.com: web2",
+            "bob to localhost: web3",
+            "bob to db.example.com: web2",
+            "carol of staff to localhost: web3",
+            "carol of staff to db.example.com: web3",
+            "from 127.0.0.1: web2",
+            "from 127.0.0.2: web2",
+        ]
+    );
+}
+
+const NGINX: &str = "
+daemon off;
+master_process off;
+pid nginx.pid;
+error_log stderr info;
+load_module modules/ngx_stream_module.so;
+events {}
+stream {
+    map $ssl_client_s_dn $by_client {
+        'CN=alice.example.com' one;
+        '~(^|,)CN=carol\\.example\\.com(,|$)' three;
+        CN=bob.example.com $by_name;
+        default '';
+    }
+    map $ssl_server_name $by_name {
+        hostnames;
+        *.example.com two;
+        default three;
+    }
+    upstream one { server WEB1; }
+    upstream two { least_conn; server WEB2 max_fails=3; }
+    upstream three { server WEB3; }
+    server {
+        listen PORT1 ssl;
+        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_certificate server.crt;
+        ssl_certificate_key server.key;
+        ssl_client_certificate ca.crt;
+        ssl_crl ca.crl;
+        ssl_verify_client on;
+        proxy_pass $by_client;
+    }
+    server {
+        listen PORT2;
+        deny 127.0.0.2;
+        allow 127.0.0.0/30;
+        deny all;
+        proxy_pass three;
+    }
+}
+";
+
+#[tokio::test]
+async fn nginx_and_the_balancer_decide_the_same() {
+    let site = Site::new().await;
+    let prefix = site.dir.path().display().to_string();
+    // nginx resolves relative modules by its prefix.
+    let modules = "/usr/lib/nginx/modules/ngx_stream_module.so";
+    let source = NGINX.replace("modules/ngx_stream_module.so", modules);
+    site.write("nginx.conf", &source);
+    let args = ["-p", &prefix, "-c", "nginx.conf"];
+    let reached = site.compare("nginx", "nginx.conf", &args).await;
+    assert_eq!(
+        served(&reached),
+        [
+            "alice to localhost: web1",
+            "alice to db.example.com: web1",
+            "bob to localhost: web3",
+            "bob to db.example.com: web2",
+            "carol of staff to localhost: web3",
+            "carol of staff to db.example.com: web3",
+            "from 127.0.0.1: web3",
+            "from 127.0.0.3: web3",
+        ]
+    );
+}
+
+const STUNNEL: &str = "
+foreground = yes
+pid =
+cert = server.pem
+CAfile = ca.crt
+CRLfile = ca.crl
+
+[mtls]
+accept = PORT1
+connect = WEB1
+verifyChain = yes
+";
+
+#[tokio::test]
+async fn stunnel_and_the_balancer_decide_the_same() {
+    if find("stunnel").is_none() {
+        eprintln!("skipped: stunnel is not installed");
+        return;
+    }
+    let site = Site::new().await;
+    // The second listener is a client that connects to the first.
+    let second = "
+[plain]
+accept = PORT2
+connect = PORT1
+client = yes
+verifyChain = yes
+checkHost = localhost
+cert = client.pem
+";
+    let (chain, key) = site.alice.write(site.dir.path(), "client");
+    let both = fs::read_to_string(chain).unwrap() + &fs::read_to_string(key).unwrap();
+    fs::write(site.dir.path().join("client.pem"), both).unwrap();
+    site.write("stunnel.conf", &format!("{STUNNEL}{second}"));
+    let reached = site
+        .compare("stunnel", "stunnel.conf", &["stunnel.conf"])
+        .await;
+    assert_eq!(served(&reached).len(), 5 * 2 + 4, "{reached:?}");
+}
