@@ -194,8 +194,8 @@ pub use discover::{Discover, StaticServers, follow};
 pub use lease::Lease;
 pub use limit::{Limiter, Limits, Permit, RateLimit, Refusal};
 pub use pool::{
-    Candidates, Member, MembershipChange, PickRequest, Pool, PoolBuilder, PoolError, Selector,
-    Tried,
+    Candidates, Displaced, EnqueueError, Member, MembershipChange, PickRequest, Pool, PoolBuilder,
+    PoolError, QueuePolicy, QueueStatus, Selector, Tried, Waiting,
 };
 pub use reason::Reason;
 pub use server::{AgentChange, Failure, Outage, Server, ServerStatus, SlowStart};

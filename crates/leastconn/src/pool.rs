@@ -13,6 +13,8 @@ mod builder;
 mod candidates;
 mod membership;
 mod pick;
+pub(crate) mod queue;
+mod queue_policy;
 mod selector;
 mod weights;
 
@@ -25,10 +27,10 @@ use arc_swap::ArcSwap;
 
 use crate::{
     AgentReport, AgentState, Weight,
-    balance::{Balance, Seeds, slow_start::Ramp},
+    balance::{Balance, Source},
     health::{ActivePolicy, PassivePolicy},
-    server::{AgentChange, Counting, Server, ServerGroup, SlowStart},
-    spec::{PanicPolicy, ServerId, ServerSpec, UpstreamId, ZoneId},
+    server::{AgentChange, Server, ServerGroup, SlowStart},
+    spec::{ClientId, PanicPolicy, ServerId, ServerSpec, UpstreamId, ZoneId},
     sync::{Arc, Mutex},
     weight::WeightOverride,
 };
@@ -37,6 +39,10 @@ pub use candidates::{Candidates, Tried};
 pub use membership::MembershipChange;
 use membership::{Membership, Merge};
 pub use pick::PickRequest;
+use pick::PickRules;
+use queue::Queue;
+pub use queue::{Displaced, EnqueueError, QueueStatus, Waiting};
+pub use queue_policy::QueuePolicy;
 pub use selector::Selector;
 use weights::Details;
 
@@ -69,8 +75,10 @@ use weights::Details;
 /// ```
 #[derive(Debug)]
 pub struct Pool {
-    id: UpstreamId,
+    rules: Arc<PickRules>,
     membership: ArcSwap<Membership>,
+    /// The queue of the upstream, shared with predecessors and successors of this pool.
+    queue: Arc<Queue>,
     /// Serializes updates of the membership.
     updating: Mutex<()>,
     may_be_empty: bool,
@@ -79,14 +87,7 @@ pub struct Pool {
     group: Arc<ServerGroup>,
     active: Option<ActivePolicy>,
     passive: PassivePolicy,
-    max_connecting: Option<NonZeroU32>,
-    counting: Counting,
-    balance: Balance,
-    panic: PanicPolicy,
     slow_start: Duration,
-    ramp: Ramp,
-    zone: Option<ZoneId>,
-    seeds: Seeds,
     #[cfg(feature = "tokio")]
     members: tokio::sync::watch::Sender<Arc<[Member]>>,
 }
@@ -140,7 +141,6 @@ impl Member {
     }
 
     /// Whether the server has reached its maximum of concurrent connections.
-    #[cfg(feature = "tokio")]
     pub(crate) fn is_full(&self) -> bool {
         let max = self.max_conns;
         max.is_some_and(|max| self.server.in_flight() >= max.get())
@@ -216,11 +216,11 @@ impl Pool {
         }
         let merge = Merge::new(self, servers, Some(&before))?;
         let change = merge.change(&before);
-        if self.ramp.is_none() {
+        if self.rules.ramp.is_none() {
             before.end_ramps();
         }
         let members = merge.commit(self, prepare);
-        let membership = Membership::new(self, members, before.departed());
+        let membership = Membership::new(&self.rules, members, before.departed());
         self.publish(membership);
         Ok(change)
     }
@@ -228,29 +228,31 @@ impl Pool {
     fn publish(&self, membership: Membership) {
         #[cfg(feature = "tokio")]
         let members = membership.all.to_shared();
-        self.membership.store(Arc::new(membership));
+        let membership = Arc::new(membership);
+        self.membership.store(Arc::clone(&membership));
+        self.queue.set_newest(&self.rules, &membership);
         #[cfg(feature = "tokio")]
         self.members.send_replace(members);
     }
 
     /// Returns the name of the upstream.
-    pub const fn id(&self) -> &UpstreamId {
-        &self.id
+    pub fn id(&self) -> &UpstreamId {
+        &self.rules.upstream
     }
 
     /// Returns the balancing algorithm.
-    pub const fn balance(&self) -> Balance {
-        self.balance
+    pub fn balance(&self) -> Balance {
+        self.rules.balance
     }
 
     /// The maximum of dials in progress on one server; see [`PoolBuilder::max_connecting`].
-    pub const fn max_connecting(&self) -> Option<NonZeroU32> {
-        self.max_connecting
+    pub fn max_connecting(&self) -> Option<NonZeroU32> {
+        self.rules.max_connecting
     }
 
     /// Returns what happens to connections while no server is available.
-    pub const fn panic(&self) -> PanicPolicy {
-        self.panic
+    pub fn panic(&self) -> PanicPolicy {
+        self.rules.panic
     }
 
     /// Whether the pool is in panic: no server is available, but at least one server is
@@ -268,7 +270,7 @@ impl Pool {
     /// server may get its whole share or cannot be picked. The call neither starts nor ends
     /// slow start.
     pub fn slow_start_of(&self, server: &Server, now: Instant) -> Option<SlowStart> {
-        server.slow_start(now, self.ramp)
+        server.slow_start(now, self.rules.ramp)
     }
 
     /// Returns the own zone, if the pool has servers both in this zone and outside it. The
@@ -277,7 +279,7 @@ impl Pool {
     pub fn own_zone(&self) -> Option<(&ZoneId, bool)> {
         let membership = self.membership.load();
         let local = membership.all.local()?;
-        Some((self.zone.as_ref()?, local.is_mostly_available(false)))
+        Some((self.rules.zone.as_ref()?, local.is_mostly_available(false)))
     }
 
     /// Returns the present members, in the order of the last update.
@@ -309,12 +311,63 @@ impl Pool {
     /// Create the candidates once per client, not for each connection: with
     /// [`Balance::RoundRobin`] every call begins a new round.
     pub fn subset(&self, is_allowed: impl FnMut(&Server) -> bool) -> Candidates {
-        self.membership.load().subset(self, is_allowed)
+        self.membership.load().subset(&self.rules, is_allowed)
     }
 
     /// Returns the present members that `selector` selects.
     pub fn candidates(&self, selector: &Selector) -> Candidates {
-        selector.resolve(self)
+        selector.resolve(&self.membership.load(), &self.rules)
+    }
+
+    /// Returns how many connections may wait for a server, and for how long.
+    pub fn queue_policy(&self) -> QueuePolicy {
+        self.rules.queue
+    }
+
+    /// Makes a connection wait for one of the selected servers, after a [pick](Self::pick_for)
+    /// has found none. The future resolves to a lease when a server has a free slot, or becomes
+    /// available. The caller limits the time of waiting.
+    ///
+    /// Connections of different clients are served in turn; those of one client in order. A
+    /// connection that may use only servers that are full does not delay connections that may
+    /// use other servers. While connections wait for a server, it is not picked for others.
+    ///
+    /// If the queue is full, the newest connection of the client with the most waiting
+    /// connections loses its place. A client therefore cannot fill the queue for others.
+    ///
+    /// All pools of an upstream share one queue, so a [successor](Self::successor) serves
+    /// connections that wait already.
+    ///
+    /// # Errors
+    /// If the queue is full of connections of clients that have no more of them than `client`,
+    /// or if none of the servers could be picked even if it had a free slot.
+    pub fn enqueue(
+        &self,
+        selector: &Selector,
+        client: Option<&ClientId>,
+        source: Option<Source>,
+        now: Instant,
+    ) -> Result<Waiting, EnqueueError> {
+        self.queue.enqueue(selector, client, source, now)
+    }
+
+    /// Serves waiting connections for which an ejected server has become due for a trial
+    /// connection by `now`. In all other cases, the queue is served by the event itself.
+    pub fn serve_queue(&self, now: Instant) {
+        self.queue.serve_at(now);
+    }
+
+    /// Returns when the next of the selected servers that are ejected is due for a trial
+    /// connection.
+    pub fn next_trial(&self, selector: &Selector) -> Option<Instant> {
+        let candidates = self.candidates(selector);
+        let members = candidates.members().iter();
+        members.filter_map(|member| member.server.trial_at()).min()
+    }
+
+    /// Returns how many connections wait for a server, and for how long.
+    pub fn queue_status(&self, now: Instant) -> QueueStatus {
+        self.queue.status(now)
     }
 
     /// Notifies when a server becomes available or unavailable. The value is whether the pool
@@ -436,7 +489,11 @@ impl Pool {
             .filter(|member| !member.details.weight.is_zero())
             .map(|member| Arc::clone(&member.server))
             .collect();
-        self.publish(Membership::new(self, members.into(), before.departed()));
+        self.publish(Membership::new(
+            &self.rules,
+            members.into(),
+            before.departed(),
+        ));
         for server in returned {
             server.set_zero_weight(false);
         }

@@ -38,6 +38,9 @@ reasons! {
     Overloaded = "overloaded",
     /// No server that the client may use is available.
     NoServerAvailable = "no_server_available",
+    /// The connection waited for a server, and all servers were at their maximum of connections
+    /// until the timeout of the queue.
+    QueueTimeout = "queue_timeout",
     /// All servers that were tried refused the connection or did not answer.
     ConnectFailed = "connect_failed",
     /// No byte was transferred in either direction during the idle timeout.

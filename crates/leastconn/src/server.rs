@@ -22,7 +22,7 @@ use std::{
 #[cfg(feature = "tokio")]
 pub(crate) use address_cache::AddressCache;
 pub use agent::AgentChange;
-pub(crate) use group::ServerGroup;
+pub(crate) use group::{ServerGroup, Slots};
 use outage::{Cause, Condition};
 pub use outage::{Failure, Outage};
 pub(crate) use picking::{Candidate, Counting, DialLimit};
@@ -68,9 +68,13 @@ const FAILED_RECENTLY: u64 = 1 << 39;
 const ZERO_WEIGHT: u64 = 1 << 40;
 /// The agent of the server has set it to drain or maintenance.
 const AGENT_NOT_READY: u64 = 1 << 41;
-/// Position of the number of dials in progress, in the highest 22 bits of the word. They are
+/// Connections wait for this server. Its free slots are reserved for them: the server is not
+/// picked otherwise, and a connection that ends on it serves the queue; see
+/// [`crate::pool::queue`].
+const RESERVED: u64 = 1 << 42;
+/// Position of the number of dials in progress, in the highest 21 bits of the word. They are
 /// counted only for pools that limit them.
-const CONNECTING_SHIFT: u32 = 42;
+const CONNECTING_SHIFT: u32 = 43;
 const CONNECTING: u64 = u64::MAX << CONNECTING_SHIFT;
 
 /// The server was taken out of service on purpose, so it is not dialled even if no server is
@@ -430,7 +434,7 @@ impl Server {
         self.reset_ramp();
         self.set_weight_override(None);
         *self.agent.lock() = AgentState::default();
-        self.update(|word| (word & (IN_FLIGHT | CONNECTING)) | RAMPING);
+        self.update(|word| (word & (IN_FLIGHT | CONNECTING | RESERVED)) | RAMPING);
     }
 
     /// Whether the server is ready, not down and not ejected.

@@ -1,13 +1,14 @@
 //! Opens a connection to a server: picks a server, dials the server, and retries with another
 //! server.
 
+mod queue;
 mod retry;
 
 use std::{
     io,
     net::SocketAddr,
     path::Path,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -27,9 +28,10 @@ use super::{
     unix::connect_unix,
 };
 use crate::{
-    Address, Candidates, Failure, Lease, PickRequest, Pool, Reason, Selector, Server, ServerId,
-    Source, Tried, deadline::after,
+    Address, Candidates, ClientId, Failure, Lease, PickRequest, Pool, Reason, Selector, Server,
+    ServerId, Source, Tried, deadline::after,
 };
+use queue::Queue;
 use retry::Retry;
 
 /// Timeouts and retries of connecting.
@@ -84,18 +86,36 @@ pub struct Connected<S = TcpStream> {
     pub attempts: u32,
 }
 
-/// Counter of attempts to connect. It can be read during and after [`Connect::run`].
+/// Counter of attempts to connect, and the time spent in the queue. It can be read during and
+/// after [`Connect::run`].
 #[derive(Debug, Default)]
-pub struct Attempts(AtomicU32);
+pub struct Attempts {
+    count: AtomicU32,
+    /// In nanoseconds.
+    queued: AtomicU64,
+}
 
 impl Attempts {
     /// Returns the number of attempts that were started.
     pub fn get(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Returns how long the connection has waited in the queue. `None`: it has not waited.
+    pub fn queued(&self) -> Option<Duration> {
+        match self.queued.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
     }
 
     fn begin(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn add_queued(&self, waited: Duration) {
+        let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.queued.fetch_add(nanos, Ordering::Relaxed);
     }
 }
 
@@ -116,6 +136,18 @@ pub enum ConnectError {
         /// The error of the last attempt.
         source: io::Error,
     },
+    /// All selected servers are at their maximum of connections, and the queue is full.
+    #[error("all allowed servers are at `max_conns`, and the queue is full")]
+    QueueFull {
+        /// Number of attempts.
+        attempts: u32,
+    },
+    /// The connection has waited in the queue for the maximum time.
+    #[error("all allowed servers were at `max_conns` until the timeout of the queue")]
+    QueueTimeout {
+        /// Number of attempts.
+        attempts: u32,
+    },
     /// This process is out of file descriptors or memory. The health of servers does not
     /// change, and no other server is tried.
     #[error("the balancer cannot open another connection: {source}")]
@@ -133,7 +165,8 @@ impl ConnectError {
         match self {
             Self::NoServerAvailable => Reason::NoServerAvailable,
             Self::Failed { .. } => Reason::ConnectFailed,
-            Self::Exhausted { .. } => Reason::Overloaded,
+            Self::QueueTimeout { .. } => Reason::QueueTimeout,
+            Self::QueueFull { .. } | Self::Exhausted { .. } => Reason::Overloaded,
         }
     }
 
@@ -141,7 +174,18 @@ impl ConnectError {
     pub const fn attempts(&self) -> u32 {
         match self {
             Self::NoServerAvailable => 0,
-            Self::Failed { attempts, .. } | Self::Exhausted { attempts, .. } => *attempts,
+            Self::Failed { attempts, .. }
+            | Self::QueueFull { attempts }
+            | Self::QueueTimeout { attempts }
+            | Self::Exhausted { attempts, .. } => *attempts,
+        }
+    }
+
+    /// Whether further rounds of attempts are useless.
+    const fn is_final(&self) -> bool {
+        match self {
+            Self::NoServerAvailable | Self::Failed { .. } => false,
+            Self::QueueFull { .. } | Self::QueueTimeout { .. } | Self::Exhausted { .. } => true,
         }
     }
 }
@@ -189,6 +233,7 @@ pub struct Connect<'a, P = Plain> {
     policy: &'a ConnectPolicy,
     step: &'a P,
     source: Option<Source>,
+    client: Option<&'a ClientId>,
     attempts: Option<&'a Attempts>,
 }
 
@@ -202,6 +247,7 @@ impl<'a> Connect<'a> {
             policy,
             step: &Plain,
             source: None,
+            client: None,
             attempts: None,
         }
     }
@@ -213,6 +259,13 @@ impl<'a, P: Prepare> Connect<'a, P> {
     pub fn source(self, source: impl Into<Source>) -> Self {
         let source = Some(source.into());
         Self { source, ..self }
+    }
+
+    /// Sets the client. If connections wait in the queue of the pool, clients are served in
+    /// turn. Connections without a client count as connections of one client.
+    pub const fn client(mut self, client: &'a ClientId) -> Self {
+        self.client = Some(client);
+        self
     }
 
     /// Counts the attempts in `attempts`. The counter can still be read after the future was
@@ -230,6 +283,7 @@ impl<'a, P: Prepare> Connect<'a, P> {
             selector,
             policy,
             source,
+            client,
             attempts,
             ..
         } = self;
@@ -239,6 +293,7 @@ impl<'a, P: Prepare> Connect<'a, P> {
             policy,
             step,
             source,
+            client,
             attempts,
         }
     }
@@ -249,9 +304,13 @@ impl<'a, P: Prepare> Connect<'a, P> {
     /// the method waits and starts another round, for at most [`ConnectPolicy::retry_for`].
     /// The restart of a server therefore delays clients, but their connections do not fail.
     ///
+    /// If the first pick of a round finds only servers at `max_conns`, the connection waits in
+    /// the [queue](crate::PoolBuilder::queue) of the pool, in total for at most the timeout of
+    /// the queue. This time does not count towards [`ConnectPolicy::retry_for`].
+    ///
     /// The method fails without waiting if no server can become available: if all servers are
-    /// in drain or maint, or at `max_conns`. If all servers are set to drain or maint while
-    /// the method waits, it fails before the next round.
+    /// in drain or maint, or at `max_conns` and the pool has no queue. If all servers are set to
+    /// drain or maint while the method waits between rounds, it fails before the next round.
     ///
     /// A connection counts on its server before the server is dialled, so that concurrent
     /// connections do not all choose the same idle server. While the method waits between
@@ -264,12 +323,13 @@ impl<'a, P: Prepare> Connect<'a, P> {
     /// is tried.
     ///
     /// # Errors
-    /// If no selected server is available, if all attempts failed, or if this process is out
-    /// of file descriptors or memory.
+    /// If no selected server is available, if all attempts failed, if the queue is full or its
+    /// timeout has passed, or if this process is out of file descriptors or memory.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection that was being opened, which then no longer
-    /// counts on its server. The server's health does not change.
+    /// counts on its server. The server's health does not change. A connection that waits
+    /// leaves the queue.
     pub async fn run(self) -> Result<Connected<P::Stream>, ConnectError> {
         let (pool, policy) = (self.pool, self.policy);
         let own_attempts = Attempts::default();
@@ -280,7 +340,7 @@ impl<'a, P: Prepare> Connect<'a, P> {
             let candidates = pool.candidates(self.selector);
             match self.round(&candidates, attempts).await {
                 Ok(connected) => return Ok(connected),
-                Err(Some(fatal @ ConnectError::Exhausted { .. })) => return Err(fatal),
+                Err(Some(error)) if error.is_final() => return Err(error),
                 Err(later) => failure = later.or(failure),
             }
             let is_hopeless = match retry {
@@ -300,6 +360,16 @@ impl<'a, P: Prepare> Connect<'a, P> {
         Err(failure.unwrap_or(ConnectError::NoServerAvailable))
     }
 
+    const fn queue(&self, attempts: &'a Attempts) -> Queue<'a> {
+        Queue {
+            pool: self.pool,
+            selector: self.selector,
+            client: self.client,
+            source: self.source,
+            attempts,
+        }
+    }
+
     /// Tries candidates, each at most once. Returns the error of the last attempt, or `None`
     /// as the error if no candidate was tried.
     async fn round(
@@ -311,9 +381,14 @@ impl<'a, P: Prepare> Connect<'a, P> {
         let mut tried = Tried::default();
         let mut last_failure = None;
         for _ in 0..=policy.retries {
-            let began = now();
+            let mut began = now();
             let request = PickRequest::new(began).tried(&tried).source(self.source);
-            let Some(mut lease) = pool.pick_for(candidates, &request) else {
+            let mut lease = pool.pick_for(candidates, &request);
+            if lease.is_none() && tried.is_empty() {
+                lease = self.queue(attempts).wait().await.map_err(Some)?;
+                began = now();
+            }
+            let Some(mut lease) = lease else {
                 break;
             };
             attempts.begin();

@@ -5,8 +5,10 @@ use std::{num::NonZeroU32, time::Duration};
 use arc_swap::ArcSwap;
 
 use super::{
-    Candidates, Pool, PoolError,
+    Candidates, Pool, PoolError, QueuePolicy,
     membership::{Membership, Merge},
+    pick::PickRules,
+    queue::Queue,
 };
 use crate::{
     balance::{Balance, Seeds, slow_start::Ramp},
@@ -30,6 +32,7 @@ pub struct PoolBuilder<'a> {
     panic: PanicPolicy,
     slow_start: Duration,
     zone: Option<ZoneId>,
+    queue: QueuePolicy,
     seed: u64,
     predecessor: Option<&'a Pool>,
 }
@@ -47,6 +50,7 @@ impl PoolBuilder<'static> {
             panic: PanicPolicy::default(),
             slow_start: Duration::ZERO,
             zone: None,
+            queue: QueuePolicy::default(),
             seed: 0,
             predecessor: None,
         }
@@ -57,17 +61,18 @@ impl<'a> PoolBuilder<'a> {
     pub(super) fn succeeding(pool: &'a Pool) -> Self {
         let members = pool.members();
         Self {
-            id: pool.id.clone(),
+            id: pool.id().clone(),
             servers: members.iter().map(|member| member.spec().clone()).collect(),
             may_be_empty: pool.may_be_empty,
             active: pool.active,
             passive: pool.passive,
-            max_connecting: pool.max_connecting,
-            balance: pool.balance,
-            panic: pool.panic,
+            max_connecting: pool.max_connecting(),
+            balance: pool.balance(),
+            panic: pool.panic(),
             slow_start: pool.slow_start,
-            zone: pool.zone.clone(),
-            seed: pool.seeds.next(),
+            zone: pool.rules.zone.clone(),
+            queue: pool.queue_policy(),
+            seed: pool.rules.seeds.next(),
             predecessor: Some(pool),
         }
     }
@@ -163,6 +168,13 @@ impl<'a> PoolBuilder<'a> {
         self
     }
 
+    /// Sets how many connections may wait while all servers are at `max_conns`. By default,
+    /// connections do not wait.
+    pub const fn queue(mut self, policy: QueuePolicy) -> Self {
+        self.queue = policy;
+        self
+    }
+
     /// Sets the seed for tie-breaking and for random choices. With the same seed, the same
     /// sequence of operations picks the same servers. The default is 0, or for a successor a
     /// number from the random sequence of the predecessor pool.
@@ -178,31 +190,39 @@ impl<'a> PoolBuilder<'a> {
     /// the same name. The predecessor pool does not change in these cases.
     pub fn build(self) -> Result<Pool, PoolError> {
         let before = self.predecessor.map(|pool| pool.membership.load_full());
-        let group = self.predecessor.map_or_else(
-            || Arc::new(ServerGroup::new(self.id.clone())),
-            |pool| Arc::clone(&pool.group),
-        );
-        let seeds = Seeds::new(self.seed);
-        let none = Candidates::new(Arc::new([]), 0, self.balance, None, &seeds);
+        let (queue, group) = match self.predecessor {
+            Some(pool) => (Arc::clone(&pool.queue), Arc::clone(&pool.group)),
+            None => {
+                let queue = Arc::<Queue>::default();
+                let slots = Arc::<Queue>::clone(&queue);
+                (queue, Arc::new(ServerGroup::new(self.id.clone(), slots)))
+            }
+        };
+        let rules = PickRules {
+            upstream: self.id,
+            balance: self.balance,
+            panic: self.panic,
+            ramp: Ramp::new(self.slow_start),
+            seeds: Seeds::new(self.seed),
+            zone: self.zone,
+            max_connecting: self.max_connecting,
+            counting: match self.max_connecting {
+                Some(_) => Counting::DIAL,
+                None => Counting::CONNECTION,
+            },
+            queue: self.queue,
+        };
+        let none = Candidates::new(Arc::new([]), 0, rules.balance, None, &rules.seeds);
         let pool = Pool {
-            id: self.id,
+            rules: Arc::new(rules),
+            queue,
             membership: ArcSwap::from_pointee(Membership::empty(none)),
             updating: Mutex::new(()),
             may_be_empty: self.may_be_empty,
             group,
             active: self.active,
             passive: self.passive,
-            max_connecting: self.max_connecting,
-            counting: match self.max_connecting {
-                Some(_) => Counting::DIAL,
-                None => Counting::CONNECTION,
-            },
-            balance: self.balance,
-            panic: self.panic,
             slow_start: self.slow_start,
-            ramp: Ramp::new(self.slow_start),
-            zone: self.zone,
-            seeds,
             #[cfg(feature = "tokio")]
             members: tokio::sync::watch::Sender::new(Arc::new([])),
         };
@@ -210,14 +230,14 @@ impl<'a> PoolBuilder<'a> {
         // No step below can fail, so servers that are shared with the predecessor may be
         // changed now.
         if let (Some(predecessor), Some(before)) = (self.predecessor, &before)
-            && predecessor.ramp.is_none()
+            && predecessor.rules.ramp.is_none()
         {
             before.end_ramps();
         }
-        pool.group.set_panic(pool.panic);
+        pool.group.set_panic(pool.panic());
         let members = merge.commit(&pool, |_| {});
         let departed = before.map_or_else(Vec::new, |before| before.departed());
-        pool.publish(Membership::new(&pool, members, departed));
+        pool.publish(Membership::new(&pool.rules, members, departed));
         Ok(pool)
     }
 }

@@ -82,6 +82,11 @@ impl Candidates {
         Arc::clone(&self.0.members)
     }
 
+    /// The address of the shared state.
+    pub(super) fn addr(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
     pub(super) fn picker(&self) -> &AnyPicker {
         &self.0.picker
     }

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     Candidates, Member, Pool, PoolError,
+    pick::PickRules,
     weights::{self, Details},
 };
 use crate::{
@@ -53,7 +54,11 @@ impl Membership {
         }
     }
 
-    pub(super) fn new(pool: &Pool, members: Arc<[Member]>, departed: Vec<Weak<Server>>) -> Self {
+    pub(super) fn new(
+        rules: &PickRules,
+        members: Arc<[Member]>,
+        departed: Vec<Weak<Server>>,
+    ) -> Self {
         let weights = members.iter().map(|member| u64::from(member.weight.get()));
         let total_weight = weights.sum();
         let is_member = |server: &Weak<Server>| {
@@ -65,9 +70,9 @@ impl Membership {
             all: Candidates::new(
                 members,
                 total_weight,
-                pool.balance,
-                pool.zone.as_ref(),
-                &pool.seeds,
+                rules.balance,
+                rules.zone.as_ref(),
+                &rules.seeds,
             ),
             total_weight,
         }
@@ -75,7 +80,7 @@ impl Membership {
 
     pub(super) fn subset(
         &self,
-        pool: &Pool,
+        rules: &PickRules,
         mut is_allowed: impl FnMut(&Server) -> bool,
     ) -> Candidates {
         let members = self.all.members().iter();
@@ -83,9 +88,9 @@ impl Membership {
         Candidates::new(
             members.collect(),
             self.total_weight,
-            pool.balance,
-            pool.zone.as_ref(),
-            &pool.seeds,
+            rules.balance,
+            rules.zone.as_ref(),
+            &rules.seeds,
         )
     }
 
@@ -152,7 +157,7 @@ impl Merge {
         let mut names = HashSet::new();
         for spec in specs {
             if !names.insert(spec.id.clone()) {
-                return Err(PoolError::DuplicateServer(pool.id.clone(), spec.id));
+                return Err(PoolError::DuplicateServer(pool.id().clone(), spec.id));
             }
             let key = (spec.id.clone(), spec.address.clone());
             let server = if let Some(server) = present.remove(&key) {
@@ -180,7 +185,7 @@ impl Merge {
             });
         }
         if merge.members.is_empty() && !pool.may_be_empty {
-            return Err(PoolError::Empty(pool.id.clone()));
+            return Err(PoolError::Empty(pool.id().clone()));
         }
         Ok(merge)
     }

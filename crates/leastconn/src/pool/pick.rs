@@ -1,14 +1,19 @@
 //! Picks a server: first among available primaries, then among available backups, then among
 //! unavailable servers.
 
-use std::time::{Duration, Instant};
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
 
-use super::{Candidates, Member, Pool, Tried};
+use super::{Candidates, Member, Pool, Tried, queue_policy::QueuePolicy};
 use crate::{
     Lease, Weight,
-    balance::{Load, Open, PickContext, Picker, Servers, Source, Steady, slow_start::Ramp},
+    balance::{
+        Balance, Load, Open, PickContext, Picker, Seeds, Servers, Source, Steady, slow_start::Ramp,
+    },
     server::{Candidate, Counting, DialLimit, Server},
-    spec::{PanicPolicy, UpstreamId},
+    spec::{PanicPolicy, UpstreamId, ZoneId},
     sync::Arc,
 };
 
@@ -49,6 +54,20 @@ impl<'a> PickRequest<'a> {
     }
 }
 
+/// The settings of a pool on which picks depend. The queue uses them too.
+#[derive(Debug)]
+pub(super) struct PickRules {
+    pub(super) upstream: UpstreamId,
+    pub(super) balance: Balance,
+    pub(super) panic: PanicPolicy,
+    pub(super) ramp: Ramp,
+    pub(super) seeds: Seeds,
+    pub(super) zone: Option<ZoneId>,
+    pub(super) max_connecting: Option<NonZeroU32>,
+    pub(super) counting: Counting,
+    pub(super) queue: QueuePolicy,
+}
+
 impl Pool {
     /// Picks one of `candidates` that is available at `now` and not in `tried`, using the
     /// pool's [`Balance`](crate::Balance) algorithm, and counts the connection on it. Backups
@@ -59,6 +78,11 @@ impl Pool {
     /// candidate is picked in the same way. A candidate that is down is picked only if all
     /// candidates are down. Candidates in drain or maint are never picked.
     ///
+    /// If the pool has a [queue](super::PoolBuilder::queue), two more rules apply. A server for
+    /// which connections wait is not picked, even if it has a free slot. If a candidate is
+    /// available but at `max_conns`, no ejected or down candidate is picked: the connection
+    /// should [wait](Self::enqueue) instead.
+    ///
     /// Returns `None` if no candidate can be picked.
     pub fn pick(&self, candidates: &Candidates, tried: &Tried, now: Instant) -> Option<Lease> {
         self.pick_for(candidates, &PickRequest::new(now).tried(tried))
@@ -66,22 +90,35 @@ impl Pool {
 
     /// Like [`Self::pick`], but for a request that may have further properties.
     pub fn pick_for(&self, candidates: &Candidates, request: &PickRequest<'_>) -> Option<Lease> {
+        self.rules.pick::<false>(candidates, request)
+    }
+}
+
+/// In these methods, `QUEUED` means that the connection waited in the queue, so that slots may be
+/// used that are reserved for the queue.
+impl PickRules {
+    #[inline]
+    pub(super) fn pick<const QUEUED: bool>(
+        &self,
+        candidates: &Candidates,
+        request: &PickRequest<'_>,
+    ) -> Option<Lease> {
         let is_usual = self.max_connecting.is_none() && candidates.local().is_none();
         if is_usual {
-            let primaries = self.tier(candidates, request, false, DialLimit::NONE);
+            let primaries = self.tier::<QUEUED>(candidates, request, false, DialLimit::NONE);
             let lease = self.pick_among(candidates, request, primaries);
             if lease.is_some() {
                 return lease;
             }
         }
-        self.pick_unusual(candidates, request, is_usual)
+        self.pick_unusual::<QUEUED>(candidates, request, is_usual)
     }
 
     /// Picks a server if no primary is available (`no_primary`), if the pool limits dials in
     /// progress, or if some candidates are in the own zone and some are not.
     // Not inlined, so that the usual pick does not reserve registers and memory for it.
     #[inline(never)]
-    fn pick_unusual(
+    fn pick_unusual<const QUEUED: bool>(
         &self,
         candidates: &Candidates,
         request: &PickRequest<'_>,
@@ -89,7 +126,7 @@ impl Pool {
     ) -> Option<Lease> {
         let pick = |backup, dial_limit| {
             let pick_from = |from| {
-                let tier = self.tier(from, request, backup, dial_limit);
+                let tier = self.tier::<QUEUED>(from, request, backup, dial_limit);
                 self.pick_among(from, request, tier)
             };
             let local = candidates.local();
@@ -108,16 +145,16 @@ impl Pool {
         let primary = if no_primary { None } else { pick_tier(false) };
         primary
             .or_else(|| pick_tier(true))
-            .or_else(|| self.pick_unavailable(candidates, request))
+            .or_else(|| self.pick_unavailable::<QUEUED>(candidates, request))
     }
 
-    fn tier<'a>(
+    fn tier<'a, const QUEUED: bool>(
         &self,
         candidates: &'a Candidates,
         request: &PickRequest<'a>,
         backup: bool,
         dial_limit: DialLimit,
-    ) -> Tier<'a> {
+    ) -> Tier<'a, QUEUED> {
         Tier {
             members: candidates.members(),
             tried: request.tried.servers(),
@@ -150,19 +187,24 @@ impl Pool {
     /// is not dialled, even if the ejected candidate was already tried or is full. The reason
     /// is that a server that is down may not answer before the client gives up, and the
     /// ejected candidate may recover before the next attempt.
+    ///
+    /// If the pool has a queue, a connection waits for a candidate that is only full.
     #[cold]
-    fn pick_unavailable(
+    fn pick_unavailable<const QUEUED: bool>(
         &self,
         candidates: &Candidates,
         request: &PickRequest<'_>,
     ) -> Option<Lease> {
-        if self.panic != PanicPolicy::Dial {
+        let is_available = |member: &Member| member.server.is_available();
+        if self.panic != PanicPolicy::Dial
+            || (self.queue.size > 0 && candidates.members().iter().any(is_available))
+        {
             return None;
         }
         let pick = |down, backup| {
             let servers = UnavailableServers {
-                upstream: &self.id,
-                tier: self.tier(candidates, request, backup, DialLimit::NONE),
+                upstream: &self.upstream,
+                tier: self.tier::<QUEUED>(candidates, request, backup, DialLimit::NONE),
                 down,
             };
             self.pick_among(candidates, request, servers)
@@ -179,12 +221,40 @@ impl Pool {
         }
         pick_tiers(true)
     }
+
+    /// Returns whether a connection may wait for one of `candidates`, and whether one of them
+    /// may be picked at `now` for a connection that waits.
+    #[cold]
+    pub(super) fn outlook(&self, candidates: &Candidates, now: Instant) -> Outlook {
+        let any = |is: &dyn Fn(&Member) -> bool| candidates.members().iter().any(is);
+        let has_room = |member: &Member| !member.is_full();
+        if any(&|member| member.server.is_available_at(now)) {
+            return Outlook {
+                may_wait: true,
+                has_room: any(&|m| has_room(m) && m.server.is_available_at(now)),
+            };
+        }
+        let may_wait = self.panic == PanicPolicy::Dial && any(&|m| m.server.is_unhealthy());
+        Outlook {
+            may_wait,
+            has_room: may_wait && any(&|m| has_room(m) && m.server.is_unhealthy()),
+        }
+    }
+}
+
+/// The prospects of a connection that would wait for a server.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Outlook {
+    /// A candidate could be picked if it were below `max_conns`.
+    pub(super) may_wait: bool,
+    /// A candidate may be picked now.
+    pub(super) has_room: bool,
 }
 
 /// The available servers of one tier (primaries or backups), including an ejected server
-/// whose trial is due.
+/// whose trial is due. `QUEUED`: slots that are reserved for the queue may be used.
 #[derive(Clone, Copy)]
-struct Tier<'a> {
+struct Tier<'a, const QUEUED: bool> {
     members: &'a [Member],
     tried: &'a [Arc<Server>],
     backup: bool,
@@ -192,7 +262,7 @@ struct Tier<'a> {
     counting: Counting,
 }
 
-impl Tier<'_> {
+impl<const QUEUED: bool> Tier<'_, QUEUED> {
     fn includes(&self, member: &Member) -> bool {
         let is_tried = |tried| Arc::ptr_eq(tried, &member.server);
         member.backup == self.backup && !self.tried.iter().any(is_tried)
@@ -215,7 +285,7 @@ impl Tier<'_> {
     }
 }
 
-impl Servers for Tier<'_> {
+impl<const QUEUED: bool> Servers for Tier<'_, QUEUED> {
     fn len(&self) -> usize {
         self.members.len()
     }
@@ -232,7 +302,7 @@ impl Servers for Tier<'_> {
             if !tier.includes(member) {
                 return None;
             }
-            let seen = member.server.steady(now, ramping)?;
+            let seen = member.server.steady::<QUEUED>(now, ramping)?;
             let load = Load {
                 count: seen.load,
                 weight: member.weight,
@@ -247,7 +317,7 @@ impl Servers for Tier<'_> {
         if !self.includes(member) {
             return None;
         }
-        self.open(member, member.server.available(now, ramp)?)
+        self.open(member, member.server.available::<QUEUED>(now, ramp)?)
     }
 
     fn end_ramp(&self, position: usize, seen: u64) {
@@ -266,17 +336,17 @@ impl Servers for Tier<'_> {
 }
 
 /// The ejected servers of one tier. With `down`, also the servers of the tier that are down.
-struct UnavailableServers<'a> {
+struct UnavailableServers<'a, const QUEUED: bool> {
     #[cfg_attr(
         not(feature = "tokio"),
         expect(dead_code, reason = "used only for logging")
     )]
     upstream: &'a UpstreamId,
-    tier: Tier<'a>,
+    tier: Tier<'a, QUEUED>,
     down: bool,
 }
 
-impl Servers for UnavailableServers<'_> {
+impl<const QUEUED: bool> Servers for UnavailableServers<'_, QUEUED> {
     fn len(&self) -> usize {
         self.tier.len()
     }
@@ -304,7 +374,9 @@ impl Servers for UnavailableServers<'_> {
         if !self.tier.includes(member) {
             return None;
         }
-        let seen = member.server.candidate_if_unavailable(now, self.down)?;
+        let seen = member
+            .server
+            .candidate_if_unavailable::<QUEUED>(now, self.down)?;
         self.tier.open(member, seen)
     }
 

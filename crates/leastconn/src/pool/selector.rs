@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use arc_swap::ArcSwapOption;
 
-use super::{Candidates, Pool, membership::Membership};
+use super::{Candidates, membership::Membership, pick::PickRules};
 use crate::{spec::ServerId, sync::Arc};
 
 /// The servers that a client may use: all servers of a pool, or the servers with certain
@@ -77,28 +77,40 @@ impl Selector {
         }
     }
 
-    pub(super) fn resolve(&self, pool: &Pool) -> Candidates {
+    pub(super) fn resolve(&self, membership: &Arc<Membership>, rules: &PickRules) -> Candidates {
         match &self.0 {
-            Kind::All => pool.all(),
-            Kind::Named(named) => named.resolve(pool),
+            Kind::All => membership.all.clone(),
+            Kind::Named(named) => named.resolve(membership, rules),
             Kind::Fixed(candidates) => candidates.clone(),
         }
     }
+
+    /// Identifies the selector among the selectors that exist.
+    pub(super) fn key(&self) -> SelectorKey {
+        SelectorKey(match &self.0 {
+            Kind::All => 0,
+            Kind::Named(named) => Arc::as_ptr(named).addr(),
+            Kind::Fixed(candidates) => candidates.addr(),
+        })
+    }
 }
 
+/// Equal for clones of one selector: the address of its shared state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct SelectorKey(usize);
+
 impl Named {
-    fn resolve(&self, pool: &Pool) -> Candidates {
-        let membership = pool.membership.load();
+    fn resolve(&self, membership: &Arc<Membership>, rules: &PickRules) -> Candidates {
         if let Some(resolved) = &*self.resolved.load()
-            && Arc::ptr_eq(&resolved.membership, &membership)
+            && Arc::ptr_eq(&resolved.membership, membership)
         {
             return resolved.candidates.clone();
         }
-        let candidates = membership.subset(pool, |server| self.names.contains(server.id()));
+        let candidates = membership.subset(rules, |server| self.names.contains(server.id()));
         // A concurrent call may overwrite this value with the candidates of an older
         // membership. The next call then computes the candidates again.
         self.resolved.store(Some(Arc::new(Resolved {
-            membership: Arc::clone(&membership),
+            membership: Arc::clone(membership),
             candidates: candidates.clone(),
         })));
         candidates

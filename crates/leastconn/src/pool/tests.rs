@@ -214,7 +214,7 @@ fn trial_remains_due_after_lost_swap() {
     old.server().connect_failed(*NOW, *NOW);
     let due = *NOW + PassivePolicy::default().fail_timeout;
     let server = pool.server("a").unwrap();
-    let seen = server.steady(due, &mut false).unwrap().word;
+    let seen = server.steady::<false>(due, &mut false).unwrap().word;
     drop(old);
     assert!(
         !server.try_acquire(seen, Counting::CONNECTION, due),

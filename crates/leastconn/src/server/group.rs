@@ -5,12 +5,23 @@
 //! group is locked for changes of health, administrative state and membership, but not for
 //! picks.
 
+use std::fmt;
+
 use super::{Cause, EJECTED, Server};
 use crate::{
     health::{Health, Siblings},
     spec::{PanicPolicy, UpstreamId},
     sync::{Arc, Mutex, MutexGuard, Ordering},
 };
+
+/// Is notified of slots that may have become free.
+pub(crate) trait Slots: fmt::Debug + Send + Sync {
+    /// A connection on `server`, whose slots are reserved, has ended.
+    fn freed(&self, server: &Server);
+
+    /// A server has become available or unavailable.
+    fn changed(&self);
+}
 
 #[derive(Debug)]
 pub(crate) struct ServerGroup {
@@ -20,6 +31,7 @@ pub(crate) struct ServerGroup {
     )]
     id: UpstreamId,
     state: Mutex<State>,
+    slots: Arc<dyn Slots>,
     /// Whether the upstream is in panic. The value is sent whenever a server becomes
     /// available or unavailable, even if the value itself has not changed.
     #[cfg(feature = "tokio")]
@@ -39,13 +51,18 @@ impl ServerGroup {
         &self.id
     }
 
-    pub(crate) fn new(id: UpstreamId) -> Self {
+    pub(crate) fn new(id: UpstreamId, slots: Arc<dyn Slots>) -> Self {
         Self {
             id,
+            slots,
             state: Mutex::new(State::default()),
             #[cfg(feature = "tokio")]
             panicking: tokio::sync::watch::Sender::new(false),
         }
+    }
+
+    pub(super) fn slots(&self) -> &dyn Slots {
+        &*self.slots
     }
 
     pub(crate) fn set_servers(&self, servers: Vec<Arc<Server>>) {
@@ -95,7 +112,7 @@ impl ServerGroup {
     }
 
     /// Publishes the panic state while the lock is held, so that the value published last
-    /// takes all changes into account.
+    /// takes all changes into account. Then notifies the queue.
     fn publish(&self, mut state: MutexGuard<'_, State>) {
         let before = state.is_panicking;
         state.is_panicking =
@@ -109,6 +126,8 @@ impl ServerGroup {
         }
         #[cfg(not(feature = "tokio"))]
         let _ = before;
+        drop(state);
+        self.slots.changed();
     }
 
     #[cfg(feature = "tokio")]

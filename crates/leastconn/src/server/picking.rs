@@ -4,17 +4,24 @@ use std::{num::NonZeroU32, time::Instant};
 
 use super::{
     CLOSED, CONNECTING_SHIFT, DIALLED_UNAVAILABLE, DOWN, EJECTED, FAILED_RECENTLY, MAX_IN_FLIGHT,
-    OUT_OF_SERVICE, RAMPING, Server, connecting, count,
+    RAMPING, RESERVED, Server, connecting, count,
 };
-use crate::{balance::slow_start::Ramp, sync::Ordering};
+use crate::{balance::slow_start::Ramp, health::Availability, sync::Ordering};
 
 impl Server {
     /// Returns the server if it may be picked at `now` and is not in slow start. Sets
     /// `ramping` if the server is in slow start.
-    pub(crate) fn steady(&self, now: Instant, ramping: &mut bool) -> Option<Candidate> {
+    ///
+    /// `QUEUED`: the pick is for a connection that waited in the queue, so it may use slots
+    /// that are reserved for the queue.
+    pub(crate) fn steady<const QUEUED: bool>(
+        &self,
+        now: Instant,
+        ramping: &mut bool,
+    ) -> Option<Candidate> {
         let word = self.word.load(Ordering::Acquire);
         let in_flight = count(word);
-        if word & CLOSED != 0 || in_flight >= MAX_IN_FLIGHT {
+        if word & closed(QUEUED) != 0 || in_flight >= MAX_IN_FLIGHT {
             return None;
         }
         if word & (EJECTED | RAMPING | FAILED_RECENTLY) != 0 {
@@ -52,19 +59,23 @@ impl Server {
 
     /// Like [`Self::steady`], but includes a server in slow start. Clears the slow start
     /// state of a server whose ramp has ended.
-    pub(crate) fn available(&self, now: Instant, ramp: Ramp) -> Option<Candidate> {
+    pub(crate) fn available<const QUEUED: bool>(
+        &self,
+        now: Instant,
+        ramp: Ramp,
+    ) -> Option<Candidate> {
         let mut ramping = false;
-        let steady = self.steady(now, &mut ramping);
+        let steady = self.steady::<QUEUED>(now, &mut ramping);
         if !ramping {
             return steady;
         }
         let Some(share) = self.ramp_share(now, ramp) else {
             self.end_ramp();
             // If another thread has started a new ramp, the next pick applies that ramp.
-            return self.steady(now, &mut ramping);
+            return self.steady::<QUEUED>(now, &mut ramping);
         };
         let word = self.word.load(Ordering::Acquire);
-        let is_open = word & CLOSED == 0 && count(word) < MAX_IN_FLIGHT;
+        let is_open = word & closed(QUEUED) == 0 && count(word) < MAX_IN_FLIGHT;
         is_open.then(|| Candidate {
             word,
             load: self.load(word, now),
@@ -74,9 +85,13 @@ impl Server {
 
     /// Like [`Self::available`], but also returns an ejected server, and with `down` a server
     /// that is down. Picks use this method while no server is available.
-    pub(crate) fn candidate_if_unavailable(&self, now: Instant, down: bool) -> Option<Candidate> {
+    pub(crate) fn candidate_if_unavailable<const QUEUED: bool>(
+        &self,
+        now: Instant,
+        down: bool,
+    ) -> Option<Candidate> {
         let word = self.word.load(Ordering::Acquire);
-        let closed = if down { OUT_OF_SERVICE } else { CLOSED };
+        let closed = closed(QUEUED) & if down { !DOWN } else { u64::MAX };
         let is_open = word & closed == 0 && count(word) < MAX_IN_FLIGHT;
         is_open.then(|| Candidate::steady(word, self.load(word, now)))
     }
@@ -142,11 +157,62 @@ impl Server {
     pub(crate) fn release(&self, counting: Counting) {
         let before = self.word.fetch_sub(counting.0, Ordering::AcqRel);
         debug_assert_ne!(count(before), 0, "a lease was released twice");
+        if before & RESERVED != 0 {
+            self.slot_freed();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn slot_freed(&self) {
+        if let Some(group) = self.group.upgrade() {
+            group.slots().freed(self);
+        }
+    }
+
+    /// Reserves the free slots of the server for the queue. Returns `false` if they are
+    /// reserved already.
+    pub(crate) fn reserve(&self) -> bool {
+        if self.word.load(Ordering::Acquire) & RESERVED != 0 {
+            return false;
+        }
+        self.update(|word| word | RESERVED);
+        true
+    }
+
+    pub(crate) fn end_reservation(&self) {
+        self.update(|word| word & !RESERVED);
+    }
+
+    /// The time from which an ejected server may be used for a trial connection. `None`: the
+    /// server is not ejected, or cannot be picked for another reason.
+    pub(crate) fn trial_at(&self) -> Option<Instant> {
+        let word = self.word.load(Ordering::Acquire);
+        if word & CLOSED != 0 || word & EJECTED == 0 {
+            return None;
+        }
+        match self.condition.lock().health.availability() {
+            Availability::Ejected(until) => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Whether the server is available at `now`, or may be used for a trial connection. Ignores
+    /// `max_conns` and reservations.
+    pub(crate) fn is_available_at(&self, now: Instant) -> bool {
+        let word = self.word.load(Ordering::Acquire);
+        word & CLOSED == 0
+            && (word & EJECTED == 0 || self.condition.lock().health.trial_is_due(now))
     }
 
     pub(crate) const fn name_hash(&self) -> u64 {
         self.name_hash
     }
+}
+
+/// The states in which a server is not picked.
+const fn closed(queued: bool) -> u64 {
+    if queued { CLOSED } else { CLOSED | RESERVED }
 }
 
 /// How a connection is counted on its server: what it adds to the state word.

@@ -1,0 +1,91 @@
+//! Waiting in the queue of a pool until a server has a free slot.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep_until;
+
+use super::{Attempts, ConnectError};
+use crate::{
+    ClientId, EnqueueError, Lease, Pool, Selector, Source, Waiting, deadline::after, net::now,
+};
+
+/// The place of a connection in the queue of a pool, from one round of attempts to the next.
+pub(super) struct Queue<'a> {
+    pub(super) pool: &'a Pool,
+    pub(super) selector: &'a Selector,
+    pub(super) client: Option<&'a ClientId>,
+    pub(super) source: Option<Source>,
+    pub(super) attempts: &'a Attempts,
+}
+
+impl Queue<'_> {
+    /// Waits until a server is picked for the connection. Returns `None` if no server can
+    /// become available by waiting, or if the pool has no queue.
+    ///
+    /// # Errors
+    /// If the queue is full, or if the connection has waited for the
+    /// [timeout](crate::QueuePolicy::timeout) of the queue. All rounds of one connection count.
+    pub(super) async fn wait(&self) -> Result<Option<Lease>, ConnectError> {
+        let start = now();
+        let waiting = self
+            .pool
+            .enqueue(self.selector, self.client, self.source, start);
+        let waiting = match waiting {
+            Ok(waiting) => waiting,
+            Err(EnqueueError::NoServerAvailable) => return Ok(None),
+            Err(EnqueueError::Full) => return Err(self.full()),
+        };
+        let waited = self.attempts.queued().unwrap_or_default();
+        let timeout = self.pool.queue_policy().timeout;
+        let deadline = after(start, timeout.saturating_sub(waited));
+        let _time = WaitTime {
+            attempts: self.attempts,
+            start,
+        };
+        // Allocate only if the connection really waits: the future of every connection would
+        // otherwise be larger.
+        Box::pin(self.until(waiting, deadline)).await.map(Some)
+    }
+
+    async fn until(&self, waiting: Waiting, deadline: Instant) -> Result<Lease, ConnectError> {
+        let mut changes = self.pool.panicking();
+        tokio::pin!(waiting);
+        loop {
+            let trial = self.pool.next_trial(self.selector);
+            let wake = trial.map_or(deadline, |trial| trial.min(deadline));
+            tokio::select! {
+                biased;
+                lease = &mut waiting => return lease.map_err(|_| self.full()),
+                () = sleep_until(wake.into()) => {
+                    if wake >= deadline {
+                        let attempts = self.attempts.get();
+                        return Err(ConnectError::QueueTimeout { attempts });
+                    }
+                    self.pool.serve_queue(now());
+                }
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    fn full(&self) -> ConnectError {
+        ConnectError::QueueFull {
+            attempts: self.attempts.get(),
+        }
+    }
+}
+
+/// Adds the time since `start` to the time that the connection has waited. Also measures the
+/// wait of a future that is dropped.
+struct WaitTime<'a> {
+    attempts: &'a Attempts,
+    start: Instant,
+}
+
+impl Drop for WaitTime<'_> {
+    fn drop(&mut self) {
+        let waited = now().saturating_duration_since(self.start);
+        self.attempts
+            .add_queued(waited.max(Duration::from_nanos(1)));
+    }
+}

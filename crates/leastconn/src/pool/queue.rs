@@ -1,0 +1,309 @@
+//! The queue of an upstream: connections that wait because every server that they may use is
+//! at `max_conns`.
+//!
+//! A connection that waits marks its servers as reserved, in the same atomic word that counts
+//! their connections. A reserved server gets no connections from ordinary picks, and a
+//! connection that ends on it serves the queue. The mark and the count share one word, so a
+//! freed slot is not missed: a connection that ends either sees the mark, or has ended before
+//! the waiting connection reads the count. Without waiting connections, the queue costs
+//! nothing when a connection ends.
+//!
+//! A freed slot is handed over: the queue picks a server for the waiting connection, counts
+//! the connection on it, and then wakes the task of this connection only.
+//!
+//! A pool shares the queue with its successors. Waiting connections are therefore served with
+//! the newest members and limits.
+
+mod order;
+mod waiting;
+
+use std::{
+    collections::HashSet,
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Candidates, PickRequest, Selector,
+    membership::Membership,
+    pick::{Outlook, PickRules},
+    selector::SelectorKey,
+};
+use crate::{
+    balance::Source,
+    server::{Server, Slots},
+    spec::{ClientId, ServerId},
+    sync::{Arc, Mutex},
+};
+use order::{FairOrder, Queued};
+use waiting::Cell;
+pub use waiting::{Displaced, Waiting};
+
+/// The connections that wait at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueueStatus {
+    /// Number of waiting connections.
+    pub waiting: usize,
+    /// How long the oldest of them has been waiting.
+    pub longest_wait: Option<Duration>,
+}
+
+/// Why a connection cannot wait for a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnqueueError {
+    /// No server that the connection may use is available, or the pool has no queue.
+    #[error("none of the allowed servers is available")]
+    NoServerAvailable,
+    /// The queue is full, and this client has as many waiting connections as any other client.
+    #[error("the queue is full")]
+    Full,
+}
+
+/// The queue of one upstream.
+#[derive(Debug, Default)]
+pub(super) struct Queue(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    newest: Option<Newest>,
+    /// The latest time that a caller has passed. Picks use it when a connection ends, because
+    /// the end of a lease carries no time.
+    now: Option<Instant>,
+    order: FairOrder<Waiter>,
+    /// The servers that are marked as reserved.
+    reserved: Vec<Arc<Server>>,
+}
+
+/// The rules and members of the newest pool of the upstream.
+#[derive(Debug)]
+struct Newest {
+    rules: Arc<PickRules>,
+    membership: Arc<Membership>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    selector: Selector,
+    source: Option<Source>,
+    since: Instant,
+    cell: Arc<Cell>,
+}
+
+impl Queued for Waiter {
+    fn key(&self) -> SelectorKey {
+        self.selector.key()
+    }
+}
+
+impl Queue {
+    /// Adds a connection, and serves the queue if a server has a free slot.
+    pub(super) fn enqueue(
+        self: &Arc<Self>,
+        selector: &Selector,
+        client: Option<&ClientId>,
+        source: Option<Source>,
+        now: Instant,
+    ) -> Result<Waiting, EnqueueError> {
+        let mut state = self.0.lock();
+        state.advance(now);
+        let size = match &state.newest {
+            Some(newest) if newest.rules.queue.size > 0 || !state.order.is_empty() => {
+                newest.rules.queue.size
+            }
+            _ => return Err(EnqueueError::NoServerAvailable),
+        };
+        let cell = Arc::new(Cell::default());
+        let waiter = Waiter {
+            selector: selector.clone(),
+            source,
+            since: now,
+            cell: Arc::clone(&cell),
+        };
+        let client = client.cloned();
+        let ticket = state.order.push(client.clone(), waiter);
+        let Outlook { may_wait, has_room } = state.reserve_for(selector);
+        let mut wakers = Vec::new();
+        if has_room {
+            state.serve(None, &mut wakers);
+        }
+        let mut result = Ok(());
+        if cell.is_waiting() {
+            if size == 0 || !may_wait {
+                state.order.remove(client.as_ref(), ticket);
+                result = Err(EnqueueError::NoServerAvailable);
+            } else if state.order.len() > size {
+                match state.order.displace_for(client.as_ref(), ticket) {
+                    Some(other) if !Arc::ptr_eq(&other.cell, &cell) => {
+                        wakers.extend(other.cell.displace());
+                    }
+                    _ => result = Err(EnqueueError::Full),
+                }
+            }
+        }
+        state.release_if_empty();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        result.map(|()| Waiting::new(Arc::clone(self), client, ticket, cell))
+    }
+
+    /// Removes a connection that no longer waits.
+    fn leave(&self, client: Option<&ClientId>, ticket: u64) {
+        let mut state = self.0.lock();
+        state.order.remove(client, ticket);
+        state.release_if_empty();
+    }
+
+    /// Serves waiting connections for which a server is available at `now`.
+    pub(super) fn serve_at(&self, now: Instant) {
+        self.serve(|state| state.advance(now));
+    }
+
+    /// Uses these rules and members from now on.
+    pub(super) fn set_newest(&self, rules: &Arc<PickRules>, membership: &Arc<Membership>) {
+        self.serve(|state| {
+            state.newest = Some(Newest {
+                rules: Arc::clone(rules),
+                membership: Arc::clone(membership),
+            });
+            let mut seen = HashSet::new();
+            let waiters = state.order.iter();
+            let selectors: Vec<_> = waiters
+                .filter(|waiter| seen.insert(waiter.key()))
+                .map(|waiter| waiter.selector.clone())
+                .collect();
+            for selector in &selectors {
+                state.reserve_for(selector);
+            }
+        });
+    }
+
+    pub(super) fn status(&self, now: Instant) -> QueueStatus {
+        let state = self.0.lock();
+        let oldest = state.order.oldest().map(|waiter| waiter.since).min();
+        QueueStatus {
+            waiting: state.order.len(),
+            longest_wait: oldest.map(|since| now.saturating_duration_since(since)),
+        }
+    }
+
+    fn serve(&self, prepare: impl FnOnce(&mut State)) {
+        let mut wakers = Vec::new();
+        let mut state = self.0.lock();
+        prepare(&mut state);
+        state.serve(None, &mut wakers);
+        state.release_if_empty();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Slots for Queue {
+    fn freed(&self, server: &Server) {
+        let mut wakers = Vec::new();
+        let mut state = self.0.lock();
+        let is_awaited = state.serve(Some(server.id()), &mut wakers);
+        if !is_awaited {
+            state.release(server);
+        }
+        state.release_if_empty();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn changed(&self) {
+        self.serve(|_| {});
+    }
+}
+
+impl State {
+    fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(Some(now));
+    }
+
+    /// Marks the servers of `selector` as reserved.
+    fn reserve_for(&mut self, selector: &Selector) -> Outlook {
+        let (Some(newest), Some(now)) = (&self.newest, self.now) else {
+            return Outlook::default();
+        };
+        let candidates = newest.candidates(selector);
+        for member in candidates.members() {
+            if member.server.reserve() {
+                self.reserved.push(Arc::clone(&member.server));
+            }
+        }
+        newest.rules.outlook(&candidates, now)
+    }
+
+    /// Picks servers for waiting connections, in the fair order, until no more can be picked.
+    /// With `freed`, only for connections that may use this server. Returns whether there are
+    /// such connections.
+    ///
+    /// Connections with the same candidates are all skipped once a pick for one of them has
+    /// failed. So the cost depends on the number of different selectors, and only little on
+    /// the number of waiting connections.
+    fn serve(&mut self, freed: Option<&ServerId>, wakers: &mut Vec<Waker>) -> bool {
+        let (Some(newest), Some(now)) = (&self.newest, self.now) else {
+            return false;
+        };
+        let mut is_awaited = false;
+        let mut unserved = HashSet::new();
+        let mut turn = self.order.first_turn();
+        while let Some(at) = turn {
+            if unserved.len() == self.order.selectors() {
+                break;
+            }
+            let mut pick = |waiter: &Waiter| {
+                if unserved.contains(&waiter.key()) {
+                    return None;
+                }
+                if freed.is_none_or(|freed| waiter.selector.selects(freed)) {
+                    is_awaited = true;
+                    let request = PickRequest::new(now).source(waiter.source);
+                    let candidates = newest.candidates(&waiter.selector);
+                    let lease = newest.rules.pick::<true>(&candidates, &request);
+                    if lease.is_some() {
+                        return lease;
+                    }
+                }
+                unserved.insert(waiter.key());
+                None
+            };
+            let served = self.order.line(at).find_map(|(ticket, waiter)| {
+                let lease = pick(waiter)?;
+                Some((ticket, Arc::clone(&waiter.cell), lease))
+            });
+            if let Some((ticket, cell, lease)) = served {
+                let _ = self.order.take_turn(at, ticket);
+                wakers.extend(cell.grant(lease));
+            }
+            turn = self.order.turn_after(at);
+        }
+        is_awaited
+    }
+
+    /// Ends the reservation of a server for which no connection waits.
+    fn release(&mut self, server: &Server) {
+        server.end_reservation();
+        self.reserved
+            .retain(|reserved| !std::ptr::eq(&**reserved, server));
+    }
+
+    fn release_if_empty(&mut self) {
+        if self.order.is_empty() {
+            for server in self.reserved.drain(..) {
+                server.end_reservation();
+            }
+        }
+    }
+}
+
+impl Newest {
+    fn candidates(&self, selector: &Selector) -> Candidates {
+        selector.resolve(&self.membership, &self.rules)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! The order in which waiting connections are served: round robin between clients, first in,
+//! first out within a client.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::{pool::selector::SelectorKey, spec::ClientId};
+
+/// A waiting connection.
+pub(super) trait Queued {
+    /// Identifies connections with the same candidates.
+    fn key(&self) -> SelectorKey;
+}
+
+/// Waiting connections in fair order.
+///
+/// Each client with waiting connections has a turn. Turns and tickets are numbers that only
+/// grow. A client that was served goes to the end: it gets a new turn.
+#[derive(Debug)]
+pub(super) struct FairOrder<W> {
+    lines: HashMap<Option<ClientId>, Line<W>>,
+    turns: BTreeMap<u64, Option<ClientId>>,
+    /// Number of waiting connections and turn of each client.
+    lengths: BTreeSet<(usize, u64)>,
+    /// Number of waiting connections by selector.
+    selectors: HashMap<SelectorKey, usize>,
+    len: usize,
+    next_number: u64,
+}
+
+/// The waiting connections of one client, by ticket.
+#[derive(Debug)]
+struct Line<W> {
+    turn: u64,
+    waiters: BTreeMap<u64, W>,
+}
+
+impl<W> Default for FairOrder<W> {
+    fn default() -> Self {
+        Self {
+            lines: HashMap::new(),
+            turns: BTreeMap::new(),
+            lengths: BTreeSet::new(),
+            selectors: HashMap::new(),
+            len: 0,
+            next_number: 0,
+        }
+    }
+}
+
+impl<W: Queued> FairOrder<W> {
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Number of different selectors of the waiting connections.
+    pub(super) fn selectors(&self) -> usize {
+        self.selectors.len()
+    }
+
+    /// All waiting connections.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &W> {
+        self.lines.values().flat_map(|line| line.waiters.values())
+    }
+
+    /// The oldest waiting connection of each client.
+    pub(super) fn oldest(&self) -> impl Iterator<Item = &W> {
+        let lines = self.lines.values();
+        lines.filter_map(|line| line.waiters.values().next())
+    }
+
+    pub(super) fn first_turn(&self) -> Option<u64> {
+        self.turns.keys().next().copied()
+    }
+
+    pub(super) fn turn_after(&self, turn: u64) -> Option<u64> {
+        self.turns.range(turn + 1..).next().map(|(&turn, _)| turn)
+    }
+
+    /// The waiting connections of the client with this turn, with their tickets, oldest first.
+    pub(super) fn line(&self, turn: u64) -> impl Iterator<Item = (u64, &W)> {
+        let line = self.turns.get(&turn).and_then(|key| self.lines.get(key));
+        let waiters = line.into_iter().flat_map(|line| &line.waiters);
+        waiters.map(|(&ticket, waiter)| (ticket, waiter))
+    }
+
+    /// Adds a connection as the newest of its client. Returns its ticket.
+    pub(super) fn push(&mut self, client: Option<ClientId>, waiter: W) -> u64 {
+        *self.selectors.entry(waiter.key()).or_default() += 1;
+        let (turn, ticket) = (self.next_number, self.next_number + 1);
+        self.next_number += 2;
+        let line = self.lines.entry(client.clone()).or_insert_with(|| {
+            self.turns.insert(turn, client);
+            Line {
+                turn,
+                waiters: BTreeMap::new(),
+            }
+        });
+        self.lengths.remove(&(line.waiters.len(), line.turn));
+        line.waiters.insert(ticket, waiter);
+        self.lengths.insert((line.waiters.len(), line.turn));
+        self.len += 1;
+        ticket
+    }
+
+    /// Removes the connection with this ticket, which keeps the turn of its client.
+    pub(super) fn remove(&mut self, client: Option<&ClientId>, ticket: u64) -> Option<W> {
+        self.take(&client.cloned(), ticket, None)
+    }
+
+    /// Removes the connection with this ticket, and moves its client to the end.
+    pub(super) fn take_turn(&mut self, turn: u64, ticket: u64) -> Option<W> {
+        let client = self.turns.get(&turn)?.clone();
+        let next_turn = self.next_number;
+        self.next_number += 1;
+        self.take(&client, ticket, Some(next_turn))
+    }
+
+    /// Removes the connection that must leave a full queue: the newest connection of the client
+    /// with the most waiting connections. A client does not displace connections of a client
+    /// that would then have fewer than itself. In this case, the connection with this `ticket`,
+    /// the newest of `client`, is removed.
+    pub(super) fn displace_for(&mut self, client: Option<&ClientId>, ticket: u64) -> Option<W> {
+        let own = client.cloned();
+        let own_length = self.lines.get(&own).map_or(0, |line| line.waiters.len());
+        let longest = self.lengths.last().copied();
+        let longer = longest.filter(|&(length, _)| length > own_length);
+        let victim = longer.and_then(|(_, turn)| {
+            let client = self.turns.get(&turn)?.clone();
+            let (&newest, _) = self.lines.get(&client)?.waiters.last_key_value()?;
+            Some((client, newest))
+        });
+        let (client, ticket) = victim.unwrap_or((own, ticket));
+        self.take(&client, ticket, None)
+    }
+
+    fn take(
+        &mut self,
+        client: &Option<ClientId>,
+        ticket: u64,
+        next_turn: Option<u64>,
+    ) -> Option<W> {
+        let line = self.lines.get_mut(client)?;
+        let waiter = line.waiters.remove(&ticket)?;
+        self.len -= 1;
+        self.lengths.remove(&(line.waiters.len() + 1, line.turn));
+        if line.waiters.is_empty() {
+            self.turns.remove(&line.turn);
+            self.lines.remove(client);
+        } else {
+            if let Some(turn) = next_turn {
+                self.turns.remove(&line.turn);
+                self.turns.insert(turn, client.clone());
+                line.turn = turn;
+            }
+            self.lengths.insert((line.waiters.len(), line.turn));
+        }
+        let key = waiter.key();
+        if let Some(count) = self.selectors.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.selectors.remove(&key);
+            }
+        }
+        Some(waiter)
+    }
+}
+
+#[cfg(test)]
+mod tests;
