@@ -21,6 +21,8 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const RETRIES: u32 = 2;
 pub(crate) const RETRY_FOR: Duration = Duration::from_secs(3);
 
+pub(crate) const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
+
 pub(crate) const HEALTH_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const RISE: u32 = 2;

@@ -17,9 +17,11 @@ pub mod reaper;
 pub mod reauthorize;
 
 use std::{
+    future::poll_fn,
     io,
     pin::pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -251,6 +253,7 @@ async fn connect<S: Stream>(
     let policy = upstream.connect_policy();
     let dial = Connect::new(pool, selector, policy)
         .source(record.connection().source().ip())
+        .client(grant.identity())
         .prepare(&step)
         .attempts(&attempts)
         .run();
@@ -258,8 +261,11 @@ async fn connect<S: Stream>(
         biased;
         connected = record.connection().unless_stopped(dial) => connected.map_err(Ended::from),
         departed = net::departed(stream) => Err(departed.into()),
+        () = drained_while_queued(&attempts, context) => Err(ReasonCode::Drained.into()),
     };
+    record.set_queued(attempts.queued());
     let took = net::now().saturating_duration_since(start);
+    let took = took.saturating_sub(attempts.queued().unwrap_or_default());
     let connected = connected.inspect_err(|_| record.connect_failed(attempts.get()))?;
     let connected = connected.map_err(|error| {
         record.connect_failed(error.attempts());
@@ -282,6 +288,22 @@ async fn connect<S: Stream>(
         _permit: permit,
         relay: listener.relay_policy(),
     })
+}
+
+/// Completes when draining begins while the connection waits in the queue of its upstream: a
+/// client that has no server yet can connect to another balancer at once.
+///
+/// Costs nothing unless the connection waits. Must be polled after the future that connects.
+async fn drained_while_queued(attempts: &Attempts, context: &ServerContext) {
+    let mut draining = None;
+    poll_fn(|cx| {
+        if !attempts.is_waiting() {
+            return Poll::Pending;
+        }
+        let draining = draining.get_or_insert_with(|| Box::pin(context.lifecycle.draining()));
+        draining.as_mut().poll(cx)
+    })
+    .await;
 }
 
 /// Authorizes the client under the snapshot that it was accepted with, and authorizes it again if

@@ -64,6 +64,9 @@ reason_codes! {
     Overloaded = Reason::Overloaded.as_str(),
     /// No server that the client may use is available.
     NoServerAvailable = Reason::NoServerAvailable.as_str(),
+    /// The connection waited for a server, and all servers were at their maximum of connections
+    /// until the timeout of the queue.
+    QueueTimeout = Reason::QueueTimeout.as_str(),
     /// All servers that were tried refused the connection or did not answer.
     ConnectFailed = Reason::ConnectFailed.as_str(),
     /// No byte was transferred in either direction during the idle timeout.
@@ -119,6 +122,7 @@ const fn of_library(reason: Reason) -> ReasonCode {
         Reason::TooManyConnections => ReasonCode::TooManyConnections,
         Reason::Overloaded => ReasonCode::Overloaded,
         Reason::NoServerAvailable => ReasonCode::NoServerAvailable,
+        Reason::QueueTimeout => ReasonCode::QueueTimeout,
         Reason::ConnectFailed => ReasonCode::ConnectFailed,
         Reason::IdleTimeout => ReasonCode::IdleTimeout,
         Reason::HalfCloseTimeout => ReasonCode::HalfCloseTimeout,

@@ -316,6 +316,7 @@ fn configured<'a>(pool: PoolBuilder<'a>, config: &leastconn_config::Upstream) ->
         .max_connecting(config.max_connecting)
         .balance(config.balance)
         .panic(config.panic)
+        .queue(config.queue)
         .slow_start(config.slow_start)
         .zone(config.own_zone.clone())
         .may_be_empty(!config.sources.is_empty())

@@ -14,13 +14,15 @@
 
 use std::{
     num::NonZeroU32,
+    pin::Pin,
     sync::{Arc, LazyLock},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use leastconn::{
     AdminState, Balance, Candidates, ClientId, Lease, Limiter, Limits, PanicPolicy, Permit,
-    PickRequest, Pool, RateLimit, Refusal, ServerSpec, Source,
+    PickRequest, Pool, QueuePolicy, RateLimit, Refusal, Selector, ServerSpec, Source, Waiting,
     health::{ActivePolicy, PassivePolicy, Ratio},
 };
 use loom::thread;
@@ -388,6 +390,105 @@ fn concurrent_pick_and_recovery_find_the_server() {
             assert!(!setup.pool.is_panicking());
         });
     }
+}
+
+/// A pool of one server with one slot, and a queue.
+fn queueing() -> Setup {
+    let pool = Pool::builder("pool")
+        .servers([spec("a").max_conns(NonZeroU32::new(1))])
+        .queue(QueuePolicy::new(2, Duration::from_secs(5)))
+        .seed(7)
+        .build()
+        .unwrap();
+    let all = pool.all();
+    let pool = Arc::new(pool);
+    Setup { pool, all }
+}
+
+fn wait(setup: &Setup) -> Waiting {
+    let waiting = setup.pool.enqueue(&Selector::all(), None, None, at(0));
+    waiting.unwrap()
+}
+
+fn poll(waiting: &mut Waiting) -> Option<Lease> {
+    let mut context = Context::from_waker(Waker::noop());
+    match Pin::new(waiting).poll(&mut context) {
+        Poll::Ready(lease) => Some(lease.unwrap()),
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn freed_slot_is_not_missed() {
+    loom::model(|| {
+        let setup = queueing();
+        let held = setup.pick(at(0)).unwrap();
+        let ends = thread::spawn(move || drop(held));
+        let mut waiting = wait(&setup);
+        let early = poll(&mut waiting);
+        ends.join().unwrap();
+        // The slot is free, so it must have been handed over.
+        let lease = early.or_else(|| poll(&mut waiting));
+        assert!(lease.is_some());
+        assert_eq!(setup.in_flight(), [1]);
+        drop(lease);
+        assert!(setup.pick(at(0)).is_some(), "the reservation has ended");
+    });
+}
+
+#[test]
+fn slot_of_a_leaving_waiter_goes_to_the_next() {
+    loom::model(|| {
+        let setup = queueing();
+        let held = setup.pick(at(0)).unwrap();
+        let leaving = wait(&setup);
+        let mut next = wait(&setup);
+        let ends = thread::spawn(move || drop(held));
+        drop(leaving);
+        ends.join().unwrap();
+        assert!(poll(&mut next).is_some());
+        assert_eq!(setup.in_flight(), [0]);
+    });
+}
+
+#[test]
+fn new_connection_neither_overtakes_nor_exceeds_max_conns() {
+    model_with_bounded_preemption(|| {
+        let setup = queueing();
+        let held = setup.pick(at(0)).unwrap();
+        let mut waiting = wait(&setup);
+        let ends = thread::spawn(move || drop(held));
+        assert!(setup.pick(at(0)).is_none());
+        ends.join().unwrap();
+        let lease = poll(&mut waiting);
+        assert!(lease.is_some() && setup.pick(at(0)).is_none());
+        assert_eq!(setup.in_flight(), [1]);
+    });
+}
+
+#[test]
+fn returning_server_is_not_missed() {
+    loom::model(|| {
+        let setup = queueing();
+        let server = &setup.pool.members()[0].server;
+        let held = setup.pick(at(0)).unwrap();
+        let mut waiting = wait(&setup);
+        server.set_admin(AdminState::Drain);
+        drop(held);
+        assert!(poll(&mut waiting).is_none());
+        let other = setup.spawn(|setup| {
+            setup.pool.members()[0].server.set_admin(AdminState::Ready);
+        });
+        let second = setup.pool.enqueue(&Selector::all(), None, None, at(0));
+        other.join().unwrap();
+        let first = poll(&mut waiting);
+        assert!(first.is_some(), "the first connection is served first");
+        let mut second = second.ok();
+        assert!(second.as_mut().is_none_or(|second| poll(second).is_none()));
+        drop(first);
+        assert!(second.is_none_or(|mut second| poll(&mut second).is_some()));
+        assert_eq!(setup.in_flight(), [0]);
+    });
 }
 
 fn admit(limiter: &Limiter, limits: Limits, now: Instant) -> Result<Permit, Refusal> {

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use leastconn::{
-    Balance, PanicPolicy, ServerSpec, UpstreamId, ZoneId,
+    Balance, PanicPolicy, QueuePolicy, ServerSpec, UpstreamId, ZoneId,
     health::{ActivePolicy, PassivePolicy},
 };
 use leastconn_proxy_protocol::Version;
@@ -36,6 +36,8 @@ pub struct Upstream {
     /// the connection fails as soon as all servers have failed.
     pub retry_for: Duration,
     pub panic: PanicPolicy,
+    /// How many connections may wait for a server that is at `max_conns`, and for how long.
+    pub queue: QueuePolicy,
     /// Idle time before the first TCP keepalive probe. `None`: no probes.
     pub keepalive: Option<Duration>,
     /// Version of the PROXY header sent to servers. `None`: no header.

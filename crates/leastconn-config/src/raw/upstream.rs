@@ -45,6 +45,8 @@ pub struct RawUpstream {
     /// ejected or down.
     #[schemars(extend("default" = "dial"))]
     pub panic: Opt<Panic>,
+    /// What happens to a connection when all servers that it may use are at `max_conns`.
+    pub queue: Opt<RawQueue>,
     /// Idle time before the kernel sends TCP keepalive probes to the server. "0s": never.
     #[schemars(extend("default" = text(defaults::KEEPALIVE)))]
     pub keepalive: Opt<DurationText>,
@@ -69,6 +71,19 @@ pub struct RawUpstream {
     /// The servers. A string S is short for `{ name = S, address = S }`.
     #[schemars(required)]
     pub servers: Opt<Vec<At<ServerEntry>>>,
+}
+
+/// The queue for connections whose servers are all at `max_conns`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "queue")]
+pub struct RawQueue {
+    /// Maximum of waiting connections. 0: a connection does not wait, but is refused.
+    #[schemars(range(min = 0, max = 100_000), extend("default" = 0))]
+    pub size: Opt<u32>,
+    /// Time after which a waiting connection is refused.
+    #[schemars(extend("default" = text(defaults::QUEUE_TIMEOUT)))]
+    pub timeout: Opt<DurationText>,
 }
 
 /// The balancing algorithm.

@@ -3,7 +3,8 @@
 use std::{collections::HashMap, num::NonZeroU32, ops::Range, time::Duration};
 
 use leastconn::{
-    Address, AddressError, Balance, PanicPolicy, ServerId, ServerSpec, UpstreamId, Weight,
+    Address, AddressError, Balance, PanicPolicy, QueuePolicy, ServerId, ServerSpec, UpstreamId,
+    Weight,
 };
 
 use super::{AddressUse, Declared, Resolver, SourceUse, Zero};
@@ -76,6 +77,9 @@ impl Resolver<'_> {
             .as_ref()
             .and_then(|tls| tls::upstream::load(tls, &servers, self.surroundings, self.problems));
         self.check_names_of_discovered(raw, &sources);
+        // Discovered servers may have `max_conns`.
+        let has_limit = !sources.is_empty() || servers.iter().any(|s| s.max_conns.is_some());
+        let queue = self.queue(raw, has_limit || servers.is_empty());
         Upstream {
             // The caller sets the ID. Without a valid name, the upstream is still checked.
             id: UpstreamId::from(""),
@@ -120,6 +124,7 @@ impl Resolver<'_> {
                     raw::Panic::Dial => PanicPolicy::Dial,
                     raw::Panic::Refuse => PanicPolicy::Refuse,
                 }),
+            queue,
             keepalive: self.keepalive(raw.keepalive.as_ref()),
             proxy_protocol: raw.proxy_protocol.as_ref().and_then(|at| match at.value {
                 ProxyProtocolOut::Off => None,
@@ -136,6 +141,33 @@ impl Resolver<'_> {
             passive: self.passive(raw.passive.as_ref()),
             tls,
         }
+    }
+
+    fn queue(&mut self, raw: &RawUpstream, has_limit: bool) -> QueuePolicy {
+        let Some(At { value: queue, span }) = &raw.queue else {
+            return QueuePolicy::default();
+        };
+        let size = queue.size.as_ref().map_or(0, |at| at.value);
+        let timeout = self.duration(
+            "timeout",
+            queue.timeout.as_ref(),
+            defaults::QUEUE_TIMEOUT,
+            Zero::Refused,
+        );
+        if size > 0 && !has_limit {
+            self.problems
+                .warning("`queue` has no effect: no server of the upstream has `max_conns`")
+                .at(span.clone())
+                .help(
+                    "add a limit to the servers: `{ address = \"webapp1:80\", max_conns = 100 }`",
+                );
+        } else if size == 0 && queue.timeout.is_some() {
+            self.problems
+                .warning("`queue` has no effect without `size`")
+                .at(span.clone())
+                .help("set the maximum of waiting connections: `size = 100`");
+        }
+        QueuePolicy::new(usize::try_from(size).unwrap_or(usize::MAX), timeout)
     }
 
     fn servers(

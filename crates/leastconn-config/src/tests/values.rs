@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, path::Path, time::Duration};
 
 use leastconn::{
-    Address, Balance, PanicPolicy, ServerId, UpstreamId, Weight, ZoneId,
+    Address, Balance, PanicPolicy, QueuePolicy, ServerId, UpstreamId, Weight, ZoneId,
     health::{PassivePolicy, Ratio},
 };
 
@@ -94,6 +94,7 @@ fn all_keys_are_read() {
         retries = 0
         retry_for = "250ms"
         panic = "refuse"
+        queue = { size = 100, timeout = "2s" }
         slow_start = "1m30s"
         proxy_protocol = "v2-tls"
         health_check = { type = "http", path = "/up?x=1", status = [200, 204], port = 8080, rise = 1, fall = 1 }
@@ -150,6 +151,8 @@ fn all_keys_are_read() {
     assert_eq!(upstream.slow_start, Duration::from_secs(90));
     assert_eq!(upstream.retry_for, Duration::from_millis(250));
     assert_eq!(upstream.panic, PanicPolicy::Refuse);
+    let two_seconds = Duration::from_secs(2);
+    assert_eq!(upstream.queue, QueuePolicy::new(100, two_seconds));
     assert_eq!(upstream.passive.max_ejected, Ratio::ALL);
     assert_eq!(upstream.passive.max_early, 2);
     assert_eq!(upstream.max_connecting, NonZeroU32::new(16));
@@ -281,6 +284,7 @@ fn balance_has_five_values() {
     }
     let plain = &config(PLAIN).upstreams[0];
     assert_eq!(plain.balance, Balance::LeastConn);
+    assert_eq!(plain.queue, QueuePolicy::new(0, Duration::from_secs(5)));
     assert_eq!(plain.slow_start, Duration::ZERO);
     assert_eq!(plain.retry_for, Duration::from_secs(3));
     assert_eq!(plain.panic, PanicPolicy::Dial);

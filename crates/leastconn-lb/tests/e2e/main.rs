@@ -69,6 +69,7 @@ mod openapi_document;
 mod proxy_header_required;
 mod proxy_protocol_from_clients;
 mod proxy_protocol_to_servers;
+mod queue;
 mod reauthorization;
 mod refusals;
 mod reload;

@@ -1,6 +1,6 @@
 //! Summaries of upstreams, for `/api/v1/status`.
 
-use leastconn::{AdminState, Pool};
+use leastconn::{AdminState, Pool, net};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,15 @@ pub struct UpstreamSummary {
     /// The balancer's own zone, if some servers are in it and some are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<OwnZone>,
+    /// Connections that wait in the queue: all their servers are at `max_conns`.
+    #[serde(default)]
+    pub queued: usize,
+    /// Maximum of waiting connections; 0: connections do not wait.
+    #[serde(default)]
+    pub queue_size: usize,
+    /// How long the oldest of them has been waiting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_wait_ms: Option<u64>,
 }
 
 /// The balancer's own zone.
@@ -58,7 +67,12 @@ impl UpstreamSummary {
             .zip(&status)
             .filter(|(_, status)| !status.is_up() && status.admin != AdminState::Maint)
             .map(|(member, status)| (&*member.server, health_name(status)));
+        let queue = pool.queue_status(net::now());
+        let longest_wait = queue.longest_wait.map(|wait| wait.as_millis());
         Self {
+            queued: queue.waiting,
+            queue_size: pool.queue_policy().size,
+            longest_wait_ms: longest_wait.map(|wait| u64::try_from(wait).unwrap_or(u64::MAX)),
             name: pool.id().to_string(),
             balance: pool.balance().as_str().to_owned(),
             servers: status.len(),
@@ -77,14 +91,32 @@ impl UpstreamSummary {
     }
 }
 
-/// Text lines for upstreams without an available server and for unhealthy servers: at most
-/// `max_lines`, and one more with the number of servers left out.
+impl UpstreamSummary {
+    fn queue_line(&self) -> Option<String> {
+        let (connections, wait) = match self.queued {
+            0 => return None,
+            1 => ("connection", "waits"),
+            _ => ("connections", "wait"),
+        };
+        Some(format!(
+            "upstream {}: {} {connections} {wait} for a server below max_conns, the longest for {} ms",
+            self.name,
+            self.queued,
+            self.longest_wait_ms.unwrap_or_default()
+        ))
+    }
+}
+
+/// Text lines for upstreams without an available server, for upstreams with waiting connections
+/// and for unhealthy servers: at most `max_lines`, and one more with the number of servers left
+/// out.
 pub fn outage_lines(upstreams: &[UpstreamSummary], max_lines: usize) -> Vec<String> {
     let mut lines: Vec<_> = upstreams
         .iter()
         .filter(|upstream| upstream.available == 0)
         .map(|upstream| format!("upstream {}: NO server is available", upstream.name))
         .collect();
+    lines.extend(upstreams.iter().filter_map(UpstreamSummary::queue_line));
     lines.truncate(max_lines);
     let unhealthy: usize = upstreams.iter().map(|upstream| upstream.unhealthy).sum();
     let servers = upstreams.iter().flat_map(|upstream| {
@@ -132,6 +164,9 @@ mod tests {
             unhealthy_servers: listed.collect(),
             active: 0,
             zone: None,
+            queued: 0,
+            queue_size: 0,
+            longest_wait_ms: None,
         }
     }
 
@@ -146,6 +181,22 @@ mod tests {
                 format!("web/s0 {down}"),
                 format!("db/s0 {down}"),
                 format!("db/s1 {down}"),
+            ]
+        );
+    }
+
+    #[test]
+    fn queues_are_listed() {
+        let waiting = |queued| UpstreamSummary {
+            queued,
+            longest_wait_ms: Some(250),
+            ..upstream("web", 2, 0)
+        };
+        assert_eq!(
+            outage_lines(&[waiting(0), waiting(1), waiting(7)], 4),
+            [
+                "upstream web: 1 connection waits for a server below max_conns, the longest for 250 ms",
+                "upstream web: 7 connections wait for a server below max_conns, the longest for 250 ms",
             ]
         );
     }

@@ -46,6 +46,7 @@ pub struct AccessRecord {
     diagnostics: Option<Box<Diagnostics>>,
     attempts: Option<u32>,
     handshake: Option<Duration>,
+    queued: Option<Duration>,
     connect: Option<Duration>,
     shadow: Option<Box<ShadowDecision>>,
     ended: bool,
@@ -72,6 +73,7 @@ impl AccessRecord {
             diagnostics: None,
             attempts: None,
             handshake: None,
+            queued: None,
             connect: None,
             shadow: None,
             ended: false,
@@ -114,6 +116,16 @@ impl AccessRecord {
         self.connect = Some(took);
         let histogram = &self.telemetry.metrics.connect_seconds;
         histogram.observe(took.as_secs_f64());
+    }
+
+    /// Records how long the connection has waited in the queue of its upstream. `None`: it has
+    /// not waited.
+    pub fn set_queued(&mut self, queued: Option<Duration>) {
+        if let Some(queued) = queued {
+            let histogram = &self.telemetry.metrics.queue_seconds;
+            histogram.observe(queued.as_secs_f64());
+        }
+        self.queued = queued;
     }
 
     /// Records that all `attempts` to connect to a server failed.
@@ -272,6 +284,7 @@ impl AccessRecord {
             bytes_received: connection.traffic.received(),
             bytes_sent: connection.traffic.sent(),
             handshake_ms: self.handshake.map(milliseconds),
+            queue_ms: self.queued.map(milliseconds),
             connect_ms: self.connect.map(milliseconds),
             duration_ms: milliseconds(net::now().saturating_duration_since(self.accepted_at)),
             outcome: reason.as_str(),

@@ -48,6 +48,7 @@ pub struct Lifecycle {
     started: Timestamp,
     applied: Mutex<Timestamp>,
     phase: AtomicU8,
+    draining: watch::Sender<bool>,
     last_reload: Mutex<Option<LastReload>>,
     failed_upgrade: Mutex<Option<FailedUpgrade>>,
     /// Whether the start has finished.
@@ -62,6 +63,7 @@ impl Lifecycle {
             started: now,
             applied: Mutex::new(now),
             phase: AtomicU8::new(Phase::Starting as u8),
+            draining: watch::Sender::new(false),
             last_reload: Mutex::default(),
             failed_upgrade: Mutex::default(),
             is_started: watch::Sender::new(false),
@@ -110,6 +112,18 @@ impl Lifecycle {
 
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Release);
+        if phase == Phase::Draining {
+            self.draining.send_replace(true);
+        }
+    }
+
+    /// Completes once [`Phase::Draining`] begins.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut draining = self.draining.subscribe();
+        async move {
+            // The sender lives as long as the process.
+            let _ = draining.wait_for(|&draining| draining).await;
+        }
     }
 
     /// Ends the phase `Starting`. Has no effect in any other phase.

@@ -15,8 +15,9 @@ export const REFUSALS = {
   not_allowed: "A rule matches, but does not allow a server of this listener.",
   rate_limited: "The client exceeded its rate_limit, or the limit of its source address.",
   too_many_connections: "The client reached its max_conns.",
-  overloaded: "The balancer reached a limit: connections, handshakes or open files.",
+  overloaded: "The balancer reached a limit: connections, handshakes, open files, or the size of a queue.",
   no_server_available: "No server that the client is allowed to use is available.",
+  queue_timeout: "All servers that the client may use were at max_conns until the timeout of the queue.",
   connect_failed: "Every attempt to connect to a server failed.",
 };
 

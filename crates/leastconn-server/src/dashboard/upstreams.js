@@ -47,6 +47,12 @@ function sourceItem() {
   };
 }
 
+/** The waiting connections of an upstream with a queue. */
+function queue({ queued, queue_size, longest_wait_ms }) {
+  if (!queued) return queue_size ? "none waiting" : "";
+  return `${as.count(queued)} of ${as.count(queue_size)} waiting, longest ${(longest_wait_ms / 1000).toFixed(1)} s`;
+}
+
 const COLUMNS = [
   ["Server", ""],
   ["State", "w-state"],
@@ -85,7 +91,7 @@ function card({ summary: { name } }) {
       keyed(found, sources, (one) => one.source, sourceItem);
       const kind = summary.available === 0 ? "bad" : summary.available < summary.servers ? "warn" : "good";
       badge(up, `${as.count(summary.available)} of ${as.count(summary.servers)} available`, kind);
-      text(sum, `${summary.balance} · ${as.count(summary.active)} open`);
+      text(sum, [summary.balance, `${as.count(summary.active)} open`, queue(summary)].filter(Boolean).join(" · "));
       more.hidden = all || servers.length >= summary.servers;
       text(more, `Show all ${as.count(summary.servers)} servers`);
       // Bars are relative to the server with the most connections.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use leastconn::Member;
+use leastconn::{Member, net};
 use leastconn_config::{FileKind, files};
 
 use crate::{
@@ -71,6 +71,15 @@ impl Observed for ObservedContext {
         snapshot
             .pools()
             .map(|pool| (pool.id().to_string(), pool.is_panicking()))
+            .collect()
+    }
+
+    fn queues(&self) -> Vec<(String, usize)> {
+        let snapshot = self.0.snapshot();
+        let now = net::now();
+        let pools = snapshot.pools();
+        pools
+            .map(|pool| (pool.id().to_string(), pool.queue_status(now).waiting))
             .collect()
     }
 

@@ -41,6 +41,8 @@ pub struct Metrics {
     pub handshake_seconds: Histogram,
     /// Time from the first connection attempt until a server is connected.
     pub connect_seconds: Histogram,
+    /// Time that a connection has waited in the queue of its upstream.
+    pub queue_seconds: Histogram,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -65,6 +67,7 @@ impl Metrics {
             connections_limit: Gauge::default(),
             handshake_seconds: seconds(),
             connect_seconds: seconds(),
+            queue_seconds: seconds(),
             registry: RwLock::default(),
         };
         let version = Family::<Version, Gauge>::default();
@@ -91,6 +94,11 @@ impl Metrics {
             "leastconn_server_connect_seconds",
             "Time until a server was connected, including retries",
             m.connect_seconds.clone(),
+        );
+        registry.register(
+            "leastconn_upstream_queue_seconds",
+            "Time that connections waited in the queue of their upstream, served or not",
+            m.queue_seconds.clone(),
         );
         registry.register(
             "leastconn_config_reloads",

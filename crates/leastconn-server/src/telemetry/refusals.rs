@@ -100,6 +100,7 @@ pub const fn is_refusal(reason: ReasonCode) -> bool {
             | ReasonCode::TooManyConnections
             | ReasonCode::Overloaded
             | ReasonCode::NoServerAvailable
+            | ReasonCode::QueueTimeout
             | ReasonCode::ConnectFailed
     )
 }

@@ -8,7 +8,7 @@ use std::{
     io,
     net::SocketAddr,
     path::Path,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -93,6 +93,7 @@ pub struct Attempts {
     count: AtomicU32,
     /// In nanoseconds.
     queued: AtomicU64,
+    is_waiting: AtomicBool,
 }
 
 impl Attempts {
@@ -109,11 +110,21 @@ impl Attempts {
         }
     }
 
+    /// Whether the connection waits in the queue at the moment.
+    pub fn is_waiting(&self) -> bool {
+        self.is_waiting.load(Ordering::Relaxed)
+    }
+
     fn begin(&self) {
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn add_queued(&self, waited: Duration) {
+    fn begin_waiting(&self) {
+        self.is_waiting.store(true, Ordering::Relaxed);
+    }
+
+    fn end_waiting(&self, waited: Duration) {
+        self.is_waiting.store(false, Ordering::Relaxed);
         let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
         self.queued.fetch_add(nanos, Ordering::Relaxed);
     }

@@ -118,5 +118,26 @@ fn upstream_problems_are_described() {
             "slow_start = 30\nservers =",
             "error: `slow_start`: expected a duration",
         ),
+        // The queue
+        (
+            "servers =",
+            "queue = 100\nservers =",
+            "error: `queue`: expected a table",
+        ),
+        (
+            "servers =",
+            "queue = { size = -1 }\nservers =",
+            "error: `size` must be from 0 to 100000",
+        ),
+        (
+            "servers =",
+            "queue = { size = 9, timeout = \"0s\" }\nservers =",
+            "error: `timeout` cannot be zero",
+        ),
+        (
+            "servers =",
+            "queue = { max = 9 }\nservers =",
+            "error: unknown key `max`",
+        ),
     ]);
 }

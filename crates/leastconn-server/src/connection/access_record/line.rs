@@ -49,6 +49,8 @@ pub(super) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) handshake_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) queue_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) connect_ms: Option<f64>,
     pub(super) duration_ms: f64,
     pub(super) outcome: &'static str,

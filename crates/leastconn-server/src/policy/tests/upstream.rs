@@ -23,6 +23,7 @@ pub(super) fn upstream(name: &str, servers: &[&str]) -> (UpstreamId, Arc<Upstrea
         retries: 0,
         retry_for: Duration::ZERO,
         panic: leastconn::PanicPolicy::default(),
+        queue: leastconn::QueuePolicy::default(),
         keepalive: None,
         proxy_protocol: None,
         health_check: None,

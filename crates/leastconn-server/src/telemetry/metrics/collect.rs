@@ -21,6 +21,8 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     fn discoveries(&self) -> Vec<DiscoveryState>;
     /// All upstreams, and whether they are in panic mode.
     fn upstreams(&self) -> Vec<(String, bool)>;
+    /// All upstreams, and how many connections wait in their queues.
+    fn queues(&self) -> Vec<(String, usize)>;
     /// Upstreams with servers both in the own zone and outside it, and whether new connections
     /// are sent only to the own zone.
     fn own_zones(&self) -> Vec<(String, bool)>;
@@ -184,9 +186,13 @@ impl<O: Observed> Collect<O> {
 
     fn encode_upstreams(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let flags = |upstreams: Vec<(String, bool)>| {
-            upstreams.into_iter().map(|(upstream, flag)| {
+            let upstreams = upstreams.into_iter();
+            upstreams.map(|(name, flag)| (name, flag.into())).collect()
+        };
+        let gauges = |values: Vec<(String, i64)>| {
+            values.into_iter().map(|(upstream, value)| {
                 let labels = UpstreamLabels { upstream };
-                (labels, ConstGauge::new(i64::from(flag)))
+                (labels, ConstGauge::new(value))
             })
         };
         family(
@@ -194,14 +200,23 @@ impl<O: Observed> Collect<O> {
             "leastconn_upstream_panic",
             "1 while no server of an upstream is available, but some are ejected or down",
             MetricType::Gauge,
-            flags(self.0.upstreams()),
+            gauges(flags(self.0.upstreams())),
+        )?;
+        let queues = self.0.queues().into_iter();
+        let waiting = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        family(
+            encoder,
+            "leastconn_upstream_queue",
+            "Connections that wait in the queue of an upstream",
+            MetricType::Gauge,
+            gauges(queues.map(|(name, count)| (name, waiting(count))).collect()),
         )?;
         family(
             encoder,
             "leastconn_upstream_zone_preferred",
             "1 while new connections are sent only to servers in the own zone, 0 while they are sent to all zones",
             MetricType::Gauge,
-            flags(self.0.own_zones()),
+            gauges(flags(self.0.own_zones())),
         )
     }
 

@@ -38,10 +38,7 @@ impl Queue<'_> {
         let waited = self.attempts.queued().unwrap_or_default();
         let timeout = self.pool.queue_policy().timeout;
         let deadline = after(start, timeout.saturating_sub(waited));
-        let _time = WaitTime {
-            attempts: self.attempts,
-            start,
-        };
+        let _time = WaitTime::begin(self.attempts, start);
         // Allocate only if the connection really waits: the future of every connection would
         // otherwise be larger.
         Box::pin(self.until(waiting, deadline)).await.map(Some)
@@ -82,10 +79,17 @@ struct WaitTime<'a> {
     start: Instant,
 }
 
+impl<'a> WaitTime<'a> {
+    fn begin(attempts: &'a Attempts, start: Instant) -> Self {
+        attempts.begin_waiting();
+        Self { attempts, start }
+    }
+}
+
 impl Drop for WaitTime<'_> {
     fn drop(&mut self) {
         let waited = now().saturating_duration_since(self.start);
         self.attempts
-            .add_queued(waited.max(Duration::from_nanos(1)));
+            .end_waiting(waited.max(Duration::from_nanos(1)));
     }
 }

@@ -10,6 +10,7 @@ use crate::{
 };
 
 mod cancelled;
+mod queue;
 mod retries;
 mod step;
 
