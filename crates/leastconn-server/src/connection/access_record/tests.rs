@@ -158,6 +158,7 @@ fn reference_documents_every_field() {
         bytes_received: 0,
         bytes_sent: 0,
         handshake_ms: Some(0.0),
+        queue_ms: Some(0.0),
         connect_ms: Some(0.0),
         duration_ms: 0.0,
         outcome: "ok",

@@ -28,6 +28,10 @@ impl Observed for FixedState {
         vec![("web".to_owned(), true)]
     }
 
+    fn queues(&self) -> Vec<(String, usize)> {
+        vec![("web".to_owned(), 3)]
+    }
+
     fn own_zones(&self) -> Vec<(String, bool)> {
         vec![("web".to_owned(), false)]
     }
