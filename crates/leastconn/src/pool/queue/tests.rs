@@ -30,8 +30,10 @@ fn spec(name: &str, max_conns: u32) -> ServerSpec {
 }
 
 fn builder(servers: impl IntoIterator<Item = ServerSpec>, size: usize) -> PoolBuilder<'static> {
-    let mut passive = PassivePolicy::default();
-    passive.max_ejected = Ratio::ALL;
+    let passive = PassivePolicy {
+        max_ejected: Ratio::ALL,
+        ..PassivePolicy::default()
+    };
     Pool::builder("pool")
         .servers(servers)
         .passive(passive)
