@@ -271,7 +271,10 @@ fn server(section: &Section, service: &mut Service, backend: &mut Backend, dir: 
         }
         (Verify::None, _) | (_, None) => {
             tls.set("client_auth", Value::text("none"));
-            let reason = "clients cannot be verified without `CAfile`";
+            let reason = match ca {
+                Some(_) => "`requireCert` alone does not verify clients: set `verifyChain`",
+                None => "clients cannot be verified without `CAfile`",
+            };
             tls.note(section.place.left_out(reason));
             service.refused.push(reason.to_owned());
         }
