@@ -22,8 +22,9 @@ use settings::Settings;
 /// # Errors
 /// If the text is not a configuration of nginx, or an included file cannot be read.
 pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<Imported, String> {
-    let directives = parser::parse(file, text, dir.unwrap_or(Path::new("")))?;
     let mut imported = Imported::default();
+    let dir = dir.unwrap_or(Path::new(""));
+    let directives = parser::parse(file, text, dir, &mut imported.notes)?;
     let mut stream = Vec::new();
     let mut is_nginx = false;
     for directive in &directives {

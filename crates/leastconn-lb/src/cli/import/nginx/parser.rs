@@ -1,8 +1,12 @@
 //! Parses nginx's configuration into directives.
 
-use std::{fs, path::Path, rc::Rc};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
-use super::super::model::Place;
+use super::super::model::{Note, Place};
 
 /// Largest depth of nested blocks and of included files.
 const DEEPEST: usize = 20;
@@ -40,11 +44,17 @@ enum Token {
     Close,
 }
 
-/// All directives of a text. Included files are read, except in `http` blocks.
+/// All directives of a text. Included files are read, except in `http` blocks. `notes` receives
+/// a note for each `include` with a pattern in a directory that does not exist.
 ///
 /// # Errors
-/// If the text is not well-formed, or a file cannot be read.
-pub(crate) fn parse(file: &Rc<str>, text: &str, dir: &Path) -> Result<Vec<Directive>, String> {
+/// If the text is not well-formed, or a file or directory cannot be read.
+pub(crate) fn parse(
+    file: &Rc<str>,
+    text: &str,
+    dir: &Path,
+    notes: &mut Vec<Note>,
+) -> Result<Vec<Directive>, String> {
     let mut parser = Parser {
         file,
         lines: text.lines().collect(),
@@ -53,7 +63,7 @@ pub(crate) fn parse(file: &Rc<str>, text: &str, dir: &Path) -> Result<Vec<Direct
         depth: 0,
     };
     let directives = parser.block(false)?;
-    expanded(directives, dir, 0)
+    expanded(directives, dir, 0, notes)
 }
 
 struct Parser<'a> {
@@ -191,6 +201,7 @@ fn expanded(
     directives: Vec<Directive>,
     dir: &Path,
     depth: usize,
+    notes: &mut Vec<Note>,
 ) -> Result<Vec<Directive>, String> {
     let mut all = Vec::new();
     for mut directive in directives {
@@ -202,7 +213,14 @@ fn expanded(
                     place.file, place.line
                 ));
             }
-            for path in files(dir, directive.word(1))? {
+            let files = files(dir, directive.word(1))
+                .map_err(|error| format!("{}:{}: {error}", place.file, place.line))?;
+            let Some(files) = files else {
+                let reason = "the directory does not exist, so no file is included";
+                notes.push(place.remark(reason));
+                continue;
+            };
+            for path in files {
                 let text = fs::read_to_string(&path).map_err(|error| {
                     let path = path.display();
                     format!("{}:{}: cannot read {path}: {error}", place.file, place.line)
@@ -221,14 +239,14 @@ fn expanded(
                     depth: 0,
                 };
                 let directives = parser.block(false)?;
-                all.extend(expanded(directives, parser.dir, depth + 1)?);
+                all.extend(expanded(directives, parser.dir, depth + 1, notes)?);
             }
             continue;
         }
         if directive.name() != "http"
             && let Some(block) = directive.block.take()
         {
-            directive.block = Some(expanded(block, dir, depth)?);
+            directive.block = Some(expanded(block, dir, depth, notes)?);
         }
         all.push(directive);
     }
@@ -236,34 +254,39 @@ fn expanded(
 }
 
 /// The files of an `include`: one, or those that match a pattern in the last part of the path,
-/// sorted.
-fn files(dir: &Path, pattern: &str) -> Result<Vec<std::path::PathBuf>, String> {
+/// sorted. `None` if the directory of a pattern does not exist, which nginx accepts.
+fn files(dir: &Path, pattern: &str) -> Result<Option<Vec<PathBuf>>, String> {
     let path = dir.join(pattern);
     if !pattern.contains(['*', '?', '[']) {
-        return Ok(vec![path]);
+        return Ok(Some(vec![path]));
     }
     let name = path
         .file_name()
         .map(|name| name.to_string_lossy().into_owned());
     let (Some(parent), Some(name)) = (path.parent(), name) else {
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     };
     if parent.to_string_lossy().contains(['*', '?', '[']) || name.contains('[') {
         return Err(format!(
             "the pattern {pattern:?} is not supported in `include`"
         ));
     }
-    let mut found: Vec<_> = fs::read_dir(parent)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            let file = path.file_name().unwrap_or_default().to_string_lossy();
-            !file.starts_with('.') && matches(&name, &file)
-        })
-        .collect();
+    let unreadable = |error| format!("cannot read {}: {error}", parent.display());
+    let entries = match fs::read_dir(parent) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries.map_err(unreadable)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(unreadable)?;
+        let file = entry.file_name();
+        let file = file.to_string_lossy();
+        if !file.starts_with('.') && matches(&name, &file) {
+            found.push(entry.path());
+        }
+    }
     found.sort();
-    Ok(found)
+    Ok(Some(found))
 }
 
 /// Whether a file name matches a pattern with `*` and `?`.
@@ -293,14 +316,31 @@ mod tests {
     #[test]
     fn quotes_blocks_and_comments() {
         let text = "a 'x y' \"b;c\"; # comment\nb { c ~^\\w+\\.x$; } d ${e}f;";
-        let directives = parse(&"t".into(), text, Path::new("/")).unwrap();
+        let mut notes = Vec::new();
+        let directives = parse(&"t".into(), text, Path::new("/"), &mut notes).unwrap();
         let words: Vec<_> = directives.iter().map(|d| d.words.join("|")).collect();
         assert_eq!(words, ["a|x y|b;c", "b", "d|${e}f"]);
         assert_eq!(directives[1].children()[0].words, ["c", r"~^\w+\.x$"]);
         assert_eq!(directives[2].place.line, 2);
         for text in ["a", "a {", "}", "a 'b;", "a b }"] {
-            assert!(parse(&"t".into(), text, Path::new("/")).is_err(), "{text}");
+            let parsed = parse(&"t".into(), text, Path::new("/"), &mut notes);
+            assert!(parsed.is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn missing_include_directories_are_noted() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut notes = Vec::new();
+        let text = "a b;\ninclude missing/*.conf;";
+        let directives = parse(&"t".into(), text, dir, &mut notes).unwrap();
+        assert_eq!(directives.len(), 1);
+        assert_eq!(notes.len(), 1);
+        assert_eq!(notes[0].place.line, 2);
+        // A file is in the place of the directory.
+        let text = "a b;\ninclude Cargo.toml/*.conf;";
+        let error = parse(&"t".into(), text, dir, &mut notes).unwrap_err();
+        assert!(error.starts_with("t:2: cannot read "), "{error}");
     }
 
     #[test]
