@@ -64,6 +64,7 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
         fronts.extend(front);
         backs.extend(back);
     }
+    let mut upstreams = UpstreamNames::new(&backs);
     let mut names = Names::default();
     for front in &fronts {
         let own = backs.iter().find(|back| back.backend.name == front.name);
@@ -71,25 +72,65 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
         let default = front.rules.default_backend().or(own);
         for mut service in proxy::services(front, &mut names, default) {
             evaluate(&mut service, front, default, &backs, &tables, dir)?;
-            rename(&mut service);
+            upstreams.rename(&mut service);
             imported.services.push(service);
         }
     }
     for mut back in backs {
-        back.backend.name = valid(&back.backend.name);
+        let name = upstreams.name(&back.backend.name);
+        if name != valid(&back.backend.name) {
+            back.backend
+                .comments
+                .push(format!("`{}` of the source.", back.backend.name));
+        }
+        back.backend.name = name;
         imported.backends.push(back.backend);
     }
     Ok(imported)
 }
 
-/// Names of upstreams have fewer characters than those of HAProxy.
-fn rename(service: &mut Service) {
-    for (_, verdict) in &mut service.access {
-        if let Verdict::To(name) = verdict {
-            *name = valid(name);
+/// Names of upstreams by the names of backends, in which HAProxy allows more characters.
+struct UpstreamNames {
+    by_backend: HashMap<String, String>,
+    names: Names,
+}
+
+impl UpstreamNames {
+    /// Backends whose names are valid keep them.
+    fn new(backs: &[Back]) -> Self {
+        let mut this = Self {
+            by_backend: HashMap::new(),
+            names: Names::default(),
+        };
+        let backends = || backs.iter().map(|back| &back.backend.name);
+        for name in backends().filter(|name| valid(name) == **name) {
+            this.name(name);
         }
+        for name in backends() {
+            this.name(name);
+        }
+        this
     }
-    service.home = service.home.as_deref().map(valid);
+
+    /// The upstream of a backend. A backend that is not in the file has a name of its own too,
+    /// so that no other upstream is used instead.
+    fn name(&mut self, backend: &str) -> String {
+        let known = self.by_backend.get(backend).cloned();
+        known.unwrap_or_else(|| {
+            let name = self.names.unique(backend);
+            self.by_backend.insert(backend.to_owned(), name.clone());
+            name
+        })
+    }
+
+    fn rename(&mut self, service: &mut Service) {
+        for (_, verdict) in &mut service.access {
+            if let Verdict::To(name) = verdict {
+                *name = self.name(name);
+            }
+        }
+        service.home = service.home.as_deref().map(|name| self.name(name));
+    }
 }
 
 fn other_section(line: &lexer::Line) -> super::model::Note {
@@ -174,5 +215,51 @@ fn timeouts(service: &mut Service, front: &Front, used: &[&Back]) {
             .table
             .keys
             .sort_by_key(|(key, _)| *key != "proxy_protocol");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            model::{Imported, ServerLine},
+            plan,
+        },
+        Verdict, import,
+    };
+
+    fn imported(text: &str) -> Imported {
+        import(&"t".into(), text, None).unwrap()
+    }
+
+    #[test]
+    fn backends_with_similar_names_stay_apart() {
+        let mut imported = imported(
+            "frontend f
+                bind :1000
+                use_backend db:admin if { src 10.0.0.0/8 }
+                use_backend db/admin if { src 192.168.0.0/16 }
+                default_backend db-admin
+            backend db:admin
+                server s1 127.0.0.1:1
+            backend db-admin
+                server s2 127.0.0.1:2",
+        );
+        let names: Vec<_> = imported.backends.iter().map(|b| b.name.clone()).collect();
+        assert_eq!(names, ["db-admin-2", "db-admin"]);
+        let access = &imported.services[0].access;
+        let targets = access.iter().map(|(_, verdict)| match verdict {
+            Verdict::To(name) => name.as_str(),
+            _ => "",
+        });
+        // `db/admin` is not in the file.
+        let targets: Vec<_> = targets.collect();
+        assert_eq!(targets, ["db-admin-2", "db-admin-3", "db-admin"]);
+        let plan = plan::plan(&mut imported).unwrap();
+        let servers = plan.upstreams.iter().flat_map(|upstream| &upstream.servers);
+        let servers = servers.filter(|line| matches!(line, ServerLine::Server { .. }));
+        assert_eq!(servers.count(), 2);
+        let allow = plan.rules.iter().map(|rule| rule.allow.join(" "));
+        assert_eq!(allow.collect::<Vec<_>>(), ["db-admin-2", "", "db-admin"]);
     }
 }
