@@ -5,8 +5,23 @@ use super::{
     regex,
 };
 
-/// The predicate for a subject such as `/OU=a/CN=b` or `CN=b,OU=a`. Attributes that a
-/// certificate has in addition are not compared.
+/// Why a rule for a whole distinguished name differs from the source.
+pub(crate) const WIDER: &str = "client rules do not compare whole distinguished names: the rule \
+    also matches names with further attributes";
+
+/// Common names that a regular expression looks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct CommonNames {
+    pub(crate) names: Vec<String>,
+    /// The expression matches no common names but these.
+    pub(crate) is_exact: bool,
+    /// The expression also restricts other attributes, as `^CN=a$` and `^CN=a,` do, so that a
+    /// rule for the names matches more certificates.
+    pub(crate) is_wider: bool,
+}
+
+/// The predicate for a subject such as `/OU=a/CN=b` or `CN=b,OU=a`. It is wider than the
+/// subject, because attributes that a certificate has in addition are not compared.
 ///
 /// # Errors
 /// If it has attributes that client rules do not compare, or no common name.
@@ -40,8 +55,8 @@ pub(crate) fn subject(name: &str) -> Result<Predicate, String> {
 }
 
 /// The common names that a regular expression on a subject in the notation of RFC 2253 looks
-/// for, and whether it matches exactly these. Dots without a backslash stand for dots.
-pub(crate) fn common_names(expression: &str) -> Option<(Vec<String>, bool)> {
+/// for. Dots without a backslash stand for dots.
+pub(crate) fn common_names(expression: &str) -> Option<CommonNames> {
     let (start, rest) = expression.split_once("CN=")?;
     let starts_exactly = matches!(start, "^" | "(^|,)" | "(?:^|,)" | "(,|^)" | "^(.*,)?");
     if !starts_exactly && !matches!(start, "" | "^.*" | ".*" | "^.*,") {
@@ -68,7 +83,13 @@ pub(crate) fn common_names(expression: &str) -> Option<(Vec<String>, bool)> {
     let names = regex::literals(&literal)?;
     let is_valid = |name: &String| !name.is_empty() && !name.contains([',', '*', '=']);
     let is_exact = starts_exactly && end.is_some() && !has_any;
-    names.iter().all(is_valid).then_some((names, is_exact))
+    let is_wider = matches!(start, "^" | "^.*,")
+        || end.is_some_and(|end| matches!(end, ",.*$" | ",.*" | "," | "$"));
+    names.iter().all(is_valid).then_some(CommonNames {
+        names,
+        is_exact,
+        is_wider,
+    })
 }
 
 /// The attributes of a distinguished name and their values.
@@ -115,15 +136,35 @@ mod tests {
             (r"^CN=(a|b)(,|$)", "a b", true),
             (r"^CN=a,", "a", true),
         ] {
-            let (names, exact) = common_names(expression).unwrap();
+            let found = common_names(expression).unwrap();
             assert_eq!(
-                (names.join(" ").as_str(), exact),
+                (found.names.join(" ").as_str(), found.is_exact),
                 (expected, is_exact),
                 "{expression}"
             );
         }
         for expression in ["O=x", "CN=.*", "CN=client[0-9]+", "^(?!CN=a)CN=b$"] {
             assert_eq!(common_names(expression), None, "{expression}");
+        }
+    }
+
+    #[test]
+    fn anchored_expressions_are_narrower_than_their_names() {
+        for (expression, is_wider) in [
+            ("CN=a", false),
+            ("(^|,)CN=a(,|$)", false),
+            ("^(.*,)?CN=a(,.*)?$", false),
+            ("^.*CN=a(?:,|$)", false),
+            ("^CN=a$", true),
+            ("^CN=a", true),
+            ("CN=a$", true),
+            ("^CN=a,", true),
+            ("^CN=(a|b)(,|$)", true),
+            ("(^|,)CN=a,.*$", true),
+            ("^.*,CN=a(,|$)", true),
+        ] {
+            let found = common_names(expression).unwrap();
+            assert_eq!(found.is_wider, is_wider, "{expression}");
         }
     }
 

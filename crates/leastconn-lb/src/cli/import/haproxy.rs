@@ -222,11 +222,13 @@ fn timeouts(service: &mut Service, front: &Front, used: &[&Back]) {
 mod tests {
     use super::{
         super::{
-            model::{Imported, ServerLine},
+            model::{Imported, Kind, ServerLine},
             plan,
         },
         Verdict, import,
     };
+
+    const BIND: &str = "bind :8443 ssl crt server.pem ca-file ca.crt verify required";
 
     fn imported(text: &str) -> Imported {
         import(&"t".into(), text, None).unwrap()
@@ -261,5 +263,27 @@ mod tests {
         assert_eq!(servers.count(), 2);
         let allow = plan.rules.iter().map(|rule| rule.allow.join(" "));
         assert_eq!(allow.collect::<Vec<_>>(), ["db-admin-2", "", "db-admin"]);
+    }
+
+    #[test]
+    fn tests_of_whole_subjects_are_noted() {
+        for (line, is_noted) in [
+            ("use_backend b if { ssl_c_s_dn -m str /CN=admin }", true),
+            ("use_backend b if { ssl_c_s_dn /OU=a/CN=admin }", true),
+            ("tcp-request content reject if { ssl_c_s_dn /CN=x }", true),
+            (
+                "tcp-request content reject unless { ssl_c_s_dn /CN=x }",
+                true,
+            ),
+            ("tcp-request content accept if { ssl_c_s_dn /CN=x }", true),
+            ("use_backend b if { ssl_c_s_dn(cn) admin }", false),
+        ] {
+            let text = format!("frontend f\n{BIND}\n{line}\nbackend b\nserver s 127.0.0.1:1");
+            let imported = imported(&text);
+            let notes = imported.services[0].table.notes.iter();
+            let mut notes = notes.filter(|note| note.kind == Kind::LeftOut);
+            let noted = notes.any(|note| note.reason == super::super::dn::WIDER);
+            assert_eq!(noted, is_noted, "{line}");
+        }
     }
 }

@@ -168,3 +168,43 @@ fn resolve(
     known.push((target.to_owned(), backend));
     name
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::dn, import};
+
+    #[test]
+    fn cases_narrower_than_their_rules_are_noted() {
+        for (case, is_noted) in [
+            ("CN=a", true),
+            ("CN=a,OU=b", true),
+            ("~^CN=a$", true),
+            ("~^CN=a,", true),
+            ("~*CN=a$", true),
+            ("~(^|,)CN=a(,|$)", false),
+            ("~CN=a", false),
+        ] {
+            let text = format!(
+                "map $ssl_client_s_dn $target {{
+                    '{case}' web;
+                }}
+                upstream web {{
+                    server 127.0.0.1:1;
+                }}
+                server {{
+                    listen 8443 ssl;
+                    ssl_certificate server.pem;
+                    ssl_certificate_key server.key;
+                    ssl_client_certificate ca.crt;
+                    ssl_verify_client on;
+                    proxy_pass $target;
+                }}",
+            );
+            let imported = import(&"t".into(), &text, None).unwrap();
+            let notes = &imported.services[0].table.notes;
+            let noted: Vec<_> = notes.iter().filter(|n| n.reason == dn::WIDER).collect();
+            assert_eq!(!noted.is_empty(), is_noted, "{case}: {notes:?}");
+            assert!(noted.iter().all(|note| note.place.line == 2), "{case}");
+        }
+    }
+}

@@ -61,6 +61,8 @@ pub(crate) struct Parsed {
     pub(crate) unknown: Vec<String>,
     /// Whether an unknown part depends on the client.
     pub(crate) client_dependent: bool,
+    /// Whether a test compares a whole subject, of which client rules compare only a part.
+    pub(crate) compares_subject: bool,
     /// The rule refuses clients, so a test must not match fewer clients than in the source.
     refuses: bool,
 }
@@ -219,6 +221,7 @@ fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
             let names = values.iter().map(|value| super::super::dn::subject(value));
             match names.collect::<Result<Vec<_>, _>>() {
                 Ok(names) if method == "str" && !lowered => {
+                    parsed.compares_subject |= !names.is_empty();
                     Condition::Any(names.into_iter().map(Condition::Is).collect())
                 }
                 Ok(_) => unknown(

@@ -7,6 +7,7 @@ use super::{
         access::{
             Condition, Key, List, Predicate, TooMany, Verdict, always, chain, first_of, when,
         },
+        dn,
         model::{Note, Place, Rate},
     },
     acl::{self, Limit, Parsed, Scope, Tracked},
@@ -185,6 +186,7 @@ impl Rules {
             match action {
                 "accept" => {
                     let parsed = acl::condition(words, false, scope);
+                    note_wider(&parsed, place, &mut evaluated.notes);
                     note_unknown(
                         &parsed,
                         place,
@@ -196,6 +198,7 @@ impl Rules {
                 }
                 "reject" | "silent-drop" => {
                     let parsed = acl::condition(words, true, scope);
+                    note_wider(&parsed, place, &mut evaluated.notes);
                     if let Some((limit, for_all)) = only_limit(&parsed) {
                         evaluated.limits.push((limit, place.clone(), for_all));
                         continue;
@@ -240,6 +243,7 @@ impl Rules {
             let place = &line.place;
             let words = line.words.get(2..).unwrap_or(&[]);
             let parsed = acl::condition(words, false, scope);
+            note_wider(&parsed, place, &mut evaluated.notes);
             let applies = resolved(&parsed, false);
             if line.word(1).contains("%[") {
                 match dynamic(line.word(1), scope) {
@@ -283,6 +287,13 @@ fn resolved(parsed: &Parsed, holds: bool) -> Condition {
     match &parsed.condition {
         Some(condition) => condition.resolved(holds),
         None => Condition::Constant(holds),
+    }
+}
+
+/// Tests of whole subjects are noted even in rules that reject: `reject unless` admits clients.
+fn note_wider(parsed: &Parsed, place: &Place, notes: &mut Vec<Note>) {
+    if parsed.compares_subject {
+        notes.push(place.left_out(dn::WIDER));
     }
 }
 

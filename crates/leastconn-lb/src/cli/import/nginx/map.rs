@@ -91,7 +91,12 @@ fn list(
             .iter()
             .all(|(_, verdict)| *verdict == Verdict::Refuse);
         match key.case(line.name(), hostnames, refuses) {
-            Ok((order, condition)) => cases.push((order, condition, targets)),
+            Ok((order, condition)) => {
+                if key.is_widened(line.name()) {
+                    notes.push((line.clone(), dn::WIDER.to_owned()));
+                }
+                cases.push((order, condition, targets));
+            }
             Err(reason) => {
                 notes.push((
                     line.clone(),
@@ -162,6 +167,17 @@ impl Source {
         })
     }
 
+    /// Whether the condition of [`Self::case`] matches more clients than `text` in the source.
+    fn is_widened(&self, text: &str) -> bool {
+        let (Self::Subject(_), text) = (self, without_escape(text)) else {
+            return false;
+        };
+        // A plain text is the whole subject.
+        expression(text).is_none_or(|expression| {
+            dn::common_names(expression).is_some_and(|found| found.is_wider)
+        })
+    }
+
     /// The clients with this value. `refuses`: they are refused, so it must not match fewer
     /// clients than in the source.
     fn case(
@@ -170,8 +186,8 @@ impl Source {
         hostnames: bool,
         refuses: bool,
     ) -> Result<(Order, Condition), Reason> {
-        let text = text.strip_prefix('\\').unwrap_or(text);
-        let expression = text.strip_prefix("~*").or(text.strip_prefix('~'));
+        let text = without_escape(text);
+        let expression = expression(text);
         let unknown = || format!("{text:?} has no equivalent");
         let is = |key: Key, values: Vec<String>| Condition::Is(Predicate::new(key, values));
         match self {
@@ -225,13 +241,23 @@ impl Source {
                 None if *key == Key::Cn => Ok((Order::Exact, Condition::Is(dn::subject(text)?))),
                 None => Err(unknown()),
                 Some(expression) => {
-                    let (names, exact) = dn::common_names(expression).ok_or_else(unknown)?;
-                    if refuses && !exact {
+                    let found = dn::common_names(expression).ok_or_else(unknown)?;
+                    if refuses && !found.is_exact {
                         return Err(format!("{text:?} also matches longer names"));
                     }
-                    Ok((Order::Expression, is(*key, names)))
+                    Ok((Order::Expression, is(*key, found.names)))
                 }
             },
         }
     }
+}
+
+/// The text of a case. A backslash escapes a first character with a special meaning.
+fn without_escape(text: &str) -> &str {
+    text.strip_prefix('\\').unwrap_or(text)
+}
+
+/// The regular expression of a case.
+fn expression(text: &str) -> Option<&str> {
+    text.strip_prefix("~*").or(text.strip_prefix('~'))
 }
