@@ -121,7 +121,7 @@ fn import_all(program: &str, ending: &str) -> usize {
 
 #[test]
 fn haproxy_files() {
-    assert_eq!(import_all("haproxy", ".cfg"), 11);
+    assert_eq!(import_all("haproxy", ".cfg"), 12);
 }
 
 #[test]

@@ -19,6 +19,9 @@ use super::{
     tls::Bases,
 };
 
+/// Largest `size` of a queue. HAProxy has no limit by default.
+const LARGEST_QUEUE: u64 = 100_000;
+
 /// The part of a section that clients connect to.
 #[derive(Debug, Default)]
 pub(crate) struct Front {
@@ -180,18 +183,14 @@ impl Reader<'_> {
             (_, None) => self.note(place.left_out("the timeout is not a number")),
             (
                 "client" | "server" | "client-fin" | "server-fin" | "tunnel" | "connect" | "check"
-                | "client-hs",
+                | "client-hs" | "queue",
                 Some(ms),
             ) => {
+                // 0 replaces a value of `defaults` by none.
                 if ms > 0 {
                     self.timeouts.0.insert(name.to_owned(), ms);
-                }
-            }
-            ("queue", _) => {
-                if self.proxy.is_back {
-                    self.back.note(place.left_out(
-                        "connections are not queued: with all servers at `max_conns` they are refused",
-                    ));
+                } else {
+                    self.timeouts.0.remove(name);
                 }
             }
             _ => self.note(place.remark("has no effect in mode tcp")),
@@ -325,6 +324,29 @@ impl Reader<'_> {
         }
     }
 
+    /// The queue, if a server has `maxconn`. HAProxy limits the queue of each server, so `size` is
+    /// the sum of these limits.
+    fn queue(&self, servers: &[&(Line, Server)]) -> Option<Value> {
+        let is_limited = |server: &Server| {
+            let limit = server.table.get("max_conns");
+            matches!(limit, Some(Value::Integer(limit)) if *limit > 0)
+        };
+        let limited: Vec<_> = servers.iter().filter(|(_, s)| is_limited(s)).collect();
+        if limited.is_empty() {
+            return None;
+        }
+        let sizes: Option<Vec<u64>> = limited.iter().map(|(_, s)| s.max_queue).collect();
+        let size = sizes.map_or(LARGEST_QUEUE, |sizes| {
+            let sum = sizes.into_iter().fold(0, u64::saturating_add);
+            sum.min(LARGEST_QUEUE)
+        });
+        let mut queue = vec![("size", Value::Integer(size))];
+        let timeouts = ["queue", "connect"].into_iter();
+        let timeout = timeouts.filter_map(|name| self.timeouts.get(name)).next();
+        queue.extend(timeout.map(|ms| ("timeout", units::duration(ms))));
+        Some(Value::Table(queue))
+    }
+
     /// Adds the servers, and the settings that they have in common.
     fn servers(&mut self, backend: &mut Backend, table: &mut Table) {
         let servers = std::mem::take(&mut self.servers);
@@ -367,6 +389,9 @@ impl Reader<'_> {
                 line.place
                     .left_out("servers of an upstream have the same health checks"),
             );
+        }
+        if let Some(queue) = self.queue(&usable) {
+            table.set("queue", queue);
         }
         if let Some(kind) = first.proxy_protocol {
             table.set("proxy_protocol", Value::text(kind));

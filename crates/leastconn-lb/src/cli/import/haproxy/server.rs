@@ -25,6 +25,8 @@ pub(crate) struct Server {
     pub(crate) observe: Option<u64>,
     /// Milliseconds.
     pub(crate) slow_start: Option<u64>,
+    /// `maxqueue`. `None`: not limited.
+    pub(crate) max_queue: Option<u64>,
     /// Not used: its weight is 0, or it is disabled.
     pub(crate) left_out: Option<Note>,
     pub(crate) notes: Vec<Note>,
@@ -120,15 +122,19 @@ impl Parser<'_> {
             }
             "maxconn" => {
                 match number() {
-                    Some(limit) => {
-                        server.table.set("max_conns", Value::Integer(limit));
-                        server.notes.push(place.remark(
-                            "connections above `max_conns` of all servers are refused, not queued",
-                        ));
-                    }
+                    Some(limit) => server.table.set("max_conns", Value::Integer(limit)),
                     None => server
                         .notes
                         .push(place.left_out("`maxconn` is not a number")),
+                }
+                return 2;
+            }
+            "maxqueue" => {
+                match number() {
+                    Some(limit) => server.max_queue = Some(limit).filter(|limit| *limit > 0),
+                    None => server
+                        .notes
+                        .push(place.left_out("`maxqueue` is not a number")),
                 }
                 return 2;
             }
@@ -218,7 +224,6 @@ impl Parser<'_> {
                 return 2;
             }
             "minconn"
-            | "maxqueue"
             | "addr"
             | "source"
             | "on-error"
