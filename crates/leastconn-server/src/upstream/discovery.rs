@@ -245,8 +245,10 @@ impl Follow {
         let recorded = self.source.record(result, &self.discovery.settings);
         let (upstream, source) = (self.pool.id(), &self.source.kind);
         if let Some(error) = recorded.new_error {
-            if recorded.is_answer {
+            if recorded.is_over_max {
                 tracing::error!(%upstream, %source, %error, "discovery incomplete");
+            } else if recorded.is_answer {
+                tracing::warn!(%upstream, %source, %error, "discovery incomplete");
             } else {
                 tracing::warn!(%upstream, %source, %error, "discovery failed, servers kept");
             }

@@ -24,7 +24,7 @@ use leastconn::{Address, ServerId};
 use tokio::{task::JoinSet, time::timeout};
 
 use super::{
-    members::{Answer, FoundServer},
+    members::{Answer, FoundServer, UnknownServers},
     srv_names::{SrvNames, SrvRecord},
 };
 use leastconn_config::{
@@ -43,6 +43,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit of one query, after which it is repeated or sent to the next DNS server.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Minimum of [`QUERY_TIMEOUT`] as set by `options timeout:` in `/etc/resolv.conf`, where 0 is
+/// valid.
+const MIN_QUERY_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Maximum number of SRV targets that are looked up at the same time.
 const CONCURRENT_TARGETS: usize = 16;
 
@@ -55,6 +59,11 @@ pub(crate) enum DnsError {
     NoRecords(&'static str),
     #[error("{0}")]
     Failed(#[from] NetError),
+    #[error("the address {0} cannot be the address of a server")]
+    InvalidAddress(IpAddr),
+    /// No server is known, because look-ups of parts failed or records are invalid.
+    #[error("{0}")]
+    NoUsableRecords(String),
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     TimedOut,
     #[error("{RESOLV_CONF} cannot be read: {0}")]
@@ -102,8 +111,50 @@ struct Resolver {
 struct Addresses {
     addresses: BTreeSet<IpAddr>,
     ttl: u32,
-    /// Whether the look-ups of all address families succeeded.
-    is_complete: bool,
+    v4_failure: Option<String>,
+    v6_failure: Option<String>,
+    /// An address in the answer that no server can have.
+    invalid: Option<IpAddr>,
+}
+
+impl Addresses {
+    const fn new() -> Self {
+        Self {
+            addresses: BTreeSet::new(),
+            ttl: u32::MAX,
+            v4_failure: None,
+            v6_failure: None,
+            invalid: None,
+        }
+    }
+
+    fn add(&mut self, address: IpAddr, ttl: u32) {
+        if is_usable(address) {
+            self.addresses.insert(address);
+            self.ttl = self.ttl.min(ttl);
+        } else {
+            self.invalid = Some(address);
+        }
+    }
+
+    fn problem(&self) -> Option<String> {
+        let v4 = self.v4_failure.as_ref().map(|error| format!("A: {error}"));
+        let v6 = self.v6_failure.as_ref();
+        let v6 = v6.map(|error| format!("AAAA: {error}"));
+        let invalid = self.invalid.map(DnsError::InvalidAddress);
+        let invalid = invalid.map(|error| error.to_string());
+        join([v4, v6, invalid].into_iter().flatten().collect())
+    }
+}
+
+/// The servers of SRV records.
+#[derive(Debug, Default)]
+struct SrvAnswer {
+    records: Vec<SrvRecord>,
+    ttl: u32,
+    /// Targets of which not all addresses are known. In lower case, without the dot at the end.
+    unknown_targets: Vec<String>,
+    problems: Vec<String>,
 }
 
 impl DnsClient {
@@ -125,9 +176,12 @@ impl DnsClient {
                 let address = SocketAddr::new(address, port);
                 FoundServer::new(ServerId::from(address.to_string()), Address::from(address))
             };
+            let v4 = found.v4_failure.as_ref().map(|_| UnknownServers::V4);
+            let v6 = found.v6_failure.as_ref().map(|_| UnknownServers::V6);
             Ok(Answer {
+                unknown: v4.into_iter().chain(v6).collect(),
+                problem: found.problem(),
                 servers: found.addresses.into_iter().map(server).collect(),
-                is_complete: found.is_complete,
                 ttl: Some(Duration::from_secs(found.ttl.into())),
             })
         };
@@ -147,14 +201,26 @@ impl DnsClient {
             let lookup = resolver.searched(name, Resolver::srv).await?;
             Ok(resolver.resolve_targets(&lookup).await)
         };
-        let (records, ttl, is_complete) = timeout(TIMEOUT, look_up)
+        let found = timeout(TIMEOUT, look_up)
             .await
             .map_err(|_| DnsError::TimedOut)
             .flatten()?;
+        let problem = join(found.problems);
+        let servers = names.servers(found.records);
+        if servers.is_empty()
+            && let Some(problem) = problem
+        {
+            return Err(DnsError::NoUsableRecords(problem));
+        }
+        let unknown = found.unknown_targets.iter();
+        let unknown = unknown.flat_map(|target| names.of_target(target));
         Ok(Answer {
-            servers: names.servers(records),
-            is_complete,
-            ttl: Some(Duration::from_secs(ttl.into())),
+            unknown: unknown
+                .map(|name| UnknownServers::Target(name.to_owned()))
+                .collect(),
+            servers,
+            problem,
+            ttl: Some(Duration::from_secs(found.ttl.into())),
         })
     }
 
@@ -208,7 +274,7 @@ impl Resolver {
         let search = std::mem::take(&mut config.search);
         config.domain = None;
         let ndots = options.ndots;
-        options.timeout = options.timeout.min(QUERY_TIMEOUT);
+        options.timeout = options.timeout.clamp(MIN_QUERY_TIMEOUT, QUERY_TIMEOUT);
         options.cache_size = 0;
         options.use_hosts_file = ResolveHosts::Never;
         let provider = TokioRuntimeProvider::default();
@@ -281,36 +347,38 @@ impl Resolver {
             query(self.family != AddressFamily::V6, RecordType::A),
             query(self.family != AddressFamily::V4, RecordType::AAAA),
         );
-        let mut found = Addresses {
-            addresses: BTreeSet::new(),
-            ttl: u32::MAX,
-            is_complete: true,
-        };
+        let mut found = Addresses::new();
         let mut failure = None;
         let mut exists = false;
-        for result in [v4, v6].into_iter().flatten() {
+        for (result, is_v4) in [(v4, true), (v6, false)] {
             match result {
-                Ok(lookup) => {
+                None => {}
+                Some(Ok(lookup)) => {
                     exists = true;
                     for record in lookup.answers() {
                         if let Some(address) = record.data.ip_addr() {
-                            found.addresses.insert(address);
-                            found.ttl = found.ttl.min(record.ttl);
+                            found.add(address, record.ttl);
                         }
                     }
                 }
-                Err(error) if error.is_no_records_found() => exists |= !error.is_nx_domain(),
-                Err(error) => {
-                    found.is_complete = false;
+                Some(Err(error)) if error.is_no_records_found() => exists |= !error.is_nx_domain(),
+                Some(Err(error)) => {
+                    let text = Some(error.to_string());
+                    if is_v4 {
+                        found.v4_failure = text;
+                    } else {
+                        found.v6_failure = text;
+                    }
                     failure = Some(error);
                 }
             }
         }
-        match (found.addresses.is_empty(), failure) {
-            (false, _) => Ok(found),
-            (true, Some(error)) => Err(error.into()),
-            (true, None) if exists => Err(DnsError::NoRecords("address")),
-            (true, None) => Err(DnsError::NoSuchName),
+        match (found.addresses.is_empty(), failure, found.invalid) {
+            (false, _, _) => Ok(found),
+            (true, Some(error), _) => Err(error.into()),
+            (true, None, Some(address)) => Err(DnsError::InvalidAddress(address)),
+            (true, None, None) if exists => Err(DnsError::NoRecords("address")),
+            (true, None, None) => Err(DnsError::NoSuchName),
         }
     }
 
@@ -330,76 +398,93 @@ impl Resolver {
     }
 
     /// Finds the addresses of the targets of SRV records: in the additional section, else by a
-    /// look-up of each target. Returns also the shortest TTL, and whether all look-ups succeeded.
-    async fn resolve_targets(&self, lookup: &Lookup) -> (Vec<SrvRecord>, u32, bool) {
-        let mut ttl = u32::MAX;
+    /// look-up of each target.
+    async fn resolve_targets(&self, lookup: &Lookup) -> SrvAnswer {
+        let mut found = SrvAnswer {
+            ttl: u32::MAX,
+            ..SrvAnswer::default()
+        };
         let mut known: HashMap<Name, Addresses> = HashMap::new();
         for record in lookup.additionals() {
-            if let Some(address) = record.data.ip_addr().filter(|ip| self.is_wanted(*ip)) {
+            let is_used = |ip: &IpAddr| self.is_wanted(*ip) && is_usable(*ip);
+            if let Some(address) = record.data.ip_addr().filter(is_used) {
                 let target = record.name.to_lowercase();
-                let known = known.entry(target).or_insert_with(|| Addresses {
-                    addresses: BTreeSet::new(),
-                    ttl: u32::MAX,
-                    is_complete: true,
-                });
-                known.addresses.insert(address);
-                known.ttl = known.ttl.min(record.ttl);
+                let known = known.entry(target).or_insert_with(Addresses::new);
+                known.add(address, record.ttl);
             }
         }
-        let records = lookup
-            .answers()
-            .iter()
-            .filter_map(|record| match &record.data {
-                RData::SRV(srv) => Some((srv, record.ttl)),
-                _ => None,
-            });
-        let records: Vec<_> = records.collect();
-        // A single dot means that the service is not available.
-        let targets: BTreeSet<_> = records
-            .iter()
-            .map(|(srv, _)| srv.target.to_lowercase())
-            .filter(|target| !target.is_root() && !known.contains_key(target))
-            .collect();
-        let mut is_complete = true;
-        for (target, addresses) in self.look_up_all(targets).await {
-            match addresses {
-                Ok(addresses) => {
-                    known.insert(target, addresses);
+        let mut records = Vec::new();
+        for record in lookup.answers() {
+            if let RData::SRV(srv) = &record.data {
+                found.ttl = found.ttl.min(record.ttl);
+                // A single dot means that the service is not available.
+                if srv.target.is_root() {
+                    continue;
                 }
-                // A target without address may have one again soon.
-                Err(error) => {
-                    tracing::debug!(%target, %error, "SRV target not resolved");
-                    is_complete = false;
+                let target = srv.target.to_lowercase();
+                if srv.port == 0 {
+                    let problem = format!("{}: the port is 0", host(&target));
+                    found.problems.push(problem);
+                } else {
+                    records.push((srv, target));
                 }
             }
         }
-        let mut found = Vec::new();
-        for (srv, record_ttl) in records {
-            ttl = ttl.min(record_ttl);
-            let Some(addresses) = known.get(&srv.target.to_lowercase()) else {
+        let targets = records.iter().map(|(_, target)| target.clone());
+        let targets: BTreeSet<_> = targets.filter(|name| !known.contains_key(name)).collect();
+        let mut results = self.look_up_all(targets.clone()).await;
+        for target in targets {
+            let problem = match results.remove(&target) {
+                Some(Ok(addresses)) => {
+                    let has_v4 = addresses.addresses.iter().any(IpAddr::is_ipv4);
+                    if addresses.v4_failure.is_some() {
+                        found.unknown_targets.push(host(&target));
+                    }
+                    // Of a target with IPv4 addresses, the IPv6 addresses are not used.
+                    let is_affected = !has_v4 || addresses.invalid.is_some();
+                    let problem = addresses.problem().filter(|_| is_affected);
+                    known.insert(target.clone(), addresses);
+                    problem
+                }
+                // The target has no address. `hold` delays the removal of its servers.
+                Some(Err(error)) if error.is_empty_answer() => None,
+                Some(Err(error)) => {
+                    found.unknown_targets.push(host(&target));
+                    Some(error.to_string())
+                }
+                // The task panicked, and the panic was logged.
+                None => {
+                    found.unknown_targets.push(host(&target));
+                    Some("the look-up was aborted".to_owned())
+                }
+            };
+            let problem = problem.map(|problem| format!("{}: {problem}", host(&target)));
+            found.problems.extend(problem);
+        }
+        for (srv, target) in records {
+            let Some(addresses) = known.get(&target) else {
                 continue;
             };
-            ttl = ttl.min(addresses.ttl);
-            is_complete &= addresses.is_complete;
-            let target = srv.target.to_lowercase().to_ascii();
-            found.push(SrvRecord {
-                target: target.trim_end_matches('.').to_owned(),
+            found.ttl = found.ttl.min(addresses.ttl);
+            found.records.push(SrvRecord {
+                target: host(&target),
                 port: srv.port,
                 priority: srv.priority,
                 weight: srv.weight,
                 addresses: one_family(&addresses.addresses),
             });
         }
-        (found, ttl, is_complete)
+        found
     }
 
+    /// Looks up the addresses of all targets. The result lacks those whose task has panicked.
     async fn look_up_all(
         &self,
         targets: BTreeSet<Name>,
-    ) -> Vec<(Name, Result<Addresses, DnsError>)> {
+    ) -> HashMap<Name, Result<Addresses, DnsError>> {
         let mut targets = targets.into_iter();
         let mut running = JoinSet::new();
-        let mut results = Vec::new();
+        let mut results = HashMap::new();
         let resolver = Arc::new(self.clone());
         loop {
             while running.len() < CONCURRENT_TARGETS
@@ -412,8 +497,9 @@ impl Resolver {
                 });
             }
             match running.join_next().await {
-                Some(Ok(result)) => results.push(result),
-                // The task panicked, and the panic was logged. The answer is incomplete.
+                Some(Ok((target, addresses))) => {
+                    results.insert(target, addresses);
+                }
                 Some(Err(_)) => {}
                 None => return results,
             }
@@ -429,6 +515,31 @@ impl Resolver {
     }
 }
 
+/// Whether a server can have this address. DNS filters answer `0.0.0.0` and `::`; connections to
+/// these reach the host of the balancer itself.
+const fn is_usable(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => !v4.is_unspecified() && !v4.is_multicast() && !v4.is_broadcast(),
+        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast(),
+    }
+}
+
+/// A name as text, without the dot at the end.
+fn host(name: &Name) -> String {
+    let text = name.to_ascii();
+    text.trim_end_matches('.').to_owned()
+}
+
+/// The first problem, and the number of the others.
+fn join(problems: Vec<String>) -> Option<String> {
+    let others = problems.len().saturating_sub(1);
+    let first = problems.into_iter().next()?;
+    Some(match others {
+        0 => first,
+        _ => format!("{first} (and {others} more)"),
+    })
+}
+
 /// The IPv4 addresses of an SRV target or, if there are none, its IPv6 addresses. A target with
 /// both is one server.
 fn one_family(addresses: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
@@ -438,45 +549,4 @@ fn one_family(addresses: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn candidates(name: &str, ndots: usize) -> Vec<String> {
-        let search = ["default.svc.cluster.local", "cluster.local"];
-        let (config, mut options) = configured(&["127.0.0.1:53".parse().unwrap()]);
-        options.ndots = ndots;
-        let search = search.iter().map(|name| Name::from_ascii(name).unwrap());
-        let config = ResolverConfig::from_parts(None, search.collect(), config.name_servers);
-        let resolver = Resolver::new(config, options, AddressFamily::Any).unwrap();
-        let names = resolver.candidates(name).unwrap();
-        names.iter().map(Name::to_ascii).collect()
-    }
-
-    #[tokio::test]
-    async fn search_domains_apply_as_in_the_c_library() {
-        let (short, first, second) = (
-            "web.",
-            "web.default.svc.cluster.local.",
-            "web.cluster.local.",
-        );
-        assert_eq!(candidates("web", 5), [first, second, short]);
-        assert_eq!(candidates("web", 0), [short, first, second]);
-        assert_eq!(candidates("web.", 5), [short]);
-        assert_eq!(candidates("a.b", 1)[0], "a.b.");
-        assert_eq!(candidates("a.b", 2)[2], "a.b.");
-    }
-
-    #[test]
-    fn a_target_with_both_families_is_one_server() {
-        let all = |list: &[&str]| -> BTreeSet<IpAddr> {
-            list.iter().map(|ip| ip.parse().unwrap()).collect()
-        };
-        let v4 = all(&["10.0.0.1", "10.0.0.2"]);
-        let both = all(&["10.0.0.1", "10.0.0.2", "fd00::1"]);
-        assert_eq!(one_family(&both), Vec::from_iter(v4));
-        assert_eq!(
-            one_family(&all(&["fd00::1"])),
-            Vec::from_iter(all(&["fd00::1"]))
-        );
-    }
-}
+mod tests;

@@ -6,12 +6,15 @@
 //! - An answer without servers changes nothing. DNS servers answer "no such name" while they
 //!   restart or lose their own upstream.
 //! - A server that is missing from an answer stays a member until it has been missing from
-//!   every complete answer for the hold time. DNS servers may return a part of the records,
+//!   every answer for the hold time. DNS servers may return a part of the records,
 //!   and readiness of a server may flap.
 //! - Only an answer removes servers. While all look-ups fail, the members stay.
+//! - If a part of a look-up fails, the servers of this part stay ([`UnknownServers`]). Other
+//!   servers are removed as usual, so that a part that always fails does not prevent removal.
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     num::NonZeroU32,
     time::{Duration, Instant},
 };
@@ -49,11 +52,47 @@ impl FoundServer {
 pub(crate) struct Answer {
     /// In a stable order: if there are too many, the first ones become members.
     pub(crate) servers: Vec<FoundServer>,
-    /// Whether all parts of the look-up succeeded. Servers are not missing from an incomplete
-    /// answer.
-    pub(crate) is_complete: bool,
+    /// Servers that may exist although `servers` lacks them, because a part of the look-up
+    /// failed.
+    pub(crate) unknown: Vec<UnknownServers>,
+    /// Why a part of the look-up failed, or why records are not used.
+    pub(crate) problem: Option<String>,
     /// How long the answer may be used without a new look-up, if that is limited.
     pub(crate) ttl: Option<Duration>,
+}
+
+/// The servers of a part of a look-up that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum UnknownServers {
+    /// All servers with an IPv4 address.
+    V4,
+    /// All servers with an IPv6 address.
+    V6,
+    /// The servers of an SRV target that has this name: `web-0`, `web-0-10.0.0.1`.
+    Target(String),
+}
+
+impl UnknownServers {
+    fn include(&self, server: &FoundServer) -> bool {
+        match self {
+            Self::V4 => matches!(server.address, Address::Ip(address) if address.is_ipv4()),
+            Self::V6 => matches!(server.address, Address::Ip(address) if address.is_ipv6()),
+            Self::Target(name) => server
+                .id
+                .as_str()
+                .strip_prefix(&**name)
+                .is_some_and(|rest| {
+                    let address = rest.strip_prefix('-').map(str::parse::<IpAddr>);
+                    rest.is_empty() || matches!(address, Some(Ok(_)))
+                }),
+        }
+    }
+}
+
+impl Answer {
+    fn lacks(&self, server: &FoundServer) -> bool {
+        !self.unknown.iter().any(|unknown| unknown.include(server))
+    }
 }
 
 /// When members are removed, and how many there can be.
@@ -77,8 +116,7 @@ pub(crate) struct Members(Vec<SourceMember>);
 #[derive(Clone, Debug)]
 struct SourceMember {
     server: FoundServer,
-    /// The time of the first complete answer without the server, if no later answer contains
-    /// it.
+    /// The time of the first answer that lacks the server, if no later answer contains it.
     missing_since: Option<Instant>,
 }
 
@@ -109,17 +147,14 @@ impl Members {
                 member.server = server.clone();
                 member.missing_since = None;
                 present += 1;
-            } else if answer.is_complete {
+            } else if answer.lacks(&member.server) {
                 member.missing_since.get_or_insert(now);
             }
         }
-        if answer.is_complete {
-            self.0.retain(|member| {
-                member
-                    .missing_since
-                    .is_none_or(|since| now.saturating_duration_since(since) < limits.hold)
-            });
-        }
+        self.0.retain(|member| {
+            let is_held = |since| now.saturating_duration_since(since) < limits.hold;
+            member.missing_since.is_none_or(is_held) || !answer.lacks(&member.server)
+        });
         let mut ignored = 0;
         for server in &answer.servers {
             if !found.contains_key(&server.id) {
@@ -139,7 +174,8 @@ impl Members {
     }
 
     /// The time at which the next member has been missing for `hold`. An answer at that time
-    /// removes it.
+    /// removes it, unless a part of the look-up fails. In the past if the part of a missing
+    /// member has failed since.
     pub(crate) fn next_removal(&self, hold: Duration) -> Option<Instant> {
         let missing = self.0.iter().filter_map(|member| member.missing_since);
         missing.min()?.checked_add(hold)

@@ -87,7 +87,8 @@ fn parse(json: &[u8], path: &Path) -> Result<Answer, ServerFileError> {
     }
     Ok(Answer {
         servers,
-        is_complete: true,
+        unknown: Vec::new(),
+        problem: None,
         ttl: None,
     })
 }

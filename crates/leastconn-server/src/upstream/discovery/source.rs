@@ -66,7 +66,7 @@ pub struct SourceStatus {
     pub age: Duration,
     /// Whether there was an answer with servers.
     pub is_answered: bool,
-    /// Why the last look-up has no servers.
+    /// Why the last look-up has no servers, or why its answer is incomplete.
     pub error: Option<Arc<str>>,
     pub counts: LookupCounts,
 }
@@ -168,7 +168,9 @@ pub(super) struct Recorded {
     pub(super) is_answer: bool,
     /// The error, if it differs from that of the previous look-up.
     pub(super) new_error: Option<Arc<str>>,
-    /// Whether this is the first answer after a failure.
+    /// Whether servers were ignored because of `max`.
+    pub(super) is_over_max: bool,
+    /// Whether this is the first answer without an error after an error.
     pub(super) recovered: bool,
 }
 
@@ -185,12 +187,15 @@ impl State {
         };
         let merged = result.and_then(|answer| {
             let ignored = self.members.merge(now, &answer, limits)?;
-            Ok((answer.ttl, ignored))
+            Ok((answer.ttl, ignored, answer.problem))
         });
-        let had_failed = self.failures > 0;
         let (error, ttl) = match &merged {
-            Ok((ttl, 0)) => (None, *ttl),
-            Ok((ttl, ignored)) => (Some(too_many(*ignored, settings.max)), *ttl),
+            Ok((ttl, ignored, problem)) => {
+                let too_many = (*ignored > 0).then(|| too_many(*ignored, settings.max));
+                let incomplete = problem.as_ref().map(|text| format!("incomplete: {text}"));
+                let errors: Vec<_> = too_many.into_iter().chain(incomplete).collect();
+                ((!errors.is_empty()).then(|| errors.join("; ")), *ttl)
+            }
             Err(error) => (Some(error.to_string()), None),
         };
         match &merged {
@@ -212,17 +217,23 @@ impl State {
         let delay = delay(settings.refresh, ttl, self.failures);
         let delay = (delay - share(delay / 10, net::random())).max(MIN_REFRESH);
         let next = now + delay;
-        // Look up when a missing server may be removed, not much later.
+        // Look up when a missing server may be removed, not much later. After a failure the
+        // back-off applies. A time in the past belongs to a server that this answer could not
+        // remove, because a part of the look-up failed.
         let removal = self.members.next_removal(settings.hold);
-        let removal = removal.map(|removal| removal.max(now + MIN_REFRESH));
+        let removal = removal
+            .filter(|&removal| merged.is_ok() && removal > now)
+            .map(|removal| removal.max(now + MIN_REFRESH));
         self.next_lookup = removal.map_or(next, |removal| removal.min(next));
         let error = error.map(Arc::<str>::from);
         let new_error = error.clone().filter(|_| error != self.error);
+        let recovered = self.error.is_some() && error.is_none();
         self.error = error;
         Recorded {
             is_answer: merged.is_ok(),
             new_error,
-            recovered: had_failed && merged.is_ok(),
+            is_over_max: matches!(merged, Ok((_, ignored, _)) if ignored > 0),
+            recovered,
         }
     }
 }
@@ -246,12 +257,13 @@ fn delay(refresh: Duration, ttl: Option<Duration>, failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::discovery::dns::DnsError;
+    use crate::upstream::discovery::{dns::DnsError, members::UnknownServers};
 
     fn answer(ttl: u64) -> Answer {
         Answer {
             servers: vec![FoundServer::new("a".into(), "10.0.0.1:80".parse().unwrap())],
-            is_complete: true,
+            unknown: Vec::new(),
+            problem: None,
             ttl: Some(Duration::from_secs(ttl)),
         }
     }
@@ -309,5 +321,63 @@ mod tests {
         source.record(Ok(other), &settings);
         let due = source.next_lookup().saturating_duration_since(now());
         assert!(due <= Duration::from_secs(5), "{due:?}");
+    }
+
+    #[test]
+    fn failed_lookups_back_off_while_a_server_is_missing() {
+        let source = source();
+        let seconds = Duration::from_secs;
+        let settings = Discovery {
+            refresh: seconds(3600),
+            hold: seconds(5),
+            ..Discovery::default()
+        };
+        let start = now();
+        let mut state = source.state.lock();
+        let mut record = |second, result| {
+            let now = start + seconds(second);
+            let _ = state.record(now, result, &settings);
+            state.next_lookup.saturating_duration_since(now)
+        };
+        record(0, Ok(answer(3600)));
+        let mut other = answer(3600);
+        other.servers[0].id = "b".into();
+        assert_eq!(record(1, Ok(other.clone())), seconds(5));
+        for (second, expected) in [(2, 1), (3, 2), (5, 4), (9, 8), (17, 16), (33, 32)] {
+            let next = record(second, Err(DnsError::TimedOut.into()));
+            // Up to a tenth less, so that instances do not look up at the same time.
+            assert!(next <= seconds(expected), "{next:?}");
+            assert!(
+                next >= (seconds(expected) * 9 / 10).max(MIN_REFRESH),
+                "{next:?}"
+            );
+        }
+        // An answer that cannot remove the missing server does not shorten `refresh` either.
+        let incomplete = Answer {
+            unknown: vec![UnknownServers::V4],
+            ..other
+        };
+        let next = record(65, Ok(incomplete));
+        assert!(next >= seconds(3240), "{next:?}");
+    }
+
+    #[test]
+    fn incomplete_answer_is_shown_and_reported_once() {
+        let source = source();
+        let settings = Discovery::default();
+        let incomplete = || Answer {
+            problem: Some("AAAA: Server Failure".to_owned()),
+            ..answer(5)
+        };
+        let first = source.record(Ok(incomplete()), &settings);
+        let text = "incomplete: AAAA: Server Failure";
+        assert_eq!(first.new_error.as_deref(), Some(text));
+        assert!(first.is_answer && !first.is_over_max);
+        assert_eq!(source.record(Ok(incomplete()), &settings).new_error, None);
+        let status = source.status();
+        assert_eq!(status.error.as_deref(), Some(text));
+        assert_eq!((status.counts.answered, status.counts.failed), (2, 0));
+        assert!(source.record(Ok(answer(5)), &settings).recovered);
+        assert_eq!(source.status().error, None);
     }
 }

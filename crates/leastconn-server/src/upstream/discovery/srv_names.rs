@@ -91,6 +91,14 @@ impl SrvNames {
         servers
     }
 
+    /// The names that were given to a target, one for each port.
+    pub(super) fn of_target(&self, target: &str) -> impl Iterator<Item = &str> {
+        let given = self.0.iter();
+        given
+            .filter(move |((known, _), _)| known == target)
+            .map(|(_, given)| &*given.name)
+    }
+
     fn give(&mut self, key: &Key, address: IpAddr) -> &mut Given {
         let (target, port) = key;
         if !self.0.contains_key(key) {

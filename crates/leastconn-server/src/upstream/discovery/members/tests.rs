@@ -19,7 +19,8 @@ fn found(name: &str) -> FoundServer {
 fn answer(names: &[&str]) -> Answer {
     Answer {
         servers: names.iter().map(|name| found(name)).collect(),
-        is_complete: true,
+        unknown: Vec::new(),
+        problem: None,
         ttl: None,
     }
 }
@@ -106,12 +107,53 @@ fn incomplete_answers_remove_no_servers() {
     let mut simulation = Simulation::new();
     simulation.merge(0, &answer(&["a", "b"])).unwrap();
     let incomplete = Answer {
-        is_complete: false,
+        unknown: vec![UnknownServers::V4],
         ..answer(&["a", "c"])
     };
     simulation.merge(10, &incomplete).unwrap();
     simulation.merge(1000, &incomplete).unwrap();
     assert_eq!(names(&simulation.members), ["a", "b", "c"]);
+}
+
+#[test]
+fn failed_family_does_not_block_removal_of_the_other() {
+    let with_address = |name: &str, address: &str| FoundServer {
+        address: address.parse().unwrap(),
+        ..found(name)
+    };
+    let mut simulation = Simulation::new();
+    let mut all = answer(&["a", "b"]);
+    all.servers.push(with_address("c", "[fd00::1]:80"));
+    simulation.merge(0, &all).unwrap();
+    let v6_failed = Answer {
+        unknown: vec![UnknownServers::V6],
+        ..answer(&["a"])
+    };
+    simulation.merge(10, &v6_failed).unwrap();
+    simulation.merge(40, &v6_failed).unwrap();
+    assert_eq!(names(&simulation.members), ["a", "c"]);
+    // The hold time of an IPv6 server starts with the first answer about IPv6.
+    simulation.merge(1000, &answer(&["a"])).unwrap();
+    assert_eq!(names(&simulation.members), ["a", "c"]);
+    simulation.merge(1030, &answer(&["a"])).unwrap();
+    assert_eq!(names(&simulation.members), ["a"]);
+}
+
+#[test]
+fn failed_srv_target_keeps_only_its_servers() {
+    let mut simulation = Simulation::new();
+    let all = ["web-1", "web-1-10.0.0.9", "web-10", "web-2", "web-1-old"];
+    simulation.merge(0, &answer(&all)).unwrap();
+    let failed = Answer {
+        unknown: vec![UnknownServers::Target("web-1".to_owned())],
+        ..answer(&["web-3"])
+    };
+    simulation.merge(1, &failed).unwrap();
+    simulation.merge(31, &failed).unwrap();
+    assert_eq!(
+        names(&simulation.members),
+        ["web-1", "web-1-10.0.0.9", "web-3"]
+    );
 }
 
 #[test]
@@ -171,7 +213,10 @@ proptest! {
             };
             let texts: Vec<_> = servers.iter().map(u8::to_string).collect();
             let texts: Vec<_> = texts.iter().map(String::as_str).collect();
-            let merged = simulation.merge(second, &Answer { is_complete, ..answer(&texts) });
+            let merged = simulation.merge(second, &Answer {
+                unknown: if is_complete { Vec::new() } else { vec![UnknownServers::V4] },
+                ..answer(&texts)
+            });
             prop_assert_eq!(merged, if servers.is_empty() { Err(NoServers) } else { Ok(0) });
             if servers.is_empty() {
                 continue;
