@@ -63,7 +63,9 @@ impl Overrides {
             let mut members = members.iter();
             members.find(|m| m.server.id().as_str() == server).cloned()
         };
-        let before = member().ok_or(SetServerError::NoSuchServer)?;
+        let Some(before) = member() else {
+            return active.weights.reset_absent(upstream, server, weight);
+        };
         let weight = Some(weight).filter(|&weight| weight != WeightOverride::Percent(100));
         pool.set_weight(server, weight);
         let key = (UpstreamId::from(upstream), before.server.id().clone());
@@ -84,6 +86,30 @@ impl Overrides {
 }
 
 impl Weights {
+    /// Resets the weight of a discovered server that is absent. Such a server keeps its override
+    /// until it is set to 100 %. Its configured weight is unknown, so that both weights in the
+    /// result are shown relative to 1.
+    fn reset_absent(
+        &mut self,
+        upstream: &str,
+        server: &str,
+        weight: WeightOverride,
+    ) -> Result<WeightChange, SetServerError> {
+        let key = (UpstreamId::from(upstream), ServerId::from(server));
+        if weight != WeightOverride::Percent(100) {
+            return Err(SetServerError::NoSuchServer);
+        }
+        let previous = self.0.remove(&key).ok_or(SetServerError::NoSuchServer)?;
+        Ok(WeightChange {
+            was: match previous.weight {
+                WeightOverride::Absolute(weight) => weight.into(),
+                WeightOverride::Percent(percent) => f64::from(percent) / 100.0,
+            },
+            weight: 1.0,
+            configured: 1,
+        })
+    }
+
     pub(super) fn active(&self) -> impl Iterator<Item = Override> {
         self.0.iter().map(|((upstream, server), set)| {
             Override::Weight(upstream.clone(), server.clone(), set.weight, set.since)
@@ -166,4 +192,31 @@ fn set_in(
 ) -> bool {
     let upstream = snapshot.upstreams.get(upstream);
     upstream.is_some_and(|upstream| upstream.pool().set_weight(server, weight))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weight_of_an_absent_server_can_only_be_reset() {
+        let set = SetWeight {
+            weight: WeightOverride::Percent(50),
+            since: Timestamp::UNIX_EPOCH,
+        };
+        let mut weights = Weights::default();
+        weights.0.insert(("web".into(), "web-0".into()), set);
+        let mut change = |server, weight| weights.reset_absent("web", server, weight);
+        let (half, whole) = (WeightOverride::Percent(50), WeightOverride::Percent(100));
+        assert_eq!(change("web-0", half), Err(SetServerError::NoSuchServer));
+        assert_eq!(change("web-1", whole), Err(SetServerError::NoSuchServer));
+        let expected = WeightChange {
+            was: 0.5,
+            weight: 1.0,
+            configured: 1,
+        };
+        assert_eq!(change("web-0", whole), Ok(expected));
+        assert_eq!(change("web-0", whole), Err(SetServerError::NoSuchServer));
+        assert_eq!(weights.active().count(), 0);
+    }
 }
