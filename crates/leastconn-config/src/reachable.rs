@@ -48,10 +48,15 @@ pub fn check(addresses: &[AddressUse], severity: Severity, problems: &mut Proble
     problems.sort();
 }
 
-/// Warns that a source of servers has no servers at present.
-pub fn report_source(source: &SourceUse, error: &str, problems: &mut Problems) {
+/// Warns that the last look-up of a source of servers failed, or that its answer is incomplete.
+pub fn report_source(source: &SourceUse, has_servers: bool, error: &str, problems: &mut Problems) {
+    let effect = if has_servers {
+        "may lack servers"
+    } else {
+        "finds no servers"
+    };
     problems
-        .warning(format!("`{}` finds no servers: {error}", source.kind))
+        .warning(format!("`{}` {effect}: {error}", source.kind))
         .at(source.span.clone())
         .note(format!("it is a source of upstream `{}`", source.upstream));
     problems.sort();

@@ -54,7 +54,12 @@ pub fn check(path: &Path, colours: bool) -> (String, String, bool) {
         let used = reading.sources.iter();
         let mut used = used.filter(|used| used.upstream == *upstream && used.kind == source.kind);
         if let (Some(used), Some(error)) = (used.next(), &source.error) {
-            leastconn_config::reachable::report_source(used, error, &mut reading.problems);
+            leastconn_config::reachable::report_source(
+                used,
+                !source.servers.is_empty(),
+                error,
+                &mut reading.problems,
+            );
         }
     }
     let problems = &reading.problems;
