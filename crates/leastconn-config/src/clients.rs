@@ -46,6 +46,8 @@ pub struct Clients {
     expiries: Vec<(u32, Timestamp)>,
     /// Positions of the rules in shadow mode, in the order of the file.
     shadows: Vec<u32>,
+    /// Positions of the rules with `rebalance`, in the order of the file.
+    rebalanced: Vec<u32>,
     index: Index,
 }
 
@@ -103,6 +105,9 @@ impl Packer {
             .extend(client.expires.map(|expires| (rule, expires)));
         if client.mode == Mode::Shadow {
             packed.shadows.push(rule);
+        }
+        if client.rebalance {
+            packed.rebalanced.push(rule);
         }
         packed.rules.push(Packed {
             texts: number(packed.ends.len()),
@@ -165,6 +170,12 @@ impl Clients {
     /// The expiry times of all rules that have one.
     pub fn expiries(&self) -> impl Iterator<Item = Timestamp> {
         self.expiries.iter().map(|&(_, expires)| expires)
+    }
+
+    /// The names of the rules with `rebalance`.
+    pub fn rebalanced(&self) -> impl Iterator<Item = &str> {
+        let rules = self.rebalanced.iter();
+        rules.map(|&rule| self.rule(rule as usize).name())
     }
 
     /// Whether any rule is in shadow mode.

@@ -28,6 +28,10 @@ pub(crate) const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const RISE: u32 = 2;
 pub(crate) const FALL: u32 = 3;
 pub(crate) const HEALTH_PATH: &str = "/";
+/// `rebalance`: multiple of the mean connections, percentage of connections, and quiet time.
+pub(crate) const REBALANCE_ABOVE: f64 = 1.2;
+pub(crate) const REBALANCE_MOST: &str = "1%";
+pub(crate) const REBALANCE_QUIET: Duration = Duration::from_secs(5);
 pub(crate) const HEALTH_USER: &str = "leastconn";
 
 pub(crate) const MAX_FAILS: u32 = 1;

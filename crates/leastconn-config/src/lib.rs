@@ -59,8 +59,8 @@ pub use keyword::{
 pub use leastconn_tls::pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 pub use model::{
     Access, Admin, AgentCheck, Config, Discovery, HealthCheck, Listener, Log, MemoryLimit,
-    ProbeKind, Process, Route, ServerSource, SourceKind, SourceRateLimit, StatusSet, Timeouts,
-    Token, TrustedProxies, Upstream,
+    ProbeKind, Process, Rebalance, Route, ServerSource, SourceKind, SourceRateLimit, StatusSet,
+    Timeouts, Token, TrustedProxies, Upstream,
 };
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;

@@ -22,7 +22,7 @@ pub use discovery::{Discovery, ServerSource, SourceKind};
 pub use listener::{Listener, Route, SourceRateLimit, Timeouts, TrustedProxies};
 pub use log::{Access, Log};
 pub use process::{MemoryLimit, Process};
-pub use upstream::{AgentCheck, HealthCheck, ProbeKind, StatusSet, Upstream};
+pub use upstream::{AgentCheck, HealthCheck, ProbeKind, Rebalance, StatusSet, Upstream};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {

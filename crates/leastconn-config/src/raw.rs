@@ -27,7 +27,9 @@ pub use listener::{ProxyProtocolIn, RawListener, RawRoute, RawSourceRateLimit};
 pub use log::RawLog;
 pub use process::{RawProcess, TlsRecords};
 pub use tls::{ClientAuth, MinVersion, RawTls, RawUpstreamTls, Resumption};
-pub use upstream::{Balance, Panic, ProxyProtocolOut, RawServer, RawUpstream, ServerEntry};
+pub use upstream::{
+    Balance, Panic, ProxyProtocolOut, RawRebalance, RawServer, RawUpstream, ServerEntry,
+};
 use value::{At, Opt};
 
 /// The configuration of leastconn-lb.

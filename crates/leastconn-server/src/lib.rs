@@ -19,6 +19,7 @@ pub mod overrides;
 pub mod policy;
 pub mod process;
 pub mod reason_code;
+mod rebalance;
 pub mod registry;
 pub mod reload;
 pub mod server;

@@ -99,6 +99,8 @@ reason_codes! {
     Killed = "killed",
     /// The server was removed by discovery, and `removed = "close"` is set.
     ServerRemoved = "server_removed",
+    /// The connection was quiet, and its server had more connections than the others.
+    Rebalanced = "rebalanced",
 }
 
 /// The code of each library reason, by [`Reason::index`].

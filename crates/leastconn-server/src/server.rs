@@ -23,6 +23,7 @@ use crate::{
     memory::{self, MemoryWatch},
     process::{inherited::Inherited, upgrade::channel::UnusedSockets},
     reason_code::ReasonCode,
+    rebalance,
     reload::{Reloader, tls_watch},
     snapshot::{Listener, ListenerTls, Snapshot},
     sockets::{Plan, PlanError, Sockets},
@@ -166,6 +167,7 @@ impl Prepared {
         let addresses = reloader.addresses();
         let mut background = JoinSet::new();
         background.spawn(reaper::run(Arc::clone(&context)));
+        background.spawn(rebalance::run(Arc::clone(&context)));
         background.spawn(certificate_expiry::watch(Arc::clone(&context)));
         background.spawn(tls_watch::watch(Arc::clone(&reloader), Events::new()));
         let mut server = Server {

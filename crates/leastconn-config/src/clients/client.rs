@@ -28,6 +28,8 @@ pub struct Client {
     /// rule never expires.
     pub expires: Option<Timestamp>,
     pub mode: Mode,
+    /// Whether quiet connections may be closed to even out the servers.
+    pub rebalance: bool,
 }
 
 impl Client {

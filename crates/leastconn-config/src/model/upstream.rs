@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use leastconn::{
     Balance, PanicPolicy, QueuePolicy, ServerSpec, UpstreamId, ZoneId,
-    health::{ActivePolicy, PassivePolicy},
+    health::{ActivePolicy, PassivePolicy, Ratio},
 };
 use leastconn_proxy_protocol::Version;
 
@@ -47,6 +47,8 @@ pub struct Upstream {
     /// Agent check. `None`: no agents are asked.
     pub agent_check: Option<AgentCheck>,
     pub passive: PassivePolicy,
+    /// `None`: connections are not closed to even out the servers.
+    pub rebalance: Option<Rebalance>,
     /// TLS settings for connections to servers. `None`: plain TCP.
     pub tls: Option<UpstreamTls>,
 }
@@ -71,6 +73,17 @@ pub struct HealthCheck {
     pub timeout: Duration,
     /// How many probes must fail or succeed in a row to change a server's state.
     pub policy: ActivePolicy,
+}
+
+/// `rebalance` of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rebalance {
+    /// Connections of servers with more than this multiple of the mean are closed.
+    pub above: f64,
+    /// Maximum fraction of the upstream's connections that are closed at once.
+    pub most: Ratio,
+    /// Only connections that have transferred no byte for this time are closed.
+    pub quiet: Duration,
 }
 
 /// `agent_check` of an upstream.

@@ -30,6 +30,10 @@ pub struct RawClient {
     pub max_conns: Opt<u32>,
     /// The time from which the rule matches no client, with an offset from UTC. Default: never.
     pub expires: Opt<DateTime>,
+    /// Whether quiet connections of the client may be closed to even out the servers, see
+    /// `rebalance` of the upstream.
+    #[schemars(extend("default" = false))]
+    pub rebalance: Opt<bool>,
     /// Whether the rule is enforced, or its decision is only logged.
     #[schemars(extend("default" = "enforce"))]
     pub mode: Opt<Mode>,

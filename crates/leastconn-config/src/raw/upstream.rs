@@ -64,6 +64,8 @@ pub struct RawUpstream {
     /// Passive health checks: ejection of servers after failed connects, and of servers that
     /// close connections at once.
     pub passive: Option<RawPassive>,
+    /// Closes some quiet connections on servers that have more than their share. Default: never.
+    pub rebalance: Option<RawRebalance>,
     /// TLS with servers.
     pub tls: Opt<RawUpstreamTls>,
     /// How servers are discovered.
@@ -142,6 +144,24 @@ pub enum ProxyProtocolOut {
     V2Tls,
     /// Like "v2-tls", with the client certificate in DER.
     V2TlsFull,
+}
+
+/// Which connections are closed so that their clients reconnect to other servers. Only
+/// connections of clients with `rebalance = true` are closed.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "rebalance")]
+pub struct RawRebalance {
+    /// Connections of servers with more than this multiple of the mean are closed.
+    #[schemars(range(min = 1.0), extend("default" = defaults::REBALANCE_ABOVE))]
+    pub above: Opt<f64>,
+    /// Maximum number of connections that are closed every ten seconds, in percent of all
+    /// connections of the upstream, but at least one.
+    #[schemars(extend("default" = defaults::REBALANCE_MOST, "examples" = ["1%"]))]
+    pub most: Opt<String>,
+    /// Only connections that have transferred no byte for this time are closed.
+    #[schemars(extend("default" = text(defaults::REBALANCE_QUIET)))]
+    pub quiet: Opt<DurationText>,
 }
 
 /// A server of an upstream, or a source of servers. It has exactly one of the keys

@@ -60,6 +60,7 @@ impl Resolver<'_> {
                 name: name.value.clone(),
                 allow,
                 expires,
+                rebalance: raw.rebalance.as_ref().is_some_and(|at| at.value),
                 mode: raw.mode.as_ref().map_or_else(Mode::default, |at| at.value),
                 limits: Limits::default()
                     .rate(rate)

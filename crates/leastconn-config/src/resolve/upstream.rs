@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, num::NonZeroU32, ops::Range, time::Duration};
 
+use leastconn::health::Ratio;
 use leastconn::{
     Address, AddressError, Balance, PanicPolicy, QueuePolicy, ServerId, ServerSpec, UpstreamId,
     Weight,
@@ -10,8 +11,11 @@ use leastconn::{
 use super::{AddressUse, Declared, Resolver, SourceUse, Zero};
 use crate::{
     defaults,
-    model::{ServerSource, Upstream},
-    raw::{self, ProxyProtocolOut, RawHealthCheck, RawServer, RawUpstream, ServerEntry, value::At},
+    model::{Rebalance, ServerSource, Upstream},
+    raw::{
+        self, ProxyProtocolOut, RawHealthCheck, RawRebalance, RawServer, RawUpstream, ServerEntry,
+        value::At,
+    },
     tls,
 };
 use leastconn_proxy_protocol::Version;
@@ -139,6 +143,7 @@ impl Resolver<'_> {
             },
             agent_check: self.agent_check(raw),
             passive: self.passive(raw.passive.as_ref()),
+            rebalance: raw.rebalance.as_ref().map(|raw| self.rebalance(raw)),
             tls,
         }
     }
@@ -168,6 +173,43 @@ impl Resolver<'_> {
                 .help("set the maximum of waiting connections: `size = 100`");
         }
         QueuePolicy::new(usize::try_from(size).unwrap_or(usize::MAX), timeout)
+    }
+
+    fn rebalance(&mut self, raw: &RawRebalance) -> Rebalance {
+        let most = match &raw.most {
+            None => (defaults::REBALANCE_MOST, 0..0),
+            Some(at) => (&*at.value, at.span.clone()),
+        };
+        Rebalance {
+            above: raw
+                .above
+                .as_ref()
+                .map_or(defaults::REBALANCE_ABOVE, |at| at.value),
+            most: self.percentage("most", most.0, most.1),
+            quiet: self.duration(
+                "quiet",
+                raw.quiet.as_ref(),
+                defaults::REBALANCE_QUIET,
+                Zero::Refused,
+            ),
+        }
+    }
+
+    /// Resolves a percentage above 0 % and up to 100 %.
+    fn percentage(&mut self, key: &str, text: &str, span: Range<usize>) -> Ratio {
+        let number = text
+            .strip_suffix('%')
+            .and_then(|number| number.parse().ok());
+        let fraction = number
+            .filter(|&number: &f64| number > 0.0)
+            .and_then(|number| Ratio::new(number / 100.0));
+        fraction.unwrap_or_else(|| {
+            self.problems
+                .error(format!("`{key}`: {text:?} is not a percentage"))
+                .at(span)
+                .help("write a percentage above 0 % and up to 100 %, like \"1%\"");
+            Ratio::ALL
+        })
     }
 
     fn servers(

@@ -71,6 +71,7 @@ mod proxy_protocol_from_clients;
 mod proxy_protocol_to_servers;
 mod queue;
 mod reauthorization;
+mod rebalance;
 mod refusals;
 mod reload;
 mod reload_under_load;

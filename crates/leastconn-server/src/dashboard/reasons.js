@@ -37,6 +37,7 @@ export const ENDINGS = {
   drained: "The balancer stopped before the connection ended.",
   killed: "Closed by an operator.",
   server_removed: "The server was removed by discovery.",
+  rebalanced: "Closed while quiet, because its server had more connections than the others.",
 };
 
 export const explain = (code) => REFUSALS[code] ?? ENDINGS[code] ?? "";

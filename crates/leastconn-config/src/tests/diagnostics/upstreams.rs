@@ -81,6 +81,16 @@ fn upstream_problems_are_described() {
             "\"unix:a.sock\"]\nagent_check = { port = 1 }",
             "warning: the agent of server `unix:a.sock` is not asked",
         ),
+        (
+            "servers =",
+            "rebalance = { most = \"1\" }\nservers =",
+            "error: `most`: \"1\" is not a percentage",
+        ),
+        (
+            "servers =",
+            "rebalance = { above = 0.5 }\nservers =",
+            "error: `above` must be",
+        ),
         // Across tables
         (
             "source = \"10.0.0.0/8\"",

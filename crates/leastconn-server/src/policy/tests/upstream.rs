@@ -29,6 +29,7 @@ pub(super) fn upstream(name: &str, servers: &[&str]) -> (UpstreamId, Arc<Upstrea
         health_check: None,
         agent_check: None,
         passive: leastconn::health::PassivePolicy::default(),
+        rebalance: None,
         tls: None,
     });
     (id, Arc::new(upstream.unwrap()))
