@@ -5,10 +5,14 @@ mod event;
 
 use std::{
     collections::BTreeMap,
+    pin::Pin,
+    task::{Context, Poll, Waker},
     time::{Duration, SystemTime},
 };
 
-use leastconn::{Balance, Failure, Lease, PickRequest, PoolError, Tried, backoff::Backoff};
+use leastconn::{
+    Balance, Displaced, Failure, Lease, PickRequest, PoolError, Tried, Waiting, backoff::Backoff,
+};
 
 use crate::{
     meter::{Meter, Outcome},
@@ -40,6 +44,7 @@ pub fn simulate(
         }
         simulation.now = now;
         simulation.handle(event)?;
+        simulation.serve_queues();
     }
     Ok(simulation.meter.finish(site.duration))
 }
@@ -52,6 +57,8 @@ struct Simulation<'a> {
     balancers: Vec<Balancer>,
     conditions: Vec<Condition>,
     connections: BTreeMap<ConnectionId, Connection>,
+    /// The connections that wait in a queue.
+    queued: BTreeMap<ConnectionId, (Connection, Pin<Box<Waiting>>)>,
     next_id: ConnectionId,
     meter: Meter,
     jitter: Random,
@@ -126,6 +133,7 @@ impl<'a> Simulation<'a> {
             balancers,
             conditions: vec![Condition::Up; site.servers.len()],
             connections: BTreeMap::new(),
+            queued: BTreeMap::new(),
             next_id: 0,
             meter: Meter::new(
                 weights.collect(),
@@ -150,6 +158,11 @@ impl<'a> Simulation<'a> {
             }
             Event::Reconnect(arrival) => self.accept(arrival),
             Event::Retry(id) => self.retry(id),
+            Event::QueueTimeout(id) => {
+                if self.queued.remove(&id).is_some() {
+                    self.count_refused();
+                }
+            }
             Event::Dialled(id) => self.dialled(id),
             Event::FirstByte(id) => self.first_byte(id),
             Event::End(id) => self.end(id),
@@ -180,7 +193,7 @@ impl<'a> Simulation<'a> {
     }
 
     /// Picks a server and dials it. If there is none, the client waits or is refused.
-    fn dial(&mut self, id: ConnectionId, mut connection: Connection) {
+    fn dial(&mut self, id: ConnectionId, connection: Connection) {
         let balancer = &self.balancers[connection.arrival.balancer];
         let attempts_left = connection.tried.len() <= self.site.policy.retries as usize;
         let request = PickRequest::new(balancer.instant(self.now))
@@ -191,11 +204,14 @@ impl<'a> Simulation<'a> {
         } else {
             None
         };
-        let Some(lease) = lease else {
-            self.wait_or_refuse(id, connection);
-            return;
-        };
-        let server = balancer.position(&lease);
+        match lease {
+            Some(lease) => self.dial_leased(id, connection, lease),
+            None => self.wait_or_refuse(id, connection),
+        }
+    }
+
+    fn dial_leased(&mut self, id: ConnectionId, mut connection: Connection, lease: Lease) {
+        let server = self.balancers[connection.arrival.balancer].position(&lease);
         self.meter.opened(self.now, server);
         let delay = match self.conditions[server] {
             Condition::Unreachable => self.site.policy.connect_timeout,
@@ -212,6 +228,16 @@ impl<'a> Simulation<'a> {
 
     fn wait_or_refuse(&mut self, id: ConnectionId, mut connection: Connection) {
         let policy = &self.site.policy;
+        let arrival = connection.arrival;
+        if connection.tried.is_empty()
+            && let Some(waiting) =
+                self.balancers[arrival.balancer].enqueue(arrival.source, self.now)
+        {
+            let deadline = self.now + policy.queue.timeout;
+            self.events.add(deadline, Event::QueueTimeout(id));
+            self.queued.insert(id, (connection, Box::pin(waiting)));
+            return;
+        }
         let delay = connection.backoff.next_delay(self.jitter.next_u64());
         let deadline = connection.arrival.at + policy.retry_for;
         let may_recover = self.balancers[connection.arrival.balancer].may_recover();
@@ -220,8 +246,36 @@ impl<'a> Simulation<'a> {
             connection.tried = Tried::default();
             connection.state = State::Waiting;
             self.connections.insert(id, connection);
-        } else if self.meter.is_measuring(self.now) {
+        } else {
+            self.count_refused();
+        }
+    }
+
+    fn count_refused(&mut self) {
+        if self.meter.is_measuring(self.now) {
             self.meter.outcome.refused += 1;
+        }
+    }
+
+    /// Dials for the connections to which the queue has handed a server.
+    fn serve_queues(&mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        let is_ready =
+            |(&id, (_, waiting)): (&ConnectionId, &mut (Connection, Pin<Box<Waiting>>))| {
+                match waiting.as_mut().poll(&mut context) {
+                    Poll::Ready(result) => Some((id, result)),
+                    Poll::Pending => None,
+                }
+            };
+        let ready: Vec<_> = self.queued.iter_mut().filter_map(is_ready).collect();
+        for (id, result) in ready {
+            let Some((connection, _)) = self.queued.remove(&id) else {
+                continue;
+            };
+            match result {
+                Ok(lease) => self.dial_leased(id, connection, lease),
+                Err(Displaced) => self.count_refused(),
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use leastconn::{
-    Weight,
+    QueuePolicy, Weight,
     health::{ActivePolicy, PassivePolicy},
 };
 
@@ -58,6 +58,8 @@ pub struct Policy {
     pub slow_start: Duration,
     pub passive: PassivePolicy,
     pub check: Option<Check>,
+    /// How many connections wait for a server that is below its maximum, and for how long.
+    pub queue: QueuePolicy,
     /// Further servers that are tried if connecting fails.
     pub retries: u32,
     /// How long a connection waits and tries again after all attempts have failed.
@@ -74,6 +76,7 @@ impl Default for Policy {
             slow_start: Duration::ZERO,
             passive: PassivePolicy::default(),
             check: None,
+            queue: QueuePolicy::default(),
             retries: 2,
             retry_for: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(5),

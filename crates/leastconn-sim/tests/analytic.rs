@@ -1,9 +1,9 @@
 //! Simulations whose results are known, and reproducibility.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
-use leastconn::Balance;
+use leastconn::{Balance, QueuePolicy};
 use leastconn_sim::{
     meter::Outcome,
     report, scenario,
@@ -152,6 +152,38 @@ fn server_that_closes_at_once_draws_few_connections() {
         "{:?}",
         outcome.connects
     );
+}
+
+/// 100 connections of one second for 80 places: 20 wait for a second.
+#[test]
+fn queued_connections_get_the_first_free_places() {
+    let mut site = site(4);
+    for server in &mut site.servers {
+        server.max_conns = NonZeroU32::new(20);
+    }
+    site.warm_up = Duration::ZERO;
+    let workload = Workload {
+        initial: 100,
+        process: None,
+        hold: Hold::Fixed(SECOND),
+        sources: 1_000,
+    };
+    for (queue, refused, longest) in [(0, 20, 0), (15, 5, 1), (100, 0, 1)] {
+        site.policy.queue = QueuePolicy::new(queue, 5 * SECOND);
+        for &balance in Balance::ALL {
+            let outcome = run(&site, &workload, balance, 1);
+            assert_eq!(
+                (outcome.refused, outcome.most_open),
+                (refused, 20),
+                "{balance}"
+            );
+            let longest_wait = outcome.waits.iter().max().unwrap();
+            assert_eq!(longest_wait.as_secs(), longest, "{balance}");
+        }
+    }
+    // Nobody gets a place within half a second.
+    site.policy.queue = QueuePolicy::new(100, SECOND / 2);
+    assert_eq!(run(&site, &workload, Balance::LeastConn, 1).refused, 20);
 }
 
 #[test]

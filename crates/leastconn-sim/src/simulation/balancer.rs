@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leastconn::{AdminState, Balance, Candidates, Lease, PickRequest, Pool, PoolError, ServerSpec};
+use leastconn::{
+    AdminState, Balance, Candidates, Lease, PickRequest, Pool, PoolError, Selector, ServerSpec,
+    Source, Waiting,
+};
 
 use crate::site::Site;
 
@@ -33,6 +36,7 @@ impl Balancer {
             .balance(balance)
             .slow_start(site.policy.slow_start)
             .passive(site.policy.passive)
+            .queue(site.policy.queue)
             .active(site.policy.check.map(|check| check.policy))
             .seed(seed)
             .build()?;
@@ -50,6 +54,14 @@ impl Balancer {
 
     pub(super) fn pick(&self, request: &PickRequest<'_>) -> Option<Lease> {
         self.pool.pick_for(&self.candidates, request)
+    }
+
+    /// Makes a connection wait for a server, if the pool has a queue with room. All connections
+    /// count as those of one client.
+    pub(super) fn enqueue(&self, source: Source, now: Duration) -> Option<Waiting> {
+        let now = self.instant(now);
+        let waiting = self.pool.enqueue(&Selector::all(), None, Some(source), now);
+        waiting.ok()
     }
 
     /// The position of the lease's server in [`Site::servers`].

@@ -18,6 +18,8 @@ pub(super) enum Event {
     Reconnect(Arrival),
     /// A waiting connection tries again.
     Retry(ConnectionId),
+    /// A connection has waited in the queue for the maximum time.
+    QueueTimeout(ConnectionId),
     /// A connect has succeeded or failed.
     Dialled(ConnectionId),
     /// The server sends the first byte of a connection.
