@@ -1,6 +1,6 @@
-//! `balance`: how leastconn-lb and other balancers distribute connections when servers are
-//! slow to return, full or broken. Each situation runs on all balancers at the same time, with
-//! the same arrivals, and takes a fixed time.
+//! `balance`: compares how leastconn-lb and other balancers distribute connections, for example
+//! when servers are full, broken or restarted. Each situation runs on all balancers at the same
+//! time, with the same arrivals and a fixed duration.
 
 mod client;
 mod config;

@@ -36,12 +36,12 @@ impl Tally {
 pub(super) struct Clients {
     /// How long a client waits for an answer.
     pub(super) patience: Duration,
-    /// Results of clients that arrive before are not counted.
+    /// Results of clients that arrive before this time are not counted.
     pub(super) warm_up: Duration,
 }
 
 impl Clients {
-    /// Starts the clients at their times. Each connects to the balancer that its arrival names.
+    /// Starts each client at its arrival time. The arrival selects the balancer.
     /// Returns the results, which are complete when the last client has ended.
     pub(super) fn start(
         self,
@@ -98,7 +98,7 @@ async fn open(address: SocketAddr, patience: Duration) -> io::Result<TcpStream> 
     Ok(stream)
 }
 
-/// Says hello, and waits for the number of the server.
+/// Sends the first byte, and waits for the number of the server.
 ///
 /// # Errors
 /// If the connection ends without an answer, or if there is no answer in time.

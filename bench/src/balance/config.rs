@@ -87,8 +87,8 @@ pub(super) fn prepare(
     Ok(command)
 }
 
-/// The JSON Schema of the configuration. Keys that this version of leastconn-lb does not have
-/// are left out of the configuration.
+/// Returns the JSON Schema of the configuration. Keys that this version of leastconn-lb does not
+/// support are omitted from the configuration.
 fn keys(program: &Program) -> String {
     let output = Command::new(&program.path).arg("schema").output();
     output.map_or_else(

@@ -25,7 +25,7 @@ pub(super) struct Row {
     situation: &'static str,
     summary: &'static str,
     value: &'static str,
-    /// The value to reach.
+    /// The target for `value`.
     reach: &'static str,
     results: Vec<Cell>,
 }

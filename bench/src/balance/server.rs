@@ -1,5 +1,5 @@
-//! Servers that can fail in different ways. They count the connections of clients, but not
-//! those of health checks.
+//! Servers that can fail in different ways. They count connections of clients, but not of health
+//! checks.
 
 use std::{
     cell::{Cell, RefCell},
@@ -85,7 +85,7 @@ impl Servers {
         self.servers.iter().map(|server| server.address).collect()
     }
 
-    /// Starts measuring `warm_up` after now.
+    /// Starts to measure after `warm_up`.
     pub(super) fn measure(&self, warm_up: Duration, watched: Option<Watched>) {
         let count = self.servers.len();
         let mut meter = Meter::new(vec![1.0; count], vec![true; count], warm_up, watched);
@@ -130,7 +130,7 @@ impl Servers {
         }
     }
 
-    /// Starts a server again that has exited.
+    /// Restarts a server that has exited.
     ///
     /// # Errors
     /// If the port cannot be bound.

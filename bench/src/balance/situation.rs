@@ -20,14 +20,14 @@ use crate::compare::program::Program;
 pub(super) struct Situation {
     pub(super) name: &'static str,
     pub(super) summary: &'static str,
-    /// Names of the values that `run` returns, with the values to reach.
+    /// Names of the values that `run` returns, with their targets.
     pub(super) values: &'static [(&'static str, &'static str)],
     pub(super) run: fn(Rc<Environment>) -> Running,
 }
 
 pub(super) type Running = Pin<Box<dyn Future<Output = io::Result<Vec<f64>>>>>;
 
-/// What a situation needs to run with one balancer.
+/// The inputs for running a situation with one balancer.
 #[derive(Debug)]
 pub(super) struct Environment {
     pub(super) program: Program,
@@ -133,7 +133,7 @@ async fn steady(environment: Rc<Environment>) -> io::Result<Vec<f64>> {
     Ok(vec![servers.finish().peak_to_mean])
 }
 
-/// One of four servers fails. It gets those clients that no server has answered.
+/// One of four servers fails. A client without an answer was sent to the failed server.
 async fn failing(
     environment: Rc<Environment>,
     behaviour: Behaviour,
@@ -171,7 +171,7 @@ async fn full(environment: Rc<Environment>) -> io::Result<Vec<f64>> {
             ..Settings::default()
         })
         .await?;
-    // The connection that has tested the balancer must be over.
+    // The connection that tested the balancer must have ended.
     wait_until(|| servers.open() == 0).await?;
     let workload = Workload {
         initial: 100,
@@ -215,7 +215,7 @@ async fn restart(environment: Rc<Environment>) -> io::Result<Vec<f64>> {
         sources: 1,
     };
     let mut arrivals = initial.arrivals(SECOND, 1, environment.seed);
-    // Not all at once, because the backlogs are limited.
+    // Spread the arrivals, because the backlogs are limited.
     for (number, arrival) in (0..).zip(&mut arrivals) {
         arrival.at = Duration::from_millis(number);
     }
@@ -235,7 +235,7 @@ async fn restart(environment: Rc<Environment>) -> io::Result<Vec<f64>> {
     sleep(2 * SECOND).await;
     servers.measure(Duration::ZERO, Some(watched));
     servers.restart(0).await?;
-    // Half a minute contains the time until the server is used again, and 15 s from then on.
+    // Half a minute is enough for the return of the server and 15 s after it.
     sleep(30 * SECOND).await;
     let seconds = servers.finish().watched;
     // Means of two seconds: a single second is noisy.
@@ -270,7 +270,7 @@ async fn balancers(environment: Rc<Environment>) -> io::Result<Vec<f64>> {
     let mut sum = 0.0;
     for round in 0..ROUNDS {
         wait_until(|| servers.open() == 0).await?;
-        // Wait until the balancers have noticed that the connections have ended.
+        // Wait until the balancers have detected the end of the connections.
         sleep(SECOND / 5).await;
         let arrivals = workload.arrivals(SECOND, 3, environment.seed + round);
         CLIENTS.start(arrivals, addresses.clone());

@@ -166,7 +166,7 @@ pub enum AddressFamily {
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "start")]
 pub enum StartMode {
-    /// The process is not ready until every source of servers has answered.
+    /// The process is not ready until every source has found at least one server.
     #[default]
     Wait,
     /// The process is ready without servers.

@@ -62,7 +62,7 @@ pub struct SourceUse {
     pub(crate) span: Range<usize>,
 }
 
-/// What can be checked only by looking it up.
+/// Host names, sources and files that only a look-up can check.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Uses {
     pub(crate) addresses: Vec<AddressUse>,

@@ -1,4 +1,4 @@
-//! What the resolution of a configuration depends on besides the file itself.
+//! Inputs of the resolution of a configuration, apart from the file itself.
 
 use std::{collections::HashSet, ops::Range, path::Path};
 

@@ -3,9 +3,9 @@
 //! Overrides are stored by name, so that they survive a reload. A server in `drain` stays in
 //! `drain` regardless of other changes in the file, even of its address, until an operator sets it
 //! to `ready` or the server is removed from the file. The same applies to weights, until an
-//! operator sets a weight of 100 %. The overrides of a discovered server apply again if the
-//! server leaves and rejoins. The log level stays until an operator resets
-//! it or the level in the file changes.
+//! operator sets a weight of 100 %. Overrides of a discovered server are kept while the server is
+//! absent, and apply again when it rejoins. The log level stays until an operator resets it or the
+//! level in the file changes.
 
 mod discovered;
 mod filter;
@@ -185,7 +185,7 @@ impl Overrides {
             .map_err(|Replaced| SetServerError::Replaced)?;
         let Some(found) = self.snapshots.load().server(upstream, server) else {
             let key = (UpstreamId::from(upstream), ServerId::from(server));
-            // A discovered server that is absent keeps its override until it is set to `ready`.
+            // An override of a discovered server outlives the server. `ready` removes it.
             let absent = active.servers.get(&key).map(|value| value.state);
             let was = absent.filter(|_| state == AdminState::Ready);
             let was = was.ok_or(SetServerError::NoSuchServer)?;
@@ -316,7 +316,7 @@ impl ActiveOverrides {
     }
 }
 
-/// Parses a time that another process sent. An invalid time is replaced with the present.
+/// Parses a time from another process. Returns the current time if the text is invalid.
 fn parse_time(text: &str) -> Timestamp {
     text.parse().unwrap_or_else(|_| Timestamp::now())
 }

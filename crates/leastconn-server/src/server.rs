@@ -338,7 +338,8 @@ impl Drop for Server {
     }
 }
 
-/// Finishes the start when the sources of servers have answered. A reload may replace them.
+/// Finishes the start when all sources of servers have answered. Checks again after each reload,
+/// which may change the sources.
 async fn wait_for_servers(context: Arc<ServerContext>, mut reloads: watch::Receiver<u64>) {
     loop {
         let snapshot = context.snapshot();

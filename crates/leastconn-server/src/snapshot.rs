@@ -93,14 +93,15 @@ impl Snapshot {
         upstream.is_some_and(|upstream| upstream.has_sources())
     }
 
-    /// Starts to discover servers in all upstreams that do not do so yet.
+    /// Starts discovery in all upstreams in which it does not run yet.
     pub fn start_discovery(&self, apply: &Arc<dyn ApplyMembers>) {
         self.upstreams
             .values()
             .for_each(|upstream| upstream.start_discovery(apply));
     }
 
-    /// Waits until the sources of servers have answered, as `start` of each upstream requires.
+    /// Waits until each source has had an answer with servers. Skips upstreams with
+    /// `start = "empty"`.
     ///
     /// # Cancel safety
     /// Cancel safe.

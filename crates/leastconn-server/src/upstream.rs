@@ -65,8 +65,8 @@ struct Tasks {
 }
 
 impl Upstream {
-    /// Builds the pool of the listed servers and starts its health checks. Servers are discovered
-    /// after [`Self::start_discovery`].
+    /// Builds the pool of the servers with an `address` and starts its health checks.
+    /// [`Self::start_discovery`] adds discovered servers.
     ///
     /// # Errors
     /// If the configuration has no servers, or two of the same name, or TLS rejects its
@@ -196,7 +196,7 @@ impl Upstream {
         self.discovery.status()
     }
 
-    /// Waits until each source of servers has answered once. Completes at once with
+    /// Waits until each source has had an answer with servers. Completes at once with
     /// `start = "empty"`.
     ///
     /// # Cancel safety
@@ -227,8 +227,9 @@ impl Upstream {
         *self.tasks.lock() = Tasks::default();
     }
 
-    /// Resets what agents have reported if agents are no longer asked. To be called after the
-    /// tasks of the earlier generation of the upstream were [stopped](Self::stop_tasks).
+    /// Resets the reports of agents if agent checks are no longer configured. Must be called
+    /// after the tasks of the previous generation of the upstream were
+    /// [stopped](Self::stop_tasks).
     pub fn forget_removed_agents(&self) {
         if !self.has_agents {
             self.pool.forget_agents(SystemTime::now());

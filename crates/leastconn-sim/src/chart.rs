@@ -14,7 +14,7 @@ pub struct Chart {
     pub svg: String,
 }
 
-/// Draws the charts for which the report has the scenarios.
+/// Draws the charts whose scenarios are in the report.
 ///
 /// # Errors
 /// Formatting errors, which do not happen when writing to memory.

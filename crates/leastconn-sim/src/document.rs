@@ -1,5 +1,4 @@
-//! Tables in documents: `--update FILE` replaces them with the results of this run, so that
-//! the figures of a document are those that the simulator computes.
+//! Tables in documents. `--update FILE` replaces the tables with the results of the current run.
 //!
 //! A table is between the lines `<!-- simulation NAME -->` and `<!-- end -->`, where `NAME` is
 //! the name of a scenario.

@@ -1,4 +1,4 @@
-//! The figures that are derived from simulations.
+//! Measures of simulations.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub enum Measure {
     },
     /// The percentage of connections that a server accepted but did not serve.
     Failed,
-    /// The percentage of connections for which there was no server.
+    /// The percentage of connections without a usable server.
     Refused,
     MostOpen,
     /// The longest time until a connection was established, in seconds.

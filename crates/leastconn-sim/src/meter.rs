@@ -12,7 +12,7 @@ pub struct Outcome {
     pub peak_to_mean: f64,
     /// Connections that clients opened.
     pub connections: u64,
-    /// Connections for which no server could be used.
+    /// Connections without a usable server.
     pub refused: u64,
     /// Connections that a server has accepted, and closed at once or never answered.
     pub failed: u64,
@@ -56,8 +56,8 @@ pub struct Meter {
     warm_up: Duration,
     /// The time up to which `area` is complete.
     measured_until: Duration,
-    /// Integral of peak/mean over time, in seconds, and the time during which there was at
-    /// least one connection.
+    /// Integral of peak/mean over time, in seconds, and the total time with at least one
+    /// connection.
     area: f64,
     loaded: f64,
     watched: Option<WatchedMeter>,

@@ -1,8 +1,8 @@
 //! Replay of access logs: how evenly the connections were spread, and how evenly each
 //! balancing algorithm would have spread them.
 //!
-//! The replay assumes that a connection would have lasted as long on another server. All
-//! servers are up.
+//! The replay assumes that a connection lasts equally long on each server, and that all servers
+//! are up.
 
 mod access_log;
 
@@ -142,8 +142,8 @@ impl Replay {
     }
 }
 
-/// The measurements of the recorded connections on the servers that they had. Servers that
-/// are no longer configured are left out.
+/// Measures the recorded distribution. Connections to servers that are no longer configured are
+/// left out.
 fn recorded(
     servers: &[ServerSetup],
     connections: &[&Connection],

@@ -1,4 +1,4 @@
-//! The simulation: events in the order of time, on the pools of the library.
+//! The simulation: processes events in order of time, with pools of the library.
 
 mod balancer;
 mod event;
@@ -73,7 +73,7 @@ struct Connection {
 }
 
 enum State {
-    /// Waits before it tries again.
+    /// The connection waits before the next attempt.
     Waiting,
     Dialling {
         lease: Lease,
@@ -84,7 +84,7 @@ enum State {
         lease: Lease,
         server: usize,
         began: Duration,
-        /// Whether the client gets what it has come for.
+        /// Whether the server serves the client.
         is_served: bool,
     },
 }
@@ -360,7 +360,7 @@ impl<'a> Simulation<'a> {
             return;
         };
         if self.conditions[server] == Condition::Frozen && is_served {
-            // The last answer of this connection does not come any more.
+            // The frozen server does not answer any more, so the client waits for its timeout.
             let timeout = self.now + self.site.policy.client_timeout;
             self.events.add(timeout, Event::End(id));
             connection.state = State::Open {

@@ -1,4 +1,4 @@
-//! What is simulated: servers, balancers, their policies, and failures.
+//! The simulated site: servers, balancers, their policies, and failures.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -120,7 +120,7 @@ pub struct TimedChange {
 
 #[derive(Clone, Copy, Debug)]
 pub enum Change {
-    /// New connections meet this condition. Open connections stay open.
+    /// The condition applies to new connections. Open connections stay open.
     Condition(Condition),
     /// The service exits: its connections end, their clients reconnect at once, and new
     /// connections are refused.
@@ -129,7 +129,7 @@ pub enum Change {
     Join,
 }
 
-/// What is measured of one server.
+/// A server that is measured separately.
 #[derive(Clone, Copy, Debug)]
 pub struct Watched {
     pub server: usize,

@@ -1,11 +1,11 @@
-//! What an agent on a server reports about it, in the words of HAProxy's agent checks.
+//! Reports of agents about their servers, in the syntax of HAProxy's agent checks.
 
 use std::num::NonZeroU32;
 
 use crate::spec::AdminState;
 
-/// A report of an agent: one line of words, separated by spaces, tabs or commas. What a report
-/// does not mention does not change.
+/// A report of an agent: one line of words, separated by spaces, tabs or commas. Settings that a
+/// report does not mention do not change.
 ///
 /// | word | effect |
 /// |---|---|
@@ -13,7 +13,7 @@ use crate::spec::AdminState;
 /// | `maxconn:30` | maximum of concurrent connections. 0: unlimited |
 /// | `ready`, `drain`, `maint` | state, in addition to the state set by an operator |
 /// | `down`, `fail`, `failed`, `stopped`, each optionally with `#reason` at the end of the line | the server is down |
-/// | `up` | ends `down`; the server is up if its health checks agree |
+/// | `up` | ends `down`; the server is up if its health checks succeed as well |
 ///
 /// Words are not case-sensitive, and unknown words are ignored. If words contradict each other,
 /// the last one applies.
@@ -43,8 +43,8 @@ pub struct AgentReport {
 }
 
 impl AgentReport {
-    /// Parses the line that an agent has sent. Every text is a valid report; if it has no known
-    /// word, the report changes nothing.
+    /// Parses the line of an agent. Every text is a valid report. A report without known words
+    /// changes nothing.
     pub fn parse(line: &str) -> Self {
         let (words, reason) = match line.split_once('#') {
             Some((words, reason)) => (words, Some(reason.trim())),

@@ -22,9 +22,9 @@
 //! looks idle to [`Balance::LeastConn`](crate::Balance::LeastConn). Therefore `max_early`
 //! consecutive connections that fail early also eject a server: connections that the server
 //! ends within [`EARLY`] without having sent a byte. Successful connects and probes do not end
-//! such an ejection, only a connection that does not fail early. Some protocols end every
-//! connection in this way. Such a server is not ejected, because the ejection requires
-//! that another server serves connections ([`Siblings::another_serves`]).
+//! such an ejection, only a connection that does not fail early. In some protocols the server
+//! ends every connection without an answer. Servers of such a protocol are not ejected, because
+//! the ejection requires that another server serves connections ([`Siblings::another_serves`]).
 //!
 //! At most the fraction `max_ejected` of the servers of an upstream is ejected at once, like
 //! `max_ejection_percent` in Envoy. If all servers fail at the same time, the servers are
@@ -121,8 +121,8 @@ pub struct PassivePolicy {
     /// Consecutive connect failures that eject a server. 0: connect failures do not eject
     /// servers.
     pub max_fails: u32,
-    /// Consecutive connections failing early that eject a server: connections that the server
-    /// ends within [`EARLY`] without having sent a byte. 0: such connections do not eject
+    /// Consecutive early failures that eject a server. An early failure is a connection that the
+    /// server ends within [`EARLY`] without having sent a byte. 0: early failures do not eject
     /// servers.
     pub max_early: u32,
     /// The time after which an earlier connect failure no longer counts, and the duration of
@@ -284,7 +284,7 @@ impl Health {
     }
 
     /// Sets whether the agent of the server reports that the server is down. The server is up
-    /// only if both its agent and its probes agree.
+    /// only if neither its agent nor its probes report it as down.
     pub const fn set_agent_down(&mut self, is_down: bool) {
         self.is_agent_down = is_down;
     }
@@ -372,7 +372,7 @@ impl Health {
             if siblings.another_serves {
                 self.eject(now);
             } else {
-                // All servers end connections in this way, so it is not a failure.
+                // All servers end their connections early, so the protocol may require it.
                 self.reinstate();
             }
         } else if self.early_failures >= self.passive.max_early

@@ -29,9 +29,9 @@ impl Lease {
         &self.server
     }
 
-    /// Records that the server was connected: the connection no longer counts as a dial in
-    /// progress, which matters if the pool
-    /// [limits](crate::PoolBuilder::max_connecting) them.
+    /// Records that the connection to the server is established. It no longer counts as a dial in
+    /// progress. This has an effect only if the pool
+    /// [limits](crate::PoolBuilder::max_connecting) dials in progress.
     pub fn connected(&mut self) {
         if self.counting == Counting::DIAL {
             self.server.dialled();

@@ -460,8 +460,7 @@ impl Pool {
         change
     }
 
-    /// Resets everything that agents have reported. To be called when agents are no longer
-    /// asked.
+    /// Resets the state reported by agents. Must be called when agent checks end.
     pub fn forget_agents(&self, time: SystemTime) {
         let _updating = self.updating.lock();
         let members = self.members();

@@ -61,7 +61,7 @@ const RAMPING: u64 = 1 << 37;
 /// The server was dialled while no server was available. The bit is cleared when the server is
 /// up again.
 const DIALLED_UNAVAILABLE: u64 = 1 << 38;
-/// Connects or connections may have failed in the last second; see
+/// There may have been failed connects or early failures in the last second; see
 /// [`Server::recent_failures`].
 const FAILED_RECENTLY: u64 = 1 << 39;
 /// The weight in effect is zero: the server gets no new connections.
@@ -322,10 +322,10 @@ impl Server {
         self.with_health(Cause::Other, |health, _| health.connect_succeeded())
     }
 
-    /// Records that the server ended a connection at `now` that was established at
-    /// `established`, within [`EARLY`](crate::health::EARLY), without having sent a byte. For
-    /// the next second, this counts like an open connection when a server is picked. `failure`
-    /// is the error that [`Self::outage`] returns if the server is ejected. Returns whether
+    /// Records an early failure: the server ended a connection at `now`, within
+    /// [`EARLY`](crate::health::EARLY) after it was established, without having sent a byte. For
+    /// the next second, picks count the failure like an open connection. `failure` is the error
+    /// that [`Self::outage`] returns if the server is ejected. Returns whether
     /// [`ServerStatus::is_up`] changed.
     pub fn failed_early(&self, established: Instant, now: Instant, failure: Failure<'_>) -> bool {
         self.early_failures.fetch_add(1, Ordering::Relaxed);
@@ -335,9 +335,9 @@ impl Server {
         })
     }
 
-    /// Records that a connection that was established at `established` did not fail early:
-    /// the server sent a byte, or did not end the connection within
-    /// [`EARLY`](crate::health::EARLY). Returns whether [`ServerStatus::is_up`] changed.
+    /// Records that the connection established at `established` did not fail early: the server
+    /// sent a byte, or did not end the connection within [`EARLY`](crate::health::EARLY).
+    /// Returns whether [`ServerStatus::is_up`] changed.
     pub fn served(&self, established: Instant) -> bool {
         self.is_troubled() && self.with_health(Cause::Other, |health, _| health.served(established))
     }
@@ -442,7 +442,8 @@ impl Server {
         self.word.load(Ordering::Acquire) & (CLOSED | EJECTED) == 0
     }
 
-    /// Whether the server is ejected or down, but not taken out of service. Such a server is picked only while no server is available, or for a trial connection.
+    /// Whether the server is ejected or down, but not taken out of service. Such a server is
+    /// picked only while no server is available, or for a trial connection.
     pub(crate) fn is_unhealthy(&self) -> bool {
         let word = self.word.load(Ordering::Acquire);
         word & OUT_OF_SERVICE == 0 && word & (DOWN | EJECTED) != 0

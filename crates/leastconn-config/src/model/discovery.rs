@@ -9,21 +9,22 @@ use crate::{
     keyword::{AddressFamily, OnRemoval, StartMode},
 };
 
-/// An entry of `servers` with `dns`, `srv` or `file`.
+/// An entry of `servers` with `dns`, `srv` or `file`. The defaults apply to servers for which the
+/// source does not specify the setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSource {
     pub kind: SourceKind,
-    /// The weight of servers for which the source specifies none.
+    /// Default weight of the servers.
     pub weight: Weight,
-    /// The limit of servers for which the source specifies none.
+    /// Default maximum of concurrent connections to a server. `None`: no limit.
     pub max_conns: Option<NonZeroU32>,
-    /// Whether servers are backups, unless the source specifies it.
+    /// Whether servers are backups by default.
     pub backup: bool,
-    /// The zone of servers for which the source specifies none.
+    /// Default zone of the servers.
     pub zone: Option<ZoneId>,
 }
 
-/// Where servers are listed.
+/// The kind and location of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SourceKind {
     /// Each address of the host is a server.
@@ -50,7 +51,7 @@ impl fmt::Display for SourceKind {
 pub struct Discovery {
     /// Maximum time between two DNS look-ups. At least one second.
     pub refresh: Duration,
-    /// How long a server must be missing from all answers before it is removed.
+    /// How long a server must be missing from all complete answers before it is removed.
     pub hold: Duration,
     pub removed: OnRemoval,
     /// Maximum number of servers of one source.

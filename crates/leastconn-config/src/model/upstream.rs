@@ -14,8 +14,8 @@ use crate::tls::UpstreamTls;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     pub id: UpstreamId,
-    /// Servers that are listed with their address. All names are distinct. There is at least
-    /// one if `sources` is empty.
+    /// Servers with an `address`. All names are distinct. There is at least one server if
+    /// `sources` is empty.
     pub servers: Vec<ServerSpec>,
     /// Sources of further servers. All are distinct.
     pub sources: Vec<ServerSource>,
@@ -28,7 +28,8 @@ pub struct Upstream {
     pub slow_start: Duration,
     /// Timeout of one attempt to connect.
     pub connect_timeout: Duration,
-    /// Connection attempts in progress at which a server is passed over. `None`: no limit.
+    /// A server with this number of connection attempts in progress is passed over while another
+    /// server is available. `None`: no limit.
     pub max_connecting: Option<NonZeroU32>,
     /// Number of further servers that are tried when connecting fails.
     pub retries: u32,

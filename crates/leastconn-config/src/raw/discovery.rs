@@ -18,7 +18,7 @@ pub struct RawDiscovery {
     /// answer is shorter.
     #[schemars(extend("default" = text(defaults::DISCOVERY_REFRESH)))]
     pub refresh: Opt<DurationText>,
-    /// How long a server must be missing from all answers before it is removed.
+    /// How long a server must be missing from all complete answers before it is removed.
     #[schemars(extend("default" = text(defaults::DISCOVERY_HOLD)))]
     pub hold: Opt<DurationText>,
     /// What happens to the connections of a server that was removed.
@@ -35,7 +35,8 @@ pub struct RawDiscovery {
     /// The family of addresses that are looked up.
     #[schemars(extend("default" = "any"))]
     pub family: Opt<AddressFamily>,
-    /// Whether the process is ready before the first answer.
+    /// "wait": the process is not ready until every source has found at least one server.
+    /// "empty": the process is ready without servers.
     #[schemars(extend("default" = "wait"))]
     pub start: Opt<StartMode>,
 }

@@ -68,8 +68,8 @@ pub enum HealthCheckType {
     Agent,
 }
 
-/// Agent checks: a process on the server reports the weight, the limit and the state of the
-/// server, in the words of HAProxy's `agent-check`.
+/// Agent checks: a process on the server reports the weight, the connection limit and the state
+/// of the server, in the syntax of HAProxy's `agent-check`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "agent_check")]

@@ -64,7 +64,7 @@ impl Resolver<'_> {
             .as_ref()
             .and_then(|process| process.zone.as_ref());
         match own {
-            // A file of servers also lists zones.
+            // Servers in a file may have zones.
             Some(_) if has_files => {}
             Some(own) if !own.value.is_empty() && !zones.contains(&*own.value) => {
                 let warning = self

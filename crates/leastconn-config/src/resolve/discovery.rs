@@ -38,7 +38,7 @@ impl Resolver<'_> {
         match (first, present.next()) {
             (Some(_), None) => true,
             (None, _) => {
-                // A value that was removed has been reported.
+                // If the schema check has removed a value, the problem was reported.
                 if !self.pruned(span) {
                     self.problems
                         .error("a server needs `address`, `dns`, `srv` or `file`")
@@ -109,7 +109,7 @@ impl Resolver<'_> {
         Some((source, span.clone()))
     }
 
-    /// Reports a source that is listed twice.
+    /// Returns whether the source is not listed yet. Reports a duplicate.
     pub(super) fn is_first_source(
         &mut self,
         source: &ServerSource,
@@ -148,7 +148,7 @@ impl Resolver<'_> {
 
     fn srv(&mut self, at: &At<String>) -> Option<SourceKind> {
         let name = &*at.value;
-        // The syntax of a host name, with any port.
+        // The name has the syntax of a host name. The parser requires a port.
         if let Ok(Address::Name { host, .. }) = format!("{name}:1").parse() {
             return Some(SourceKind::Srv(host));
         }

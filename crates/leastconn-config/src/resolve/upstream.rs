@@ -61,7 +61,7 @@ impl Resolver<'_> {
             span: span.clone(),
             servers: servers.iter().map(|s| s.id.to_string()).collect(),
             server_names: servers.iter().map(|s| s.id.to_string()).collect(),
-            // The names of discovered servers are not known here.
+            // The names of discovered servers are unknown before the look-up.
             incomplete: has_sources
                 || list
                     .is_none_or(|list| servers.len() < list.value.len() || self.pruned(&list.span)),

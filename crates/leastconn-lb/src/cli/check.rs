@@ -92,7 +92,7 @@ fn look_up(config: Option<&Config>) -> Vec<(UpstreamId, SourceStatus)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    // Without a runtime, for example because of too few file descriptors, nothing is shown.
+    // If the runtime cannot be created, for example for lack of file descriptors, omit the list.
     let found = runtime.map(|runtime| runtime.block_on(look_up));
     let found = found.unwrap_or_default().into_iter();
     let mut found: Vec<_> = found
@@ -102,7 +102,7 @@ fn look_up(config: Option<&Config>) -> Vec<(UpstreamId, SourceStatus)> {
     found
 }
 
-/// One line for each source that has servers.
+/// Returns one line for each source with servers.
 fn discovered(sources: &[(UpstreamId, SourceStatus)]) -> String {
     let answered = sources.iter().filter(|(_, source)| source.is_answered);
     let lines = answered.map(|(upstream, source)| {

@@ -63,9 +63,9 @@ impl Program {
 #[derive(Debug)]
 struct Translation {
     toml: String,
-    /// All comments that name a line of the source.
+    /// All comments that refer to a line of the source.
     notes: Vec<Note>,
-    /// Numbers of listeners, upstreams and client rules.
+    /// Number of listeners, of upstreams and of client rules.
     counts: [usize; 3],
 }
 
@@ -128,7 +128,7 @@ impl Translation {
         notes.filter(|note| note.kind == Kind::LeftOut).count()
     }
 
-    /// The numbers of tables, and a line per directive that was left out.
+    /// Returns the number of each kind of table, and a line for each directive that was left out.
     fn summary(&self, file: &str) -> String {
         let [listeners, upstreams, clients] = self.counts;
         let left_out = self.left_out();

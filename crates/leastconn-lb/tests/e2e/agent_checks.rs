@@ -1,4 +1,4 @@
-//! Agents on the servers set state, weight and limit, in the words of HAProxy's agent checks.
+//! Agents on the servers set state, weight and connection limit.
 
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ async fn agent_sets_state_weight_and_limit() {
     let available = async || ctl_json(&lb, &["status"]).await["upstreams"][0]["available"].clone();
     assert_eq!(available().await, 0);
 
-    // An agent that does not answer changes nothing.
+    // If the agent does not answer, its last report applies.
     agent.report("");
     lb.wait_log(
         |event| event["fields"]["message"] == "agent check failed, last report kept",
@@ -101,7 +101,7 @@ async fn agent_sets_state_weight_and_limit() {
     let (stream, name) = connect(&lb).await;
     assert_eq!(name, "web1");
 
-    // Without agent checks, nothing that the agent has reported applies any longer.
+    // A reload without agent checks resets the agent's reports.
     agent.report("maint\n");
     wait_server(&lb, |server| server["agent"]["state"] == "maint").await;
     lb.write_config(&lb.config().replace(&check, ""));

@@ -122,7 +122,7 @@ async fn unusable_files_change_nothing() {
     wait_error(&lb, "it cannot be read").await;
     assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "web1");
     file.list(&[&all[0]]);
-    wait_error(&lb, "discovery works again").await;
+    wait_error(&lb, "discovery recovered").await;
     lb.idle().await;
 }
 
@@ -194,7 +194,7 @@ async fn reload_keeps_discovered_servers() {
     file.list(&[&all[0]]);
     let lb = site.start().await;
     wait_names(&lb, &["web1"]).await;
-    // Without the file, the servers are known only from before.
+    // Remove the file, so that only the servers known before the reload remain.
     fs::remove_file(&file.0).unwrap();
     let config = lb.config().replace("hold = \"0s\"", "hold = \"1s\"");
     assert_eq!(lb.reload(&config).await, "applied");

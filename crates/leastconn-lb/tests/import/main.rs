@@ -17,7 +17,7 @@ use leastconn_testkit::{TempDir, TestCa};
 
 const LB: &str = env!("CARGO_BIN_EXE_leastconn-lb");
 
-/// Runs the program. Relative files are those of `dir`.
+/// Runs the program with the working directory `dir`.
 fn run(dir: &Path, args: &[&str]) -> Output {
     Command::new(LB)
         .args(args)
@@ -31,7 +31,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// A directory with the certificates that the source files name, and with the source files.
+/// Creates a directory with the source files and the certificates that they refer to.
 fn site(program: &str) -> TempDir {
     let dir = TempDir::new().unwrap();
     let ca = TestCa::new("import test CA");

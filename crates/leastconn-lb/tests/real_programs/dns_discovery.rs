@@ -200,7 +200,7 @@ async fn servers_follow_the_addresses() {
     let dns = Dns::start(&addresses(2), &["--local-ttl=600"]).await;
     let site = Site::start(&dns, DNS, r#"refresh = "1s", hold = "2s""#).await;
     assert_eq!(site.names().await, at_port_80(&addresses(2)));
-    // Grow and shrink, although the TTL says 600 s.
+    // Changes take effect although the TTL is 600 s.
     dns.set(&addresses(5));
     site.wait_names(&at_port_80(&addresses(5))).await;
     dns.set(&addresses(1));
@@ -219,7 +219,7 @@ async fn failing_answers_change_nothing() {
     dns.set(&[]);
     site.wait_lookups("empty", 2.0).await;
     assert_eq!(site.names().await, all);
-    // Silence.
+    // No answer.
     dns.pause().await;
     site.wait_lookups("failed", 1.0).await;
     assert_eq!(site.names().await, all);
@@ -237,7 +237,7 @@ async fn failing_answers_change_nothing() {
     assert_eq!(site.names().await, all);
     failing.abort();
     let _ = failing.await;
-    // The servers are really gone once there is an answer without them.
+    // An answer without the servers removes them.
     dns.set(&addresses(1));
     dns.resume().await;
     site.wait_names(&at_port_80(&addresses(1))).await;
@@ -251,7 +251,7 @@ async fn all_of_200_addresses_are_used() {
 }
 
 #[tokio::test]
-async fn further_servers_than_max_are_ignored() {
+async fn servers_above_max_are_ignored() {
     let dns = Dns::start(&addresses(4), &[]).await;
     let site = Site::start(&dns, DNS, r#"refresh = "1s", max = 3"#).await;
     assert_eq!(site.names().await.len(), 3);
@@ -271,7 +271,7 @@ async fn flapping_addresses_stay() {
     }
 }
 
-/// The form of a headless service in Kubernetes.
+/// The records are those of a headless Service in Kubernetes.
 #[tokio::test]
 async fn srv_records_name_servers() {
     let domain = "web.default.svc.cluster.test";

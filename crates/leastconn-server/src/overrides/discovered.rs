@@ -1,5 +1,5 @@
-//! Discovered servers: they join with the override that was set for their name, and their
-//! connections may be closed when they leave.
+//! Applies changes of discovered servers. A server that joins gets the overrides for its name. If
+//! configured, the connections of a removed server are closed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,8 +18,8 @@ impl ApplyMembers for Overrides {
         on_removal: OnRemoval,
     ) -> Result<MembershipChange, PoolError> {
         let before = pool.members();
-        // Hold the lock, so that an operator's change is made either before or after the servers
-        // join.
+        // Hold the lock, so that a change by an operator is applied either before or after the
+        // servers join.
         let active = self.lock();
         let change = pool.update_with(servers, |server| {
             let key = (pool.id().clone(), server.id().clone());
@@ -50,9 +50,9 @@ fn is_member(pool: &Pool, server: &Arc<Server>) -> bool {
     members.any(|member| Arc::ptr_eq(&member.server, server))
 }
 
-/// Closes the connections to a removed server after `grace`, unless it is a member again by then.
-/// Repeats this until no connections are left, because a connection that is being opened can be
-/// closed only once it is open.
+/// Closes the connections to a removed server after `grace`. Ends when no connections are left, or
+/// when the server is a member again. The loop is necessary because a connection that is still
+/// being dialled cannot be closed yet.
 async fn close_connections(
     overrides: Overrides,
     pool: Arc<Pool>,
@@ -73,8 +73,8 @@ async fn close_connections(
 }
 
 impl Overrides {
-    /// Whether the server is a member of the upstream, which a reload may have replaced since
-    /// the server was a member of `pool`.
+    /// Whether the server is a member of the current pool of the upstream. After a reload, this is
+    /// another pool than `pool`.
     fn is_current_member(&self, pool: &Pool, server: &Arc<Server>) -> bool {
         let snapshot = self.snapshots.load();
         let upstream = snapshot.upstreams.get(pool.id());

@@ -126,7 +126,7 @@ impl Weights {
         }
     }
 
-    /// Applies the weights to `next`, and drops those of servers that are gone.
+    /// Applies the weights to `next`. Drops the weights of servers that are no longer configured.
     pub(super) fn apply(&mut self, next: &Snapshot) {
         self.0.retain(|(upstream, server), set| {
             let found = set_in(next, upstream.as_str(), server.as_str(), Some(set.weight))
@@ -183,7 +183,7 @@ impl Weights {
     }
 }
 
-/// Returns whether there is such a server.
+/// Sets the weight of a server. Returns `false` if there is no such server.
 fn set_in(
     snapshot: &Snapshot,
     upstream: &str,

@@ -1,8 +1,8 @@
 //! Discovery of the servers of an upstream: `dns`, `srv` and `file` in `servers`.
 //!
-//! Each source has a task that looks it up and merges the answer into the members of the
-//! source ([`members`]). Any change of a source is applied to the pool as a new list of all
-//! servers of the upstream. Connections use the present members, and never wait for a look-up.
+//! For each source, a task repeats the look-up and merges the answers into the members of the
+//! source ([`members`]). After each look-up, the task applies the complete server list of the
+//! upstream to the pool. Connections use the current members and never wait for a look-up.
 
 mod dns;
 mod members;
@@ -31,7 +31,7 @@ use members::{Answer, NoServers};
 use server_file::ServerFileError;
 use source::Source;
 
-/// Why a look-up has no servers.
+/// Why a look-up found no servers.
 #[derive(Debug, thiserror::Error)]
 enum LookupError {
     #[error(transparent)]
@@ -54,14 +54,13 @@ impl LookupError {
     }
 }
 
-/// Applies changes of the members to a pool, in agreement with the overrides that operators have
-/// set.
+/// Replaces the members of a pool and applies the runtime overrides of operators to new members.
 pub trait ApplyMembers: fmt::Debug + Send + Sync {
-    /// Replaces the members of `pool`. `on_removal`: what happens to the connections of servers
-    /// that leave.
+    /// Replaces the members of `pool`. `on_removal` specifies what happens to the connections of
+    /// removed servers.
     ///
     /// # Errors
-    /// If the pool rejects the servers. The members do not change then.
+    /// If the pool rejects the servers. Its members do not change then.
     fn apply(
         &self,
         pool: &Arc<Pool>,
@@ -70,21 +69,22 @@ pub trait ApplyMembers: fmt::Debug + Send + Sync {
     ) -> Result<MembershipChange, PoolError>;
 }
 
-/// The servers of an upstream, listed and discovered.
+/// The servers of an upstream: those with an `address` and discovered ones.
 #[derive(Debug)]
 pub(super) struct Discovery {
     listed: Vec<ServerSpec>,
     sources: Vec<(ServerSource, Arc<Source>)>,
     settings: config::Discovery,
-    /// Set when a successor takes over the sources. Held while the members are changed.
+    /// Set when the next generation of the upstream takes over the sources. The lock is held
+    /// while the members of the pool are replaced.
     is_stopped: Mutex<bool>,
-    /// Server names that several sources use, as logged last.
+    /// Names of ignored duplicates. A warning is logged only for names that are not in this list.
     duplicates: Mutex<Vec<ServerId>>,
 }
 
 impl Discovery {
-    /// The servers of a configuration. The servers that `predecessor` has discovered in the same
-    /// sources are known at once.
+    /// Creates the sources of an upstream. A source that `predecessor` also has is shared with it,
+    /// so its discovered servers are members from the start.
     pub(super) fn new(config: &config::Upstream, predecessor: Option<&Self>) -> Arc<Self> {
         let source = |source: &ServerSource| {
             let known = predecessor.and_then(|before| before.source(&source.kind));
@@ -116,7 +116,7 @@ impl Discovery {
         !self.sources.is_empty()
     }
 
-    /// All servers, with distinct names: of servers with the same name, the first one.
+    /// All servers. If several have the same name, only the first one is included.
     pub(super) fn servers(&self) -> Vec<ServerSpec> {
         let discovered = self.sources.iter();
         let discovered = discovered.flat_map(|(config, source)| source.servers(config));
@@ -138,7 +138,7 @@ impl Discovery {
         servers
     }
 
-    /// Ends changes of the members. Returns after a change in progress is done.
+    /// Prevents further changes of the members. Waits for a change in progress.
     pub(super) fn stop(&self) {
         *self.is_stopped.lock() = true;
     }
@@ -157,14 +157,14 @@ impl Discovery {
                 pool: Arc::clone(pool),
                 apply: Arc::clone(apply),
             };
-            // Changes since the servers of this pool were read.
+            // A source may have changed since the pool was built.
             follow.apply_members();
             tasks.spawn(follow.run());
         }
     }
 
-    /// Waits until each source has answered once. Completes at once if the process may start
-    /// without servers.
+    /// Waits until each source has had an answer with servers. Completes at once if `start` is
+    /// `empty`.
     pub(super) fn first_answers(&self) -> impl Future<Output = ()> + Send + use<> {
         let sources: Vec<_> = match self.settings.start {
             StartMode::Wait => self.sources.iter().map(|(_, s)| Arc::clone(s)).collect(),
@@ -188,7 +188,7 @@ impl Discovery {
         sources.map(|(_, source)| source.status()).collect()
     }
 
-    /// Looks up each source once, for commands. Takes at most `limit`.
+    /// Looks up each source once, within `limit`. For commands that do not run the balancer.
     pub(super) async fn look_up_once(&self, limit: Duration) {
         let mut running = JoinSet::new();
         for (_, source) in &self.sources {
@@ -253,7 +253,7 @@ impl Follow {
                 tracing::warn!(%upstream, %source, %error, "discovery failed, servers kept");
             }
         } else if recorded.recovered {
-            tracing::info!(%upstream, %source, "discovery works again");
+            tracing::info!(%upstream, %source, "discovery recovered");
         }
     }
 
@@ -329,7 +329,8 @@ impl FileChanges {
         }
     }
 
-    /// Watches the directories in which the file is now. Symbolic links may have changed.
+    /// Watches the directories of the file. Repeated after each change, because symbolic links
+    /// in the path may have changed.
     async fn watch(&mut self) {
         let files = vec![self.path.to_path_buf()];
         let _ = self.scanner.scan(files, &mut self.events).await;

@@ -21,7 +21,7 @@ pub struct Connection {
     pub hold: Duration,
     /// The client's address and port.
     pub source: String,
-    /// Position of the log that has the connection.
+    /// Position of the log in the list of logs.
     pub balancer: usize,
 }
 

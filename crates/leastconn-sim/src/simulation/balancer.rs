@@ -83,8 +83,7 @@ impl Balancer {
         }
     }
 
-    /// Whether waiting can help a connection for which there is no server. It cannot if all
-    /// servers are full.
+    /// Whether a connection without a server should wait. It should not if all servers are full.
     pub(super) fn may_recover(&self) -> bool {
         self.candidates.members().iter().any(|member| {
             let status = member.server.status();

@@ -1,5 +1,5 @@
-//! Agent checks: asks an agent on each server for the weight, the limit and the state of the
-//! server.
+//! Agent checks: asks an agent on each server for the weight, the connection limit and the state
+//! of the server.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use crate::{AgentReport, Pool, Server, backoff::share, deadline::after, sync::Mu
 /// Maximum length of a report.
 const MAX_REPORT: u64 = 1024;
 
-/// How agents are asked.
+/// Settings of agent checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AgentCheck {
@@ -49,9 +49,9 @@ impl AgentCheck {
 /// Asks the agents of a pool's servers until the checker is dropped, and applies their
 /// [reports](AgentReport). The checker follows the membership of the pool.
 ///
-/// If an agent does not answer, nothing changes: whether the server works is for health checks
-/// to decide. Servers that an operator has set to maintenance are not asked. Agents of servers
-/// on UNIX sockets are not asked, because they have no port.
+/// If an agent does not answer, its last report continues to apply: only health checks detect
+/// that a server has failed. Agents are not asked while an operator has set their server to
+/// maintenance. Servers on UNIX sockets have no agent checks, because they have no port.
 #[derive(Debug)]
 pub struct AgentChecker {
     shared: Arc<Shared>,
@@ -63,13 +63,13 @@ pub struct AgentChecker {
 struct Shared {
     pool: Weak<Pool>,
     check: AgentCheck,
-    /// Whether the checker was dropped. The lock is held while a report is applied, so that
-    /// none is applied afterwards.
+    /// Whether the checker was dropped. The lock is held while a report is applied, so that no
+    /// report is applied after the drop.
     is_stopped: Mutex<bool>,
 }
 
 impl AgentChecker {
-    /// Starts asking on the current Tokio runtime.
+    /// Starts the checks on the current Tokio runtime.
     ///
     /// # Panics
     /// If called outside a Tokio runtime.
@@ -181,7 +181,7 @@ impl Shared {
     }
 }
 
-/// Asks the agent of `server` once, and returns the line that it sent.
+/// Asks the agent of `server` once, and returns its line without the line end.
 async fn ask(server: &Server, check: &AgentCheck) -> io::Result<String> {
     let deadline = after(now(), check.timeout);
     let answer = async {

@@ -174,10 +174,10 @@ pub async fn relay<D: Stream, U: Stream>(
     relay_watched(downstream, upstream, policy, traffic, None).await
 }
 
-/// Like [`relay`], and records in the health of the server whether the connection fails early:
-/// whether the server ends it within [`EARLY`](crate::health::EARLY) without having sent a
-/// byte, and before the client has ended it. Call the function as soon as the server is
-/// connected.
+/// Like [`relay`], but also records in the health of the server whether the connection fails
+/// early. A connection fails early if the server ends it within
+/// [`EARLY`](crate::health::EARLY) without having sent a byte, and before the client ends it.
+/// Call this function as soon as the connection to the server is established.
 ///
 /// # Cancel safety
 /// As [`relay`].

@@ -155,11 +155,11 @@ impl<'a> PoolBuilder<'a> {
 
     /// Sets the own zone. The default is none: the zones of servers are ignored.
     ///
-    /// Connections are sent only to servers in the own zone, while at least half of the weight
-    /// of these servers is available. Otherwise connections are sent to the servers of all
-    /// zones equally, so that the servers that are left in the own zone are not overloaded. A
-    /// connection is also sent to another zone if no server of the own zone can take it,
-    /// because all are at `max_conns` or were already tried.
+    /// While at least half of the weight of the servers in the own zone is available,
+    /// connections are sent only to these servers. Otherwise, the servers of all zones are used
+    /// equally, so that the remaining servers in the own zone are not overloaded. A connection
+    /// is also sent to another zone if all servers in the own zone are at `max_conns` or were
+    /// already tried.
     ///
     /// The rule applies first to the servers that are not backups, then to the backups. It does
     /// not apply to servers that are dialled because no server is available.

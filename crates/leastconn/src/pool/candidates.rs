@@ -70,8 +70,8 @@ impl Candidates {
         self.0.local.as_ref()
     }
 
-    /// Whether at least half of the weight of the backups or of the other servers is available.
-    /// Returns `false` if there is no such server.
+    /// Whether at least half of the weight of the backups (`backup`) or of the primaries is
+    /// available. Returns `false` if none of these servers is available.
     pub(super) fn is_mostly_available(&self, backup: bool) -> bool {
         let members = || self.members().iter().filter(|m| m.backup == backup);
         let available = sum(members().filter(|member| member.server.is_available()));

@@ -1,15 +1,15 @@
 //! Weights that are changed while the pool is in use.
 //!
-//! Such a weight may be a fraction, for example half of weight 1. Picks use whole numbers, so
-//! if any weight of the pool is a fraction, all weights of the pool are multiplied. Only their
-//! ratios matter to picks.
+//! Such a weight may be a fraction, for example half of weight 1. Picks use whole numbers and
+//! depend only on the ratios of the weights. If any weight of the pool is a fraction, all weights
+//! are therefore multiplied by the same factor.
 
 use super::Member;
 use crate::{Weight, spec::ServerSpec, sync::Arc, weight::Hundredths};
 
-/// Returns whole weights with the same ratios. If these ratios cannot be represented with
-/// weights up to 65,535, the weights are rounded. The result for a weight of zero is
-/// meaningless, but valid.
+/// Returns whole weights with the same ratios. If weights up to 65,535 cannot represent the
+/// ratios, the weights are rounded. A weight of zero becomes 1: the server gets no connections,
+/// so its whole weight is not used by picks.
 fn whole_weights(weights: &[Hundredths]) -> impl Iterator<Item = Weight> {
     let divisor = weights
         .iter()
@@ -27,7 +27,7 @@ const fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Sets the weights and limits of all members to those in effect.
+/// Sets the weights and connection limits in effect of all members.
 pub(super) fn apply(members: &mut [Member]) {
     let weights: Vec<_> = members
         .iter()

@@ -9,7 +9,7 @@ use crate::{
     sync::Ordering,
 };
 
-/// What the [report](AgentReport) of an agent has changed.
+/// The changes by a [report](AgentReport) of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AgentChange {
@@ -22,8 +22,8 @@ pub struct AgentChange {
 }
 
 impl Server {
-    /// Returns what the agent of the server has reported so far. Without an agent check, this
-    /// is the default.
+    /// Returns the state according to the reports of the server's agent. Without an agent check,
+    /// this is the default.
     pub fn agent(&self) -> AgentState {
         self.agent.lock().clone()
     }
@@ -60,7 +60,7 @@ impl Server {
         }
     }
 
-    /// Slow start begins as in [`Self::set_admin`].
+    /// Slow start begins under the same conditions as in [`Self::set_admin`].
     fn set_agent_admin(&self, before: AdminState, state: AdminState) {
         let flag = match state {
             AdminState::Ready => 0,

@@ -30,7 +30,7 @@ impl Server {
         Some(Candidate::steady(word, in_flight))
     }
 
-    // Not inlined into the scan of a pick, so that the scan can use all registers.
+    // Not inlined, so that the loop over the servers can use all registers.
     #[cold]
     #[inline(never)]
     fn steady_with_flags(&self, word: u64, now: Instant, ramping: &mut bool) -> Option<Candidate> {

@@ -4,14 +4,13 @@
 use std::time::{Duration, Instant};
 
 const SLOTS: usize = 10;
-/// A failure counts for [`SLOTS`] intervals, of which the current one has not ended: for 0.9
-/// to 1 second.
+/// A failure counts in its own interval and the next nine, which is 0.9 to 1 second.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Counts failures by interval, so that the memory does not depend on their number.
+/// Counts failures by interval. The size does not depend on the number of failures.
 #[derive(Debug, Default)]
 pub(super) struct RecentFailures {
-    /// The time of the first failure, at which interval 0 starts.
+    /// The start of interval 0: the time of the first failure.
     epoch: Option<Instant>,
     slots: [Slot; SLOTS],
 }

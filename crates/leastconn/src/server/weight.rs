@@ -15,10 +15,10 @@ impl Server {
         *self.weight_override.lock()
     }
 
-    /// Stores a weight that applies from the next update of the pool on. Returns whether the
-    /// weight has changed. [`Pool::set_weight`](crate::Pool::set_weight) also applies it;
-    /// this method is for servers that are about to join the pool, see
-    /// [`Pool::update_with`](crate::Pool::update_with).
+    /// Stores a weight that applies from the next update of the pool. Returns whether the weight
+    /// has changed. Use this method only for servers that are about to join the pool, see
+    /// [`Pool::update_with`](crate::Pool::update_with). For members, use
+    /// [`Pool::set_weight`](crate::Pool::set_weight), which applies the weight at once.
     pub fn set_weight_override(&self, weight: Option<WeightOverride>) -> bool {
         let mut current = self.weight_override.lock();
         std::mem::replace(&mut *current, weight) != weight
@@ -36,8 +36,8 @@ impl Server {
         self.agent().max_conns.unwrap_or(configured)
     }
 
-    /// Sets whether the weight in effect is zero. As with drain, a server without connections
-    /// may have been restarted, so it begins with slow start when it returns.
+    /// Sets whether the weight in effect is zero. A server that has no connections when its
+    /// weight is no longer zero may have been restarted, so slow start begins, as after drain.
     pub(crate) fn set_zero_weight(&self, is_zero: bool) {
         let flag = if is_zero { ZERO_WEIGHT } else { 0 };
         if self.word.load(Ordering::Acquire) & ZERO_WEIGHT == flag {

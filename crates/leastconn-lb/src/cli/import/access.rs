@@ -1,14 +1,15 @@
-//! Access rules of the source programs as lists of decisions: the first entry that matches a
-//! client decides, as in `[[client]]` rules.
+//! Access rules of the source programs as decision lists. As with `[[client]]` rules, the first
+//! entry that matches a client decides.
 
 use std::collections::BTreeMap;
 
 use super::networks::Network;
 
-/// Largest number of entries of a list. Negated conditions can double the number.
+/// Maximum number of entries of a list. A negated condition can double the number.
 const LARGEST: usize = 5_000;
 
-/// What a predicate compares. All but [`Self::Sni`] are keys of `match`.
+/// The property of a client that a predicate compares. All except [`Self::Sni`] are keys of
+/// `match`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Key {
     Cn,
@@ -36,8 +37,8 @@ impl Key {
     }
 }
 
-/// A condition on a client: each key must have one of its values. Without keys it matches all
-/// clients.
+/// A condition on a client: for each key, the client must match one of the values. Without keys,
+/// the predicate matches all clients.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Predicate(BTreeMap<Key, Vec<String>>);
 
@@ -45,7 +46,8 @@ pub(crate) struct Predicate(BTreeMap<Key, Vec<String>>);
 enum Both {
     Never,
     Exactly(Predicate),
-    /// Cannot be expressed. The predicate matches these clients, and others.
+    /// The conjunction cannot be expressed. This predicate matches all of its clients, and
+    /// others.
     Within(Predicate),
 }
 
@@ -54,7 +56,7 @@ impl Predicate {
         Self(BTreeMap::from([(key, values)]))
     }
 
-    /// Adds a key, or replaces its values.
+    /// Sets the values of a key.
     pub(crate) fn require(&mut self, key: Key, values: Vec<String>) {
         self.0.insert(key, values);
     }
@@ -99,8 +101,8 @@ impl Predicate {
         }
     }
 
-    /// Whether every client that matches `other` matches this predicate. May return `false`
-    /// if that is not certain.
+    /// Whether every client that matches `other` also matches this predicate. Returns `false` if
+    /// this is uncertain.
     fn includes(&self, other: &Self) -> bool {
         self.0.iter().all(|(key, values)| {
             other.0.get(key).is_some_and(|narrow| {
@@ -112,7 +114,7 @@ impl Predicate {
     }
 }
 
-/// Whether each text that matches `value` matches `pattern`.
+/// Whether each text that matches `value` also matches `pattern`.
 pub(crate) fn covers(key: Key, pattern: &str, value: &str) -> bool {
     match key {
         _ if pattern == value => true,
@@ -130,7 +132,8 @@ pub(crate) fn covers(key: Key, pattern: &str, value: &str) -> bool {
     }
 }
 
-/// The values that match both lists. `None` if this cannot be expressed as a list.
+/// Returns the intersection of two lists of values. `None` if no list expresses the
+/// intersection.
 fn meet(key: Key, a: &[String], b: &[String]) -> Option<Vec<String>> {
     let subset = |narrow: &[String], wide: &[String]| {
         let mut values = narrow.iter();
@@ -142,7 +145,8 @@ fn meet(key: Key, a: &[String], b: &[String]) -> Option<Vec<String>> {
     if subset(b, a) {
         return Some(b.to_vec());
     }
-    // A certificate can have several of these, and match both lists by different values.
+    // A certificate can have several values of these keys. It may match each list with a
+    // different value.
     if matches!(key, Key::Ou | Key::Dns | Key::Uri) {
         return None;
     }
@@ -161,24 +165,24 @@ fn meet(key: Key, a: &[String], b: &[String]) -> Option<Vec<String>> {
     Some(common)
 }
 
-/// What happens to a client.
+/// The decision for a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Refuse,
-    /// It passes this set of rules.
+    /// The rules do not refuse the client. Further rules may.
     Accept,
     To(String),
 }
 
-/// Decisions in order. The last entry matches all clients.
+/// A decision list. The first matching entry decides. The last entry matches all clients.
 pub(crate) type List = Vec<(Predicate, Verdict)>;
 
-/// A list that decides the same for all clients.
+/// Returns a list with the same verdict for all clients.
 pub(crate) fn always(verdict: Verdict) -> List {
     vec![(Predicate::default(), verdict)]
 }
 
-/// A condition of the source.
+/// A condition in the source file.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Condition {
     Constant(bool),
@@ -186,13 +190,13 @@ pub(crate) enum Condition {
     Not(Box<Self>),
     All(Vec<Self>),
     Any(Vec<Self>),
-    /// Has no equivalent.
+    /// A condition without an equivalent.
     Unknown,
 }
 
 impl Condition {
-    /// Replaces [`Self::Unknown`] so that the condition holds as often as possible
-    /// (`holds`) or as seldom as possible.
+    /// Replaces each [`Self::Unknown`] with a constant. With `holds`, the result is true whenever
+    /// the condition may be true. Otherwise, it is true only if the condition is certainly true.
     pub(crate) fn resolved(&self, holds: bool) -> Self {
         let all = |list: &[Self]| list.iter().map(|part| part.resolved(holds)).collect();
         match self {
@@ -205,12 +209,12 @@ impl Condition {
     }
 }
 
-/// The rules lead to too many cases.
+/// A decision list would have too many entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooMany;
 
-/// The list that decides by `then` for clients that fulfil the condition, else by `otherwise`.
-/// [`Condition::Unknown`] counts as not fulfilled.
+/// Returns a list that applies `then` to clients that fulfil the condition, and `otherwise` to all
+/// others. [`Condition::Unknown`] counts as not fulfilled.
 pub(crate) fn when(condition: &Condition, then: &List, otherwise: &List) -> Result<List, TooMany> {
     let list = match condition {
         Condition::Constant(true) => then.clone(),
@@ -243,8 +247,8 @@ pub(crate) fn when(condition: &Condition, then: &List, otherwise: &List) -> Resu
     Ok(list)
 }
 
-/// The list that decides by the first case that matches, else by `rest`. Faster than one
-/// [`when`] per case.
+/// Returns a list that applies the first matching case, or `rest` if no case matches. Faster than
+/// one [`when`] per case.
 pub(crate) fn first_of(cases: &[(Predicate, List)], rest: &List) -> Result<List, TooMany> {
     let mut all = Vec::new();
     for (predicate, list) in cases {
@@ -257,8 +261,8 @@ pub(crate) fn first_of(cases: &[(Predicate, List)], rest: &List) -> Result<List,
     Ok(simplified(all))
 }
 
-/// The entries of a list for clients that match a predicate. Cases that cannot be expressed
-/// are refused.
+/// Restricts the entries of a list to clients that match a predicate. If a restriction cannot be
+/// expressed, the entry refuses the clients.
 fn within(predicate: &Predicate, list: &List) -> List {
     let mut narrowed = Vec::new();
     for (also, verdict) in list {
@@ -271,7 +275,7 @@ fn within(predicate: &Predicate, list: &List) -> List {
     narrowed
 }
 
-/// Continues with `next` for the clients with verdict `from`.
+/// Applies `next` to the clients for which the verdict of `list` is `from`.
 pub(crate) fn chain(list: &List, from: &Verdict, next: &List) -> Result<List, TooMany> {
     let mut all = Vec::new();
     for (predicate, verdict) in list {
@@ -288,7 +292,7 @@ pub(crate) fn chain(list: &List, from: &Verdict, next: &List) -> Result<List, To
     Ok(all)
 }
 
-/// Removes entries that decide nothing.
+/// Removes redundant entries.
 pub(crate) fn simplified(list: List) -> List {
     let mut kept: List = Vec::new();
     for (predicate, verdict) in list {
@@ -297,7 +301,7 @@ pub(crate) fn simplified(list: List) -> List {
         }
         kept.push((predicate, verdict));
     }
-    // Entries directly before the last one that decide the same.
+    // Remove entries directly before the last one that have the same verdict.
     while let [.., (_, before), (_, last)] = kept.as_slice()
         && before == last
     {
@@ -306,8 +310,8 @@ pub(crate) fn simplified(list: List) -> List {
     kept
 }
 
-/// The part of a list that applies to clients that ask for a server name covered by `name`, or
-/// that match no name in the list.
+/// Returns the entries that apply to clients whose server name (SNI) is covered by `name`. With
+/// `None`: to clients whose server name is not in the list.
 pub(crate) fn at_sni(list: &List, name: Option<&str>) -> List {
     let applies = list.iter().filter_map(|(predicate, verdict)| {
         let mut predicate = predicate.clone();
@@ -323,7 +327,7 @@ pub(crate) fn at_sni(list: &List, name: Option<&str>) -> List {
     simplified(applies.collect())
 }
 
-/// All server names in a list, names without a wildcard first.
+/// Returns the server names in a list. Names without a wildcard come first.
 pub(crate) fn server_names(list: &List) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for value in list
@@ -339,8 +343,8 @@ pub(crate) fn server_names(list: &List) -> Vec<String> {
     names
 }
 
-/// Combines lists of listeners into client rules: each entry of the result has the verdict of
-/// every list for the same clients.
+/// Extends combined rules by the list of another listener. Each entry of the result has one
+/// verdict for each listener.
 pub(crate) fn product(
     rules: &[(Predicate, Vec<Verdict>)],
     list: &List,

@@ -24,7 +24,7 @@ pub(crate) struct CommonNames {
 /// subject, because attributes that a certificate has in addition are not compared.
 ///
 /// # Errors
-/// If it has attributes that client rules do not compare, or no common name.
+/// If `name` has attributes that client rules cannot compare, or no common name.
 pub(crate) fn subject(name: &str) -> Result<Predicate, String> {
     let (mut cn, mut ou) = (Vec::new(), Vec::new());
     let mut others = Vec::new();

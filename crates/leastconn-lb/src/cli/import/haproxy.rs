@@ -190,7 +190,7 @@ fn evaluate(
     Ok(())
 }
 
-/// The idle time of a connection is the shorter one of both sides, or that of tunnels.
+/// Sets the idle timeout: the shorter timeout of client and server, or `timeout tunnel`.
 fn timeouts(service: &mut Service, front: &Front, used: &[&Back]) {
     let shortest = |name: &str| used.iter().filter_map(|back| back.timeouts.get(name)).min();
     let client = front.timeouts.get("client");

@@ -38,12 +38,12 @@ pub(crate) struct Place {
     pub(crate) text: String,
 }
 
-/// How a directive was treated.
+/// How a directive was translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// It has no equivalent, or its equivalent differs. The program exits with 1.
+    /// The directive has no equivalent, or an equivalent with differences. The exit code is 1.
     LeftOut,
-    /// It needs no equivalent, or its equivalent needs an explanation.
+    /// The directive needs no equivalent, or the translation needs an explanation.
     Remark,
 }
 
@@ -111,7 +111,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// The stricter of both limits.
+    /// Returns the stricter limit of each kind.
     pub(crate) fn stricter(self, other: Self) -> Self {
         let rate = match (self.rate, other.rate) {
             (Some(a), Some(b)) => Some(if b.rate < a.rate { b } else { a }),
@@ -125,7 +125,7 @@ impl Limits {
     }
 }
 
-/// A limit of new connections.
+/// A limit on new connections.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Rate {
     /// New connections per second.
@@ -142,7 +142,7 @@ impl Rate {
     }
 }
 
-/// A listener, and which of its clients reach which upstream.
+/// A listener, and the upstream of each of its clients.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Service {
     pub(crate) name: String,
@@ -151,12 +151,12 @@ pub(crate) struct Service {
     pub(crate) tls: Option<Table>,
     /// Whether clients present a certificate that is verified.
     pub(crate) certificates: bool,
-    /// Why no client may use the listener, if a restriction of the source has no equivalent.
+    /// Restrictions of the source without an equivalent. If there are any, no client may use the
+    /// listener.
     pub(crate) refused: Vec<String>,
-    /// The decision for each client: the first entry that matches. The last entry matches all
-    /// clients.
+    /// The decision for each client.
     pub(crate) access: List,
-    /// The upstream to name if no client may use the listener.
+    /// The upstream that is configured if no client may use the listener.
     pub(crate) home: Option<String>,
     pub(crate) limits: Limits,
 }
@@ -185,7 +185,7 @@ pub(crate) struct Backend {
     pub(crate) servers: Vec<ServerLine>,
     /// Why no client may use the upstream.
     pub(crate) refused: Vec<String>,
-    /// Explanations that belong to no line of the source.
+    /// Comments that do not refer to a line of the source.
     pub(crate) comments: Vec<String>,
 }
 
@@ -196,7 +196,7 @@ impl Backend {
     }
 }
 
-/// What a source file was translated to.
+/// The translation of a source file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Imported {
     /// Comments at the start of the file.

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-/// Longest name that the configuration accepts.
+/// Maximum length of a name in the configuration.
 const LONGEST: usize = 64;
 
-/// Gives out names that are valid and unique.
+/// Assigns valid and unique names.
 #[derive(Debug, Default)]
 pub(crate) struct Names(HashSet<String>);
 

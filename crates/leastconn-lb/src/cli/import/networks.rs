@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A network whose address has no bits beyond the prefix.
+/// A network. All bits of the address after the prefix are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Network {
     address: IpAddr,
@@ -10,7 +10,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Parses `ADDRESS`, `ADDRESS/PREFIX` or `ADDRESS/NETMASK`. Bits beyond the prefix are
+    /// Parses `ADDRESS`, `ADDRESS/PREFIX` or `ADDRESS/NETMASK`. Bits after the prefix are
     /// cleared.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (address, prefix) = match text.split_once('/') {
@@ -50,7 +50,7 @@ impl std::fmt::Display for Network {
     }
 }
 
-/// The prefix length of an IPv4 netmask.
+/// Returns the prefix length of an IPv4 netmask.
 fn netmask(text: &str) -> Option<u32> {
     let bits = u32::from(text.parse::<Ipv4Addr>().ok()?);
     let prefix = bits.leading_ones();

@@ -117,7 +117,7 @@ fn services(stream: &[Directive], imported: &mut Imported) {
     }
     for line in stream {
         match line.name() {
-            // An upstream that no server uses.
+            // No server uses this upstream.
             "upstream" if !known.iter().any(|(target, _)| target == line.word(1)) => {
                 let settings = Settings {
                     stream,
@@ -138,8 +138,8 @@ fn services(stream: &[Directive], imported: &mut Imported) {
     imported.backends = known.into_iter().map(|(_, backend)| backend).collect();
 }
 
-/// The name of the upstream for a target of `proxy_pass`. A target that two servers use with
-/// different settings becomes two upstreams.
+/// Returns the name of the upstream for a target of `proxy_pass`. A target that two servers use
+/// with different settings becomes two upstreams.
 fn resolve(
     target: &str,
     pass: &Directive,

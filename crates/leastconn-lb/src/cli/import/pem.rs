@@ -1,4 +1,4 @@
-//! Looks into certificate files, if they exist on this machine.
+//! Reads certificate files, if they exist on this machine.
 
 use std::{fmt::Write, fs, path::Path};
 
@@ -11,8 +11,8 @@ pub(crate) fn lacks_key(path: &Path) -> bool {
         .is_ok_and(|text| text.contains("BEGIN CERTIFICATE") && !text.contains("PRIVATE KEY"))
 }
 
-/// SHA-256 of the public keys of all certificates in a file, in hexadecimal. `None` if the file
-/// cannot be read.
+/// Returns the hexadecimal SHA-256 of the public key of each certificate in a file. `None` if the
+/// file cannot be read.
 pub(crate) fn key_pins(path: &Path) -> Option<Vec<String>> {
     let certificates = leastconn_config::read_certificates(path).ok()?;
     let pins = certificates.iter().map(|der| {

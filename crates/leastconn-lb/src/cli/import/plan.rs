@@ -1,8 +1,8 @@
-//! Turns listeners with lists of decisions into listeners, upstreams and client rules.
+//! Turns listeners with decision lists into listeners, upstreams and client rules.
 //!
-//! Client rules apply to all listeners, and a listener has one upstream per server name. So an
-//! upstream that two listeners open to different clients is written twice, and the rules are
-//! the product of the lists of all listeners.
+//! Client rules apply to all listeners, and a listener has one upstream per server name.
+//! Therefore, an upstream that two listeners make available to different clients is written
+//! twice. The rules are the product of the decision lists of all listeners.
 
 use super::{
     access::{
@@ -31,7 +31,7 @@ pub(crate) struct Rule {
 pub(crate) struct PlannedListener {
     pub(crate) service: Service,
     pub(crate) upstream: Option<String>,
-    /// Server names and their upstreams.
+    /// Upstreams by server name.
     pub(crate) routes: Vec<(String, String)>,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Plan {
     pub(crate) rules: Vec<Rule>,
 }
 
-/// The clients of one listener that ask for one server name.
+/// The clients of one listener with one server name (SNI).
 struct Unit {
     service: usize,
     sni: Option<String>,
@@ -56,7 +56,7 @@ enum Target {
     ByClient,
 }
 
-/// An upstream that was already assigned: its source, who may use it, and its name.
+/// An upstream that already has a name.
 struct Assigned {
     backend: String,
     certificates: bool,
@@ -210,7 +210,7 @@ impl Planner {
         found.is_some_and(Backend::has_servers)
     }
 
-    /// Adds the upstream under its own name.
+    /// Adds the upstream under the name of its backend.
     fn keep(&mut self, name: &str) {
         if !self.upstreams.iter().any(|upstream| upstream.name == name) {
             let found = self.backends.iter().find(|backend| backend.name == name);
@@ -242,8 +242,8 @@ impl Planner {
         REFUSED.to_owned()
     }
 
-    /// The name of a backend for the clients of a unit. Units that open it to the same clients
-    /// share the name.
+    /// Returns the name of the upstream that a backend becomes for the clients of a unit. Units
+    /// that make the backend available to the same clients share the upstream.
     fn assign(&mut self, backend: &str, unit: &Unit, service: &Service) -> String {
         let opens: List = unit
             .list
@@ -296,7 +296,7 @@ impl Planner {
         }
     }
 
-    /// One upstream with the servers of several backends, of which each client may use some.
+    /// Merges several backends into one upstream. The client rules select the servers.
     fn merged(&mut self, used: &[String], unit: &mut Unit, service: &mut Service) -> Target {
         let sources: Vec<Backend> = self
             .backends
@@ -367,7 +367,7 @@ impl Planner {
         Target::One(name)
     }
 
-    /// All upstreams, also those that no listener uses.
+    /// Returns all upstreams, including the ones that no listener uses.
     fn finish(mut self) -> Vec<Backend> {
         let rest: Vec<_> = self
             .backends
@@ -383,8 +383,8 @@ impl Planner {
     }
 }
 
-/// The client rules for all units. Rules with certificate keys are never tried at listeners
-/// without certificates, so only rules by address are combined with those.
+/// Returns the client rules for all units. At listeners without client certificates, only rules
+/// by source address can match, so only these are combined with the lists of such listeners.
 fn rules(units: &[Unit], services: &[Service]) -> Result<Vec<Rule>, TooMany> {
     type Combined = Vec<(Predicate, Vec<Verdict>)>;
     let combine = |certificates: bool| -> Result<(Combined, Vec<&Unit>), TooMany> {
@@ -449,14 +449,14 @@ fn rules(units: &[Unit], services: &[Service]) -> Result<Vec<Rule>, TooMany> {
             is_stricter: all_limits.iter().any(|own| *own != limits),
         });
     }
-    // Without a matching rule, clients are refused.
+    // Rules that refuse are redundant at the end: clients without a matching rule are refused.
     while rules.last().is_some_and(|rule| rule.allow.is_empty()) {
         rules.pop();
     }
     Ok(rules)
 }
 
-/// A name that says whom the rule matches.
+/// Returns a name that describes the clients of the rule.
 fn rule_name(predicate: &Predicate) -> String {
     let mut keys = predicate.keys();
     match (keys.next(), keys.next()) {

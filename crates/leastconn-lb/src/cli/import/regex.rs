@@ -1,25 +1,25 @@
-//! Regular expressions that are equivalent to a few names or wildcards.
+//! Translates regular expressions that are equivalent to a list of names or wildcards.
 
 use super::access::Key;
 
-/// Largest number of names that a regular expression may stand for.
+/// Maximum number of names for one regular expression.
 const LARGEST: usize = 64;
 
-/// How many labels before a domain are accepted where the source accepts any number.
+/// Maximum number of labels before a domain, if the source accepts any number.
 const DEPTH: usize = 3;
 
-/// A text, or all texts with an end.
+/// The texts that an expression matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Pattern {
     Exact(String),
-    /// Any number of labels, a dot, and this domain.
+    /// One or more labels, a dot, and this domain.
     Below(String),
     /// Exactly one label, a dot, and this domain.
     Label(String),
 }
 
 impl Pattern {
-    /// The values of `key`. `None` if the pattern cannot be written.
+    /// Returns the pattern as values of `key`. `None` if it cannot be expressed.
     pub(crate) fn names(&self, key: Key) -> Option<Vec<String>> {
         let lower = |text: &str| match key {
             Key::Sni | Key::Dns => text.to_ascii_lowercase(),
@@ -41,8 +41,9 @@ impl Pattern {
     }
 }
 
-/// The patterns of a regular expression that matches a whole text: literals, escapes,
-/// groups of alternatives, and `.*\.` or `[^.]+\.` at the start. `None` for all others.
+/// Returns the patterns of a regular expression that matches a whole text. Literals, escapes and
+/// groups of alternatives are supported, also after `.*\.` or `[^.]+\.`. Returns `None` for all
+/// other expressions.
 pub(crate) fn patterns(expression: &str) -> Option<Vec<Pattern>> {
     if let Some(domain) = expression.strip_prefix("\\.") {
         let literals = literals(domain.strip_suffix('$')?)?;
@@ -67,7 +68,8 @@ pub(crate) fn patterns(expression: &str) -> Option<Vec<Pattern>> {
     Some(literals.into_iter().map(Pattern::Exact).collect())
 }
 
-/// All texts that an expression of literals, escapes and groups of alternatives matches.
+/// Returns all texts that match an expression of literals, escapes and groups of alternatives.
+/// Returns `None` for other expressions.
 pub(crate) fn literals(expression: &str) -> Option<Vec<String>> {
     let mut texts = vec![String::new()];
     let mut chars = expression.chars().peekable();

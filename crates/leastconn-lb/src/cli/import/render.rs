@@ -1,4 +1,4 @@
-//! Writes a planned configuration.
+//! Renders a planned configuration as TOML.
 
 use super::{
     access::{Key, Predicate},
@@ -7,7 +7,7 @@ use super::{
     toml::{Writer, inline},
 };
 
-/// The text of the configuration, and all notes in it.
+/// Returns the text of the configuration, and all notes in it.
 pub(crate) fn render(head: &str, imported: &Imported, plan: &Plan) -> (String, Vec<Note>) {
     let mut out = Writer::default();
     out.comment("", head);

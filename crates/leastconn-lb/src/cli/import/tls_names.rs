@@ -13,14 +13,14 @@ const CIPHERS: [&str; 9] = [
     "ECDHE-RSA-CHACHA20-POLY1305",
 ];
 
-/// The cipher suites of TLS 1.3, which the programs configure separately.
+/// The cipher suites of TLS 1.3. The source programs configure them separately.
 pub(crate) const TLS13: [&str; 3] = [
     "TLS_AES_128_GCM_SHA256",
     "TLS_AES_256_GCM_SHA384",
     "TLS_CHACHA20_POLY1305_SHA256",
 ];
 
-/// Names of groups: OpenSSL's, and that of the configuration.
+/// OpenSSL's names of groups, with the name in the configuration.
 const GROUPS: [(&str, &str); 8] = [
     ("x25519mlkem768", "X25519MLKEM768"),
     ("secp256r1mlkem768", "SecP256r1MLKEM768"),
@@ -32,7 +32,7 @@ const GROUPS: [(&str, &str); 8] = [
     ("secp384r1", "P-384"),
 ];
 
-/// Splits a list of cipher suites into those that are supported and the others. Exclusions
+/// Splits a list of cipher suites into supported and unsupported ones. Exclusions
 /// (`!aNULL`) are dropped, because the list of supported suites is complete.
 pub(crate) fn ciphers(list: &str) -> (Vec<String>, Vec<String>) {
     let names = list
@@ -44,7 +44,7 @@ pub(crate) fn ciphers(list: &str) -> (Vec<String>, Vec<String>) {
     (known, unknown)
 }
 
-/// Splits a list of groups into those that are supported and the others.
+/// Splits a list of groups into supported and unsupported ones.
 pub(crate) fn groups(list: &str) -> (Vec<String>, Vec<String>) {
     let (mut known, mut unknown) = (Vec::new(), Vec::new());
     for name in list.split([':', ',']).filter(|name| !name.is_empty()) {

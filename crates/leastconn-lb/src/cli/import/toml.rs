@@ -9,10 +9,10 @@ use super::model::{Kind, Note, Table, Value};
 pub(crate) const VARIABLE_START: char = '\u{1}';
 pub(crate) const VARIABLE_END: char = '\u{2}';
 
-/// Longest line of an inline table or a list.
+/// Maximum line length for an inline table or a list.
 const WIDTH: usize = 100;
 
-/// Collects the written text. Writes each note once.
+/// Collects the output. Each note is written only once.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
     text: String,
@@ -100,7 +100,7 @@ impl Writer {
     }
 }
 
-/// A value on one line.
+/// Formats a value on one line.
 pub(crate) fn inline(value: &Value) -> String {
     match value {
         Value::Text(text) => quoted(text),
@@ -126,7 +126,7 @@ pub(crate) fn inline(value: &Value) -> String {
     }
 }
 
-/// A TOML string.
+/// Formats a TOML string.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
@@ -150,7 +150,7 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-/// A text for a comment, without control characters, which TOML does not allow there.
+/// Replaces control characters, which TOML does not allow in comments.
 fn clean(text: &str) -> String {
     let text: String = text
         .chars()

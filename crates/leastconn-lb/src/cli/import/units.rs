@@ -1,8 +1,8 @@
-//! Durations of the source programs.
+//! Durations in the notations of the source programs.
 
 use super::model::Value;
 
-/// Longest duration that the configuration accepts.
+/// Maximum duration in the configuration.
 const LONGEST_MS: u64 = 10 * 365 * 86_400_000;
 
 /// Parses a number with an optional unit, such as `10`, `500ms` or `1h`; also sums such as
@@ -37,7 +37,7 @@ pub(crate) fn milliseconds(text: &str, default: u64) -> Option<u64> {
     }
 }
 
-/// The duration as the configuration writes it, in the largest unit without a fraction.
+/// Formats a duration for the configuration, in the largest unit without a fraction.
 pub(crate) fn duration(ms: u64) -> Value {
     let ms = ms.min(LONGEST_MS);
     let units = [

@@ -32,8 +32,8 @@ use leastconn_server::{
 /// the predecessor keeps serving, because it already knows the state of the servers.
 const FIRST_PROBES_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a successor waits for the servers that are to be discovered. If there is no answer,
-/// the upgrade fails, and the predecessor, which knows the servers, keeps serving. Shorter than
+/// How long a successor waits for the first answers of discovery. On a timeout, the upgrade fails
+/// and the predecessor, which knows the servers, keeps serving. Shorter than
 /// [`upgrade::READY_TIMEOUT`].
 const FIRST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -167,8 +167,8 @@ impl Service {
         Ok(())
     }
 
-    /// Notifies the service manager when the process is ready, which may need servers that are
-    /// discovered.
+    /// Notifies the service manager when the process is ready. With discovery, the process may
+    /// become ready later, in a separate task.
     fn notify_ready(&mut self, server: &Server) {
         let lifecycle = &server.context().lifecycle;
         if lifecycle.phase() != Phase::Starting {

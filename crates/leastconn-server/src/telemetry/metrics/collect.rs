@@ -42,15 +42,15 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     fn is_last_reload_applied(&self) -> bool;
 }
 
-/// Discovery of the servers of an upstream, all its sources together.
+/// Discovery state of an upstream, summed over its sources.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DiscoveryState {
     pub upstream: String,
     /// Number of discovered servers.
     pub servers: usize,
-    /// Time since the last answer of the source that has not answered for longest.
+    /// Time since the last answer with servers, of the source for which this time is longest.
     pub stale_seconds: f64,
-    /// Outcomes of look-ups and how often there were.
+    /// Number of look-ups by outcome.
     pub lookups: [(&'static str, u64); 3],
 }
 

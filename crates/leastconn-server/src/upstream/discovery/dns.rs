@@ -1,7 +1,7 @@
 //! DNS look-ups: addresses and SRV records, with their TTLs.
 //!
 //! Answers are not cached: the caller decides when to look up again. Truncated answers are
-//! requested again over TCP. `/etc/hosts` is not used, because it lists no records with a TTL.
+//! requested again over TCP. `/etc/hosts` is not used, because its entries have no TTL.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -50,7 +50,7 @@ const MIN_QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of SRV targets that are looked up at the same time.
 const CONCURRENT_TARGETS: usize = 16;
 
-/// Why a look-up has no answer.
+/// Why a look-up found no records.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DnsError {
     #[error("the name does not exist (NXDOMAIN)")]
@@ -75,7 +75,7 @@ pub(crate) enum DnsError {
 }
 
 impl DnsError {
-    /// Whether the DNS server answered that there are no records.
+    /// Whether the DNS server has answered that the name or the records do not exist.
     pub(crate) const fn is_empty_answer(&self) -> bool {
         matches!(self, Self::NoSuchName | Self::NoRecords(_))
     }
@@ -101,7 +101,7 @@ struct Current {
 struct Resolver {
     dns: TokioResolver,
     search: Vec<Name>,
-    /// Names with fewer dots are first looked up in the search domains.
+    /// Names with fewer dots are looked up in the search domains first, other names last.
     ndots: usize,
     family: AddressFamily,
 }
@@ -190,7 +190,7 @@ impl DnsClient {
             .map_err(|_| DnsError::TimedOut)?
     }
 
-    /// Finds the servers of `srv`: the records of `name`. `names` names the targets.
+    /// Finds the servers of `srv`: the records of `name`. `names` assigns names to the targets.
     pub(super) async fn records(
         &mut self,
         name: &str,
@@ -224,7 +224,8 @@ impl DnsClient {
         })
     }
 
-    /// The resolver for the configured DNS servers, or for those in `/etc/resolv.conf` at present.
+    /// The resolver for the configured DNS servers or, without them, for the current contents of
+    /// `/etc/resolv.conf`.
     async fn resolver(&mut self) -> Result<Resolver, DnsError> {
         let resolv_conf = if self.resolvers.is_empty() {
             let read = || files::read(Path::new(RESOLV_CONF), RESOLV_CONF_SIZE);
@@ -291,8 +292,8 @@ impl Resolver {
     }
 
     /// Looks up `name` in the search domains, like the resolver of the C library. Stops at the
-    /// first name that has records, and at the first failure: a name in a later domain may be
-    /// another service.
+    /// first name that has records. Also stops at the first failure, because the name in a later
+    /// domain may belong to another service.
     async fn searched<T>(
         &self,
         name: &str,
@@ -301,7 +302,7 @@ impl Resolver {
         let mut result = Err(DnsError::NoSuchName);
         for name in self.candidates(name)? {
             match look_up(self, name).await {
-                // Of several names without records, report one that exists.
+                // If one of the names exists without records, report `NoRecords`.
                 Err(error) if error.is_empty_answer() => {
                     if !matches!(result, Err(DnsError::NoRecords(_))) {
                         result = Err(error);

@@ -1,7 +1,6 @@
-//! The servers of one source, merged from its answers. Pure: the time is an argument.
+//! Merges the answers of one source into its servers. No I/O and no clock.
 //!
-//! Answers can be wrong in known ways, so a change of an answer is not always a change of the
-//! servers:
+//! A change of an answer does not always mean that the servers have changed:
 //!
 //! - An answer without servers changes nothing. DNS servers answer "no such name" while they
 //!   restart or lose their own upstream.
@@ -21,7 +20,7 @@ use std::{
 
 use leastconn::{Address, ServerId, Weight, ZoneId};
 
-/// A server in an answer. For `None`, the configured default of the source applies.
+/// A server in an answer. If a field is `None`, the configured default of the source applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FoundServer {
     /// The name. Unique in an answer.
@@ -50,7 +49,7 @@ impl FoundServer {
 /// The result of a successful look-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// In a stable order: if there are too many, the first ones become members.
+    /// In a stable order: if the limit is exceeded, the first servers become members.
     pub(crate) servers: Vec<FoundServer>,
     /// Servers that may exist although `servers` lacks them, because a part of the look-up
     /// failed.
@@ -98,18 +97,19 @@ impl Answer {
 /// When members are removed, and how many there can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
+    /// How long a server must be missing from all complete answers before it is removed.
     pub(crate) hold: Duration,
-    /// Maximum number of servers that are members because of one answer. There can be as many
-    /// again that are missing from it.
+    /// Maximum number of members from the latest answer. Members that are missing from the answer
+    /// do not count, but the total is limited to twice this number.
     pub(crate) max: usize,
 }
 
-/// An answer without servers. It changes nothing.
+/// The answer contains no servers. The members do not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the answer contains no servers")]
 pub(crate) struct NoServers;
 
-/// The servers of one source.
+/// The members of one source.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Members(Vec<SourceMember>);
 
@@ -121,7 +121,7 @@ struct SourceMember {
 }
 
 impl Members {
-    /// The members, in the order in which they joined.
+    /// Returns the members in the order of joining.
     pub(crate) fn servers(&self) -> impl Iterator<Item = &FoundServer> {
         self.0.iter().map(|member| &member.server)
     }

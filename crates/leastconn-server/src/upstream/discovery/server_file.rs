@@ -27,7 +27,7 @@ struct ServerList {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ListedServer {
-    /// Default: the address.
+    /// Default: the text of `address`.
     name: Option<String>,
     address: String,
     weight: Option<u32>,
@@ -61,11 +61,11 @@ pub(crate) enum ServerFileError {
     Duplicate { number: usize, name: String },
 }
 
-/// Reads a file. Blocks.
+/// Reads a file. Blocks the thread.
 ///
 /// # Errors
-/// If it cannot be read, or any part of it is invalid: a file that is used in part would remove
-/// servers.
+/// If the file cannot be read, or if any part of it is invalid. Using only the valid part would
+/// remove servers.
 pub(crate) fn read(path: &Path) -> Result<Answer, ServerFileError> {
     let contents = files::read(path, LARGEST)?;
     parse(&contents.bytes, path)
@@ -127,7 +127,7 @@ fn server(
     })
 }
 
-/// The path of a UNIX socket is relative to the file.
+/// Parses an address. The path of a UNIX socket is relative to the directory of the file.
 fn address(text: &str, file: &Path) -> Result<Address, AddressError> {
     match text.parse()? {
         Address::Unix(path) => {

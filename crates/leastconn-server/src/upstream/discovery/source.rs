@@ -1,4 +1,4 @@
-//! One source of servers: its members, and when it is looked up next.
+//! One source of servers: its members, and the time of the next look-up.
 
 use std::{
     sync::Arc,
@@ -23,7 +23,7 @@ use leastconn_config::{Discovery, ServerSource, SourceKind};
 /// Minimum time between two look-ups.
 const MIN_REFRESH: Duration = Duration::from_secs(1);
 
-/// A source of servers. It outlives reloads, so that its servers stay members.
+/// A source of servers. It is kept across reloads, so that its servers stay members.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) kind: SourceKind,
@@ -45,7 +45,7 @@ struct State {
     counts: LookupCounts,
 }
 
-/// How many look-ups there were, by outcome.
+/// Number of look-ups by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LookupCounts {
     /// With servers in the answer.
@@ -90,7 +90,7 @@ impl Source {
         }
     }
 
-    /// The members, with the defaults of `config` for what the source does not specify.
+    /// The members. Fields that the source does not specify have the defaults of `config`.
     pub(super) fn servers(&self, config: &ServerSource) -> Vec<ServerSpec> {
         let state = self.state.lock();
         let spec = |found: &FoundServer| {
@@ -112,7 +112,7 @@ impl Source {
         self.state.lock().next_lookup = now();
     }
 
-    /// The names that were given to SRV targets.
+    /// The names of SRV targets.
     pub(super) fn names(&self) -> SrvNames {
         self.state.lock().names.clone()
     }
@@ -124,7 +124,7 @@ impl Source {
     /// Waits for the first answer with servers.
     pub(super) async fn first_answer(&self) {
         let mut answered = self.answered.subscribe();
-        // The sender is a field of this source, so it exists.
+        // An error is impossible: `self` owns the sender.
         let _ = answered.wait_for(|&answered| answered).await;
     }
 
@@ -162,7 +162,7 @@ impl Source {
     }
 }
 
-/// What [`Source::record`] has found.
+/// The result of [`Source::record`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Recorded {
     pub(super) is_answer: bool,
@@ -243,7 +243,7 @@ fn too_many(ignored: usize, max: usize) -> String {
     format!("{ignored} {servers} ignored: there are more than `max = {max}`")
 }
 
-/// Time until the next look-up. After failures it grows from one second up to `refresh`.
+/// Returns the time until the next look-up. After failures, it grows from one second to `refresh`.
 fn delay(refresh: Duration, ttl: Option<Duration>, failures: u32) -> Duration {
     let most = if failures == 0 {
         ttl.unwrap_or(refresh)

@@ -1,9 +1,8 @@
-//! Names of servers that SRV records list. Pure.
+//! Names of servers from SRV records. No I/O and no clock.
 //!
 //! A server is named after the first label of its target: `web-0` for
 //! `web-0.web.default.svc.cluster.local`. Client rules and overrides refer to this name, so it
-//! must not depend on the other records of an answer. The names that were given are therefore
-//! kept.
+//! must not change when other records are added or removed. Assigned names are therefore kept.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -14,10 +13,10 @@ use leastconn::{Address, ServerId, Weight};
 
 use super::members::FoundServer;
 
-/// The longest label that is used as a name. Configured names have the same limit.
+/// Maximum length of a name. Configured names have the same limit.
 const MAX_NAME: usize = 64;
 
-/// If there are more names than this, those that are not in use are forgotten.
+/// Above this number of names, names of targets that are missing from the answer are dropped.
 const MAX_NAMES: usize = 4096;
 
 /// An SRV record and the addresses of its target.
@@ -33,19 +32,19 @@ pub(super) struct SrvRecord {
 
 type Key = (String, u16);
 
-/// The names that were given to targets.
+/// The names assigned to SRV targets.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SrvNames(HashMap<Key, Given>);
 
 #[derive(Clone, Debug)]
 struct Given {
     name: String,
-    /// The address that has this name without a suffix.
+    /// The address of the server that has the name without a suffix.
     address: IpAddr,
 }
 
 impl SrvNames {
-    /// The servers of an answer: one for each address of each record.
+    /// Returns the servers of an answer: one for each address of each record.
     pub(super) fn servers(&mut self, records: Vec<SrvRecord>) -> Vec<FoundServer> {
         let first_priority = records.iter().map(|record| record.priority).min();
         let mut unique: BTreeMap<Key, SrvRecord> = BTreeMap::new();
@@ -118,7 +117,7 @@ impl SrvNames {
     }
 }
 
-/// Whether the text is valid as the name of a server in the configuration.
+/// Whether the configuration accepts the text as the name of a server.
 pub(super) fn is_name(text: &str) -> bool {
     let is_valid = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-');
     (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_valid)

@@ -1,4 +1,4 @@
-//! Reports to the health of the server how a connection begins: whether it fails early.
+//! Detects connections that fail early, and records the result in the health of the server.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,14 +8,14 @@ use crate::{Failure, Server, health::EARLY, net::Stream};
 /// The error that is shown if early failures eject a server.
 const ERROR: &str = "closed connections without sending data";
 
-/// Watches a connection until it has failed early or is known not to.
+/// Watches a connection until it is known whether it fails early.
 pub(super) struct EarlyWatch<'a> {
     server: &'a Server,
     established: Instant,
     /// Whether the watch is over.
     is_done: bool,
-    /// The time at which the connection is known not to fail early. Set only if this ends an
-    /// ejection or clears failures: otherwise the timer would be armed for each connection.
+    /// The time from which the connection can no longer fail early. Set only if a success would
+    /// end an ejection or clear failures, because other connections need no timer.
     check: Option<Instant>,
 }
 
@@ -43,8 +43,8 @@ impl<'a> EarlyWatch<'a> {
         if pair.has_server_sent() {
             self.served();
         } else if pair.is_server_ended() {
-            // If the client ended the connection first, it is normal that the server ends it
-            // without an answer.
+            // If the client has ended the connection first, the server may end it without an
+            // answer.
             if self.elapsed() >= EARLY {
                 self.served();
             } else if !pair.is_client_ended() {
@@ -56,7 +56,7 @@ impl<'a> EarlyWatch<'a> {
         }
     }
 
-    /// Records the result of a connection that ends without one.
+    /// Records the success of a connection that ends after [`EARLY`] without another result.
     pub(super) fn end(&mut self) {
         if !self.is_done && self.server.is_troubled() && self.elapsed() >= EARLY {
             self.served();

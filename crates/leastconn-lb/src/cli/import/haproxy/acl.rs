@@ -16,7 +16,7 @@ use super::{
     lexer::Line,
 };
 
-/// What conditions can refer to.
+/// The context of a condition.
 #[derive(Debug)]
 pub(crate) struct Scope<'a> {
     /// Words after the name, of each line of an ACL.
@@ -31,7 +31,7 @@ pub(crate) struct Scope<'a> {
     pub(crate) dir: Option<&'a Path>,
     /// Period of `conn_rate` of each stick table, in milliseconds.
     pub(crate) tables: &'a HashMap<String, u64>,
-    /// The name of the proxy, which is also that of its stick table.
+    /// The name of the proxy and of its stick table.
     pub(crate) proxy: &'a str,
 }
 
@@ -46,7 +46,7 @@ pub(crate) enum Tracked {
 /// A limit in a condition.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Limit {
-    /// More than this number of connections in a period of so many milliseconds.
+    /// More than this number of new connections in a period. The period is in milliseconds.
     Rate(Tracked, u64, u64),
     /// More than this number of open connections.
     Open(Tracked, u64),
@@ -57,7 +57,7 @@ pub(crate) enum Limit {
 pub(crate) struct Parsed {
     pub(crate) condition: Option<Condition>,
     pub(crate) limits: Vec<Limit>,
-    /// Why parts of it are unknown.
+    /// Reasons why parts of the condition are unknown.
     pub(crate) unknown: Vec<String>,
     /// Whether an unknown part depends on the client.
     pub(crate) client_dependent: bool,
@@ -67,8 +67,8 @@ pub(crate) struct Parsed {
     refuses: bool,
 }
 
-/// Parses the words after `if` or `unless`, or a rule without a condition. `refuses`: the rule
-/// refuses the clients that fulfil it.
+/// Parses `if` or `unless` and the words after it. A rule without a condition always applies.
+/// `refuses` specifies whether the rule refuses the clients that fulfil the condition.
 pub(crate) fn condition(words: &[String], refuses: bool, scope: &Scope<'_>) -> Parsed {
     let mut parsed = Parsed {
         refuses,
@@ -199,7 +199,7 @@ fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
         ("always_false", _) => Condition::Constant(false),
         ("src", _) => networks(&values, parsed),
         ("ssl_fc", _) => Condition::Constant(scope.tls),
-        // With `verify required` and optional verification, which is imported as required.
+        // True with `verify required`, and with `verify optional`, which is imported as `required`.
         ("ssl_c_used", _) | ("ssl_fc_has_crt", _) => Condition::Constant(scope.certificates),
         ("ssl_c_verify", _) if scope.certificates => {
             Condition::Constant(values.iter().any(|value| value == "0"))

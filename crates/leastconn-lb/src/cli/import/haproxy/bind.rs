@@ -6,7 +6,7 @@ use super::{
     tls::{self, Bases},
 };
 
-/// Largest number of ports of a range.
+/// Maximum number of ports in a range.
 const LARGEST_RANGE: u32 = 256;
 
 /// A listening address with its options.
@@ -21,7 +21,7 @@ pub(crate) struct Bind {
 }
 
 impl Bind {
-    /// Whether both can be addresses of one listener.
+    /// Whether both addresses can belong to one listener.
     pub(crate) fn same_settings(&self, other: &Self) -> bool {
         self.tls.as_ref().map(|tls| &tls.keys) == other.tls.as_ref().map(|tls| &tls.keys)
             && self.certificates == other.certificates
@@ -208,7 +208,7 @@ fn finish_tls(bind: &mut Bind, mut tls: Table, line: &Line, verify: &str, has_ca
     bind.tls = Some(tls);
 }
 
-/// The addresses of `ADDRESS:PORT[-PORT]` or a UNIX socket.
+/// Parses `ADDRESS:PORT[-PORT]` or a UNIX socket.
 fn addresses(text: &str) -> Result<Vec<String>, String> {
     if let Some(path) = text
         .strip_prefix("unix@")

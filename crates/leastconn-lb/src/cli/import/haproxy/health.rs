@@ -12,7 +12,7 @@ use super::{
 /// HAProxy's interval between two checks, in milliseconds.
 const INTERVAL: u64 = 2_000;
 
-/// What the lines of a backend say about its checks.
+/// The health check settings of a backend.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     kind: Option<(&'static str, Place)>,
@@ -27,7 +27,8 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// Reads an `option`, `http-check` or `tcp-check` line. Returns whether it is about checks.
+    /// Reads an `option`, `http-check` or `tcp-check` line. Returns `false` if the line does not
+    /// concern health checks.
     pub(crate) fn line(&mut self, line: &Line) -> bool {
         let place = &line.place;
         match (line.word(0), line.word(1)) {
@@ -117,7 +118,7 @@ impl Health {
         }
     }
 
-    /// The `health_check` table. `checks` are the settings of the servers with `check`.
+    /// Returns the `health_check` table. `checks` are the settings of the servers with `check`.
     pub(crate) fn table(mut self, checks: Option<&Checks>, table: &mut Table) {
         let Some(checks) = checks else {
             let none = vec![("type", Value::text("none"))];
@@ -154,7 +155,7 @@ impl Health {
         table.notes.append(&mut self.notes);
     }
 
-    /// One `send` and one `expect string` after it; all other steps are left out.
+    /// Translates one `send` and one `expect string` after it. All other steps are omitted.
     fn steps(&mut self, keys: &mut Vec<(&'static str, Value)>) {
         let (mut send, mut expect) = (None, None);
         for line in std::mem::take(&mut self.steps) {
@@ -194,7 +195,7 @@ impl Health {
     }
 }
 
-/// The text of hexadecimal digits.
+/// Decodes hexadecimal digits to text.
 fn text(hex: &str) -> Option<String> {
     let digits: Vec<u32> = hex.chars().map(|c| c.to_digit(16)).collect::<Option<_>>()?;
     let bytes = digits.chunks(2).map(|pair| match pair {

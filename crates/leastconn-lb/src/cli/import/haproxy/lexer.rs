@@ -43,9 +43,9 @@ pub(crate) fn lines(file: &Rc<str>, text: &str) -> Result<Vec<Line>, String> {
     Ok(lines)
 }
 
-/// Words are separated by blanks. Backslashes escape one character; single quotes keep
-/// everything; double quotes keep blanks and expand environment variables, which are marked
-/// for the writer. Returns `None` if a quote is not closed.
+/// Splits a line into words at blanks. A backslash escapes one character. Text in single quotes is
+/// literal. Text in double quotes may contain blanks and environment variables, which are marked
+/// for the TOML writer. Returns `None` if a quote is not closed.
 pub(crate) fn words(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;

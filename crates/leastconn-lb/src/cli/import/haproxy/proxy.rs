@@ -280,7 +280,7 @@ impl Reader<'_> {
             "retries",
             Value::Integer(self.retries.unwrap_or(3).min(1000)),
         );
-        // HAProxy never dials a server that its checks found down.
+        // HAProxy never dials a server that is down.
         table.set("panic", Value::text("refuse"));
         for (key, value) in std::mem::take(&mut self.back.keys) {
             table.set(key, value);
@@ -436,7 +436,7 @@ impl Reader<'_> {
     }
 }
 
-/// The listeners of a front: one for all `bind` lines with the same settings.
+/// Returns the listeners of a section. `bind` lines with the same settings become one listener.
 pub(crate) fn services(front: &Front, names: &mut Names, default: Option<&str>) -> Vec<Service> {
     let mut services: Vec<(Bind, Service)> = Vec::new();
     for bind in &front.binds {
@@ -512,7 +512,7 @@ pub(crate) fn limits(service: &mut Service, limits: &[(Limit, Place, bool)]) {
     }
 }
 
-/// Replaces each way to a backend by the backend's own rules.
+/// Applies the rules of each backend to the clients that are sent to it.
 pub(crate) fn through(list: List, backend: &str, own: &List) -> Result<List, String> {
     use super::super::access::chain;
     let to = Verdict::To(backend.to_owned());

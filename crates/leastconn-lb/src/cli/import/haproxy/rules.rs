@@ -29,11 +29,11 @@ pub(crate) struct Rules {
     notes: Vec<Note>,
 }
 
-/// What the rules mean for one listener.
+/// The rules as they apply to one listener.
 #[derive(Debug, Default)]
 pub(crate) struct Evaluated {
     pub(crate) list: List,
-    /// Limits, their lines, and whether they apply to all clients.
+    /// Limits with their lines, and whether they apply to all clients.
     pub(crate) limits: Vec<(Limit, Place, bool)>,
     pub(crate) notes: Vec<Note>,
     pub(crate) refused: Vec<String>,
@@ -59,12 +59,12 @@ impl Rules {
         }
     }
 
-    /// No client passes.
+    /// Refuses all clients.
     pub(crate) fn refuse(&mut self, reason: &str) {
         self.refused = Some(reason.to_owned());
     }
 
-    /// The rules that apply to connections of other sections to this backend.
+    /// Returns the rules of this backend for connections from other sections.
     pub(crate) fn for_backend(&self) -> Self {
         if self.is_front {
             Self {
@@ -76,7 +76,7 @@ impl Rules {
         }
     }
 
-    /// The rules with this backend for clients without a rule.
+    /// Returns the rules with this backend as the default.
     pub(crate) fn with_default(&self, backend: &str) -> Self {
         let mut rules = self.clone();
         rules.default = self.default.clone().or_else(|| {
@@ -91,7 +91,7 @@ impl Rules {
         rules
     }
 
-    /// The backend of clients without a rule.
+    /// The default backend.
     pub(crate) fn default_backend(&self) -> Option<&str> {
         self.default.as_ref().map(|line| line.word(1))
     }
@@ -133,8 +133,8 @@ impl Rules {
         true
     }
 
-    /// The decision for each client: refused, or the backend. For a backend section: refused
-    /// or accepted.
+    /// Returns the decision for each client: refused, or the backend. In a backend section:
+    /// refused or accepted.
     pub(crate) fn evaluate(&self, surroundings: Surroundings<'_>) -> Result<Evaluated, TooMany> {
         let mut evaluated = Evaluated {
             notes: self.notes.clone(),
@@ -306,7 +306,7 @@ fn note_unknown(parsed: &Parsed, place: &Place, notes: &mut Vec<Note>, consequen
     }
 }
 
-/// The limit of a condition that consists of one limit, and whether it has no other part.
+/// Returns the limit in a condition, and whether the condition has no other part.
 fn only_limit(parsed: &Parsed) -> Option<(Limit, bool)> {
     let [limit] = parsed.limits.as_slice() else {
         return None;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::lexer::Line;
 
-/// A `frontend`, `backend` or `listen`, with the lines of its `defaults` before its own.
+/// A `frontend`, `backend` or `listen` section. Starts with the lines of its `defaults` section.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) name: String,
@@ -32,7 +32,7 @@ pub(crate) struct Sections {
     pub(crate) stray: Vec<Line>,
 }
 
-/// Where the lines after a header go.
+/// The section that the current lines belong to.
 enum Current {
     None,
     Global,

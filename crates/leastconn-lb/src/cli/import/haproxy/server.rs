@@ -9,14 +9,14 @@ use super::{
     tls::{self, Bases},
 };
 
-/// A server with the settings that an upstream has for all its servers.
+/// A server. Some of its settings apply to all servers of an upstream in leastconn.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Server {
     pub(crate) name: String,
     /// Keys of the server.
     pub(crate) table: Table,
     pub(crate) tls: Option<Table>,
-    /// Why no client may be sent to this server.
+    /// Reason why no client may be sent to this server.
     pub(crate) refused: Option<String>,
     pub(crate) proxy_protocol: Option<&'static str>,
     pub(crate) check: bool,
@@ -255,7 +255,7 @@ impl Parser<'_> {
         1
     }
 
-    /// The name that is sent as SNI. HAProxy also verifies it.
+    /// Translates the name that is sent as SNI. HAProxy also verifies this name.
     fn sni(&mut self, server: &mut Server, expression: &str) {
         match expression
             .strip_prefix("str(")
@@ -343,7 +343,7 @@ impl Parser<'_> {
     }
 }
 
-/// The server of a `server-template` line: `server-template PREFIX NUMBER|RANGE FQDN[:PORT] …`.
+/// Translates `server-template PREFIX NUMBER|RANGE FQDN[:PORT] …` to one server.
 pub(crate) fn template(line: &Line, defaults: &[String], bases: &Bases) -> Server {
     let mut words = line.words.clone();
     if words.len() > 2 {

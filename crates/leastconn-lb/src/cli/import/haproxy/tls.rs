@@ -1,4 +1,4 @@
-//! TLS options that `bind` and `server` have in common.
+//! TLS options of both `bind` and `server`.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use super::super::{
     pem, tls_names,
 };
 
-/// Directories of `crt-base` and `ca-base`, and of the source.
+/// Base directories of relative paths: `crt-base`, `ca-base`, and the directory of the source.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bases {
     pub(crate) crt: Option<String>,
@@ -32,7 +32,7 @@ fn joined(base: Option<&str>, file: &str) -> String {
     }
 }
 
-/// Sets `cert`, and `key` if HAProxy reads the key from a file of its own.
+/// Sets `cert`, and `key` if HAProxy reads the key from a separate file.
 pub(crate) fn certificate(table: &mut Table, file: &str, bases: &Bases) {
     let file = bases.crt(file);
     let dir = bases.dir.as_deref().unwrap_or(Path::new(""));
@@ -43,8 +43,8 @@ pub(crate) fn certificate(table: &mut Table, file: &str, bases: &Bases) {
     }
 }
 
-/// Translates an option that has the same meaning for listeners and servers. Returns the number
-/// of words that it takes, or `None` if it is another option.
+/// Translates an option with the same meaning for listeners and servers. Returns the number of
+/// words of the option, or `None` if it is another option.
 pub(crate) fn common(
     table: &mut Table,
     words: &[String],
@@ -116,7 +116,7 @@ fn min_version(table: &mut Table, version: &str, place: &Place) {
     }
 }
 
-/// Adds to `ciphers`. Names that are not supported are left out.
+/// Adds cipher suites to `ciphers`. Unsupported names are omitted.
 pub(crate) fn ciphers(table: &mut Table, names: Vec<String>, unknown: &[String], place: &Place) {
     if !unknown.is_empty() {
         table.note(place.left_out(format!(

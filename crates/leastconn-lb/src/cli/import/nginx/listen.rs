@@ -5,7 +5,7 @@ use super::{
     parser::Directive,
 };
 
-/// Largest number of ports of a range.
+/// Maximum number of ports in a range.
 const LARGEST_RANGE: u32 = 256;
 
 /// A listening address with its options.
@@ -18,7 +18,7 @@ pub(crate) struct Listen {
 }
 
 impl Listen {
-    /// Whether both can be addresses of one listener.
+    /// Whether both addresses can belong to one listener.
     pub(crate) fn same_settings(&self, other: &Self) -> bool {
         (self.tls, self.proxy_protocol) == (other.tls, other.proxy_protocol)
             && self.table.keys == other.table.keys

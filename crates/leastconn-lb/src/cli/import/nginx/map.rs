@@ -13,7 +13,7 @@ use super::{
 /// Largest depth of maps whose values are other variables.
 const DEEPEST: usize = 8;
 
-/// Where variables are used.
+/// The context in which variables are evaluated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scope<'a> {
     /// The directives of `stream`.
@@ -36,8 +36,9 @@ impl From<TooMany> for Reasons {
 /// An error of this module.
 struct Reasons(Reason);
 
-/// The values of `$name` by client, as targets of `proxy_pass`. An empty value is refused.
-/// What cannot be translated is refused, with the reason in `notes`.
+/// Returns the value of `$name` for each client, as a target of `proxy_pass`. Clients with an empty
+/// value are refused. Clients whose value cannot be translated are refused, and `notes` has the
+/// reason.
 pub(crate) fn values(
     name: &str,
     scope: Scope<'_>,
@@ -123,24 +124,24 @@ fn list(
     Ok(first_of(&cases, &rest)?)
 }
 
-/// Order in which nginx tries the cases of a map.
+/// The order of evaluation of the cases of a map in nginx.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Order {
     Exact,
     /// More specific networks and longer names come first.
     Specific(std::cmp::Reverse<usize>),
     Expression,
-    /// Has no equivalent: all clients that no known case decides are refused.
+    /// A case without an equivalent. All clients without an earlier case are refused.
     Unknown,
 }
 
-/// The variable that a map looks at.
+/// The variable that a map compares.
 enum Source {
     Names(Key),
-    /// A subject. The issuer is compared by `issuer_cn`.
+    /// A subject. The common name of the issuer is compared by `issuer_cn`.
     Subject(Key),
     Address,
-    /// Always this text.
+    /// A constant text.
     Constant(&'static str),
 }
 

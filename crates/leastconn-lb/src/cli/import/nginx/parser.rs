@@ -8,7 +8,7 @@ use std::{
 
 use super::super::model::{Note, Place};
 
-/// Largest depth of nested blocks and of included files.
+/// Maximum nesting depth of blocks, and of included files.
 const DEEPEST: usize = 20;
 
 /// A directive with its arguments, and the directives of its block.
@@ -128,8 +128,8 @@ impl Parser<'_> {
     }
 }
 
-/// Words are separated by blanks, and end at `;`, `{` and `}`. Quotes keep blanks, and
-/// backslashes escape quotes, backslashes and blanks. `${NAME}` is part of a word.
+/// Splits a text into tokens. Blanks, `;` and `{` end a word. Words in quotes may contain these
+/// characters. Backslashes escape quotes, backslashes and blanks. `${NAME}` is part of a word.
 fn tokens(file: &str, text: &str) -> Result<Vec<(usize, Token)>, String> {
     let mut tokens = Vec::new();
     let mut line = 1;
@@ -184,7 +184,8 @@ fn tokens(file: &str, text: &str) -> Result<Vec<(usize, Token)>, String> {
     Ok(tokens)
 }
 
-/// Backslashes stay before characters that need no escape, as in regular expressions.
+/// Appends an escaped character. If the character needs no escape, the backslash is kept, because
+/// it may be part of a regular expression.
 fn escape(word: &mut String, escaped: Option<char>) {
     match escaped {
         Some('n') => word.push('\n'),
@@ -196,7 +197,7 @@ fn escape(word: &mut String, escaped: Option<char>) {
     }
 }
 
-/// Replaces `include` directives by the directives of the files.
+/// Replaces `include` directives with the directives of the included files.
 fn expanded(
     directives: Vec<Directive>,
     dir: &Path,

@@ -88,8 +88,8 @@ const KNOWN: [&str; 35] = [
     "upstream",
 ];
 
-/// The listeners of a `server` block: one for all `listen` lines with the same settings. The
-/// targets of their access lists are those of `proxy_pass`.
+/// Returns the listeners of a `server` block. `listen` lines with the same settings become one
+/// listener. The verdicts contain targets of `proxy_pass`.
 pub(crate) fn services(settings: Settings<'_>, names: &mut Names) -> Vec<(Service, Directive)> {
     let listens: Vec<Listen> = settings
         .server

@@ -1,4 +1,4 @@
-//! Directives of a `server` block with those that it inherits from `stream`.
+//! Directives of a `server` block, including inherited directives of `stream`.
 
 use super::{super::units, parser::Directive};
 
@@ -9,13 +9,13 @@ pub(crate) struct Settings<'a> {
 }
 
 impl<'a> Settings<'a> {
-    /// The directive that applies: that of the server, else that of `stream`.
+    /// Returns the directive of the server or, if there is none, of `stream`.
     pub(crate) fn one(self, name: &str) -> Option<&'a Directive> {
         let find = |list: &'a [Directive]| list.iter().rev().find(|line| line.name() == name);
         find(self.server).or_else(|| find(self.stream))
     }
 
-    /// All directives that apply. A server that has one inherits none.
+    /// Returns all directives of this name. If the server has any, it inherits none.
     pub(crate) fn all(self, names: &[&str]) -> Vec<&'a Directive> {
         let find = |list: &'a [Directive]| -> Vec<&'a Directive> {
             list.iter()

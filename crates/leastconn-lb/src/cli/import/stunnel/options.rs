@@ -21,7 +21,7 @@ pub(crate) struct Section {
 }
 
 impl Section {
-    /// The last value of an option.
+    /// Returns the last value of an option.
     pub(crate) fn one(&self, name: &str) -> Option<&Setting> {
         self.options.iter().rev().find(|option| option.name == name)
     }
@@ -38,7 +38,7 @@ impl Section {
             .is_some_and(|option| option.value.eq_ignore_ascii_case("yes"))
     }
 
-    /// A number of seconds, in milliseconds.
+    /// Returns a number of seconds as milliseconds.
     pub(crate) fn seconds(&self, name: &str, default: u64) -> u64 {
         let value = self
             .one(name)
@@ -47,7 +47,7 @@ impl Section {
     }
 }
 
-/// Options that apply to the process, also before the first section.
+/// Options that apply to the whole process, not to a service.
 const GLOBAL: [&str; 21] = [
     "chroot",
     "compression",
@@ -72,7 +72,7 @@ const GLOBAL: [&str; 21] = [
     "taskbar",
 ];
 
-/// The global options, and the services.
+/// Parses a configuration into global options and services.
 ///
 /// # Errors
 /// If a line has no `=`.

@@ -80,12 +80,12 @@ pub(super) fn global(option: &Setting, imported: &mut Imported) {
     imported.process.note(note);
 }
 
-/// How certificates of the other side are verified.
+/// How certificates of the peer are verified.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verify {
     None,
     Chain,
-    /// The certificate itself must be in `CAfile`. `chain`: also its authorities.
+    /// The peer's certificate must be in `CAfile`. `chain`: its authorities as well.
     Peer {
         chain: bool,
     },
@@ -303,7 +303,7 @@ fn server(section: &Section, service: &mut Service, backend: &mut Backend, dir: 
     service.tls = Some(tls);
 }
 
-/// Accepts only the certificates in `CAfile`, by their keys.
+/// Accepts only clients with the public keys of the certificates in `CAfile`.
 fn peers(service: &mut Service, tls: &mut Table, ca: &Setting, dir: Option<&Path>, verify: Verify) {
     let path = dir.unwrap_or(Path::new("")).join(&ca.value);
     let Some(pins) = pem::key_pins(&path).filter(|pins| !pins.is_empty()) else {
@@ -330,7 +330,7 @@ fn peers(service: &mut Service, tls: &mut Table, ca: &Setting, dir: Option<&Path
     service.access.push((Predicate::default(), Verdict::Refuse));
 }
 
-/// `checkHost` of clients: a DNS name among the alternative names.
+/// Translates `checkHost` of clients: a DNS name in the subject alternative names.
 fn names(section: &Section, service: &mut Service, backend: &Backend) {
     let hosts: Vec<_> = section
         .all("checkhost")
@@ -391,7 +391,7 @@ fn protocol(section: &Section, service: &mut Service, backend: &mut Backend) {
     }
 }
 
-/// Plain TCP from clients, TLS to the servers.
+/// Translates a service with `client = yes`: plain TCP from clients, TLS to the servers.
 fn client(section: &Section, service: &mut Service, backend: &mut Backend, dir: Option<&Path>) {
     let mut tls = Table::default();
     common(section, &mut tls);
@@ -541,7 +541,7 @@ fn listen(text: &str) -> Result<String, String> {
     Ok(format!("{host}:{port}"))
 }
 
-/// `[HOST:]PORT` or a path; without a host, that of this machine.
+/// Parses `[HOST:]PORT` or a path. The default host is 127.0.0.1.
 fn target(text: &str) -> Option<String> {
     if text.starts_with('/') {
         return Some(format!("unix:{text}"));

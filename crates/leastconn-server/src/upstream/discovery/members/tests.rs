@@ -179,10 +179,10 @@ fn the_first_servers_stay_if_there_are_too_many() {
     assert_eq!(merge(&mut members, 0, &["b", "c"]), 0);
     assert_eq!(merge(&mut members, 1, &["a", "b", "c", "d"]), 2);
     assert_eq!(names(&members), ["b", "c"]);
-    // Servers that are held do not block their replacements.
+    // Missing servers do not count, so their replacements can join.
     assert_eq!(merge(&mut members, 2, &["d", "e"]), 0);
     assert_eq!(names(&members), ["b", "c", "d", "e"]);
-    // But the total is bounded.
+    // The total is limited to twice the maximum.
     assert_eq!(merge(&mut members, 3, &["f", "g"]), 2);
     assert_eq!(merge(&mut members, 32, &["f", "g"]), 0);
     assert_eq!(names(&members), ["d", "e", "f", "g"]);
@@ -199,12 +199,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// A server is a member exactly as long as the rules at the head of the module say.
+    /// Compares the members with a model of the rules in the module documentation.
     #[test]
     fn membership_follows_the_rules(steps in steps()) {
         let mut simulation = Simulation::new();
         let mut second = 0;
-        // For each member: since when complete answers lack it.
+        // For each member: the time of the first complete answer without it.
         let mut expected: BTreeMap<u8, Option<u64>> = BTreeMap::new();
         for (pause, outcome) in steps {
             second += pause;

@@ -93,7 +93,7 @@ async fn end_without_data_is_an_early_failure() {
             mut server,
             relaying,
         } = Rig::new(&pool).await;
-        // It does not matter whether the client has sent data.
+        // The result is the same whether or not the client has sent data.
         client.write_all(b"question").await.unwrap();
         server.read_exact(&mut [0; 8]).await.unwrap();
         end(server, resets);
