@@ -171,7 +171,14 @@ fn resolve(
 
 #[cfg(test)]
 mod tests {
-    use super::{super::dn, import};
+    use super::{
+        super::{
+            access::{Key, Verdict},
+            dn,
+            model::Kind,
+        },
+        import,
+    };
 
     #[test]
     fn cases_narrower_than_their_rules_are_noted() {
@@ -206,5 +213,76 @@ mod tests {
             assert_eq!(!noted.is_empty(), is_noted, "{case}: {notes:?}");
             assert!(noted.iter().all(|note| note.place.line == 2), "{case}");
         }
+    }
+
+    /// The decision for each common name, and whether a note says that case differs.
+    fn decisions(map: &str) -> (Vec<String>, bool) {
+        let text = format!(
+            "map $ssl_client_s_dn $target {{
+                {map}
+            }}
+            upstream web {{ server 127.0.0.1:1; }}
+            upstream other {{ server 127.0.0.1:2; }}
+            server {{
+                listen 8443 ssl;
+                ssl_certificate server.pem;
+                ssl_certificate_key server.key;
+                ssl_client_certificate ca.crt;
+                ssl_verify_client on;
+                proxy_pass $target;
+            }}",
+        );
+        let imported = import(&"t".into(), &text, None).unwrap();
+        let service = &imported.services[0];
+        let decisions = service.access.iter().map(|(predicate, verdict)| {
+            let names = predicate
+                .get(Key::Cn)
+                .map_or("*".to_owned(), |names| names.join("|"));
+            match verdict {
+                Verdict::To(target) => format!("{names} {target}"),
+                _ => format!("{names} refused"),
+            }
+        });
+        let mut notes = service.table.notes.iter();
+        let noted = notes.any(|n| n.kind == Kind::LeftOut && n.reason.contains("with case"));
+        (decisions.collect(), noted)
+    }
+
+    #[test]
+    fn refusals_that_ignore_case_admit_no_other_spelling() {
+        for case in ["~*(^|,)CN=bad(,|$)", "CN=bad"] {
+            let closed = decisions(&format!("'{case}' ''; default web;"));
+            assert_eq!(closed, (vec!["* refused".to_owned()], true), "{case}");
+            let map = format!("'{case}' ''; '~(^|,)CN=good(,|$)' other; default web;");
+            let expected = ["bad refused", "good other", "* refused"].map(str::to_owned);
+            assert_eq!(decisions(&map), (expected.to_vec(), true), "{case}");
+            // The other spelling in a later case is refused as well.
+            let map = format!("'{case}' ''; '~(^|,)CN=BAD(,|$)' web; default '';");
+            assert_eq!(decisions(&map).0, ["* refused"], "{case}");
+        }
+        let exact = decisions("'~(^|,)CN=bad(,|$)' ''; default web;");
+        let expected = ["bad refused", "* web"].map(str::to_owned);
+        assert_eq!(exact, (expected.to_vec(), false));
+        // Without letters there is only one spelling.
+        let digits = decisions("'~*(^|,)CN=42(,|$)' ''; default web;");
+        let expected = ["42 refused", "* web"].map(str::to_owned);
+        assert_eq!(digits, (expected.to_vec(), false));
+    }
+
+    #[test]
+    fn admissions_that_ignore_case_become_exact_rules_with_a_note() {
+        for case in ["~*(^|,)CN=a(,|$)", "CN=a"] {
+            let expected = ["a web", "* refused"].map(str::to_owned);
+            let map = format!("'{case}' web;");
+            assert_eq!(decisions(&map), (expected.to_vec(), true), "{case}");
+            // In the source, `CN=A` does not reach the default either.
+            let map = format!("'{case}' web; default other;");
+            assert_eq!(decisions(&map), (expected.to_vec(), true), "{case}");
+        }
+        let expected = ["a web", "* refused"].map(str::to_owned);
+        assert_eq!(
+            decisions("'~(^|,)CN=a(,|$)' web;"),
+            (expected.to_vec(), false)
+        );
     }
 }

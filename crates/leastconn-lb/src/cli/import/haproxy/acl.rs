@@ -63,15 +63,17 @@ pub(crate) struct Parsed {
     pub(crate) client_dependent: bool,
     /// Whether a test compares a whole subject, of which client rules compare only a part.
     pub(crate) compares_subject: bool,
-    /// The rule refuses clients, so a test must not match fewer clients than in the source.
+    /// The rule refuses clients or has a negated test, so a test must not match fewer clients
+    /// than in the source.
     refuses: bool,
 }
 
 /// Parses `if` or `unless` and the words after it. A rule without a condition always applies.
 /// `refuses` specifies whether the rule refuses the clients that fulfil the condition.
 pub(crate) fn condition(words: &[String], refuses: bool, scope: &Scope<'_>) -> Parsed {
+    let is_negated = |word: &String| word == "unless" || word.starts_with('!');
     let mut parsed = Parsed {
-        refuses,
+        refuses: refuses || words.iter().any(is_negated),
         ..Parsed::default()
     };
     let (negated, words) = match words.first().map(String::as_str) {

@@ -13,6 +13,10 @@ use super::{
 /// Largest depth of maps whose values are other variables.
 const DEEPEST: usize = 8;
 
+/// Why a case differs from the source, which ignores case.
+const CASE: &str = "client rules compare names with case, the source does not: the rule matches \
+    only this spelling";
+
 /// The context in which variables are evaluated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scope<'a> {
@@ -74,6 +78,11 @@ fn list(
     let hostnames = map.children().iter().any(|line| line.name() == "hostnames");
     let mut cases = Vec::new();
     let mut rest = always(Verdict::Refuse);
+    let default = map
+        .children()
+        .iter()
+        .find(|line| line.name() == "default")
+        .map_or("", |line| line.word(1));
     for line in map.children() {
         let value = match line.arguments() {
             [value] => value,
@@ -96,7 +105,24 @@ fn list(
                 if key.is_widened(line.name()) {
                     notes.push((line.clone(), dn::WIDER.to_owned()));
                 }
-                cases.push((order, condition, targets));
+                let ignores_case = key.ignores_case(line.name(), &condition);
+                cases.push((order, condition, targets, ignores_case));
+                // Clients that differ in case get the default value instead. They must not be
+                // admitted by it if the source refuses them or sends them elsewhere.
+                if ignores_case && !default.is_empty() && default != value {
+                    notes.push((
+                        line.clone(),
+                        format!("{CASE}; clients without a case are refused"),
+                    ));
+                    cases.push((
+                        Order::Unknown,
+                        Condition::Constant(true),
+                        always(Verdict::Refuse),
+                        false,
+                    ));
+                } else if ignores_case && !refuses {
+                    notes.push((line.clone(), CASE.to_owned()));
+                }
             }
             Err(reason) => {
                 notes.push((
@@ -107,21 +133,68 @@ fn list(
                     Order::Unknown,
                     Condition::Constant(true),
                     always(Verdict::Refuse),
+                    false,
                 ));
             }
         }
     }
     // Sorting is stable: cases of the same kind keep their order.
     cases.sort_by_key(|(order, ..)| *order);
+    add_spellings(&mut cases);
     let cases: Vec<_> = cases
         .into_iter()
-        .filter_map(|(_, condition, targets)| match condition {
+        .filter_map(|(_, condition, targets, _)| match condition {
             Condition::Is(predicate) => Some((predicate, targets)),
             Condition::Constant(true) => Some((Predicate::default(), targets)),
             _ => None,
         })
         .collect();
     Ok(first_of(&cases, &rest)?)
+}
+
+/// A case of a map, and whether it ignores case where client rules do not.
+type Case = (Order, Condition, List, bool);
+
+/// Adds to cases that ignore case the other spellings of their names in the map. Without them, a
+/// later case for another spelling would decide for clients of an earlier case.
+fn add_spellings(cases: &mut [Case]) {
+    let all: Vec<(Key, String)> = cases
+        .iter()
+        .filter_map(|(_, condition, ..)| match condition {
+            Condition::Is(predicate) => Some(predicate),
+            _ => None,
+        })
+        .flat_map(|predicate| predicate.keys())
+        .flat_map(|(key, names)| names.iter().map(move |name| (key, name.clone())))
+        .collect();
+    for (_, condition, _, ignores_case) in cases {
+        let Condition::Is(predicate) = condition else {
+            continue;
+        };
+        if !*ignores_case {
+            continue;
+        }
+        let with_spellings: Vec<_> = predicate
+            .keys()
+            .map(|(key, names)| {
+                let mut names = names.to_vec();
+                for (other, spelling) in &all {
+                    if *other == key
+                        && !names.contains(spelling)
+                        && names.iter().any(|name| name.eq_ignore_ascii_case(spelling))
+                    {
+                        names.push(spelling.clone());
+                    }
+                }
+                (key, names)
+            })
+            .collect();
+        let mut widened = Predicate::default();
+        for (key, names) in with_spellings {
+            widened.require(key, names);
+        }
+        *predicate = widened;
+    }
 }
 
 /// The order of evaluation of the cases of a map in nginx.
@@ -179,6 +252,21 @@ impl Source {
         })
     }
 
+    /// Whether nginx ignores case in a case of the map, and the condition does not.
+    fn ignores_case(&self, text: &str, condition: &Condition) -> bool {
+        let (Self::Subject(_), Condition::Is(predicate)) = (self, condition) else {
+            return false;
+        };
+        let text = without_escape(text);
+        // nginx ignores case in plain texts as well.
+        let in_source = text.starts_with("~*") || expression(text).is_none();
+        let has_letter = |name: &String| name.contains(|c: char| c.is_ascii_alphabetic());
+        in_source
+            && predicate
+                .keys()
+                .any(|(_, names)| names.iter().any(has_letter))
+    }
+
     /// The clients with this value. `refuses`: they are refused, so it must not match fewer
     /// clients than in the source.
     fn case(
@@ -193,7 +281,10 @@ impl Source {
         let is = |key: Key, values: Vec<String>| Condition::Is(Predicate::new(key, values));
         match self {
             Self::Constant(value) => match expression {
-                None => Ok((Order::Exact, Condition::Constant(*value == text))),
+                None => Ok((
+                    Order::Exact,
+                    Condition::Constant(value.eq_ignore_ascii_case(text)),
+                )),
                 Some(_) if value.is_empty() => Ok((Order::Expression, Condition::Constant(false))),
                 Some(_) => Err(unknown()),
             },
