@@ -125,7 +125,11 @@ impl Shape<'_> {
             DeValue::Integer(integer) => {
                 let text = integer.as_str();
                 match i64::from_str_radix(text, integer.radix()) {
-                    Ok(number) => self.range(schema, number, span, key),
+                    Ok(number) => {
+                        #[expect(clippy::cast_precision_loss, reason = "bounds are below 2^53")]
+                        let value = number as f64;
+                        self.range(schema, value, span, key)
+                    }
                     Err(_) => {
                         self.problems
                             .error(format!("`{key}`: the number is too large"))
@@ -142,7 +146,14 @@ impl Shape<'_> {
                 self.table(schema, table, &span, path);
                 true
             }
-            DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => true,
+            // A float that cannot be parsed is out of every range.
+            DeValue::Float(float) => self.range(
+                schema,
+                float.as_str().parse().unwrap_or(f64::NAN),
+                span,
+                key,
+            ),
+            DeValue::Boolean(_) | DeValue::Datetime(_) => true,
         }
     }
 
@@ -189,24 +200,25 @@ impl Shape<'_> {
         false
     }
 
-    fn range(&mut self, schema: &Value, number: i64, span: Range<usize>, key: &str) -> bool {
-        let bound = |name| schema.get(name).and_then(Value::as_i64);
+    fn range(&mut self, schema: &Value, number: f64, span: Range<usize>, key: &str) -> bool {
+        let bound = |name| schema.get(name).and_then(Value::as_f64);
         let (least, most) = (bound("minimum"), bound("maximum"));
         if least.is_none_or(|least| number >= least) && most.is_none_or(|most| number <= most) {
             return true;
         }
         let allowed = match (least, most) {
-            (Some(least), Some(most)) if most < i64::from(u32::MAX) => {
+            (Some(least), Some(most)) if most < f64::from(u32::MAX) => {
                 format!("from {least} to {most}")
             }
             (Some(least), _) if number < least => format!("at least {least}"),
-            (_, most) => format!("at most {}", most.unwrap_or(i64::MAX)),
+            (_, Some(most)) => format!("at most {most}"),
+            (_, None) => "a number".to_owned(),
         };
         let problem = self
             .problems
             .error(format!("`{key}` must be {allowed}, not {number}"))
             .at(span);
-        if number == 0
+        if number == 0.0
             && let Some(help) = schema.get("x-leastconn-if-zero").and_then(Value::as_str)
         {
             problem.help(help);

@@ -89,7 +89,17 @@ fn upstream_problems_are_described() {
         (
             "servers =",
             "rebalance = { above = 0.5 }\nservers =",
-            "error: `above` must be",
+            "error: `above` must be at least 1, not 0.5",
+        ),
+        (
+            "servers =",
+            "passive = { max_ejected = 1.5 }\nservers =",
+            "error: `max_ejected` must be from 0 to 1, not 1.5",
+        ),
+        (
+            "servers =",
+            "passive = { max_ejected = nan }\nservers =",
+            "error: `max_ejected` must be from 0 to 1, not NaN",
         ),
         // Across tables
         (
