@@ -286,4 +286,40 @@ mod tests {
             assert_eq!(noted, is_noted, "{line}");
         }
     }
+
+    #[test]
+    fn tests_that_ignore_case_admit_no_other_spelling() {
+        for (rules, is_open) in [
+            (
+                "tcp-request content reject if { ssl_c_s_dn(cn) -i bad }",
+                false,
+            ),
+            (
+                "tcp-request content accept unless { ssl_c_s_dn(cn) -i bad }
+                tcp-request content reject",
+                false,
+            ),
+            (
+                "tcp-request content accept if !{ ssl_c_s_dn(cn) -i bad }
+                tcp-request content reject",
+                false,
+            ),
+            (
+                "tcp-request content accept if { ssl_c_s_dn(cn) -i good }
+                tcp-request content reject",
+                true,
+            ),
+        ] {
+            let text = format!(
+                "frontend f\n{BIND}\n{rules}\ndefault_backend b\nbackend b\nserver s 127.0.0.1:1"
+            );
+            let imported = imported(&text);
+            let service = &imported.services[0];
+            let mut open = service.access.iter();
+            let opens = open.any(|(_, verdict)| matches!(verdict, Verdict::To(_)));
+            assert_eq!(opens, is_open, "{rules}: {:?}", service.access);
+            let mut notes = service.table.notes.iter();
+            assert!(notes.any(|note| note.kind == Kind::LeftOut), "{rules}");
+        }
+    }
 }

@@ -63,6 +63,8 @@ pub(crate) struct Parsed {
     pub(crate) client_dependent: bool,
     /// Whether a test compares a whole subject, of which client rules compare only a part.
     pub(crate) compares_subject: bool,
+    /// Whether a test ignores case in the source, and its condition does not.
+    pub(crate) ignores_case: bool,
     /// The rule refuses clients or has a negated test, so a test must not match fewer clients
     /// than in the source.
     refuses: bool,
@@ -319,7 +321,10 @@ fn texts(
             let rest = unknown(parsed, format!("{what} cannot be matched"), true);
             Condition::Any(vec![is, rest])
         }
-        _ => is,
+        _ => {
+            parsed.ignores_case |= any_case && key != Key::Sni;
+            is
+        }
     }
 }
 

@@ -295,6 +295,12 @@ fn note_wider(parsed: &Parsed, place: &Place, notes: &mut Vec<Note>) {
     if parsed.compares_subject {
         notes.push(place.left_out(dn::WIDER));
     }
+    if parsed.ignores_case {
+        notes.push(place.left_out(
+            "client rules compare names with case, the source does not: the rule matches only this \
+            spelling",
+        ));
+    }
 }
 
 fn note_unknown(parsed: &Parsed, place: &Place, notes: &mut Vec<Note>, consequence: &str) {
