@@ -258,14 +258,18 @@ async fn records_contain_what_was_known_at_the_end() {
         .iter()
         .map(|record| record["outcome"].as_str().unwrap())
         .collect();
-    // Other tests cover these outcomes, for example client_departure.rs (`client_closed`)
-    // and crl_expiry.rs (`crl_expired`).
-    const ELSEWHERE: [&str; 5] = [
+    // Other tests cover these outcomes, for example client_departure.rs (`client_closed`),
+    // crl_expiry.rs (`crl_expired`), queue.rs (`queue_timeout`), discovery_file.rs
+    // (`server_removed`) and rebalance.rs (`rebalanced`).
+    const ELSEWHERE: [&str; 8] = [
         "overloaded",
         "killed",
         "client_closed",
         "server_truncated",
         "crl_expired",
+        "queue_timeout",
+        "server_removed",
+        "rebalanced",
     ];
     let missing: Vec<_> = ReasonCode::ALL
         .iter()
