@@ -13,8 +13,9 @@ use leastconn_server::{
 /// How long to wait for the first health checks before logging the upstreams.
 const FIRST_PROBES_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Logs the version, the configuration file and all listening addresses.
-pub fn announce(server: &Server) {
+/// Logs the version, the configuration file and all listening addresses. Returns whether it
+/// has logged that the process is ready: with discovery, the process may become ready later.
+pub fn announce(server: &Server) -> bool {
     let state = server.context().snapshot();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -43,11 +44,13 @@ pub fn announce(server: &Server) {
             }
         }
     }
-    if server.context().lifecycle.phase() == Phase::Starting {
-        tracing::info!("waiting for servers to be discovered");
-    } else {
+    let is_ready = server.context().lifecycle.phase() != Phase::Starting;
+    if is_ready {
         tracing::info!("ready");
+    } else {
+        tracing::info!("waiting for servers to be discovered");
     }
+    is_ready
 }
 
 /// Logs which servers are up after the first health checks. Runs as a task of its own, so

@@ -73,7 +73,7 @@ async fn sockets_are_matched_by_address() {
     // A socket without a listener is closed, and the log names it.
     let stray = lb
         .wait_log(
-            |event| message(event).contains(&at[2].to_string()),
+            |event| event["fields"]["address"] == at[2].to_string(),
             DEADLINE,
         )
         .await;

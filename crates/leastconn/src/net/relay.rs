@@ -41,7 +41,7 @@ pub use self::splice::MAX_PIPES;
 use self::watch::error_or_wakeup;
 use super::{Stream, now};
 use crate::{
-    Lease, Reason,
+    Lease, Reason, Server,
     deadline::{FAR_FUTURE, after},
 };
 
@@ -165,13 +165,13 @@ impl Traffic {
 /// The future may be dropped at any time. `traffic` then contains the number of bytes relayed
 /// so far, and the streams are aborted as described above. Bytes that were read but not yet
 /// written are lost, so relaying cannot be resumed.
-pub async fn relay<D: Stream, U: Stream>(
+pub fn relay<D: Stream, U: Stream>(
     downstream: &mut D,
     upstream: &mut U,
     policy: &RelayPolicy,
     traffic: &Traffic,
-) -> RelayOutcome {
-    relay_watched(downstream, upstream, policy, traffic, None).await
+) -> impl Future<Output = RelayOutcome> {
+    relay_watched(downstream, upstream, policy, traffic, None)
 }
 
 /// Like [`relay`], but also records in the health of the server whether the connection fails
@@ -181,15 +181,14 @@ pub async fn relay<D: Stream, U: Stream>(
 ///
 /// # Cancel safety
 /// As [`relay`].
-pub async fn relay_leased<D: Stream, U: Stream>(
+pub fn relay_leased<D: Stream, U: Stream>(
     downstream: &mut D,
     upstream: &mut U,
     lease: &Lease,
     policy: &RelayPolicy,
     traffic: &Traffic,
-) -> RelayOutcome {
-    let watch = EarlyWatch::new(lease.server(), now());
-    relay_watched(downstream, upstream, policy, traffic, Some(watch)).await
+) -> impl Future<Output = RelayOutcome> {
+    relay_watched(downstream, upstream, policy, traffic, Some(lease.server()))
 }
 
 async fn relay_watched<D: Stream, U: Stream>(
@@ -197,10 +196,11 @@ async fn relay_watched<D: Stream, U: Stream>(
     upstream: &mut U,
     policy: &RelayPolicy,
     traffic: &Traffic,
-    mut early: Option<EarlyWatch<'_>>,
+    server: Option<&Server>,
 ) -> RelayOutcome {
     let mut pair = Pair::new(downstream, upstream, policy.on_truncation, traffic);
     let mut last_activity = now();
+    let mut early = server.map(|server| EarlyWatch::new(server, last_activity));
     // Re-arming a timer is expensive. Activity therefore only updates `last_activity`. When
     // the timer fires, the timeout is compared with `last_activity`.
     let mut armed = deadline(last_activity, policy.idle);

@@ -14,7 +14,6 @@ use crate::{summary, watchdog::watchdog};
 use leastconn::ShortDuration;
 use leastconn_config::Config;
 use leastconn_server::{
-    context::Phase,
     environment::PID1,
     process::inherited::Inherited,
     process::notify,
@@ -82,7 +81,7 @@ pub(super) async fn serve(
     // Subscribe before the first kill request can arrive.
     let kills = prepared.context().overrides.kills();
     let server = prepared.open();
-    summary::announce(&server);
+    let is_ready = summary::announce(&server);
     let mut service = Service {
         log,
         signals,
@@ -91,6 +90,7 @@ pub(super) async fn serve(
         draining: None,
         pid1: None,
         watchdog: None,
+        is_ready,
         starting: None,
         summary: tokio::spawn(summary::upstreams(Arc::clone(server.context()))),
     };
@@ -110,6 +110,8 @@ struct Service {
     /// Channel to pid 1 of the container, unless this process is pid 1.
     pid1: Option<UnixStream>,
     watchdog: Option<JoinHandle<()>>,
+    /// Whether the process was ready when it was announced.
+    is_ready: bool,
     /// Waits until the process is ready.
     starting: Option<JoinHandle<()>>,
     summary: JoinHandle<()>,
@@ -170,12 +172,12 @@ impl Service {
     /// Notifies the service manager when the process is ready. With discovery, the process may
     /// become ready later, in a separate task.
     fn notify_ready(&mut self, server: &Server) {
-        let lifecycle = &server.context().lifecycle;
-        if lifecycle.phase() != Phase::Starting {
+        if self.is_ready {
             notify::ready();
             return;
         }
-        let started = lifecycle.started_fully();
+        // The start may have finished since the announcement. Then this completes at once.
+        let started = server.context().lifecycle.started_fully();
         self.starting = Some(tokio::spawn(async move {
             started.await;
             tracing::info!("ready");

@@ -14,25 +14,24 @@ pub(super) struct EarlyWatch<'a> {
     established: Instant,
     /// Whether the watch is over.
     is_done: bool,
-    /// The time from which the connection can no longer fail early. Set only if a success would
+    /// Whether to examine the connection at the end of [`EARLY`]. Set only if a success would
     /// end an ejection or clear failures, because other connections need no timer.
-    check: Option<Instant>,
+    needs_check: bool,
 }
 
 impl<'a> EarlyWatch<'a> {
     pub(super) fn new(server: &'a Server, established: Instant) -> Self {
-        let check = server.is_troubled().then(|| established + EARLY);
         Self {
             server,
             established,
             is_done: false,
-            check,
+            needs_check: server.is_troubled(),
         }
     }
 
     /// The time of the next poll if no wake-up occurs before.
-    pub(super) const fn next_check(&self) -> Option<Instant> {
-        self.check
+    pub(super) fn next_check(&self) -> Option<Instant> {
+        self.needs_check.then(|| self.established + EARLY)
     }
 
     /// Examines the connection after each poll.
@@ -51,7 +50,7 @@ impl<'a> EarlyWatch<'a> {
                 self.failed();
             }
             self.finish();
-        } else if self.check.is_some_and(|check| check <= now()) {
+        } else if self.next_check().is_some_and(|check| check <= now()) {
             self.served();
         }
     }
@@ -69,7 +68,7 @@ impl<'a> EarlyWatch<'a> {
 
     const fn finish(&mut self) {
         self.is_done = true;
-        self.check = None;
+        self.needs_check = false;
     }
 
     fn served(&mut self) {
