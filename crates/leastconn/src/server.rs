@@ -82,9 +82,11 @@ const CONNECTING: u64 = u64::MAX << CONNECTING_SHIFT;
 const OUT_OF_SERVICE: u64 = DRAIN | MAINT | ZERO_WEIGHT | AGENT_NOT_READY;
 
 const CLOSED: u64 = OUT_OF_SERVICE | DOWN;
-/// Maximum of connections in flight on one server. It ensures that the number of dials in
-/// progress does not overflow.
-const MAX_IN_FLIGHT: u32 = (1 << (u64::BITS - CONNECTING_SHIFT)) - 1;
+/// Maximum of connections in flight on one server, a power of two. It ensures that the number of
+/// dials in progress does not overflow.
+const MAX_IN_FLIGHT: u32 = 1 << (u64::BITS - CONNECTING_SHIFT - 1);
+/// One of these bits is set if [`MAX_IN_FLIGHT`] is reached.
+const TOO_MANY_IN_FLIGHT: u64 = IN_FLIGHT & !(MAX_IN_FLIGHT as u64 - 1);
 
 /// A server of a [`Pool`](crate::Pool), with its connection count, health and counters.
 ///

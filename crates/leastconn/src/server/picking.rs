@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, time::Instant};
 
 use super::{
     CLOSED, CONNECTING_SHIFT, DIALLED_UNAVAILABLE, DOWN, EJECTED, FAILED_RECENTLY, MAX_IN_FLIGHT,
-    RAMPING, RESERVED, Server, connecting, count,
+    RAMPING, RESERVED, Server, TOO_MANY_IN_FLIGHT, connecting, count,
 };
 use crate::{balance::slow_start::Ramp, health::Availability, sync::Ordering};
 
@@ -21,11 +21,10 @@ impl Server {
     ) -> Option<Candidate> {
         let word = self.word.load(Ordering::Acquire);
         let in_flight = count(word);
-        if word & closed(QUEUED) != 0 || in_flight >= MAX_IN_FLIGHT {
-            return None;
-        }
-        if word & (EJECTED | RAMPING | FAILED_RECENTLY) != 0 {
-            return self.steady_with_flags(word, now, ramping);
+        // One test for everything that is unusual.
+        let unusual = closed(QUEUED) | EJECTED | RAMPING | FAILED_RECENTLY | TOO_MANY_IN_FLIGHT;
+        if word & unusual != 0 {
+            return self.steady_with_flags::<QUEUED>(word, now, ramping);
         }
         Some(Candidate::steady(word, in_flight))
     }
@@ -33,7 +32,15 @@ impl Server {
     // Not inlined, so that the loop over the servers can use all registers.
     #[cold]
     #[inline(never)]
-    fn steady_with_flags(&self, word: u64, now: Instant, ramping: &mut bool) -> Option<Candidate> {
+    fn steady_with_flags<const QUEUED: bool>(
+        &self,
+        word: u64,
+        now: Instant,
+        ramping: &mut bool,
+    ) -> Option<Candidate> {
+        if word & (closed(QUEUED) | TOO_MANY_IN_FLIGHT) != 0 {
+            return None;
+        }
         if word & EJECTED != 0 {
             // A server on trial gets one connection at a time, so slow start does not apply
             // to it.
@@ -75,7 +82,7 @@ impl Server {
             return self.steady::<QUEUED>(now, &mut ramping);
         };
         let word = self.word.load(Ordering::Acquire);
-        let is_open = word & closed(QUEUED) == 0 && count(word) < MAX_IN_FLIGHT;
+        let is_open = word & closed(QUEUED) == 0 && word & TOO_MANY_IN_FLIGHT == 0;
         is_open.then(|| Candidate {
             word,
             load: self.load(word, now),
@@ -92,7 +99,7 @@ impl Server {
     ) -> Option<Candidate> {
         let word = self.word.load(Ordering::Acquire);
         let closed = closed(QUEUED) & if down { !DOWN } else { u64::MAX };
-        let is_open = word & closed == 0 && count(word) < MAX_IN_FLIGHT;
+        let is_open = word & closed == 0 && word & TOO_MANY_IN_FLIGHT == 0;
         is_open.then(|| Candidate::steady(word, self.load(word, now)))
     }
 
