@@ -6,7 +6,7 @@ set -euo pipefail
 
 cd /test
 DEB=/test/leastconn-lb.deb
-PKI=/root/pki
+PKI=~/pki
 LOG=/var/log/leastconn/access.log
 CONF=/etc/leastconn/leastconn.toml
 SOCKET=/run/leastconn/leastconn.sock
