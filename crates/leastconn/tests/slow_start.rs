@@ -186,7 +186,7 @@ fn least_conn_ramp_is_bounded_each_second() {
 
 /// 400 connections per server, which last 20 s, and a slow start of 10 s.
 #[test]
-fn server_catches_up_within_one_and_a_half_times_its_share() {
+fn server_catches_up_within_1_5_times_its_share() {
     let (slow_start, lives) = (10 * SECOND, 20 * SECOND);
     let mut site = Site::with_slow_start(slow_start, Balance::LeastConn, &[1, 1, 1, 1], 80, lives);
     site.run(20 * SECOND);
@@ -212,7 +212,7 @@ fn server_catches_up_within_one_and_a_half_times_its_share() {
 
 /// The connections of the returning server end at once, so it never has as many as the others.
 #[test]
-fn limit_ends_for_a_server_that_never_has_enough_connections() {
+fn limit_ends_without_enough_connections() {
     let mut site = Site::with_slow_start(SECOND, Balance::LeastConn, &[1, 1], 100, 600 * SECOND);
     site.set("1", AdminState::Maint);
     site.run(5 * SECOND);

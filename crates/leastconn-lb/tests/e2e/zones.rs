@@ -19,7 +19,7 @@ async fn four(lb: &Running) -> (Vec<TcpStream>, Vec<String>) {
 }
 
 #[tokio::test]
-async fn own_zone_is_used_while_half_of_it_is_available() {
+async fn own_zone_is_used_while_half_available() {
     let mut servers = Vec::new();
     for name in ["a1", "a2", "b1", "b2"] {
         servers.push(Upstream::named(name).await);

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn at_least_one_connection_is_closed_in_a_small_pool() {
+    fn small_pool_closes_at_least_one_connection() {
         let loads = servers(&[("a", 4, 1.0), ("b", 0, 1.0)]);
         assert_eq!(choose(&policy(0.01), &loads, quiet("a", 4)).len(), 1);
     }

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn report_is_applied_and_kept_while_the_agent_is_silent() {
+    async fn report_is_kept_while_agent_is_silent() {
         let is_silent = Arc::new(AtomicBool::new(false));
         let pool = pool();
         let mut check =

@@ -426,7 +426,7 @@ fn names(pool: &Pool, picks: usize) -> BTreeSet<String> {
 }
 
 #[test]
-fn own_zone_is_preferred_while_half_of_it_is_available() {
+fn own_zone_is_preferred_while_half_available() {
     for &balance in Balance::ALL {
         let pool = pool_with_zones(balance);
         let is_local = |pool: &Pool| pool.own_zone().map(|(zone, is)| (zone.to_string(), is));

@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn admissions_that_ignore_case_become_exact_rules_with_a_note() {
+    fn case_insensitive_admissions_become_exact_rules() {
         for case in ["~*(^|,)CN=a(,|$)", "CN=a"] {
             let expected = ["a web", "* refused"].map(str::to_owned);
             let map = format!("'{case}' web;");

@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn next_lookup_is_due_when_a_missing_server_may_leave() {
+    fn next_lookup_is_due_at_the_end_of_hold() {
         let source = source();
         let settings = Discovery {
             refresh: Duration::from_secs(3600),

@@ -41,7 +41,7 @@ fn control_characters_in_names_are_refused() {
 
 /// A URI in a DNS or e-mail name: threat 10 in `docs/threats.md`.
 #[test]
-fn uri_in_another_kind_of_name_is_not_a_uri() {
+fn uri_inside_dns_name_is_not_a_uri() {
     const ID: &str = "spiffe://td/web";
     let read = read(leaf("a").dns(ID).email(ID).email("web@td")).unwrap();
     assert_eq!(read.uri, [""; 0]);

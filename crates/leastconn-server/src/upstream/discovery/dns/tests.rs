@@ -184,7 +184,7 @@ async fn invalid_addresses_are_not_servers() {
 }
 
 #[tokio::test]
-async fn srv_target_without_address_does_not_make_the_answer_incomplete() {
+async fn srv_target_without_address_leaves_answer_complete() {
     let targets = [("web-0.site.", 80), ("gone.site.", 80), (".", 80)];
     let replies = [
         ("_http._tcp.site.", RecordType::SRV, srv(&targets)),

@@ -107,7 +107,7 @@ async fn end_without_data_is_an_early_failure() {
 }
 
 #[tokio::test]
-async fn client_that_ends_first_is_no_failure_of_the_server() {
+async fn client_ending_first_is_no_early_failure() {
     for resets in [false, true] {
         let pool = pool();
         let Rig {
