@@ -14,6 +14,7 @@ pub mod fault;
 pub mod metrics;
 pub mod pki;
 pub mod port;
+pub mod program;
 pub mod proxy;
 pub mod upstream;
 
@@ -22,6 +23,7 @@ pub use client::TlsClient;
 pub use fault::{FaultProxy, Faults};
 pub use pki::{Cert, TestCa};
 pub use port::Port;
+pub use program::find_program;
 pub use tempfile::TempDir;
 pub use upstream::{Behaviour, Upstream};
 

@@ -4,16 +4,17 @@
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
 use leastconn_testkit::{
     Balancer, Cert, DEADLINE, Port, TempDir, TestCa, TlsClient, Upstream, client, eventually,
+    find_program,
 };
 use tokio::net::TcpSocket;
 
-use super::{LB, run, text};
+use super::{LB, run, text, write_pem};
 
 /// The source program. Killed when dropped.
 struct Program(Child);
@@ -23,15 +24,6 @@ impl Drop for Program {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// The path of a program, if it is installed. Debian installs servers in a directory that is not
-/// in a user's PATH.
-fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let sbin = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
-    let mut dirs = std::env::split_paths(&path).chain(sbin);
-    dirs.find_map(|dir| Some(dir.join(name)).filter(|path| path.is_file()))
 }
 
 /// Clients with certificates, a CA, three servers and two ports.
@@ -47,13 +39,10 @@ impl Site {
     async fn new() -> Self {
         let dir = TempDir::new().unwrap();
         let ca = TestCa::new("import test CA");
-        let names = ["localhost", "db.example.com"];
-        let (chain, key) = ca.server(&names).write(dir.path(), "server");
-        let both = fs::read_to_string(chain).unwrap() + &fs::read_to_string(key).unwrap();
-        fs::write(dir.path().join("server.pem"), both).unwrap();
-        fs::write(dir.path().join("ca.crt"), ca.cert_pem()).unwrap();
+        let server = ca.write_set(&dir, &["db.example.com"]);
+        write_pem(&server, dir.path(), "server");
         let revoked = ca.leaf("alice.example.com").build();
-        fs::write(dir.path().join("ca.crl"), ca.crl(&[&revoked])).unwrap();
+        ca.write_crl(&dir, &[&revoked]);
         let leaf = |name: &str| ca.leaf(name).build();
         let alice = leaf("alice.example.com");
         let clients = [
@@ -160,7 +149,7 @@ impl Site {
         file: &str,
         args: &[&str],
     ) -> Vec<(String, Option<String>)> {
-        let path = find(program)
+        let path = find_program(program)
             .unwrap_or_else(|| panic!("`{program}` is not installed: run scripts/setup.sh --test"));
         let running = self.start(&path, args);
         self.listening().await;
@@ -318,7 +307,7 @@ verifyChain = yes
 
 #[tokio::test]
 async fn stunnel_and_the_balancer_decide_the_same() {
-    if find("stunnel").is_none() {
+    if find_program("stunnel").is_none() {
         eprintln!("skipped: stunnel is not installed");
         return;
     }
@@ -333,9 +322,7 @@ verifyChain = yes
 checkHost = localhost
 cert = client.pem
 ";
-    let (chain, key) = site.alice.write(site.dir.path(), "client");
-    let both = fs::read_to_string(chain).unwrap() + &fs::read_to_string(key).unwrap();
-    fs::write(site.dir.path().join("client.pem"), both).unwrap();
+    write_pem(&site.alice, site.dir.path(), "client");
     site.write("stunnel.conf", &format!("{STUNNEL}{second}"));
     let reached = site
         .compare("stunnel", "stunnel.conf", &["stunnel.conf"])

@@ -13,7 +13,7 @@ use std::{
     process::{Command, Output},
 };
 
-use leastconn_testkit::{TempDir, TestCa};
+use leastconn_testkit::{Cert, TempDir, TestCa};
 
 const LB: &str = env!("CARGO_BIN_EXE_leastconn-lb");
 
@@ -35,19 +35,19 @@ fn text(bytes: &[u8]) -> String {
 fn site(program: &str) -> TempDir {
     let dir = TempDir::new().unwrap();
     let ca = TestCa::new("import test CA");
-    fs::write(dir.path().join("ca.crt"), ca.cert_pem()).unwrap();
-    fs::write(dir.path().join("ca.crl"), ca.crl(&[])).unwrap();
-    let (server, client) = (
-        ca.server(&["lb.example.com"]),
-        ca.leaf("lb.example.com").build(),
-    );
-    for (stem, cert) in [("server", server), ("client", client)] {
-        let (chain, key) = cert.write(dir.path(), stem);
-        let both = fs::read_to_string(chain).unwrap() + &fs::read_to_string(key).unwrap();
-        fs::write(dir.path().join(format!("{stem}.pem")), both).unwrap();
-    }
+    let server = ca.write_set(&dir, &["lb.example.com"]);
+    write_pem(&server, dir.path(), "server");
+    let client = ca.leaf("lb.example.com").build();
+    write_pem(&client, dir.path(), "client");
     copy(&sources(program), dir.path());
     dir
+}
+
+/// Writes certificate and key to `STEM.crt` and `STEM.key`, and both to `STEM.pem`.
+fn write_pem(cert: &Cert, dir: &Path, stem: &str) {
+    cert.write(dir, stem);
+    let both = format!("{}{}", cert.cert_pem, cert.key_pem);
+    fs::write(dir.join(format!("{stem}.pem")), both).unwrap();
 }
 
 fn copy(from: &Path, to: &Path) {

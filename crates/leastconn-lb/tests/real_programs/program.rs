@@ -2,8 +2,8 @@
 
 use std::{ffi::OsStr, path::PathBuf, process::Stdio, time::Duration};
 
-pub(crate) use leastconn_testkit::Port;
 use leastconn_testkit::within;
+pub(crate) use leastconn_testkit::{Port, find_program as find};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::Command,
@@ -23,17 +23,6 @@ pub(crate) fn path(name: &str) -> PathBuf {
     find(name).unwrap_or_else(|| {
         panic!("`{name}` is not installed, and this test needs it: run scripts/setup.sh --test")
     })
-}
-
-/// The path of program `name`, if it is installed.
-pub(crate) fn find(name: &str) -> Option<PathBuf> {
-    let listed = std::env::var_os("PATH").unwrap_or_default();
-    // Debian installs nginx in a directory that is not in a user's PATH.
-    let more = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
-    std::env::split_paths(&listed)
-        .chain(more)
-        .map(|dir| dir.join(name))
-        .find(|path| path.is_file())
 }
 
 /// A command with the C locale that is killed when dropped.
