@@ -1,35 +1,22 @@
 use leastconn_testkit::{Balancer, TempDir, Upstream};
 use serde_json::Value;
 
-use crate::program::{LB, run, tool};
+use crate::{
+    plain,
+    program::{LB, run, tool},
+};
 
 /// The curl commands need no headers and no token.
 #[tokio::test]
 async fn curl_uses_the_admin_socket() {
     let dir = TempDir::new().unwrap();
     let web = Upstream::named("web1").await;
-    let config = format!(
-        r#"
-[admin]
-bind = "127.0.0.1:0"
-socket = "lb.sock"
-
-[[listener]]
-name = "main"
-bind = "127.0.0.1:0"
-upstream = "web"
-
-[[upstream]]
-name = "web"
-servers = [{{ name = "web1", address = "{}" }}]
-
-[[client]]
-name = "local"
-match = {{ source = "127.0.0.0/8" }}
-allow = "web"
-"#,
+    let admin = format!("{}socket = \"lb.sock\"\n", plain::ADMIN);
+    let servers = format!(
+        "servers = [{{ name = \"web1\", address = \"{}\" }}]",
         web.addr()
     );
+    let config = plain::configuration(&admin, &servers);
     let lb = Balancer::start(LB, &config, &dir).await.unwrap();
     let curl = async |args: &[&str]| {
         let mut curl = tool("curl");

@@ -5,27 +5,14 @@ use leastconn_testkit::{
 };
 use tokio::net::TcpStream;
 
-use crate::program::{LB, Port, lb, run};
+use crate::{
+    plain,
+    program::{LB, Port, lb, run},
+};
 
 fn configuration(upstream: &Upstream, admin: &str) -> String {
-    format!(
-        r#"{admin}
-[[listener]]
-name = "main"
-bind = "127.0.0.1:0"
-upstream = "web"
-
-[[upstream]]
-name = "web"
-servers = ["{}"]
-
-[[client]]
-name = "local"
-match = {{ source = ["127.0.0.0/8"] }}
-allow = ["web"]
-"#,
-        upstream.addr()
-    )
+    let servers = format!("servers = [\"{}\"]", upstream.addr());
+    plain::configuration(admin, &servers)
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@
 mod curl;
 mod nginx;
 mod openssl;
+mod plain;
 mod program;
 mod service;
 mod site;

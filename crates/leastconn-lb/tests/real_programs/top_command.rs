@@ -5,7 +5,10 @@ use leastconn_testkit::{
 };
 use tokio::net::TcpStream;
 
-use crate::program::{LB, Output, lb, run, tool};
+use crate::{
+    plain,
+    program::{LB, Output, lb, run, tool},
+};
 
 /// A tmux server with one window of 130 columns and 30 lines.
 struct Terminal {
@@ -65,28 +68,12 @@ impl Terminal {
 async fn top_shows_a_running_balancer() {
     let dir = TempDir::new().unwrap();
     let upstream = Upstream::start(Behaviour::Echo).await;
-    let config = format!(
-        r#"
-[admin]
-bind = "127.0.0.1:0"
-socket = "lb.sock"
-
-[[listener]]
-name = "main"
-bind = "127.0.0.1:0"
-upstream = "web"
-
-[[upstream]]
-name = "web"
-servers = [{{ name = "web1", address = "{}" }}]
-
-[[client]]
-name = "local"
-match = {{ source = ["127.0.0.0/8"] }}
-allow = ["web"]
-"#,
+    let admin = format!("{}socket = \"lb.sock\"\n", plain::ADMIN);
+    let servers = format!(
+        "servers = [{{ name = \"web1\", address = \"{}\" }}]",
         upstream.addr()
     );
+    let config = plain::configuration(&admin, &servers);
     let balancer = Balancer::start(LB, &config, dir.path()).await.unwrap();
     let mut stream = TcpStream::connect(balancer.address("main")).await.unwrap();
     roundtrip(&mut stream, b"hello").await.unwrap();

@@ -15,6 +15,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     nginx::Nginx,
+    plain,
     program::{LB, Port, path},
     site::stop,
 };
@@ -35,27 +36,8 @@ fn certificates() -> (TempDir, TestCa) {
 
 async fn balancer(dir: &Path, upstream: &str, servers: &[SocketAddr]) -> Balancer {
     let servers: Vec<_> = servers.iter().map(|at| format!("\"{at}\"")).collect();
-    let config = format!(
-        r#"
-        [log]
-        format = "json"
-        [admin]
-        bind = "127.0.0.1:0"
-        [[listener]]
-        name = "main"
-        bind = "127.0.0.1:0"
-        upstream = "web"
-        [[upstream]]
-        name = "web"
-        {upstream}
-        servers = [{}]
-        [[client]]
-        name = "local"
-        match = {{ source = "127.0.0.0/8" }}
-        allow = ["web"]
-        "#,
-        servers.join(", ")
-    );
+    let upstream = format!("{upstream}\nservers = [{}]", servers.join(", "));
+    let config = plain::configuration(plain::ADMIN, &upstream);
     Balancer::start(LB, &config, dir).await.unwrap()
 }
 
