@@ -283,6 +283,29 @@ impl Balancer {
             .unwrap_or_else(|e| panic!("GET {path}: {e}"))
     }
 
+    /// The servers that `/api/v1/servers` lists.
+    ///
+    /// # Panics
+    /// If they cannot be fetched.
+    pub async fn servers(&self) -> Vec<Value> {
+        let (_, body) = self.http_get("/api/v1/servers").await;
+        let mut answer: Value = serde_json::from_str(&body).unwrap();
+        match answer["servers"].take() {
+            Value::Array(servers) => servers,
+            _ => panic!("no servers in {body}"),
+        }
+    }
+
+    /// The names of [`Self::servers`], in the same order.
+    ///
+    /// # Panics
+    /// As [`Self::servers`].
+    pub async fn server_names(&self) -> Vec<String> {
+        let servers = self.servers().await;
+        let names = servers.iter().map(|s| s["server"].as_str().unwrap());
+        names.map(ToOwned::to_owned).collect()
+    }
+
     /// The metrics, with labels in alphabetical order; see [`metrics::normalise`].
     ///
     /// # Panics

@@ -51,9 +51,7 @@ const TO_DRAIN: &str = r#"{"state":"drain"}"#;
 const JSON: &str = "content-type: application/json";
 
 async fn server_state(lb: &Running) -> String {
-    let (_, body) = lb.http_get("/api/v1/servers").await;
-    let servers: Value = serde_json::from_str(&body).unwrap();
-    servers["servers"][0]["state"].as_str().unwrap().to_owned()
+    lb.servers().await[0]["state"].as_str().unwrap().to_owned()
 }
 
 /// Returns the `changes` field of the status, as read at the admin address and at the admin

@@ -292,13 +292,8 @@ async fn server_added_by_reload_starts_slowly() {
     assert_eq!(slow["share"], 0.1, "{slow}");
     let remaining = slow["remaining_seconds"].as_f64().unwrap();
     assert!((3000.0..3600.0).contains(&remaining), "{slow}");
-    let (_, all) = lb.http_get("/api/v1/servers").await;
-    let all: Value = serde_json::from_str(&all).unwrap();
-    let slow = all["servers"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|server| !server["slow_start"].is_null());
+    let all = lb.servers().await;
+    let slow = all.iter().map(|server| !server["slow_start"].is_null());
     assert_eq!(slow.collect::<Vec<_>>(), [true, false, false]);
     let table = ctl(&lb, &["servers"]).await.ok();
     let line = table

@@ -3,12 +3,13 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use leastconn_testkit::{
-    Balancer, DEADLINE, Port, Upstream,
+    DEADLINE, Port, Upstream,
     client::{read_line, read_to_close},
     eventually,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::ctl::{SOCKET, ctl};
 use crate::support::{BIN, NO_PROBES, Running, Site, named_servers, talk, tcp};
 
 /// A file of servers in the directory of the configuration.
@@ -45,22 +46,21 @@ fn site(discovery: &str, health_check: &str) -> Site {
         .client("local", "source = \"127.0.0.0/8\"", "web", "")
 }
 
-/// The servers of `/api/v1/servers`.
-async fn servers(lb: &Balancer) -> Vec<Value> {
-    let (_, body) = lb.http_get("/api/v1/servers").await;
-    let body: Value = serde_json::from_str(&body).unwrap();
-    body["servers"].as_array().unwrap().clone()
+/// Starts a balancer whose file lists `servers`.
+async fn start(
+    servers: &[&Upstream],
+    discovery: &str,
+    health_check: &str,
+) -> (ServerFile, Running) {
+    let site = site(discovery, health_check);
+    let file = ServerFile::of(&site);
+    file.list(servers);
+    (file, site.start().await)
 }
 
-async fn names(lb: &Balancer) -> Vec<String> {
-    let servers = servers(lb).await;
-    let names = servers.iter().map(|s| s["server"].as_str().unwrap());
-    names.map(ToOwned::to_owned).collect()
-}
-
-async fn wait_names(lb: &Balancer, expected: &[&str]) {
+async fn wait_names(lb: &Running, expected: &[&str]) {
     let matches = || async {
-        let names = names(lb).await;
+        let names = lb.server_names().await;
         (names == expected)
             .then_some(())
             .ok_or(format!("{names:?}"))
@@ -76,10 +76,7 @@ async fn wait_error(lb: &Running, text: &str) {
 #[tokio::test]
 async fn servers_follow_the_file() {
     let all = named_servers(2).await;
-    let site = site("hold = \"0s\"", NO_PROBES);
-    let file = ServerFile::of(&site);
-    file.list(&[&all[0]]);
-    let lb = site.start().await;
+    let (file, lb) = start(&[&all[0]], "hold = \"0s\"", NO_PROBES).await;
     let mut open = tcp(lb.main()).await;
     assert_eq!(read_line(&mut open).await.unwrap(), "web1");
 
@@ -102,10 +99,7 @@ async fn servers_follow_the_file() {
 #[tokio::test]
 async fn unusable_files_change_nothing() {
     let all = named_servers(1).await;
-    let site = site("hold = \"0s\"", NO_PROBES);
-    let file = ServerFile::of(&site);
-    file.list(&[&all[0]]);
-    let lb = site.start().await;
+    let (file, lb) = start(&[&all[0]], "hold = \"0s\"", NO_PROBES).await;
     for (contents, error) in [
         ("{\"servers\": [", "invalid JSON"),
         ("{\"servers\": []}", "the answer contains no servers"),
@@ -116,7 +110,7 @@ async fn unusable_files_change_nothing() {
     ] {
         file.write(contents);
         wait_error(&lb, error).await;
-        assert_eq!(names(&lb).await, ["web1"]);
+        assert_eq!(lb.server_names().await, ["web1"]);
     }
     fs::remove_file(&file.0).unwrap();
     wait_error(&lb, "it cannot be read").await;
@@ -129,10 +123,7 @@ async fn unusable_files_change_nothing() {
 #[tokio::test]
 async fn removed_servers_are_held() {
     let all = named_servers(2).await;
-    let site = site("hold = \"2s\"", NO_PROBES);
-    let file = ServerFile::of(&site);
-    file.list(&[&all[0], &all[1]]);
-    let lb = site.start().await;
+    let (file, lb) = start(&[&all[0], &all[1]], "hold = \"2s\"", NO_PROBES).await;
     wait_names(&lb, &["web1", "web2"]).await;
     file.list(&[&all[1]]);
     let start = tokio::time::Instant::now();
@@ -146,10 +137,7 @@ async fn removed_servers_are_held() {
 async fn new_servers_wait_for_a_good_probe() {
     let all = named_servers(2).await;
     let probes = "health_check = { type = \"tcp\", interval = \"300ms\" }";
-    let site = site("hold = \"0s\"", probes);
-    let file = ServerFile::of(&site);
-    file.list(&[&all[0]]);
-    let lb = site.start().await;
+    let (file, lb) = start(&[&all[0]], "hold = \"0s\"", probes).await;
     let dead = Port::reserve();
     let list = json!({ "servers": [
         { "name": "web1", "address": all[0].addr().to_string() },
@@ -172,10 +160,7 @@ async fn new_servers_wait_for_a_good_probe() {
 #[tokio::test]
 async fn connections_to_removed_servers_are_closed_on_request() {
     let all = named_servers(2).await;
-    let site = site("hold = \"0s\", removed = \"close\"", NO_PROBES);
-    let file = ServerFile::of(&site);
-    file.list(&[&all[0]]);
-    let lb = site.start().await;
+    let (file, lb) = start(&[&all[0]], "hold = \"0s\", removed = \"close\"", NO_PROBES).await;
     let mut open = tcp(lb.main()).await;
     assert_eq!(read_line(&mut open).await.unwrap(), "web1");
     file.list(&[&all[1]]);
@@ -189,16 +174,13 @@ async fn connections_to_removed_servers_are_closed_on_request() {
 #[tokio::test]
 async fn reload_keeps_discovered_servers() {
     let all = named_servers(1).await;
-    let site = site("hold = \"0s\"", NO_PROBES);
-    let file = ServerFile::of(&site);
-    file.list(&[&all[0]]);
-    let lb = site.start().await;
+    let (file, lb) = start(&[&all[0]], "hold = \"0s\"", NO_PROBES).await;
     wait_names(&lb, &["web1"]).await;
     // Remove the file, so that only the servers known before the reload remain.
     fs::remove_file(&file.0).unwrap();
     let config = lb.config().replace("hold = \"0s\"", "hold = \"1s\"");
     assert_eq!(lb.reload(&config).await, "applied");
-    assert_eq!(names(&lb).await, ["web1"]);
+    assert_eq!(lb.server_names().await, ["web1"]);
     assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "web1");
     lb.idle().await;
 }
@@ -206,26 +188,19 @@ async fn reload_keeps_discovered_servers() {
 #[tokio::test]
 async fn override_applies_again_to_a_rejoining_server() {
     let all = named_servers(2).await;
-    let site = site("hold = \"0s\"", NO_PROBES).admin("socket = \"ctl.sock\"");
+    let site = site("hold = \"0s\"", NO_PROBES).admin(SOCKET);
     let file = ServerFile::of(&site);
-    let config = site.dir.path().join("leastconn.toml");
     file.list(&[&all[0], &all[1]]);
     let lb = site.start().await;
     wait_names(&lb, &["web1", "web2"]).await;
-    let ctl = |args: &[&str]| {
-        let mut command = std::process::Command::new(BIN);
-        command.arg("ctl").arg("--config").arg(&config).args(args);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-    };
-    ctl(&["drain", "web/web2"]);
+    ctl(&lb, &["drain", "web/web2"]).await.ok();
     file.list(&[&all[0]]);
     wait_names(&lb, &["web1"]).await;
     file.list(&[&all[0], &all[1]]);
     wait_names(&lb, &["web1", "web2"]).await;
-    assert_eq!(servers(&lb).await[1]["state"], "drain");
-    ctl(&["ready", "web/web2"]);
-    assert_eq!(servers(&lb).await[1]["state"], "ready");
+    assert_eq!(lb.servers().await[1]["state"], "drain");
+    ctl(&lb, &["ready", "web/web2"]).await.ok();
+    assert_eq!(lb.servers().await[1]["state"], "ready");
     lb.idle().await;
 }
 
@@ -251,6 +226,6 @@ async fn process_is_not_ready_before_the_first_answer() {
     };
     let (lb, ()) = tokio::join!(start, list);
     assert_eq!(lb.http_get("/readyz").await.0, 200);
-    assert_eq!(names(&lb).await, ["web1"]);
+    assert_eq!(lb.server_names().await, ["web1"]);
     lb.idle().await;
 }

@@ -8,7 +8,10 @@ use leastconn_testkit::{Balancer, DEADLINE, Port, TempDir, eventually};
 use serde_json::Value;
 use tokio::{net::UdpSocket, process::Child, time::Instant};
 
-use crate::program::{LB, tool};
+use crate::{
+    plain,
+    program::{LB, replace, tool},
+};
 
 /// A DNS server for the domain `test`.
 struct Dns {
@@ -124,46 +127,18 @@ struct Site {
 impl Site {
     async fn start(dns: &Dns, server: &str, discovery: &str) -> Self {
         let dir = TempDir::new().unwrap();
-        let config = format!(
-            r#"
-[log]
-format = "json"
-
-[admin]
-bind = "127.0.0.1:0"
-
-[[listener]]
-name = "main"
-bind = "127.0.0.1:0"
-upstream = "web"
-
-[[upstream]]
-name = "web"
-health_check = {{ type = "none" }}
-servers = [{server}]
-discovery = {{ resolver = ["{}"], {discovery} }}
-
-[[client]]
-name = "local"
-match = {{ source = "127.0.0.0/8" }}
-allow = ["web"]
-"#,
-            dns.address()
+        let resolver = dns.address();
+        let upstream = format!(
+            "health_check = {{ type = \"none\" }}\nservers = [{server}]\n\
+             discovery = {{ resolver = [\"{resolver}\"], {discovery} }}"
         );
+        let config = plain::configuration(plain::ADMIN, &upstream);
         let lb = Balancer::start(LB, &config, &dir).await.unwrap();
         Self { lb, _dir: dir }
     }
 
-    async fn servers(&self) -> Vec<Value> {
-        let (_, body) = self.lb.http_get("/api/v1/servers").await;
-        let body: Value = serde_json::from_str(&body).unwrap();
-        body["servers"].as_array().unwrap().clone()
-    }
-
     async fn names(&self) -> BTreeSet<String> {
-        let servers = self.servers().await;
-        let names = servers.iter().map(|s| s["server"].as_str().unwrap());
-        names.map(ToOwned::to_owned).collect()
+        BTreeSet::from_iter(self.lb.server_names().await)
     }
 
     async fn wait_names(&self, expected: &BTreeSet<String>) {
@@ -290,7 +265,7 @@ async fn srv_records_name_servers() {
     ));
     let server = format!("{{ srv = \"_http._tcp.{domain}\", max_conns = 7 }}");
     let site = Site::start(&dns, &server, r#"refresh = "1s", hold = "1s""#).await;
-    let servers = site.servers().await;
+    let servers = site.lb.servers().await;
     let field = |key: &str| -> Vec<_> { servers.iter().map(|s| s[key].to_string()).collect() };
     assert_eq!(field("server"), [r#""spare""#, r#""web-0""#, r#""web-1""#]);
     assert_eq!(field("weight"), ["1", "50", "50"]);
@@ -302,7 +277,7 @@ async fn srv_records_name_servers() {
         "127.0.1.5 web-0.{domain}\n127.0.1.2 web-1.{domain}\n127.0.1.9 spare.{domain}\n"
     ));
     let moved = || async {
-        let servers = site.servers().await;
+        let servers = site.lb.servers().await;
         let web0 = servers.iter().find(|s| s["server"] == "web-0").unwrap();
         let address = web0["address"].as_str().unwrap().to_owned();
         (address == "127.0.1.5:8080").then_some(()).ok_or(address)
@@ -321,24 +296,15 @@ async fn check_and_explain_show_what_dns_finds() {
     let dns = Dns::start(&addresses(2), &[]).await;
     let dir = TempDir::new().unwrap();
     let config = dir.path().join("leastconn.toml");
-    let text = format!(
-        r#"
-[[listener]]
-name = "main"
-bind = "127.0.0.1:0"
-upstream = "web"
-
-[[upstream]]
-name = "web"
-servers = [{{ dns = "web.test:80" }}, {{ dns = "missing.test:80" }}]
-discovery = {{ resolver = ["{}"] }}
-
-[[client]]
-name = "local"
-match = {{ source = "127.0.0.0/8" }}
-allow = ["web/127.0.1.2:80"]
-"#,
+    let upstream = format!(
+        "servers = [{{ dns = \"web.test:80\" }}, {{ dns = \"missing.test:80\" }}]\n\
+         discovery = {{ resolver = [\"{}\"] }}",
         dns.address()
+    );
+    let text = replace(
+        &plain::configuration("", &upstream),
+        "allow = [\"web\"]",
+        "allow = [\"web/127.0.1.2:80\"]",
     );
     fs::write(&config, text).unwrap();
     let run = |args: &[&str]| {
