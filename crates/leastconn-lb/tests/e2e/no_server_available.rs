@@ -93,6 +93,15 @@ async fn alternating_refusals_are_retried() {
     lb.quiet().await;
 }
 
+/// A site whose only server refuses connections, so that clients wait for a server.
+fn site_without_servers(listener: &[&str]) -> Site {
+    Site::new().listener("main", listener).upstream(
+        "web",
+        &[NO_PROBES, "retry_for = \"1h\""],
+        &[entry("web1", refusing_address(), "")],
+    )
+}
+
 #[tokio::test]
 async fn ejected_server_is_dialled_if_no_other_is_allowed() {
     let [web1, web2] = [Upstream::named("web1").await, Upstream::named("web2").await];
@@ -195,13 +204,7 @@ async fn panic_refuse_dials_no_unavailable_server() {
 
 #[tokio::test]
 async fn removed_rule_ends_a_waiting_connection() {
-    let lb = Site::new()
-        .listener("main", &["upstream = \"web\"", TLS])
-        .upstream(
-            "web",
-            &[NO_PROBES, "retry_for = \"1h\""],
-            &[entry("web1", refusing_address(), "")],
-        )
+    let lb = site_without_servers(&["upstream = \"web\"", TLS])
         .client("client1", &cn(CLIENT1), "web", "max_conns = 1")
         .start()
         .await;
@@ -234,14 +237,8 @@ async fn removed_rule_ends_a_waiting_connection() {
 /// A connection that waits for a server has no slot yet, and its TLS session is open.
 #[tokio::test]
 async fn kill_and_revocation_end_waiting_connections() {
-    let lb = Site::new()
+    let lb = site_without_servers(&["upstream = \"web\"", TLS])
         .admin(SOCKET)
-        .listener("main", &["upstream = \"web\"", TLS])
-        .upstream(
-            "web",
-            &[NO_PROBES, "retry_for = \"1h\""],
-            &[entry("web1", refusing_address(), "")],
-        )
         .client("all", "cn = \"*.lb.com\"", "web", "")
         .start()
         .await;
@@ -278,14 +275,8 @@ async fn kill_and_revocation_end_waiting_connections() {
 
 #[tokio::test]
 async fn shutdown_ends_waiting_connections() {
-    let lb = Site::new()
+    let lb = site_without_servers(&["upstream = \"web\""])
         .process("drain_timeout = \"200ms\"")
-        .listener("main", &["upstream = \"web\""])
-        .upstream(
-            "web",
-            &[NO_PROBES, "retry_for = \"1h\""],
-            &[entry("web1", refusing_address(), "")],
-        )
         .client("local", "source = \"127.0.0.0/8\"", "web", "")
         .start()
         .await;

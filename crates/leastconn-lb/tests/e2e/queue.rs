@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use leastconn_testkit::client::{read_line, read_to_close};
-use leastconn_testkit::{Behaviour, DEADLINE, Signal, Upstream, eventually, within};
+use leastconn_testkit::{DEADLINE, Signal, Upstream, eventually, within};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -16,6 +16,9 @@ use crate::support::{
 };
 
 const WAITING: &str = "leastconn_upstream_queue{upstream=\"web\"}";
+
+/// A queue that is not full and does not time out in a test.
+const LONG_QUEUE: &str = r#"{ size = 9, timeout = "1h" }"#;
 
 /// A site whose servers accept `max_conns` connections each. `queue` is the value of the key.
 fn site(servers: &[Upstream], max_conns: u32, queue: &str) -> Site {
@@ -193,9 +196,7 @@ async fn clients_share_the_queue() {
 #[tokio::test]
 async fn revoked_and_killed_clients_leave_the_queue() {
     let servers = named_servers(1).await;
-    let lb = site(&servers, 1, "{ size = 9, timeout = \"1h\" }")
-        .start()
-        .await;
+    let lb = site(&servers, 1, LONG_QUEUE).start().await;
     let (held, _) = connected(lb.address("plain")).await;
     let cert = lb.ca().leaf(CLIENT1).build();
     let tls = lb.client_with(&cert).connect(lb.main()).await.unwrap();
@@ -236,9 +237,7 @@ async fn revoked_and_killed_clients_leave_the_queue() {
 #[tokio::test]
 async fn raised_limit_and_ready_serve_the_queue() {
     let servers = named_servers(2).await;
-    let lb = site(&servers, 1, "{ size = 9, timeout = \"1h\" }")
-        .start()
-        .await;
+    let lb = site(&servers, 1, LONG_QUEUE).start().await;
     ctl(&lb, &["maint", "web/web2"]).await.ok();
     let (held, _) = connected(lb.address("plain")).await;
     let mut first = tcp(lb.address("plain")).await;
@@ -259,11 +258,8 @@ async fn raised_limit_and_ready_serve_the_queue() {
 
 #[tokio::test]
 async fn shutdown_ends_waiting_but_not_open_connections() {
-    let web = Upstream::start(Behaviour::Named("web1".to_owned())).await;
-    let servers = [web];
-    let lb = site(&servers, 1, "{ size = 9, timeout = \"1h\" }")
-        .start()
-        .await;
+    let servers = named_servers(1).await;
+    let lb = site(&servers, 1, LONG_QUEUE).start().await;
     let (mut held, _) = connected(lb.address("plain")).await;
     let mut waiting = tcp(lb.address("plain")).await;
     wait_queued(&lb, 1).await;
@@ -280,9 +276,7 @@ async fn shutdown_ends_waiting_but_not_open_connections() {
 #[tokio::test]
 async fn status_shows_the_queue() {
     let servers = named_servers(1).await;
-    let lb = site(&servers, 1, "{ size = 9, timeout = \"1h\" }")
-        .start()
-        .await;
+    let lb = site(&servers, 1, LONG_QUEUE).start().await;
     let (held, _) = connected(lb.address("plain")).await;
     let waiting = tcp(lb.address("plain")).await;
     wait_queued(&lb, 1).await;
