@@ -259,18 +259,9 @@ impl Server {
             AdminState::Drain => DRAIN,
             AdminState::Maint => MAINT,
         };
-        let returns =
-            |word| flags == 0 && (word & MAINT != 0 || (word & DRAIN != 0 && count(word) == 0));
-        if returns(self.word.load(Ordering::Relaxed)) {
-            self.reset_ramp();
-        }
-        self.update(|word| {
-            let ramping = if returns(word) { RAMPING } else { 0 };
-            (word & !(DRAIN | MAINT)) | flags | ramping
+        self.set_service_flags(DRAIN | MAINT, flags, |word| {
+            flags == 0 && (word & MAINT != 0 || (word & DRAIN != 0 && count(word) == 0))
         });
-        if let Some(group) = self.group.upgrade() {
-            group.refresh();
-        }
     }
 
     /// When and why the server was ejected or went down. Returns `None` if the server is up,
@@ -466,6 +457,22 @@ impl Server {
     /// Whether the server is ready and not down. An ejected server counts as not down.
     pub(crate) fn is_not_down(&self) -> bool {
         self.word.load(Ordering::Acquire) & CLOSED == 0
+    }
+
+    /// Replaces the bits `mask` of the state word, all of which are in [`OUT_OF_SERVICE`], with
+    /// `flags`, and updates the panic state. Slow start begins if `begins_ramp` returns `true` for
+    /// the previous word.
+    fn set_service_flags(&self, mask: u64, flags: u64, begins_ramp: impl Fn(u64) -> bool) {
+        if begins_ramp(self.word.load(Ordering::Relaxed)) {
+            self.reset_ramp();
+        }
+        self.update(|word| {
+            let ramping = if begins_ramp(word) { RAMPING } else { 0 };
+            (word & !mask) | flags | ramping
+        });
+        if let Some(group) = self.group.upgrade() {
+            group.refresh();
+        }
     }
 
     fn update(&self, to: impl Fn(u64) -> u64) {

@@ -2,11 +2,10 @@
 
 use std::time::SystemTime;
 
-use super::{AGENT_NOT_READY, Cause, Failure, RAMPING, Server, count};
+use super::{AGENT_NOT_READY, Cause, Failure, Server, count};
 use crate::{
     agent::{AgentReport, AgentState},
     spec::AdminState,
-    sync::Ordering,
 };
 
 /// The changes by a [report](AgentReport) of an agent.
@@ -67,16 +66,8 @@ impl Server {
             AdminState::Drain | AdminState::Maint => AGENT_NOT_READY,
         };
         let was_maint = before == AdminState::Maint;
-        let returns = |word| flag == 0 && (was_maint || count(word) == 0);
-        if returns(self.word.load(Ordering::Relaxed)) {
-            self.reset_ramp();
-        }
-        self.update(|word| {
-            let ramping = if returns(word) { RAMPING } else { 0 };
-            (word & !AGENT_NOT_READY) | flag | ramping
+        self.set_service_flags(AGENT_NOT_READY, flag, |word| {
+            flag == 0 && (was_maint || count(word) == 0)
         });
-        if let Some(group) = self.group.upgrade() {
-            group.refresh();
-        }
     }
 }

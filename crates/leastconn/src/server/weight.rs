@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use super::{DRAIN, RAMPING, Server, ZERO_WEIGHT, count};
+use super::{DRAIN, Server, ZERO_WEIGHT, count};
 use crate::{
     Weight,
     sync::Ordering,
@@ -43,16 +43,8 @@ impl Server {
         if self.word.load(Ordering::Acquire) & ZERO_WEIGHT == flag {
             return;
         }
-        let returns = |word| !is_zero && word & DRAIN == 0 && count(word) == 0;
-        if returns(self.word.load(Ordering::Relaxed)) {
-            self.reset_ramp();
-        }
-        self.update(|word| {
-            let ramping = if returns(word) { RAMPING } else { 0 };
-            (word & !ZERO_WEIGHT) | flag | ramping
+        self.set_service_flags(ZERO_WEIGHT, flag, |word| {
+            !is_zero && word & DRAIN == 0 && count(word) == 0
         });
-        if let Some(group) = self.group.upgrade() {
-            group.refresh();
-        }
     }
 }
