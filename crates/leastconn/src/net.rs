@@ -6,6 +6,7 @@ mod connect_fault;
 mod departure;
 mod foreign;
 mod keepalive;
+mod member_tasks;
 mod outstanding;
 mod prepare;
 pub mod probe;

@@ -9,11 +9,13 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
-use super::{connect::Dialer, now, prepare::Plain, random, resolve::resolve};
+use super::{
+    connect::Dialer, member_tasks::MemberTasks, now, prepare::Plain, random, resolve::resolve,
+};
 use crate::{AgentReport, Pool, Server, backoff::share, deadline::after, sync::Mutex};
 
 /// Maximum length of a report.
@@ -83,25 +85,14 @@ impl AgentChecker {
         let mut supervisor = JoinSet::new();
         let of_tasks = Arc::clone(&shared);
         supervisor.spawn(async move {
-            let mut tasks = JoinSet::new();
-            let mut running: Vec<(Arc<Server>, AbortHandle)> = Vec::new();
+            let mut tasks = MemberTasks::default();
             loop {
                 let members = Arc::clone(&changes.borrow_and_update());
-                running.retain(|(server, task)| {
-                    let stays = members.iter().any(|m| Arc::ptr_eq(&m.server, server));
-                    if !stays {
-                        task.abort();
-                    }
-                    stays
-                });
-                while tasks.try_join_next().is_some() {}
-                for member in members.iter() {
+                tasks.keep_only(&members);
+                for member in tasks.missing(&members) {
                     let server = &member.server;
-                    let mut asked = running.iter();
-                    if !asked.any(|(asked, _)| Arc::ptr_eq(asked, server)) {
-                        let task = ask_periodically(Arc::clone(&of_tasks), Arc::clone(server));
-                        running.push((Arc::clone(server), tasks.spawn(task)));
-                    }
+                    let task = ask_periodically(Arc::clone(&of_tasks), Arc::clone(server));
+                    tasks.spawn(Arc::clone(server), task);
                 }
                 if changes.changed().await.is_err() {
                     return;

@@ -7,12 +7,13 @@ use std::{
 
 use tokio::{
     sync::watch,
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
     time::{sleep, sleep_until},
 };
 
 use super::{
     super::{
+        member_tasks::MemberTasks,
         now,
         prepare::{Plain, Prepare},
         random,
@@ -41,7 +42,7 @@ pub(super) const SPREAD: Duration = Duration::from_secs(1);
 pub struct Checker {
     /// The tasks that probe the servers. The tasks are aborted when the checker is dropped,
     /// because the supervisor task holds only a weak reference.
-    _probers: Arc<Mutex<Probers>>,
+    _probers: Arc<Mutex<MemberTasks>>,
     _supervisor: JoinSet<()>,
     servers: usize,
     /// Number of initial members whose first probe has ended.
@@ -72,9 +73,9 @@ impl Checker {
         let mut changes = pool.watch_members();
         let members = Arc::clone(&changes.borrow_and_update());
         let (first, probed) = watch::channel(0);
-        let mut probers = Probers::default();
+        let mut probers = MemberTasks::default();
         let is_running = members.iter().any(|member| !is_new(member));
-        probers.start(&settings, &members, is_running, Some(&first));
+        settings.start(&mut probers, &members, is_running, Some(&first));
         drop(first);
         let probers = Arc::new(Mutex::new(probers));
         let weak = Arc::downgrade(&probers);
@@ -87,7 +88,7 @@ impl Checker {
                 };
                 let mut probers = probers.lock();
                 probers.keep_only(&members);
-                probers.start(&settings, &members, true, None);
+                settings.start(&mut probers, &members, true, None);
             }
         });
         Self {
@@ -123,53 +124,30 @@ struct Settings<P> {
     panicking: watch::Receiver<bool>,
 }
 
-/// The tasks that probe the servers, one for each member.
-#[derive(Debug, Default)]
-struct Probers {
-    tasks: JoinSet<()>,
-    running: Vec<(Arc<Server>, AbortHandle)>,
-}
-
-impl Probers {
-    /// Aborts the tasks of servers that have left the pool.
-    fn keep_only(&mut self, members: &[Member]) {
-        self.running.retain(|(server, task)| {
-            let stays = members.iter().any(|m| Arc::ptr_eq(&m.server, server));
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        while self.tasks.try_join_next().is_some() {}
-    }
-
+impl<P: Prepare + 'static> Settings<P> {
     /// Starts a probe task for each member without a task. If `is_running` is set, the first
     /// probes of servers that were never probed are spread over [`SPREAD`].
-    fn start<P: Prepare + 'static>(
-        &mut self,
-        settings: &Settings<P>,
+    fn start(
+        &self,
+        tasks: &mut MemberTasks,
         members: &[Member],
         is_running: bool,
         first: Option<&watch::Sender<usize>>,
     ) {
-        let is_probed = |member: &&Member| {
-            let mut running = self.running.iter();
-            running.any(|(server, _)| Arc::ptr_eq(server, &member.server))
-        };
-        let members: Vec<_> = members.iter().filter(|m| !is_probed(m)).collect();
+        let members = tasks.missing(members);
         let new = members.iter().filter(|member| is_new(member)).count();
-        let mut starts = spread(new, is_running, settings.check.interval);
+        let mut starts = spread(new, is_running, self.check.interval);
         for member in members {
             let start = if is_new(member) { starts.next() } else { None };
             let prober = Prober {
                 server: Arc::clone(&member.server),
-                upstream: settings.upstream.clone(),
-                check: Arc::clone(&settings.check),
-                step: Arc::clone(&settings.step),
-                panicking: settings.panicking.clone(),
+                upstream: self.upstream.clone(),
+                check: Arc::clone(&self.check),
+                step: Arc::clone(&self.step),
+                panicking: self.panicking.clone(),
             };
-            let task = self.tasks.spawn(prober.run(start, first.cloned()));
-            self.running.push((Arc::clone(&member.server), task));
+            let task = prober.run(start, first.cloned());
+            tasks.spawn(Arc::clone(&member.server), task);
         }
     }
 }
