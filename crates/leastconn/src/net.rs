@@ -15,7 +15,9 @@ mod resolve;
 mod stream;
 mod unix;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use crate::backoff::share;
 
 pub use agent::{AgentCheck, AgentChecker};
 pub use connect::{Attempts, Connect, ConnectError, ConnectPolicy, Connected, connect};
@@ -41,4 +43,10 @@ pub fn now() -> Instant {
 pub fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
+}
+
+/// Changes `interval` by up to 10 % in both directions, so that the checks of many servers do
+/// not start at the same time.
+fn jittered(interval: Duration, random: u64) -> Duration {
+    interval - interval / 10 + share(interval / 5, random)
 }

@@ -14,9 +14,10 @@ use tokio::{
 };
 
 use super::{
-    connect::Dialer, member_tasks::MemberTasks, now, prepare::Plain, random, resolve::resolve,
+    connect::Dialer, jittered, member_tasks::MemberTasks, now, prepare::Plain, random,
+    resolve::resolve,
 };
-use crate::{AgentReport, Pool, Server, backoff::share, deadline::after, sync::Mutex};
+use crate::{AgentReport, Pool, Server, deadline::after, sync::Mutex};
 
 /// Maximum length of a report.
 const MAX_REPORT: u64 = 1024;
@@ -141,9 +142,7 @@ async fn ask_periodically(shared: Arc<Shared>, server: Arc<Server>) {
                 }
             }
         }
-        // Jitter prevents the checks of many servers from being sent at the same time.
-        let interval = shared.check.interval;
-        let interval = interval - interval / 10 + share(interval / 5, random());
+        let interval = jittered(shared.check.interval, random());
         sleep(interval.saturating_sub(now().saturating_duration_since(start))).await;
     }
 }

@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{
     super::{
+        jittered,
         member_tasks::MemberTasks,
         now,
         prepare::{Plain, Prepare},
@@ -20,7 +21,7 @@ use super::{
     },
     Check, probe,
 };
-use crate::{Failure, Member, Pool, Server, UpstreamId, backoff::share, sync::Mutex};
+use crate::{Failure, Member, Pool, Server, UpstreamId, sync::Mutex};
 
 /// Maximum interval while no server of an upstream is available. The interval is short because
 /// clients wait for the first server to recover.
@@ -236,17 +237,16 @@ impl<P: Prepare> Prober<P> {
 
     /// Waits until the next probe is due. The previous probe began at `start`.
     async fn wait_since(&mut self, start: Instant) {
-        // Jitter prevents the probes of many servers from being sent at the same time.
         let random = random();
-        let jittered = |time: Duration| time - time / 10 + share(time / 5, random);
         let interval = self.check.interval;
         loop {
             let is_panicking = *self.panicking.borrow_and_update();
-            let wait = if is_panicking {
-                jittered(URGENT.min(interval))
+            let interval = if is_panicking {
+                URGENT.min(interval)
             } else {
-                jittered(interval)
+                interval
             };
+            let wait = jittered(interval, random);
             let due = sleep(wait.saturating_sub(now().saturating_duration_since(start)));
             tokio::select! {
                 () = due => return,
