@@ -1,36 +1,29 @@
 //! Opens a connection to a server: picks a server, dials the server, and retries with another
 //! server.
 
+mod dial;
 mod queue;
 mod retry;
 
 use std::{
     io,
-    net::SocketAddr,
-    path::Path,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{
-    net::TcpStream,
-    time::{timeout, timeout_at},
-};
+use tokio::net::TcpStream;
 
 use super::{
     connect_fault::ConnectFault,
-    keepalive::set_keepalive,
     now,
     prepare::{Plain, Prepare},
-    resolve::{invalidate, resolve},
-    stream::Stream,
-    unix::connect_unix,
 };
 use crate::{
-    Address, Candidates, ClientId, Failure, Lease, PickRequest, Pool, Reason, Selector, Server,
-    ServerId, Source, Tried, deadline::after,
+    Candidates, ClientId, Failure, Lease, PickRequest, Pool, Reason, Selector, ServerId, Source,
+    Tried,
 };
+pub(super) use dial::Dialer;
+use dial::dial;
 use queue::Queue;
 use retry::Retry;
 
@@ -436,159 +429,6 @@ impl<'a, P: Prepare> Connect<'a, P> {
         }
         Err(last_failure)
     }
-}
-
-/// Connects to one server. Tries all addresses of the server within the time limit of the
-/// attempt.
-async fn dial<P: Prepare>(
-    server: &Server,
-    policy: &ConnectPolicy,
-    step: &P,
-) -> io::Result<P::Stream> {
-    let deadline = after(now(), policy.timeout);
-    let resolving = resolve(&server.addresses, server.address(), now());
-    // The inner timeouts limit the whole attempt. An outer timeout would only add cost.
-    let result = match timeout_at(deadline.into(), resolving).await {
-        Ok(Ok(addresses)) => {
-            let dialer = Dialer {
-                server,
-                keepalive: policy.keepalive,
-                step,
-            };
-            dialer.any(&addresses, deadline).await
-        }
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(timed_out()),
-    };
-    if result
-        .as_ref()
-        .is_err_and(|error| ConnectFault::of(error) == ConnectFault::Server)
-    {
-        invalidate(&server.addresses, server.address(), now());
-    }
-    result
-}
-
-/// Opens connections to the addresses of one server.
-pub(crate) struct Dialer<'a, P> {
-    pub(crate) server: &'a Server,
-    pub(crate) keepalive: Option<Duration>,
-    pub(crate) step: &'a P,
-}
-
-impl<P: Prepare> Dialer<'_, P> {
-    /// Connects to the first address that answers. The remaining time is divided among the
-    /// remaining addresses, so that an address that does not answer leaves time for the other
-    /// addresses.
-    pub(crate) async fn any(
-        &self,
-        addresses: &[SocketAddr],
-        deadline: Instant,
-    ) -> io::Result<P::Stream> {
-        if let Address::Unix(path) = self.server.address() {
-            let connected = timeout_at(deadline.into(), self.unix(path)).await;
-            return connected.unwrap_or_else(|_| Err(timed_out()));
-        }
-        let mut failure = None;
-        for (position, &address) in addresses.iter().enumerate() {
-            let left = deadline.saturating_duration_since(now());
-            let others = u32::try_from(addresses.len() - position).unwrap_or(u32::MAX);
-            // This timeout covers both connecting and preparing.
-            let error = match timeout(left / others, self.one(address)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => error,
-                Err(_) => timed_out(),
-            };
-            if ConnectFault::of(&error) == ConnectFault::Exhausted {
-                return Err(error);
-            }
-            failure = Some(more_specific(failure, error));
-        }
-        Err(failure
-            .unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
-    }
-
-    async fn unix(&self, path: &Path) -> io::Result<P::Stream> {
-        let stream = connect_unix(path).await?;
-        self.step.prepare(stream, self.server).await
-    }
-
-    async fn one(&self, address: SocketAddr) -> io::Result<P::Stream> {
-        let stream = open(address).await?;
-        if let Some(idle) = self.keepalive
-            && let Err(error) = set_keepalive(&stream, idle)
-        {
-            // This error is not fatal. If the connection was reset, a later read or write
-            // reports the reset.
-            tracing::debug!(server = %self.server.id(), %error, "failed to enable TCP keepalive");
-        }
-        self.step.prepare(stream, self.server).await
-    }
-}
-
-/// Returns the error to report. An error of the server (`127.0.0.1` refused the connection) is
-/// preferred to an error of this host (`::1` is not reachable from a host without IPv6).
-fn more_specific(earlier: Option<io::Error>, later: io::Error) -> io::Error {
-    match earlier {
-        Some(earlier) if ConnectFault::of(&later) == ConnectFault::Local => earlier,
-        _ => later,
-    }
-}
-
-async fn open(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = dialling(address).await?;
-    // If no program listens on a local port in the ephemeral range, the kernel may choose the
-    // same port as the source port. The socket then connects to itself (TCP simultaneous
-    // open).
-    if stream.local_addr()? == address {
-        return Err(io::Error::new(
-            io::ErrorKind::ConnectionRefused,
-            "the connection reached itself: no program listens on this port",
-        ));
-    }
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-/// Connects with the same system calls as [`TcpStream::connect`]. If the future is dropped
-/// after the server has accepted the connection, the server gets a RST. A FIN would look like
-/// a client that has finished sending.
-async fn dialling(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking().cloexec(),
-        Some(Protocol::TCP),
-    )?;
-    match socket.connect(&address.into()) {
-        Ok(()) => {}
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
-        Err(error) => return Err(error),
-    }
-    let mut dialling = Dialling(Some(TcpStream::from_std(socket.into())?));
-    if let Some(stream) = &dialling.0 {
-        stream.writable().await?;
-    }
-    let stream = dialling.0.take();
-    let stream = stream.ok_or_else(|| io::Error::other("no socket"))?;
-    match stream.take_error()? {
-        Some(error) => Err(error),
-        None => Ok(stream),
-    }
-}
-
-/// A socket whose connect is in progress.
-struct Dialling(Option<TcpStream>);
-
-impl Drop for Dialling {
-    fn drop(&mut self) {
-        if let Some(stream) = &mut self.0 {
-            stream.abort();
-        }
-    }
-}
-
-fn timed_out() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
 }
 
 #[cfg(test)]

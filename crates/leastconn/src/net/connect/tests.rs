@@ -1,11 +1,14 @@
-use std::{fs::File, process::Command, sync::Arc};
+use std::{fs::File, net::SocketAddr, process::Command, sync::Arc};
 
 use leastconn_testkit::{Behaviour, DEADLINE, Upstream, upstream::OpenConnections, within};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    time::timeout,
+};
 
-use super::*;
+use super::{dial::more_specific, *};
 use crate::{
-    Address, PanicPolicy, ServerSpec,
+    Address, PanicPolicy, Server, ServerSpec,
     health::{Availability, PassivePolicy, Ratio},
 };
 

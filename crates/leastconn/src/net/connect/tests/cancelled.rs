@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{io::AsyncReadExt, net::TcpListener};
 
-use super::super::dialling;
+use super::super::dial::dialling;
 
 #[tokio::test]
 async fn cancelled_dial_resets_an_accepted_connection() {
