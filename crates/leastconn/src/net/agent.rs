@@ -14,8 +14,7 @@ use tokio::{
 };
 
 use super::{
-    connect::Dialer, jittered, member_tasks::MemberTasks, now, prepare::Plain, random,
-    resolve::resolve,
+    connect::dial_for_check, jittered, member_tasks::MemberTasks, now, prepare::Plain, random,
 };
 use crate::{AgentReport, Pool, Server, deadline::after, sync::Mutex};
 
@@ -175,18 +174,7 @@ impl Shared {
 async fn ask(server: &Server, check: &AgentCheck) -> io::Result<String> {
     let deadline = after(now(), check.timeout);
     let answer = async {
-        let mut addresses = resolve(&server.addresses, server.address(), now())
-            .await?
-            .to_vec();
-        for address in &mut addresses {
-            address.set_port(check.port);
-        }
-        let dialer = Dialer {
-            server,
-            keepalive: None,
-            step: &Plain,
-        };
-        let mut stream = dialer.any(&addresses, deadline).await?;
+        let mut stream = dial_for_check(server, Some(check.port), &Plain, deadline).await?;
         if let Some(send) = &check.send {
             stream.write_all(send).await?;
         }

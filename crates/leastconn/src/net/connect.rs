@@ -22,8 +22,8 @@ use crate::{
     Candidates, ClientId, Failure, Lease, PickRequest, Pool, Reason, Selector, ServerId, Source,
     Tried,
 };
-pub(super) use dial::Dialer;
 use dial::dial;
+pub(super) use dial::dial_for_check;
 use queue::Queue;
 use retry::Retry;
 

@@ -12,9 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    Stream, connect::Dialer, connect_fault::ConnectFault, now, prepare::Prepare, resolve::resolve,
-};
+use super::{Stream, connect::dial_for_check, connect_fault::ConnectFault, now, prepare::Prepare};
 use crate::{Server, ShortDuration, deadline::after};
 pub use checker::Checker;
 
@@ -216,29 +214,16 @@ pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Resu
     // incomplete answer.
     let mut answer = Vec::new();
     let attempt = async {
-        let address = server.address();
-        let address = check
-            .port
-            .map_or_else(|| address.clone(), |port| address.with_port(port));
-        let mut addresses = resolve(&server.addresses, server.address(), now())
-            .await?
-            .to_vec();
-        if let Some(port) = address.port() {
-            for resolved in &mut addresses {
-                resolved.set_port(port);
-            }
-        }
-        let dialer = Dialer {
-            server,
-            keepalive: None,
-            step,
-        };
-        let mut stream = dialer.any(&addresses, deadline).await?;
+        let mut stream = dial_for_check(server, check.port, step, deadline).await?;
         match &check.probe {
             Probe::Tcp { send, expect } => {
                 converse(&mut stream, send.as_deref(), expect.as_deref(), &mut answer).await?;
             }
             Probe::Http { path, status } => {
+                let address = server.address();
+                let address = check
+                    .port
+                    .map_or_else(|| address.clone(), |port| address.with_port(port));
                 let request = format!(
                     "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: leastconn-health-check\r\nAccept: */*\r\nConnection: close\r\n\r\n",
                     match address.port() {

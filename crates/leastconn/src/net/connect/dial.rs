@@ -58,18 +58,41 @@ pub(super) async fn dial<P: Prepare>(
     result
 }
 
+/// Connects to one server for a check. With `port`, connects to this port at the addresses of
+/// the server. The health of the server does not change.
+pub(in crate::net) async fn dial_for_check<P: Prepare>(
+    server: &Server,
+    port: Option<u16>,
+    step: &P,
+    deadline: Instant,
+) -> io::Result<P::Stream> {
+    let resolved = resolve(&server.addresses, server.address(), now()).await?;
+    let mut addresses = resolved.to_vec();
+    if let Some(port) = port {
+        for address in &mut addresses {
+            address.set_port(port);
+        }
+    }
+    let dialer = Dialer {
+        server,
+        keepalive: None,
+        step,
+    };
+    dialer.any(&addresses, deadline).await
+}
+
 /// Opens connections to the addresses of one server.
-pub(in crate::net) struct Dialer<'a, P> {
-    pub(in crate::net) server: &'a Server,
-    pub(in crate::net) keepalive: Option<Duration>,
-    pub(in crate::net) step: &'a P,
+pub(super) struct Dialer<'a, P> {
+    pub(super) server: &'a Server,
+    pub(super) keepalive: Option<Duration>,
+    pub(super) step: &'a P,
 }
 
 impl<P: Prepare> Dialer<'_, P> {
     /// Connects to the first address that answers. The remaining time is divided among the
     /// remaining addresses, so that an address that does not answer leaves time for the other
     /// addresses.
-    pub(in crate::net) async fn any(
+    pub(super) async fn any(
         &self,
         addresses: &[SocketAddr],
         deadline: Instant,

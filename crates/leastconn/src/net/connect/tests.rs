@@ -6,7 +6,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{dial::more_specific, *};
+use super::{
+    dial::{Dialer, more_specific},
+    *,
+};
 use crate::{
     Address, PanicPolicy, Server, ServerSpec,
     health::{Availability, PassivePolicy, Ratio},
