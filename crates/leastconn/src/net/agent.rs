@@ -147,24 +147,22 @@ async fn ask_periodically(shared: Arc<Shared>, server: Arc<Server>) {
 }
 
 impl Shared {
-    fn apply(&self, pool: &Pool, server: &Arc<Server>, line: &str) {
+    fn apply(&self, pool: &Pool, server: &Server, line: &str) {
         let is_stopped = self.is_stopped.lock();
         if *is_stopped {
             return;
         }
         let change = pool.agent_reported(server, &AgentReport::parse(line), SystemTime::now());
-        let (upstream, server) = (pool.id(), server.id());
+        let (upstream, id) = (pool.id(), server.id());
         if change.any {
             let report = line.trim_end().escape_debug();
-            tracing::info!(%upstream, %server, %report, "agent report changed");
+            tracing::info!(%upstream, server = %id, %report, "agent report changed");
         }
         if change.is_up_changed {
-            match pool
-                .server(server.as_str())
-                .is_some_and(|s| s.status().is_up())
-            {
-                true => tracing::info!(%upstream, %server, cause = "agent check", "server up"),
-                false => tracing::warn!(%upstream, %server, cause = "agent check", "server down"),
+            if server.status().is_up() {
+                tracing::info!(%upstream, server = %id, cause = "agent check", "server up");
+            } else {
+                tracing::warn!(%upstream, server = %id, cause = "agent check", "server down");
             }
         }
     }
