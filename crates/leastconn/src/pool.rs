@@ -2,8 +2,8 @@
 //!
 //! A pick chooses a server (see [`crate::balance`]) and counts the connection on it with a
 //! compare-and-swap of the word that it has read. If another thread has changed the word
-//! since, the pick chooses again. Picks are lock-free, except that the pick of an ejected
-//! server for a trial connection takes the lock of that server.
+//! since, the pick chooses again. Picks are lock-free, except that they take a lock of each
+//! server that is ejected or has failed in the last second.
 //!
 //! Cost: one cache line and a few nanoseconds per candidate, so a few microseconds for 1,000
 //! servers (`benches/core.rs`). A heap would need a lock, and "power of two choices" would
