@@ -26,14 +26,19 @@ impl Server {
 
     /// Returns the weight in effect. The weight of an operator replaces that of the agent.
     pub(crate) fn weight_in_effect(&self, configured: Weight) -> Hundredths {
-        let of_agent = || self.agent().weight_percent.map(WeightOverride::Percent);
+        let of_agent = || {
+            self.agent
+                .lock()
+                .weight_percent
+                .map(WeightOverride::Percent)
+        };
         Hundredths::new(configured, self.weight_override().or_else(of_agent))
     }
 
     /// Returns the limit of connections in effect. The limit of the agent replaces the
     /// configured one.
     pub(crate) fn max_conns_in_effect(&self, configured: Option<NonZeroU32>) -> Option<NonZeroU32> {
-        self.agent().max_conns.unwrap_or(configured)
+        self.agent.lock().max_conns.unwrap_or(configured)
     }
 
     /// Sets whether the weight in effect is zero. A server that has no connections when its
