@@ -113,8 +113,8 @@ async fn servers_that_all_close_at_once_stay_up() {
     let spread: Vec<_> = servers.iter().map(Upstream::accepted).collect();
     assert!(spread.iter().all(|&count| count >= 8), "{spread:?}");
     for server in &servers {
-        server.set_behaviour(Behaviour::Named("well again".to_owned()));
+        server.set_behaviour(Behaviour::Named("recovered".to_owned()));
     }
-    assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "well again");
+    assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "recovered");
     lb.quiet().await;
 }
