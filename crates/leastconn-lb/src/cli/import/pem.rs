@@ -1,8 +1,8 @@
 //! Reads certificate files, if they exist on this machine.
 
-use std::{fmt::Write, fs, path::Path};
+use std::{fs, path::Path};
 
-use aws_lc_rs::digest::{SHA256, digest};
+use leastconn_tls::certificate::spki;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 /// Whether a file can be read and contains a certificate, but no private key.
@@ -17,11 +17,7 @@ pub(crate) fn key_pins(path: &Path) -> Option<Vec<String>> {
     let certificates = leastconn_config::read_certificates(path).ok()?;
     let pins = certificates.iter().map(|der| {
         let (_, certificate) = X509Certificate::from_der(der.as_ref()).ok()?;
-        let mut pin = String::new();
-        for byte in digest(&SHA256, certificate.public_key().raw).as_ref() {
-            write!(pin, "{byte:02x}").ok()?;
-        }
-        Some(pin)
+        Some(spki(&certificate))
     });
     pins.collect()
 }
