@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::networks::Network;
+use super::networks::network;
 
 /// Maximum number of entries of a list. A negated condition can double the number.
 const LARGEST: usize = 5_000;
@@ -118,8 +118,8 @@ impl Predicate {
 pub(crate) fn covers(key: Key, pattern: &str, value: &str) -> bool {
     match key {
         _ if pattern == value => true,
-        Key::Source => match (Network::parse(pattern), Network::parse(value)) {
-            (Some(pattern), Some(value)) => pattern.contains(value),
+        Key::Source => match (network(pattern), network(value)) {
+            (Some(pattern), Some(value)) => pattern.covers(&value),
             _ => false,
         },
         Key::Cn | Key::Dns | Key::Sni if pattern.contains('*') => {

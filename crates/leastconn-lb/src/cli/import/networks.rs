@@ -1,52 +1,18 @@
 //! IP networks in the notations of the source programs.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 
-/// A network. All bits of the address after the prefix are zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Network {
-    address: IpAddr,
-    prefix: u32,
-}
+use leastconn_config::cidr::{IpNet, IpNetError};
 
-impl Network {
-    /// Parses `ADDRESS`, `ADDRESS/PREFIX` or `ADDRESS/NETMASK`. Bits after the prefix are
-    /// cleared.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (address, prefix) = match text.split_once('/') {
-            None => (text, None),
-            Some((address, prefix)) => (address, Some(prefix)),
-        };
-        let address: IpAddr = address.parse().ok()?;
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            None => longest,
-            Some(prefix) => match prefix.parse::<u32>() {
-                Ok(prefix) => prefix,
-                Err(_) => netmask(prefix)?,
-            },
-        };
-        (prefix <= longest).then(|| Self {
-            address: masked(address, prefix),
-            prefix,
-        })
-    }
-
-    pub(crate) fn contains(self, other: Self) -> bool {
-        self.address.is_ipv4() == other.address.is_ipv4()
-            && self.prefix <= other.prefix
-            && masked(other.address, self.prefix) == self.address
-    }
-}
-
-impl std::fmt::Display for Network {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let longest = if self.address.is_ipv4() { 32 } else { 128 };
-        if self.prefix == longest {
-            write!(f, "{}", self.address)
-        } else {
-            write!(f, "{}/{}", self.address, self.prefix)
-        }
+/// Parses `ADDRESS`, `ADDRESS/PREFIX` or `ADDRESS/NETMASK`. Bits after the prefix are cleared.
+pub(crate) fn network(text: &str) -> Option<IpNet> {
+    let with_prefix = text.split_once('/').and_then(|(address, mask)| {
+        let prefix = netmask(mask)?;
+        Some(format!("{address}/{prefix}"))
+    });
+    match IpNet::parse(with_prefix.as_deref().unwrap_or(text)) {
+        Ok(network) | Err(IpNetError::HostBits(network, _)) => Some(network),
+        Err(_) => None,
     }
 }
 
@@ -57,22 +23,9 @@ fn netmask(text: &str) -> Option<u32> {
     (prefix == bits.count_ones()).then_some(prefix)
 }
 
-fn masked(address: IpAddr, prefix: u32) -> IpAddr {
-    match address {
-        IpAddr::V4(address) => {
-            let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
-            Ipv4Addr::from(u32::from(address) & mask).into()
-        }
-        IpAddr::V6(address) => {
-            let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
-            Ipv6Addr::from(u128::from(address) & mask).into()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::Network;
+    use super::network;
 
     #[test]
     fn notations_are_normalized() {
@@ -83,10 +36,10 @@ mod tests {
             ("0.0.0.0/0", "0.0.0.0/0"),
             ("2001:db8::1/32", "2001:db8::/32"),
         ] {
-            assert_eq!(Network::parse(text).unwrap().to_string(), expected);
+            assert_eq!(network(text).unwrap().to_string(), expected);
         }
         for text in ["example.com", "10.0.0.0/33", "10.0.0.0/255.0.255.0", ""] {
-            assert_eq!(Network::parse(text), None, "{text}");
+            assert_eq!(network(text), None, "{text}");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use super::{
     super::{
         access::{Condition, Key, Predicate},
-        networks::Network,
+        networks::network,
         regex::{self, Pattern},
         units,
     },
@@ -265,7 +265,7 @@ fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
 fn networks(values: &[String], parsed: &mut Parsed) -> Condition {
     let networks: Option<Vec<_>> = values
         .iter()
-        .map(|value| Network::parse(value).map(|network| network.to_string()))
+        .map(|value| network(value).map(|network| network.to_string()))
         .collect();
     match networks {
         Some(networks) if !networks.is_empty() => {

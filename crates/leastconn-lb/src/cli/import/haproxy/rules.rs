@@ -9,6 +9,7 @@ use super::{
         },
         dn,
         model::{Note, Place, Rate},
+        networks::network,
     },
     acl::{self, Limit, Parsed, Scope, Tracked},
     lexer::Line,
@@ -378,9 +379,7 @@ fn dynamic(expression: &str, scope: &Scope<'_>) -> Result<Vec<(Predicate, String
     for line in lines {
         let (value, backend) = line.split_once(char::is_whitespace).ok_or_else(unknown)?;
         let value = match key {
-            Key::Source => super::super::networks::Network::parse(value)
-                .ok_or_else(unknown)?
-                .to_string(),
+            Key::Source => network(value).ok_or_else(unknown)?.to_string(),
             Key::Sni => value.to_ascii_lowercase(),
             _ => value.to_owned(),
         };

@@ -4,7 +4,7 @@ use super::{
     super::{
         access::{Condition, Key, List, Predicate, TooMany, Verdict, always, first_of},
         dn,
-        networks::Network,
+        networks::network,
         regex::{self, Pattern},
     },
     parser::Directive,
@@ -289,7 +289,7 @@ impl Source {
                 Some(_) => Err(unknown()),
             },
             Self::Address => {
-                let network = Network::parse(text).ok_or_else(unknown)?;
+                let network = network(text).ok_or_else(unknown)?;
                 let network = network.to_string();
                 let prefix = network
                     .split_once('/')

@@ -5,7 +5,7 @@ use super::{
         access::{Condition, Key, List, Predicate, Verdict, always, chain, when},
         model::{Service, Table, Value},
         names::Names,
-        networks::Network,
+        networks::network,
         tls_names, units,
     },
     listen::{self, Listen},
@@ -301,7 +301,7 @@ fn access(
     if listen.proxy_protocol {
         let sources: Vec<_> = trusted
             .iter()
-            .filter_map(|line| Network::parse(line.word(1)))
+            .filter_map(|line| network(line.word(1)))
             .map(|network| network.to_string())
             .collect();
         if !sources.is_empty() {
@@ -323,7 +323,7 @@ fn access(
     for line in rules.iter().rev() {
         let condition = match line.word(1) {
             "all" => Condition::Constant(true),
-            text => match Network::parse(text) {
+            text => match network(text) {
                 Some(network) => {
                     Condition::Is(Predicate::new(Key::Source, vec![network.to_string()]))
                 }
