@@ -9,6 +9,10 @@ use super::{
 pub(crate) const WIDER: &str = "client rules do not compare whole distinguished names: the rule \
     also matches names with further attributes";
 
+/// Why a rule for a name differs from a source that ignores case.
+pub(crate) const CASE: &str = "client rules compare names with case, the source does not: the rule \
+    matches only this spelling";
+
 /// Common names that a regular expression looks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CommonNames {

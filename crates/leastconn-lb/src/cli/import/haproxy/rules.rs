@@ -297,10 +297,7 @@ fn note_wider(parsed: &Parsed, place: &Place, notes: &mut Vec<Note>) {
         notes.push(place.left_out(dn::WIDER));
     }
     if parsed.ignores_case {
-        notes.push(place.left_out(
-            "client rules compare names with case, the source does not: the rule matches only this \
-            spelling",
-        ));
+        notes.push(place.left_out(dn::CASE));
     }
 }
 

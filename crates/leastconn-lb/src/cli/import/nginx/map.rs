@@ -13,10 +13,6 @@ use super::{
 /// Largest depth of maps whose values are other variables.
 const DEEPEST: usize = 8;
 
-/// Why a case differs from the source, which ignores case.
-const CASE: &str = "client rules compare names with case, the source does not: the rule matches \
-    only this spelling";
-
 /// The context in which variables are evaluated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scope<'a> {
@@ -112,7 +108,7 @@ fn list(
                 if ignores_case && !default.is_empty() && default != value {
                     notes.push((
                         line.clone(),
-                        format!("{CASE}; clients without a case are refused"),
+                        format!("{}; clients without a case are refused", dn::CASE),
                     ));
                     cases.push((
                         Order::Unknown,
@@ -121,7 +117,7 @@ fn list(
                         false,
                     ));
                 } else if ignores_case && !refuses {
-                    notes.push((line.clone(), CASE.to_owned()));
+                    notes.push((line.clone(), dn::CASE.to_owned()));
                 }
             }
             Err(reason) => {
