@@ -27,15 +27,6 @@ pub(crate) struct Scope<'a> {
 /// Why a variable cannot be translated.
 pub(crate) type Reason = String;
 
-impl From<TooMany> for Reasons {
-    fn from(_: TooMany) -> Self {
-        Self("the maps have too many cases".to_owned())
-    }
-}
-
-/// An error of this module.
-struct Reasons(Reason);
-
 /// Returns the value of `$name` for each client, as a target of `proxy_pass`. Clients with an empty
 /// value are refused. Clients whose value cannot be translated are refused, and `notes` has the
 /// reason.
@@ -44,7 +35,7 @@ pub(crate) fn values(
     scope: Scope<'_>,
     notes: &mut Vec<(Directive, Reason)>,
 ) -> Result<List, Reason> {
-    list(name, scope, notes, 0).map_err(|reason| reason.0)
+    list(name, scope, notes, 0)
 }
 
 fn list(
@@ -52,10 +43,10 @@ fn list(
     scope: Scope<'_>,
     notes: &mut Vec<(Directive, Reason)>,
     depth: usize,
-) -> Result<List, Reasons> {
-    let unknown = || Reasons(format!("the variable {name} has no equivalent"));
+) -> Result<List, Reason> {
+    let unknown = || format!("the variable {name} has no equivalent");
     if depth > DEEPEST {
-        return Err(Reasons(format!("the variable {name} refers to itself")));
+        return Err(format!("the variable {name} refers to itself"));
     }
     let found = scope.stream.iter().find(|directive| {
         let names: &[String] = directive.arguments();
@@ -68,7 +59,7 @@ fn list(
         _ => return Err(unknown()),
     };
     if map.name() == "geo" && source != "$remote_addr" {
-        return Err(Reasons(format!("`geo` of {source} has no equivalent")));
+        return Err(format!("`geo` of {source} has no equivalent"));
     }
     let key = Source::of(source, scope)?;
     let hostnames = map.children().iter().any(|line| line.name() == "hostnames");
@@ -145,7 +136,7 @@ fn list(
             _ => None,
         })
         .collect();
-    Ok(first_of(&cases, &rest)?)
+    first_of(&cases, &rest).map_err(|TooMany| "the maps have too many cases".to_owned())
 }
 
 /// A case of a map, and whether it ignores case where client rules do not.
@@ -215,7 +206,7 @@ enum Source {
 }
 
 impl Source {
-    fn of(source: &str, scope: Scope<'_>) -> Result<Self, Reasons> {
+    fn of(source: &str, scope: Scope<'_>) -> Result<Self, Reason> {
         Ok(match source {
             "$ssl_server_name" if scope.tls => Self::Names(Key::Sni),
             "$ssl_server_name" | "$ssl_client_s_dn" if !scope.tls => Self::Constant(""),
@@ -228,12 +219,12 @@ impl Source {
             "$ssl_preread_server_name"
             | "$ssl_preread_alpn_protocols"
             | "$ssl_preread_protocol" => {
-                return Err(Reasons(
+                return Err(
                     "routing by SNI needs TLS at the listener; TLS is never passed through"
                         .to_owned(),
-                ));
+                );
             }
-            other => return Err(Reasons(format!("{other} has no equivalent"))),
+            other => return Err(format!("{other} has no equivalent")),
         })
     }
 
