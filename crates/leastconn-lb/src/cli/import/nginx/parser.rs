@@ -55,26 +55,28 @@ pub(crate) fn parse(
     dir: &Path,
     notes: &mut Vec<Note>,
 ) -> Result<Vec<Directive>, String> {
-    let mut parser = Parser {
-        file,
-        lines: text.lines().collect(),
-        tokens: tokens(file, text)?.into_iter().peekable(),
-        dir,
-        depth: 0,
-    };
-    let directives = parser.block(false)?;
-    expanded(directives, dir, 0, notes)
+    expanded(Parser::parse(file, text)?, dir, 0, notes)
 }
 
 struct Parser<'a> {
     file: &'a Rc<str>,
     lines: Vec<&'a str>,
-    tokens: std::iter::Peekable<std::vec::IntoIter<(usize, Token)>>,
-    dir: &'a Path,
+    tokens: std::vec::IntoIter<(usize, Token)>,
     depth: usize,
 }
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
+    /// Parses the directives of one file, and keeps `include` directives.
+    fn parse(file: &'a Rc<str>, text: &'a str) -> Result<Vec<Directive>, String> {
+        let mut parser = Self {
+            file,
+            lines: text.lines().collect(),
+            tokens: tokens(file, text)?.into_iter(),
+            depth: 0,
+        };
+        parser.block(false)
+    }
+
     fn block(&mut self, nested: bool) -> Result<Vec<Directive>, String> {
         let mut directives = Vec::new();
         let mut words: Vec<String> = Vec::new();
@@ -232,15 +234,8 @@ fn expanded(
                     .display()
                     .to_string();
                 let name: Rc<str> = name.into();
-                let mut parser = Parser {
-                    file: &name,
-                    lines: text.lines().collect(),
-                    tokens: tokens(&name, &text)?.into_iter().peekable(),
-                    dir,
-                    depth: 0,
-                };
-                let directives = parser.block(false)?;
-                all.extend(expanded(directives, parser.dir, depth + 1, notes)?);
+                let directives = Parser::parse(&name, &text)?;
+                all.extend(expanded(directives, dir, depth + 1, notes)?);
             }
             continue;
         }
