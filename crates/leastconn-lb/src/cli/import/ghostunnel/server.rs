@@ -57,28 +57,20 @@ fn access(tunnel: &mut Tunnel, arguments: &Arguments, name: &str) -> List {
         (Key::Dns, &["allow-dns", "allow-dns-san"]),
         (Key::Uri, &["allow-uri", "allow-uri-san"]),
     ] {
-        let values: Vec<_> = arguments
-            .all(names)
-            .into_iter()
-            .filter(|value| {
-                let is_supported = key == Key::Uri || !value.contains('*');
-                if !is_supported {
-                    let reason = format!("--{} {value}: contains a `*`", names[0]);
-                    tunnel.service.table.note(place.left_out(reason));
+        let mut values = arguments.all(names);
+        values.retain(|value| {
+            let reason = match key {
+                Key::Uri if value.trim_end_matches("**").contains("**") => {
+                    "`**` is allowed at the end only"
                 }
-                is_supported
-            })
-            .collect();
-        for value in &values {
-            if key == Key::Uri && value.trim_end_matches("**").contains("**") {
-                let reason = format!("--{} {value}: `**` is allowed at the end only", names[0]);
-                tunnel.service.table.note(place.left_out(reason));
-            }
-        }
-        let values: Vec<_> = values
-            .into_iter()
-            .filter(|value| key != Key::Uri || !value.trim_end_matches("**").contains("**"))
-            .collect();
+                Key::Uri => return true,
+                _ if value.contains('*') => "contains a `*`",
+                _ => return true,
+            };
+            let reason = format!("--{} {value}: {reason}", names[0]);
+            tunnel.service.table.note(place.left_out(reason));
+            false
+        });
         if !values.is_empty() {
             list.push((Predicate::new(key, values), to()));
         }
