@@ -105,7 +105,7 @@ pub(crate) fn inline(value: &Value) -> String {
     match value {
         Value::Text(text) => quoted(text),
         Value::Integer(number) => number.to_string(),
-        // Without trailing zeros, but with at least one digit after the point.
+        // Without trailing zeros: the keys of the configuration accept integers as well.
         Value::Float(number) => {
             let text = format!("{number:.6}");
             let text = text.trim_end_matches('0');
