@@ -1,6 +1,7 @@
 //! `import`: translates the configuration of another program.
 
 mod access;
+mod address;
 mod dn;
 mod ghostunnel;
 mod haproxy;

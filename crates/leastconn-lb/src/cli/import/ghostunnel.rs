@@ -7,6 +7,7 @@ mod server;
 use std::rc::Rc;
 
 use super::{
+    address::is_ip,
     model::{Backend, Imported, Place, ServerLine, Service, Table, Value},
     names::Names,
     units,
@@ -196,8 +197,7 @@ fn listen(address: &str) -> Result<String, String> {
         "" => "0.0.0.0",
         host => host,
     };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    if bare.parse::<std::net::IpAddr>().is_err() {
+    if !is_ip(host) {
         return Err(format!(
             "{address:?} is not an IP address; names are not resolved for listeners"
         ));

@@ -1,13 +1,14 @@
 //! `bind` lines.
 
 use super::{
-    super::model::{Note, Table, Value},
+    super::{
+        address::{bracketed, is_ip, with_ports},
+        model::{Note, Table, Value},
+        toml::VARIABLE_START,
+    },
     lexer::Line,
     tls::{self, Bases},
 };
-
-/// Maximum number of ports in a range.
-const LARGEST_RANGE: u32 = 256;
 
 /// A listening address with its options.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -241,34 +242,18 @@ fn addresses(text: &str) -> Result<Vec<String>, String> {
         "" | "*" if is_v6 => "[::]".to_owned(),
         "" | "*" => "0.0.0.0".to_owned(),
         "::" => "[::]".to_owned(),
-        host if host.contains(':') && !host.starts_with('[') && !host.contains('\u{1}') => {
-            format!("[{host}]")
-        }
-        host => host.to_owned(),
+        host if host.contains(VARIABLE_START) => host.to_owned(),
+        host => bracketed(host),
     };
-    let is_ip = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<std::net::IpAddr>()
-        .is_ok();
-    if !is_ip && !host.contains('\u{1}') {
+    if !is_ip(&host) && !host.contains(VARIABLE_START) {
         return Err(format!(
             "{host:?} is not an IP address; names are not resolved for listeners"
         ));
     }
-    match port.split_once('-') {
-        None => Ok(vec![format!("{host}:{port}")]),
-        Some((first, last)) => {
-            let range = first.parse::<u32>().ok().zip(last.parse::<u32>().ok());
-            match range {
-                Some((first, last)) if first <= last && last - first < LARGEST_RANGE => Ok((first
-                    ..=last)
-                    .map(|port| format!("{host}:{port}"))
-                    .collect()),
-                _ => Err(format!("the port range {port:?} is too large")),
-            }
-        }
+    if !port.contains('-') {
+        return Ok(vec![format!("{host}:{port}")]);
     }
+    with_ports(&host, port).ok_or_else(|| format!("the port range {port:?} is too large"))
 }
 
 #[cfg(test)]

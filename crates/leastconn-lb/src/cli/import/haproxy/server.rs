@@ -2,7 +2,9 @@
 
 use super::{
     super::{
+        address::bracketed,
         model::{Note, Place, Table, Value},
+        toml::VARIABLE_START,
         units,
     },
     lexer::Line,
@@ -289,7 +291,8 @@ impl Parser<'_> {
             return;
         }
         let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
-        let is_port = port.contains('\u{1}') || port.parse::<u16>().is_ok_and(|port| port > 0);
+        let is_port =
+            port.contains(VARIABLE_START) || port.parse::<u16>().is_ok_and(|port| port > 0);
         if host.is_empty() || !is_port || text.contains('@') {
             server.left_out = Some(
                 self.place
@@ -297,10 +300,10 @@ impl Parser<'_> {
             );
             return;
         }
-        let host = if host.contains(':') && !host.starts_with('[') && !host.contains('\u{1}') {
-            format!("[{host}]")
-        } else {
+        let host = if host.contains(VARIABLE_START) {
             host.to_owned()
+        } else {
+            bracketed(host)
         };
         server
             .table

@@ -1,12 +1,13 @@
 //! `listen` lines.
 
 use super::{
-    super::model::{Table, Value},
+    super::{
+        address::{is_ip, with_ports},
+        model::{Table, Value},
+        units,
+    },
     parser::Directive,
 };
-
-/// Maximum number of ports in a range.
-const LARGEST_RANGE: u32 = 256;
 
 /// A listening address with its options.
 #[derive(Clone, Debug, Default)]
@@ -46,10 +47,8 @@ pub(crate) fn listen(line: &Directive) -> Listen {
             }
             "so_keepalive" => {
                 let idle = value.split(':').next().unwrap_or("");
-                if let Some(ms) = super::super::units::milliseconds(idle, 1000) {
-                    listen
-                        .table
-                        .set("keepalive", super::super::units::duration(ms));
+                if let Some(ms) = units::milliseconds(idle, 1000) {
+                    listen.table.set("keepalive", units::duration(ms));
                 }
             }
             "backlog" | "reuseport" | "bind" | "deferred" | "fastopen" | "rcvbuf" | "sndbuf"
@@ -72,18 +71,10 @@ fn addresses(text: &str) -> Result<Vec<String>, String> {
         _ => return Err(format!("{text:?} has no port")),
     };
     let host = if host == "*" { "0.0.0.0" } else { host };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    if bare.parse::<std::net::IpAddr>().is_err() {
+    if !is_ip(host) {
         return Err(format!(
             "{host:?} is not an IP address; names are not resolved for listeners"
         ));
     }
-    let (first, last) = port.split_once('-').unwrap_or((port, port));
-    let range = first.parse::<u32>().ok().zip(last.parse::<u32>().ok());
-    match range {
-        Some((first, last)) if first <= last && last - first < LARGEST_RANGE => Ok((first..=last)
-            .map(|port| format!("{host}:{port}"))
-            .collect()),
-        _ => Err(format!("the ports {port:?} are not supported")),
-    }
+    with_ports(host, port).ok_or_else(|| format!("the ports {port:?} are not supported"))
 }

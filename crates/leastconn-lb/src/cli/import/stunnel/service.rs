@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{
     super::{
+        address::{bracketed, is_ip},
         access::{Key, Predicate, Verdict, always},
         model::{Backend, Imported, ServerLine, Service, Table, Value},
         pem, tls_names, units,
@@ -531,11 +532,9 @@ fn listen(text: &str) -> Result<String, String> {
         "" => "0.0.0.0".to_owned(),
         "localhost" => "127.0.0.1".to_owned(),
         "::" | ":" => "[::]".to_owned(),
-        host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
-        host => host.to_owned(),
+        host => bracketed(host),
     };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    if bare.parse::<std::net::IpAddr>().is_err() || port.parse::<u16>().is_err() {
+    if !is_ip(&host) || port.parse::<u16>().is_err() {
         return Err(format!("{text:?} is not an IP address with a port number"));
     }
     Ok(format!("{host}:{port}"))
@@ -548,9 +547,6 @@ fn target(text: &str) -> Option<String> {
     }
     let (host, port) = text.rsplit_once(':').unwrap_or(("127.0.0.1", text));
     port.parse::<u16>().ok().filter(|port| *port > 0)?;
-    match host {
-        "" => Some(format!("127.0.0.1:{port}")),
-        host if host.contains(':') && !host.starts_with('[') => Some(format!("[{host}]:{port}")),
-        host => Some(format!("{host}:{port}")),
-    }
+    let host = if host.is_empty() { "127.0.0.1" } else { host };
+    Some(format!("{}:{port}", bracketed(host)))
 }

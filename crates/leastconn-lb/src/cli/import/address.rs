@@ -1,0 +1,31 @@
+//! Addresses in the notations of the source programs.
+
+use std::net::IpAddr;
+
+/// Maximum number of ports in a range.
+const LARGEST_RANGE: u32 = 256;
+
+/// Whether a host is an IP address, with or without brackets.
+pub(crate) fn is_ip(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<IpAddr>().is_ok()
+}
+
+/// Adds the brackets that an IPv6 address needs before a port.
+pub(crate) fn bracketed(host: &str) -> String {
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    }
+}
+
+/// Returns one address for each port of `FIRST-LAST`. Returns `None` if this is not a range of
+/// ports, or too large.
+pub(crate) fn with_ports(host: &str, range: &str) -> Option<Vec<String>> {
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
+    let ports = first..=last;
+    (first <= last && last - first < LARGEST_RANGE)
+        .then(|| ports.map(|port| format!("{host}:{port}")).collect())
+}
