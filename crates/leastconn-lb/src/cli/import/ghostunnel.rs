@@ -96,8 +96,7 @@ impl Tunnel {
             .table
             .set("connect_timeout", units::duration(connect));
         backend.table.set("retries", Value::Integer(0));
-        let none = vec![("type", Value::text("none"))];
-        backend.table.set("health_check", Value::Table(none));
+        backend.table.disable_health_checks();
         match arguments.one("target") {
             Some(target) if target.starts_with("unix:") || target.contains(':') => {
                 let mut server = Table::default();

@@ -24,8 +24,12 @@ impl Value {
     pub(crate) fn strings(texts: &[String]) -> Self {
         match texts {
             [one] => Self::text(one),
-            many => Self::List(many.iter().map(Self::text).collect()),
+            many => Self::list(many),
         }
+    }
+
+    pub(crate) fn list(texts: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self::List(texts.into_iter().map(Self::text).collect())
     }
 }
 
@@ -100,6 +104,12 @@ impl Table {
 
     pub(crate) fn note(&mut self, note: Note) {
         self.notes.push(note);
+    }
+
+    /// Sets `health_check` to none. Without the key, leastconn checks servers by default.
+    pub(crate) fn disable_health_checks(&mut self) {
+        let none = vec![("type", Value::text("none"))];
+        self.set("health_check", Value::Table(none));
     }
 }
 

@@ -222,8 +222,7 @@ impl Planner {
     fn refused(&mut self) -> String {
         if !self.backends.iter().any(|backend| backend.name == REFUSED) {
             let mut table = Table::default();
-            let none = vec![("type", Value::text("none"))];
-            table.set("health_check", Value::Table(none));
+            table.disable_health_checks();
             let mut server = Table::default();
             server.set("address", Value::text("127.0.0.1:1"));
             self.backends.push(Backend {

@@ -153,10 +153,7 @@ fn client(out: &mut Writer, rule: &Rule) {
     out.line("[[client]]");
     out.key("name", &Value::text(&rule.name));
     out.key("match", &matched(&rule.predicate));
-    out.key(
-        "allow",
-        &Value::List(rule.allow.iter().map(Value::text).collect()),
-    );
+    out.key("allow", &Value::list(&rule.allow));
     if let Some(rate) = rule.limits.rate {
         out.key("rate_limit", &rate.value());
     }

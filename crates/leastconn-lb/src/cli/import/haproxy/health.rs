@@ -121,8 +121,7 @@ impl Health {
     /// Returns the `health_check` table. `checks` are the settings of the servers with `check`.
     pub(crate) fn table(mut self, checks: Option<&Checks>, table: &mut Table) {
         let Some(checks) = checks else {
-            let none = vec![("type", Value::text("none"))];
-            table.set("health_check", Value::Table(none));
+            table.disable_health_checks();
             return;
         };
         let mut keys = vec![];

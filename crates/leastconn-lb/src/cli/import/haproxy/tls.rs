@@ -56,8 +56,7 @@ pub(crate) fn common(
     match word {
         "crl-file" => table.set("crl", Value::text(bases.ca(value))),
         "alpn" => {
-            let names: Vec<_> = value.split(',').map(str::to_owned).collect();
-            table.set("alpn", Value::List(names.iter().map(Value::text).collect()));
+            table.set("alpn", Value::list(value.split(',')));
         }
         "ssl-min-ver" => min_version(table, value, place),
         "ciphers" | "ciphersuites" => {
@@ -69,10 +68,7 @@ pub(crate) fn common(
             if names.is_empty() {
                 table.note(place.left_out(format!("no group of {value:?} is supported")));
             } else {
-                table.set(
-                    "groups",
-                    Value::List(names.iter().map(Value::text).collect()),
-                );
+                table.set("groups", Value::list(names));
             }
             if !unknown.is_empty() {
                 let unknown = unknown.join(", ");

@@ -259,10 +259,7 @@ fn tls(service: &mut Service, settings: Settings<'_>) {
     {
         let (known, unknown) = tls_names::groups(line.word(1));
         if !known.is_empty() {
-            tls.set(
-                "groups",
-                Value::List(known.into_iter().map(Value::Text).collect()),
-            );
+            tls.set("groups", Value::list(known));
         }
         if !unknown.is_empty() {
             tls.note(
@@ -272,10 +269,7 @@ fn tls(service: &mut Service, settings: Settings<'_>) {
         }
     }
     if let Some(line) = settings.one("ssl_alpn") {
-        tls.set(
-            "alpn",
-            Value::List(line.arguments().iter().map(Value::text).collect()),
-        );
+        tls.set("alpn", Value::list(line.arguments()));
     }
     let timeout = settings
         .duration("ssl_handshake_timeout")

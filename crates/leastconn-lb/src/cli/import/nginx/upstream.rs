@@ -27,8 +27,7 @@ pub(crate) fn backend(
         name: valid(target),
         ..Backend::default()
     };
-    let none = vec![("type", Value::text("none"))];
-    table.set("health_check", Value::Table(none));
+    table.disable_health_checks();
     match block {
         Some(block) => members(block, &mut table, &mut backend.servers),
         None => match address(target) {
@@ -268,9 +267,6 @@ pub(crate) fn ciphers(tls: &mut Table, line: &Directive) {
     if names.is_empty() {
         return;
     }
-    let all = tls_names::TLS13
-        .iter()
-        .map(|name| (*name).to_owned())
-        .chain(names);
-    tls.set("ciphers", Value::List(all.map(Value::Text).collect()));
+    let all = tls_names::TLS13.map(str::to_owned).into_iter().chain(names);
+    tls.set("ciphers", Value::list(all));
 }

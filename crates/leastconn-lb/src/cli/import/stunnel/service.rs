@@ -207,8 +207,7 @@ fn servers(section: &Section, backend: &mut Backend) {
     backend
         .table
         .set("connect_timeout", units::duration(timeout));
-    let none = vec![("type", Value::text("none"))];
-    backend.table.set("health_check", Value::Table(none));
+    backend.table.disable_health_checks();
     let targets = section.all("connect");
     for (number, option) in targets.iter().enumerate() {
         let Some(address) = target(&option.value) else {
@@ -494,14 +493,14 @@ fn common(section: &Section, tls: &mut Table) {
             );
         }
         if is_tls12 && suites.is_empty() && !known.is_empty() {
-            suites.extend(tls_names::TLS13.iter().map(|name| (*name).to_owned()));
+            suites.extend(tls_names::TLS13.map(str::to_owned));
         }
         suites.extend(known);
     }
     if !suites.is_empty() && section.one("ciphers").is_some() {
         tls.set(
             "ciphers",
-            Value::List(suites.into_iter().map(Value::Text).collect()),
+            Value::list(suites),
         );
     }
     if let Some(option) = section.one("curves").or(section.one("curve")) {
@@ -509,7 +508,7 @@ fn common(section: &Section, tls: &mut Table) {
         if !known.is_empty() {
             tls.set(
                 "groups",
-                Value::List(known.into_iter().map(Value::Text).collect()),
+                Value::list(known),
             );
         }
         if !unknown.is_empty() {
