@@ -1,13 +1,17 @@
 //! Services of stunnel.
 
+mod client;
+mod server;
+mod tls;
+
 use std::path::Path;
 
 use super::{
     super::{
+        access::{Verdict, always},
         address::{bracketed, is_ip},
-        access::{Key, Predicate, Verdict, always},
         model::{Backend, Imported, ServerLine, Service, Table, Value},
-        pem, tls_names, units,
+        units,
     },
     options::{Section, Setting},
 };
@@ -81,34 +85,6 @@ pub(super) fn global(option: &Setting, imported: &mut Imported) {
     imported.process.note(note);
 }
 
-/// How certificates of the peer are verified.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Verify {
-    None,
-    Chain,
-    /// The peer's certificate must be in `CAfile`. `chain`: its authorities as well.
-    Peer {
-        chain: bool,
-    },
-}
-
-impl Verify {
-    fn of(section: &Section) -> Self {
-        let level = section
-            .one("verify")
-            .and_then(|option| option.value.parse::<u32>().ok());
-        let chain = section.is_on("verifychain");
-        match level {
-            _ if section.is_on("verifypeer") => Self::Peer { chain },
-            _ if chain => Self::Chain,
-            None | Some(0) => Self::None,
-            Some(3) => Self::Peer { chain: true },
-            Some(4) => Self::Peer { chain: false },
-            Some(_) => Self::Chain,
-        }
-    }
-}
-
 /// The listener and the upstream of a service.
 pub(super) fn translate(section: &Section, dir: Option<&Path>) -> (Service, Backend) {
     let mut service = Service {
@@ -141,9 +117,9 @@ pub(super) fn translate(section: &Section, dir: Option<&Path>) -> (Service, Back
         .set("half_close_timeout", units::duration(close));
     servers(section, &mut backend);
     if section.is_on("client") {
-        client(section, &mut service, &mut backend, dir);
+        client::client(section, &mut service, &mut backend, dir);
     } else {
-        server(section, &mut service, &mut backend, dir);
+        server::server(section, &mut service, &mut backend, dir);
     }
     remarks(section, &mut service);
     (service, backend)
@@ -240,135 +216,6 @@ fn servers(section: &Section, backend: &mut Backend) {
     }
 }
 
-/// TLS from clients.
-fn server(section: &Section, service: &mut Service, backend: &mut Backend, dir: Option<&Path>) {
-    let mut tls = Table::default();
-    let Some(cert) = section.one("cert") else {
-        if section.one("accept").is_some() {
-            service
-                .table
-                .note(section.place.left_out("the service has no certificate"));
-        }
-        service.binds.clear();
-        return;
-    };
-    tls.set("cert", Value::text(&cert.value));
-    if let Some(key) = section.one("key").filter(|key| key.value != cert.value) {
-        tls.set("key", Value::text(&key.value));
-    }
-    common(section, &mut tls);
-    let verify = Verify::of(section);
-    let ca = section.one("cafile");
-    let is_optional = section
-        .one("verify")
-        .is_some_and(|option| option.value == "1")
-        || section
-            .one("requirecert")
-            .is_some_and(|option| option.value == "no");
-    match (verify, ca) {
-        (Verify::None, _) if !section.is_on("requirecert") => {
-            tls.set("client_auth", Value::text("none"));
-        }
-        (Verify::None, _) | (_, None) => {
-            tls.set("client_auth", Value::text("none"));
-            let reason = match ca {
-                Some(_) => "`requireCert` alone does not verify clients: set `verifyChain`",
-                None => "clients cannot be verified without `CAfile`",
-            };
-            tls.note(section.place.left_out(reason));
-            service.refused.push(reason.to_owned());
-        }
-        (verify, Some(ca)) => {
-            service.certificates = true;
-            if is_optional {
-                tls.note(
-                    section.place.left_out(
-                        "client certificates are required: clients without one are refused",
-                    ),
-                );
-            }
-            if verify == Verify::Chain || verify == (Verify::Peer { chain: true }) {
-                tls.set("client_ca", Value::text(&ca.value));
-                if let Some(crl) = section.one("crlfile") {
-                    tls.set("crl", Value::text(&crl.value));
-                }
-            }
-            if verify != Verify::Chain {
-                peers(service, &mut tls, ca, dir, verify);
-            }
-        }
-    }
-    names(section, service, backend);
-    protocol(section, service, backend);
-    service.tls = Some(tls);
-}
-
-/// Accepts only clients with the public keys of the certificates in `CAfile`.
-fn peers(service: &mut Service, tls: &mut Table, ca: &Setting, dir: Option<&Path>, verify: Verify) {
-    let path = dir.unwrap_or(Path::new("")).join(&ca.value);
-    let Some(pins) = pem::key_pins(&path).filter(|pins| !pins.is_empty()) else {
-        tls.set("client_auth", Value::text("none"));
-        tls.remove("client_ca");
-        tls.remove("crl");
-        service.certificates = false;
-        let reason = "`verifyPeer` needs the certificates in `CAfile`, which cannot be read";
-        tls.note(ca.place.left_out(reason));
-        service.refused.push(reason.to_owned());
-        return;
-    };
-    if verify == (Verify::Peer { chain: false }) {
-        tls.set("client_pins", Value::strings(&pins));
-    }
-    service.access.splice(
-        0..0,
-        [(
-            Predicate::new(Key::Spki, pins),
-            Verdict::To(service.name.clone()),
-        )],
-    );
-    service.access.truncate(1);
-    service.access.push((Predicate::default(), Verdict::Refuse));
-}
-
-/// Translates `checkHost` of clients: a DNS name in the subject alternative names.
-fn names(section: &Section, service: &mut Service, backend: &Backend) {
-    let hosts: Vec<_> = section
-        .all("checkhost")
-        .iter()
-        .map(|option| option.value.clone())
-        .collect();
-    if let Some(option) = section.one("checkip") {
-        service.table.note(
-            option
-                .place
-                .left_out("IP addresses in certificates are not compared"),
-        );
-        service
-            .refused
-            .push("`checkIP` has no equivalent".to_owned());
-    }
-    if hosts.is_empty() || !service.certificates {
-        return;
-    }
-    if let Some(option) = section.one("checkhost") {
-        service.table.note(
-            option
-                .place
-                .remark("`dns` compares alternative names only, not the common name"),
-        );
-    }
-    let mut predicate = Predicate::new(Key::Dns, hosts);
-    if let Some((earlier, _)) = service.access.first()
-        && let Some(pins) = earlier.get(Key::Spki)
-    {
-        predicate.require(Key::Spki, pins.to_vec());
-    }
-    service.access = vec![
-        (predicate, Verdict::To(backend.name.clone())),
-        (Predicate::default(), Verdict::Refuse),
-    ];
-}
-
 fn protocol(section: &Section, service: &mut Service, backend: &mut Backend) {
     let Some(option) = section.one("protocol") else {
         return;
@@ -387,136 +234,6 @@ fn protocol(section: &Section, service: &mut Service, backend: &mut Backend) {
             service
                 .refused
                 .push(format!("the protocol {other:?} is not supported"));
-        }
-    }
-}
-
-/// Translates a service with `client = yes`: plain TCP from clients, TLS to the servers.
-fn client(section: &Section, service: &mut Service, backend: &mut Backend, dir: Option<&Path>) {
-    let mut tls = Table::default();
-    common(section, &mut tls);
-    if let Some(cert) = section.one("cert") {
-        tls.set("cert", Value::text(&cert.value));
-        if let Some(key) = section.one("key").filter(|key| key.value != cert.value) {
-            tls.set("key", Value::text(&key.value));
-        }
-    }
-    let host = section.one("checkhost").or(section.one("checkip"));
-    let verify = Verify::of(section);
-    let ca = section.one("cafile");
-    let is_optional = section
-        .one("verify")
-        .is_some_and(|option| option.value == "1");
-    let (true, Some(ca)) = (verify != Verify::None && !is_optional, ca) else {
-        return refuse(
-            section,
-            backend,
-            "TLS without verification of the server is not supported",
-        );
-    };
-    if verify == Verify::Chain || verify == (Verify::Peer { chain: true }) {
-        tls.set("ca", Value::text(&ca.value));
-        if let Some(crl) = section.one("crlfile") {
-            tls.set("crl", Value::text(&crl.value));
-        }
-    }
-    if verify != Verify::Chain {
-        let path = dir.unwrap_or(Path::new("")).join(&ca.value);
-        match pem::key_pins(&path).filter(|pins| !pins.is_empty()) {
-            Some(pins) => tls.set("pin", Value::strings(&pins)),
-            None => {
-                return refuse(
-                    section,
-                    backend,
-                    "`verifyPeer` needs a `CAfile` that can be read",
-                );
-            }
-        }
-    }
-    match host {
-        Some(host) => tls.set("server_name", Value::text(&host.value)),
-        None if tls.get("pin").is_none() => tls.note(section.place.left_out(
-            "the name of a server is always verified; without `checkHost` it is the host of \
-             `connect`",
-        )),
-        None => {}
-    }
-    if section.all("checkhost").len() > 1 {
-        tls.note(
-            section
-                .place
-                .left_out("one name is verified: the last `checkHost`"),
-        );
-    }
-    backend.tls = Some(tls);
-    protocol(section, service, backend);
-}
-
-fn refuse(section: &Section, backend: &mut Backend, reason: &str) {
-    backend.refused.push(reason.to_owned());
-    backend.table.note(section.place.left_out(reason));
-}
-
-/// Versions, cipher suites and groups.
-fn common(section: &Section, tls: &mut Table) {
-    let only = section.one("sslversion");
-    let min = section.one("sslversionmin").or(only);
-    if min.is_some_and(|option| option.value == "TLSv1.3") {
-        tls.set("min_version", Value::text("1.3"));
-    }
-    let no_tls12 = section
-        .all("options")
-        .iter()
-        .any(|option| option.value == "NO_TLSv1.2");
-    if no_tls12 {
-        tls.set("min_version", Value::text("1.3"));
-    }
-    if let Some(option) = only.filter(|option| option.value == "TLSv1.2") {
-        tls.note(
-            option
-                .place
-                .left_out("the newest TLS version cannot be limited"),
-        );
-    }
-    let mut suites: Vec<String> = Vec::new();
-    for (name, is_tls12) in [("ciphersuites", false), ("ciphers", true)] {
-        let Some(option) = section.one(name) else {
-            continue;
-        };
-        let (known, unknown) = tls_names::ciphers(&option.value);
-        if !unknown.is_empty() {
-            let unknown = unknown.join(", ");
-            tls.note(
-                option
-                    .place
-                    .left_out(format!("not supported as cipher suites: {unknown}")),
-            );
-        }
-        if is_tls12 && suites.is_empty() && !known.is_empty() {
-            suites.extend(tls_names::TLS13.map(str::to_owned));
-        }
-        suites.extend(known);
-    }
-    if !suites.is_empty() && section.one("ciphers").is_some() {
-        tls.set(
-            "ciphers",
-            Value::list(suites),
-        );
-    }
-    if let Some(option) = section.one("curves").or(section.one("curve")) {
-        let (known, unknown) = tls_names::groups(&option.value);
-        if !known.is_empty() {
-            tls.set(
-                "groups",
-                Value::list(known),
-            );
-        }
-        if !unknown.is_empty() {
-            tls.note(
-                option
-                    .place
-                    .left_out(format!("not supported: {}", unknown.join(", "))),
-            );
         }
     }
 }

@@ -1,0 +1,130 @@
+//! TLS options of clients and of servers.
+
+use std::path::Path;
+
+use super::super::{
+    super::{
+        model::{Table, Value},
+        pem, tls_names,
+    },
+    options::{Section, Setting},
+};
+
+/// How certificates of the peer are verified.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verify {
+    None,
+    Chain,
+    /// The peer's certificate must be in `CAfile`. `chain`: its authorities as well.
+    Peer {
+        chain: bool,
+    },
+}
+
+impl Verify {
+    pub(super) fn of(section: &Section) -> Self {
+        let level = section
+            .one("verify")
+            .and_then(|option| option.value.parse::<u32>().ok());
+        let chain = section.is_on("verifychain");
+        match level {
+            _ if section.is_on("verifypeer") => Self::Peer { chain },
+            _ if chain => Self::Chain,
+            None | Some(0) => Self::None,
+            Some(3) => Self::Peer { chain: true },
+            Some(4) => Self::Peer { chain: false },
+            Some(_) => Self::Chain,
+        }
+    }
+
+    /// Whether the peer's certificate must be issued by an authority in `CAfile`.
+    pub(super) fn verifies_chain(self) -> bool {
+        matches!(self, Self::Chain | Self::Peer { chain: true })
+    }
+
+    /// Whether the peer's certificate must be in `CAfile`.
+    pub(super) fn verifies_peer(self) -> bool {
+        matches!(self, Self::Peer { .. })
+    }
+}
+
+/// Pins of the certificates in `CAfile`. Returns `None` if there are none, or if the file cannot
+/// be read.
+pub(super) fn pins(ca: &Setting, dir: Option<&Path>) -> Option<Vec<String>> {
+    let path = dir.unwrap_or(Path::new("")).join(&ca.value);
+    pem::key_pins(&path).filter(|pins| !pins.is_empty())
+}
+
+/// Translates `CAfile`, as `key`, and `CRLfile`.
+pub(super) fn authorities(key: &'static str, ca: &Setting, section: &Section, tls: &mut Table) {
+    tls.set(key, Value::text(&ca.value));
+    if let Some(crl) = section.one("crlfile") {
+        tls.set("crl", Value::text(&crl.value));
+    }
+}
+
+/// Translates `cert`, and `key` if it is another file.
+pub(super) fn certificate(cert: &Setting, section: &Section, tls: &mut Table) {
+    tls.set("cert", Value::text(&cert.value));
+    if let Some(key) = section.one("key").filter(|key| key.value != cert.value) {
+        tls.set("key", Value::text(&key.value));
+    }
+}
+
+/// Versions, cipher suites and groups.
+pub(super) fn common(section: &Section, tls: &mut Table) {
+    let only = section.one("sslversion");
+    let min = section.one("sslversionmin").or(only);
+    if min.is_some_and(|option| option.value == "TLSv1.3") {
+        tls.set("min_version", Value::text("1.3"));
+    }
+    let no_tls12 = section
+        .all("options")
+        .iter()
+        .any(|option| option.value == "NO_TLSv1.2");
+    if no_tls12 {
+        tls.set("min_version", Value::text("1.3"));
+    }
+    if let Some(option) = only.filter(|option| option.value == "TLSv1.2") {
+        tls.note(
+            option
+                .place
+                .left_out("the newest TLS version cannot be limited"),
+        );
+    }
+    let mut suites: Vec<String> = Vec::new();
+    for (name, is_tls12) in [("ciphersuites", false), ("ciphers", true)] {
+        let Some(option) = section.one(name) else {
+            continue;
+        };
+        let (known, unknown) = tls_names::ciphers(&option.value);
+        if !unknown.is_empty() {
+            let unknown = unknown.join(", ");
+            tls.note(
+                option
+                    .place
+                    .left_out(format!("not supported as cipher suites: {unknown}")),
+            );
+        }
+        if is_tls12 && suites.is_empty() && !known.is_empty() {
+            suites.extend(tls_names::TLS13.map(str::to_owned));
+        }
+        suites.extend(known);
+    }
+    if !suites.is_empty() && section.one("ciphers").is_some() {
+        tls.set("ciphers", Value::list(suites));
+    }
+    if let Some(option) = section.one("curves").or(section.one("curve")) {
+        let (known, unknown) = tls_names::groups(&option.value);
+        if !known.is_empty() {
+            tls.set("groups", Value::list(known));
+        }
+        if !unknown.is_empty() {
+            tls.note(
+                option
+                    .place
+                    .left_out(format!("not supported: {}", unknown.join(", "))),
+            );
+        }
+    }
+}
