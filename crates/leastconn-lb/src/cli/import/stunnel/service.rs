@@ -16,8 +16,8 @@ use super::{
     options::{Section, Setting},
 };
 
-/// Options that are translated.
-const KNOWN: [&str; 35] = [
+/// Options that are translated, or have no effect with other values than those in [`remarks`].
+const KNOWN: [&str; 30] = [
     "accept",
     "connect",
     "client",
@@ -45,14 +45,9 @@ const KNOWN: [&str; 35] = [
     "failover",
     "protocol",
     "sni",
-    "capath",
-    "crlpath",
-    "checkemail",
-    "exec",
     "options",
-    "ocsp",
     "ocspaia",
-    "pskidentity",
+    "transparent",
 ];
 
 /// Options that need no equivalent.
@@ -145,12 +140,7 @@ fn remarks(section: &Section, service: &mut Service) {
                 service.table.note(place.remark("not needed"));
                 continue;
             }
-            name if KNOWN.contains(&name)
-                || name.starts_with("ocspaia")
-                || name == "transparent" =>
-            {
-                continue;
-            }
+            name if KNOWN.contains(&name) => continue,
             _ => "has no equivalent",
         };
         let is_restriction = matches!(
