@@ -61,7 +61,10 @@ struct Reader<'a> {
     default_server: Vec<String>,
     servers: Vec<(Line, Server)>,
     health: Health,
-    options: HashMap<String, (bool, Place)>,
+    /// `option allbackups`.
+    all_backups: bool,
+    /// The line with `option nolinger`.
+    no_linger: Option<Place>,
     balance: Option<Line>,
     retries: Option<u64>,
 }
@@ -78,7 +81,8 @@ pub(crate) fn read(proxy: &Proxy, bases: &Bases) -> (Option<Front>, Option<Back>
         default_server: Vec::new(),
         servers: Vec::new(),
         health: Health::default(),
-        options: HashMap::new(),
+        all_backups: false,
+        no_linger: None,
         balance: None,
         retries: None,
     };
@@ -220,13 +224,20 @@ impl Reader<'_> {
             | "log-health-checks"
             | "socket-stats"
             | "contstats"
-            | "httpslog" => {}
-            "tcpka" | "clitcpka" | "srvtcpka" => {}
-            "redispatch" | "allbackups" | "splice-auto" | "splice-request" | "splice-response"
-            | "abortonclose" | "nolinger" | "tcp-smart-accept" | "tcp-smart-connect"
-            | "persist" => {
-                self.options.insert(name.to_owned(), (on, place));
-            }
+            | "httpslog"
+            | "tcpka"
+            | "clitcpka"
+            | "srvtcpka"
+            | "redispatch"
+            | "splice-auto"
+            | "splice-request"
+            | "splice-response"
+            | "abortonclose"
+            | "tcp-smart-accept"
+            | "tcp-smart-connect"
+            | "persist" => {}
+            "allbackups" => self.all_backups = on,
+            "nolinger" => self.no_linger = on.then_some(place),
             "transparent" | "independent-streams" | "originalto" => {
                 self.note(place.left_out("has no equivalent"));
             }
@@ -255,7 +266,7 @@ impl Reader<'_> {
     }
 
     fn finish(mut self) -> (Option<Front>, Option<Back>) {
-        if let Some((true, place)) = self.options.get("nolinger") {
+        if let Some(place) = &self.no_linger {
             let note = place.left_out("connections end as described under half-close and resets");
             self.note(note);
         }
@@ -362,9 +373,8 @@ impl Reader<'_> {
             .iter()
             .filter(|(_, server)| server.table.get("backup").is_some())
             .collect::<Vec<_>>();
-        let all_backups = self.options.get("allbackups").is_some_and(|(on, _)| *on);
         if let [_, (line, _), ..] = backups.as_slice()
-            && !all_backups
+            && !self.all_backups
         {
             table.note(
                 line.place
