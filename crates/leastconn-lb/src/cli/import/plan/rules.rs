@@ -1,0 +1,106 @@
+//! Client rules: the product of the decision lists of all listeners.
+
+use super::{
+    super::{
+        access::{self, Condition, Key, Predicate, TooMany, Verdict, always},
+        model::{Limits, Service},
+        names::{Names, valid},
+    },
+    Unit,
+};
+
+/// A client rule.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) name: String,
+    pub(crate) predicate: Predicate,
+    pub(crate) allow: Vec<String>,
+    pub(crate) limits: Limits,
+    /// Whether listeners with different limits share the rule.
+    pub(crate) is_stricter: bool,
+}
+
+/// Returns the client rules for all units. At listeners without client certificates, only rules
+/// by source address can match, so only these are combined with the lists of such listeners.
+pub(super) fn rules(units: &[Unit], services: &[Service]) -> Result<Vec<Rule>, TooMany> {
+    type Combined = Vec<(Predicate, Vec<Verdict>)>;
+    let combine = |certificates: bool| -> Result<(Combined, Vec<&Unit>), TooMany> {
+        let mut rules: Combined = vec![(Predicate::default(), Vec::new())];
+        let chosen: Vec<_> = units
+            .iter()
+            .filter(|unit| services[unit.service].certificates == certificates)
+            .collect();
+        for unit in &chosen {
+            rules = access::product(&rules, &unit.list)?;
+        }
+        Ok((rules, chosen))
+    };
+    let (with, with_units) = combine(true)?;
+    let (without, without_units) = combine(false)?;
+    let units: Vec<_> = with_units.iter().chain(&without_units).collect();
+    let mut all: Combined = Vec::new();
+    for (predicate, verdicts) in with {
+        if predicate.needs_certificate() {
+            let none = without_units.iter().map(|_| Verdict::Refuse);
+            all.push((predicate, verdicts.into_iter().chain(none).collect()));
+            continue;
+        }
+        for (also, more) in &without {
+            let condition = Condition::All(vec![
+                Condition::Is(predicate.clone()),
+                Condition::Is(also.clone()),
+            ]);
+            let both = access::when(
+                &condition,
+                &always(Verdict::Accept),
+                &always(Verdict::Refuse),
+            )?;
+            if let [(both, Verdict::Accept), ..] = both.as_slice() {
+                all.push((both.clone(), [verdicts.clone(), more.clone()].concat()));
+            }
+        }
+    }
+    let mut rules = Vec::new();
+    let mut names = Names::default();
+    for (predicate, verdicts) in all {
+        let mut allow: Vec<String> = Vec::new();
+        let mut limits = Limits::default();
+        let mut all_limits: Vec<Limits> = Vec::new();
+        for (verdict, unit) in verdicts.iter().zip(&units) {
+            if let Verdict::To(name) = verdict {
+                let own = services[unit.service].limits;
+                limits = limits.stricter(own);
+                all_limits.push(own);
+                for name in name.split('\n') {
+                    if !allow.iter().any(|known| known == name) {
+                        allow.push(name.to_owned());
+                    }
+                }
+            }
+        }
+        rules.push(Rule {
+            name: names.unique(&rule_name(&predicate)),
+            predicate,
+            allow,
+            limits,
+            is_stricter: all_limits.iter().any(|own| *own != limits),
+        });
+    }
+    // Rules that refuse are redundant at the end: clients without a matching rule are refused.
+    while rules.last().is_some_and(|rule| rule.allow.is_empty()) {
+        rules.pop();
+    }
+    Ok(rules)
+}
+
+/// Returns a name that describes the clients of the rule.
+fn rule_name(predicate: &Predicate) -> String {
+    let mut keys = predicate.keys();
+    match (keys.next(), keys.next()) {
+        (None, _) => "any-client".to_owned(),
+        (Some((key, [value])), _) if key != Key::Source => valid(value),
+        (Some((Key::Source, [value])), None) => valid(&format!("from-{value}")),
+        (Some((Key::Source, _)), None) => "networks".to_owned(),
+        (Some((key, _)), _) => format!("clients-by-{}", key.name()),
+    }
+}

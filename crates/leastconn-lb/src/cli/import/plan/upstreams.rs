@@ -1,0 +1,273 @@
+//! Assigns upstreams to the clients of each listener.
+
+use super::{
+    super::{
+        access::{List, Verdict, always},
+        model::{Backend, ServerLine, Service, Table, Value},
+        names::Names,
+    },
+    Unit,
+};
+
+/// Name of the upstream for clients that the source refuses.
+const REFUSED: &str = "refused";
+
+/// How a unit refers to its upstream.
+pub(super) enum Target {
+    One(String),
+    /// `allow` selects the upstream.
+    ByClient,
+}
+
+/// An upstream that already has a name.
+struct Assigned {
+    backend: String,
+    certificates: bool,
+    opens: List,
+    name: String,
+}
+
+pub(super) struct Planner {
+    backends: Vec<Backend>,
+    upstreams: Vec<Backend>,
+    assigned: Vec<Assigned>,
+    names: Names,
+    /// Backends that became part of a merged upstream.
+    merged: Vec<String>,
+}
+
+impl Planner {
+    pub(super) fn new(backends: &[Backend]) -> Self {
+        let mut this = Self {
+            backends: backends.to_vec(),
+            upstreams: Vec::new(),
+            assigned: Vec::new(),
+            names: Names::default(),
+            merged: Vec::new(),
+        };
+        // Reserve the names of the source, also for upstreams that no listener uses.
+        for backend in backends {
+            let _ = this.names.unique(&backend.name);
+        }
+        this
+    }
+
+    pub(super) fn target(
+        &mut self,
+        unit: &mut Unit,
+        services: &mut [Service],
+        by_client: bool,
+    ) -> Target {
+        let service = &mut services[unit.service];
+        let mut used: Vec<String> = Vec::new();
+        for (_, verdict) in &unit.list {
+            if let Verdict::To(name) = verdict
+                && !used.contains(name)
+            {
+                used.push(name.clone());
+            }
+        }
+        match used.as_slice() {
+            [] => {
+                let home = service.home.clone().filter(|home| self.has_servers(home));
+                let home = match home {
+                    Some(home) => home,
+                    None => self.refused(),
+                };
+                Target::One(self.assign(&home, unit, service))
+            }
+            [one] => {
+                let name = self.assign(one, unit, service);
+                for (_, verdict) in &mut unit.list {
+                    if matches!(verdict, Verdict::To(_)) {
+                        *verdict = Verdict::To(name.clone());
+                    }
+                }
+                Target::One(name)
+            }
+            many if by_client => {
+                for name in many {
+                    self.keep(name);
+                }
+                Target::ByClient
+            }
+            many => self.merged(many, unit, service),
+        }
+    }
+
+    fn has_servers(&self, name: &str) -> bool {
+        let found = self.backends.iter().find(|backend| backend.name == name);
+        found.is_some_and(Backend::has_servers)
+    }
+
+    /// Adds the upstream under the name of its backend.
+    fn keep(&mut self, name: &str) {
+        if !self.upstreams.iter().any(|upstream| upstream.name == name) {
+            let found = self.backends.iter().find(|backend| backend.name == name);
+            self.upstreams.extend(found.cloned());
+        }
+    }
+
+    /// An upstream that no client may use.
+    fn refused(&mut self) -> String {
+        if !self.backends.iter().any(|backend| backend.name == REFUSED) {
+            let mut table = Table::default();
+            table.disable_health_checks();
+            let mut server = Table::default();
+            server.set("address", Value::text("127.0.0.1:1"));
+            self.backends.push(Backend {
+                name: REFUSED.to_owned(),
+                table,
+                servers: vec![ServerLine::Server {
+                    name: "none".to_owned(),
+                    table: server,
+                }],
+                comments: vec![
+                    "For connections that the source refuses: no client may use it.".to_owned(),
+                ],
+                ..Backend::default()
+            });
+        }
+        REFUSED.to_owned()
+    }
+
+    /// Returns the name of the upstream that a backend becomes for the clients of a unit. Units
+    /// that make the backend available to the same clients share the upstream.
+    fn assign(&mut self, backend: &str, unit: &Unit, service: &Service) -> String {
+        let opens: List = unit
+            .list
+            .iter()
+            .map(|(predicate, verdict)| {
+                let opens = matches!(verdict, Verdict::To(name) if name == backend);
+                let verdict = if opens {
+                    Verdict::Accept
+                } else {
+                    Verdict::Refuse
+                };
+                (predicate.clone(), verdict)
+            })
+            .collect();
+        let found = self.assigned.iter().find(|assigned| {
+            assigned.backend == backend
+                && assigned.certificates == service.certificates
+                && assigned.opens == opens
+        });
+        if let Some(assigned) = found {
+            return assigned.name.clone();
+        }
+        let is_first = !self.assigned.iter().any(|other| other.backend == backend);
+        let name = if is_first {
+            self.keep(backend);
+            backend.to_owned()
+        } else {
+            let name = self.names.unique(&format!("{backend}-{}", service.name));
+            self.copy(backend, &name);
+            name
+        };
+        self.assigned.push(Assigned {
+            backend: backend.to_owned(),
+            certificates: service.certificates,
+            opens,
+            name: name.clone(),
+        });
+        name
+    }
+
+    fn copy(&mut self, backend: &str, name: &str) {
+        if let Some(found) = self.backends.iter().find(|other| other.name == backend) {
+            let mut copy = found.clone();
+            copy.comments.push(format!(
+                "The servers of `{backend}`, for other clients. Connections and `max_conns` are \
+                 counted separately."
+            ));
+            name.clone_into(&mut copy.name);
+            self.upstreams.push(copy);
+        }
+    }
+
+    /// Merges several backends into one upstream. The client rules select the servers.
+    fn merged(&mut self, used: &[String], unit: &mut Unit, service: &mut Service) -> Target {
+        let sources: Vec<Backend> = self
+            .backends
+            .iter()
+            .filter(|backend| used.contains(&backend.name))
+            .cloned()
+            .collect();
+        // What is sent to a server must not change. Other settings can be those of one backend.
+        let same = |a: &Backend, b: &Backend| {
+            a.tls == b.tls && a.table.get("proxy_protocol") == b.table.get("proxy_protocol")
+        };
+        let quoted: Vec<_> = used.iter().map(|name| format!("`{name}`")).collect();
+        if !sources.iter().all(|other| same(&sources[0], other)) {
+            let reason = format!(
+                "its clients use {} with different `tls` or `proxy_protocol`",
+                quoted.join(", ")
+            );
+            if !service.refused.contains(&reason) {
+                service.refused.push(reason);
+            }
+            unit.list = always(Verdict::Refuse);
+            let home = self.refused();
+            return Target::One(self.assign(&home, unit, service));
+        }
+        let name = self.names.unique(&service.name);
+        let mut merged = Backend {
+            name: name.clone(),
+            servers: Vec::new(),
+            comments: vec![format!(
+                "The servers of {} in one upstream: the client rules select the servers.",
+                used.join(" and ")
+            )],
+            ..sources[0].clone()
+        };
+        if sources
+            .iter()
+            .any(|other| other.table.keys != sources[0].table.keys)
+        {
+            merged.comments.push(format!(
+                "The settings are those of `{}`. Other settings of the source are left out.",
+                sources[0].name
+            ));
+        }
+        let mut servers: Vec<(String, String)> = Vec::new();
+        let mut names = Names::default();
+        for source in &sources {
+            for line in &source.servers {
+                let ServerLine::Server { name, table } = line else {
+                    continue;
+                };
+                let server = names.unique(&format!("{}.{name}", source.name));
+                servers.push((source.name.clone(), server.clone()));
+                merged.servers.push(ServerLine::Server {
+                    name: server,
+                    table: table.clone(),
+                });
+            }
+        }
+        for (_, verdict) in &mut unit.list {
+            if let Verdict::To(backend) = verdict {
+                let own = servers.iter().filter(|(source, _)| source == backend);
+                let allow: Vec<_> = own.map(|(_, server)| format!("{name}/{server}")).collect();
+                *verdict = Verdict::To(allow.join("\n"));
+            }
+        }
+        self.upstreams.push(merged);
+        self.merged.extend(used.iter().cloned());
+        Target::One(name)
+    }
+
+    /// Returns all upstreams, including the ones that no listener uses.
+    pub(super) fn finish(mut self) -> Vec<Backend> {
+        let rest: Vec<_> = self
+            .backends
+            .iter()
+            .map(|backend| backend.name.clone())
+            .collect();
+        for name in rest {
+            if !self.merged.contains(&name) && self.has_servers(&name) {
+                self.keep(&name);
+            }
+        }
+        self.upstreams
+    }
+}
