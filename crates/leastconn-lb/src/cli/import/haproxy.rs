@@ -5,6 +5,7 @@ mod bind;
 mod global;
 mod health;
 mod lexer;
+mod listeners;
 mod proxy;
 mod rules;
 mod sections;
@@ -70,7 +71,7 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
         let own = backs.iter().find(|back| back.backend.name == front.name);
         let own = own.map(|back| back.backend.name.as_str());
         let default = front.rules.default_backend().or(own);
-        for mut service in proxy::services(front, &mut names, default) {
+        for mut service in listeners::services(front, &mut names, default) {
             evaluate(&mut service, front, default, &backs, &tables, dir)?;
             upstreams.rename(&mut service);
             imported.services.push(service);
@@ -170,7 +171,7 @@ fn evaluate(
     let mut list = evaluated.list;
     service.table.notes.extend(evaluated.notes);
     service.refused.extend(evaluated.refused);
-    proxy::limits(service, &evaluated.limits);
+    listeners::limits(service, &evaluated.limits);
     let mut used: Vec<&Back> = Vec::new();
     for back in backs {
         let name = &back.backend.name;
@@ -182,8 +183,8 @@ fn evaluate(
         let own = back.rules.evaluate(surroundings).map_err(too_many)?;
         service.table.notes.extend(own.notes);
         service.refused.extend(own.refused);
-        proxy::limits(service, &own.limits);
-        list = proxy::through(list, name, &own.list)?;
+        listeners::limits(service, &own.limits);
+        list = listeners::through(list, name, &own.list)?;
     }
     service.access = list;
     timeouts(service, front, &used);

@@ -1,0 +1,183 @@
+//! The upstream of a section with servers.
+
+use super::{
+    super::{
+        super::{
+            model::{Backend, ServerLine, Table, Value},
+            names::Names,
+            units,
+        },
+        lexer::Line,
+        server::Server,
+    },
+    Back, Reader,
+};
+
+/// Largest `size` of a queue. HAProxy has no limit by default.
+const LARGEST_QUEUE: u64 = 100_000;
+
+impl Reader<'_> {
+    pub(super) fn back(&mut self) -> Back {
+        let mut table = Table::default();
+        table.set("balance", Value::text(self.balance()));
+        if let Some(ms) = self.timeouts.get("connect") {
+            table.set("connect_timeout", units::duration(ms));
+        }
+        table.set(
+            "retries",
+            Value::Integer(self.retries.unwrap_or(3).min(1000)),
+        );
+        // HAProxy never dials a server that is down.
+        table.set("panic", Value::text("refuse"));
+        for (key, value) in std::mem::take(&mut self.back.keys) {
+            table.set(key, value);
+        }
+        table.notes.append(&mut self.back.notes);
+        let mut backend = Backend {
+            name: self.proxy.name.clone(),
+            ..Backend::default()
+        };
+        self.servers(&mut backend, &mut table);
+        backend.table = table;
+        Back {
+            backend,
+            rules: self.rules.for_backend(),
+            timeouts: self.timeouts.clone(),
+        }
+    }
+
+    fn balance(&mut self) -> &'static str {
+        let Some(line) = self.balance.take() else {
+            return "round_robin";
+        };
+        match line.word(1) {
+            "roundrobin" | "static-rr" => "round_robin",
+            "leastconn" => "least_conn",
+            "source" => "source_hash",
+            "random" | "random(2)" => "p2c",
+            "random(1)" => "random",
+            word if word.starts_with("random(") => "p2c",
+            "first" => {
+                let reason = "no algorithm fills one server after the other; least_conn instead";
+                self.back.note(line.place.left_out(reason));
+                "least_conn"
+            }
+            "hash" if line.word(2) == "src" => "source_hash",
+            _ => {
+                let reason = "the algorithm needs application data; least_conn instead";
+                self.back.note(line.place.left_out(reason));
+                "least_conn"
+            }
+        }
+    }
+
+    /// The queue, if a server has `maxconn`. HAProxy limits the queue of each server, so `size` is
+    /// the sum of these limits.
+    fn queue(&self, servers: &[&(Line, Server)]) -> Option<Value> {
+        let is_limited = |server: &Server| {
+            let limit = server.table.get("max_conns");
+            matches!(limit, Some(Value::Integer(limit)) if *limit > 0)
+        };
+        let limited: Vec<_> = servers.iter().filter(|(_, s)| is_limited(s)).collect();
+        if limited.is_empty() {
+            return None;
+        }
+        let sizes: Option<Vec<u64>> = limited.iter().map(|(_, s)| s.max_queue).collect();
+        let size = sizes.map_or(LARGEST_QUEUE, |sizes| {
+            let sum = sizes.into_iter().fold(0, u64::saturating_add);
+            sum.min(LARGEST_QUEUE)
+        });
+        let mut queue = vec![("size", Value::Integer(size))];
+        let timeouts = ["queue", "connect"].into_iter();
+        let timeout = timeouts.filter_map(|name| self.timeouts.get(name)).next();
+        queue.extend(timeout.map(|ms| ("timeout", units::duration(ms))));
+        Some(Value::Table(queue))
+    }
+
+    /// Adds the servers, and the settings that they have in common.
+    fn servers(&mut self, backend: &mut Backend, table: &mut Table) {
+        let servers = std::mem::take(&mut self.servers);
+        let usable: Vec<_> = servers
+            .iter()
+            .filter(|(_, server)| server.left_out.is_none())
+            .collect();
+        let first = usable
+            .first()
+            .map(|(_, server)| server.clone())
+            .unwrap_or_default();
+        let backups = usable
+            .iter()
+            .filter(|(_, server)| server.table.get("backup").is_some())
+            .collect::<Vec<_>>();
+        if let [_, (line, _), ..] = backups.as_slice()
+            && !self.all_backups
+        {
+            table.note(
+                line.place
+                    .left_out("all backup servers are used, not only the first"),
+            );
+        }
+        let checked: Vec<_> = usable.iter().filter(|(_, server)| server.check).collect();
+        if let Some((line, _)) = usable.iter().find(|(_, server)| !server.check)
+            && !checked.is_empty()
+        {
+            table.note(
+                line.place
+                    .left_out("health checks apply to all servers of an upstream"),
+            );
+        }
+        let checks = checked.first().map(|(_, server)| server.checks.clone());
+        if let Some((line, _)) = checked
+            .iter()
+            .find(|(_, server)| Some(&server.checks) != checks.as_ref())
+        {
+            table.note(
+                line.place
+                    .left_out("servers of an upstream have the same health checks"),
+            );
+        }
+        if let Some(queue) = self.queue(&usable) {
+            table.set("queue", queue);
+        }
+        if let Some(kind) = first.proxy_protocol {
+            table.set("proxy_protocol", Value::text(kind));
+        }
+        if let Some(ms) = first.slow_start {
+            table.set("slow_start", units::duration(ms));
+        }
+        let observe = first.observe.unwrap_or(0);
+        let passive = vec![("max_fails", Value::Integer(observe))];
+        table.set("passive", Value::Table(passive));
+        let mut health = std::mem::take(&mut self.health);
+        health.timeout = self.timeouts.get("check");
+        let refused = first.refused.clone();
+        health.table(checks.as_ref().filter(|_| refused.is_none()), table);
+        backend.refused.extend(refused);
+        if let Some(tls) = &first.tls {
+            backend.tls = Some(tls.clone());
+        }
+        let mut names = Names::default();
+        for (line, mut server) in servers {
+            let tls_keys = |server: &Server| server.tls.as_ref().map(|tls| tls.keys.clone());
+            if let Some(note) = server.left_out.take() {
+                backend.servers.push(ServerLine::Note(note));
+                continue;
+            }
+            let differs = tls_keys(&server) != tls_keys(&first)
+                || server.proxy_protocol != first.proxy_protocol
+                || server.refused != first.refused;
+            if differs {
+                let reason = "servers of an upstream have the same `tls` and `proxy_protocol`";
+                backend
+                    .servers
+                    .push(ServerLine::Note(line.place.left_out(reason)));
+                continue;
+            }
+            server.table.notes.append(&mut server.notes);
+            backend.servers.push(ServerLine::Server {
+                name: names.unique(&server.name),
+                table: server.table,
+            });
+        }
+    }
+}
