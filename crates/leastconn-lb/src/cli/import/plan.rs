@@ -7,6 +7,8 @@
 mod rules;
 mod upstreams;
 
+use std::collections::BTreeMap;
+
 use super::{
     access::{List, TooMany, Verdict, at_sni, server_names},
     model::{Backend, Imported, Service},
@@ -36,6 +38,8 @@ struct Unit {
     service: usize,
     sni: Option<String>,
     list: List,
+    /// For each backend in `list`, the entries of `allow` in client rules.
+    allow: BTreeMap<String, Vec<String>>,
 }
 
 /// Plans the configuration.
@@ -112,6 +116,7 @@ fn split(number: usize, service: &Service) -> Vec<Unit> {
         service: number,
         sni: sni.cloned(),
         list: at_sni(&service.access, sni.map(String::as_str)),
+        allow: BTreeMap::new(),
     };
     all.map(unit).collect()
 }

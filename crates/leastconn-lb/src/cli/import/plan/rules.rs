@@ -67,13 +67,13 @@ pub(super) fn rules(units: &[Unit], services: &[Service]) -> Result<Vec<Rule>, T
         let mut limits = Limits::default();
         let mut all_limits: Vec<Limits> = Vec::new();
         for (verdict, unit) in verdicts.iter().zip(&units) {
-            if let Verdict::To(name) = verdict {
+            if let Verdict::To(backend) = verdict {
                 let own = services[unit.service].limits;
                 limits = limits.stricter(own);
                 all_limits.push(own);
-                for name in name.split('\n') {
-                    if !allow.iter().any(|known| known == name) {
-                        allow.push(name.to_owned());
+                for name in unit.allow.get(backend).into_iter().flatten() {
+                    if !allow.contains(name) {
+                        allow.push(name.clone());
                     }
                 }
             }

@@ -78,16 +78,13 @@ impl Planner {
             }
             [one] => {
                 let name = self.assign(one, unit, service);
-                for (_, verdict) in &mut unit.list {
-                    if matches!(verdict, Verdict::To(_)) {
-                        *verdict = Verdict::To(name.clone());
-                    }
-                }
+                unit.allow.insert(one.clone(), vec![name.clone()]);
                 Target::One(name)
             }
             many if by_client => {
                 for name in many {
                     self.keep(name);
+                    unit.allow.insert(name.clone(), vec![name.clone()]);
                 }
                 Target::ByClient
             }
@@ -229,26 +226,23 @@ impl Planner {
                 sources[0].name
             ));
         }
-        let mut servers: Vec<(String, String)> = Vec::new();
         let mut names = Names::default();
         for source in &sources {
             for line in &source.servers {
-                let ServerLine::Server { name, table } = line else {
+                let ServerLine::Server {
+                    name: server,
+                    table,
+                } = line
+                else {
                     continue;
                 };
-                let server = names.unique(&format!("{}.{name}", source.name));
-                servers.push((source.name.clone(), server.clone()));
+                let server = names.unique(&format!("{}.{server}", source.name));
+                let allow = unit.allow.entry(source.name.clone()).or_default();
+                allow.push(format!("{name}/{server}"));
                 merged.servers.push(ServerLine::Server {
                     name: server,
                     table: table.clone(),
                 });
-            }
-        }
-        for (_, verdict) in &mut unit.list {
-            if let Verdict::To(backend) = verdict {
-                let own = servers.iter().filter(|(source, _)| source == backend);
-                let allow: Vec<_> = own.map(|(_, server)| format!("{name}/{server}")).collect();
-                *verdict = Verdict::To(allow.join("\n"));
             }
         }
         self.upstreams.push(merged);
