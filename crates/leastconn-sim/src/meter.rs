@@ -123,7 +123,7 @@ impl Meter {
     /// `server` has accepted a connection whose client arrived at `arrived`.
     pub fn accepted(&mut self, now: Duration, arrived: Duration, server: usize) {
         self.advance(now);
-        if now >= self.warm_up {
+        if self.is_measuring(now) {
             self.outcome.connects[server] += 1;
             self.outcome.waits.push(now.saturating_sub(arrived));
         }

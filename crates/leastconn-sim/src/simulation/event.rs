@@ -1,10 +1,6 @@
 //! Events in the order of time.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::workload::Arrival;
 
@@ -42,20 +38,19 @@ pub(super) enum Event {
 /// Pending events. Simultaneous events happen in insertion order.
 #[derive(Debug, Default)]
 pub(super) struct Events {
-    order: BinaryHeap<Reverse<(Duration, u64)>>,
-    pending: BTreeMap<u64, Event>,
+    /// By time and insertion number.
+    pending: BTreeMap<(Duration, u64), Event>,
     added: u64,
 }
 
 impl Events {
     pub(super) fn add(&mut self, at: Duration, event: Event) {
-        self.order.push(Reverse((at, self.added)));
-        self.pending.insert(self.added, event);
+        self.pending.insert((at, self.added), event);
         self.added += 1;
     }
 
     pub(super) fn next(&mut self) -> Option<(Duration, Event)> {
-        let Reverse((at, number)) = self.order.pop()?;
-        Some((at, self.pending.remove(&number)?))
+        let ((at, _), event) = self.pending.pop_first()?;
+        Some((at, event))
     }
 }
