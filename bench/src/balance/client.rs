@@ -35,7 +35,7 @@ impl Tally {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clients {
     /// How long a client waits for an answer.
-    pub(super) patience: Duration,
+    pub(super) answer_timeout: Duration,
     /// Results of clients that arrive before this time are not counted.
     pub(super) warm_up: Duration,
 }
@@ -68,7 +68,7 @@ impl Clients {
         let mut left = hold;
         loop {
             let began = Instant::now();
-            let result = open(address, self.patience).await;
+            let result = open(address, self.answer_timeout).await;
             if let Some(tally) = &tally {
                 let mut tally = tally.borrow_mut();
                 match &result {
@@ -92,9 +92,9 @@ impl Clients {
     }
 }
 
-async fn open(address: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+async fn open(address: SocketAddr, answer_timeout: Duration) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address).await?;
-    greet(&mut stream, patience).await?;
+    greet(&mut stream, answer_timeout).await?;
     Ok(stream)
 }
 
@@ -102,9 +102,9 @@ async fn open(address: SocketAddr, patience: Duration) -> io::Result<TcpStream> 
 ///
 /// # Errors
 /// If the connection ends without an answer, or if there is no answer in time.
-pub(super) async fn greet(stream: &mut TcpStream, patience: Duration) -> io::Result<u8> {
+pub(super) async fn greet(stream: &mut TcpStream, answer_timeout: Duration) -> io::Result<u8> {
     stream.write_all(&[HELLO]).await?;
-    timeout(patience, stream.read_u8())
+    timeout(answer_timeout, stream.read_u8())
         .await
         .map_err(|_| io::ErrorKind::TimedOut)?
 }

@@ -258,7 +258,7 @@ mod tests {
             sources: 1,
         };
         let clients = Clients {
-            patience: Duration::from_millis(200),
+            answer_timeout: Duration::from_millis(200),
             warm_up: Duration::ZERO,
         };
         let arrivals = workload.arrivals(Duration::from_secs(1), 1, 1);

@@ -96,7 +96,7 @@ pub(super) const SITUATIONS: [Situation; 8] = [
 
 const SECOND: Duration = Duration::from_secs(1);
 const CLIENTS: Clients = Clients {
-    patience: Duration::from_secs(6),
+    answer_timeout: Duration::from_secs(6),
     warm_up: Duration::ZERO,
 };
 
@@ -292,7 +292,7 @@ async fn frozen(environment: Rc<Environment>) -> io::Result<Vec<f64>> {
         })
         .await?;
     let clients = Clients {
-        patience: 5 * SECOND,
+        answer_timeout: 5 * SECOND,
         ..CLIENTS
     };
     let workload = poisson(150.0, Hold::Exponential(SECOND / 4));
