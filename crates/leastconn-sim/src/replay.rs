@@ -9,11 +9,12 @@ mod access_log;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
 use leastconn::{Balance, PoolError, Source};
+use leastconn_config::Config;
 
 use crate::{
     measure::Measure,
@@ -74,9 +75,12 @@ impl Replay {
             let name = self.upstream.clone().unwrap_or_default();
             return Err(ReplayError::NoConnections(name));
         }
+        let config = self.config.as_deref();
+        let loaded = config.map(leastconn_config::load_with_expired).transpose();
+        let loaded = loaded.map_err(ReplayError::Config)?;
         let reports = upstreams.into_iter().map(|(upstream, connections)| {
-            let servers = match &self.config {
-                Some(config) => configured_servers(config, upstream)?,
+            let servers = match &loaded {
+                Some(loaded) => configured_servers(&loaded.config, upstream)?,
                 None => named_servers(&connections),
             };
             self.replay(upstream, servers, &connections)
@@ -198,9 +202,8 @@ fn source(text: &str) -> Source {
     }
 }
 
-fn configured_servers(config: &Path, upstream: &str) -> Result<Vec<ServerSetup>, ReplayError> {
-    let loaded = leastconn_config::load_with_expired(config).map_err(ReplayError::Config)?;
-    let mut upstreams = loaded.config.upstreams.iter();
+fn configured_servers(config: &Config, upstream: &str) -> Result<Vec<ServerSetup>, ReplayError> {
+    let mut upstreams = config.upstreams.iter();
     let found = upstreams
         .find(|configured| configured.id.as_str() == upstream)
         .ok_or_else(|| ReplayError::UnknownUpstream(upstream.to_owned()))?;
