@@ -42,6 +42,14 @@ pub(crate) fn number(number: u64) -> String {
     out
 }
 
+/// Formats a number of things: `1 server`, `2 servers`.
+pub(crate) fn count(count: usize, one: &str) -> String {
+    match count {
+        1 => format!("1 {one}"),
+        n => format!("{n} {one}s"),
+    }
+}
+
 /// Formats a duration with at most two units: `12s`, `5m03s`, `2h15m`, `3d04h`.
 pub(crate) fn age(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);

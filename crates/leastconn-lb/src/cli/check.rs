@@ -14,6 +14,7 @@ use leastconn_server::upstream::{SourceStatus, look_up_sources};
 use tokio::task::JoinSet;
 
 use super::{INVALID, fail};
+use crate::figures::count;
 
 /// Time limit for looking up sources of servers.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -140,13 +141,6 @@ fn success(config: &Config, problems: &Problems) -> String {
         out.push_str(&format!(" ({})", problems.summary()));
     }
     out
-}
-
-fn count(count: usize, one: &str) -> String {
-    match count {
-        1 => format!("1 {one}"),
-        n => format!("{n} {one}s"),
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use serde::Serialize;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::rules::{self, RuleTrace};
+use crate::figures::count;
 use leastconn_config::{Listener, MatchKey};
 use leastconn_server::{
     authorization::{AuthInput, authorize},
@@ -311,10 +312,9 @@ fn decide(
 }
 
 fn describe_source(source: &SourceStatus) -> String {
-    match (&source.error, source.servers.len()) {
-        (Some(error), _) => format!("{}: {error}", source.kind),
-        (None, 1) => format!("{}: 1 server", source.kind),
-        (None, count) => format!("{}: {count} servers", source.kind),
+    match &source.error {
+        Some(error) => format!("{}: {error}", source.kind),
+        None => format!("{}: {}", source.kind, count(source.servers.len(), "server")),
     }
 }
 
