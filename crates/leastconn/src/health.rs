@@ -197,15 +197,6 @@ impl Siblings {
             ..self
         }
     }
-
-    /// The same state, but no other server serves connections.
-    #[must_use]
-    pub const fn no_other_serves(self) -> Self {
-        Self {
-            another_serves: false,
-            ..self
-        }
-    }
 }
 
 /// Whether connections are sent to a server, according to probes and connects.
@@ -439,11 +430,6 @@ impl Health {
             self.ejected_until = Some(deadline::after(now, self.passive.fail_timeout));
             self.trial_started = Some(now);
         }
-    }
-
-    /// Consecutive connections that failed early.
-    pub const fn early_failures(&self) -> u32 {
-        self.early_failures
     }
 
     /// Whether the server is ejected or has failures that a success would clear.

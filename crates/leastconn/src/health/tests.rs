@@ -248,7 +248,10 @@ fn only_a_served_connection_ends_an_early_ejection() {
 #[test]
 fn early_failures_of_all_servers_eject_none() {
     let mut health = Health::new(None, passive(1, 10));
-    let none_serves = AVAILABLE_SIBLING.no_other_serves();
+    let none_serves = Siblings {
+        another_serves: false,
+        ..AVAILABLE_SIBLING
+    };
     (0..100).for_each(|_| health.failed_early(at(0), at(0), none_serves));
     assert_eq!(health.availability(), Availability::Up);
     // The failures count as soon as another server serves connections.
