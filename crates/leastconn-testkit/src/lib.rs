@@ -30,6 +30,8 @@ pub use upstream::{Behaviour, Upstream};
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::net::{TcpListener, TcpStream};
+
 /// Default time limit for waiting. The limit is long, because the machine may be busy with
 /// other tests. Only a failing test waits this long. Use a shorter limit if a timer of the
 /// balancer would also cause the event. For example, the balancer polls its files every ten
@@ -45,6 +47,20 @@ pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Out
         Ok(output) => output,
         Err(_) => panic!("{what}: not within {limit:?}"),
     }
+}
+
+/// Returns both ends of a TCP connection over loopback: the connecting and the accepting one.
+///
+/// # Panics
+/// If the connection cannot be opened.
+pub async fn tcp_pair() -> (TcpStream, TcpStream) {
+    let open = async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let connecting = TcpStream::connect(listener.local_addr()?);
+        let (connected, (accepted, _)) = tokio::try_join!(connecting, listener.accept())?;
+        std::io::Result::Ok((connected, accepted))
+    };
+    open.await.expect("a TCP connection over loopback")
 }
 
 /// Calls `probe` every 10 ms until it returns `Ok`. Tests use this function for state that

@@ -118,10 +118,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Foreign<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt, BufStream},
-        net::TcpListener,
-    };
+    use leastconn_testkit::tcp_pair;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream};
 
     use super::*;
     use crate::{
@@ -197,14 +195,12 @@ mod tests {
 
     #[tokio::test]
     async fn abort_resets_the_tcp_connection() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let connecting = TcpStream::connect(listener.local_addr().unwrap());
-        let (mut peer, accepted) = tokio::join!(connecting, listener.accept());
-        let stream = BufStream::new(accepted.unwrap().0);
+        let (mut peer, accepted) = tcp_pair().await;
+        let stream = BufStream::new(accepted);
         let mut foreign = Foreign::over_tcp(stream, |stream| stream.get_ref());
         foreign.abort();
         drop(foreign);
-        let error = peer.as_mut().unwrap().read(&mut [0]).await.unwrap_err();
+        let error = peer.read(&mut [0]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 }

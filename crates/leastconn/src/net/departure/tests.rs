@@ -1,18 +1,10 @@
-use leastconn_testkit::{DEADLINE, within};
+use leastconn_testkit::{DEADLINE, tcp_pair, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
     time::timeout,
 };
 
 use super::*;
-
-async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap());
-    let (client, accepted) = tokio::join!(client, listener.accept());
-    (client.unwrap(), accepted.unwrap().0)
-}
 
 fn reset(client: TcpStream) {
     socket2::SockRef::from(&client)
@@ -33,19 +25,19 @@ async fn stays(stream: &mut TcpStream) {
 
 #[tokio::test]
 async fn close_and_reset_are_distinguished() {
-    let (client, mut accepted) = pair().await;
+    let (client, mut accepted) = tcp_pair().await;
     stays(&mut accepted).await;
     drop(client);
     assert_eq!(reason(&mut accepted).await, Reason::ClientClosed);
 
-    let (client, mut accepted) = pair().await;
+    let (client, mut accepted) = tcp_pair().await;
     reset(client);
     assert_eq!(reason(&mut accepted).await, Reason::ClientReset);
 }
 
 #[tokio::test]
 async fn half_close_after_data_is_no_departure() {
-    let (mut client, mut accepted) = pair().await;
+    let (mut client, mut accepted) = tcp_pair().await;
     client.write_all(b"request").await.unwrap();
     stays(&mut accepted).await;
     client.shutdown().await.unwrap();
@@ -57,7 +49,7 @@ async fn half_close_after_data_is_no_departure() {
 
 #[tokio::test]
 async fn reset_behind_data_is_detected() {
-    let (mut client, mut accepted) = pair().await;
+    let (mut client, mut accepted) = tcp_pair().await;
     client.write_all(b"request").await.unwrap();
     stays(&mut accepted).await;
     reset(client);

@@ -1,9 +1,9 @@
 use std::{net::SocketAddr, num::NonZeroU32};
 
-use leastconn_testkit::{DEADLINE, within};
+use leastconn_testkit::{DEADLINE, tcp_pair, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     task::JoinHandle,
     time::sleep,
 };
@@ -25,8 +25,8 @@ struct Rig {
 impl Rig {
     async fn new(pool: &Pool) -> Self {
         let lease = pool.pick(&pool.all(), &Tried::default(), now()).unwrap();
-        let (client, mut downstream) = pair().await;
-        let (mut upstream, server) = pair().await;
+        let (client, mut downstream) = tcp_pair().await;
+        let (mut upstream, server) = tcp_pair().await;
         let relaying = tokio::spawn(async move {
             let (policy, traffic) = (RelayPolicy::default(), Traffic::default());
             relay_leased(&mut downstream, &mut upstream, &lease, &policy, &traffic).await
@@ -60,13 +60,6 @@ fn end(mut stream: TcpStream, resets: bool) {
     if resets {
         stream.abort();
     }
-}
-
-async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let connecting = TcpStream::connect(listener.local_addr().unwrap());
-    let (connected, accepted) = tokio::join!(connecting, listener.accept());
-    (connected.unwrap(), accepted.unwrap().0)
 }
 
 /// A pool of one server.

@@ -7,12 +7,12 @@ use std::sync::{Arc, atomic::Ordering};
 use leastconn_testkit::{
     DEADLINE,
     data::{Sha256, pattern, sha256_hex},
-    within,
+    tcp_pair, within,
 };
 use proptest::{collection::vec, prelude::*};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     task::JoinHandle,
 };
 
@@ -30,17 +30,10 @@ const MIB: usize = 1 << 20;
 /// Serializes the tests, because the pipe pool is process-wide.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let connecting = TcpStream::connect(listener.local_addr().unwrap());
-    let (connected, accepted) = tokio::join!(connecting, listener.accept());
-    (connected.unwrap(), accepted.unwrap().0)
-}
-
 /// A client, a server and the relay between them.
 async fn rig() -> (TcpStream, TcpStream, JoinHandle<Reason>, Arc<Traffic>) {
-    let (client, mut downstream) = pair().await;
-    let (mut upstream, server) = pair().await;
+    let (client, mut downstream) = tcp_pair().await;
+    let (mut upstream, server) = tcp_pair().await;
     let traffic = Arc::new(Traffic::default());
     let meter = Arc::clone(&traffic);
     let relaying = tokio::spawn(async move {
