@@ -86,8 +86,8 @@ const CLIENT_CERT_SESS: u8 = 0x04;
 /// names 64.
 const MAX_TEXT: usize = 1024;
 
-/// Maximum length of the part after the fixed part.
-const MAX_REST: usize = u16::MAX as usize;
+/// Maximum length that the format allows for the part after the fixed part.
+const MAX_LENGTH: usize = u16::MAX as usize;
 
 /// Length of two IPv6 addresses and two ports.
 const MAX_ADDRESSES: usize = 36;
@@ -181,7 +181,7 @@ impl SameFamily {
 
     fn binary(&self, tlvs: &[u8]) -> Vec<u8> {
         let (source, destination) = self.both();
-        let mut addresses = Vec::with_capacity(36);
+        let mut addresses = Vec::with_capacity(MAX_ADDRESSES);
         for end in [source, destination] {
             match end.ip() {
                 IpAddr::V4(ip) => addresses.extend(ip.octets()),
@@ -253,7 +253,7 @@ fn tlvs(tls: &ClientTls<'_>) -> Vec<u8> {
     if let Some(der) = tls.der {
         const HEADS: usize = 2 * 3;
         let others = MAX_ADDRESSES + tlvs.len() + ssl.len() + HEADS;
-        if others + der.len() <= MAX_REST {
+        if others + der.len() <= MAX_LENGTH {
             ssl.push(SSL_CLIENT_CERT);
             ssl.extend(length(der.len()));
             ssl.extend(der);
