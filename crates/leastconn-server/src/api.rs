@@ -35,8 +35,6 @@ pub use status::{
 };
 pub use upstreams::{OwnZone, UpstreamSummary, outage_lines};
 
-pub(crate) use crate::telemetry::refusals::is_refusal;
-
 use crate::{context::ServerContext, control::Control, reason_code::ReasonCode};
 
 /// State that API requests read and change.

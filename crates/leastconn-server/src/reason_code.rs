@@ -10,7 +10,7 @@ use leastconn::Reason;
 use leastconn_tls::{ChainErrorKind, HandshakeErrorKind};
 
 macro_rules! reason_codes {
-    ($($(#[$doc:meta])* $variant:ident = $code:expr,)+) => {
+    ($($(#[$doc:meta])* $variant:ident = $code:expr, $class:ident;)+) => {
         /// How a connection ended. Every connection has exactly one reason code.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum ReasonCode {
@@ -25,82 +25,100 @@ macro_rules! reason_codes {
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $code,)+ }
             }
+
+            const fn class(self) -> Class {
+                match self { $(Self::$variant => Class::$class,)+ }
+            }
         }
     };
 }
 
+/// The class of a reason code, the second column of the table below.
+enum Class {
+    /// Not a failure. A truncated stream does not count as a failure, because many clients close
+    /// the connection without `close_notify` after a complete exchange. A client that closes
+    /// before a server is connected does not count as a failure either, because monitoring probes
+    /// do so.
+    Success,
+    /// The client was refused. Some of these reasons can also end a connection that has a server,
+    /// for example if its certificate is revoked.
+    Refused,
+    /// The connection ended early, although it was not refused.
+    Failed,
+}
+
 reason_codes! {
     /// Both sides finished sending, and all bytes were delivered.
-    Ok = Reason::Ok.as_str(),
+    Ok = Reason::Ok.as_str(), Success;
     /// The client was not authorized before the handshake deadline expired.
-    HandshakeTimeout = "handshake_timeout",
+    HandshakeTimeout = "handshake_timeout", Refused;
     /// The TLS handshake failed. For example, the client did not speak TLS, there was no
     /// common version or cipher suite, or the client closed the connection.
-    HandshakeFailed = "handshake_failed",
+    HandshakeFailed = "handshake_failed", Refused;
     /// The client did not request TLS with STARTTLS, and the listener requires it.
-    NotTls = "not_tls",
+    NotTls = "not_tls", Refused;
     /// The client sent no certificate, but a certificate is required.
-    NoCertificate = "no_certificate",
+    NoCertificate = "no_certificate", Refused;
     /// The certificate does not chain to a trusted CA, or is not valid for client
     /// authentication.
-    UntrustedCertificate = "untrusted_certificate",
+    UntrustedCertificate = "untrusted_certificate", Refused;
     /// The certificate is outside its validity period.
-    ExpiredCertificate = "expired_certificate",
+    ExpiredCertificate = "expired_certificate", Refused;
     /// The certificate, or an issuer in its chain, is revoked by a CRL.
-    RevokedCertificate = "revoked_certificate",
+    RevokedCertificate = "revoked_certificate", Refused;
     /// The CRL for the certificate has expired.
-    CrlExpired = "crl_expired",
+    CrlExpired = "crl_expired", Refused;
     /// The certificate does not identify the client unambiguously.
-    AmbiguousIdentity = "ambiguous_identity",
+    AmbiguousIdentity = "ambiguous_identity", Refused;
     /// No rule matches the client.
-    UnknownClient = "unknown_client",
+    UnknownClient = "unknown_client", Refused;
     /// A rule matches, but allows no server of this upstream.
-    NotAllowed = "not_allowed",
+    NotAllowed = "not_allowed", Refused;
     /// The client opens connections faster than its rate limit.
-    RateLimited = Reason::RateLimited.as_str(),
+    RateLimited = Reason::RateLimited.as_str(), Refused;
     /// The client has reached its maximum of concurrent connections.
-    TooManyConnections = Reason::TooManyConnections.as_str(),
+    TooManyConnections = Reason::TooManyConnections.as_str(), Refused;
     /// The balancer has reached one of its own limits.
-    Overloaded = Reason::Overloaded.as_str(),
+    Overloaded = Reason::Overloaded.as_str(), Refused;
     /// No server that the client may use is available.
-    NoServerAvailable = Reason::NoServerAvailable.as_str(),
+    NoServerAvailable = Reason::NoServerAvailable.as_str(), Refused;
     /// The connection waited for a server, and all servers were at their maximum of connections
     /// until the timeout of the queue.
-    QueueTimeout = Reason::QueueTimeout.as_str(),
+    QueueTimeout = Reason::QueueTimeout.as_str(), Refused;
     /// All servers that were tried refused the connection or did not answer.
-    ConnectFailed = Reason::ConnectFailed.as_str(),
+    ConnectFailed = Reason::ConnectFailed.as_str(), Refused;
     /// No byte was transferred in either direction during the idle timeout.
-    IdleTimeout = Reason::IdleTimeout.as_str(),
+    IdleTimeout = Reason::IdleTimeout.as_str(), Failed;
     /// One side had finished sending, and the other side sent nothing during the half-close
     /// timeout.
-    HalfCloseTimeout = Reason::HalfCloseTimeout.as_str(),
+    HalfCloseTimeout = Reason::HalfCloseTimeout.as_str(), Failed;
     /// The connection reached its maximum age.
-    MaxLifetime = "max_lifetime",
+    MaxLifetime = "max_lifetime", Failed;
     /// The client reset the connection.
-    ClientReset = Reason::ClientReset.as_str(),
+    ClientReset = Reason::ClientReset.as_str(), Failed;
     /// The client closed the connection before a server was connected. It had not sent any
     /// data.
-    ClientClosed = Reason::ClientClosed.as_str(),
+    ClientClosed = Reason::ClientClosed.as_str(), Success;
     /// The server reset the connection.
-    ServerReset = Reason::ServerReset.as_str(),
+    ServerReset = Reason::ServerReset.as_str(), Failed;
     /// The client ended a TLS stream without `close_notify`. Not a failure: all bytes were
     /// delivered.
-    ClientTruncated = Reason::ClientTruncated.as_str(),
+    ClientTruncated = Reason::ClientTruncated.as_str(), Success;
     /// The server ended a TLS stream without `close_notify`. Not a failure: all bytes were
     /// delivered.
-    ServerTruncated = Reason::ServerTruncated.as_str(),
+    ServerTruncated = Reason::ServerTruncated.as_str(), Success;
     /// TLS failed after the handshake: invalid record, fatal alert or exceeded limit.
-    TlsError = "tls_error",
+    TlsError = "tls_error", Failed;
     /// After a policy change, the connection is no longer allowed.
-    PolicyChanged = "policy_changed",
+    PolicyChanged = "policy_changed", Failed;
     /// The balancer was stopped before the connection had ended.
-    Drained = "drained",
+    Drained = "drained", Failed;
     /// An operator closed the connection.
-    Killed = "killed",
+    Killed = "killed", Failed;
     /// The server was removed by discovery, and `removed = "close"` is set.
-    ServerRemoved = "server_removed",
+    ServerRemoved = "server_removed", Failed;
     /// The connection was quiet, and its server had more connections than the others.
-    Rebalanced = "rebalanced",
+    Rebalanced = "rebalanced", Failed;
 }
 
 /// The code of each library reason, by [`Reason::index`].
@@ -167,15 +185,15 @@ impl From<HandshakeErrorKind> for ReasonCode {
 }
 
 impl ReasonCode {
-    /// Whether the connection was refused or failed. A truncated stream does not count as a
-    /// failure, because many clients close the connection without `close_notify` after a
-    /// complete exchange. A client that closes before a server is connected does not count as
-    /// a failure either, because monitoring probes do so.
+    /// Whether the connection was refused or failed.
     pub const fn is_failure(self) -> bool {
-        !matches!(
-            self,
-            Self::Ok | Self::ClientClosed | Self::ClientTruncated | Self::ServerTruncated
-        )
+        !matches!(self.class(), Class::Success)
+    }
+
+    /// Whether a connection without a server that ends with this reason was refused. Some of these
+    /// reasons can also end a connection that has a server.
+    pub const fn is_refusal(self) -> bool {
+        matches!(self.class(), Class::Refused)
     }
 
     /// Position in [`ReasonCode::ALL`], for use as an array index.
@@ -211,6 +229,14 @@ mod tests {
                 reason => reason.as_str(),
             };
             assert_eq!(code, expected);
+        }
+    }
+
+    #[test]
+    fn library_reasons_keep_their_class() {
+        for &reason in Reason::ALL {
+            let code = ReasonCode::from(reason);
+            assert_eq!(code.is_failure(), reason.is_failure(), "{code}");
         }
     }
 

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{count, is_refusal, time};
+use super::{count, time};
 use crate::context::ServerContext;
 
 const EVERY: Duration = Duration::from_secs(2);
@@ -136,7 +136,7 @@ impl Reading {
             reading.accepted += open;
             for (reason, ended) in metrics.outcomes() {
                 reading.accepted += ended;
-                if is_refusal(reason) {
+                if reason.is_refusal() {
                     reading.refused += ended;
                 }
             }

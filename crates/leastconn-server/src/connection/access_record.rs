@@ -24,7 +24,7 @@ use crate::{
         Telemetry,
         access_log::milliseconds,
         metrics::ListenerMetrics,
-        refusals::{self, RecentRefusal, is_refusal},
+        refusals::{self, RecentRefusal},
     },
 };
 use line::{Line, RejectedCertificate, Shadow};
@@ -177,7 +177,7 @@ impl AccessRecord {
         let (refusal, line) = {
             let mut state = self.connection.state();
             let client = state.take_client();
-            let is_refused = is_refusal(reason) && state.server.is_none();
+            let is_refused = reason.is_refusal() && state.server.is_none();
             if let Some(client) = &client {
                 client.count_end(reason, is_refused);
             }

@@ -7,8 +7,6 @@ use parking_lot::{Mutex, MutexGuard};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::reason_code::ReasonCode;
-
 /// Number of refusals kept.
 pub const KEPT: usize = 200;
 
@@ -81,30 +79,6 @@ impl RecentRefusals {
     }
 }
 
-/// Whether a connection with this reason ended before it was assigned a server.
-pub const fn is_refusal(reason: ReasonCode) -> bool {
-    matches!(
-        reason,
-        ReasonCode::HandshakeTimeout
-            | ReasonCode::HandshakeFailed
-            | ReasonCode::NotTls
-            | ReasonCode::NoCertificate
-            | ReasonCode::UntrustedCertificate
-            | ReasonCode::ExpiredCertificate
-            | ReasonCode::RevokedCertificate
-            | ReasonCode::CrlExpired
-            | ReasonCode::AmbiguousIdentity
-            | ReasonCode::UnknownClient
-            | ReasonCode::NotAllowed
-            | ReasonCode::RateLimited
-            | ReasonCode::TooManyConnections
-            | ReasonCode::Overloaded
-            | ReasonCode::NoServerAvailable
-            | ReasonCode::QueueTimeout
-            | ReasonCode::ConnectFailed
-    )
-}
-
 /// Truncates a long text, with `…` at the end.
 pub fn bounded(text: &str) -> String {
     match text.char_indices().nth(MAX_CHARACTERS) {
@@ -116,6 +90,7 @@ pub fn bounded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reason_code::ReasonCode;
 
     #[test]
     fn newest_refusals_are_kept_in_order() {
@@ -155,7 +130,7 @@ mod tests {
             let is_in = [&refusals, &endings].map(|codes| codes.contains(&reason.as_str()));
             assert_eq!(
                 is_in,
-                [is_refusal(*reason), !is_refusal(*reason)],
+                [reason.is_refusal(), !reason.is_refusal()],
                 "{reason}"
             );
         }
