@@ -68,7 +68,6 @@ pub fn client_config(tls: &ClientSettings) -> Result<Arc<ClientConfig>, TlsError
         expected: Expected::of(tls),
         authorities,
         self_signed: self_signed.collect::<Result<_, TlsError>>()?,
-        algorithms,
     };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&versions(tls.min_version, &provider))?

@@ -8,14 +8,13 @@
 use rustls::{
     DigitallySignedStruct, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
 use super::expected::Expected;
 use crate::{
     rejected,
-    trust::{ChainError, ChainVerifier, Tolerance, Usage, parseable, verify_pinned},
+    trust::{ChainError, ChainVerifier, Tolerance, Usage, verify_pinned},
 };
 
 /// Trusts certificates issued by the CAs, and individual self-signed certificates.
@@ -25,7 +24,6 @@ pub(super) struct Verifier {
     pub(super) self_signed: Vec<(CertificateDer<'static>, ChainVerifier)>,
     /// Further requirements for the server's certificate.
     pub(super) expected: Expected,
-    pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServerCertVerifier for Verifier {
@@ -65,8 +63,8 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let readable = parseable(certificate);
-        verify_tls12_signature(message, &readable, signature, &self.algorithms)
+        self.authorities
+            .verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -75,11 +73,11 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let readable = parseable(certificate);
-        verify_tls13_signature(message, &readable, signature, &self.algorithms)
+        self.authorities
+            .verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.authorities.supported_schemes()
     }
 }

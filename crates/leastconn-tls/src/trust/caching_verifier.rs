@@ -15,14 +15,13 @@ use parking_lot::Mutex;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    crypto::{verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
 use super::{
-    ChainError, ChainVerifier, Pins, Tolerance, Usage, Validity, certificate_limits, parseable,
-    seconds, unix_time, validity_cache::ValidityCache, verify_pinned,
+    ChainError, ChainVerifier, Pins, Tolerance, Usage, Validity, certificate_limits, seconds,
+    unix_time, validity_cache::ValidityCache, verify_pinned,
 };
 use crate::{
     client_chain::{ClientChain, Fingerprint, fingerprint_of},
@@ -176,8 +175,8 @@ impl ClientCertVerifier for CachingVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let readable = parseable(certificate);
-        verify_tls12_signature(message, &readable, signature, self.chains.algorithms())
+        self.chains
+            .verify_tls12_signature(message, certificate, signature)
             .inspect_err(|_| rejected::put(certificate, None))
     }
 
@@ -187,8 +186,8 @@ impl ClientCertVerifier for CachingVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let readable = parseable(certificate);
-        verify_tls13_signature(message, &readable, signature, self.chains.algorithms())
+        self.chains
+            .verify_tls13_signature(message, certificate, signature)
             .inspect_err(|_| rejected::put(certificate, None))
     }
 
@@ -197,7 +196,7 @@ impl ClientCertVerifier for CachingVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chains.algorithms().supported_schemes()
+        self.chains.supported_schemes()
     }
 }
 

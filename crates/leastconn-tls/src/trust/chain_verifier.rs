@@ -6,8 +6,9 @@ use std::{cell::RefCell, sync::Arc};
 
 use jiff::Timestamp;
 use rustls::{
-    CertificateError, RootCertStore,
-    crypto::WebPkiSupportedAlgorithms,
+    CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime},
 };
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
@@ -18,7 +19,7 @@ use super::{
     explain::explain,
     issuer_selection::{Failures, IssuerSelection},
     path::{self, AnchorLimits},
-    rewrite::Rewritten,
+    rewrite::{Rewritten, parseable},
     seconds, unix_time,
 };
 use crate::crl::{self, CrlStore, Revocation, Role, Status};
@@ -125,8 +126,37 @@ impl ChainVerifier {
         self.roots.subjects()
     }
 
-    pub(super) const fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
-        &self.algorithms
+    /// The signature schemes that the peer may use.
+    pub(crate) fn supported_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+
+    /// Verifies the signature of the peer over a TLS 1.2 handshake.
+    ///
+    /// # Errors
+    /// If the certificate is malformed or the signature is wrong.
+    pub(crate) fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let readable = parseable(certificate);
+        verify_tls12_signature(message, &readable, signature, &self.algorithms)
+    }
+
+    /// Like [`Self::verify_tls12_signature`], for TLS 1.3.
+    ///
+    /// # Errors
+    /// As [`Self::verify_tls12_signature`].
+    pub(crate) fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let readable = parseable(certificate);
+        verify_tls13_signature(message, &readable, signature, &self.algorithms)
     }
 
     /// Verifies a chain as of `now`.
