@@ -34,6 +34,16 @@ pub fn encode(tag: u8, content: &[u8]) -> Vec<u8> {
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
+    /// Reads the fields of the signed part of a certificate (TBSCertificate), from the serial
+    /// number on.
+    pub(crate) fn certificate_fields(signed: &'a [u8]) -> Option<Self> {
+        let mut fields = Reader(Reader(signed).content(SEQUENCE)?);
+        if fields.peek() == Some(VERSION) {
+            fields.next()?;
+        }
+        Some(fields)
+    }
+
     pub(crate) fn peek(&self) -> Option<u8> {
         self.0.first().copied()
     }

@@ -15,7 +15,7 @@ use x509_parser::{certificate::Validity, prelude::FromDer, x509::X509Name};
 
 use crate::{
     certificate,
-    der::{INTEGER, Reader, SEQUENCE, SET, VERSION, encode},
+    der::{INTEGER, Reader, SEQUENCE, SET, encode},
 };
 
 tokio::task_local! {
@@ -50,10 +50,7 @@ impl RejectedCertificate {
         // Parse only the fields that are reported: a certificate can have thousands of
         // extensions.
         let certificate = Reader(der).content(SEQUENCE)?;
-        let mut fields = Reader(Reader(certificate).content(SEQUENCE)?);
-        if fields.peek() == Some(VERSION) {
-            fields.next()?;
-        }
+        let mut fields = Reader::certificate_fields(certificate)?;
         let serial = fields.content(INTEGER)?;
         let _algorithm = fields.content(SEQUENCE)?;
         let issuer = name(fields.content(SEQUENCE)?)?;

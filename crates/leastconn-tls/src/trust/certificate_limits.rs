@@ -6,7 +6,7 @@
 
 use rustls::pki_types::CertificateDer;
 
-use crate::der::{EXTENSIONS, Reader, SEQUENCE, SET, VERSION};
+use crate::der::{EXTENSIONS, Reader, SEQUENCE, SET};
 
 /// Maximum number of extensions in one certificate. Public CAs add about ten.
 pub(super) const MAX_EXTENSIONS: usize = 64;
@@ -78,10 +78,7 @@ impl Elements {
     /// Returns `None` at the first encoding error, with the elements before it counted.
     fn count(&mut self, der: &[u8]) -> Option<()> {
         let certificate = Reader(der).content(SEQUENCE)?;
-        let mut fields = Reader(Reader(certificate).content(SEQUENCE)?);
-        if fields.peek() == Some(VERSION) {
-            fields.next()?;
-        }
+        let mut fields = Reader::certificate_fields(certificate)?;
         let _serial = fields.next()?;
         let _algorithm = fields.next()?;
         self.count_attributes(fields.content(SEQUENCE)?)?;

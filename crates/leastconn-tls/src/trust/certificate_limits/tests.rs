@@ -1,7 +1,10 @@
 use leastconn_testkit::TestCa;
 
 use super::*;
-use crate::{certificate::MAX_NAMES, der::encode};
+use crate::{
+    certificate::MAX_NAMES,
+    der::{VERSION, encode},
+};
 
 /// A certificate without a valid signature. Key and signature are empty.
 fn certificate(issuer: &[u8], subject: &[u8], extensions: usize) -> CertificateDer<'static> {

@@ -4,7 +4,7 @@
 //! clients that are not verified yet.
 
 use crate::der::{
-    BIT_STRING, BOOLEAN, EXTENSIONS, INTEGER, OBJECT_ID, OCTET_STRING, Reader, SEQUENCE, VERSION,
+    BIT_STRING, BOOLEAN, EXTENSIONS, INTEGER, OBJECT_ID, OCTET_STRING, Reader, SEQUENCE,
 };
 
 /// The tag of `keyIdentifier` in an authority key identifier.
@@ -52,10 +52,7 @@ impl<'a> Outline<'a> {
         let signed = certificate.whole(SEQUENCE)?;
         let signature_algorithm = certificate.content(SEQUENCE)?;
         let signature = bits(certificate.content(BIT_STRING)?)?;
-        let mut fields = Reader(Reader(signed).content(SEQUENCE)?);
-        if fields.peek() == Some(VERSION) {
-            fields.next()?;
-        }
+        let mut fields = Reader::certificate_fields(signed)?;
         fields.content(INTEGER)?;
         fields.content(SEQUENCE)?;
         let issuer = fields.content(SEQUENCE)?;
