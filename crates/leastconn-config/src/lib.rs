@@ -23,6 +23,7 @@ mod expand;
 pub mod files;
 mod keyword;
 mod model;
+pub mod names;
 mod problem;
 pub mod raw;
 pub mod reachable;

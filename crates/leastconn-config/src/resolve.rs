@@ -31,6 +31,7 @@ use super::{
     clients::Clients,
     defaults, duration,
     model::{Config, Listener, SourceKind},
+    names,
     raw::{
         Raw, RawClientDefaults, RawLog, RawProcess,
         value::{At, DurationText},
@@ -239,12 +240,11 @@ impl Resolver<'_> {
     }
 
     fn check_name(&mut self, of: &str, name: &str, span: &Range<usize>) -> bool {
-        let wrong = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
         let trouble = if name.is_empty() {
             "is empty".to_owned()
-        } else if name.len() > 64 {
-            "is longer than 64 characters".to_owned()
-        } else if let Some(character) = name.chars().find(|&c| wrong(c)) {
+        } else if name.len() > names::MAX_LENGTH {
+            format!("is longer than {} characters", names::MAX_LENGTH)
+        } else if let Some(character) = name.chars().find(|&c| !names::is_allowed(c)) {
             format!("contains {character:?}")
         } else {
             return true;

@@ -2,8 +2,7 @@
 
 use std::collections::HashSet;
 
-/// Maximum length of a name in the configuration.
-const LONGEST: usize = 64;
+use leastconn_config::names::{MAX_LENGTH, is_allowed};
 
 /// Assigns valid and unique names.
 #[derive(Debug, Default)]
@@ -17,7 +16,7 @@ impl Names {
         let mut number = 2;
         while !self.0.insert(name.clone()) {
             let suffix = format!("-{number}");
-            let length = wanted.len().min(LONGEST - suffix.len());
+            let length = wanted.len().min(MAX_LENGTH - suffix.len());
             name = format!("{}{suffix}", &wanted[..length]);
             number += 1;
         }
@@ -27,11 +26,10 @@ impl Names {
 
 /// Replaces characters that names cannot contain.
 pub(crate) fn valid(name: &str) -> String {
-    let is_valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     let name: String = name
         .chars()
-        .map(|c| if is_valid(c) { c } else { '-' })
-        .take(LONGEST)
+        .map(|c| if is_allowed(c) { c } else { '-' })
+        .take(MAX_LENGTH)
         .collect();
     if name.is_empty() {
         "unnamed".to_owned()

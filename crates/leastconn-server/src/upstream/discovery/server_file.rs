@@ -9,11 +9,8 @@ use std::{collections::HashSet, io, num::NonZeroU32, path::Path};
 use leastconn::{Address, AddressError, ServerId, Weight, ZoneId};
 use serde::Deserialize;
 
-use super::{
-    members::{Answer, FoundServer},
-    srv_names::is_name,
-};
-use leastconn_config::files;
+use super::members::{Answer, FoundServer};
+use leastconn_config::{files, names::is_name};
 
 /// Maximum size of a file. 65,535 servers take about 5 MiB.
 const LARGEST: u64 = 16 * 1024 * 1024;

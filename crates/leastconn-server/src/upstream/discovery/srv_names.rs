@@ -11,10 +11,9 @@ use std::{
 
 use leastconn::{Address, ServerId, Weight};
 
-use super::members::FoundServer;
+use leastconn_config::names::is_name;
 
-/// Maximum length of a name. Configured names have the same limit.
-const MAX_NAME: usize = 64;
+use super::members::FoundServer;
 
 /// Above this number of names, names of targets that are missing from the answer are dropped.
 const MAX_NAMES: usize = 4096;
@@ -99,28 +98,23 @@ impl SrvNames {
     }
 
     fn give(&mut self, key: &Key, address: IpAddr) -> &mut Given {
-        let (target, port) = key;
-        if !self.0.contains_key(key) {
-            let taken: HashSet<_> = self.0.values().map(|given| &*given.name).collect();
-            let label = target.split('.').next().unwrap_or_default();
-            let full = format!("{target}:{port}");
-            let names = [label, target, &full];
-            let is_free = |name: &&&str| is_name(name) && !taken.contains(**name);
-            let name = names.iter().find(is_free).map_or(&*full, |name| name);
-            let name = name.to_owned();
-            self.0.insert(key.clone(), Given { name, address });
-        }
-        self.0.entry(key.clone()).or_insert_with(|| Given {
-            name: target.clone(),
-            address,
-        })
+        let name = match self.0.get(key) {
+            Some(given) => given.name.clone(),
+            None => self.free_name(key),
+        };
+        let given = Given { name, address };
+        self.0.entry(key.clone()).or_insert(given)
     }
-}
 
-/// Whether the configuration accepts the text as the name of a server.
-pub(super) fn is_name(text: &str) -> bool {
-    let is_valid = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-');
-    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_valid)
+    fn free_name(&self, (target, port): &Key) -> String {
+        let taken: HashSet<_> = self.0.values().map(|given| &*given.name).collect();
+        let label = target.split('.').next().unwrap_or_default();
+        let full = format!("{target}:{port}");
+        let names = [label, target, &full];
+        let is_free = |name: &&&str| is_name(name) && !taken.contains(**name);
+        let name = names.iter().find(is_free).map_or(&*full, |name| name);
+        name.to_owned()
+    }
 }
 
 #[cfg(test)]
