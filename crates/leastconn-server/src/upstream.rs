@@ -115,9 +115,7 @@ impl Upstream {
     /// # Errors
     /// The errors of these two functions.
     pub fn check(config: &leastconn_config::Upstream) -> Result<(), UpstreamError> {
-        new_pool(config)
-            .servers(config.servers.iter().cloned())
-            .build()?;
+        check_servers(config)?;
         new_connector(config)?;
         Ok(())
     }
@@ -131,7 +129,7 @@ impl Upstream {
     /// # Panics
     /// With health checks, outside a Tokio runtime.
     pub fn succeed(&self, config: &leastconn_config::Upstream) -> Result<Self, UpstreamError> {
-        Self::check(config)?;
+        check_servers(config)?;
         let connector = new_connector(config)?;
         let discovery = Discovery::new(config, Some(&self.discovery));
         // The members of a pool must not change once it has a successor.
@@ -321,6 +319,12 @@ fn configured<'a>(pool: PoolBuilder<'a>, config: &leastconn_config::Upstream) ->
         .slow_start(config.slow_start)
         .zone(config.own_zone.clone())
         .may_be_empty(!config.sources.is_empty())
+}
+
+/// Checks whether a pool can be built of the servers with an `address`.
+fn check_servers(config: &leastconn_config::Upstream) -> Result<(), PoolError> {
+    let servers = config.servers.iter().cloned();
+    new_pool(config).servers(servers).build().map(drop)
 }
 
 fn new_connector(config: &leastconn_config::Upstream) -> Result<UpstreamConnector, TlsError> {
