@@ -29,7 +29,7 @@ impl ApplyMembers for Overrides {
         })?;
         active.weights.apply_to_joined(pool, &change.added);
         drop(active);
-        if on_removal == OnRemoval::Close {
+        if on_removal == OnRemoval::Close && !change.removed.is_empty() {
             for member in before.iter().filter(|m| !is_member(pool, &m.server)) {
                 let close = close_connections(
                     self.clone(),
