@@ -41,10 +41,9 @@ impl Observed for ObservedContext {
 
     fn discoveries(&self) -> Vec<DiscoveryState> {
         let snapshot = self.0.snapshot();
-        let configured = snapshot.config.upstreams.iter();
-        let running = configured.filter_map(|upstream| snapshot.upstreams.get(&upstream.id));
-        let discovering = running.filter(|upstream| upstream.has_sources());
-        discovering
+        snapshot
+            .running_upstreams()
+            .filter(|upstream| upstream.has_sources())
             .map(|upstream| {
                 let sources = upstream.sources();
                 let mut state = DiscoveryState {
