@@ -1,14 +1,11 @@
 //! The phases of a process, and its last reload and upgrade.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// The phase of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Phase {
     /// Not all sockets are bound yet.
     Starting,
@@ -47,8 +44,7 @@ pub struct FailedUpgrade {
 pub struct Lifecycle {
     started: Timestamp,
     applied: Mutex<Timestamp>,
-    phase: AtomicU8,
-    draining: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     last_reload: Mutex<Option<LastReload>>,
     failed_upgrade: Mutex<Option<FailedUpgrade>>,
     /// Whether the start has finished.
@@ -62,8 +58,7 @@ impl Lifecycle {
         Self {
             started: now,
             applied: Mutex::new(now),
-            phase: AtomicU8::new(Phase::Starting as u8),
-            draining: watch::Sender::new(false),
+            phase: watch::Sender::new(Phase::Starting),
             last_reload: Mutex::default(),
             failed_upgrade: Mutex::default(),
             is_started: watch::Sender::new(false),
@@ -102,37 +97,32 @@ impl Lifecycle {
     }
 
     pub fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Acquire) {
-            0 => Phase::Starting,
-            1 => Phase::Ready,
-            2 => Phase::Draining,
-            _ => Phase::Replaced,
-        }
+        *self.phase.borrow()
     }
 
     pub fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Release);
-        if phase == Phase::Draining {
-            self.draining.send_replace(true);
-        }
+        self.phase.send_replace(phase);
     }
 
     /// Completes once [`Phase::Draining`] begins.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut draining = self.draining.subscribe();
+        let mut phase = self.phase.subscribe();
         async move {
             // The sender lives as long as the process.
-            let _ = draining.wait_for(|&draining| draining).await;
+            let _ = phase.wait_for(|&phase| phase == Phase::Draining).await;
         }
     }
 
     /// Ends the phase `Starting`. Has no effect in any other phase.
     pub(crate) fn finish_start(&self) {
-        let (starting, ready) = (Phase::Starting as u8, Phase::Ready as u8);
-        let swapped =
-            self.phase
-                .compare_exchange(starting, ready, Ordering::AcqRel, Ordering::Relaxed);
-        if swapped.is_ok() {
+        let is_started = self.phase.send_if_modified(|phase| {
+            let is_starting = *phase == Phase::Starting;
+            if is_starting {
+                *phase = Phase::Ready;
+            }
+            is_starting
+        });
+        if is_started {
             self.is_started.send_replace(true);
         }
     }
