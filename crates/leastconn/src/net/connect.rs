@@ -51,7 +51,7 @@ pub struct ConnectPolicy {
     /// server becomes available. If zero, there is only one round.
     pub retry_for: Duration,
     /// TCP keepalive: the time without traffic after which the kernel probes the server; see
-    /// [`set_keepalive`]. `None`: no keepalive.
+    /// [`set_keepalive`](super::set_keepalive). `None`: no keepalive.
     pub keepalive: Option<Duration>,
 }
 
