@@ -47,6 +47,7 @@ COPY crates/leastconn-lb/Cargo.toml crates/leastconn-lb/
 COPY crates/leastconn-proxy-protocol/Cargo.toml crates/leastconn-proxy-protocol/
 COPY crates/leastconn-server/Cargo.toml crates/leastconn-server/
 COPY crates/leastconn-sim/Cargo.toml crates/leastconn-sim/
+COPY crates/leastconn-fleet/Cargo.toml crates/leastconn-fleet/
 COPY crates/leastconn-config/Cargo.toml crates/leastconn-config/
 COPY crates/leastconn-tls/Cargo.toml crates/leastconn-tls/
 COPY crates/leastconn-testkit/Cargo.toml crates/leastconn-testkit/

@@ -1,0 +1,22 @@
+//! Several balancers that act as one: the members of a fleet exchange numbers through a
+//! [`Store`], which is a Valkey or Redis server.
+//!
+//! A member sends one [`Report`] at a time and receives a [`View`]. Every member writes only its
+//! own absolute numbers; the store adds up the numbers of the members that are alive. All
+//! times are measured by the clock of the store, so the clocks of the members do not matter.
+
+pub mod keys;
+pub mod member;
+pub mod operator;
+pub mod report;
+pub mod store;
+pub mod view;
+
+pub use keys::{ClientKey, ServerKey};
+pub use member::{MemberId, MemberStatus};
+pub use operator::{
+    Acknowledgement, BlockTarget, Command, CommandId, CommandRecord, OperatorState,
+};
+pub use report::{Batch, ClientReport, Counts, Facts, Report, ServerCount, SlotReport};
+pub use store::{Store, StoreError};
+pub use view::{ClientView, MemberView, SlotView, View};

@@ -1,0 +1,94 @@
+//! What a member sends in an exchange.
+
+use std::sync::Arc;
+
+use crate::{
+    keys::{ClientKey, ServerKey},
+    member::{MemberId, MemberStatus},
+    operator::{Acknowledgement, Command},
+};
+
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub member: MemberId,
+    pub status: MemberStatus,
+    /// The connections to servers. The store implementation sends them only if their version
+    /// differs from the version that was last acknowledged.
+    pub counts: Arc<Counts>,
+    /// Sent about once a second.
+    pub facts: Option<Facts>,
+    /// Limited clients that changed. After a failed exchange, the same batch is sent again, with
+    /// its number, until it is acknowledged: the store subtracts the tokens only once.
+    pub batch: Option<Arc<Batch>>,
+    /// Servers with `max_conns`, whose slots are divided among the members.
+    pub slots: Vec<SlotReport>,
+    /// Commands of operators on this member.
+    pub commands: Vec<Command>,
+    /// Kills of other members that this member has carried out.
+    pub acknowledgements: Vec<Acknowledgement>,
+}
+
+/// Connections to each server.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// Grows with each change.
+    pub version: u64,
+    pub servers: Vec<ServerCount>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ServerCount {
+    pub server: ServerKey,
+    /// Connections in flight.
+    pub open: u32,
+    /// Dials per second, averaged over about a second.
+    pub dials_per_second: f32,
+}
+
+/// What people see in `ctl fleet`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Version of the program.
+    pub version: String,
+    pub host: String,
+    /// Digest of the running configuration.
+    pub config_digest: String,
+    /// When the running configuration was applied, in seconds since 1970.
+    pub config_since: i64,
+    /// Connections of clients in progress.
+    pub connections: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// Grows by one with each batch of the member. Starts at 1.
+    pub number: u64,
+    pub clients: Vec<ClientReport>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClientReport {
+    pub client: ClientKey,
+    /// Connections that were admitted here without asking, since the last batch.
+    pub admitted: u32,
+    /// Connections that wait for the answer.
+    pub ask: u32,
+    /// New connections per second. Zero: unlimited.
+    pub rate: f64,
+    pub burst: u32,
+    /// Zero: unlimited.
+    pub max_conns: u32,
+    /// Open connections of this member, including `admitted`, without `ask`.
+    pub open: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotReport {
+    pub server: ServerKey,
+    /// `max_conns` of the server.
+    pub max: u32,
+    /// Slots that this member would like to hold, at least `open`.
+    pub want: u32,
+    /// Connections in flight.
+    pub open: u32,
+}

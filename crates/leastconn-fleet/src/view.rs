@@ -1,0 +1,57 @@
+//! What a member receives in an exchange.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    keys::ServerKey,
+    member::{MemberId, MemberStatus},
+    operator::{Acknowledgement, CommandRecord, OperatorState},
+    report::{Counts, Facts},
+};
+
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// The other members that are alive.
+    pub members: Vec<MemberView>,
+    /// The clients of the batch, in its order. Empty if the report had no batch.
+    pub clients: Vec<ClientView>,
+    /// The servers of `slots`, in their order.
+    pub slots: Vec<SlotView>,
+    /// What operators have set. `None`: unchanged since the last exchange.
+    pub operators: Option<Arc<OperatorState>>,
+    /// Kills that are new since the last exchange, by any member but this one.
+    pub kills: Vec<CommandRecord>,
+    /// Acknowledgements of kills that this member has sent, since the last exchange.
+    pub acknowledgements: Vec<(MemberId, Acknowledgement)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct MemberView {
+    pub id: MemberId,
+    pub status: MemberStatus,
+    /// Time since its last exchange, by the clock of the store.
+    pub last_heard: Duration,
+    pub counts: Arc<Counts>,
+    pub facts: Option<Arc<Facts>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClientView {
+    /// How many of the connections that asked are admitted.
+    pub granted: u32,
+    /// Tokens in use at the time of the answer, at most twice the burst.
+    pub used: f64,
+    /// Open connections of the other members.
+    pub others_open: u32,
+    /// Time until the next token is free. Zero: there is one now.
+    pub retry_after: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotView {
+    pub server: ServerKey,
+    /// Slots that this member holds.
+    pub held: u32,
+    /// Slots that no member holds.
+    pub free: u32,
+}
