@@ -54,4 +54,8 @@ pub struct SlotView {
     pub held: u32,
     /// Slots that no member holds.
     pub free: u32,
+    /// Slots that other members want beyond those that they hold: the sum of `want` − held over
+    /// the other members that are alive, each difference at least 0. A member that holds more
+    /// than its fair share then returns slots.
+    pub unmet: u32,
 }
