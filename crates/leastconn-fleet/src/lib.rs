@@ -9,6 +9,8 @@ pub mod keys;
 pub mod member;
 pub mod operator;
 pub mod report;
+pub mod secret;
+pub mod settings;
 pub mod store;
 pub mod view;
 
@@ -18,5 +20,7 @@ pub use operator::{
     Acknowledgement, BlockTarget, Command, CommandId, CommandRecord, OperatorState,
 };
 pub use report::{Batch, ClientReport, Counts, Facts, Report, ServerCount, SlotReport};
+pub use secret::Secret;
+pub use settings::FleetSettings;
 pub use store::{Store, StoreError};
 pub use view::{ClientView, MemberView, SlotView, View};

@@ -15,16 +15,19 @@ pub struct Report {
     /// The connections to servers. The store implementation sends them only if their version
     /// differs from the version that was last acknowledged.
     pub counts: Arc<Counts>,
-    /// Sent about once a second.
+    /// Sent about once a second. The store implementation repeats the last facts if the store
+    /// has lost them.
     pub facts: Option<Facts>,
     /// Limited clients that changed. After a failed exchange, the same batch is sent again, with
     /// its number, until it is acknowledged: the store subtracts the tokens only once.
     pub batch: Option<Arc<Batch>>,
     /// Servers with `max_conns`, whose slots are divided among the members.
     pub slots: Vec<SlotReport>,
-    /// Commands of operators on this member.
+    /// Commands of operators on this member. After a failed exchange, the same commands are sent
+    /// again; a kill keeps its ID. When the exchange succeeds, all commands have been applied.
     pub commands: Vec<Command>,
-    /// Kills of other members that this member has carried out.
+    /// Kills of other members that this member has carried out. Sent again after a failed
+    /// exchange.
     pub acknowledgements: Vec<Acknowledgement>,
 }
 

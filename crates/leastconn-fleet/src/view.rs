@@ -23,6 +23,13 @@ pub struct View {
     pub kills: Vec<CommandRecord>,
     /// Acknowledgements of kills that this member has sent, since the last exchange.
     pub acknowledgements: Vec<(MemberId, Acknowledgement)>,
+    /// The store does not have the numbers of earlier batches of this member: it was restarted,
+    /// a failover lost writes, or the member was silent for longer than `gone_after`. Also true
+    /// in the first view of a process. The member must report all its limited clients again.
+    pub forgotten: bool,
+    /// Operator states and kills that were found in this exchange and ignored, because their
+    /// signature is wrong.
+    pub invalid_signatures: usize,
 }
 
 #[derive(Clone, Debug)]
