@@ -84,6 +84,12 @@ test: ## Run all tests
 	  echo '$(CARGO) test --locked --workspace' && $(CARGO) test --locked --workspace; \
 	fi
 
+.PHONY: test-docs
+test-docs: ## Run the commands of the README and of the guides in network namespaces, about a minute
+	@scripts/setup.sh --test
+	$(CARGO) build --locked -p leastconn-lb
+	scripts/docs-test.py
+
 .PHONY: test-browser
 test-browser: ## Test the dashboard in Chromium (part of make test where Chromium is installed)
 	@scripts/setup.sh --browser

@@ -81,6 +81,9 @@ done
 # Links between documents must resolve.
 scripts/check-links.sh || FAILED=1
 
+# Every alert must have a runbook.
+scripts/check-runbooks.py || FAILED=1
+
 # Every test that docs/threats.md names must exist. A test is named as
 # `end/of/path.rs::name`.
 while IFS= read -r test; do

@@ -67,6 +67,11 @@ if [ -n "$TEST" ]; then
   want psql postgresql-client
   compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || want initdb postgresql
   want python3 python3
+  # Programs that the documents use (scripts/docs-test.py).
+  want ip iproute2
+  want jq jq
+  want nc netcat-openbsd
+  want unshare util-linux
   want redis-server redis-server
   want redis-cli redis-tools
   want tmux tmux
