@@ -45,6 +45,10 @@ pub(crate) const DISCOVERY_MIN_REFRESH: Duration = Duration::from_secs(1);
 pub(crate) const DISCOVERY_HOLD: Duration = Duration::from_secs(30);
 pub(crate) const DISCOVERY_MAX: u32 = 256;
 
+pub(crate) const FLEET_SIZE: u32 = 2;
+pub(crate) const GONE_AFTER: Duration = Duration::from_secs(3);
+pub(crate) const ASK_TIMEOUT: Duration = Duration::from_millis(20);
+
 /// Formats a duration in the notation of the schema.
 pub(crate) fn text(duration: Duration) -> String {
     duration::text(duration)

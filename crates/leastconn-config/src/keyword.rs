@@ -193,3 +193,39 @@ impl Mode {
         }
     }
 }
+
+/// How the members of a fleet share limits of clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "limits")]
+pub enum SharedLimits {
+    /// A connection waits for the store only if its client is near a limit.
+    #[default]
+    Fast,
+    /// Every connection of a limited client waits for the store.
+    Exact,
+    /// Limits are not shared: each member applies them to its own connections.
+    Local,
+}
+
+impl SharedLimits {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Exact => "exact",
+            Self::Local => "local",
+        }
+    }
+}
+
+/// Whether the members of a fleet share connection counts of servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "counts")]
+pub enum SharedCounts {
+    /// Connections of all members count when a server is picked.
+    #[default]
+    On,
+    /// Only connections of this member count.
+    Off,
+}

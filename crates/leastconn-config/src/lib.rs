@@ -55,13 +55,13 @@ pub use cidr::{IpNet, Prefixes};
 pub use clients::{Allow, Client, Clients, Granted, MatchKey, Pattern, Rule};
 pub use keyword::{
     AccessFilter, AddressFamily, Format, Level, Mode, OnExpiry, OnRemoval, OnTruncation, Sandbox,
-    StartMode, StartTls, Watch,
+    SharedCounts, SharedLimits, StartMode, StartTls, Watch,
 };
 pub use leastconn_tls::pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 pub use model::{
-    Access, Admin, AgentCheck, Config, Discovery, HealthCheck, Listener, Log, MemoryLimit,
-    ProbeKind, Process, Rebalance, Route, ServerSource, SourceKind, SourceRateLimit, StatusSet,
-    Timeouts, Token, TrustedProxies, Upstream,
+    Access, Admin, AgentCheck, Config, Discovery, Fleet, FleetStore, HealthCheck, Listener, Log,
+    MemoryLimit, ProbeKind, Process, Rebalance, Route, Secret, ServerSource, SourceKind,
+    SourceRateLimit, StatusSet, Timeouts, Token, TrustedProxies, Upstream,
 };
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;

@@ -5,6 +5,7 @@
 
 mod admin;
 mod discovery;
+mod fleet;
 mod listener;
 mod log;
 mod process;
@@ -19,6 +20,7 @@ use super::{clients::Clients, tls::CertificateFile};
 
 pub use admin::{Admin, Token};
 pub use discovery::{Discovery, ServerSource, SourceKind};
+pub use fleet::{Fleet, FleetStore, Secret};
 pub use listener::{Listener, Route, SourceRateLimit, Timeouts, TrustedProxies};
 pub use log::{Access, Log};
 pub use process::{MemoryLimit, Process};
@@ -32,6 +34,8 @@ pub struct Config {
     pub log: Log,
     /// Settings of the admin interface. `None`: there is no admin interface.
     pub admin: Option<Admin>,
+    /// `None`: this balancer acts alone.
+    pub fleet: Option<Fleet>,
     /// Listeners. There is at least one, and all names and addresses are distinct.
     pub listeners: Vec<Listener>,
     /// Upstreams. All names are distinct. Every upstream that a listener or client refers
@@ -56,22 +60,25 @@ impl Config {
             .collect()
     }
 
-    /// The certificate and CRL files of all `tls` tables.
+    /// The certificate and CRL files of all `tls` tables and of `[fleet]`.
     pub fn certificate_files(&self) -> impl Iterator<Item = &CertificateFile> {
         let listeners = self.listeners.iter().flat_map(|listener| &listener.tls);
         let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.tls);
         listeners
             .flat_map(|tls| &*tls.files)
             .chain(upstreams.flat_map(|tls| &*tls.files))
+            .chain(self.fleet.iter().flat_map(Fleet::certificate_files))
     }
 
-    /// The configuration file, the files of all `tls` tables, and files that list servers.
+    /// The configuration file, the files of all `tls` tables and of `[fleet]`, and files that
+    /// list servers.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
         let listeners = self.listeners.iter().flat_map(|listener| &listener.tls);
         let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.tls);
         std::iter::once(self.path.clone())
             .chain(listeners.flat_map(|tls| tls.table.files()))
             .chain(upstreams.flat_map(|tls| tls.table.files()))
+            .chain(self.fleet.iter().flat_map(Fleet::files))
             .chain(self.upstreams.iter().flat_map(Upstream::server_files))
     }
 

@@ -8,6 +8,7 @@
 mod admin;
 mod client;
 mod discovery;
+mod fleet;
 mod health;
 mod listener;
 mod log;
@@ -22,6 +23,7 @@ use serde::Deserialize;
 pub use admin::RawAdmin;
 pub use client::{RawClient, RawClientDefaults, RawDefaults, RawMatch, RawRateLimit};
 pub use discovery::RawDiscovery;
+pub use fleet::{RawFleet, RawStore, StoreEntry};
 pub use health::{HealthCheckType, RawAgentCheck, RawHealthCheck, RawPassive};
 pub use listener::{ProxyProtocolIn, RawListener, RawRoute, RawSourceRateLimit};
 pub use log::RawLog;
@@ -55,6 +57,8 @@ pub struct Raw {
     /// tried in the order of the file and the first match decides. Clients that match no
     /// rule are refused.
     pub client: Option<Vec<At<RawClient>>>,
+    /// Several balancers that act as one through Valkey or Redis. Off without this table.
+    pub fleet: Opt<RawFleet>,
     /// Defaults for keys that other tables omit.
     pub defaults: Option<RawDefaults>,
 }

@@ -9,9 +9,11 @@ mod admin;
 mod client;
 mod cross;
 mod discovery;
+mod fleet;
 mod health;
 mod listener;
 mod process;
+mod secret_file;
 mod upstream;
 
 use std::{
@@ -95,6 +97,8 @@ pub(crate) fn resolve(
         upstream.own_zone.clone_from(&process.zone);
     }
     let listeners = resolver.all_listeners(raw.listener.as_deref().unwrap_or_default());
+    let fleet = raw.fleet.as_ref();
+    let fleet = fleet.and_then(|fleet| resolver.fleet(fleet, &listeners));
     let raw_upstreams = raw.upstream.as_deref().unwrap_or_default();
     resolver.check_protocols(&listeners, &upstreams, raw_upstreams);
     resolver.check_zones(raw, &upstreams);
@@ -108,6 +112,7 @@ pub(crate) fn resolve(
         process,
         log,
         admin,
+        fleet,
         listeners: listeners
             .into_iter()
             .map(|listener| listener.value)
@@ -378,6 +383,12 @@ impl Resolver<'_> {
             .error(message)
             .at(text.span.clone())
             .help(help);
+    }
+
+    fn warn_of_open_file(&mut self, warning: Option<String>, span: &Range<usize>) {
+        if let Some(warning) = warning {
+            self.problems.warning(warning).at(span.clone());
+        }
     }
 
     /// Resolves a path relative to the configuration file.

@@ -6,6 +6,7 @@ mod authorities;
 mod crls;
 mod diagnostics;
 mod discovery;
+mod fleet;
 mod help;
 mod listener_tls;
 mod pins;

@@ -2,20 +2,15 @@
 
 use std::{
     ops::Range,
-    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
-use super::{MAX_SOCKET_PATH, Resolver};
+use super::{MAX_SOCKET_PATH, Resolver, secret_file};
 use crate::{
-    files,
     model::{Admin, Token},
     raw::{RawAdmin, value::At},
 };
-
-/// Minimum length of a token in bytes. A random token of this length cannot be guessed.
-const MIN_TOKEN: usize = 16;
-const MAX_TOKEN: u64 = 4096;
 
 impl Resolver<'_> {
     pub(super) fn admin(&mut self, raw: &At<RawAdmin>) -> Option<Admin> {
@@ -97,11 +92,10 @@ impl Resolver<'_> {
 
     fn token(&mut self, at: &At<String>) -> Option<Token> {
         let path = self.path(&at.value);
-        match read_token(&path) {
-            Ok((token, None)) => Some(token),
-            Ok((token, Some(warning))) => {
-                self.problems.warning(warning).at(at.span.clone());
-                Some(token)
+        match secret_file::read_word(&path) {
+            Ok(file) => {
+                self.warn_of_open_file(file.warning, &at.span);
+                Some(Token::new(&file.bytes))
             }
             Err(trouble) => {
                 self.no_token(&trouble, &path, &at.span);
@@ -132,32 +126,4 @@ impl Resolver<'_> {
         }
         Some(name.trim_end_matches('.').to_ascii_lowercase())
     }
-}
-
-/// Reads the token from a file. Returns it with a warning if other users can read the file.
-fn read_token(path: &Path) -> Result<(Token, Option<String>), String> {
-    let contents = files::read(path, MAX_TOKEN).map_err(|error| error.to_string())?;
-    let files::Contents { bytes, metadata } = contents;
-    let token = bytes.trim_ascii();
-    if token.is_empty() {
-        return Err("the file is empty".to_owned());
-    }
-    if !token.iter().all(u8::is_ascii_graphic) {
-        return Err("it must contain one word of printable ASCII".to_owned());
-    }
-    if token.len() < MIN_TOKEN {
-        return Err(format!(
-            "it is shorter than {MIN_TOKEN} characters and could be guessed"
-        ));
-    }
-    // A readable token is not an error, because Kubernetes mounts files with this mode in
-    // containers that have no other users.
-    let open = metadata.permissions().mode() & 0o004 != 0;
-    let warning = open.then(|| {
-        format!(
-            "{} can be read by every user of this machine; `chmod 600` it",
-            path.display()
-        )
-    });
-    Ok((Token::new(token), warning))
 }

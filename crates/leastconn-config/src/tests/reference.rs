@@ -13,7 +13,7 @@ fn section(path: &str) -> &'static str {
         "" => "## The file".to_owned(),
         "defaults" => "## `[defaults.client]`".to_owned(),
         "listener" | "upstream" | "client" => format!("## `[[{path}]]`"),
-        "process" | "log" | "admin" | "defaults.client" => format!("## `[{path}]`"),
+        "process" | "log" | "admin" | "fleet" | "defaults.client" => format!("## `[{path}]`"),
         nested => format!("### `{nested}`"),
     };
     let start = REFERENCE

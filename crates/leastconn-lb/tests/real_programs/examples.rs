@@ -1,4 +1,4 @@
-use std::{fs, path::PathBuf};
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use leastconn_testkit::eventually;
 use tokio::net::{TcpStream, UnixStream};
@@ -34,6 +34,15 @@ fn with_json_log(config: &str) -> String {
         .replace("level = \"warn\"", "level = \"info\"")
 }
 
+/// Creates the secret of `examples/fleet.toml`.
+fn write_fleet_secret(certs: &Certs, dir: &str) {
+    let dir = certs.dir().join(dir);
+    fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("fleet.secret");
+    fs::write(&path, "0123456789abcdef0123456789abcdef\n").unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
 #[tokio::test]
 async fn every_example_passes_check_and_starts() {
     let certs = Certs::generate().await;
@@ -43,8 +52,10 @@ async fn every_example_passes_check_and_starts() {
         .filter(|path| path.extension().is_some_and(|end| end == "toml"))
         .collect();
     examples.sort();
-    assert!(examples.len() >= 9, "{examples:?}");
+    assert!(examples.len() >= 10, "{examples:?}");
     fs::create_dir(certs.dir().join("examples")).unwrap();
+    write_fleet_secret(&certs, "examples");
+    write_fleet_secret(&certs, "run-fleet");
 
     for example in examples {
         let name = example.file_stem().unwrap().to_str().unwrap();

@@ -14,7 +14,7 @@ fn syntax_problems_are_described() {
         (
             "bind =",
             "cert = \"x\"\nbind =",
-            "error: unknown key `cert` in `[[listener]]`; `cert` belongs in `listener.tls` or `upstream.tls`",
+            "error: unknown key `cert` in `[[listener]]`; `cert` belongs in `[fleet]`, `listener.tls` or `upstream.tls`",
         ),
         (
             "bind =",

@@ -1,0 +1,142 @@
+//! `[fleet]`
+
+use std::{borrow::Cow, fmt};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+use super::value::{At, DurationText, Opt};
+use crate::{
+    defaults::{self, text},
+    keyword::{SharedCounts, SharedLimits},
+};
+
+/// Several balancers that act as one through Valkey or Redis: they share client limits,
+/// connection counts of servers, and commands of operators.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "fleet")]
+pub struct RawFleet {
+    /// The name of the fleet. Balancers with the same name and store are one fleet.
+    #[schemars(required)]
+    pub name: Opt<String>,
+    /// The store: a URL, a table with the sentinels of a primary, or a table with nodes of a
+    /// cluster.
+    #[schemars(required)]
+    pub store: Opt<StoreEntry>,
+    /// The user of the store. Default: the store's default user.
+    pub user: Opt<String>,
+    /// A file with the password of the user.
+    #[schemars(extend("examples" = ["valkey.password"]))]
+    pub password: Opt<String>,
+    /// A file with a secret that all members have. It hides identities of clients from the
+    /// store, and signs what operators set.
+    #[schemars(required, extend("examples" = ["fleet.secret"]))]
+    pub secret: Opt<String>,
+    /// PEM file: the authorities (CAs) that may issue certificates of the store. Required for
+    /// "rediss://". With a table in `store`, it turns TLS on.
+    #[schemars(extend("examples" = ["valkey-ca.crt"]))]
+    pub ca: Opt<String>,
+    /// The DNS name or IP address that certificates of the store must contain. Default: the
+    /// host that is connected to.
+    #[schemars(extend("examples" = ["valkey.internal"]))]
+    pub server_name: Opt<String>,
+    /// PEM file: the certificate that is presented to the store, followed by its
+    /// intermediates.
+    pub cert: Opt<String>,
+    /// PEM file: the private key of that certificate, not encrypted. Default: the file of
+    /// `cert`.
+    pub key: Opt<String>,
+    /// The name of this balancer in the fleet. Default: the host name of the machine.
+    #[schemars(extend("examples" = ["lb1", "${HOSTNAME:-}"]))]
+    pub member: Opt<String>,
+    /// How limits of clients are shared.
+    #[schemars(extend("default" = "fast"))]
+    pub limits: Opt<SharedLimits>,
+    /// Whether connections of other members count when a server is picked.
+    #[schemars(extend("default" = "on"))]
+    pub counts: Opt<SharedCounts>,
+    /// How many members to assume while the store has not been reached since the start.
+    #[schemars(range(min = 1, max = 1000), extend("default" = defaults::FLEET_SIZE))]
+    pub size: Opt<u32>,
+    /// How long after its last exchange a member is removed, from "1s" to "10m".
+    #[schemars(extend("default" = text(defaults::GONE_AFTER)))]
+    pub gone_after: Opt<DurationText>,
+    /// How long a connection near its client's limit waits for the store, at most "250ms".
+    #[schemars(extend("default" = text(defaults::ASK_TIMEOUT)))]
+    pub ask_timeout: Opt<DurationText>,
+}
+
+/// A store that is not a single server. It has either `sentinels` and `primary`, or `cluster`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "store")]
+pub struct RawStore {
+    /// Addresses of sentinels.
+    #[schemars(extend("examples" = [["s1:26379", "s2:26379", "s3:26379"]]))]
+    pub sentinels: Opt<Vec<At<String>>>,
+    /// The name of the primary at the sentinels.
+    #[schemars(extend("examples" = ["mymaster"]))]
+    pub primary: Opt<String>,
+    /// The user of the sentinels. Default: their default user.
+    pub sentinel_user: Opt<String>,
+    /// A file with the password of the sentinels. Default: none.
+    #[schemars(extend("examples" = ["sentinel.password"]))]
+    pub sentinel_password: Opt<String>,
+    /// Addresses of some nodes of a cluster. The others are discovered.
+    #[schemars(extend("examples" = [["n1:6379", "n2:6379"]]))]
+    pub cluster: Opt<Vec<At<String>>>,
+}
+
+/// The store: a URL or a table.
+#[derive(Debug)]
+pub enum StoreEntry {
+    Url(String),
+    Table(Box<RawStore>),
+}
+
+impl<'de> Deserialize<'de> for StoreEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms;
+        impl<'de> Visitor<'de> for Forms {
+            type Value = StoreEntry;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a URL or a table")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<StoreEntry, E> {
+                Ok(StoreEntry::Url(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<StoreEntry, A::Error> {
+                RawStore::deserialize(MapAccessDeserializer::new(map))
+                    .map(|store| StoreEntry::Table(Box::new(store)))
+            }
+        }
+        deserializer.deserialize_any(Forms)
+    }
+}
+
+impl JsonSchema for StoreEntry {
+    fn schema_name() -> Cow<'static, str> {
+        "store_entry".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                {
+                    "title": "URL",
+                    "description": "A single server: `redis://HOST:PORT`, `rediss://HOST:PORT` with TLS, or `unix:///PATH`.",
+                    "type": "string",
+                    "examples": ["rediss://valkey.internal:6379"],
+                },
+                generator.subschema_for::<RawStore>(),
+            ],
+        })
+    }
+}
