@@ -82,6 +82,7 @@ fn config(clients: Vec<Client>) -> Config {
             access_filter: AccessFilter::All,
         },
         admin: None,
+        fleet: None,
         listeners: Vec::new(),
         upstreams: Vec::new(),
         clients: Arc::new(clients.into_iter().collect()),
