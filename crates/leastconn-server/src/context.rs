@@ -10,6 +10,7 @@ use leastconn_config::Process;
 use leastconn_tls::client_chain::ChainStore;
 
 use crate::{
+    fleet::FleetSlot,
     handshake_scheduler::HandshakeScheduler,
     limits::ClientLimiters,
     memory::Budget,
@@ -46,6 +47,8 @@ pub struct ServerContext {
     pub overrides: Overrides,
     /// Start, reloads and end of the process.
     pub lifecycle: Lifecycle,
+    /// Empty if this balancer acts alone.
+    pub fleet: FleetSlot,
     /// Predecessor processes that still have connections.
     pub predecessors: Arc<Predecessors>,
     pruning: Mutex<()>,
@@ -73,6 +76,7 @@ impl ServerContext {
             limiters: ClientLimiters::new(net::now()),
             chains: Arc::default(),
             lifecycle: Lifecycle::new(),
+            fleet: FleetSlot::default(),
             predecessors: Arc::default(),
             pruning: Mutex::default(),
         }

@@ -11,6 +11,7 @@ pub mod control;
 pub mod dashboard;
 pub mod environment;
 mod file_watch;
+pub mod fleet;
 pub mod handshake_scheduler;
 pub mod limits;
 pub mod logging;
