@@ -5,17 +5,27 @@
 //! own absolute numbers; the store adds up the numbers of the members that are alive. All
 //! times are measured by the clock of the store, so the clocks of the members do not matter.
 
+#[cfg(test)]
+mod cases;
+mod codec;
+mod events;
+mod exchange;
 pub mod keys;
 pub mod member;
+pub mod memory;
 pub mod operator;
+mod operator_log;
 pub mod report;
 pub mod secret;
+mod session;
 pub mod settings;
+mod state;
 pub mod store;
 pub mod view;
 
 pub use keys::{ClientKey, ServerKey};
 pub use member::{MemberId, MemberStatus};
+pub use memory::{Faults, InMemory, MemoryServer};
 pub use operator::{
     Acknowledgement, BlockTarget, Command, CommandId, CommandRecord, OperatorState,
 };

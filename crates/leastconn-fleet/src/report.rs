@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     keys::{ClientKey, ServerKey},
     member::{MemberId, MemberStatus},
@@ -49,7 +51,7 @@ pub struct ServerCount {
 }
 
 /// What people see in `ctl fleet`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// Version of the program.
     pub version: String,

@@ -28,13 +28,13 @@ impl Secret {
     }
 
     /// The signature of `parts`, in hexadecimal.
-    pub fn sign(&self, parts: &[&str]) -> String {
+    pub(crate) fn sign(&self, parts: &[&str]) -> String {
         let tag = tag(&self.signatures, &framed(parts));
         tag.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Compares in constant time.
-    pub fn verify(&self, parts: &[&str], signature: &str) -> bool {
+    pub(crate) fn verify(&self, parts: &[&str], signature: &str) -> bool {
         parse_hex(signature)
             .is_some_and(|tag| verify(&self.signatures, &framed(parts), &tag).is_ok())
     }

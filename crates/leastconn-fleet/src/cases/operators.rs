@@ -1,0 +1,235 @@
+use std::time::Duration;
+
+use super::{Bench, Case};
+use crate::{
+    Acknowledgement, BlockTarget, Command, CommandRecord, OperatorState,
+    operator::{Block, ServerState, ServerWeight},
+};
+
+pub(super) const CASES: &[(&str, Case)] = &[
+    ("states_reach_all_members", states_reach_all_members),
+    ("weights_reach_all_members", weights_reach_all_members),
+    ("last_command_wins", last_command_wins),
+    (
+        "several_commands_in_one_report",
+        several_commands_in_one_report,
+    ),
+    ("blocks_expire", blocks_expire),
+    ("blocks_can_be_removed", blocks_can_be_removed),
+    ("states_survive_all_members", states_survive_all_members),
+    ("kills_reach_members_once", kills_reach_members_once),
+    ("kills_are_acknowledged", kills_are_acknowledged),
+    (
+        "old_kills_are_not_carried_out",
+        old_kills_are_not_carried_out,
+    ),
+];
+
+fn state(server: &str, state: &str) -> Command {
+    Command::State {
+        upstream: "web".to_owned(),
+        server: server.to_owned(),
+        state: state.to_owned(),
+        grace: Duration::from_secs(5),
+    }
+}
+
+fn block(duration: Option<u64>) -> Command {
+    Command::Block {
+        target: BlockTarget::Identity("cn:web1".to_owned()),
+        duration: duration.map(Duration::from_secs),
+    }
+}
+
+fn kill(id: &str) -> Command {
+    Command::Kill {
+        id: id.to_owned(),
+        filter: r#"{"client":"web1"}"#.to_owned(),
+    }
+}
+
+/// The state that a member receives, which must have changed.
+fn changed(bench: &mut Bench, member: usize) -> OperatorState {
+    let operators = bench.beat(member).operators;
+    OperatorState::clone(&operators.expect("a changed state"))
+}
+
+fn states(state: &OperatorState) -> Vec<(&str, &str)> {
+    let states = state.states.iter();
+    states
+        .map(|state| (state.server.as_str(), state.state.as_str()))
+        .collect()
+}
+
+fn states_reach_all_members(bench: &mut Bench) {
+    bench.beat(0);
+    bench.beat(1);
+    let view = bench.command(0, state("web1", "drain"));
+    let own = view.operators.expect("the state, at once");
+    let expected = ServerState {
+        upstream: "web".to_owned(),
+        server: "web1".to_owned(),
+        state: "drain".to_owned(),
+        grace: Duration::from_secs(5),
+    };
+    assert_eq!(own.states, std::slice::from_ref(&expected));
+    let other = changed(bench, 1);
+    assert_eq!(other, *own);
+    assert_eq!(bench.beat(1).operators, None);
+    // Also a member that joins later.
+    assert_eq!(changed(bench, 2).states, [expected]);
+
+    bench.command(1, state("web1", "ready"));
+    let state = changed(bench, 0);
+    assert_eq!(states(&state), []);
+    assert_ne!(state.version, other.version);
+}
+
+fn weights_reach_all_members(bench: &mut Bench) {
+    let weight = |weight: &str| Command::Weight {
+        upstream: "web".to_owned(),
+        server: "web1".to_owned(),
+        weight: weight.to_owned(),
+    };
+    bench.beat(1);
+    // The first exchange of the member carries a command.
+    bench.command(0, weight("50%"));
+    let expected = ServerWeight {
+        upstream: "web".to_owned(),
+        server: "web1".to_owned(),
+        weight: "50%".to_owned(),
+    };
+    assert_eq!(changed(bench, 1).weights, [expected]);
+    bench.command(0, weight("100%"));
+    assert_eq!(changed(bench, 1).weights, []);
+}
+
+fn last_command_wins(bench: &mut Bench) {
+    for member in [0, 1] {
+        bench.beat(member);
+    }
+    // The second command is sent by a member that does not know the first.
+    bench.advance(0.05);
+    bench.command(0, state("web1", "drain"));
+    let view = bench.command(1, state("web1", "maint"));
+    assert_eq!(states(&view.operators.unwrap()), [("web1", "maint")]);
+    assert_eq!(states(&changed(bench, 0)), [("web1", "maint")]);
+    // Also if the clock has gone back.
+    bench.turn_back(3600.0);
+    bench.command(0, state("web1", "drain"));
+    assert_eq!(states(&changed(bench, 1)), [("web1", "drain")]);
+}
+
+fn several_commands_in_one_report(bench: &mut Bench) {
+    bench.report(0).commands = vec![
+        state("web1", "drain"),
+        state("web2", "drain"),
+        state("web1", "maint"),
+        state("web3", "drain"),
+        state("web3", "ready"),
+    ];
+    bench.beat(0);
+    let expected = [("web1", "maint"), ("web2", "drain")];
+    assert_eq!(states(&changed(bench, 1)), expected);
+    // The answer was lost, and the commands are repeated.
+    bench.disconnect(0);
+    bench.beat(0);
+    assert_eq!(states(&changed(bench, 1)), expected);
+}
+
+fn blocks_expire(bench: &mut Bench) {
+    bench.beat(0);
+    bench.command(0, block(Some(60)));
+    bench.advance(2.0);
+    let expected = |remaining| Block {
+        target: BlockTarget::Identity("cn:web1".to_owned()),
+        remaining: Some(Duration::from_secs(remaining)),
+    };
+    assert_eq!(changed(bench, 1).blocks, [expected(58)]);
+    bench.advance(57.0);
+    bench.beat(0);
+    bench.advance(2.0);
+    assert_eq!(changed(bench, 0).blocks, []);
+    assert_eq!(bench.beat(0).operators, None);
+}
+
+fn blocks_can_be_removed(bench: &mut Bench) {
+    bench.command(0, block(None));
+    let serial = BlockTarget::Serial("a1b2".to_owned());
+    bench.command(
+        0,
+        Command::Block {
+            target: serial.clone(),
+            duration: None,
+        },
+    );
+    assert_eq!(changed(bench, 1).blocks.len(), 2);
+    let target = BlockTarget::Identity("cn:web1".to_owned());
+    bench.command(1, Command::Unblock { target });
+    let expected = Block {
+        target: serial,
+        remaining: None,
+    };
+    assert_eq!(changed(bench, 0).blocks, [expected]);
+}
+
+fn states_survive_all_members(bench: &mut Bench) {
+    bench.command(0, state("web1", "drain"));
+    bench.advance(3600.0);
+    assert_eq!(states(&changed(bench, 1)), [("web1", "drain")]);
+}
+
+fn kills_reach_members_once(bench: &mut Bench) {
+    for member in [0, 1, 2] {
+        assert_eq!(bench.beat(member).kills, []);
+    }
+    assert_eq!(bench.command(0, kill("k1")).kills, []);
+    let expected = CommandRecord {
+        id: "k1".to_owned(),
+        filter: r#"{"client":"web1"}"#.to_owned(),
+    };
+    for member in [1, 2] {
+        assert_eq!(bench.beat(member).kills, std::slice::from_ref(&expected));
+        assert_eq!(bench.beat(member).kills, []);
+    }
+    // The answer was lost, and the command is repeated.
+    bench.disconnect(0);
+    bench.command(0, kill("k1"));
+    bench.disconnect(1);
+    for member in [0, 1, 2] {
+        assert_eq!(bench.beat(member).kills, []);
+    }
+    // A member that joins later has no connections from before.
+    assert_eq!(bench.beat(3).kills, []);
+}
+
+fn kills_are_acknowledged(bench: &mut Bench) {
+    for member in [0, 1, 2] {
+        bench.beat(member);
+    }
+    bench.command(0, kill("k1"));
+    let acknowledgement = Acknowledgement {
+        id: "k1".to_owned(),
+        killed: 3,
+    };
+    for _ in 0..2 {
+        bench.report(1).acknowledgements = vec![acknowledgement.clone()];
+        bench.beat(1);
+        bench.disconnect(1);
+    }
+    let member = bench.report(1).member.clone();
+    assert_eq!(bench.beat(0).acknowledgements, [(member, acknowledgement)]);
+    assert_eq!(bench.beat(0).acknowledgements, []);
+    assert_eq!(bench.beat(2).acknowledgements, []);
+}
+
+fn old_kills_are_not_carried_out(bench: &mut Bench) {
+    for member in [0, 1, 2] {
+        bench.beat(member);
+    }
+    bench.command(0, kill("k1"));
+    bench.advance(50.0);
+    assert_eq!(bench.beat(1).kills.len(), 1);
+    bench.advance(20.0);
+    assert_eq!(bench.beat(2).kills, []);
+}

@@ -1,0 +1,215 @@
+use std::{sync::Arc, time::Duration};
+
+use super::{Faults, InMemory, MemoryServer};
+use crate::{
+    Batch, ClientKey, ClientReport, Command, FleetSettings, Report, Secret, Store, StoreError,
+    View,
+    cases::{self, Bench, Executor, MEMBERS, settings},
+};
+
+struct Memory {
+    server: MemoryServer,
+    members: Vec<InMemory>,
+}
+
+impl Memory {
+    fn new(server: &MemoryServer) -> Self {
+        Self {
+            server: server.clone(),
+            members: (0..MEMBERS).map(|_| server.connect(&settings())).collect(),
+        }
+    }
+}
+
+impl Executor for Memory {
+    fn exchange(&mut self, member: usize, report: &Report) -> Result<View, StoreError> {
+        self.members[member].exchange_now(report)
+    }
+
+    fn advance(&mut self, time: Duration) {
+        self.server.advance(time);
+    }
+
+    fn turn_back(&mut self, time: Duration) {
+        self.server.set_now(self.server.now() - time);
+    }
+
+    fn disconnect(&mut self, member: usize) {
+        self.members[member].connected = false;
+    }
+
+    fn clients(&mut self) -> usize {
+        self.server.clients()
+    }
+}
+
+#[test]
+fn cases_hold() {
+    for (name, case) in cases::all() {
+        println!("{name}");
+        let server = MemoryServer::new();
+        server.set_now(Duration::from_secs(1_000_000));
+        case(&mut Bench::new(Memory::new(&server)));
+    }
+}
+
+fn drain(server: &str) -> Command {
+    Command::State {
+        upstream: "web".to_owned(),
+        server: server.to_owned(),
+        state: "drain".to_owned(),
+        grace: Duration::ZERO,
+    }
+}
+
+fn drained(view: &View) -> Vec<&str> {
+    let states = view
+        .operators
+        .as_ref()
+        .expect("changed states")
+        .states
+        .iter();
+    states.map(|state| state.server.as_str()).collect()
+}
+
+#[test]
+fn members_restore_operator_states_after_a_restart() {
+    let server = MemoryServer::new();
+    let mut bench = Bench::new(Memory::new(&server));
+    bench.beat(1);
+    bench.command(0, drain("web1"));
+    assert_eq!(drained(&bench.beat(1)), ["web1"]);
+    server.restart_empty();
+    assert!(bench.try_beat(1).is_err());
+    let view = bench.beat(1);
+    assert!(view.forgotten);
+    // No change for the member itself, and a new member receives the state.
+    assert_eq!(drained(&view), ["web1"]);
+    assert_eq!(drained(&bench.beat(2)), ["web1"]);
+}
+
+#[test]
+fn failover_does_not_invert_commands() {
+    let server = MemoryServer::new();
+    let mut bench = Bench::new(Memory::new(&server));
+    bench.beat(1);
+    bench.command(0, drain("web1"));
+    bench.beat(1);
+    server.replicate();
+    let ready = Command::State {
+        upstream: "web".to_owned(),
+        server: "web1".to_owned(),
+        state: "ready".to_owned(),
+        grace: Duration::ZERO,
+    };
+    bench.command(0, ready);
+    bench.command(0, drain("web2"));
+    server.fail_over();
+    // This member knows the old state only.
+    assert!(bench.try_beat(1).is_err());
+    assert_eq!(drained(&bench.beat(1)), ["web1"]);
+    assert!(bench.try_beat(0).is_err());
+    let view = bench.beat(0);
+    assert!(view.forgotten);
+    assert_eq!(drained(&view), ["web2"]);
+    assert_eq!(drained(&bench.beat(1)), ["web2"]);
+}
+
+#[test]
+fn foreign_entries_are_ignored_and_reported() {
+    let server = MemoryServer::new();
+    let mut bench = Bench::new(Memory::new(&server));
+    bench.beat(0);
+    let other = FleetSettings::new("test", Secret::new("another secret"));
+    let mut intruder = server.connect(&other);
+    let mut report = bench.report(3).clone();
+    report.commands = vec![
+        drain("web1"),
+        Command::Kill {
+            id: "k1".to_owned(),
+            filter: "{}".to_owned(),
+        },
+    ];
+    intruder.exchange_now(&report).unwrap();
+    let view = bench.beat(0);
+    assert_eq!(view.invalid_signatures, 2);
+    assert_eq!(drained(&view), [""; 0]);
+    assert_eq!(view.kills, []);
+}
+
+#[test]
+fn late_requests_change_nothing() {
+    let server = MemoryServer::with_faults(Faults {
+        delayed: 1.0,
+        max_delay: Duration::from_millis(100),
+        ..Faults::default()
+    });
+    let mut bench = Bench::new(Memory::new(&server));
+    let report = ClientReport {
+        client: ClientKey([1; 16]),
+        admitted: 0,
+        ask: 0,
+        rate: 0.0,
+        burst: 0,
+        max_conns: 10,
+        open: 8,
+    };
+    let batch = |number, open| {
+        let clients = vec![ClientReport { open, ..report }];
+        Some(Arc::new(Batch { number, clients }))
+    };
+    bench.report(0).batch = batch(1, 8);
+    assert!(bench.try_beat(0).is_err());
+    server.stop_faults();
+    bench.report(0).batch = batch(2, 3);
+    bench.beat(0);
+    server.advance(Duration::from_secs(1));
+    bench.report(1).batch = batch(1, 0);
+    assert_eq!(bench.beat(1).clients[0].others_open, 3);
+}
+
+#[test]
+fn the_same_seed_has_the_same_faults() {
+    let run = |seed| {
+        let server = MemoryServer::with_faults(Faults {
+            seed,
+            lost: 0.1,
+            answer_lost: 0.1,
+            duplicated: 0.1,
+            delayed: 0.1,
+            max_delay: Duration::from_millis(50),
+            restart: 0.05,
+            failover: 0.05,
+            replication: 0.2,
+        });
+        let mut bench = Bench::new(Memory::new(&server));
+        let results = (0..200).map(|i| {
+            bench.advance(0.01);
+            bench.try_beat(i % 3).is_ok()
+        });
+        results.collect::<Vec<_>>()
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
+    assert!(run(1).iter().filter(|ok| **ok).count() > 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn latency_and_stalls_follow_the_clock_of_tokio() {
+    let server = MemoryServer::new();
+    let mut bench = Bench::new(Memory::new(&server));
+    let report = bench.report(0).clone();
+    let mut member = server.connect(&settings());
+    server.set_latency(Duration::from_millis(3));
+    let start = tokio::time::Instant::now();
+    member.exchange(&report).await.unwrap();
+    assert_eq!(start.elapsed(), Duration::from_millis(6));
+    server.set_stalled(true);
+    let stalled = tokio::time::timeout(Duration::from_secs(9), member.exchange(&report));
+    assert!(stalled.await.is_err());
+    server.set_stalled(false);
+    server.set_reachable(false);
+    assert!(member.exchange(&report).await.is_err());
+    server.set_reachable(true);
+    assert!(!member.exchange(&report).await.unwrap().forgotten);
+}

@@ -1,0 +1,326 @@
+//! The member's side of the exchanges: turns a report into a request, and an answer into a view.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    codec,
+    events::Events,
+    exchange::{
+        Answer, Beat, BeatAnswer, BlobVersion, Operate, Request, SlotClaim, Slots, StoredEntry,
+    },
+    keys::ServerKey,
+    member::{MemberId, MemberStatus},
+    operator::Command,
+    operator_log::OperatorLog,
+    report::{Counts, Facts, Report},
+    settings::FleetSettings,
+    store::StoreError,
+    view::{MemberView, View},
+};
+
+/// Everything is sent this often, in case the store has lost some of it.
+const REPEAT_AFTER: u64 = 20 * 1_000_000;
+/// A member that was cut off for longer takes the operator states of the store as they are.
+const STALE_AFTER: u64 = 12 * 3600 * 1_000_000;
+/// Requests of one exchange. Two are needed if another member has just changed the same state.
+const ROUNDS: u32 = 4;
+
+pub(crate) struct Session {
+    gone_after: u64,
+    size: u32,
+    sequence: u64,
+    /// The sequence of the last request that was answered.
+    acknowledged: u64,
+    /// The time of the last answer.
+    now: Option<u64>,
+    /// The next request carries everything.
+    repeat: bool,
+    repeated_at: u64,
+    sent_counts: Option<BlobVersion>,
+    facts: Option<Vec<u8>>,
+    sent_facts: bool,
+    peers: BTreeMap<MemberId, Peer>,
+    log: OperatorLog,
+    operators_version: String,
+    events: Events,
+    last_event: String,
+    held: BTreeMap<ServerKey, u32>,
+    rounds: u32,
+    /// Commands that are not applied yet.
+    commands: VecDeque<Command>,
+    /// Commands of the request, with the fields that they change.
+    requested: Vec<(String, Command)>,
+    restore: Vec<StoredEntry>,
+}
+
+struct Peer {
+    counts_version: BlobVersion,
+    status: MemberStatus,
+    counts: Arc<Counts>,
+    facts_version: BlobVersion,
+    facts: Option<Arc<Facts>>,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self {
+            // No blob has this version.
+            counts_version: [u8::MAX; 8],
+            status: MemberStatus::Serving,
+            counts: Arc::default(),
+            facts_version: [u8::MAX; 8],
+            facts: None,
+        }
+    }
+}
+
+impl Session {
+    pub(crate) fn new(settings: &FleetSettings) -> Self {
+        let log = OperatorLog::new(&settings.name, settings.secret.clone());
+        let events = Events::new(&settings.name, settings.secret.clone());
+        Self {
+            gone_after: micros(settings.gone_after),
+            size: settings.size.max(1),
+            sequence: 0,
+            acknowledged: 0,
+            now: None,
+            repeat: true,
+            repeated_at: 0,
+            sent_counts: None,
+            facts: None,
+            sent_facts: false,
+            peers: BTreeMap::new(),
+            log,
+            operators_version: String::new(),
+            events,
+            last_event: String::new(),
+            held: BTreeMap::new(),
+            rounds: 0,
+            commands: VecDeque::new(),
+            requested: Vec::new(),
+            restore: Vec::new(),
+        }
+    }
+
+    /// The connection was lost: the store may have applied the last request or not, and may be
+    /// another one now.
+    pub(crate) fn disconnected(&mut self) {
+        self.repeat = true;
+    }
+
+    /// The first request of an exchange.
+    pub(crate) fn request(&mut self, report: &Report) -> Request {
+        self.rounds = 0;
+        self.commands = report.commands.iter().cloned().collect();
+        self.restore.clear();
+        let mut operate = self.operate(report);
+        let acknowledgements = report.acknowledgements.iter();
+        operate
+            .events
+            .extend(acknowledgements.filter_map(|acknowledgement| {
+                self.events.acknowledgement(&report.member, acknowledgement)
+            }));
+        let claims = report.slots.iter().map(|slot| SlotClaim {
+            server: slot.server,
+            max: slot.max,
+            want: slot.want.max(slot.open),
+            open: slot.open,
+            held: self
+                .held
+                .get(&slot.server)
+                .copied()
+                .unwrap_or(slot.max / self.size),
+        });
+        let slots = Slots {
+            settle: self.gone_after,
+            claims: claims.collect(),
+        };
+        if let Some(facts) = &report.facts {
+            self.facts = Some(codec::encode_facts(facts));
+            self.sent_facts = false;
+        }
+        let mut request = self.build(report, operate);
+        request.limit = report.batch.clone();
+        request.slots = (!report.slots.is_empty()).then_some(slots);
+        request
+    }
+
+    /// A further request that the exchange needs: commands that could not be signed before the
+    /// time of the store was known, commands whose entry was just changed by another member,
+    /// and entries that the store has lost.
+    pub(crate) fn follow_up(&mut self, report: &Report) -> Result<Option<Request>, StoreError> {
+        if self.commands.is_empty() && self.restore.is_empty() {
+            return Ok(None);
+        }
+        self.rounds += 1;
+        if self.rounds >= ROUNDS {
+            if self.commands.is_empty() {
+                return Ok(None);
+            }
+            return Err(StoreError::Refused(
+                "a command was not applied, because the store has a newer entry for the same \
+                 server or client. If this error persists, the entry was not written by a member \
+                 of the fleet: delete it"
+                    .to_owned(),
+            ));
+        }
+        let operate = self.operate(report);
+        Ok(Some(self.build(report, operate)))
+    }
+
+    fn operate(&mut self, report: &Report) -> Operate {
+        let mut operate = Operate::default();
+        self.requested.clear();
+        operate.entries.append(&mut self.restore);
+        let Some(now) = self.now else {
+            return operate;
+        };
+        for command in std::mem::take(&mut self.commands) {
+            if let Some(kill) = self.events.kill(now, &report.member, &command) {
+                operate.events.push(kill);
+            } else if let Some(entry) = self.log.entry(now, &command) {
+                // Of several commands for one field, the last one wins.
+                self.requested.retain(|(field, _)| *field != entry.field);
+                operate.entries.retain(|other| other.field != entry.field);
+                self.requested.push((entry.field.clone(), command));
+                operate.entries.push(entry);
+            }
+        }
+        operate
+    }
+
+    fn build(&mut self, report: &Report, operate: Operate) -> Request {
+        let due = self
+            .now
+            .is_some_and(|now| now.abs_diff(self.repeated_at) >= REPEAT_AFTER);
+        let repeat = std::mem::take(&mut self.repeat) || due;
+        if repeat {
+            self.repeated_at = self.now.unwrap_or(0);
+            self.sent_counts = None;
+            self.sent_facts = false;
+            self.operators_version.clear();
+        }
+        let counts_version = codec::counts_version(&report.counts, report.status);
+        let counts = (self.sent_counts != Some(counts_version))
+            .then(|| codec::encode_counts(&report.counts, report.status));
+        let facts = self.facts.clone().filter(|_| !self.sent_facts);
+        let peers = self.peers.iter();
+        self.sequence += 1;
+        Request {
+            member: report.member.clone(),
+            sequence: self.sequence,
+            operate: (!operate.entries.is_empty() || !operate.events.is_empty()).then_some(operate),
+            beat: Beat {
+                gone_after: self.gone_after,
+                counts,
+                counts_version,
+                facts,
+                operators_version: self.operators_version.clone(),
+                last_event: self.last_event.clone(),
+                known: peers
+                    .map(|(id, peer)| (id.clone(), peer.counts_version, peer.facts_version))
+                    .collect(),
+            },
+            limit: None,
+            slots: None,
+        }
+    }
+
+    /// Takes an answer into the view of the exchange.
+    pub(crate) fn accept(&mut self, request: &Request, answer: Answer, view: &mut View) {
+        let beat = answer.beat;
+        let absent = self
+            .now
+            .is_some_and(|last| beat.now.saturating_sub(last) > STALE_AFTER);
+        if absent {
+            self.log.clear();
+        }
+        self.now = Some(beat.now);
+        if self.repeated_at == 0 {
+            self.repeated_at = beat.now;
+        }
+        let lost = beat.previous < self.acknowledged;
+        view.forgotten |= lost || self.acknowledged == 0;
+        self.acknowledged = request.sequence;
+        self.sent_counts = beat.has_counts.then_some(request.beat.counts_version);
+        self.sent_facts = beat.has_facts;
+
+        for (field, command) in self.requested.drain(..) {
+            if answer.rejected.contains(&field) {
+                self.commands.push_front(command);
+            }
+        }
+        self.accept_members(&beat, view);
+        if let Some((version, entries)) = &beat.operators {
+            let merge = self.log.merge(beat.now, entries);
+            view.invalid_signatures += merge.invalid;
+            self.restore = merge.restore;
+            self.operators_version.clone_from(version);
+            view.operators = Some(Arc::new(self.log.state(beat.now)));
+        } else if self.log.expire(beat.now) {
+            view.operators = Some(Arc::new(self.log.state(beat.now)));
+        }
+        self.events
+            .receive(beat.now, &request.member, &beat.events, view);
+        // A new store may have smaller IDs.
+        self.last_event = match lost {
+            true => "0-0".to_owned(),
+            false => beat.last_event,
+        };
+
+        if request.limit.is_some() {
+            view.clients = answer.clients;
+        }
+        if request.slots.is_some() {
+            self.held = answer
+                .slots
+                .iter()
+                .map(|slot| (slot.server, slot.held))
+                .collect();
+            view.slots = answer.slots;
+        }
+    }
+
+    fn accept_members(&mut self, beat: &BeatAnswer, view: &mut View) {
+        let mut previous = std::mem::take(&mut self.peers);
+        for member in &beat.members {
+            let mut peer = previous.remove(&member.id).unwrap_or_default();
+            let counts = member.counts.as_deref().and_then(codec::decode_counts);
+            if let Some((version, status, counts)) = counts {
+                peer.counts_version = version;
+                peer.status = status;
+                peer.counts = Arc::new(counts);
+            }
+            let facts = member.facts.as_deref().and_then(codec::decode_facts);
+            if let Some((version, facts)) = facts {
+                peer.facts_version = version;
+                peer.facts = Some(Arc::new(facts));
+            }
+            self.peers.insert(member.id.clone(), peer);
+        }
+        let heard: BTreeMap<_, _> = beat
+            .members
+            .iter()
+            .map(|member| (&member.id, member.heard))
+            .collect();
+        let members = self.peers.iter().map(|(id, peer)| MemberView {
+            id: id.clone(),
+            status: peer.status,
+            last_heard: Duration::from_micros(
+                beat.now
+                    .saturating_sub(heard.get(id).copied().unwrap_or(beat.now)),
+            ),
+            counts: peer.counts.clone(),
+            facts: peer.facts.clone(),
+        });
+        view.members = members.collect();
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
