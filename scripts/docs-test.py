@@ -114,8 +114,6 @@ def run(page, binary, keep):
     (path / "leastconn-lb").symlink_to(binary)
     (directory / ".script").write_text(text)
     namespaces = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    if os.geteuid() != 0:
-        namespaces.append("--map-root-user")
     environment = {
         "PATH": f"{path}:{os.environ['PATH']}:/usr/sbin:/sbin",
         "REPOSITORY": str(ROOT),
@@ -154,13 +152,13 @@ def main():
     binary = options.binary.resolve()
     if not os.access(binary, os.X_OK):
         sys.exit(f"docs-test: {binary} does not exist: cargo build -p leastconn-lb")
-    if subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork"] + ([] if os.geteuid() == 0 else ["--map-root-user"]) + ["true"],
-                      capture_output=True).returncode != 0:
-        print("docs-test: skipped, because this user may not create namespaces")
+    # Some pages switch to another user, which is not possible in a user namespace.
+    if os.geteuid() != 0:
+        print("docs-test: skipped, because it needs root to create namespaces")
         return
     pages = [page.resolve() for page in options.pages] or sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
     failed = False
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for page, count, took, logged, good in pool.map(lambda page: run(page, binary, options.keep), pages):
             if not good or (options.keep and count):
                 print(logged)
