@@ -192,7 +192,10 @@ pub use balance::{Balance, Source};
 pub use balancer::{BalanceError, Balancer, BalancerBuilder, Transfer, UnknownServer};
 pub use discover::{Discover, StaticServers, follow};
 pub use lease::Lease;
-pub use limit::{Limiter, Limits, Permit, RateLimit, Refusal};
+pub use limit::{
+    Admission, Change, FleetUsage, Limiter, Limits, Pending, Permit, RateLimit, Refusal, Sharing,
+    UsageReport,
+};
 pub use pool::{
     Candidates, Displaced, EnqueueError, Member, MembershipChange, PickRequest, Pool, PoolBuilder,
     PoolError, QueuePolicy, QueueStatus, Selector, Tried, Waiting,

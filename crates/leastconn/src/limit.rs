@@ -12,12 +12,17 @@
 //! with [`Limiter::forgetful`] instead forgets clients without connections early, in the order
 //! in which their buckets become full.
 //!
+//! Several balancers can share the limits of their clients; see [`Limiter::admit_shared`].
+//!
 //! Cost: one uncontended lock and one or two hash lookups per connection, and about 200 bytes per
 //! remembered client.
 //!
 //! Envoy issues 14664 and 27853 request limits per client certificate.
 
+mod changes;
 mod rate;
+mod share;
+mod shared_client;
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -26,8 +31,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use changes::Change;
+use changes::{Changes, Source};
 use rate::Bucket;
 pub use rate::RateLimit;
+pub use share::{FleetUsage, Sharing};
+pub use shared_client::{Pending, UsageReport};
+use shared_client::{SharedClient, nanos_since};
 
 use crate::{
     Reason, ShortDuration,
@@ -113,6 +123,7 @@ pub struct Limiter {
     shards: Box<[Mutex<Shard>]>,
     shard_capacity: usize,
     when_full: WhenFull,
+    changes: Arc<Changes<SharedClient>>,
 }
 
 /// What to do with an unknown client while the table is full.
@@ -134,9 +145,27 @@ struct Entry {
     bucket: Bucket,
     /// Number of open connections. Each permit of the client has a reference to it.
     open: Arc<AtomicU64>,
+    /// Set once limits are shared. The bucket of the entry is then not used.
+    shared: Option<Arc<SharedClient>>,
 }
 
 impl Entry {
+    /// The state of a client whose limits are shared.
+    fn share(
+        &mut self,
+        client: &ClientId,
+        epoch: Instant,
+        changes: &Arc<Changes<SharedClient>>,
+        now: u64,
+    ) -> &Arc<SharedClient> {
+        self.shared.get_or_insert_with(|| {
+            let bucket = std::mem::take(&mut self.bucket);
+            let open = Arc::clone(&self.open);
+            let shared = SharedClient::new(client.clone(), epoch, open, changes, bucket, now);
+            Arc::new(shared)
+        })
+    }
+
     fn admit(&mut self, limits: &Limits, now: u64) -> Result<Permit, Refusal> {
         // Until the increment below, other threads can only decrease the count: only
         // admissions increase it, and admissions hold the lock of the shard.
@@ -153,11 +182,36 @@ impl Entry {
                 .map_err(|retry_after| Refusal::RateLimited { retry_after })?;
         }
         self.open.fetch_add(1, Ordering::AcqRel);
-        Ok(Permit(Arc::clone(&self.open)))
+        Ok(Permit {
+            open: Arc::clone(&self.open),
+            shared: None,
+        })
     }
 
     fn is_idle(&self, now: u64) -> bool {
-        self.bucket.is_full(now) && self.open.load(Ordering::Acquire) == 0
+        self.bucket.is_full(now)
+            && self.open.load(Ordering::Acquire) == 0
+            && self
+                .shared
+                .as_ref()
+                .is_none_or(|shared| shared.is_idle(now))
+    }
+
+    /// The time at which the bucket will be full. `None` if the client is in use.
+    fn unused_full_at(&self, now: u64) -> Option<u64> {
+        if self.open.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        match &self.shared {
+            Some(shared) => shared.full_at(now),
+            None => Some(self.bucket.full_at()),
+        }
+    }
+
+    fn forget(&self) {
+        if let Some(shared) = &self.shared {
+            shared.detach();
+        }
     }
 }
 
@@ -165,12 +219,38 @@ impl Entry {
 /// until the permit is dropped.
 #[must_use = "the connection counts only while the permit is held"]
 #[derive(Debug)]
-pub struct Permit(Arc<AtomicU64>);
+pub struct Permit {
+    open: Arc<AtomicU64>,
+    shared: Option<Arc<SharedClient>>,
+}
+
+impl Permit {
+    /// `open` must include the connection already.
+    const fn shared(open: Arc<AtomicU64>, client: Arc<SharedClient>) -> Self {
+        Self {
+            open,
+            shared: Some(client),
+        }
+    }
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.open.fetch_sub(1, Ordering::AcqRel);
+        if let Some(shared) = &self.shared {
+            shared.closed();
+        }
     }
+}
+
+/// The result of [`Limiter::admit_shared`].
+#[derive(Debug)]
+#[must_use = "the connection counts only while the permit is held"]
+pub enum Admission {
+    /// The connection is admitted.
+    Admitted(Permit),
+    /// The client is near a limit, and the store has to decide.
+    Ask(Pending),
 }
 
 /// Enough shards to make lock contention rare.
@@ -213,7 +293,16 @@ impl Limiter {
             shards: (0..shards).map(|_| Mutex::new(Shard::default())).collect(),
             shard_capacity: capacity.div_ceil(shards).max(1),
             when_full,
+            changes: Arc::default(),
         }
+    }
+
+    /// Sets a function that is called when there is something new for
+    /// [`Self::usage_reports`]. It must not block and must not call the limiter.
+    #[must_use]
+    pub fn on_change(mut self, on_change: impl Fn(Change) + Send + Sync + 'static) -> Self {
+        self.changes = Arc::new(Changes::new(Box::new(on_change)));
+        self
     }
 
     /// Admits one connection of `client` under `limits`, or refuses it.
@@ -239,6 +328,95 @@ impl Limiter {
         let permit = entry.admit(limits, now)?;
         shard.clients.insert(client.clone(), entry);
         Ok(permit)
+    }
+
+    /// Admits one connection of `client` under `limits` that other balancers share, refuses it,
+    /// or lets it wait for the decision of the store; see [`Sharing`].
+    ///
+    /// The caller must exchange [`Self::usage_reports`] with a store that all balancers use. A
+    /// connection that waits should wait for a short time only, then use
+    /// [`Pending::decide_alone`].
+    ///
+    /// # Errors
+    /// If the client is over a limit, or the table is full.
+    pub fn admit_shared(
+        &self,
+        client: &ClientId,
+        limits: &Limits,
+        sharing: Sharing,
+        now: Instant,
+    ) -> Result<Admission, Refusal> {
+        let now = self.stamp(now);
+        let mut shard = self.shard(client).lock();
+        let (shared, admitted) = if let Some(known) = shard.clients.get_mut(client) {
+            let shared = known.share(client, self.epoch, &self.changes, now);
+            let admitted = shared.admit(limits, sharing, now)?;
+            (Arc::clone(shared), admitted)
+        } else {
+            shard.make_room(self.shard_capacity, self.when_full, now)?;
+            let mut entry = Entry::default();
+            let shared = Arc::clone(entry.share(client, self.epoch, &self.changes, now));
+            let admitted = shared.admit(limits, sharing, now)?;
+            shard.clients.insert(client.clone(), entry);
+            (shared, admitted)
+        };
+        drop(shard);
+        let (admission, change) = admitted;
+        shared.mark(change);
+        Ok(admission)
+    }
+
+    /// Takes the usage that the store does not know yet, of up to `max` clients. Clients with
+    /// connections that wait come first. Open connections that have not changed are reported
+    /// again after 20 seconds.
+    pub fn usage_reports(&self, max: usize, now: Instant) -> Vec<UsageReport> {
+        let now = self.stamp(now);
+        let mut reports = Vec::new();
+        while reports.len() < max
+            && let Some((source, client)) = self.changes.pop(now)
+        {
+            if let Source::Changed(change) = source {
+                client.unmark(change);
+            }
+            reports.extend(client.report(source == Source::Reported, now));
+            if source == Source::Reported && client.keep_repeating() {
+                self.changes.push_reported(client, now);
+            }
+        }
+        self.changes.notify_if_left();
+        reports
+    }
+
+    /// Reports all open connections again. To call after the store may have lost them.
+    pub fn repeat_reports(&self, now: Instant) {
+        self.changes.repeat_all(self.stamp(now));
+    }
+
+    /// Decides for all connections that wait and are in no report yet, by the share of one of
+    /// `members` balancers. To call when the store does not answer, beside
+    /// [`UsageReport::unanswered`].
+    pub fn unanswered(&self, members: NonZeroU32, now: Instant) {
+        for client in self.changes.clients_that_ask() {
+            client.decide_all_alone(members, now);
+        }
+    }
+
+    /// Ends sharing: [`Self::admit`] enforces the limits from now on. The connections that this
+    /// balancer has admitted still count.
+    pub fn stop_sharing(&self, now: Instant) {
+        for shard in &self.shards {
+            let shared = |entry: &Entry| entry.shared.clone();
+            let clients: Vec<_> = shard.lock().clients.values().filter_map(shared).collect();
+            for client in clients {
+                client.decide_all_alone(NonZeroU32::MIN, now);
+            }
+            for entry in shard.lock().clients.values_mut() {
+                if let Some(shared) = entry.shared.take() {
+                    entry.bucket = shared.detach();
+                }
+            }
+        }
+        self.changes.clear();
     }
 
     /// Returns the number of open connections of `client`.
@@ -284,8 +462,7 @@ impl Limiter {
 
     /// Nanoseconds since `epoch`.
     fn stamp(&self, now: Instant) -> u64 {
-        let nanos = now.saturating_duration_since(self.epoch).as_nanos();
-        u64::try_from(nanos).unwrap_or(u64::MAX)
+        nanos_since(self.epoch, now)
     }
 }
 
@@ -294,9 +471,8 @@ impl Shard {
         if self.clients.len() >= capacity && now >= self.next_sweep {
             self.sweep(now);
             if when_full == WhenFull::ForgetEarly && self.clients.len() >= capacity {
-                self.forget_early(
-                    self.clients.len() - capacity + capacity.div_ceil(EARLY_FRACTION),
-                );
+                let excess = self.clients.len() - capacity;
+                self.forget_early(excess + capacity.div_ceil(EARLY_FRACTION), now);
             }
             // If early forgetting made room, the next sweep may start as soon as the shard is
             // full again.
@@ -313,13 +489,11 @@ impl Shard {
 
     /// Forgets up to `count` clients without connections, in the order in which their buckets
     /// become full.
-    fn forget_early(&mut self, count: usize) {
-        let unused = |entry: &Entry| entry.open.load(Ordering::Acquire) == 0;
+    fn forget_early(&mut self, count: usize, now: u64) {
         let mut times: Vec<u64> = self
             .clients
             .values()
-            .filter(|entry| unused(entry))
-            .map(|entry| entry.bucket.full_at())
+            .filter_map(|entry| entry.unused_full_at(now))
             .collect();
         let Some(last) = count.min(times.len()).checked_sub(1) else {
             return;
@@ -327,14 +501,24 @@ impl Shard {
         let (_, &mut latest, _) = times.select_nth_unstable(last);
         let mut remaining = count;
         self.clients.retain(|_, entry| {
-            let forget = remaining > 0 && entry.bucket.full_at() <= latest && unused(entry);
-            remaining -= usize::from(forget);
+            let full_at = entry.unused_full_at(now);
+            let forget = remaining > 0 && full_at.is_some_and(|time| time <= latest);
+            if forget {
+                remaining -= 1;
+                entry.forget();
+            }
             !forget
         });
     }
 
     fn sweep(&mut self, now: u64) {
-        self.clients.retain(|_, entry| !entry.is_idle(now));
+        self.clients.retain(|_, entry| {
+            let forget = entry.is_idle(now);
+            if forget {
+                entry.forget();
+            }
+            !forget
+        });
     }
 }
 

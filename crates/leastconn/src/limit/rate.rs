@@ -52,6 +52,25 @@ impl RateLimit {
     pub const fn burst(&self) -> NonZeroU32 {
         self.burst
     }
+
+    /// The burst in the unit of usage.
+    fn burst_units(&self) -> u128 {
+        u128::from(self.burst.get()) * CONNECTION
+    }
+
+    /// Returns the share of one of `members` balancers, rounded up.
+    pub(super) fn share(self, members: NonZeroU32) -> Self {
+        Self {
+            rate: self.rate.div_ceil(u64::from(members.get())),
+            burst: divide(self.burst, members),
+        }
+    }
+}
+
+/// The share of one of `members` balancers, rounded up.
+pub(super) fn divide(limit: NonZeroU32, members: NonZeroU32) -> NonZeroU32 {
+    let share = limit.get().div_ceil(members.get());
+    NonZeroU32::new(share).unwrap_or(NonZeroU32::MIN)
 }
 
 /// The usage of one client. Times are in nanoseconds since the epoch of the table.
@@ -89,18 +108,42 @@ impl Bucket {
         self.updated.saturating_add(time)
     }
 
-    /// Uses one token. If none is available, returns the time until one is.
-    pub(super) fn take(&mut self, limit: &RateLimit, now: u64) -> Result<(), Duration> {
-        // Up to `now`, usage is restored at the old rate. The bucket is updated even if the
-        // connection is refused. The arithmetic is exact, so the client loses no tokens.
+    /// Returns the number of tokens in use, rounded up.
+    pub(super) fn tokens(&self, now: u64) -> u32 {
+        u32::try_from(self.used(now).div_ceil(CONNECTION)).unwrap_or(u32::MAX)
+    }
+
+    /// Uses one token, also if none is available. At most the burst is in use.
+    pub(super) fn charge(&mut self, limit: &RateLimit, now: u64) {
+        self.update(limit, now);
+        self.used = (self.used + CONNECTION).min(limit.burst_units());
+    }
+
+    /// As [`Self::take`], but forgives what exceeds the burst: the limit was higher before, and
+    /// the first token must not take longer than a token takes at this rate.
+    pub(super) fn take_lowered(&mut self, limit: &RateLimit, now: u64) -> Result<(), Duration> {
+        self.update(limit, now);
+        self.used = self.used.min(limit.burst_units());
+        self.take(limit, now)
+    }
+
+    /// Up to `now`, usage is restored at the old rate. The arithmetic is exact, so the client
+    /// loses no tokens.
+    fn update(&mut self, limit: &RateLimit, now: u64) {
         *self = Self {
             used: self.used(now),
             rate: limit.rate,
             // `now` of concurrent calls may be slightly out of order.
             updated: now.max(self.updated),
         };
+    }
+
+    /// Uses one token. If none is available, returns the time until one is.
+    pub(super) fn take(&mut self, limit: &RateLimit, now: u64) -> Result<(), Duration> {
+        // The bucket is updated even if the connection is refused.
+        self.update(limit, now);
         let used = self.used + CONNECTION;
-        let excess = used.saturating_sub(u128::from(limit.burst.get()) * CONNECTION);
+        let excess = used.saturating_sub(limit.burst_units());
         if excess > 0 {
             let nanos = excess.div_ceil(u128::from(limit.rate));
             let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);

@@ -1,0 +1,468 @@
+//! The state of a client whose limits are shared with other members.
+//!
+//! Locks are taken in this order: shard of the table, state of a client, cell of a waiting
+//! connection, queues. Wakers are called without locks.
+
+mod pending;
+mod usage_report;
+
+use std::{
+    collections::VecDeque,
+    num::NonZeroU32,
+    sync::Weak,
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Admission, Limits, Permit, Refusal,
+    changes::{Change, Changes},
+    rate::Bucket,
+    share::{Decision, FleetUsage, Known, Sharing},
+};
+use crate::{
+    spec::ClientId,
+    sync::{Arc, AtomicU64, Mutex, Ordering},
+};
+
+pub use pending::Pending;
+use pending::{Cell, CellState};
+pub use usage_report::UsageReport;
+
+/// A client of a limiter, and what the store knows of it.
+#[derive(Debug)]
+pub(super) struct SharedClient {
+    id: ClientId,
+    epoch: Instant,
+    /// Open connections on this member.
+    open: Arc<AtomicU64>,
+    changes: Weak<Changes<Self>>,
+    /// In which queues the client is: [`USAGE`], [`ASK`], or [`DETACHED`].
+    marks: AtomicU64,
+    state: Mutex<State>,
+}
+
+const USAGE: u64 = 1;
+const ASK: u64 = 2;
+/// The table has forgotten the client. It must not be reported any more: the table may have
+/// another entry for the same client.
+const DETACHED: u64 = 4;
+
+#[derive(Debug, Default)]
+struct State {
+    /// The limits of the last attempt.
+    limits: Limits,
+    /// The connections that this member has admitted. Decides while the store does not answer.
+    bucket: Bucket,
+    /// Tokens in use in the whole fleet at `answered`.
+    used: f64,
+    /// When the last answer was received.
+    answered: u64,
+    others_open: u32,
+    reported_open: u32,
+    /// Tokens that were used since the last report.
+    unsent: u32,
+    /// Tokens that were used by the share of this member since the last report.
+    unsent_alone: u32,
+    /// Tokens in the report that is not acknowledged.
+    sent: u32,
+    /// Connections that wait, including some that have stopped waiting. The first `asked` are in
+    /// the report that is not acknowledged.
+    asks: VecDeque<Arc<Cell>>,
+    asked: usize,
+    /// Whether a report is not acknowledged yet.
+    has_report: bool,
+    /// Whether the client is in the queue of clients that are reported again.
+    is_repeated: bool,
+}
+
+impl SharedClient {
+    /// `bucket` contains the connections that were admitted before the limits were shared.
+    pub(super) fn new(
+        id: ClientId,
+        epoch: Instant,
+        open: Arc<AtomicU64>,
+        changes: &Arc<Changes<Self>>,
+        bucket: Bucket,
+        now: u64,
+    ) -> Self {
+        Self {
+            id,
+            epoch,
+            open,
+            changes: Arc::downgrade(changes),
+            marks: AtomicU64::new(0),
+            state: Mutex::new(State {
+                unsent_alone: bucket.tokens(now),
+                bucket,
+                ..State::default()
+            }),
+        }
+    }
+
+    pub(super) const fn id(&self) -> &ClientId {
+        &self.id
+    }
+
+    /// Admits a connection, refuses it, or lets it wait. The caller must hold the lock of the
+    /// shard, and call [`Self::mark`] with the returned change after releasing it.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        limits: &Limits,
+        sharing: Sharing,
+        now: u64,
+    ) -> Result<(Admission, Change), Refusal> {
+        let mut state = self.state.lock();
+        state.limits = *limits;
+        let mut decision = self.known(&state, now).decide(sharing, limits, now);
+        if matches!(decision, Decision::Refuse(_)) && state.forget_cancelled() {
+            decision = self.known(&state, now).decide(sharing, limits, now);
+        }
+        match decision {
+            Decision::Admit => {
+                state.unsent = state.unsent.saturating_add(1);
+                let permit = self.count(&mut state, now);
+                Ok((Admission::Admitted(permit), Change::Usage))
+            }
+            Decision::Alone => {
+                let permit = self.admit_alone(&mut state, sharing.members(), now)?;
+                Ok((Admission::Admitted(permit), Change::Usage))
+            }
+            Decision::Ask => {
+                let cell = Arc::<Cell>::default();
+                state.asks.push_back(Arc::clone(&cell));
+                let pending = Pending::new(Arc::clone(self), cell);
+                Ok((Admission::Ask(pending), Change::Ask))
+            }
+            Decision::Refuse(refusal) => Err(refusal),
+        }
+    }
+
+    /// Decides for a connection that waits in `cell`, unless the store has decided.
+    fn decide_alone(
+        self: &Arc<Self>,
+        cell: &Cell,
+        members: NonZeroU32,
+        now: Instant,
+    ) -> Result<Permit, Refusal> {
+        let mut state = self.state.lock();
+        let decision = match cell.take() {
+            CellState::Decided(decision) => decision,
+            CellState::Waiting(_) | CellState::Done => {
+                self.admit_alone(&mut state, members, self.stamp(now))
+            }
+        };
+        drop(state);
+        self.mark(Change::Usage);
+        decision
+    }
+
+    /// Decides for all connections that wait, by the share of one of `members` balancers.
+    pub(super) fn decide_all_alone(self: &Arc<Self>, members: NonZeroU32, now: Instant) {
+        let now = self.stamp(now);
+        let mut state = self.state.lock();
+        let cells = std::mem::take(&mut state.asks);
+        state.asked = 0;
+        let wakers: Vec<_> = cells
+            .iter()
+            .filter_map(|cell| cell.decide(|| self.admit_alone(&mut state, members, now)).1)
+            .collect();
+        drop(state);
+        wake(wakers);
+        if !cells.is_empty() {
+            self.mark(Change::Usage);
+        }
+    }
+
+    /// Returns what the store does not know yet. With `repeat`, also what it should know.
+    pub(super) fn report(self: &Arc<Self>, repeat: bool, now: u64) -> Option<UsageReport> {
+        let mut state = self.state.lock();
+        if state.has_report || self.is_detached() {
+            return None;
+        }
+        state.forget_cancelled();
+        let admitted = state.unsent.saturating_add(state.unsent_alone(now));
+        let open = self.open();
+        let is_known = admitted == 0 && state.asks.is_empty() && open == state.reported_open;
+        if is_known && !(repeat && open > 0) {
+            state.unsent_alone = 0;
+            return None;
+        }
+        (state.unsent, state.unsent_alone, state.sent) = (0, 0, admitted);
+        state.asked = state.asks.len();
+        state.has_report = true;
+        Some(UsageReport::new(
+            Arc::clone(self),
+            state.limits,
+            admitted,
+            asks(state.asked),
+            open,
+        ))
+    }
+
+    /// Whether the client has to be reported again from time to time: called after
+    /// [`Self::report`] with `repeat`.
+    pub(super) fn keep_repeating(&self) -> bool {
+        let mut state = self.state.lock();
+        let open = state.has_report || state.reported_open > 0 || self.open() > 0;
+        state.is_repeated = open && !self.is_detached();
+        state.is_repeated
+    }
+
+    /// Returns the limits, the number of connections that ask and the number of open connections
+    /// for a report that is sent again.
+    pub(super) fn refresh(&self) -> (Limits, u32, u32) {
+        let mut state = self.state.lock();
+        state.forget_cancelled();
+        state.asked = state.asks.len();
+        (state.limits, asks(state.asked), self.open())
+    }
+
+    /// Applies the answer to a report with `open` open connections.
+    pub(super) fn confirm(self: &Arc<Self>, open: u32, answer: &FleetUsage, now: Instant) {
+        let now = self.stamp(now);
+        let mut state = self.state.lock();
+        state.has_report = false;
+        state.sent = 0;
+        state.used = answer.used;
+        state.answered = now;
+        state.others_open = answer.others_open;
+        state.reported_open = open.saturating_add(answer.granted);
+        let wakers = self.distribute(&mut state, answer.granted, now);
+
+        let is_repeated = state.reported_open > 0 && !state.is_repeated && !self.is_detached();
+        state.is_repeated |= is_repeated;
+        let change = if !state.asks.is_empty() {
+            Some(Change::Ask)
+        } else if state.unsent > 0 || state.unsent_alone > 0 || self.open() != state.reported_open {
+            Some(Change::Usage)
+        } else {
+            None
+        };
+        drop(state);
+        wake(wakers);
+        if is_repeated && let Some(changes) = self.changes.upgrade() {
+            changes.push_reported(Arc::clone(self), now);
+        }
+        // Marks of changes since the report may have been removed while it was not acknowledged.
+        if let Some(change) = change {
+            self.mark(change);
+        }
+    }
+
+    /// Admits the first `granted` connections that asked. The others are refused if no more is
+    /// free. Otherwise the store had the report already, and they ask again.
+    ///
+    /// Tokens that nobody needs any more are those of connections that were decided by the share
+    /// in the meantime, if there are any.
+    fn distribute(self: &Arc<Self>, state: &mut State, granted: u32, now: u64) -> Vec<Waker> {
+        let count = std::mem::take(&mut state.asked).min(state.asks.len());
+        let asked: Vec<_> = state.asks.drain(..count).collect();
+        let mut granted = granted;
+        let mut wakers = Vec::new();
+        for (index, cell) in asked.iter().enumerate() {
+            if granted > 0 {
+                let (is_admitted, waker) = cell.decide(|| Ok(self.count(state, now)));
+                granted -= u32::from(is_admitted);
+                wakers.extend(waker);
+                continue;
+            }
+            let known = self.known(state, now);
+            let Some(refusal) = known.refusal_after_answer(&state.limits, now) else {
+                for cell in asked[index..].iter().rev() {
+                    state.asks.push_front(Arc::clone(cell));
+                }
+                break;
+            };
+            wakers.extend(cell.decide(|| Err(refusal)).1);
+        }
+        state.unsent_alone = state.unsent_alone.saturating_sub(granted);
+        wakers
+    }
+
+    /// Undoes [`Self::report`]: the report will never be sent again.
+    pub(super) fn retract(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        state.has_report = false;
+        state.asked = 0;
+        state.unsent = state.unsent.saturating_add(std::mem::take(&mut state.sent));
+        drop(state);
+        self.mark(Change::Usage);
+    }
+
+    /// The connection of a permit has ended.
+    pub(super) fn closed(self: &Arc<Self>) {
+        self.mark(Change::Usage);
+    }
+
+    /// Puts the client into the queue of clients to report, unless it is there already. Call it
+    /// after the change.
+    pub(super) fn mark(self: &Arc<Self>, change: Change) {
+        let bit = bit(change);
+        // `AcqRel`: if the mark is set already, `unmark` sees the change.
+        if self.marks.fetch_or(bit, Ordering::AcqRel) & (bit | DETACHED) == 0
+            && let Some(changes) = self.changes.upgrade()
+        {
+            changes.push(change, Arc::clone(self), Self::is_detached);
+        }
+    }
+
+    /// The client was taken from a queue. Call it before [`Self::report`].
+    pub(super) fn unmark(&self, change: Change) {
+        self.marks.fetch_and(!bit(change), Ordering::AcqRel);
+    }
+
+    /// The table forgets the client. Returns the bucket of connections that this member has
+    /// admitted.
+    pub(super) fn detach(&self) -> Bucket {
+        self.marks.fetch_or(DETACHED, Ordering::AcqRel);
+        std::mem::take(&mut self.state.lock().bucket)
+    }
+
+    pub(super) fn is_detached(&self) -> bool {
+        self.marks.load(Ordering::Acquire) & DETACHED != 0
+    }
+
+    /// Whether an unknown client is in the same state.
+    pub(super) fn is_idle(&self, now: u64) -> bool {
+        let state = self.state.lock();
+        let rate = state.limits.rate.as_ref();
+        self.is_settled(&state, now)
+            && state.bucket.is_full(now)
+            && self.known(&state, now).is_full(rate, now)
+    }
+
+    /// The time at which all tokens are restored, for clients without connections that can be
+    /// forgotten early. `u64::MAX` if the store then keeps wrong numbers.
+    pub(super) fn full_at(&self, now: u64) -> Option<u64> {
+        let state = self.state.lock();
+        if state.has_report || !state.asks.is_empty() {
+            return None;
+        }
+        if !self.is_settled(&state, now) {
+            return Some(u64::MAX);
+        }
+        let rate = state.limits.rate.as_ref();
+        let full_at = self.known(&state, now).full_at(rate);
+        Some(full_at.max(state.bucket.full_at()))
+    }
+
+    /// Whether the store knows everything, and has no connections of this member.
+    fn is_settled(&self, state: &State, now: u64) -> bool {
+        !state.has_report
+            && state.asks.is_empty()
+            && state.unsent == 0
+            && state.unsent_alone(now) == 0
+            && state.reported_open == 0
+            && self.open() == 0
+    }
+
+    fn known(&self, state: &State, now: u64) -> Known {
+        Known {
+            used: state.used,
+            answered: state.answered,
+            others_open: state.others_open,
+            reported_open: state.reported_open,
+            unacknowledged: state
+                .unsent
+                .saturating_add(state.unsent_alone(now))
+                .saturating_add(state.sent),
+            open: self.open(),
+            waiting: asks(state.asks.len()),
+        }
+    }
+
+    fn admit_alone(
+        self: &Arc<Self>,
+        state: &mut State,
+        members: NonZeroU32,
+        now: u64,
+    ) -> Result<Permit, Refusal> {
+        let share = state.limits.share(members);
+        if share.max_conns.is_some_and(|max| self.open() >= max.get()) {
+            return Err(Refusal::TooManyConnections);
+        }
+        if let Some(rate) = &share.rate {
+            state
+                .bucket
+                .take_lowered(rate, now)
+                .map_err(|retry_after| Refusal::RateLimited { retry_after })?;
+        }
+        state.unsent_alone = state.unsent_alone.saturating_add(1);
+        Ok(self.permit())
+    }
+
+    /// Counts a connection that the fleet admits.
+    fn count(self: &Arc<Self>, state: &mut State, now: u64) -> Permit {
+        if let Some(rate) = &state.limits.rate {
+            state.bucket.charge(rate, now);
+        }
+        self.permit()
+    }
+
+    fn permit(self: &Arc<Self>) -> Permit {
+        self.open.fetch_add(1, Ordering::AcqRel);
+        Permit::shared(Arc::clone(&self.open), Arc::clone(self))
+    }
+
+    fn open(&self) -> u32 {
+        u32::try_from(self.open.load(Ordering::Acquire)).unwrap_or(u32::MAX)
+    }
+
+    fn stamp(&self, now: Instant) -> u64 {
+        nanos_since(self.epoch, now)
+    }
+}
+
+impl State {
+    /// The tokens that were used by the share of this member and are not restored at the rate of
+    /// the share: while the store did not answer, the other members had the rest of the limit.
+    fn unsent_alone(&self, now: u64) -> u32 {
+        match self.limits.rate {
+            Some(_) => self.unsent_alone.min(self.bucket.tokens(now)),
+            None => 0,
+        }
+    }
+
+    /// Removes connections that do not wait any more. Returns whether there were any.
+    fn forget_cancelled(&mut self) -> bool {
+        let before = self.asks.len();
+        let mut index = 0;
+        let asked = self.asked;
+        self.asks.retain(|cell| {
+            let keep = cell.is_waiting();
+            if index < asked && !keep {
+                self.asked -= 1;
+            }
+            index += 1;
+            keep
+        });
+        self.asks.len() < before
+    }
+}
+
+const fn bit(change: Change) -> u64 {
+    match change {
+        Change::Usage => USAGE,
+        Change::Ask => ASK,
+    }
+}
+
+fn asks(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn wake(wakers: Vec<Waker>) {
+    for waker in wakers {
+        waker.wake();
+    }
+}
+
+/// Nanoseconds from `epoch` to `now`.
+pub(super) fn nanos_since(epoch: Instant, now: Instant) -> u64 {
+    let elapsed: Duration = now.saturating_duration_since(epoch);
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

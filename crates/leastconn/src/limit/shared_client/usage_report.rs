@@ -1,0 +1,99 @@
+//! What a member reports to the store about a client.
+
+use std::{num::NonZeroU32, time::Instant};
+
+use super::SharedClient;
+use crate::{
+    limit::{Limits, share::FleetUsage},
+    spec::ClientId,
+    sync::Arc,
+};
+
+/// The usage of a client since its last report; see
+/// [`Limiter::usage_reports`](crate::Limiter::usage_reports).
+///
+/// A report stays valid until it is [confirmed](Self::confirm). If the answer of the store is
+/// lost, send it again: the store must be able to recognize it, so that it subtracts the tokens
+/// only once. There is no other report on the client in the meantime. If the report is dropped
+/// instead, the next report contains its tokens.
+#[derive(Debug)]
+#[must_use = "if the report is dropped, the store does not learn the usage"]
+pub struct UsageReport {
+    client: Arc<SharedClient>,
+    limits: Limits,
+    admitted: u32,
+    ask: u32,
+    open: u32,
+    is_confirmed: bool,
+}
+
+impl UsageReport {
+    pub(super) const fn new(
+        client: Arc<SharedClient>,
+        limits: Limits,
+        admitted: u32,
+        ask: u32,
+        open: u32,
+    ) -> Self {
+        Self {
+            client,
+            limits,
+            admitted,
+            ask,
+            open,
+            is_confirmed: false,
+        }
+    }
+
+    /// Returns the client.
+    pub fn client(&self) -> &ClientId {
+        self.client.id()
+    }
+
+    /// Returns the limits of the client's last connection.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Returns the number of connections that were admitted without asking.
+    pub const fn admitted(&self) -> u32 {
+        self.admitted
+    }
+
+    /// Returns the number of connections that wait for a decision.
+    pub const fn ask(&self) -> u32 {
+        self.ask
+    }
+
+    /// Returns the number of open connections. Connections that wait are not included.
+    pub const fn open(&self) -> u32 {
+        self.open
+    }
+
+    /// Updates the number of open connections and of connections that wait, before the report
+    /// is sent again. The number of admitted connections stays the same.
+    pub fn refresh(&mut self) {
+        (self.limits, self.ask, self.open) = self.client.refresh();
+    }
+
+    /// Applies the answer, which was received at `now`. Connections that wait are admitted or
+    /// refused.
+    pub fn confirm(mut self, answer: &FleetUsage, now: Instant) {
+        self.is_confirmed = true;
+        self.client.confirm(self.open, answer, now);
+    }
+
+    /// There was no answer in time. Connections that wait are decided by the share of one of
+    /// `members` balancers. The report itself stays valid.
+    pub fn unanswered(&self, members: NonZeroU32, now: Instant) {
+        self.client.decide_all_alone(members, now);
+    }
+}
+
+impl Drop for UsageReport {
+    fn drop(&mut self) {
+        if !self.is_confirmed {
+            self.client.retract();
+        }
+    }
+}
