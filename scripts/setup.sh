@@ -164,7 +164,8 @@ fi
 
 # --- Python modules --------------------------------------------------------------
 
-# Clients and servers of some protocols. Tests whose module is missing are skipped.
+# Clients and servers of some protocols, and Valkey, which Debian 12 does not have. Tests whose
+# module is missing are skipped.
 python_env=target/test-python
 python_list=scripts/test-python.txt
 if [ -n "$TEST" ] && [ -z "$BAD" ] && ! cmp -s "$python_list" "$python_env/installed"; then
@@ -173,7 +174,7 @@ if [ -n "$TEST" ] && [ -z "$BAD" ] && ! cmp -s "$python_list" "$python_env/insta
     "$python_env/bin/pip" install -q --disable-pip-version-check --only-binary :all: --retries 1 --timeout 15 -r "$python_list" &&
     cp "$python_list" "$python_env/installed"; } >&2; then
     rm -rf "$python_env"
-    echo 'setup: no Python modules; tests of gRPC, SMTP, WebSocket, AMQP and psycopg are skipped' >&2
+    echo 'setup: no Python modules; tests of gRPC, SMTP, WebSocket, AMQP, psycopg and Valkey are skipped' >&2
   fi
 fi
 

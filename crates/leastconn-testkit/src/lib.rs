@@ -1,5 +1,5 @@
 //! Test support for leastconn: certificates, upstream servers, a TLS client, a faulty
-//! network, and the balancer as a child process.
+//! network, and the balancer, Redis and Valkey as child processes.
 //!
 //! Everything binds to port 0 on loopback. Functions that wait for an event have a deadline
 //! and do not sleep for a fixed time. They are `async`, so that a test on a single-threaded
@@ -16,6 +16,7 @@ pub mod pki;
 pub mod port;
 pub mod program;
 pub mod proxy;
+pub mod store;
 pub mod upstream;
 
 pub use balancer::{Balancer, Signal, http_get};
@@ -24,6 +25,7 @@ pub use fault::{FaultProxy, Faults};
 pub use pki::{Cert, TestCa};
 pub use port::Port;
 pub use program::find_program;
+pub use store::{Reply, Sentinel, StoreKind, StoreOptions, StoreServer};
 pub use tempfile::TempDir;
 pub use upstream::{Behaviour, Upstream};
 
