@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use crate::{report::Report, view::View};
+use crate::{member::MemberId, report::Report, view::View};
 
 /// A store that the members of a fleet share.
 pub trait Store: Send {
@@ -15,6 +15,15 @@ pub trait Store: Send {
         &mut self,
         report: &Report,
     ) -> impl Future<Output = Result<View, StoreError>> + Send;
+
+    /// Removes the member and its numbers, which count no longer.
+    ///
+    /// Other members forget a member that does not call this after `gone_after`.
+    fn leave(&mut self, member: &MemberId) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Drops the connection. The next exchange opens a new one and sends everything again. For a
+    /// process that was paused: the other members may have removed its numbers.
+    fn disconnect(&mut self);
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
