@@ -13,6 +13,7 @@ pub use faults::Faults;
 
 use crate::{
     exchange::{Answer, Request},
+    member::MemberId,
     report::Report,
     session::Session,
     settings::FleetSettings,
@@ -277,6 +278,16 @@ impl Store for InMemory {
         }
         self.connected = true;
         Ok(view)
+    }
+
+    async fn leave(&mut self, member: &MemberId) -> Result<(), StoreError> {
+        self.begin()?;
+        self.server.shared.lock().state.leave(member);
+        Ok(())
+    }
+
+    fn disconnect(&mut self) {
+        self.connected = false;
     }
 }
 

@@ -91,6 +91,15 @@ impl State {
         })
     }
 
+    /// Removes a member that leaves. Its fields of clients and slots count no longer, because it
+    /// is not alive.
+    pub(crate) fn leave(&mut self, member: &MemberId) {
+        self.members.remove(member);
+        self.counts.remove(member);
+        self.facts.remove(member);
+        self.progress.remove(member);
+    }
+
     /// Limited clients that have a key at time `now`.
     pub(crate) fn clients(&self, now: u64) -> usize {
         let live = self.clients.values().filter(|client| client.expires > now);
