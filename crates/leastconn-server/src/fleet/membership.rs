@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn old_numbers_are_not_used_without_the_fleet_thread() {
-        let start = Instant::now();
+        let start = leastconn::net::now();
         let membership = SharedMembership::new(start);
         assert_eq!(membership.get(start), Membership::Alone);
         assert!(!membership.is_overdue(start));
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn nobody_asks_after_a_failed_exchange() {
-        let start = Instant::now();
+        let start = leastconn::net::now();
         let membership = SharedMembership::new(start);
         let members = NonZeroU32::MIN;
         membership.set_joined(members, start + Duration::from_secs(1));

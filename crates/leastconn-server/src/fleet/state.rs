@@ -12,7 +12,7 @@ pub const MAX_AGE: Duration = Duration::from_secs(1);
 
 /// A change of state that must be applied and logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transition {
+pub(super) enum Transition {
     Joined {
         members: NonZeroU32,
     },
@@ -33,7 +33,7 @@ pub enum Transition {
 
 /// The state machine of a member.
 #[derive(Debug)]
-pub struct Machine {
+pub(super) struct Machine {
     state: FleetState,
     since: Instant,
     /// When the last successful report was sent. Until then: when the member started.
@@ -46,7 +46,7 @@ pub struct Machine {
 
 impl Machine {
     /// `size` is the number of members to assume until the store answers.
-    pub fn new(size: NonZeroU32, gone_after: Duration, now: Instant) -> Self {
+    pub(super) fn new(size: NonZeroU32, gone_after: Duration, now: Instant) -> Self {
         Self {
             state: FleetState::Joining,
             since: now,
@@ -57,32 +57,28 @@ impl Machine {
         }
     }
 
-    pub const fn state(&self) -> FleetState {
+    pub(super) const fn state(&self) -> FleetState {
         self.state
     }
 
     /// When the current state began.
-    pub const fn since(&self) -> Instant {
+    pub(super) const fn since(&self) -> Instant {
         self.since
     }
 
     /// Serving members, including this one. If the store does not answer: the last number that
     /// was known.
-    pub const fn members(&self) -> NonZeroU32 {
+    pub(super) const fn members(&self) -> NonZeroU32 {
         self.members
     }
 
     /// Until when the numbers of the last answer may be used.
-    pub fn fresh_until(&self) -> Instant {
+    pub(super) fn fresh_until(&self) -> Instant {
         self.last_sent + MAX_AGE
     }
 
-    pub fn set_gone_after(&mut self, gone_after: Duration) {
-        self.gone_after = gone_after;
-    }
-
     /// The next time at which [`Self::tick`] has to be called, if no exchange succeeds.
-    pub fn next_tick(&self) -> Option<Instant> {
+    pub(super) fn next_tick(&self) -> Option<Instant> {
         match self.state {
             FleetState::Joining | FleetState::Joined => Some(self.fresh_until()),
             FleetState::CutOff if self.has_counts => {
@@ -94,7 +90,7 @@ impl Machine {
 
     /// An exchange succeeded whose report was sent at `sent`. Returns `None` without any effect
     /// if the answer is too old at `now`, because the process was paused.
-    pub fn answered(
+    pub(super) fn answered(
         &mut self,
         members: NonZeroU32,
         sent: Instant,
@@ -122,7 +118,7 @@ impl Machine {
     }
 
     /// Time has passed. Returns at most one transition: call it until it returns `None`.
-    pub fn tick(&mut self, now: Instant) -> Option<Transition> {
+    pub(super) fn tick(&mut self, now: Instant) -> Option<Transition> {
         if self.next_tick().is_none_or(|at| now < at) {
             return None;
         }
@@ -155,7 +151,7 @@ mod tests {
 
     #[test]
     fn joins_and_is_cut_off_after_a_second_of_silence() {
-        let start = Instant::now();
+        let start = leastconn::net::now();
         let mut machine = Machine::new(members(3), GONE_AFTER, start);
         assert_eq!(machine.state(), FleetState::Joining);
         assert_eq!(machine.members(), members(3));
@@ -197,7 +193,7 @@ mod tests {
 
     #[test]
     fn assumes_the_configured_size_if_the_store_never_answers() {
-        let start = Instant::now();
+        let start = leastconn::net::now();
         let mut machine = Machine::new(members(3), GONE_AFTER, start);
         let silent_for = MAX_AGE;
         let cut_off = Transition::CutOff {
@@ -211,7 +207,7 @@ mod tests {
 
     #[test]
     fn answer_that_arrived_during_a_pause_is_ignored() {
-        let start = Instant::now();
+        let start = leastconn::net::now();
         let mut machine = Machine::new(members(3), GONE_AFTER, start);
         machine.answered(members(3), at(start, 0), at(start, 1));
         // Paused from 100 ms to 10 s. The answer to the report of 100 ms is in the socket.

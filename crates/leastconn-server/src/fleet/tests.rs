@@ -68,7 +68,7 @@ impl Store for Scripted {
 }
 
 thread_local! {
-    static START: TokioInstant = TokioInstant::now();
+    static START: TokioInstant = leastconn::net::now().into();
 }
 
 fn elapsed() -> u64 {
