@@ -8,10 +8,14 @@ use crate::{
     site::{self, repository},
 };
 
-/// Language and text of each fenced code block.
+/// Language and text of each fenced code block. Further words after the language are for
+/// `scripts/docs-test.py`.
 fn blocks(page: &str) -> Vec<(&str, &str)> {
     let fenced = page.split("\n```").skip(1).step_by(2);
-    fenced.filter_map(|block| block.split_once('\n')).collect()
+    fenced
+        .filter_map(|block| block.split_once('\n'))
+        .map(|(info, text)| (info.split(' ').next().unwrap_or_default(), text))
+        .collect()
 }
 
 /// The commands of the README create the files that its configuration names, the client is
@@ -29,8 +33,8 @@ async fn readme_steps_work() {
             .1
     };
     let config = find("toml", "# leastconn.toml");
-    let steps = find("", "make build");
-    let curl = find("", "curl ");
+    let steps = find("sh", "make build");
+    let curl = find("sh", "curl ");
     let mistake = find("", "error: unknown key");
 
     let dir = TempDir::new().unwrap();
