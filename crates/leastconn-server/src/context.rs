@@ -10,7 +10,7 @@ use leastconn_config::Process;
 use leastconn_tls::client_chain::ChainStore;
 
 use crate::{
-    fleet::FleetSlot,
+    fleet::{FleetMember, FleetSlot},
     handshake_scheduler::HandshakeScheduler,
     limits::ClientLimiters,
     memory::Budget,
@@ -49,6 +49,8 @@ pub struct ServerContext {
     pub lifecycle: Lifecycle,
     /// Empty if this balancer acts alone.
     pub fleet: FleetSlot,
+    /// This process as a member of a fleet.
+    pub member: FleetMember,
     /// Predecessor processes that still have connections.
     pub predecessors: Arc<Predecessors>,
     pruning: Mutex<()>,
@@ -77,6 +79,7 @@ impl ServerContext {
             chains: Arc::default(),
             lifecycle: Lifecycle::new(),
             fleet: FleetSlot::default(),
+            member: FleetMember::new(net::now()),
             predecessors: Arc::default(),
             pruning: Mutex::default(),
         }

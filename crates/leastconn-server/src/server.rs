@@ -38,6 +38,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long pending responses of the admin API may take after connections have been closed.
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How long the end of the process waits for the store of the fleet. If the store does not answer,
+/// the other members forget this process after `gone_after`.
+const FLEET_LEAVE_TIMEOUT: Duration = Duration::from_millis(300);
+
 /// Why the balancer could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -260,6 +264,7 @@ impl Server {
         // that the service is not ready.
         let mut leaving = self.reloader.admin().leave(&unused.paths);
         self.context.lifecycle.enter(Phase::Replaced);
+        self.context.member.begin_leaving();
         leaving.extend(
             self.reloader
                 .sockets()
@@ -277,6 +282,7 @@ impl Server {
         if !self.context.lifecycle.phase().is_last() {
             self.context.lifecycle.enter(Phase::Draining);
         }
+        self.context.member.begin_leaving();
         self.stop.send_replace(true);
         tokio::pin!(hurry);
         let start = net::now();
@@ -295,6 +301,7 @@ impl Server {
         }
         let forced = registry.stop_all(ReasonCode::Drained);
         let _ = timeout(CLOSE_TIMEOUT, registry.wait_empty()).await;
+        self.context.member.stop(FLEET_LEAVE_TIMEOUT).await;
         let _ = timeout(RESPONSE_TIMEOUT, self.close_admin()).await;
         Drained { forced }
     }

@@ -1,172 +1,202 @@
-//! The exchange with the store: one at a time, at once when something changed, and every
-//! [`INTERVAL`] at the latest.
+//! This process as a member of a fleet: the thread that exchanges with the store.
 
 use std::{
-    future::Future,
-    num::NonZeroU32,
-    pin::pin,
-    sync::Arc,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
-use leastconn_fleet::{MemberStatus, Store, StoreError, View};
-use tokio::time::{sleep_until, timeout};
+use leastconn::net;
+use leastconn_fleet::{MemberId, Store};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
 
-use super::{participant::Exchange, shared::Shared};
+use super::{
+    exchange,
+    handle::FleetSlot,
+    member_settings::MemberSettings,
+    membership::SharedMembership,
+    operators::{OperatorTarget, Operators},
+    participant::Participant,
+    running::RunningMember,
+    shared::Shared,
+    state::Machine,
+    wake::Wake,
+};
 
-/// Maximum time between the starts of two exchanges.
-const INTERVAL: Duration = Duration::from_millis(100);
+/// The name of the thread.
+const THREAD: &str = "fleet";
 
-/// Time limit of an exchange on an open connection.
-const EXCHANGE_TIMEOUT: Duration = Duration::from_millis(250);
+/// The membership of this process in a fleet, if one is configured. Costs nothing without a
+/// fleet: [`Self::fence`] and [`SharedMembership::get`] then read one atomic.
+#[derive(Debug)]
+pub struct FleetMember {
+    membership: Arc<SharedMembership>,
+    wake: Arc<Wake>,
+    running: Mutex<Option<Running>>,
+    /// Whether this process accepts no more connections.
+    is_leaving: AtomicBool,
+}
 
-/// Time limit of an exchange that has to connect first.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A running thread, which stops when this is dropped.
+#[derive(Debug)]
+struct Running {
+    shared: Arc<Shared>,
+    stop: oneshot::Sender<()>,
+    /// Becomes `true` when the thread has left the fleet.
+    ended: watch::Receiver<bool>,
+}
 
-/// Bounds of the delay before a new connection. The delay is random between half of the value
-/// and the value, which doubles with each failure.
-const MIN_BACKOFF: Duration = Duration::from_millis(50);
-const MAX_BACKOFF: Duration = Duration::from_millis(500);
+impl FleetMember {
+    /// Starts without a fleet. `epoch` must not be later than any time that is passed to the
+    /// other methods.
+    pub fn new(epoch: Instant) -> Self {
+        Self {
+            membership: Arc::new(SharedMembership::new(epoch)),
+            wake: Arc::default(),
+            running: Mutex::default(),
+            is_leaving: AtomicBool::new(false),
+        }
+    }
 
-/// Time limit for leaving. The end of the process waits for it.
-const LEAVE_TIMEOUT: Duration = Duration::from_millis(250);
+    pub const fn membership(&self) -> &Arc<SharedMembership> {
+        &self.membership
+    }
 
-/// Exchanges with the store until `stop` completes, then leaves the fleet.
-pub(super) async fn run<S: Store>(store: &mut S, shared: &Arc<Shared>, stop: impl Future) {
-    let mut stop = pin!(stop);
-    let mut failures = 0_u32;
-    let mut is_connected = false;
-    loop {
-        let started = now();
-        let limit = if is_connected {
-            EXCHANGE_TIMEOUT
-        } else {
-            CONNECT_TIMEOUT
+    /// Requests exchanges.
+    pub const fn wake(&self) -> &Arc<Wake> {
+        &self.wake
+    }
+
+    /// Must be called before a decision at `now` that uses numbers of other members. If they are
+    /// too old, because this process was paused, the decision is made without them.
+    pub fn fence(&self, now: Instant) {
+        if self.membership.is_overdue(now)
+            && let Some(running) = &*self.running.lock()
+        {
+            running.shared.tick(now);
+        }
+    }
+
+    /// Joins a fleet through `store`, in a thread of its own, and leaves the previous fleet. Sets
+    /// the handle in `slot`.
+    ///
+    /// A process that changes its fleet gets a new ID, so that the end of the old membership
+    /// cannot remove numbers of the new one.
+    ///
+    /// # Errors
+    /// If the thread cannot be started. Then this process is in no fleet.
+    pub fn join<S: Store + 'static>(
+        &self,
+        settings: MemberSettings,
+        mut store: S,
+        mut participants: Vec<Arc<dyn Participant>>,
+        target: Arc<dyn OperatorTarget>,
+        slot: &FleetSlot,
+    ) -> io::Result<()> {
+        self.leave(slot);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let operators = Arc::new(Operators::new(Arc::clone(&self.wake), target));
+        participants.push(Arc::clone(&operators) as Arc<dyn Participant>);
+        let shared = Arc::new(Shared::new(
+            MemberId::new(&settings.name, net::random()),
+            Machine::new(settings.size, settings.gone_after, net::now()),
+            Arc::clone(&self.membership),
+            Arc::clone(&self.wake),
+            participants,
+        ));
+        if self.is_leaving.load(Ordering::Acquire) {
+            shared.begin_leaving();
+        }
+        let (stop, stopped) = oneshot::channel();
+        let (end, ended) = watch::channel(false);
+        let member = Arc::clone(&shared);
+        let run = move || {
+            runtime.block_on(exchange::run(&mut store, &member, stopped));
+            end.send_replace(true);
+            // Do not wait for name resolution.
+            runtime.shutdown_background();
         };
-        tokio::select! {
-            biased;
-            _ = &mut stop => break,
-            result = exchange(store, shared, limit) => {
-                is_connected = result.is_ok();
-                failures = if is_connected { 0 } else { failures.saturating_add(1) };
-            }
+        let started = thread::Builder::new().name(THREAD.to_owned()).spawn(run);
+        started.inspect_err(|_| shared.leave())?;
+        let handle = RunningMember::new(settings, Arc::clone(&shared), operators);
+        slot.set(Some(Box::new(handle)));
+        *self.running.lock() = Some(Running {
+            shared,
+            stop,
+            ended,
+        });
+        Ok(())
+    }
+
+    /// Leaves the fleet, if there is one. The thread removes the numbers of this process from the
+    /// store later.
+    pub fn leave(&self, slot: &FleetSlot) {
+        if let Some(previous) = self.running.lock().take() {
+            slot.set(None);
+            previous.shared.leave();
         }
-        let wait = async {
-            if is_connected {
-                wait_for_change(shared, started).await;
-            } else {
-                wait_until(shared, now() + backoff(failures)).await;
-            }
+    }
+
+    /// Reports this process as leaving: it accepts no more connections, and its open connections
+    /// still count.
+    pub fn begin_leaving(&self) {
+        self.is_leaving.store(true, Ordering::Release);
+        if let Some(running) = &*self.running.lock() {
+            running.shared.begin_leaving();
+        }
+    }
+
+    /// Leaves the fleet before the process ends, and removes its numbers from the store, if the
+    /// store answers within `limit`.
+    pub async fn stop(&self, limit: Duration) {
+        let running = self.running.lock().take();
+        if let Some(running) = running {
+            running.shared.leave();
+            let _ = running.stop.send(());
+            let mut ended = running.ended;
+            let _ = timeout(limit, ended.wait_for(|&ended| ended)).await;
+        }
+    }
+
+    /// Waits until the store has answered, at most for `limit`. Completes at once without a
+    /// fleet.
+    pub async fn first_answer(&self, limit: Duration) {
+        let shared = {
+            let running = self.running.lock();
+            running.as_ref().map(|running| Arc::clone(&running.shared))
         };
-        tokio::select! {
-            biased;
-            _ = &mut stop => break,
-            () = wait => {}
-        }
-    }
-    // If this fails, the other members forget this one after `gone_after`.
-    let _ = timeout(LEAVE_TIMEOUT, store.leave(shared.id())).await;
-}
-
-/// One exchange. States that change in the meantime take effect at once.
-async fn exchange<S: Store>(
-    store: &mut S,
-    shared: &Arc<Shared>,
-    limit: Duration,
-) -> Result<(), StoreError> {
-    let sent = now();
-    let report = shared.report(sent);
-    let result = {
-        let mut answer = pin!(timeout(limit, store.exchange(&report)));
-        loop {
-            tokio::select! {
-                biased;
-                result = &mut answer => break result,
-                () = sleep_to(shared.next_tick()) => shared.tick(now()),
-            }
-        }
-    };
-    let result = result.unwrap_or_else(|_| {
-        let millis = limit.as_millis();
-        Err(StoreError::Unavailable(format!("no answer in {millis} ms")))
-    });
-    match result {
-        Ok(view) => {
-            let received = now();
-            let members = serving(report.status, &view);
-            let exchange = Exchange {
-                report: &report,
-                view: &view,
-                sent,
-                received,
-                members,
-            };
-            if shared.apply(&exchange) {
-                return Ok(());
-            }
-            // The process was paused. Other members may have removed its numbers from the store.
-            store.disconnect();
-            let age = received.saturating_duration_since(sent).as_millis();
-            let error = StoreError::Unavailable(format!("the answer took {age} ms"));
-            shared.failed(&report, &error, received);
-            Err(error)
-        }
-        Err(error) => {
-            shared.failed(&report, &error, now());
-            Err(error)
+        if let Some(shared) = shared {
+            let _ = timeout(limit, shared.joined()).await;
         }
     }
 }
 
-/// Serving members, including this one. At least 1, also for a member that leaves.
-fn serving(own: MemberStatus, view: &View) -> NonZeroU32 {
-    let others = view.members.iter().map(|member| member.status);
-    let all = others.chain([own]);
-    let serving = all.filter(|status| *status == MemberStatus::Serving);
-    let serving = u32::try_from(serving.count()).unwrap_or(u32::MAX);
-    NonZeroU32::new(serving).unwrap_or(NonZeroU32::MIN)
-}
-
-/// Waits until the next exchange, which is due [`INTERVAL`] after the last one, or earlier if
-/// something changed.
-async fn wait_for_change(shared: &Shared, last: Instant) {
-    loop {
-        let spacing = shared.wake().spacing().unwrap_or(INTERVAL);
-        tokio::select! {
-            biased;
-            () = wait_until(shared, last + spacing) => return,
-            () = shared.wake().raised() => {}
+#[cfg(test)]
+impl FleetMember {
+    /// A member whose thread does not run.
+    pub(super) fn without_thread(membership: Arc<SharedMembership>, shared: Arc<Shared>) -> Self {
+        Self {
+            membership,
+            wake: Arc::default(),
+            running: Mutex::new(Some(Running {
+                shared,
+                stop: oneshot::channel().0,
+                ended: watch::channel(false).1,
+            })),
+            is_leaving: AtomicBool::new(false),
         }
     }
 }
 
-/// Waits until `time`. States that change in the meantime take effect at once.
-async fn wait_until(shared: &Shared, time: Instant) {
-    loop {
-        tokio::select! {
-            biased;
-            () = sleep_until(time.into()) => return,
-            () = sleep_to(shared.next_tick()) => shared.tick(now()),
-        }
-    }
-}
-
-async fn sleep_to(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The delay after this number of failures in a row.
-fn backoff(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(8);
-    let longest = MIN_BACKOFF.saturating_mul(1 << doublings).min(MAX_BACKOFF);
-    // Members that lost the store at the same time must not return at the same time.
-    let share = leastconn::net::random() % 1000;
-    longest / 2 + longest / 2 * u32::try_from(share).unwrap_or(0) / 1000
-}
-
-fn now() -> Instant {
-    leastconn::net::now()
-}
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,6 @@
 //! State of the membership that the fleet thread and connections share.
 
 use std::{
-    num::NonZeroU32,
     pin::pin,
     sync::{
         Arc,
@@ -11,7 +10,7 @@ use std::{
 };
 
 use leastconn::ShortDuration;
-use leastconn_fleet::{MemberId, MemberStatus, Report, StoreError};
+use leastconn_fleet::{Facts, MemberId, MemberStatus, MemberView, Report, StoreError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -45,21 +44,28 @@ struct Inner {
     error: Option<StoreError>,
     failures: u64,
     round_trip: Option<Duration>,
+    others: Vec<MemberView>,
+    viewed: Instant,
+    facts: Option<Facts>,
 }
 
-/// The exchange as operators see it.
+/// A copy of the state, for operators.
 #[derive(Clone, Debug)]
-pub struct ExchangeStatus {
-    pub id: MemberId,
-    pub status: MemberStatus,
-    pub state: FleetState,
-    pub since: Instant,
-    pub members: NonZeroU32,
+pub(super) struct SharedStatus {
+    pub(super) status: MemberStatus,
+    pub(super) state: FleetState,
+    pub(super) since: Instant,
     /// Failed exchanges since the start.
-    pub failures: u64,
-    pub round_trip: Option<Duration>,
+    pub(super) failures: u64,
+    pub(super) round_trip: Option<Duration>,
     /// Why the last exchange failed. `None` if it succeeded.
-    pub error: Option<StoreError>,
+    pub(super) error: Option<StoreError>,
+    /// The other members in the last view.
+    pub(super) others: Vec<MemberView>,
+    /// When the last view arrived.
+    pub(super) viewed: Instant,
+    /// The last facts that this process has reported.
+    pub(super) facts: Option<Facts>,
 }
 
 impl Shared {
@@ -70,6 +76,7 @@ impl Shared {
         wake: Arc<Wake>,
         participants: Vec<Arc<dyn Participant>>,
     ) -> Self {
+        let since = machine.since();
         membership.set_cut_off(machine.members());
         for participant in &participants {
             participant.cut_off(machine.members());
@@ -87,6 +94,9 @@ impl Shared {
                 error: None,
                 failures: 0,
                 round_trip: None,
+                others: Vec::new(),
+                viewed: since,
+                facts: None,
             }),
         }
     }
@@ -140,9 +150,12 @@ impl Shared {
             commands: Vec::new(),
             acknowledgements: Vec::new(),
         };
-        let inner = self.inner.lock();
+        let mut inner = self.inner.lock();
         for participant in &inner.participants {
             participant.report(&mut report, now);
+        }
+        if report.facts.is_some() {
+            inner.facts.clone_from(&report.facts);
         }
         report
     }
@@ -168,6 +181,8 @@ impl Shared {
         inner.error = None;
         let round_trip = exchange.received.saturating_duration_since(exchange.sent);
         inner.round_trip = Some(round_trip);
+        inner.others.clone_from(&exchange.view.members);
+        inner.viewed = exchange.received;
         if let Some(transition) = transition {
             self.log(&transition, None);
             self.first_answer.notify_waiters();
@@ -234,17 +249,18 @@ impl Shared {
         }
     }
 
-    pub(super) fn status(&self) -> ExchangeStatus {
+    pub(super) fn status(&self) -> SharedStatus {
         let inner = self.inner.lock();
-        ExchangeStatus {
-            id: self.id.clone(),
+        SharedStatus {
             status: self.status_of_member(),
             state: inner.machine.state(),
             since: inner.machine.since(),
-            members: inner.machine.members(),
             failures: inner.failures,
             round_trip: inner.round_trip,
             error: inner.error.clone(),
+            others: inner.others.clone(),
+            viewed: inner.viewed,
+            facts: inner.facts.clone(),
         }
     }
 

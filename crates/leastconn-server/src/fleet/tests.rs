@@ -1,11 +1,19 @@
 //! The exchange with a scripted store, in paused time.
 
-use std::{collections::VecDeque, future::pending};
+use std::{
+    collections::VecDeque, future::pending, num::NonZeroU32, sync::Arc, time::Duration,
+    time::Instant,
+};
 
-use leastconn_fleet::{Counts, MemberStatus, Report, StoreError, View, view::MemberView};
+use leastconn_fleet::{
+    Counts, MemberId, MemberStatus, MemberView, Report, Store, StoreError, View,
+};
 use tokio::time::{Instant as TokioInstant, sleep};
 
-use super::*;
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+use super::{shared::Shared, state::Machine, *};
 
 /// What the store does with an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +152,7 @@ fn start(answer: Answer) -> Running {
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let member = Arc::clone(&shared);
-    let task = tokio::spawn(async move { member::run(&mut store, &member, stopped).await });
+    let task = tokio::spawn(async move { exchange::run(&mut store, &member, stopped).await });
     Running {
         shared,
         membership,
@@ -295,18 +303,11 @@ async fn decision_after_a_pause_cuts_off_by_itself() {
     // The fleet thread does not run.
     running.task.abort();
     until(1_000).await;
-    let fleet = Fleet {
-        membership: Arc::clone(&running.membership),
-        wake: Arc::default(),
-        running: Mutex::new(Some(super::Running {
-            shared: Arc::clone(&running.shared),
-            stop: running.stop,
-            ended: watch::channel(false).1,
-        })),
-    };
-    fleet.fence(leastconn::net::now());
+    let (membership, shared) = (Arc::clone(&running.membership), Arc::clone(&running.shared));
+    let member = FleetMember::without_thread(membership, shared);
+    member.fence(leastconn::net::now());
     assert_eq!(running.recorder.take(), ["cut off 2 at 1000"]);
-    fleet.fence(leastconn::net::now());
+    member.fence(leastconn::net::now());
     assert!(running.recorder.take().is_empty());
-    assert_eq!(fleet.status().unwrap().state, FleetState::CutOff);
+    assert_eq!(running.shared.status().state, FleetState::CutOff);
 }
