@@ -201,7 +201,10 @@ pub use pool::{
     PoolError, QueuePolicy, QueueStatus, Selector, Tried, Waiting,
 };
 pub use reason::Reason;
-pub use server::{AgentChange, Failure, Outage, Server, ServerStatus, SlowStart};
+pub use server::{
+    AgentChange, Failure, Outage, Server, ServerStatus, SlotGrant, SlotRequest, SlotSource,
+    SlowStart,
+};
 pub use short_duration::ShortDuration;
 pub use spec::{
     AdminState, ClientId, PanicPolicy, ServerId, ServerSpec, UpstreamId, Weight, ZoneId,

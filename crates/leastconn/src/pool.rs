@@ -29,7 +29,7 @@ use crate::{
     AgentReport, AgentState, Weight,
     balance::{Balance, Source},
     health::{ActivePolicy, PassivePolicy},
-    server::{AgentChange, Server, ServerGroup, SlowStart},
+    server::{AgentChange, Server, ServerGroup, SlotSource, SlowStart},
     spec::{ClientId, PanicPolicy, ServerId, ServerSpec, UpstreamId, ZoneId},
     sync::{Arc, Mutex},
     weight::WeightOverride,
@@ -140,10 +140,22 @@ impl Member {
         self.details.weight.to_weight()
     }
 
-    /// Whether the server has reached its maximum of concurrent connections.
-    pub(crate) fn is_full(&self) -> bool {
+    /// Whether the server has reached its maximum of concurrent connections, or this balancer
+    /// holds no free slot of it.
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        self.has_reached_max_conns() || self.server.lacks_slot(now)
+    }
+
+    fn has_reached_max_conns(&self) -> bool {
         let max = self.max_conns;
         max.is_some_and(|max| self.server.in_flight() >= max.get())
+    }
+
+    /// Whether the server could be picked if this balancer held another slot of it.
+    pub(crate) fn lacks_only_slot(&self, now: Instant) -> bool {
+        self.server.lacks_slot(now)
+            && !self.has_reached_max_conns()
+            && self.server.is_available_at(now)
     }
 
     fn spec(&self) -> &ServerSpec {
@@ -348,7 +360,9 @@ impl Pool {
         source: Option<Source>,
         now: Instant,
     ) -> Result<Waiting, EnqueueError> {
-        self.queue.enqueue(selector, client, source, now)
+        let waits_for_slots = !self.group.slot_wait().is_zero();
+        self.queue
+            .enqueue(selector, client, source, now, waits_for_slots)
     }
 
     /// Serves waiting connections for which an ejected server has become due for a trial
@@ -370,6 +384,29 @@ impl Pool {
         self.queue.status(now)
     }
 
+    /// Sets where more slots come from, for this pool and for its predecessors and successors.
+    /// With `None`, which is the default, slots are not requested.
+    ///
+    /// Slots are requested when the last slot of a server is taken, and when a pick fails that
+    /// another slot would have made possible. A connection that ends on a server with more
+    /// connections than [slots](Server::set_slots) requests that the slot be taken back.
+    ///
+    /// If the pool has no queue, a connection can [wait](Self::enqueue) for slots, at most for
+    /// the time that is part of the source.
+    pub fn set_slot_source(&self, source: Option<SlotSource>) {
+        self.group.set_slot_source(source);
+    }
+
+    /// How long a connection may wait in the queue.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn longest_wait(&self) -> Duration {
+        if self.rules.queue.size > 0 {
+            self.rules.queue.timeout
+        } else {
+            self.group.slot_wait()
+        }
+    }
+
     /// Notifies when a server becomes available or unavailable. The value is whether the pool
     /// is in panic.
     #[cfg(feature = "tokio")]
@@ -383,15 +420,15 @@ impl Pool {
         self.members.subscribe()
     }
 
-    /// Whether a candidate could become available later. Returns `true` if a candidate is
+    /// Whether a candidate could become available after `now`. Returns `true` if a candidate is
     /// ejected or down, if a candidate is available and below `max_conns`, or if the pool has
     /// no members yet. Returns `false` if all candidates are in drain or maint, or at
     /// `max_conns`.
     #[cfg(feature = "tokio")]
-    pub(crate) fn may_recover(&self, candidates: &Candidates) -> bool {
+    pub(crate) fn may_recover(&self, candidates: &Candidates, now: Instant) -> bool {
         let may_recover = candidates.members().iter().any(|member| {
             let server = &member.server;
-            server.is_unhealthy() || (server.is_available() && !member.is_full())
+            server.is_unhealthy() || (server.is_available() && !member.is_full(now))
         });
         may_recover || self.membership.load().all.is_empty()
     }

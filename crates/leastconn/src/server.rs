@@ -8,6 +8,8 @@
 #[cfg(feature = "tokio")]
 pub(crate) mod address_cache;
 mod agent;
+mod counting;
+mod external;
 mod group;
 mod outage;
 mod picking;
@@ -22,10 +24,14 @@ use std::{
 #[cfg(feature = "tokio")]
 pub(crate) use address_cache::AddressCache;
 pub use agent::AgentChange;
+pub(crate) use counting::{Counting, DialLimit};
+pub use external::SlotGrant;
+use external::{ExternalLoad, HeldSlots};
 pub(crate) use group::{ServerGroup, Slots};
+pub use group::{SlotRequest, SlotSource};
 use outage::{Cause, Condition};
 pub use outage::{Failure, Outage};
-pub(crate) use picking::{Candidate, Counting, DialLimit};
+pub(crate) use picking::Candidate;
 use recent_failures::RecentFailures;
 
 use crate::{
@@ -72,9 +78,11 @@ const AGENT_NOT_READY: u64 = 1 << 41;
 /// picked otherwise, and a connection that ends on it serves the queue; see
 /// [`crate::pool::queue`].
 const RESERVED: u64 = 1 << 42;
-/// Position of the number of dials in progress, in the highest 21 bits of the word. They are
+/// There is external load, or slots limit the connections; see [`external`].
+const EXTERNAL: u64 = 1 << 43;
+/// Position of the number of dials in progress, in the highest 20 bits of the word. They are
 /// counted only for pools that limit them.
-const CONNECTING_SHIFT: u32 = 43;
+const CONNECTING_SHIFT: u32 = 44;
 const CONNECTING: u64 = u64::MAX << CONNECTING_SHIFT;
 
 /// The server was taken out of service on purpose, so it is not dialled even if no server is
@@ -96,6 +104,8 @@ const TOO_MANY_IN_FLIGHT: u64 = IN_FLIGHT & !(MAX_IN_FLIGHT as u64 - 1);
 #[derive(Debug)]
 pub struct Server {
     word: AtomicU64,
+    external_load: ExternalLoad,
+    held_slots: HeldSlots,
     id: ServerId,
     /// Hash of the name, for [`Balance::SourceHash`](crate::Balance::SourceHash).
     name_hash: u64,
@@ -145,6 +155,8 @@ pub struct ServerStatus {
     /// Dials in progress. Counted only if the pool
     /// [limits](crate::PoolBuilder::max_connecting) them.
     pub connecting: u32,
+    /// Connections that other balancers have last reported; see [`Server::set_external_load`].
+    pub external_connections: u32,
 }
 
 /// Progress of a server in slow start; see
@@ -185,6 +197,8 @@ impl Server {
     ) -> Self {
         Self {
             word: AtomicU64::new(0),
+            external_load: ExternalLoad::none(),
+            held_slots: HeldSlots::unlimited(),
             name_hash: fnv1a(id.as_str().as_bytes()),
             id,
             address,
@@ -244,6 +258,7 @@ impl Server {
             connect_failures: self.connect_failures.load(Ordering::Relaxed),
             early_failures: self.early_failures.load(Ordering::Relaxed),
             connecting: connecting(word),
+            external_connections: self.external_connections(),
         }
     }
 
@@ -304,6 +319,12 @@ impl Server {
         self.with_health(cause, |health, siblings| {
             health.connect_failed(began, now, siblings);
         })
+    }
+
+    /// The number of completed dials since the server was created, successful or not.
+    pub fn dials(&self) -> u64 {
+        let connections = self.connections.load(Ordering::Relaxed);
+        connections + self.connect_failures.load(Ordering::Relaxed)
     }
 
     /// Records a successful connect. Returns whether [`ServerStatus::is_up`] changed.
@@ -419,7 +440,8 @@ impl Server {
     }
 
     /// Reuses a server that has left its pool and rejoins it while it still has connections.
-    /// These connections still count. All other state is reset.
+    /// These connections still count, and external load and slots still apply. All other state is
+    /// reset.
     pub(crate) fn revive(&self, active: Option<ActivePolicy>, passive: PassivePolicy) {
         let mut condition = self.condition.lock();
         *condition = Condition::new(Health::new(active, passive));
@@ -427,7 +449,7 @@ impl Server {
         self.reset_ramp();
         self.set_weight_override(None);
         *self.agent.lock() = AgentState::default();
-        self.update(|word| (word & (IN_FLIGHT | CONNECTING | RESERVED)) | RAMPING);
+        self.update(|word| (word & (IN_FLIGHT | CONNECTING | RESERVED | EXTERNAL)) | RAMPING);
     }
 
     /// Whether the server is ready, not down and not ejected.
@@ -475,7 +497,8 @@ impl Server {
         }
     }
 
-    fn update(&self, to: impl Fn(u64) -> u64) {
+    /// Returns the previous word.
+    fn update(&self, to: impl Fn(u64) -> u64) -> u64 {
         let mut word = self.word.load(Ordering::Relaxed);
         while let Err(seen) =
             self.word
@@ -483,6 +506,7 @@ impl Server {
         {
             word = seen;
         }
+        word
     }
 }
 

@@ -12,6 +12,9 @@
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a panic fails the model")]
 
+#[path = "loom/external.rs"]
+mod external;
+
 use std::{
     num::NonZeroU32,
     pin::Pin,
@@ -109,8 +112,12 @@ fn eject_all() -> PassivePolicy {
 /// Explores only interleavings with at most three preemptions, for models whose full
 /// exploration would take hours.
 fn model_with_bounded_preemption(model: impl Fn() + Sync + Send + 'static) {
+    model_with_preemptions(3, model);
+}
+
+fn model_with_preemptions(bound: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = Some(bound);
     builder.check(model);
 }
 

@@ -12,8 +12,8 @@ use std::{
 };
 
 use leastconn::{
-    AdminState, ClientId, Lease, PanicPolicy, Pool, QueuePolicy, Selector, ServerSpec, Tried,
-    Waiting,
+    AdminState, ClientId, Lease, PanicPolicy, Pool, QueuePolicy, Selector, ServerSpec, SlotGrant,
+    Tried, Waiting,
 };
 use proptest::prelude::*;
 
@@ -34,6 +34,8 @@ enum Op {
     SetAdmin(usize, AdminState),
     ConnectFailed(usize),
     ConnectSucceeded(usize),
+    /// The balancer holds this many slots of the server. `None`: slots do not limit it.
+    Slots(usize, Option<u32>),
     /// Time passes, in seconds.
     Wait(u8),
     /// The members are replaced: the limit of each server is 0 (no member) to 3.
@@ -55,6 +57,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..SERVERS, admin).prop_map(|(server, state)| Op::SetAdmin(server, state)),
         1 => (0..SERVERS).prop_map(Op::ConnectFailed),
         1 => (0..SERVERS).prop_map(Op::ConnectSucceeded),
+        2 => (0..SERVERS, prop::option::of(0..4u32))
+            .prop_map(|(server, slots)| Op::Slots(server, slots)),
         1 => (0..20u8).prop_map(Op::Wait),
         1 => any::<[u8; SERVERS]>().prop_map(Op::Update),
         1 => any::<[u8; SERVERS]>().prop_map(Op::Succeed),
@@ -145,6 +149,11 @@ impl World {
                     server.connect_succeeded();
                 }
             }
+            Op::Slots(server, slots) => {
+                if let Some(server) = self.pool.server(&name(server)) {
+                    server.set_slots(slots.map(SlotGrant::new), self.now);
+                }
+            }
             Op::Wait(seconds) => {
                 self.now += Duration::from_secs(seconds.into());
                 self.pool.serve_queue(self.now);
@@ -211,7 +220,8 @@ impl World {
             let server: usize = id[1..].parse().unwrap();
             let status = member.server.status();
             assert!(status.in_flight <= self.most[server], "{id}");
-            let has_room = status.in_flight < self.limits[server];
+            let slots = member.server.slots(self.now);
+            let has_room = status.in_flight < self.limits[server].min(slots.unwrap_or(u32::MAX));
             if has_room && status.admin == AdminState::Ready && status.is_up() {
                 let sleeping = self.waiting.iter().find(|one| one.0 >> server & 1 == 1);
                 assert!(sleeping.is_none(), "a connection waits for {id}");

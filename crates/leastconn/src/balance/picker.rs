@@ -63,7 +63,7 @@ pub(crate) struct Steady {
 /// Load and weight of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Load {
-    /// Connections in flight plus failures of the last second.
+    /// Connections in flight plus failures of the last second and external load.
     pub(crate) count: u32,
     pub(crate) weight: Weight,
 }
@@ -89,7 +89,7 @@ impl Load {
 pub(crate) struct Open {
     /// The state word of the server, for [`Servers::try_acquire`].
     pub(crate) word: u64,
-    /// Connections in flight plus failures of the last second.
+    /// Connections in flight plus failures of the last second and external load.
     pub(crate) load: u32,
     pub(crate) weight: Weight,
     /// Share that the server has reached in slow start; [`FULL_SHARE`] is the whole share.

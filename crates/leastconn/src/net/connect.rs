@@ -348,7 +348,7 @@ impl<'a, P: Prepare> Connect<'a, P> {
                 Err(later) => failure = later.or(failure),
             }
             let is_hopeless = match retry {
-                None => failure.is_none() && !pool.may_recover(&candidates),
+                None => failure.is_none() && !pool.may_recover(&candidates, now()),
                 // A server at `max_conns` is worth waiting for: other waiting connections
                 // may occupy it only while they try to connect.
                 Some(_) => pool.is_withdrawn(&candidates),

@@ -218,6 +218,17 @@ impl Merge {
         for member in &self.members {
             member.server.set_policies(pool.active, pool.passive);
         }
+        for member in &self.members {
+            if self
+                .joined
+                .iter()
+                .any(|joined| Arc::ptr_eq(joined, &member.server))
+                && let Some(max) = member.max_conns
+                && let Some(slots) = pool.group.first_slots(max)
+            {
+                member.server.set_first_slots(slots);
+            }
+        }
         for server in self.joined.iter().chain(&self.rejoined) {
             if !self.is_first {
                 server.start_ramp();

@@ -12,7 +12,7 @@ use crate::{
     balance::{
         Balance, Load, Open, PickContext, Picker, Seeds, Servers, Source, Steady, slow_start::Ramp,
     },
-    server::{Candidate, Counting, DialLimit, Server},
+    server::{Candidate, Counting, DialLimit, Server, SlotRequest},
     spec::{PanicPolicy, UpstreamId, ZoneId},
     sync::Arc,
 };
@@ -90,7 +90,27 @@ impl Pool {
 
     /// Like [`Self::pick`], but for a request that may have further properties.
     pub fn pick_for(&self, candidates: &Candidates, request: &PickRequest<'_>) -> Option<Lease> {
-        self.rules.pick::<false>(candidates, request)
+        let lease = self.rules.pick::<false>(candidates, request);
+        if lease.is_none() {
+            self.request_slots(candidates, request);
+        }
+        lease
+    }
+
+    /// Asks for more slots if a candidate that was not tried lacks only a slot.
+    #[cold]
+    fn request_slots(&self, candidates: &Candidates, request: &PickRequest<'_>) {
+        let tried = request.tried.servers();
+        let is_tried = |member: &&Member| tried.iter().any(|t| Arc::ptr_eq(t, &member.server));
+        let members = candidates.members().iter();
+        let mut is_short = false;
+        for member in members.filter(|m| !is_tried(m) && m.lacks_only_slot(request.now)) {
+            member.server.add_slot_shortage();
+            is_short = true;
+        }
+        if is_short {
+            self.group.request_slots(SlotRequest::Needed);
+        }
     }
 }
 
@@ -227,16 +247,18 @@ impl PickRules {
     #[cold]
     pub(super) fn outlook(&self, candidates: &Candidates, now: Instant) -> Outlook {
         let any = |is: &dyn Fn(&Member) -> bool| candidates.members().iter().any(is);
-        let has_room = |member: &Member| !member.is_full();
+        let has_room = |member: &Member| !member.is_full(now);
         if any(&|member| member.server.is_available_at(now)) {
             return Outlook {
                 may_wait: true,
+                lacks_slots: any(&|member| member.lacks_only_slot(now)),
                 has_room: any(&|m| has_room(m) && m.server.is_available_at(now)),
             };
         }
         let may_wait = self.panic == PanicPolicy::Dial && any(&|m| m.server.is_unhealthy());
         Outlook {
             may_wait,
+            lacks_slots: false,
             has_room: may_wait && any(&|m| has_room(m) && m.server.is_unhealthy()),
         }
     }
@@ -247,6 +269,8 @@ impl PickRules {
 pub(super) struct Outlook {
     /// A candidate could be picked if it were below `max_conns`.
     pub(super) may_wait: bool,
+    /// A candidate is available, and could be picked if this balancer held another slot of it.
+    pub(super) lacks_slots: bool,
     /// A candidate may be picked now.
     pub(super) has_room: bool,
 }
@@ -331,7 +355,7 @@ impl<const QUEUED: bool> Servers for Tier<'_, QUEUED> {
     #[inline]
     fn try_acquire(&self, position: usize, seen: u64, now: Instant) -> bool {
         let server = &self.members[position].server;
-        server.try_acquire(seen, self.counting, now)
+        server.try_acquire::<QUEUED>(seen, self.counting, now)
     }
 }
 
@@ -386,9 +410,10 @@ impl<const QUEUED: bool> Servers for UnavailableServers<'_, QUEUED> {
         self.tier.name_hash(position)
     }
 
-    fn try_acquire(&self, position: usize, seen: u64, _: Instant) -> bool {
+    fn try_acquire(&self, position: usize, seen: u64, now: Instant) -> bool {
         let server = &self.tier.members[position].server;
-        let (acquired, is_first) = server.try_acquire_unavailable(seen, self.tier.counting);
+        let (acquired, is_first) =
+            server.try_acquire_unavailable::<QUEUED>(seen, self.tier.counting, now);
         #[cfg(feature = "tokio")]
         if acquired && is_first {
             tracing::warn!(

@@ -61,6 +61,9 @@ pub enum EnqueueError {
     Full,
 }
 
+/// Maximum of connections that wait for slots if the pool has no queue.
+const MAX_WAITING_FOR_SLOTS: usize = 1024;
+
 /// The queue of one upstream.
 #[derive(Debug, Default)]
 pub(super) struct Queue(Mutex<State>);
@@ -105,11 +108,14 @@ impl Queue {
         client: Option<&ClientId>,
         source: Option<Source>,
         now: Instant,
+        waits_for_slots: bool,
     ) -> Result<Waiting, EnqueueError> {
         let mut state = self.0.lock();
         state.advance(now);
-        let size = match &state.newest {
-            Some(newest) if newest.rules.queue.size > 0 || !state.order.is_empty() => {
+        let mut size = match &state.newest {
+            Some(newest)
+                if newest.rules.queue.size > 0 || waits_for_slots || !state.order.is_empty() =>
+            {
                 newest.rules.queue.size
             }
             _ => return Err(EnqueueError::NoServerAvailable),
@@ -123,7 +129,14 @@ impl Queue {
         };
         let client = client.cloned();
         let ticket = state.order.push(client.clone(), waiter);
-        let Outlook { may_wait, has_room } = state.reserve_for(selector);
+        let Outlook {
+            may_wait,
+            has_room,
+            lacks_slots,
+        } = state.reserve_for(selector);
+        if size == 0 && waits_for_slots && lacks_slots {
+            size = MAX_WAITING_FOR_SLOTS;
+        }
         let mut wakers = Vec::new();
         if has_room {
             state.serve(None, &mut wakers);

@@ -217,7 +217,7 @@ fn trial_remains_due_after_lost_swap() {
     let seen = server.steady::<false>(due, &mut false).unwrap().word;
     drop(old);
     assert!(
-        !server.try_acquire(seen, Counting::CONNECTION, due),
+        !server.try_acquire::<false>(seen, Counting::CONNECTION, due),
         "the count has changed since it was read"
     );
     assert!(pool.pick(&pool.all(), &Tried::default(), due).is_some());

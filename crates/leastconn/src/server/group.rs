@@ -5,7 +5,7 @@
 //! group is locked for changes of health, administrative state and membership, but not for
 //! picks.
 
-use std::fmt;
+use std::{fmt, num::NonZeroU32, time::Duration};
 
 use super::{Cause, EJECTED, Server};
 use crate::{
@@ -23,6 +23,54 @@ pub(crate) trait Slots: fmt::Debug + Send + Sync {
     fn changed(&self);
 }
 
+/// Why slots are requested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SlotRequest {
+    /// A pick has found no server, and a slot would have made it possible.
+    Needed,
+    /// The last slot of a server was taken, or a connection has ended on a server with more
+    /// connections than slots.
+    Changed,
+}
+
+/// Where more slots come from; see [`Pool::set_slot_source`](crate::Pool::set_slot_source).
+#[derive(Clone)]
+pub struct SlotSource {
+    balancers: NonZeroU32,
+    wait: Duration,
+    request: Arc<dyn Fn(SlotRequest) + Send + Sync>,
+}
+
+impl SlotSource {
+    /// `balancers` share the servers of the pool. A server with `max_conns` that joins the pool
+    /// starts with an equal share of its slots, but with at least one slot.
+    ///
+    /// `request` is called when more slots are needed, or slots can be returned. It may be called
+    /// by every pick and with locks held, so it must neither block nor use a pool.
+    ///
+    /// `wait` is the maximum time that a connection waits for a slot if the pool has no queue.
+    pub fn new(
+        balancers: NonZeroU32,
+        wait: Duration,
+        request: impl Fn(SlotRequest) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            balancers,
+            wait,
+            request: Arc::new(request),
+        }
+    }
+}
+
+impl fmt::Debug for SlotSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("SlotSource");
+        debug.field("balancers", &self.balancers);
+        debug.field("wait", &self.wait).finish_non_exhaustive()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct ServerGroup {
     #[cfg_attr(
@@ -32,6 +80,7 @@ pub(crate) struct ServerGroup {
     id: UpstreamId,
     state: Mutex<State>,
     slots: Arc<dyn Slots>,
+    slot_source: Mutex<Option<SlotSource>>,
     /// Whether the upstream is in panic. The value is sent whenever a server becomes
     /// available or unavailable, even if the value itself has not changed.
     #[cfg(feature = "tokio")]
@@ -55,6 +104,7 @@ impl ServerGroup {
         Self {
             id,
             slots,
+            slot_source: Mutex::new(None),
             state: Mutex::new(State::default()),
             #[cfg(feature = "tokio")]
             panicking: tokio::sync::watch::Sender::new(false),
@@ -63,6 +113,32 @@ impl ServerGroup {
 
     pub(super) fn slots(&self) -> &dyn Slots {
         &*self.slots
+    }
+
+    pub(crate) fn set_slot_source(&self, source: Option<SlotSource>) {
+        *self.slot_source.lock() = source;
+    }
+
+    pub(crate) fn request_slots(&self, request: SlotRequest) {
+        let source = self.slot_source.lock();
+        let callback = source.as_ref().map(|source| Arc::clone(&source.request));
+        drop(source);
+        if let Some(callback) = callback {
+            callback(request);
+        }
+    }
+
+    /// The slots of a server with `max_conns` that joins. `None`: slots are not limited.
+    pub(crate) fn first_slots(&self, max: NonZeroU32) -> Option<u32> {
+        let source = self.slot_source.lock();
+        let balancers = source.as_ref()?.balancers;
+        Some((max.get() / balancers).max(1))
+    }
+
+    /// How long a connection waits for a slot if the pool has no queue.
+    pub(crate) fn slot_wait(&self) -> Duration {
+        let source = self.slot_source.lock();
+        source.as_ref().map_or(Duration::ZERO, |source| source.wait)
     }
 
     pub(crate) fn set_servers(&self, servers: Vec<Arc<Server>>) {

@@ -1,10 +1,10 @@
 //! Picking a server: whether it is a candidate, and counting a connection on it.
 
-use std::{num::NonZeroU32, time::Instant};
+use std::time::Instant;
 
 use super::{
-    CLOSED, CONNECTING_SHIFT, DIALLED_UNAVAILABLE, DOWN, EJECTED, FAILED_RECENTLY, MAX_IN_FLIGHT,
-    RAMPING, RESERVED, Server, TOO_MANY_IN_FLIGHT, connecting, count,
+    CLOSED, DIALLED_UNAVAILABLE, DOWN, EJECTED, EXTERNAL, FAILED_RECENTLY, RAMPING, RESERVED,
+    Server, TOO_MANY_IN_FLIGHT, connecting, count, counting::Counting, external::Confirmed,
 };
 use crate::{balance::slow_start::Ramp, health::Availability, sync::Ordering};
 
@@ -22,7 +22,8 @@ impl Server {
         let word = self.word.load(Ordering::Acquire);
         let in_flight = count(word);
         // One test for everything that is unusual.
-        let unusual = closed(QUEUED) | EJECTED | RAMPING | FAILED_RECENTLY | TOO_MANY_IN_FLIGHT;
+        let unusual =
+            closed(QUEUED) | EJECTED | RAMPING | FAILED_RECENTLY | EXTERNAL | TOO_MANY_IN_FLIGHT;
         if word & unusual != 0 {
             return self.steady_with_flags::<QUEUED>(word, now, ramping);
         }
@@ -38,7 +39,7 @@ impl Server {
         now: Instant,
         ramping: &mut bool,
     ) -> Option<Candidate> {
-        if word & (closed(QUEUED) | TOO_MANY_IN_FLIGHT) != 0 {
+        if !self.is_open::<QUEUED>(word, now) {
             return None;
         }
         if word & EJECTED != 0 {
@@ -54,14 +55,21 @@ impl Server {
         Some(Candidate::steady(word, self.load(word, now)))
     }
 
-    /// The connections in flight, plus the failures of the last second.
+    /// Whether the server has room for a connection, and is neither down nor out of service.
+    fn is_open<const QUEUED: bool>(&self, word: u64, now: Instant) -> bool {
+        word & (closed(QUEUED) | TOO_MANY_IN_FLIGHT) == 0 && self.has_slot(word, now)
+    }
+
+    /// The connections in flight, plus the failures of the last second and the external load.
     fn load(&self, word: u64, now: Instant) -> u32 {
         let failures = if word & FAILED_RECENTLY == 0 {
             0
         } else {
             self.recent_failures(now)
         };
-        count(word).saturating_add(failures)
+        count(word)
+            .saturating_add(failures)
+            .saturating_add(self.external_load_of(word))
     }
 
     /// Like [`Self::steady`], but includes a server in slow start. Clears the slow start
@@ -82,8 +90,7 @@ impl Server {
             return self.steady::<QUEUED>(now, &mut ramping);
         };
         let word = self.word.load(Ordering::Acquire);
-        let is_open = word & closed(QUEUED) == 0 && word & TOO_MANY_IN_FLIGHT == 0;
-        is_open.then(|| Candidate {
+        self.is_open::<QUEUED>(word, now).then(|| Candidate {
             word,
             load: self.load(word, now),
             ramp: Some(share),
@@ -99,7 +106,7 @@ impl Server {
     ) -> Option<Candidate> {
         let word = self.word.load(Ordering::Acquire);
         let closed = closed(QUEUED) & if down { !DOWN } else { u64::MAX };
-        let is_open = word & closed == 0 && word & TOO_MANY_IN_FLIGHT == 0;
+        let is_open = word & (closed | TOO_MANY_IN_FLIGHT) == 0 && self.has_slot(word, now);
         is_open.then(|| Candidate::steady(word, self.load(word, now)))
     }
 
@@ -111,26 +118,58 @@ impl Server {
     /// concurrently, the next trial must not be delayed. The lock is held during both steps,
     /// so that only one trial begins.
     #[inline]
-    pub(crate) fn try_acquire(&self, seen: u64, counting: Counting, now: Instant) -> bool {
-        if seen & EJECTED == 0 {
+    pub(crate) fn try_acquire<const QUEUED: bool>(
+        &self,
+        seen: u64,
+        counting: Counting,
+        now: Instant,
+    ) -> bool {
+        if seen & (EJECTED | EXTERNAL) == 0 {
             self.count_one(seen, counting)
         } else {
-            self.try_acquire_for_trial(seen, counting, now)
+            self.try_acquire_with_flags::<QUEUED>(seen, counting, now)
         }
     }
 
     #[cold]
-    fn try_acquire_for_trial(&self, seen: u64, counting: Counting, now: Instant) -> bool {
-        let mut condition = self.condition.lock();
-        let acquired = condition.health.trial_is_due(now) && self.count_one(seen, counting);
-        if acquired {
-            condition.health.start_trial(now);
+    fn try_acquire_with_flags<const QUEUED: bool>(
+        &self,
+        seen: u64,
+        counting: Counting,
+        now: Instant,
+    ) -> bool {
+        let count = || match self.count_one(seen, counting) {
+            true => self.confirm(seen, counting, now),
+            false => Confirmed::NO,
+        };
+        let confirmed = if seen & EJECTED == 0 {
+            count()
+        } else {
+            let mut condition = self.condition.lock();
+            let confirmed = match condition.health.trial_is_due(now) {
+                true => count(),
+                false => Confirmed::NO,
+            };
+            if confirmed == Confirmed::Yes {
+                condition.health.start_trial(now);
+            }
+            confirmed
+        };
+        self.settle::<QUEUED>(confirmed)
+    }
+
+    /// Returns whether the connection is counted. If the count was reverted, serves the queue,
+    /// unless the pick is made by the queue: it then picks again. The caller must not hold the
+    /// lock of `condition`.
+    fn settle<const QUEUED: bool>(&self, confirmed: Confirmed) -> bool {
+        if confirmed == (Confirmed::Reverted { is_reserved: true }) && !QUEUED {
+            self.slot_freed();
         }
-        acquired
+        confirmed == Confirmed::Yes
     }
 
     fn count_one(&self, seen: u64, counting: Counting) -> bool {
-        let counted = seen + counting.0;
+        let counted = seen + counting.word();
         self.word
             .compare_exchange(seen, counted, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
@@ -139,39 +178,57 @@ impl Server {
     /// Like [`Self::try_acquire`], but for a server that is picked while no server is
     /// available. The second value is whether this is the first such connection since the
     /// server was last available.
-    pub(crate) fn try_acquire_unavailable(&self, seen: u64, counting: Counting) -> (bool, bool) {
+    pub(crate) fn try_acquire_unavailable<const QUEUED: bool>(
+        &self,
+        seen: u64,
+        counting: Counting,
+        now: Instant,
+    ) -> (bool, bool) {
         let is_unhealthy = seen & (DOWN | EJECTED) != 0;
         let is_first = is_unhealthy && seen & DIALLED_UNAVAILABLE == 0;
         let mark = if is_first { DIALLED_UNAVAILABLE } else { 0 };
         let counted = self.word.compare_exchange(
             seen,
-            (seen + counting.0) | mark,
+            (seen + counting.word()) | mark,
             Ordering::AcqRel,
             Ordering::Relaxed,
         );
-        (counted.is_ok(), is_first)
+        let is_counted =
+            counted.is_ok() && self.settle::<QUEUED>(self.confirm(seen, counting, now));
+        (is_counted, is_first)
     }
 
     /// Ends the dial of a connection that was acquired with [`Counting::DIAL`]. The connection
     /// still counts as a connection.
     pub(crate) fn dialled(&self) {
-        let dial = Counting::DIAL.0 - Counting::CONNECTION.0;
+        let dial = Counting::DIAL.word() - Counting::CONNECTION.word();
         let before = self.word.fetch_sub(dial, Ordering::AcqRel);
         debug_assert_ne!(connecting(before), 0, "a dial was ended twice");
     }
 
     /// Decreases the counts that [`Self::try_acquire`] has increased.
     pub(crate) fn release(&self, counting: Counting) {
-        let before = self.word.fetch_sub(counting.0, Ordering::AcqRel);
+        let before = self.word.fetch_sub(counting.word(), Ordering::AcqRel);
         debug_assert_ne!(count(before), 0, "a lease was released twice");
-        if before & RESERVED != 0 {
-            self.slot_freed();
+        if before & (RESERVED | EXTERNAL) != 0 {
+            self.released_with_flags(before);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn slot_freed(&self) {
+    fn released_with_flags(&self, before: u64) {
+        if before & RESERVED != 0 {
+            self.slot_freed();
+        }
+        if before & EXTERNAL != 0 {
+            self.return_slot(before);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn slot_freed(&self) {
         if let Some(group) = self.group.upgrade() {
             group.slots().freed(self);
         }
@@ -222,44 +279,11 @@ const fn closed(queued: bool) -> u64 {
     if queued { CLOSED } else { CLOSED | RESERVED }
 }
 
-/// How a connection is counted on its server: what it adds to the state word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Counting(u64);
-
-impl Counting {
-    pub(crate) const CONNECTION: Self = Self(1);
-    /// As a connection and as a dial in progress.
-    pub(crate) const DIAL: Self = Self(1 | 1 << CONNECTING_SHIFT);
-}
-
-/// A maximum of dials in progress on one server.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DialLimit {
-    /// The smallest word at the limit. Dials are counted in the highest bits of the word, so
-    /// one comparison is enough.
-    first_word: u64,
-}
-
-impl DialLimit {
-    pub(crate) const NONE: Self = Self {
-        first_word: u64::MAX,
-    };
-
-    pub(crate) fn new(max: NonZeroU32) -> Self {
-        let first_word = u64::from(max.get().min(MAX_IN_FLIGHT)) << CONNECTING_SHIFT;
-        Self { first_word }
-    }
-
-    pub(crate) const fn is_reached(self, word: u64) -> bool {
-        word >= self.first_word
-    }
-}
-
 /// A server that could be picked when it was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
     pub(crate) word: u64,
-    /// Connections in flight plus failures of the last second.
+    /// Connections in flight plus failures of the last second and external load.
     pub(crate) load: u32,
     /// Share that the server has reached in slow start; [`FULL_SHARE`] is the whole share.
     ///

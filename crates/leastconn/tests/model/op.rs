@@ -30,6 +30,11 @@ pub(crate) enum Op {
     Probed(u8, bool),
     /// The operator sets the state of a server.
     Admin(u8, AdminState),
+    /// Other balancers report this many connections to a server, with an echo in quarters of a
+    /// connection.
+    ExternalLoad(u8, u8, u8),
+    /// The number of slots that the balancer holds of a server. 0: no limit by slots.
+    Slots(u8, u8),
     /// Time passes, in seconds.
     Wait(u8),
     /// Replaces the members with the servers in the mask. The policies do not change.
@@ -51,7 +56,7 @@ pub(crate) enum Op {
 impl Op {
     /// Decodes an operation. Every operation has an encoding.
     pub(crate) fn from_bytes([kind, a, b, c]: [u8; 4]) -> Self {
-        match kind % 19 {
+        match kind % 21 {
             // Picks are the most frequent operation, so that servers have connections. Two
             // random masks are combined: on average 7/8 of the servers are allowed, and 1/4
             // were already tried.
@@ -72,6 +77,8 @@ impl Op {
             15 => Self::Connected(a),
             16 => Self::FailedEarly(a, b % 16),
             17 => Self::Served(a, b % 16),
+            18 => Self::ExternalLoad(a, b % 8, c % 40),
+            19 => Self::Slots(a, b % 5),
             _ if c % 2 == 0 => Self::Update {
                 members: a,
                 seed: b,

@@ -7,6 +7,8 @@
 
 #![allow(clippy::expect_used, reason = "a violated invariant panics")]
 
+#[path = "external.rs"]
+mod external;
 #[path = "op.rs"]
 mod op;
 #[path = "settings.rs"]
@@ -14,9 +16,10 @@ mod settings;
 
 use std::time::{Duration, Instant, SystemTime};
 
+use external::External;
 use leastconn::{
     AdminState, Balance, Candidates, Failure, Lease, PanicPolicy, PickRequest, Pool, ServerSpec,
-    Source, Tried,
+    SlotGrant, Source, Tried,
     health::{ActivePolicy, Availability, Health, PassivePolicy, Siblings},
 };
 pub(crate) use op::Op;
@@ -34,6 +37,7 @@ struct Expected {
     connecting: u32,
     /// Whether a connect has succeeded.
     has_connected: bool,
+    external: External,
     /// Times of failures.
     failures: Vec<Instant>,
     admin: AdminState,
@@ -50,6 +54,7 @@ impl Expected {
             in_flight: 0,
             connecting: 0,
             has_connected: false,
+            external: External::default(),
             failures: Vec::new(),
             admin: AdminState::Ready,
             health: Health::new(policies.0, policies.1),
@@ -59,6 +64,10 @@ impl Expected {
     fn has_room(&self) -> bool {
         let max = self.spec.max_conns;
         max.is_none_or(|max| self.in_flight < max.get())
+            && self
+                .external
+                .slots
+                .is_none_or(|slots| self.in_flight < slots)
     }
 
     /// Whether the server may be picked while no server is available. If `down` is set,
@@ -92,7 +101,7 @@ impl Expected {
     /// passes.
     fn weight_of_one_more(&self, now: Instant) -> f64 {
         let failures = self.failures.iter().filter(|&&failure| failure == now);
-        (f64::from(self.in_flight + 1) + failures.count() as f64)
+        (f64::from(self.in_flight + 1 + self.external.connections()) + failures.count() as f64)
             / f64::from(self.spec.weight.get())
     }
 }
@@ -115,6 +124,8 @@ pub(crate) struct World {
     leases: Vec<Held>,
     /// Leases of servers that are no longer members.
     orphans: Vec<Held>,
+    /// The last [`External`] of each server.
+    externals: [External; SERVERS as usize],
     now: Instant,
 }
 
@@ -139,6 +150,7 @@ impl World {
                 .collect(),
             leases: Vec::new(),
             orphans: Vec::new(),
+            externals: [External::default(); SERVERS as usize],
             now,
         }
     }
@@ -147,7 +159,8 @@ impl World {
     ///
     /// # Panics
     /// If an invariant is violated:
-    /// - A server that is draining, in maintenance, full or already tried is not picked.
+    /// - A server that is draining, in maintenance, full, without a free slot or already tried is
+    ///   not picked.
     /// - A server that is ejected or down is picked only if no other server is eligible and
     ///   the pool does not have `PanicPolicy::Refuse`.
     /// - At most the configured share of servers is ejected.
@@ -241,6 +254,19 @@ impl World {
                 expected.may_be_slow |= comes_back && state == AdminState::Ready;
                 expected.admin = state;
             }),
+            Op::ExternalLoad(server, connections, echo) => {
+                self.on_server(server, |server, expected, _, _| {
+                    server.set_external_load(connections.into(), f64::from(echo) / 4.0);
+                    expected.external.load = 256 * u32::from(connections);
+                    expected.external.echo = 64 * u32::from(echo).min(32);
+                });
+            }
+            Op::Slots(server, slots) => self.on_server(server, |server, expected, now, _| {
+                let slots = slots.checked_sub(1).map(u32::from);
+                let open = server.set_slots(slots.map(SlotGrant::new), now);
+                assert_eq!(open, expected.in_flight);
+                expected.external.slots = slots;
+            }),
             Op::Wait(seconds) => self.now += Duration::from_secs(seconds.into()),
             Op::Update { members, seed } => self.update(members, seed),
             Op::Succeed { members, seed } => self.succeed(members, seed),
@@ -307,9 +333,12 @@ impl World {
         ejected
     }
 
-    /// If the ejection of the picked server has expired, starts its trial.
+    /// Adds the echo. If the ejection of the picked server has expired, starts its trial.
     fn was_picked(&mut self, number: usize) {
         let now = self.now;
+        if let Some(expected) = &mut self.expected[number] {
+            expected.external.load += expected.external.echo;
+        }
         if let Some(expected) = &mut self.expected[number]
             && expected.is_available(now)
         {
@@ -417,6 +446,11 @@ impl World {
         let policies = self.policies;
         let (active, passive) = policies;
         let mut before = std::mem::replace(&mut self.expected, vec![None; SERVERS.into()]);
+        for (number, server) in before.iter().enumerate() {
+            if let Some(server) = server {
+                self.externals[number] = server.external;
+            }
+        }
         let stays = |spec: &ServerSpec| before[number_from(spec.id.as_str())].is_some();
         let some_stay = specs.iter().any(stays);
         for spec in specs {
@@ -443,6 +477,10 @@ impl World {
                     let has_connected = back
                         .first()
                         .is_some_and(|held| held.lease.server().status().connections > 0);
+                    let external = match back.is_empty() {
+                        true => External::default(),
+                        false => self.externals[number],
+                    };
                     self.leases.extend(back);
                     let mut expected = Expected::new(spec, policies);
                     if some_stay {
@@ -453,6 +491,7 @@ impl World {
                         in_flight,
                         connecting,
                         has_connected,
+                        external,
                         ..expected
                     }
                 }
@@ -479,6 +518,8 @@ impl World {
             assert_eq!(status.in_flight as usize, leases);
             assert_eq!(status.in_flight, expected.in_flight);
             assert_eq!(status.connecting, expected.connecting);
+            let external_load = member.server.external_load();
+            assert_eq!(external_load, expected.external.connections());
             assert_eq!(status.admin, expected.admin);
             assert_eq!(status.availability, expected.health.availability());
         }

@@ -20,7 +20,8 @@ pub(super) struct Queue<'a> {
 
 impl Queue<'_> {
     /// Waits until a server is picked for the connection. Returns `None` if no server can
-    /// become available by waiting, or if the pool has no queue.
+    /// become available by waiting, or if the pool has no queue. Without a queue, waits only
+    /// for [slots](crate::Pool::set_slot_source).
     ///
     /// # Errors
     /// If the queue is full, or if the connection has waited for the
@@ -36,15 +37,19 @@ impl Queue<'_> {
             Err(EnqueueError::Full) => return Err(self.full()),
         };
         let waited = self.attempts.queued().unwrap_or_default();
-        let timeout = self.pool.queue_policy().timeout;
+        let timeout = self.pool.longest_wait();
         let deadline = after(start, timeout.saturating_sub(waited));
         let _time = WaitTime::begin(self.attempts, start);
         // Allocate only if the connection really waits: the future of every connection would
         // otherwise be larger.
-        Box::pin(self.until(waiting, deadline)).await.map(Some)
+        Box::pin(self.until(waiting, deadline)).await
     }
 
-    async fn until(&self, waiting: Waiting, deadline: Instant) -> Result<Lease, ConnectError> {
+    async fn until(
+        &self,
+        waiting: Waiting,
+        deadline: Instant,
+    ) -> Result<Option<Lease>, ConnectError> {
         let mut changes = self.pool.panicking();
         tokio::pin!(waiting);
         loop {
@@ -52,8 +57,12 @@ impl Queue<'_> {
             let wake = trial.map_or(deadline, |trial| trial.min(deadline));
             tokio::select! {
                 biased;
-                lease = &mut waiting => return lease.map_err(|_| self.full()),
+                lease = &mut waiting => return lease.map(Some).map_err(|_| self.full()),
                 () = sleep_until(wake.into()) => {
+                    if wake >= deadline && self.pool.queue_policy().size == 0 {
+                        // The connection waited for slots, and there were none.
+                        return Ok(None);
+                    }
                     if wake >= deadline {
                         let attempts = self.attempts.get();
                         return Err(ConnectError::QueueTimeout { attempts });
