@@ -52,6 +52,8 @@ pub(crate) struct StoredEntry {
 #[derive(Clone, Debug)]
 pub(crate) struct Beat {
     pub(crate) gone_after: u64,
+    /// Extends the lifetime of the keys.
+    pub(crate) extend: bool,
     /// `None`: the store has them.
     pub(crate) counts: Option<Vec<u8>>,
     pub(crate) counts_version: BlobVersion,

@@ -5,9 +5,11 @@
 //! own absolute numbers; the store adds up the numbers of the members that are alive. All
 //! times are measured by the clock of the store, so the clocks of the members do not matter.
 
+pub mod acl;
 #[cfg(test)]
 mod cases;
 mod codec;
+pub mod endpoint;
 mod events;
 mod exchange;
 pub mod keys;
@@ -15,6 +17,7 @@ pub mod member;
 pub mod memory;
 pub mod operator;
 mod operator_log;
+pub mod redis;
 pub mod report;
 pub mod secret;
 mod session;
@@ -23,12 +26,15 @@ mod state;
 pub mod store;
 pub mod view;
 
+pub use acl::acl_rule;
+pub use endpoint::{Endpoint, Password, RedisSettings, StoreTls};
 pub use keys::{ClientKey, ServerKey};
 pub use member::{MemberId, MemberStatus};
 pub use memory::{Faults, InMemory, MemoryServer};
 pub use operator::{
     Acknowledgement, BlockTarget, Command, CommandId, CommandRecord, OperatorState,
 };
+pub use redis::Redis;
 pub use report::{Batch, ClientReport, Counts, Facts, Report, ServerCount, SlotReport};
 pub use secret::Secret;
 pub use settings::FleetSettings;

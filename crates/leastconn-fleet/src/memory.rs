@@ -3,7 +3,7 @@
 
 mod faults;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{future::pending, sync::Arc, time::Duration};
 

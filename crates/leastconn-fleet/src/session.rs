@@ -216,6 +216,7 @@ impl Session {
             operate: (!operate.entries.is_empty() || !operate.events.is_empty()).then_some(operate),
             beat: Beat {
                 gone_after: self.gone_after,
+                extend: repeat,
                 counts,
                 counts_version,
                 facts,
@@ -266,7 +267,8 @@ impl Session {
         }
         self.events
             .receive(beat.now, &request.member, &beat.events, view);
-        // A new store may have smaller IDs.
+        // A new store may have smaller IDs, and keys without expiry.
+        self.repeat |= lost;
         self.last_event = match lost {
             true => "0-0".to_owned(),
             false => beat.last_event,

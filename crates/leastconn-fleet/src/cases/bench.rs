@@ -15,6 +15,7 @@ pub(crate) trait Executor {
     fn turn_back(&mut self, time: Duration);
     /// Breaks the connection of a member.
     fn disconnect(&mut self, member: usize);
+    fn leave(&mut self, member: usize, id: &MemberId);
     /// Limited clients that have a key.
     fn clients(&mut self) -> usize;
 }
@@ -77,6 +78,10 @@ impl Bench {
 
     pub(crate) fn disconnect(&mut self, member: usize) {
         self.executor.disconnect(member);
+    }
+
+    pub(crate) fn leave(&mut self, member: usize) {
+        self.executor.leave(member, &self.reports[member].member);
     }
 
     pub(crate) fn clients(&mut self) -> usize {

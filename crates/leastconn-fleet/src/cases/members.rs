@@ -6,6 +6,7 @@ use crate::{Counts, MemberStatus, ServerCount, ServerKey};
 pub(super) const CASES: &[(&str, Case)] = &[
     ("members_see_each_other", members_see_each_other),
     ("silent_members_are_removed", silent_members_are_removed),
+    ("members_can_leave", members_can_leave),
     (
         "returning_member_is_forgotten",
         returning_member_is_forgotten,
@@ -41,6 +42,15 @@ fn silent_members_are_removed(bench: &mut Bench) {
     assert_eq!(names(bench, 0).len(), 1);
     bench.advance(0.2);
     assert_eq!(names(bench, 0).len(), 0);
+}
+
+fn members_can_leave(bench: &mut Bench) {
+    bench.beat(0);
+    bench.beat(1);
+    bench.leave(0);
+    assert_eq!(names(bench, 1).len(), 0);
+    assert!(bench.beat(0).forgotten);
+    assert_eq!(names(bench, 1).len(), 1);
 }
 
 fn returning_member_is_forgotten(bench: &mut Bench) {

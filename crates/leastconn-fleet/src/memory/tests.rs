@@ -1,19 +1,23 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use super::{Faults, InMemory, MemoryServer};
 use crate::{
-    Batch, ClientKey, ClientReport, Command, FleetSettings, Report, Secret, Store, StoreError,
-    View,
+    Batch, ClientKey, ClientReport, Command, FleetSettings, MemberId, Report, Secret, Store,
+    StoreError, View,
     cases::{self, Bench, Executor, MEMBERS, settings},
 };
 
-struct Memory {
+pub(crate) struct Memory {
     server: MemoryServer,
     members: Vec<InMemory>,
 }
 
 impl Memory {
-    fn new(server: &MemoryServer) -> Self {
+    pub(crate) fn new(server: &MemoryServer) -> Self {
         Self {
             server: server.clone(),
             members: (0..MEMBERS).map(|_| server.connect(&settings())).collect(),
@@ -36,6 +40,12 @@ impl Executor for Memory {
 
     fn disconnect(&mut self, member: usize) {
         self.members[member].connected = false;
+    }
+
+    fn leave(&mut self, member: usize, id: &MemberId) {
+        let mut leaving = std::pin::pin!(self.members[member].leave(id));
+        let mut context = Context::from_waker(Waker::noop());
+        assert_eq!(leaving.as_mut().poll(&mut context), Poll::Ready(Ok(())));
     }
 
     fn clients(&mut self) -> usize {

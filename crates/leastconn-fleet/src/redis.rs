@@ -1,0 +1,244 @@
+//! Valkey and Redis.
+//!
+//! There is one connection and at most one exchange in flight. An exchange is one pipeline of
+//! up to four scripts, which are in `scripts`. The keys start with `lc1:{NAME}:`, so that they
+//! are in one hash slot of a cluster:
+//!
+//! | key | type | contents |
+//! |---|---|---|
+//! | `m` | sorted set | member → last heard |
+//! | `b` | hash | member → numbers of its last request and batch |
+//! | `c` | hash | member → connections to servers |
+//! | `i` | hash | member → facts, in JSON |
+//! | `l:ID` | hash | a limited client: its bucket, member → open connections |
+//! | `s:ID` | hash | a server with `max_conns`: member → slots held and wanted |
+//! | `h` | hash | states set by operators, signed |
+//! | `k` | stream | kills and acknowledgements, signed; the last 1,000 |
+//!
+//! All keys expire: the keys of limited clients when the bucket is full and no member has a
+//! connection, the others a day after the last exchange.
+
+mod connection;
+mod decode;
+mod encode;
+mod failure;
+mod locate;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use ::redis::{Pipeline, Value};
+use aws_lc_rs::rand;
+use leastconn::Address;
+
+use crate::{
+    endpoint::{Endpoint, RedisSettings},
+    exchange::{Answer, Request},
+    member::MemberId,
+    report::Report,
+    session::Session,
+    settings::FleetSettings,
+    store::{Store, StoreError},
+    view::View,
+};
+use connection::Connection;
+use encode::Encoder;
+use failure::Failure;
+
+/// Delays before reconnecting are random, up to these limits.
+const FIRST_DELAY: Duration = Duration::from_millis(10);
+const MAX_DELAY: Duration = Duration::from_millis(100);
+/// Redirections of a cluster that are followed in one exchange.
+const REDIRECTIONS: u32 = 3;
+
+/// A member's connection to Valkey or Redis.
+pub struct Redis {
+    settings: RedisSettings,
+    encoder: Encoder,
+    session: Session,
+    /// `None` after a failed or dropped exchange: the reply to it must not be read as the reply
+    /// to the next one.
+    connection: Option<Connection>,
+    /// The index of the sentinel or node to try next.
+    next: usize,
+    /// The node of the cluster that has the keys.
+    redirected: Option<Address>,
+    /// Connection attempts since the last success.
+    attempts: u32,
+}
+
+impl Redis {
+    pub fn new(fleet: &FleetSettings, settings: RedisSettings) -> Self {
+        Self {
+            settings,
+            encoder: Encoder::new(&fleet.name),
+            session: Session::new(fleet),
+            connection: None,
+            next: 0,
+            redirected: None,
+            attempts: 0,
+        }
+    }
+
+    /// Changes the address, user, password or certificates. A new connection is opened with the
+    /// next exchange.
+    pub fn reconfigure(&mut self, settings: RedisSettings) {
+        self.settings = settings;
+        self.connection = None;
+        self.next = 0;
+        self.redirected = None;
+        self.attempts = 0;
+    }
+
+    /// Address, product and version of the connected server: `127.0.0.1:6379 (valkey 9.1.2)`.
+    /// `None` if the last exchange did not succeed.
+    pub fn server(&self) -> Option<&str> {
+        self.connection.as_ref().map(Connection::server)
+    }
+
+    async fn run(
+        &mut self,
+        connection: &mut Connection,
+        report: &Report,
+    ) -> Result<View, StoreError> {
+        let mut view = View::default();
+        let mut request = self.session.request(report);
+        loop {
+            let answer = self.execute(connection, &request).await?;
+            self.session.accept(&request, answer, &mut view);
+            match self.session.follow_up(report)? {
+                Some(next) => request = next,
+                None => return Ok(view),
+            }
+        }
+    }
+
+    async fn execute(
+        &mut self,
+        connection: &mut Connection,
+        request: &Request,
+    ) -> Result<Answer, StoreError> {
+        let mut redirections = 0;
+        let mut loaded = false;
+        loop {
+            let pipeline = self.encoder.pipeline(request, connection.scripts());
+            match send(connection, &pipeline, request).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Moved(address)) if redirections < REDIRECTIONS => {
+                    redirections += 1;
+                    *connection = self.open(&address).await?;
+                    self.redirected = Some(address);
+                }
+                // Another client has executed SCRIPT FLUSH. Scripts that were executed already are
+                // repeated: the sequence and the number of the batch make this harmless.
+                Err(Failure::NoScript) if !loaded => {
+                    loaded = true;
+                    connection.load_scripts(&self.encoder).await?;
+                }
+                Err(failure) => {
+                    return Err(failure.into_error(connection.address(), &self.settings));
+                }
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Connection, StoreError> {
+        let delay = self.delay();
+        self.attempts = self.attempts.saturating_add(1);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        let connection = match self.redirected.take() {
+            Some(address) => {
+                let connection = self.open(&address).await?;
+                self.redirected = Some(address);
+                connection
+            }
+            None => self.locate().await?,
+        };
+        self.attempts = 0;
+        Ok(connection)
+    }
+
+    async fn open(&mut self, address: &Address) -> Result<Connection, StoreError> {
+        let mut connection =
+            Connection::open(address, self.settings.tls.as_ref(), self.attempts).await?;
+        connection
+            .authenticate(&self.settings, &self.encoder)
+            .await?;
+        Ok(connection)
+    }
+
+    /// Zero for the first attempt, then a random time that grows, so that members do not
+    /// reconnect at the same moment.
+    fn delay(&self) -> Duration {
+        if self.attempts == 0 {
+            return Duration::ZERO;
+        }
+        let limit = FIRST_DELAY
+            .saturating_mul(1 << self.attempts.min(10))
+            .min(MAX_DELAY);
+        let mut random = [0; 2];
+        // Without randomness the delay is the limit.
+        if rand::fill(&mut random).is_err() {
+            return limit;
+        }
+        limit.mul_f64(f64::from(u16::from_be_bytes(random)) / f64::from(u16::MAX))
+    }
+}
+
+impl Store for Redis {
+    async fn exchange(&mut self, report: &Report) -> Result<View, StoreError> {
+        // The connection is put back only if the exchange succeeds.
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                self.session.disconnected();
+                self.connect().await?
+            }
+        };
+        let view = self.run(&mut connection, report).await?;
+        self.connection = Some(connection);
+        Ok(view)
+    }
+
+    async fn leave(&mut self, member: &MemberId) -> Result<(), StoreError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                self.session.disconnected();
+                self.connect().await?
+            }
+        };
+        let pipeline = self.encoder.leave(member);
+        let replies = connection.send(&pipeline).await;
+        let checked = replies.and_then(|replies| {
+            replies
+                .into_iter()
+                .try_for_each(|reply| Failure::check(reply).map(drop))
+        });
+        checked.map_err(|failure| failure.into_error(connection.address(), &self.settings))?;
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    fn disconnect(&mut self) {
+        self.connection = None;
+    }
+}
+
+async fn send(
+    connection: &mut Connection,
+    pipeline: &Pipeline,
+    request: &Request,
+) -> Result<Answer, Failure> {
+    let values: Vec<Value> = connection.send(pipeline).await?;
+    decode::answer(request, values)
+}
+
+impl Endpoint {
+    fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+}

@@ -1,0 +1,179 @@
+//! Replies of scripts.
+
+use std::time::Duration;
+
+use ::redis::Value;
+
+use super::failure::Failure;
+use crate::{
+    exchange::{Answer, BeatAnswer, MemberAnswer, Request},
+    member::MemberId,
+    view::{ClientView, SlotView},
+};
+
+/// `values` has a reply for each script that the request needs.
+pub(super) fn answer(request: &Request, values: Vec<Value>) -> Result<Answer, Failure> {
+    let mut values = values.into_iter();
+    let mut next = || {
+        let value = values
+            .next()
+            .ok_or_else(|| Failure::unexpected("EVALSHA"))?;
+        Failure::check(value)
+    };
+    let rejected = match &request.operate {
+        Some(_) => list(next()?)?
+            .into_iter()
+            .map(text)
+            .collect::<Result<_, _>>()?,
+        None => Vec::new(),
+    };
+    let beat = beat(next()?)?;
+    let clients = match &request.limit {
+        Some(batch) => each(next()?, batch.clients.len(), client)?,
+        None => Vec::new(),
+    };
+    let slots = match &request.slots {
+        Some(slots) => {
+            let views = each(next()?, slots.claims.len(), numbers::<3>)?;
+            let servers = slots.claims.iter().map(|claim| claim.server);
+            let views = servers.zip(views);
+            let views = views.map(|(server, [held, free, unmet])| SlotView {
+                server,
+                held: small(held),
+                free: small(free),
+                unmet: small(unmet),
+            });
+            views.collect()
+        }
+        None => Vec::new(),
+    };
+    Ok(Answer {
+        rejected,
+        beat,
+        clients,
+        slots,
+    })
+}
+
+fn beat(value: Value) -> Result<BeatAnswer, Failure> {
+    let [
+        now,
+        previous,
+        has_counts,
+        has_facts,
+        members,
+        operators,
+        events,
+        last_event,
+    ] = array(value)?;
+    let members = list(members)?.into_iter().map(member);
+    let operators = match operators {
+        Value::Nil => None,
+        value => {
+            let [version, fields] = array(value)?;
+            let texts = list(fields)?.into_iter().map(text);
+            let texts = texts.collect::<Result<Vec<_>, _>>()?;
+            let entries = texts.chunks_exact(2).filter(|pair| pair[0] != "v");
+            let entries = entries.map(|pair| (pair[0].clone(), pair[1].clone()));
+            Some((text(version)?, entries.collect()))
+        }
+    };
+    let events = list(events)?.into_iter().map(text);
+    Ok(BeatAnswer {
+        now: number(&now)?,
+        previous: number(&previous)?,
+        has_counts: number(&has_counts)? == 1,
+        has_facts: number(&has_facts)? == 1,
+        members: members.collect::<Result<_, _>>()?,
+        operators,
+        events: events.collect::<Result<_, _>>()?,
+        last_event: text(last_event)?,
+    })
+}
+
+fn member(value: Value) -> Result<MemberAnswer, Failure> {
+    let [id, heard, counts, facts] = array(value)?;
+    Ok(MemberAnswer {
+        id: MemberId::from_store(text(id)?),
+        heard: number(&heard)?,
+        counts: blob(counts)?,
+        facts: blob(facts)?,
+    })
+}
+
+fn client(value: Value) -> Result<ClientView, Failure> {
+    let [granted, used, others, wait] = array(value)?;
+    let used: f64 = text(used)?.parse().map_err(|_| invalid())?;
+    Ok(ClientView {
+        granted: small(number(&granted)?),
+        used,
+        others_open: small(number(&others)?),
+        retry_after: Duration::from_micros(number(&wait)?),
+    })
+}
+
+fn each<T>(
+    value: Value,
+    length: usize,
+    decode: impl Fn(Value) -> Result<T, Failure>,
+) -> Result<Vec<T>, Failure> {
+    let values = list(value)?;
+    if values.len() != length {
+        return Err(invalid());
+    }
+    values.into_iter().map(decode).collect()
+}
+
+fn numbers<const N: usize>(value: Value) -> Result<[u64; N], Failure> {
+    let mut numbers = [0; N];
+    for (number_out, value) in numbers.iter_mut().zip(array::<N>(value)?) {
+        *number_out = number(&value)?;
+    }
+    Ok(numbers)
+}
+
+fn array<const N: usize>(value: Value) -> Result<[Value; N], Failure> {
+    list(value)?.try_into().map_err(|_| invalid())
+}
+
+fn list(value: Value) -> Result<Vec<Value>, Failure> {
+    match value {
+        Value::Array(values) => Ok(values),
+        _ => Err(invalid()),
+    }
+}
+
+fn number(value: &Value) -> Result<u64, Failure> {
+    match value {
+        Value::Int(number) => u64::try_from(*number).map_err(|_| invalid()),
+        Value::BulkString(bytes) => {
+            let text = str::from_utf8(bytes).map_err(|_| invalid())?;
+            text.parse().map_err(|_| invalid())
+        }
+        _ => Err(invalid()),
+    }
+}
+
+fn small(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn text(value: Value) -> Result<String, Failure> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes).map_err(|_| invalid()),
+        Value::SimpleString(text) => Ok(text),
+        _ => Err(invalid()),
+    }
+}
+
+fn blob(value: Value) -> Result<Option<Vec<u8>>, Failure> {
+    match value {
+        Value::Nil => Ok(None),
+        Value::BulkString(bytes) => Ok(Some(bytes)),
+        _ => Err(invalid()),
+    }
+}
+
+fn invalid() -> Failure {
+    Failure::unexpected("EVALSHA")
+}

@@ -1,0 +1,153 @@
+//! Requests as calls of scripts.
+
+use ::redis::{Cmd, Pipeline};
+
+use super::connection::Scripts;
+use crate::exchange::{Beat, Operate, Request, Slots};
+use crate::member::MemberId;
+use crate::report::Batch;
+
+const OPERATE: &str = include_str!("../scripts/operate.lua");
+const BEAT: &str = include_str!("../scripts/beat.lua");
+const LIMIT: &str = include_str!("../scripts/limit.lua");
+const SLOTS: &str = include_str!("../scripts/slots.lua");
+
+pub(super) struct Encoder {
+    prefix: String,
+    /// Tests replace the clock of the server.
+    scripts: [String; 4],
+}
+
+impl Encoder {
+    pub(super) fn new(fleet: &str) -> Self {
+        Self {
+            prefix: format!("lc1:{{{fleet}}}:"),
+            scripts: [OPERATE, BEAT, LIMIT, SLOTS].map(str::to_owned),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn replace_clock(&mut self, expression: &str) {
+        for script in &mut self.scripts {
+            assert!(script.contains("redis.call('TIME')"));
+            *script = script.replace("redis.call('TIME')", expression);
+        }
+    }
+
+    pub(super) fn load_scripts(&self, pipeline: &mut Pipeline) {
+        for script in &self.scripts {
+            pipeline.cmd("SCRIPT").arg("LOAD").arg(script);
+        }
+    }
+
+    pub(super) fn pipeline(&self, request: &Request, scripts: &Scripts) -> Pipeline {
+        let mut pipeline = Pipeline::new();
+        if let Some(operate) = &request.operate {
+            pipeline.add_command(self.operate(operate, &scripts.operate));
+        }
+        pipeline.add_command(self.beat(request, &request.beat, &scripts.beat));
+        if let Some(batch) = &request.limit {
+            pipeline.add_command(self.limit(request, batch, &scripts.limit));
+        }
+        if let Some(slots) = &request.slots {
+            pipeline.add_command(self.slots(request, slots, &scripts.slots));
+        }
+        pipeline
+    }
+
+    /// Removes a member. Its fields of clients and slots count no longer, because it is not among
+    /// the members.
+    pub(super) fn leave(&self, member: &MemberId) -> Pipeline {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("ZREM").arg(self.key("m")).arg(member.as_str());
+        for key in ["b", "c", "i"] {
+            pipeline.cmd("HDEL").arg(self.key(key)).arg(member.as_str());
+        }
+        pipeline
+    }
+
+    fn call(&self, script: &str, keys: usize) -> Cmd {
+        let mut call = Cmd::new();
+        call.arg("EVALSHA").arg(script).arg(keys);
+        call
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn operate(&self, operate: &Operate, script: &str) -> Cmd {
+        let mut call = self.call(script, 2);
+        call.arg(self.key("h")).arg(self.key("k"));
+        call.arg(operate.entries.len());
+        for entry in &operate.entries {
+            call.arg(&entry.field)
+                .arg(entry.stamp)
+                .arg(entry.to_string());
+        }
+        for event in &operate.events {
+            call.arg(event);
+        }
+        call
+    }
+
+    fn beat(&self, request: &Request, beat: &Beat, script: &str) -> Cmd {
+        let mut call = self.call(script, 6);
+        for key in ["m", "b", "c", "i", "h", "k"] {
+            call.arg(self.key(key));
+        }
+        call.arg(request.member.as_str())
+            .arg(request.sequence)
+            .arg(beat.gone_after)
+            .arg(u8::from(beat.extend))
+            .arg(beat.counts.as_deref().unwrap_or_default())
+            .arg(&beat.counts_version[..])
+            .arg(beat.facts.as_deref().unwrap_or_default())
+            .arg(&beat.operators_version)
+            .arg(&beat.last_event);
+        for (member, counts, facts) in &beat.known {
+            call.arg(member.as_str()).arg(&counts[..]).arg(&facts[..]);
+        }
+        call
+    }
+
+    fn limit(&self, request: &Request, batch: &Batch, script: &str) -> Cmd {
+        let mut call = self.call(script, 2 + batch.clients.len());
+        call.arg(self.key("m")).arg(self.key("b"));
+        for client in &batch.clients {
+            call.arg(self.key(&format!("l:{}", client.client)));
+        }
+        call.arg(request.member.as_str())
+            .arg(request.sequence)
+            .arg(batch.number);
+        for client in &batch.clients {
+            call.arg(client.admitted)
+                .arg(client.ask)
+                // Not in scientific notation, and with all digits.
+                .arg(client.rate.to_string())
+                .arg(client.burst)
+                .arg(client.max_conns)
+                .arg(client.open);
+        }
+        call
+    }
+
+    fn slots(&self, request: &Request, slots: &Slots, script: &str) -> Cmd {
+        let mut call = self.call(script, 2 + slots.claims.len());
+        call.arg(self.key("m")).arg(self.key("b"));
+        for claim in &slots.claims {
+            call.arg(self.key(&format!("s:{}", claim.server)));
+        }
+        call.arg(request.member.as_str())
+            .arg(request.sequence)
+            .arg(slots.settle)
+            .arg(u8::from(request.beat.extend));
+        for claim in &slots.claims {
+            call.arg(claim.max)
+                .arg(claim.want)
+                .arg(claim.open)
+                .arg(claim.held);
+        }
+        call
+    }
+}

@@ -1,0 +1,232 @@
+//! Failures and their texts: which address, what failed, what to do.
+
+use std::io;
+
+use ::redis::{RedisError, ServerError, Value};
+use leastconn::Address;
+
+use crate::{endpoint::RedisSettings, store::StoreError};
+
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The keys are on another node of the cluster.
+    Moved(Address),
+    /// The server does not have the script.
+    NoScript,
+    /// An error reply.
+    Server { code: String, detail: String },
+    /// The connection failed.
+    Closed(String),
+    /// The reply to this command is not understood.
+    Unexpected(&'static str),
+}
+
+impl Failure {
+    /// Takes error replies out of values.
+    pub(super) fn check(value: Value) -> Result<Value, Self> {
+        match value {
+            Value::ServerError(error) => Err(Self::from_reply(&error)),
+            value => Ok(value),
+        }
+    }
+
+    fn from_reply(error: &ServerError) -> Self {
+        let detail = error.details().unwrap_or_default();
+        match error.code() {
+            "MOVED" => match moved_to(detail) {
+                Some(address) => Self::Moved(address),
+                None => Self::Server {
+                    code: "MOVED".to_owned(),
+                    detail: detail.to_owned(),
+                },
+            },
+            "NOSCRIPT" => Self::NoScript,
+            code => Self::Server {
+                code: code.to_owned(),
+                detail: detail.to_owned(),
+            },
+        }
+    }
+
+    pub(super) fn closed(error: &RedisError) -> Self {
+        Self::Closed(error.to_string())
+    }
+
+    pub(super) fn ended() -> Self {
+        Self::Closed("the server closed it".to_owned())
+    }
+
+    pub(super) fn unexpected(command: &'static str) -> Self {
+        Self::Unexpected(command)
+    }
+
+    pub(super) fn into_error(self, address: &Address, settings: &RedisSettings) -> StoreError {
+        let user = settings.user.as_deref().unwrap_or("default");
+        self.text(address, user)
+    }
+
+    /// For failures that do not depend on the user.
+    pub(super) fn describe(self, address: &Address) -> StoreError {
+        self.text(address, "default")
+    }
+
+    pub(super) fn describe_sentinel(self, address: &Address) -> StoreError {
+        use StoreError::Refused;
+        match self {
+            Self::Server { code, .. } if code == "NOAUTH" => Refused(format!(
+                "{address}: the sentinel requires a password: set the password of the sentinels"
+            )),
+            Self::Server { code, .. } if code == "WRONGPASS" => Refused(format!(
+                "{address}: the sentinel refuses the user or the password of the sentinels"
+            )),
+            Self::Server { code, detail }
+                if code == "ERR" && detail.contains("unknown command") =>
+            {
+                Refused(format!(
+                    "{address}: not a sentinel: set the address of a server without `sentinels`"
+                ))
+            }
+            failure => failure.describe(address),
+        }
+    }
+
+    fn text(self, address: &Address, user: &str) -> StoreError {
+        match self {
+            Self::Moved(to) => StoreError::Unavailable(format!(
+                "{address}: the cluster redirects in a circle, at last to {to}"
+            )),
+            Self::NoScript => StoreError::Unavailable(format!(
+                "{address}: the scripts were removed while they were used"
+            )),
+            Self::Closed(reason) => {
+                StoreError::Unavailable(format!("{address}: connection lost: {reason}"))
+            }
+            Self::Unexpected(command) => StoreError::Invalid(format!(
+                "{address}: the reply to {command} is not understood. Is this a Valkey or Redis \
+                 server, version 7 or later?"
+            )),
+            Self::Server { code, detail } => reply_text(address, user, &code, &detail),
+        }
+    }
+
+    pub(super) fn connect(address: &Address, error: &io::Error) -> StoreError {
+        let reason = match error.kind() {
+            io::ErrorKind::ConnectionRefused => {
+                "connection refused: is the server running, and does it listen on this address?"
+            }
+            io::ErrorKind::NotFound => "no such socket: is the server running?",
+            io::ErrorKind::PermissionDenied => {
+                "permission denied: the user of the balancer must be allowed to write to the \
+                 socket (`unixsocketperm`)"
+            }
+            _ => return StoreError::Unavailable(format!("{address}: cannot connect: {error}")),
+        };
+        StoreError::Unavailable(format!("{address}: {reason}"))
+    }
+
+    pub(super) fn resolve(address: &Address, error: &io::Error) -> StoreError {
+        StoreError::Unavailable(format!("{address}: cannot resolve the host name: {error}"))
+    }
+
+    pub(super) fn server_name(address: &Address) -> StoreError {
+        StoreError::Refused(format!(
+            "{address}: the host cannot be in a certificate: set the server name of TLS"
+        ))
+    }
+
+    pub(super) fn tls(address: &Address, error: &io::Error) -> StoreError {
+        let hint = match error.kind() {
+            io::ErrorKind::InvalidData => "check `ca`, and the names in the server's certificate",
+            _ => "does the server use TLS on this port?",
+        };
+        StoreError::Unavailable(format!("{address}: TLS handshake failed: {error}: {hint}"))
+    }
+
+    pub(super) fn replica(address: &Address) -> StoreError {
+        StoreError::Unavailable(format!(
+            "{address}: a read-only replica. After a failover, the primary is found again \
+             through sentinels or a host name that is updated"
+        ))
+    }
+
+    pub(super) fn unknown_primary(sentinel: &Address, primary: &str) -> StoreError {
+        StoreError::Refused(format!(
+            "{sentinel}: the sentinel does not know the primary `{primary}`: check `primary`"
+        ))
+    }
+
+    pub(super) fn nowhere(reason: &str) -> StoreError {
+        StoreError::Refused(reason.to_owned())
+    }
+
+    pub(super) fn parse_address(host: &str, port: &str) -> Option<Address> {
+        let host = match host.contains(':') {
+            true => format!("[{host}]"),
+            false => host.to_owned(),
+        };
+        format!("{host}:{port}").parse().ok()
+    }
+}
+
+fn reply_text(address: &Address, user: &str, code: &str, detail: &str) -> StoreError {
+    use StoreError::{Invalid, Refused, Unavailable};
+    match code {
+        "NOAUTH" => Refused(format!(
+            "{address}: the server requires a password: set `user` and `password`"
+        )),
+        "WRONGPASS" => Refused(format!(
+            "{address}: the server refuses user `{user}` or its password"
+        )),
+        "NOPERM" => Refused(format!(
+            "{address}: user `{user}` lacks a permission ({detail}): set the rule that \
+             `leastconn-lb fleet-acl` prints"
+        )),
+        _ if detail.contains("ACL failure in script") => Refused(format!(
+            "{address}: user `{user}` lacks a permission ({detail}): set the rule that \
+             `leastconn-lb fleet-acl` prints"
+        )),
+        "READONLY" => Failure::replica(address),
+        "LOADING" => Unavailable(format!("{address}: the server is loading its data")),
+        "BUSY" => Unavailable(format!(
+            "{address}: the server is busy with a script of another client"
+        )),
+        "MASTERDOWN" => Unavailable(format!(
+            "{address}: a replica without connection to its primary"
+        )),
+        "OOM" => Refused(format!(
+            "{address}: the server has reached `maxmemory`: raise it, and use a server of its own \
+             for the fleet"
+        )),
+        "NOREPLICAS" => Unavailable(format!(
+            "{address}: the server accepts no writes, because too few replicas are connected \
+             (`min-replicas-to-write`)"
+        )),
+        "MISCONF" => Refused(format!(
+            "{address}: the server accepts no writes, because it cannot save snapshots: see its \
+             log, or switch snapshots off (`save \"\"`)"
+        )),
+        "CLUSTERDOWN" => Unavailable(format!("{address}: the cluster is down ({detail})")),
+        "ASK" | "TRYAGAIN" => Unavailable(format!(
+            "{address}: the cluster is moving the keys to another node"
+        )),
+        "STALE" => Unavailable(format!("{address}: a later request has been applied")),
+        "DENIED" => Refused(format!(
+            "{address}: the server is in protected mode: configure a password or an ACL user"
+        )),
+        "ERR" if detail.contains("max number of clients") => {
+            Unavailable(format!("{address}: the server has reached `maxclients`"))
+        }
+        "ERR" if detail.contains("unknown command") => Refused(format!(
+            "{address}: {detail}: Valkey or Redis 7 or later is needed"
+        )),
+        _ => Invalid(format!("{address}: unexpected reply: {code} {detail}")),
+    }
+}
+
+/// The address in `SLOT HOST:PORT`. An empty host, which means the same host as before, is not
+/// supported: set `cluster-announce-ip`.
+fn moved_to(detail: &str) -> Option<Address> {
+    let (_, address) = detail.split_once(' ')?;
+    let (host, port) = address.rsplit_once(':')?;
+    Failure::parse_address(host, port)
+}

@@ -1,0 +1,89 @@
+-- Takes the tokens of a batch, admits connections that wait, and returns the numbers of each
+-- client.
+--
+-- KEYS: members (zset), progress (hash), then for each client a hash: `.used` and `.at` of the
+--       bucket, member -> open connections
+-- ARGV: member, sequence, batch; then for each client: admitted, ask, rate, burst, max_conns
+--       (0: none), open
+-- Returns for each client: granted, used, connections of other members, wait
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local second, day, keep_open = 1000000, 86400000, 3600000
+local me, batch = ARGV[1], tonumber(ARGV[3])
+
+local progress = redis.call('HGET', KEYS[2], me) or ''
+local sequence, last = string.match(progress, '^(%d+) (%d+)$')
+if sequence ~= ARGV[2] then
+  return redis.error_reply('STALE a later request of this member has been applied')
+end
+-- A batch that is repeated, because its answer was lost, takes no tokens again.
+local repeated = tonumber(last) >= batch
+if not repeated then redis.call('HSET', KEYS[2], me, sequence .. ' ' .. ARGV[3]) end
+
+local live = {}
+for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do live[member] = true end
+
+local function limit(key, a)
+  local admitted, ask = tonumber(ARGV[a]), tonumber(ARGV[a + 1])
+  local rate, burst = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
+  local max_conns, open = tonumber(ARGV[a + 4]), tonumber(ARGV[a + 5])
+  if repeated then admitted, ask = 0, 0 end
+
+  local used, at, others, stored, bucket = 0, now, 0, false, false
+  local fields = redis.call('HGETALL', key)
+  for i = 1, #fields, 2 do
+    local field, value = fields[i], fields[i + 1]
+    if field == '.used' then
+      used, bucket = tonumber(value), true
+    elseif field == '.at' then
+      at = tonumber(value)
+    elseif field == me then
+      stored = value
+    elseif live[field] then
+      others = others + tonumber(value)
+    else
+      redis.call('HDEL', key, field)
+    end
+  end
+
+  local granted, wait = ask, 0
+  if rate > 0 then
+    -- The time of the client may be in the future, if a replica was promoted.
+    used = math.max(0, used - math.max(0, now - at) * rate / second) + admitted
+    granted = math.min(granted, math.max(0, math.floor(burst - used + 0.000001)))
+  else
+    used = 0
+  end
+  if max_conns > 0 then granted = math.min(granted, math.max(0, max_conns - others - open)) end
+  if rate > 0 then
+    -- The debt is bounded, so that a client waits for two bursts at most.
+    used = math.min(used + granted, 2 * burst)
+    if used + 1 > burst then wait = math.ceil((used + 1 - burst) * second / rate) end
+  end
+  open = open + granted
+
+  local used_text = string.format('%.6f', used)
+  used = tonumber(used_text)
+  if open > 0 then
+    local text = string.format('%.0f', open)
+    if text ~= stored then redis.call('HSET', key, me, text) end
+  elseif stored then
+    redis.call('HDEL', key, me)
+  end
+  if used > 0 then
+    redis.call('HSET', key, '.used', used_text, '.at', string.format('%.0f', now))
+  elseif bucket then
+    redis.call('HDEL', key, '.used', '.at')
+  end
+  if used > 0 or open > 0 or others > 0 then
+    local keep = 0
+    if used > 0 then keep = math.ceil(used * 1000 / rate) + 1000 end
+    if open > 0 or others > 0 then keep = math.max(keep, keep_open) end
+    redis.call('PEXPIRE', key, string.format('%.0f', math.min(keep, day)))
+  end
+  return { granted, used_text, others, string.format('%.0f', wait) }
+end
+
+local answer = {}
+for i = 3, #KEYS do answer[i - 2] = limit(KEYS[i], 4 + (i - 3) * 6) end
+return answer

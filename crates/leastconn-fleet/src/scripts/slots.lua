@@ -1,0 +1,52 @@
+-- Divides the slots of servers with `max_conns`. A member gets what it wants as long as slots
+-- are free. It keeps slots until it wants fewer, because it may be using them.
+--
+-- KEYS: members (zset), progress (hash), then for each server a hash: member -> "HELD WANT"
+-- ARGV: member, sequence, settle, extend; then for each server: max, want, open, held
+-- Returns for each server: held, free, unmet
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local hour = 3600000
+local me = ARGV[1]
+
+local progress = redis.call('HGET', KEYS[2], me) or ''
+if string.match(progress, '^%d+') ~= ARGV[2] then
+  return redis.error_reply('STALE a later request of this member has been applied')
+end
+local since = tonumber(redis.call('HGET', KEYS[2], '.since') or '0')
+local settling = since <= now and now - since < tonumber(ARGV[3])
+
+local live = {}
+for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do live[member] = true end
+
+local answer = {}
+for i = 3, #KEYS do
+  local key, a = KEYS[i], 5 + (i - 3) * 4
+  local max, want = tonumber(ARGV[a]), tonumber(ARGV[a + 1])
+  local open, own = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
+  local others, unmet, stored = 0, 0, false
+  local fields = redis.call('HGETALL', key)
+  for j = 1, #fields, 2 do
+    if fields[j] == me then
+      stored = fields[j + 1]
+    elseif live[fields[j]] then
+      local held, wanted = string.match(fields[j + 1], '^(%d+) (%d+)$')
+      others = others + tonumber(held or '0')
+      unmet = unmet + math.max(0, tonumber(wanted or '0') - tonumber(held or '0'))
+    else
+      redis.call('HDEL', key, fields[j])
+    end
+  end
+  local held = math.min(want, math.max(0, max - others))
+  if settling then held = math.min(held, own) end
+  held = math.max(held, open)
+  if held > 0 or want > 0 then
+    local text = string.format('%.0f %.0f', held, want)
+    if text ~= stored then redis.call('HSET', key, me, text) end
+    if text ~= stored or ARGV[4] == '1' then redis.call('PEXPIRE', key, hour) end
+  elseif stored then
+    redis.call('HDEL', key, me)
+  end
+  answer[i - 2] = { held, math.max(0, max - others - held), unmet }
+end
+return answer
