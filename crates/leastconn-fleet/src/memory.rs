@@ -283,6 +283,7 @@ impl Store for InMemory {
     async fn leave(&mut self, member: &MemberId) -> Result<(), StoreError> {
         self.begin()?;
         self.server.shared.lock().state.leave(member);
+        self.connected = true;
         Ok(())
     }
 

@@ -14,20 +14,14 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{encode::Encoder, failure::Failure};
+use super::{
+    encode::{Encoder, Scripts},
+    failure::Failure,
+};
 use crate::{
     endpoint::{Password, RedisSettings, StoreTls},
     store::StoreError,
 };
-
-/// SHA-1 digests of the scripts, by which they are called.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Scripts {
-    pub(super) operate: String,
-    pub(super) beat: String,
-    pub(super) limit: String,
-    pub(super) slots: String,
-}
 
 /// Dropping it closes the connection.
 pub(super) struct Connection {

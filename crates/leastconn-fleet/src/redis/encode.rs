@@ -2,7 +2,6 @@
 
 use ::redis::{Cmd, Pipeline};
 
-use super::connection::Scripts;
 use crate::exchange::{Beat, Operate, Request, Slots};
 use crate::member::MemberId;
 use crate::report::Batch;
@@ -11,6 +10,15 @@ const OPERATE: &str = include_str!("../scripts/operate.lua");
 const BEAT: &str = include_str!("../scripts/beat.lua");
 const LIMIT: &str = include_str!("../scripts/limit.lua");
 const SLOTS: &str = include_str!("../scripts/slots.lua");
+
+/// SHA-1 digests of the scripts, by which they are called.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scripts {
+    pub(super) operate: String,
+    pub(super) beat: String,
+    pub(super) limit: String,
+    pub(super) slots: String,
+}
 
 pub(super) struct Encoder {
     prefix: String,
