@@ -3,12 +3,13 @@
 //! Answers are not cached: the caller decides when to look up again. Truncated answers are
 //! requested again over TCP. `/etc/hosts` is not used, because its entries have no TTL.
 
+mod targets;
+
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     io,
     net::{IpAddr, SocketAddr},
     path::Path,
-    sync::Arc,
     time::Duration,
 };
 
@@ -17,15 +18,15 @@ use hickory_resolver::{
     config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
     lookup::Lookup,
     net::{NetError, runtime::TokioRuntimeProvider},
-    proto::rr::{Name, RData, RecordType},
+    proto::rr::{Name, RecordType},
     system_conf::parse_resolv_conf,
 };
 use leastconn::{Address, ServerId};
-use tokio::{task::JoinSet, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     members::{Answer, FoundServer, UnknownServers},
-    srv_names::{SrvNames, SrvRecord},
+    srv_names::SrvNames,
 };
 use leastconn_config::{
     AddressFamily, Discovery,
@@ -46,9 +47,6 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Minimum of [`QUERY_TIMEOUT`] as set by `options timeout:` in `/etc/resolv.conf`, where 0 is
 /// valid.
 const MIN_QUERY_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Maximum number of SRV targets that are looked up at the same time.
-const CONCURRENT_TARGETS: usize = 16;
 
 /// Why a look-up found no records.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +84,8 @@ impl DnsError {
 pub(super) struct DnsClient {
     resolvers: Vec<SocketAddr>,
     family: AddressFamily,
+    /// Maximum number of servers in an answer.
+    max: usize,
     lane: Lane,
     current: Option<Current>,
 }
@@ -147,21 +147,12 @@ impl Addresses {
     }
 }
 
-/// The servers of SRV records.
-#[derive(Debug, Default)]
-struct SrvAnswer {
-    records: Vec<SrvRecord>,
-    ttl: u32,
-    /// Targets of which not all addresses are known. In lower case, without the dot at the end.
-    unknown_targets: Vec<String>,
-    problems: Vec<String>,
-}
-
 impl DnsClient {
     pub(super) fn new(settings: &Discovery) -> Self {
         Self {
             resolvers: settings.resolvers.clone(),
             family: settings.family,
+            max: settings.max,
             lane: Lane::default(),
             current: None,
         }
@@ -182,6 +173,7 @@ impl DnsClient {
                 unknown: v4.into_iter().chain(v6).collect(),
                 problem: found.problem(),
                 servers: found.addresses.into_iter().map(server).collect(),
+                omitted: 0,
                 ttl: Some(Duration::from_secs(found.ttl.into())),
             })
         };
@@ -196,10 +188,12 @@ impl DnsClient {
         name: &str,
         names: &mut SrvNames,
     ) -> Result<Answer, DnsError> {
+        // The limit of members, including those that are missing from the answer.
+        let most = self.max.saturating_mul(2);
         let look_up = async {
             let resolver = self.resolver().await?;
             let lookup = resolver.searched(name, Resolver::srv).await?;
-            Ok(resolver.resolve_targets(&lookup).await)
+            Ok(targets::resolve(&resolver, &lookup, names, most).await)
         };
         let found = timeout(TIMEOUT, look_up)
             .await
@@ -219,6 +213,7 @@ impl DnsClient {
                 .map(|name| UnknownServers::Target(name.to_owned()))
                 .collect(),
             servers,
+            omitted: found.omitted,
             problem,
             ttl: Some(Duration::from_secs(found.ttl.into())),
         })
@@ -398,115 +393,6 @@ impl Resolver {
             })
     }
 
-    /// Finds the addresses of the targets of SRV records: in the additional section, else by a
-    /// look-up of each target.
-    async fn resolve_targets(&self, lookup: &Lookup) -> SrvAnswer {
-        let mut found = SrvAnswer {
-            ttl: u32::MAX,
-            ..SrvAnswer::default()
-        };
-        let mut known: HashMap<Name, Addresses> = HashMap::new();
-        for record in lookup.additionals() {
-            let is_used = |ip: &IpAddr| self.is_wanted(*ip) && is_usable(*ip);
-            if let Some(address) = record.data.ip_addr().filter(is_used) {
-                let target = record.name.to_lowercase();
-                let known = known.entry(target).or_insert_with(Addresses::new);
-                known.add(address, record.ttl);
-            }
-        }
-        let mut records = Vec::new();
-        for record in lookup.answers() {
-            if let RData::SRV(srv) = &record.data {
-                found.ttl = found.ttl.min(record.ttl);
-                // A single dot means that the service is not available.
-                if srv.target.is_root() {
-                    continue;
-                }
-                let target = srv.target.to_lowercase();
-                if srv.port == 0 {
-                    let problem = format!("{}: the port is 0", host(&target));
-                    found.problems.push(problem);
-                } else {
-                    records.push((srv, target));
-                }
-            }
-        }
-        let targets = records.iter().map(|(_, target)| target.clone());
-        let targets: BTreeSet<_> = targets.filter(|name| !known.contains_key(name)).collect();
-        let mut results = self.look_up_all(targets.clone()).await;
-        for target in targets {
-            let problem = match results.remove(&target) {
-                Some(Ok(addresses)) => {
-                    let has_v4 = addresses.addresses.iter().any(IpAddr::is_ipv4);
-                    if addresses.v4_failure.is_some() {
-                        found.unknown_targets.push(host(&target));
-                    }
-                    // Of a target with IPv4 addresses, the IPv6 addresses are not used.
-                    let is_affected = !has_v4 || addresses.invalid.is_some();
-                    let problem = addresses.problem().filter(|_| is_affected);
-                    known.insert(target.clone(), addresses);
-                    problem
-                }
-                // The target has no address. `hold` delays the removal of its servers.
-                Some(Err(error)) if error.is_empty_answer() => None,
-                Some(Err(error)) => {
-                    found.unknown_targets.push(host(&target));
-                    Some(error.to_string())
-                }
-                // The task panicked, and the panic was logged.
-                None => {
-                    found.unknown_targets.push(host(&target));
-                    Some("the look-up was aborted".to_owned())
-                }
-            };
-            let problem = problem.map(|problem| format!("{}: {problem}", host(&target)));
-            found.problems.extend(problem);
-        }
-        for (srv, target) in records {
-            let Some(addresses) = known.get(&target) else {
-                continue;
-            };
-            found.ttl = found.ttl.min(addresses.ttl);
-            found.records.push(SrvRecord {
-                target: host(&target),
-                port: srv.port,
-                priority: srv.priority,
-                weight: srv.weight,
-                addresses: one_family(&addresses.addresses),
-            });
-        }
-        found
-    }
-
-    /// Looks up the addresses of all targets. The result lacks those whose task has panicked.
-    async fn look_up_all(
-        &self,
-        targets: BTreeSet<Name>,
-    ) -> HashMap<Name, Result<Addresses, DnsError>> {
-        let mut targets = targets.into_iter();
-        let mut running = JoinSet::new();
-        let mut results = HashMap::new();
-        let resolver = Arc::new(self.clone());
-        loop {
-            while running.len() < CONCURRENT_TARGETS
-                && let Some(target) = targets.next()
-            {
-                let resolver = Arc::clone(&resolver);
-                running.spawn(async move {
-                    let addresses = resolver.addresses(target.clone()).await;
-                    (target, addresses)
-                });
-            }
-            match running.join_next().await {
-                Some(Ok((target, addresses))) => {
-                    results.insert(target, addresses);
-                }
-                Some(Err(_)) => {}
-                None => return results,
-            }
-        }
-    }
-
     fn is_wanted(&self, address: IpAddr) -> bool {
         match self.family {
             AddressFamily::Any => true,
@@ -539,14 +425,6 @@ fn join(problems: Vec<String>) -> Option<String> {
         0 => first,
         _ => format!("{first} (and {others} more)"),
     })
-}
-
-/// The IPv4 addresses of an SRV target or, if there are none, its IPv6 addresses. A target with
-/// both is one server.
-fn one_family(addresses: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
-    let has_v4 = addresses.iter().any(IpAddr::is_ipv4);
-    let same = addresses.iter().filter(|ip| ip.is_ipv4() == has_v4);
-    same.copied().collect()
 }
 
 #[cfg(test)]

@@ -51,6 +51,8 @@ impl FoundServer {
 pub(crate) struct Answer {
     /// In a stable order: if the limit is exceeded, the first servers become members.
     pub(crate) servers: Vec<FoundServer>,
+    /// Number of further servers, which the look-up has left out because of `max`.
+    pub(crate) omitted: usize,
     /// Servers that may exist although `servers` lacks them, because a part of the look-up
     /// failed.
     pub(crate) unknown: Vec<UnknownServers>,
@@ -127,7 +129,7 @@ impl Members {
     }
 
     /// Merges an answer. Returns how many servers of the answer exceed `limits.max` and are
-    /// ignored.
+    /// ignored, including omitted ones.
     ///
     /// # Errors
     /// If the answer contains no servers. The members do not change then.
@@ -155,7 +157,7 @@ impl Members {
             let is_held = |since| now.saturating_duration_since(since) < limits.hold;
             member.missing_since.is_none_or(is_held) || !answer.lacks(&member.server)
         });
-        let mut ignored = 0;
+        let mut ignored = answer.omitted;
         for server in &answer.servers {
             if !found.contains_key(&server.id) {
                 continue;

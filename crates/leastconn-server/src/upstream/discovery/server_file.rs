@@ -84,6 +84,7 @@ fn parse(json: &[u8], path: &Path) -> Result<Answer, ServerFileError> {
     }
     Ok(Answer {
         servers,
+        omitted: 0,
         unknown: Vec::new(),
         problem: None,
         ttl: None,

@@ -114,7 +114,10 @@ impl Source {
 
     /// The names of SRV targets.
     pub(super) fn names(&self) -> SrvNames {
-        self.state.lock().names.clone()
+        let state = self.state.lock();
+        let mut names = state.names.clone();
+        names.set_members(state.members.servers().map(|server| &server.id));
+        names
     }
 
     pub(super) fn set_names(&self, names: SrvNames) {
@@ -262,6 +265,7 @@ mod tests {
     fn answer(ttl: u64) -> Answer {
         Answer {
             servers: vec![FoundServer::new("a".into(), "10.0.0.1:80".parse().unwrap())],
+            omitted: 0,
             unknown: Vec::new(),
             problem: None,
             ttl: Some(Duration::from_secs(ttl)),

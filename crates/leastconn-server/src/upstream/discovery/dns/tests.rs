@@ -1,6 +1,6 @@
 use hickory_resolver::proto::{
     op::{Message, ResponseCode},
-    rr::{Record, rdata::SRV},
+    rr::{RData, Record, rdata::SRV},
 };
 use tokio::net::UdpSocket;
 
@@ -29,19 +29,6 @@ async fn search_domains_apply_as_in_the_c_library() {
     assert_eq!(candidates("web.", 5), [short]);
     assert_eq!(candidates("a.b", 1)[0], "a.b.");
     assert_eq!(candidates("a.b", 2)[2], "a.b.");
-}
-
-#[test]
-fn a_target_with_both_families_is_one_server() {
-    let all =
-        |list: &[&str]| -> BTreeSet<IpAddr> { list.iter().map(|ip| ip.parse().unwrap()).collect() };
-    let v4 = all(&["10.0.0.1", "10.0.0.2"]);
-    let both = all(&["10.0.0.1", "10.0.0.2", "fd00::1"]);
-    assert_eq!(one_family(&both), Vec::from_iter(v4));
-    assert_eq!(
-        one_family(&all(&["fd00::1"])),
-        Vec::from_iter(all(&["fd00::1"]))
-    );
 }
 
 #[tokio::test]
@@ -74,20 +61,25 @@ fn addresses_that_no_server_can_have_are_rejected() {
 
 /// What the DNS server of a test answers to one query.
 #[derive(Clone, Debug)]
-enum Reply {
+pub(super) enum Reply {
     Records(Vec<RData>),
+    /// Also records of other names, in the additional section.
+    WithAdditional(Vec<RData>, Vec<(Name, RData)>),
     Code(ResponseCode),
 }
 
-fn ips(addresses: &[&str]) -> Reply {
-    let data = |ip: &&str| match ip.parse().unwrap() {
+pub(super) fn ip(address: &str) -> RData {
+    match address.parse().unwrap() {
         IpAddr::V4(v4) => RData::A(v4.into()),
         IpAddr::V6(v6) => RData::AAAA(v6.into()),
-    };
-    Reply::Records(addresses.iter().map(data).collect())
+    }
 }
 
-fn srv(targets: &[(&str, u16)]) -> Reply {
+pub(super) fn ips(addresses: &[&str]) -> Reply {
+    Reply::Records(addresses.iter().map(|address| ip(address)).collect())
+}
+
+pub(super) fn srv(targets: &[(&str, u16)]) -> Reply {
     let data = |&(target, port): &(&str, u16)| {
         RData::SRV(SRV::new(0, 0, port, Name::from_ascii(target).unwrap()))
     };
@@ -96,7 +88,10 @@ fn srv(targets: &[(&str, u16)]) -> Reply {
 
 /// A client of a DNS server with these replies. The server knows no other names, and has no other
 /// records of these names.
-async fn client(replies: &[(&str, RecordType, Reply)], family: AddressFamily) -> DnsClient {
+pub(super) async fn client(
+    replies: &[(&str, RecordType, Reply)],
+    family: AddressFamily,
+) -> DnsClient {
     let replies: Vec<_> = replies
         .iter()
         .map(|(name, kind, reply)| (Name::from_ascii(name).unwrap(), *kind, reply.clone()))
@@ -119,6 +114,14 @@ async fn client(replies: &[(&str, RecordType, Reply)], family: AddressFamily) ->
                     let record = |data: &RData| Record::from_rdata(name.clone(), 60, data.clone());
                     message.answers = records.iter().map(record).collect();
                 }
+                Some(Reply::WithAdditional(records, others)) => {
+                    let record = |name: &Name, data: &RData| {
+                        Record::from_rdata(name.clone(), 60, data.clone())
+                    };
+                    message.answers = records.iter().map(|data| record(&name, data)).collect();
+                    let others = others.iter().map(|(name, data)| record(name, data));
+                    message.additionals = others.collect();
+                }
                 Some(Reply::Code(code)) => message.metadata.response_code = *code,
                 None if replies.iter().any(|(known, ..)| *known == name) => {}
                 None => message.metadata.response_code = ResponseCode::NXDomain,
@@ -133,14 +136,14 @@ async fn client(replies: &[(&str, RecordType, Reply)], family: AddressFamily) ->
     })
 }
 
-fn found(answer: &Answer) -> Vec<String> {
+pub(super) fn found(answer: &Answer) -> Vec<String> {
     let servers = answer.servers.iter();
     servers
         .map(|server| format!("{}={}", server.id, server.address))
         .collect()
 }
 
-const SERVFAIL: Reply = Reply::Code(ResponseCode::ServFail);
+pub(super) const SERVFAIL: Reply = Reply::Code(ResponseCode::ServFail);
 
 #[tokio::test]
 async fn one_family_may_have_no_records() {
@@ -181,62 +184,4 @@ async fn invalid_addresses_are_not_servers() {
     let error = client.addresses("blocked.", 80).await.unwrap_err();
     assert!(matches!(error, DnsError::InvalidAddress(_)), "{error}");
     assert!(!error.is_empty_answer());
-}
-
-#[tokio::test]
-async fn srv_target_without_address_leaves_answer_complete() {
-    let targets = [("web-0.site.", 80), ("gone.site.", 80), (".", 80)];
-    let replies = [
-        ("_http._tcp.site.", RecordType::SRV, srv(&targets)),
-        ("web-0.site.", RecordType::A, ips(&["10.0.0.1"])),
-    ];
-    let mut client = client(&replies, AddressFamily::Any).await;
-    let mut names = SrvNames::default();
-    let answer = client.records("_http._tcp.site.", &mut names).await;
-    let answer = answer.unwrap();
-    assert_eq!(found(&answer), ["web-0=10.0.0.1:80"]);
-    assert_eq!((answer.unknown, answer.problem), (vec![], None));
-}
-
-#[tokio::test]
-async fn failed_srv_target_and_port_zero_are_reported() {
-    let targets = [("web-0.site.", 80), ("web-1.site.", 80), ("web-2.site.", 0)];
-    let ok = [
-        ("_http._tcp.site.", RecordType::SRV, srv(&targets)),
-        ("web-0.site.", RecordType::A, ips(&["10.0.0.1"])),
-        ("web-1.site.", RecordType::A, ips(&["10.0.0.2"])),
-        ("web-2.site.", RecordType::A, ips(&["10.0.0.3"])),
-    ];
-    let mut failing = ok.clone();
-    failing[2].2 = SERVFAIL;
-    let mut names = SrvNames::default();
-    let mut client_ok = client(&ok, AddressFamily::V4).await;
-    let answer = client_ok.records("_http._tcp.site.", &mut names).await;
-    let answer = answer.unwrap();
-    assert_eq!(found(&answer), ["web-0=10.0.0.1:80", "web-1=10.0.0.2:80"]);
-    assert_eq!(answer.unknown, []);
-    assert_eq!(answer.problem.as_deref(), Some("web-2.site: the port is 0"));
-
-    let mut client_failing = client(&failing, AddressFamily::V4).await;
-    let answer = client_failing.records("_http._tcp.site.", &mut names).await;
-    let answer = answer.unwrap();
-    assert_eq!(found(&answer), ["web-0=10.0.0.1:80"]);
-    assert_eq!(answer.unknown, [UnknownServers::Target("web-1".to_owned())]);
-    let problem = answer.problem.unwrap();
-    assert!(problem.ends_with("(and 1 more)"), "{problem}");
-}
-
-#[tokio::test]
-async fn srv_records_without_usable_targets_are_a_failure() {
-    let targets = [("web-0.site.", 80), ("web-1.site.", 80)];
-    let replies = [
-        ("_http._tcp.site.", RecordType::SRV, srv(&targets)),
-        ("web-0.site.", RecordType::A, SERVFAIL),
-        ("web-1.site.", RecordType::A, ips(&["255.255.255.255"])),
-    ];
-    let mut client = client(&replies, AddressFamily::V4).await;
-    let mut names = SrvNames::default();
-    let error = client.records("_http._tcp.site.", &mut names).await;
-    let error = error.unwrap_err();
-    assert!(matches!(error, DnsError::NoUsableRecords(_)), "{error}");
 }
