@@ -44,9 +44,9 @@ impl<'a> EarlyWatch<'a> {
         } else if pair.is_server_ended() {
             // If the client has ended the connection first, the server may end it without an
             // answer.
-            if self.elapsed() >= EARLY {
+            if self.has_outlasted_failures() {
                 self.served();
-            } else if !pair.is_client_ended() {
+            } else if self.elapsed() < EARLY && !pair.is_client_ended() {
                 self.failed();
             }
             self.finish();
@@ -57,9 +57,16 @@ impl<'a> EarlyWatch<'a> {
 
     /// Records the success of a connection that ends after [`EARLY`] without another result.
     pub(super) fn end(&mut self) {
-        if !self.is_done && self.server.is_troubled() && self.elapsed() >= EARLY {
+        if !self.is_done && self.has_outlasted_failures() {
             self.served();
         }
+    }
+
+    /// Whether the connection has lasted for [`EARLY`] after the failures that a success would
+    /// clear. A connection without data that is older than these failures proves nothing: it may
+    /// end because the server is failing.
+    fn has_outlasted_failures(&self) -> bool {
+        self.needs_check && self.elapsed() >= EARLY
     }
 
     fn elapsed(&self) -> Duration {

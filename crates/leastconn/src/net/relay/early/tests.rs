@@ -140,6 +140,49 @@ async fn end_after_a_second_is_no_early_failure() {
     assert_eq!(early_failures(&pool), 0);
 }
 
+/// Two servers and an open connection to `a`. `b` serves connections.
+async fn pair_of_servers() -> (Pool, Rig) {
+    let spec = |name: &str| ServerSpec::new(name, SocketAddr::from(([127, 0, 0, 1], 1)));
+    let pool = Pool::builder("pool").servers([spec("a"), spec("b")]);
+    let pool = pool.build().unwrap();
+    let b = pool.server("b").unwrap();
+    b.set_admin(crate::AdminState::Maint);
+    let rig = Rig::new(&pool).await;
+    b.set_admin(crate::AdminState::Ready);
+    b.connect_succeeded();
+    (pool, rig)
+}
+
+fn fail_early(server: &Server) {
+    server.failed_early(now(), now(), Failure::new(SystemTime::now(), &ERROR));
+}
+
+#[tokio::test]
+async fn end_of_an_older_silent_connection_does_not_clear_early_failures() {
+    for resets in [false, true] {
+        let (pool, rig) = pair_of_servers().await;
+        tokio::time::pause();
+        sleep(2 * EARLY).await;
+        tokio::time::resume();
+        let a = pool.server("a").unwrap();
+        for _ in 1..PassivePolicy::default().max_early {
+            fail_early(&a);
+        }
+        let Rig {
+            mut client,
+            server,
+            relaying,
+        } = rig;
+        end(server, resets);
+        read_end(&mut client).await;
+        drop(client);
+        reason(relaying).await;
+        assert!(a.status().is_up());
+        fail_early(&a);
+        assert!(!a.status().is_up(), "{resets}");
+    }
+}
+
 /// Two servers, of which `a` is ejected because its connections failed early, and the trial
 /// connection to `a`.
 async fn trial() -> (Pool, Rig) {
@@ -157,7 +200,7 @@ async fn trial() -> (Pool, Rig) {
     let (a, b) = (pool.server("a").unwrap(), pool.server("b").unwrap());
     b.connect_succeeded();
     for _ in 0..passive.max_early {
-        a.failed_early(now(), now(), Failure::new(SystemTime::now(), &ERROR));
+        fail_early(&a);
     }
     assert!(!a.status().is_up());
     assert_eq!(a.outage().unwrap().reason.as_ref(), ERROR);
