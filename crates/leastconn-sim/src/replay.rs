@@ -37,6 +37,11 @@ pub enum ReplayError {
     NoConnections(String),
     #[error("the configuration has no upstream `{0}`, which the access log names")]
     UnknownUpstream(String),
+    #[error(
+        "upstream `{0}` has only discovered servers in the configuration; \
+         without `--config`, the servers of the access log are used"
+    )]
+    NoListedServers(String),
     #[error(transparent)]
     Pool(#[from] PoolError),
 }
@@ -163,6 +168,10 @@ fn recorded(
             .iter()
             .position(|server| server.name == connection.server);
         if let Some(server) = position {
+            if connection.hold.is_zero() {
+                // Its end would come before its begin.
+                continue;
+            }
             let at = connection.began - begin;
             changes.push((at, true, server));
             changes.push((at + connection.hold, false, server));
@@ -207,6 +216,9 @@ fn configured_servers(config: &Config, upstream: &str) -> Result<Vec<ServerSetup
     let found = upstreams
         .find(|configured| configured.id.as_str() == upstream)
         .ok_or_else(|| ReplayError::UnknownUpstream(upstream.to_owned()))?;
+    if found.servers.is_empty() {
+        return Err(ReplayError::NoListedServers(upstream.to_owned()));
+    }
     let servers = found.servers.iter().map(|spec| ServerSetup {
         weight: spec.weight,
         max_conns: spec.max_conns,

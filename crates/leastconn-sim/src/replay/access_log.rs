@@ -33,13 +33,30 @@ pub struct Log {
     pub skipped_lines: usize,
 }
 
-/// A log that cannot be read.
+/// A log that cannot be replayed.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: {error}")]
-pub struct LogError {
-    path: PathBuf,
-    error: io::Error,
+pub enum LogError {
+    #[error("{path}: {error}")]
+    Open { path: PathBuf, error: io::Error },
+    #[error("{path}:{line}: {error}")]
+    Read {
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        error: io::Error,
+    },
+    #[error("{path}:{line}: `{field}` must be from 0 to {MAX_MILLISECONDS} ms, not {value}")]
+    OutOfRange {
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        field: &'static str,
+        value: f64,
+    },
 }
+
+/// Longest connection: ten years.
+const MAX_MILLISECONDS: f64 = 10.0 * 365.0 * 86_400.0 * 1_000.0;
 
 /// The fields that a replay needs.
 #[derive(Debug, Deserialize)]
@@ -59,30 +76,43 @@ impl Log {
     /// Reads the logs. Connections that did not reach a server are left out.
     ///
     /// # Errors
-    /// If a file cannot be read.
+    /// If a file cannot be read, or a connection has an impossible duration.
     pub fn read(paths: &[PathBuf]) -> Result<Self, LogError> {
         let mut log = Self::default();
         for (balancer, path) in paths.iter().enumerate() {
-            log.read_one(path, balancer).map_err(|error| LogError {
-                path: path.clone(),
-                error,
-            })?;
+            log.read_one(path, balancer)?;
         }
         Ok(log)
     }
 
-    fn read_one(&mut self, path: &Path, balancer: usize) -> io::Result<()> {
-        for line in BufReader::new(File::open(path)?).lines() {
-            let line = line?;
-            if line.trim().is_empty() {
+    fn read_one(&mut self, path: &Path, balancer: usize) -> Result<(), LogError> {
+        let file = File::open(path).map_err(|error| LogError::Open {
+            path: path.to_owned(),
+            error,
+        })?;
+        for (index, text) in BufReader::new(file).lines().enumerate() {
+            let number = index + 1;
+            let text = text.map_err(|error| LogError::Read {
+                path: path.to_owned(),
+                line: number,
+                error,
+            })?;
+            if text.trim().is_empty() {
                 continue;
             }
-            let line: Option<Line> = serde_json::from_str(&line).ok();
+            let line: Option<Line> = serde_json::from_str(&text).ok();
             let accepted = line.as_ref().and_then(|line| line.time.parse().ok());
             match line.zip(accepted) {
                 Some((line, accepted)) => {
-                    self.connections
-                        .extend(connection(line, accepted, balancer));
+                    let connection = connection(line, accepted, balancer);
+                    let connection =
+                        connection.map_err(|OutOfRange { field, value }| LogError::OutOfRange {
+                            path: path.to_owned(),
+                            line: number,
+                            field,
+                            value,
+                        })?;
+                    self.connections.extend(connection);
                 }
                 None => self.skipped_lines += 1,
             }
@@ -91,20 +121,41 @@ impl Log {
     }
 }
 
-fn connection(line: Line, accepted: Timestamp, balancer: usize) -> Option<Connection> {
-    let accepted = accepted.as_duration();
-    let handshake = milliseconds(line.handshake_ms);
-    Some(Connection {
-        upstream: line.upstream?,
-        server: line.server?,
-        began: Duration::try_from(accepted).ok()? + handshake,
-        hold: milliseconds(line.duration_ms?).saturating_sub(handshake),
-        source: line.source,
-        balancer,
-    })
+/// A time that no connection can have.
+struct OutOfRange {
+    field: &'static str,
+    value: f64,
 }
 
-/// Values that a `Duration` cannot represent count as zero.
-fn milliseconds(value: f64) -> Duration {
-    Duration::try_from_secs_f64(value / 1_000.0).unwrap_or_default()
+fn connection(
+    line: Line,
+    accepted: Timestamp,
+    balancer: usize,
+) -> Result<Option<Connection>, OutOfRange> {
+    let (Some(upstream), Some(server), Some(duration)) =
+        (line.upstream, line.server, line.duration_ms)
+    else {
+        return Ok(None);
+    };
+    let handshake = milliseconds("handshake_ms", line.handshake_ms)?;
+    let duration = milliseconds("duration_ms", duration)?;
+    let Ok(accepted) = Duration::try_from(accepted.as_duration()) else {
+        return Ok(None);
+    };
+    Ok(Some(Connection {
+        upstream,
+        server,
+        began: accepted + handshake,
+        hold: duration.saturating_sub(handshake),
+        source: line.source,
+        balancer,
+    }))
+}
+
+fn milliseconds(field: &'static str, value: f64) -> Result<Duration, OutOfRange> {
+    if (0.0..=MAX_MILLISECONDS).contains(&value) {
+        Ok(Duration::from_secs_f64(value / 1_000.0))
+    } else {
+        Err(OutOfRange { field, value })
+    }
 }

@@ -87,3 +87,55 @@ fn log_without_connections_is_an_error() {
     let error = replay("{}\n", None).unwrap_err();
     assert!(matches!(error, ReplayError::NoConnections(_)), "{error}");
 }
+
+#[test]
+fn connection_of_zero_duration_is_not_counted_as_open() {
+    let immediate = line(1, "a", 10).replace("\"duration_ms\":10500", "\"duration_ms\":500");
+    let (reports, _) = replay(&(immediate.repeat(5) + &uneven()), None).unwrap();
+    // The most open connections and peak/mean are those of `uneven`.
+    assert_eq!(values(&reports[0], "recorded"), [1.5, 3.0, 0.0]);
+}
+
+#[test]
+fn impossible_duration_is_an_error_with_its_line() {
+    for (field, value) in [
+        ("duration_ms", "1e19"),
+        ("duration_ms", "1e300"),
+        ("duration_ms", "-1"),
+        ("handshake_ms", "1e19"),
+    ] {
+        let good = line(1, "a", 10);
+        let recorded = match field {
+            "duration_ms" => "10500",
+            _ => "500",
+        };
+        let bad = good.replace(
+            &format!("\"{field}\":{recorded}"),
+            &format!("\"{field}\":{value}"),
+        );
+        assert_ne!(bad, good);
+        let error = replay(&(good + "\n" + &bad), None).unwrap_err();
+        let text = error.to_string();
+        let place = format!("access.log:3: `{field}`");
+        assert!(text.contains(&place), "{text}");
+    }
+}
+
+#[test]
+fn configuration_without_listed_servers_is_an_error() {
+    let config = r#"
+        [[listener]]
+        name = "main"
+        bind = "127.0.0.1:1"
+        upstream = "web"
+        [[upstream]]
+        name = "web"
+        servers = [{ dns = "web.example:80" }]
+        [[client]]
+        name = "all"
+        match = { source = ["127.0.0.0/8"] }
+        allow = ["web"]
+    "#;
+    let error = replay(&uneven(), Some(config)).unwrap_err();
+    assert!(matches!(error, ReplayError::NoListedServers(_)), "{error}");
+}
