@@ -32,7 +32,7 @@ use crate::{
     server::{AgentChange, Server, ServerGroup, SlotSource, SlowStart},
     spec::{ClientId, PanicPolicy, ServerId, ServerSpec, UpstreamId, ZoneId},
     sync::{Arc, Mutex},
-    weight::WeightOverride,
+    weight::{Hundredths, WeightOverride},
 };
 pub use builder::PoolBuilder;
 pub use candidates::{Candidates, Tried};
@@ -134,10 +134,23 @@ impl Member {
         self.details.spec.zone.as_ref()
     }
 
-    /// Returns the weight in effect. It differs from [`Self::configured_weight`] if it was
-    /// changed by [`Pool::set_weight`].
+    /// Returns the weight in effect: that of an [operator](Pool::set_weight), else the configured
+    /// weight multiplied by the percentage that the server's [agent](Pool::agent_reported)
+    /// reports, else [`Self::configured_weight`]. Zero: the server gets no new connections.
     pub fn effective_weight(&self) -> f64 {
         self.details.weight.to_weight()
+    }
+
+    /// The weight in effect, in hundredths. The configured weight if the weight in effect is zero,
+    /// so that a weight of zero lowers the available capacity of a zone like a drain.
+    fn capacity(&self) -> u64 {
+        let weight = self.details.weight;
+        let weight = if weight.is_zero() {
+            Hundredths::new(self.configured_weight(), None)
+        } else {
+            weight
+        };
+        weight.get().into()
     }
 
     /// Whether the server has reached its maximum of concurrent connections, or this balancer

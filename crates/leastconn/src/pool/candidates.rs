@@ -74,8 +74,11 @@ impl Candidates {
     /// available. Returns `false` if none of these servers is available.
     pub(super) fn is_mostly_available(&self, backup: bool) -> bool {
         let members = || self.members().iter().filter(|m| m.backup == backup);
-        let available = sum(members().filter(|member| member.server.is_available()));
-        available > 0 && 2 * available >= sum(members())
+        let capacity = |members: &mut dyn Iterator<Item = &Member>| -> u64 {
+            members.map(Member::capacity).sum()
+        };
+        let available = capacity(&mut members().filter(|m| m.server.is_available()));
+        available > 0 && 2 * available >= capacity(&mut members())
     }
 
     pub(super) fn to_shared(&self) -> Arc<[Member]> {

@@ -459,6 +459,41 @@ fn zone_counts_by_weight_and_within_the_selector() {
 }
 
 #[test]
+fn weight_zero_lowers_the_capacity_of_a_zone_like_drain() {
+    let in_zone = |name: &str, weight, zone: &str| {
+        let weight = Weight::new(weight).unwrap();
+        spec(name, 1).weight(weight).zone(ZoneId::from(zone))
+    };
+    let pool = Pool::builder("zoned")
+        .servers([
+            in_zone("a", 10, "z"),
+            in_zone("b", 1, "z"),
+            in_zone("c", 1, "y"),
+        ])
+        .zone(ZoneId::from("z"))
+        .build()
+        .unwrap();
+    let is_local = || pool.own_zone().unwrap().1;
+    let a = pool.server("a").unwrap();
+    assert!(is_local());
+    a.set_admin(AdminState::Drain);
+    assert!(!is_local(), "1 of 11");
+    a.set_admin(AdminState::Ready);
+    for zero in [WeightOverride::Absolute(0), WeightOverride::Percent(0)] {
+        assert!(is_local());
+        pool.set_weight("a", Some(zero));
+        assert!(!is_local(), "1 of 11");
+        // A fraction multiplies the whole weights of all members.
+        pool.set_weight("b", Some(WeightOverride::Percent(50)));
+        assert!(!is_local(), "0.5 of 10.5");
+        pool.set_weight("b", Some(WeightOverride::Absolute(10)));
+        assert!(is_local(), "10 of 20");
+        pool.set_weight("b", None);
+        pool.set_weight("a", None);
+    }
+}
+
+#[test]
 fn full_zone_spills_over_and_backups_come_last() {
     let server = |name: &str, zone: &str| spec(name, 1).zone(ZoneId::from(zone));
     let servers = [
