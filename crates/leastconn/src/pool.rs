@@ -433,27 +433,41 @@ impl Pool {
         self.members.subscribe()
     }
 
-    /// Whether a candidate could become available after `now`. Returns `true` if a candidate is
-    /// ejected or down, if a candidate is available and below `max_conns`, or if the pool has
-    /// no members yet. Returns `false` if all candidates are in drain or maint, or at
-    /// `max_conns`.
+    /// Whether a server of `selector` could become available after `now`. Returns `true` if one of its
+    /// `candidates` is ejected or down, or available and below `max_conns`. If all of them are in
+    /// drain or maint, or there are none, returns whether a further server may join.
     #[cfg(feature = "tokio")]
-    pub(crate) fn may_recover(&self, candidates: &Candidates, now: Instant) -> bool {
+    pub(crate) fn may_recover(
+        &self,
+        selector: &Selector,
+        candidates: &Candidates,
+        now: Instant,
+    ) -> bool {
         let may_recover = candidates.members().iter().any(|member| {
             let server = &member.server;
             server.is_unhealthy() || (server.is_available() && !member.is_full(now))
         });
-        may_recover || self.membership.load().all.is_empty()
+        may_recover || (are_withdrawn(candidates) && self.may_join(selector, candidates))
     }
 
-    /// Whether all candidates are in drain or maint. Returns `false` if the pool has no
-    /// members yet.
+    /// Whether all candidates are in drain or maint, and no further server of `selector` may join.
     #[cfg(feature = "tokio")]
-    pub(crate) fn is_withdrawn(&self, candidates: &Candidates) -> bool {
-        let mut servers = candidates.members().iter().map(|member| &member.server);
-        servers.all(|server| !server.is_available() && !server.is_unhealthy())
-            && !self.membership.load().all.is_empty()
+    pub(crate) fn is_withdrawn(&self, selector: &Selector, candidates: &Candidates) -> bool {
+        are_withdrawn(candidates) && !self.may_join(selector, candidates)
     }
+
+    /// Whether servers of `selector` are absent, but could become members. Only pools that
+    /// [may be empty](PoolBuilder::may_be_empty) are expected to change their members.
+    #[cfg(feature = "tokio")]
+    fn may_join(&self, selector: &Selector, candidates: &Candidates) -> bool {
+        self.may_be_empty && selector.has_absent_servers(candidates)
+    }
+}
+
+#[cfg(feature = "tokio")]
+fn are_withdrawn(candidates: &Candidates) -> bool {
+    let mut servers = candidates.members().iter().map(|member| &member.server);
+    servers.all(|server| !server.is_available() && !server.is_unhealthy())
 }
 
 /// Weights that are changed while the pool is in use.

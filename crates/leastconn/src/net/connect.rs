@@ -313,7 +313,8 @@ impl<'a, P: Prepare> Connect<'a, P> {
     /// the queue. This time does not count towards [`ConnectPolicy::retry_for`].
     ///
     /// The method fails without waiting if no server can become available: if all servers are
-    /// in drain or maint, or at `max_conns` and the pool has no queue. If all servers are set to
+    /// in drain or maint, or at `max_conns` and the pool has no queue. It waits for selected
+    /// servers that are absent if the pool [may be empty](crate::PoolBuilder::may_be_empty). If all servers are set to
     /// drain or maint while the method waits between rounds, it fails before the next round.
     ///
     /// A connection counts on its server before the server is dialled, so that concurrent
@@ -348,10 +349,10 @@ impl<'a, P: Prepare> Connect<'a, P> {
                 Err(later) => failure = later.or(failure),
             }
             let is_hopeless = match retry {
-                None => failure.is_none() && !pool.may_recover(&candidates, now()),
+                None => failure.is_none() && !pool.may_recover(self.selector, &candidates, now()),
                 // A server at `max_conns` is worth waiting for: other waiting connections
                 // may occupy it only while they try to connect.
-                Some(_) => pool.is_withdrawn(&candidates),
+                Some(_) => pool.is_withdrawn(self.selector, &candidates),
             };
             if policy.retry_for.is_zero() || is_hopeless {
                 break;

@@ -77,6 +77,17 @@ impl Selector {
         }
     }
 
+    /// Whether the selector includes servers that are not among its present `candidates`, but may
+    /// join later.
+    #[cfg(feature = "tokio")]
+    pub(super) fn has_absent_servers(&self, candidates: &Candidates) -> bool {
+        match &self.0 {
+            Kind::All => candidates.is_empty(),
+            Kind::Named(named) => named.names.len() > candidates.members().len(),
+            Kind::Fixed(_) => false,
+        }
+    }
+
     pub(super) fn resolve(&self, membership: &Arc<Membership>, rules: &PickRules) -> Candidates {
         match &self.0 {
             Kind::All => membership.all.clone(),

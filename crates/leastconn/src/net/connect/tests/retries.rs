@@ -77,6 +77,46 @@ async fn full_and_drained_servers_fail_at_once() {
     assert!(now() - start < Duration::from_secs(1));
 }
 
+/// A pool of a drained server `web0` to which servers may be added.
+fn changing_pool(address: SocketAddr) -> Pool {
+    let pool = Pool::builder("web").server(ServerSpec::new("web0", address));
+    let pool = pool.may_be_empty(true).seed(1).build().unwrap();
+    server(&pool, 0).set_admin(crate::AdminState::Drain);
+    pool
+}
+
+#[tokio::test]
+async fn connection_waits_for_its_absent_server() {
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    for selected in [&["web1"][..], &["web0", "web1"]] {
+        let pool = Arc::new(changing_pool(upstream.addr()));
+        let waiting = {
+            let (pool, selector) = (Arc::clone(&pool), Selector::named(selected.iter().copied()));
+            tokio::spawn(async move { connect(&pool, &selector, &retrying()).await })
+        };
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let specs = ["web0", "web1"].map(|name| ServerSpec::new(name, upstream.addr()));
+        pool.update(specs).unwrap();
+        let connected = within(DEADLINE, "the connection", waiting).await.unwrap();
+        assert_eq!(connected.unwrap().lease.server().id().as_str(), "web1");
+    }
+}
+
+#[tokio::test]
+async fn absent_servers_do_not_delay_the_refusal_by_full_servers() {
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    let pool = changing_pool(upstream.addr());
+    let full = ServerSpec::new("web0", upstream.addr()).max_conns(std::num::NonZeroU32::new(1));
+    pool.update([full]).unwrap();
+    server(&pool, 0).set_admin(crate::AdminState::Ready);
+    let _held = connect_all(&pool, &retrying()).await.unwrap();
+    let start = now();
+    let selector = Selector::named(["web0", "web1"]);
+    let error = connect(&pool, &selector, &retrying()).await.unwrap_err();
+    assert!(matches!(error, ConnectError::NoServerAvailable), "{error}");
+    assert!(now() - start < Duration::from_secs(1));
+}
+
 #[tokio::test]
 async fn drain_of_all_servers_ends_the_wait() {
     for state in [crate::AdminState::Drain, crate::AdminState::Maint] {
