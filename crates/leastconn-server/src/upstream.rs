@@ -15,7 +15,7 @@ use std::{
 };
 
 use leastconn::{
-    Discover, Pool, PoolBuilder, PoolError, ServerSpec, follow,
+    Discover, Pool, PoolBuilder, PoolError, ServerId, ServerSpec, follow,
     net::{self, AgentCheck, AgentChecker, Check, Checker, ConnectPolicy, Probe},
 };
 use leastconn_proxy_protocol::Version;
@@ -60,7 +60,7 @@ pub struct Upstream {
 #[derive(Debug, Default)]
 struct Tasks {
     checker: Option<Checker>,
-    _agents: Option<AgentChecker>,
+    agents: Option<AgentChecker>,
     discovery: JoinSet<()>,
 }
 
@@ -153,7 +153,7 @@ impl Upstream {
         let agents = agents.map(|check| AgentChecker::start(&pool, agent_check_of(check)));
         let tasks = Tasks {
             checker,
-            _agents: agents,
+            agents,
             discovery: JoinSet::new(),
         };
         let mut connect = ConnectPolicy::default();
@@ -246,6 +246,20 @@ impl Upstream {
                 round.await;
             }
         }
+    }
+
+    /// For each server whose agent is asked: how long ago the agent has last reported.
+    pub fn agent_report_ages(&self) -> Vec<(ServerId, Duration)> {
+        let tasks = self.tasks.lock();
+        let Some(agents) = &tasks.agents else {
+            return Vec::new();
+        };
+        let (members, now) = (self.pool.members(), net::now());
+        let ages = members.iter().filter_map(|member| {
+            let server = member.server.id();
+            Some((server.clone(), agents.report_age(server, now)?))
+        });
+        ages.collect()
     }
 
     pub fn pool(&self) -> &Pool {

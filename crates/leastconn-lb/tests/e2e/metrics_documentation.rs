@@ -130,7 +130,11 @@ async fn start_with_traffic() -> (Running, Upstream) {
         .listener("plain", &["upstream = \"web\""])
         .listener("dead", &["upstream = \"dead\""])
         .upstream("web", &[NO_PROBES], &entries(&[&web]))
-        .upstream("dead", &[NO_PROBES], &[a, b, file])
+        .upstream(
+            "dead",
+            &[NO_PROBES, "agent_check = { port = 9 }"],
+            &[a, b, file],
+        )
         .client("trial", &cn(CLIENT1), "web", "mode = \"shadow\"")
         .client("client1", &cn(CLIENT1), "web", "")
         .client("barred", &cn("barred.lb.com"), "dead", "")

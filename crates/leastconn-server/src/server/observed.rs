@@ -39,6 +39,19 @@ impl Observed for ObservedContext {
             .collect()
     }
 
+    fn agents(&self) -> Vec<(String, String, f64)> {
+        let snapshot = self.0.snapshot();
+        snapshot
+            .running_upstreams()
+            .flat_map(|upstream| {
+                let id = upstream.pool().id();
+                let ages = upstream.agent_report_ages().into_iter();
+                ages.map(|(server, age)| (id.to_string(), server.to_string(), age.as_secs_f64()))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
     fn discoveries(&self) -> Vec<DiscoveryState> {
         let snapshot = self.0.snapshot();
         snapshot

@@ -2,9 +2,10 @@
 //! of the server.
 
 use std::{
+    collections::{HashMap, HashSet},
     io,
     sync::{Arc, Weak},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -16,10 +17,11 @@ use tokio::{
 use super::{
     connect::dial_for_check, jittered, member_tasks::MemberTasks, now, prepare::Plain, random,
 };
-use crate::{AgentReport, Pool, Server, deadline::after, sync::Mutex};
+use crate::{AgentReport, Member, Pool, Server, ServerId, deadline::after, sync::Mutex};
 
-/// Maximum length of a report.
-const MAX_REPORT: u64 = 1024;
+/// Maximum length of a report, in bytes. A longer report is an error: its end may be cut within a
+/// word, such as `maxconn:30` of `maxconn:3000`.
+const MAX_REPORT: usize = 1024;
 
 /// Settings of agent checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +67,8 @@ pub struct AgentChecker {
 struct Shared {
     pool: Weak<Pool>,
     check: AgentCheck,
+    /// The time of the last report of each server or, if there was none, of the first check.
+    reported: Mutex<HashMap<ServerId, Instant>>,
     /// Whether the checker was dropped. The lock is held while a report is applied, so that no
     /// report is applied after the drop.
     is_stopped: Mutex<bool>,
@@ -79,6 +83,7 @@ impl AgentChecker {
         let shared = Arc::new(Shared {
             pool: Arc::downgrade(pool),
             check,
+            reported: Mutex::default(),
             is_stopped: Mutex::new(false),
         });
         let mut changes = pool.watch_members();
@@ -89,6 +94,7 @@ impl AgentChecker {
             loop {
                 let members = Arc::clone(&changes.borrow_and_update());
                 tasks.keep_only(&members);
+                of_tasks.keep_only(&members);
                 for member in tasks.missing(&members) {
                     let server = &member.server;
                     let task = ask_periodically(Arc::clone(&of_tasks), Arc::clone(server));
@@ -106,6 +112,16 @@ impl AgentChecker {
     }
 }
 
+impl AgentChecker {
+    /// Returns how long ago the agent of a server has last reported at `now` or, if it never has,
+    /// how long ago it was first asked. Returns `None` for servers whose agents are not asked.
+    pub fn report_age(&self, server: &ServerId, now: Instant) -> Option<Duration> {
+        let reported = self.shared.reported.lock();
+        let at = reported.get(server)?;
+        Some(now.saturating_duration_since(*at))
+    }
+}
+
 impl Drop for AgentChecker {
     fn drop(&mut self) {
         *self.shared.is_stopped.lock() = true;
@@ -119,7 +135,10 @@ async fn ask_periodically(shared: Arc<Shared>, server: Arc<Server>) {
     let mut is_failing = false;
     loop {
         let start = now();
-        if !server.is_in_operator_maint() {
+        if server.is_in_operator_maint() {
+            shared.reported.lock().remove(server.id());
+        } else {
+            shared.asked(&server, start);
             let result = ask(&server, &shared.check).await;
             let Some(pool) = shared.pool.upgrade() else {
                 return;
@@ -131,6 +150,7 @@ async fn ask_periodically(shared: Arc<Shared>, server: Arc<Server>) {
                         tracing::info!(%upstream, server = %server.id(), "agent answers again");
                     }
                     is_failing = false;
+                    shared.reported.lock().insert(server.id().clone(), now());
                     shared.apply(&pool, &server, &line);
                 }
                 Err(error) => {
@@ -147,6 +167,17 @@ async fn ask_periodically(shared: Arc<Shared>, server: Arc<Server>) {
 }
 
 impl Shared {
+    fn asked(&self, server: &Server, at: Instant) {
+        let mut reported = self.reported.lock();
+        reported.entry(server.id().clone()).or_insert(at);
+    }
+
+    /// Forgets the reports of servers that have left the pool.
+    fn keep_only(&self, members: &[Member]) {
+        let names: HashSet<_> = members.iter().map(|member| member.server.id()).collect();
+        self.reported.lock().retain(|name, _| names.contains(name));
+    }
+
     fn apply(&self, pool: &Pool, server: &Server, line: &str) {
         let is_stopped = self.is_stopped.lock();
         if *is_stopped {
@@ -177,7 +208,7 @@ async fn ask(server: &Server, check: &AgentCheck) -> io::Result<String> {
             stream.write_all(send).await?;
         }
         let mut line = Vec::new();
-        let mut limited = stream.take(MAX_REPORT);
+        let mut limited = stream.take(MAX_REPORT as u64 + 1);
         while !line.contains(&b'\n') && limited.read_buf(&mut line).await? > 0 {}
         if line.is_empty() {
             let message = "the agent closed the connection without a report";
@@ -185,6 +216,10 @@ async fn ask(server: &Server, check: &AgentCheck) -> io::Result<String> {
         }
         let end = line.iter().position(|&byte| byte == b'\n');
         line.truncate(end.unwrap_or(line.len()));
+        if line.len() > MAX_REPORT {
+            let message = format!("the report is longer than {MAX_REPORT} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
         Ok(String::from_utf8_lossy(&line).into_owned())
     };
     timeout(check.timeout, answer)
@@ -247,8 +282,19 @@ mod tests {
         assert_eq!(member().effective_weight(), 0.5);
         assert_eq!(member().max_conns.map(|max| max.get()), Some(3));
 
+        let age = |name: &str| checker.report_age(&ServerId::from(name), now());
         is_silent.store(true, Ordering::Relaxed);
         sleep(Duration::from_millis(100)).await;
+        // The last report before the silence is at most one interval and one check older.
+        let first = age("a").unwrap();
+        assert!(first < Duration::from_secs(5), "{first:?}");
+        sleep(Duration::from_millis(50)).await;
+        assert!(age("a").unwrap() >= first + Duration::from_millis(50));
+        assert_eq!(age("b"), None);
+        member().server.set_admin(AdminState::Maint);
+        wait_until(&pool, |_| age("a").is_none()).await;
+        member().server.set_admin(AdminState::Ready);
+        wait_until(&pool, |_| age("a").is_some()).await;
         assert!(
             is_drained(&member().server),
             "the last report still applies"
@@ -265,6 +311,26 @@ mod tests {
         let member = member();
         assert!(member.server.status().is_available());
         assert_eq!((member.effective_weight(), member.max_conns), (1.0, None));
+    }
+
+    #[tokio::test]
+    async fn report_over_the_length_limit_is_an_error() {
+        let pool = pool();
+        let server = pool.server("a").unwrap();
+        let report = async |length: usize, end: &str| {
+            let line = format!("{:>length$}{end}", "maxconn:30").leak();
+            let check = AgentCheck::new(agent(line, Arc::default()).await);
+            ask(&server, &check).await
+        };
+        for end in ["", "\n", "\r\nsecond line"] {
+            let text = report(MAX_REPORT - 1, end).await.unwrap();
+            assert!(text.trim_end().ends_with("maxconn:30"), "{text}");
+        }
+        for end in ["", "00", "\n"] {
+            let error = report(MAX_REPORT + 1, end).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        }
+        assert!(report(MAX_REPORT, "00\n").await.is_err());
     }
 
     #[tokio::test]

@@ -17,6 +17,8 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     /// Upstream, server and open connections of servers that were removed from the
     /// configuration. A name may occur more than once.
     fn removed_servers(&self) -> Vec<(String, String, u64)>;
+    /// Upstream and server of each agent that is asked, and the seconds since its last report.
+    fn agents(&self) -> Vec<(String, String, f64)>;
     /// The upstreams whose servers are discovered.
     fn discoveries(&self) -> Vec<DiscoveryState>;
     /// All upstreams, and whether they are in panic mode.
@@ -181,6 +183,15 @@ impl<O: Observed> Collect<O> {
             "Weight in effect; 0: the server gets no new connections",
             MetricType::Gauge,
             weights,
+        )?;
+        family(
+            encoder,
+            "leastconn_server_agent_stale_seconds",
+            "Seconds since the last report of the server's agent",
+            MetricType::Gauge,
+            self.0.agents().into_iter().map(|(upstream, server, age)| {
+                (ServerLabels { upstream, server }, ConstGauge::new(age))
+            }),
         )
     }
 

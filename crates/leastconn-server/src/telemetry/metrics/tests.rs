@@ -15,6 +15,10 @@ impl Observed for FixedState {
         vec![removed("web1", 2), removed("web2", 0), removed("web1", 1)]
     }
 
+    fn agents(&self) -> Vec<(String, String, f64)> {
+        vec![("web".to_owned(), "web1".to_owned(), 0.25)]
+    }
+
     fn discoveries(&self) -> Vec<DiscoveryState> {
         vec![DiscoveryState {
             upstream: "web".to_owned(),
