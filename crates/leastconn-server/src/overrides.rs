@@ -4,7 +4,7 @@
 //! `drain` regardless of other changes in the file, even of its address, until an operator sets it
 //! to `ready` or the server is removed from the file. The same applies to weights, until an
 //! operator sets a weight of 100 %. Overrides of a discovered server are kept while the server is
-//! absent, and apply again when it rejoins. The log level stays until an operator resets it or the
+//! absent, for up to a week, and apply again when it rejoins. The log level stays until an operator resets it or the
 //! level in the file changes.
 
 mod discovered;
@@ -13,7 +13,11 @@ mod handover;
 mod maintenance;
 mod weights;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use leastconn::{AdminState, ServerId, UpstreamId, WeightOverride};
@@ -57,6 +61,8 @@ struct ActiveOverrides {
     servers: BTreeMap<(UpstreamId, ServerId), ServerOverride>,
     weights: Weights,
     level: Option<(Level, Timestamp)>,
+    /// Since when discovered servers with overrides are absent.
+    absences: HashMap<(UpstreamId, ServerId), Instant>,
     /// Whether the overrides were handed over to a successor process.
     is_replaced: bool,
 }

@@ -110,6 +110,21 @@ impl Weights {
         })
     }
 
+    pub(super) fn keys(&self) -> impl Iterator<Item = &(UpstreamId, ServerId)> {
+        self.0.keys()
+    }
+
+    /// Forgets the weight of an absent server.
+    pub(super) fn remove(&mut self, server: &(UpstreamId, ServerId)) -> Option<WeightOverride> {
+        self.0.remove(server).map(|set| set.weight)
+    }
+
+    #[cfg(test)]
+    pub(super) fn insert(&mut self, server: (UpstreamId, ServerId), weight: WeightOverride) {
+        let since = Timestamp::UNIX_EPOCH;
+        self.0.insert(server, SetWeight { weight, since });
+    }
+
     pub(super) fn active(&self) -> impl Iterator<Item = Override> {
         self.0.iter().map(|((upstream, server), set)| {
             Override::Weight(upstream.clone(), server.clone(), set.weight, set.since)

@@ -76,10 +76,11 @@ pub(super) struct Discovery {
     sources: Vec<(ServerSource, Arc<Source>)>,
     settings: config::Discovery,
     /// Set when the next generation of the upstream takes over the sources. The lock is held
-    /// while the members of the pool are replaced.
+    /// from recording an answer until the members of the pool are replaced: a removal is either
+    /// applied before a reload, or found by the first look-up after it.
     is_stopped: Mutex<bool>,
-    /// Names of ignored duplicates. A warning is logged only for names that are not in this list.
-    duplicates: Mutex<Vec<ServerId>>,
+    /// Names of ignored duplicates. A warning is logged only for names that are not in this set.
+    duplicates: Mutex<HashSet<ServerId>>,
 }
 
 impl Discovery {
@@ -122,16 +123,16 @@ impl Discovery {
         let discovered = discovered.flat_map(|(config, source)| source.servers(config));
         let mut servers = self.listed.clone();
         let mut names: HashSet<_> = servers.iter().map(|server| server.id.clone()).collect();
-        let mut duplicates = Vec::new();
+        let mut duplicates = HashSet::new();
         for server in discovered {
             if names.insert(server.id.clone()) {
                 servers.push(server);
             } else {
-                duplicates.push(server.id);
+                duplicates.insert(server.id);
             }
         }
         let mut logged = self.duplicates.lock();
-        for server in duplicates.iter().filter(|server| !logged.contains(server)) {
+        for server in duplicates.difference(&logged) {
             tracing::warn!(%server, "discovered server ignored: another server has the same name");
         }
         *logged = duplicates;
@@ -157,8 +158,6 @@ impl Discovery {
                 pool: Arc::clone(pool),
                 apply: Arc::clone(apply),
             };
-            // A source may have changed since the pool was built.
-            follow.apply_members();
             tasks.spawn(follow.run());
         }
     }
@@ -231,13 +230,22 @@ impl Follow {
         }
         loop {
             let result = lookup.run(&self.source).await;
-            self.record(result);
-            self.apply_members();
+            self.apply(result);
             let due = sleep_until(self.source.next_lookup().into());
             match &mut changes {
                 None => due.await,
                 Some(changes) => changes.wait(due).await,
             }
+        }
+    }
+
+    /// Merges the result into the source, then updates the pool. Does nothing if the next
+    /// generation of the upstream has taken over.
+    fn apply(&self, result: Result<Answer, LookupError>) {
+        let is_stopped = self.discovery.is_stopped.lock();
+        if !*is_stopped {
+            self.record(result);
+            self.apply_members();
         }
     }
 
@@ -258,10 +266,6 @@ impl Follow {
     }
 
     fn apply_members(&self) {
-        let is_stopped = self.discovery.is_stopped.lock();
-        if *is_stopped {
-            return;
-        }
         let servers = self.discovery.servers();
         let on_removal = self.discovery.settings.removed;
         let upstream = self.pool.id();
