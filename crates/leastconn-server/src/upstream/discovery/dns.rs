@@ -1,15 +1,16 @@
 //! DNS look-ups: addresses and SRV records, with their TTLs.
 //!
 //! Answers are not cached: the caller decides when to look up again. Truncated answers are
-//! requested again over TCP. `/etc/hosts` is not used, because its entries have no TTL.
+//! requested again over TCP. The addresses of `dns` may also come from `/etc/hosts`.
 
+mod hosts;
 mod targets;
 
 use std::{
     collections::BTreeSet,
     io,
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -37,6 +38,11 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Maximum size of `/etc/resolv.conf`.
 const RESOLV_CONF_SIZE: u64 = 64 * 1024;
+
+const HOSTS: &str = "/etc/hosts";
+
+/// Maximum size of `/etc/hosts`. Lists of blocked names have a few megabytes.
+const HOSTS_SIZE: u64 = 16 * 1024 * 1024;
 
 /// Time limit of a look-up, including all retries and the addresses of SRV targets.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -86,6 +92,7 @@ pub(super) struct DnsClient {
     family: AddressFamily,
     /// Maximum number of servers in an answer.
     max: usize,
+    hosts: PathBuf,
     lane: Lane,
     current: Option<Current>,
 }
@@ -153,6 +160,7 @@ impl DnsClient {
             resolvers: settings.resolvers.clone(),
             family: settings.family,
             max: settings.max,
+            hosts: PathBuf::from(HOSTS),
             lane: Lane::default(),
             current: None,
         }
@@ -161,12 +169,22 @@ impl DnsClient {
     /// Finds the servers of `dns`: the addresses of `host`.
     pub(super) async fn addresses(&mut self, host: &str, port: u16) -> Result<Answer, DnsError> {
         let look_up = async {
-            let resolver = self.resolver().await?;
-            let found = resolver.searched(host, Resolver::addresses).await?;
             let server = |address| {
                 let address = SocketAddr::new(address, port);
                 FoundServer::new(ServerId::from(address.to_string()), Address::from(address))
             };
+            let in_hosts = self.addresses_in_hosts(host).await?;
+            if !in_hosts.is_empty() {
+                return Ok(Answer {
+                    servers: in_hosts.into_iter().map(server).collect(),
+                    omitted: 0,
+                    unknown: Vec::new(),
+                    problem: None,
+                    ttl: None,
+                });
+            }
+            let resolver = self.resolver().await?;
+            let found = resolver.searched(host, Resolver::addresses).await?;
             let v4 = found.v4_failure.as_ref().map(|_| UnknownServers::V4);
             let v6 = found.v6_failure.as_ref().map(|_| UnknownServers::V6);
             Ok(Answer {
@@ -180,6 +198,25 @@ impl DnsClient {
         timeout(TIMEOUT, look_up)
             .await
             .map_err(|_| DnsError::TimedOut)?
+    }
+
+    /// The addresses of `host` in `/etc/hosts`. Empty if DNS servers are configured, because an
+    /// operator who chooses the DNS servers expects their answers. Also empty for names that end
+    /// with a dot, which therefore always come from DNS.
+    async fn addresses_in_hosts(&mut self, host: &str) -> Result<BTreeSet<IpAddr>, DnsError> {
+        if !self.resolvers.is_empty() || host.ends_with('.') {
+            return Ok(BTreeSet::new());
+        }
+        let (path, name) = (self.hosts.clone(), host.to_owned());
+        let read = move || {
+            let contents = files::read(&path, HOSTS_SIZE)?;
+            Ok(hosts::addresses(&contents.bytes, &name))
+        };
+        let found: io::Result<_> = self.lane.run(read).await?;
+        // Without a readable file, DNS decides, as in the C library.
+        let mut found = found.unwrap_or_default();
+        found.retain(|&address| is_in(self.family, address));
+        Ok(found)
     }
 
     /// Finds the servers of `srv`: the records of `name`. `names` assigns names to the targets.
@@ -392,13 +429,13 @@ impl Resolver {
                 }
             })
     }
+}
 
-    fn is_wanted(&self, address: IpAddr) -> bool {
-        match self.family {
-            AddressFamily::Any => true,
-            AddressFamily::V4 => address.is_ipv4(),
-            AddressFamily::V6 => address.is_ipv6(),
-        }
+const fn is_in(family: AddressFamily, address: IpAddr) -> bool {
+    match family {
+        AddressFamily::Any => true,
+        AddressFamily::V4 => address.is_ipv4(),
+        AddressFamily::V6 => address.is_ipv6(),
     }
 }
 

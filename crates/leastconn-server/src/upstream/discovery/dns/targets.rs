@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::{
     super::srv_names::{SrvNames, SrvRecord},
-    Addresses, DnsError, Resolver, host, is_usable,
+    Addresses, DnsError, Resolver, host, is_in, is_usable,
 };
 
 /// Maximum number of SRV targets that are looked up at the same time.
@@ -132,7 +132,7 @@ pub(super) async fn resolve(
 fn additional(resolver: &Resolver, lookup: &Lookup) -> HashMap<String, Addresses> {
     let mut known: HashMap<_, Addresses> = HashMap::new();
     for record in lookup.additionals() {
-        let is_used = |ip: &IpAddr| resolver.is_wanted(*ip) && is_usable(*ip);
+        let is_used = |ip: &IpAddr| is_in(resolver.family, *ip) && is_usable(*ip);
         if let Some(address) = record.data.ip_addr().filter(is_used) {
             let target = host(&record.name.to_lowercase());
             let known = known.entry(target).or_insert_with(Addresses::new);

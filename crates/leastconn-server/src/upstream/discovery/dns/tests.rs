@@ -185,3 +185,52 @@ async fn invalid_addresses_are_not_servers() {
     assert!(matches!(error, DnsError::InvalidAddress(_)), "{error}");
     assert!(!error.is_empty_answer());
 }
+
+#[tokio::test]
+async fn hosts_file_takes_precedence_over_dns() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hosts");
+    std::fs::write(&path, "10.0.0.1 web\nfd00::1 web\n").unwrap();
+    let client = |family| DnsClient {
+        hosts: path.clone(),
+        ..DnsClient::new(&Discovery {
+            family,
+            ..Discovery::default()
+        })
+    };
+    let mut any = client(AddressFamily::Any);
+    let answer = any.addresses("web", 80).await.unwrap();
+    let both = ["10.0.0.1:80=10.0.0.1:80", "[fd00::1]:80=[fd00::1]:80"];
+    assert_eq!(found(&answer), both);
+    assert_eq!((answer.ttl, answer.problem), (None, None));
+    let answer = client(AddressFamily::V6).addresses("web", 80).await;
+    assert_eq!(found(&answer.unwrap()), both[1..]);
+    // Changes apply at the next look-up.
+    std::fs::write(&path, "10.0.0.2 WEB\n").unwrap();
+    let answer = any.addresses("web", 80).await.unwrap();
+    assert_eq!(found(&answer), ["10.0.0.2:80=10.0.0.2:80"]);
+}
+
+#[tokio::test]
+async fn configured_dns_servers_and_absolute_names_bypass_the_hosts_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hosts");
+    std::fs::write(&path, "10.0.0.1 web web.\n").unwrap();
+    let replies = [("web.", RecordType::A, ips(&["10.0.0.9"]))];
+    let mut configured = client(&replies, AddressFamily::V4).await;
+    configured.hosts = path.clone();
+    let answer = configured.addresses("web", 80).await.unwrap();
+    assert_eq!(found(&answer), ["10.0.0.9:80=10.0.0.9:80"]);
+
+    let mut system = DnsClient::new(&Discovery::default());
+    system.hosts = path;
+    assert!(system.addresses_in_hosts("web.").await.unwrap().is_empty());
+    assert!(!system.addresses_in_hosts("web").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn missing_hosts_file_is_no_error() {
+    let mut system = DnsClient::new(&Discovery::default());
+    system.hosts = PathBuf::from("/nonexistent/hosts");
+    assert!(system.addresses_in_hosts("web").await.unwrap().is_empty());
+}
