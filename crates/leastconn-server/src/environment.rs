@@ -6,6 +6,8 @@ pub(crate) use leastconn_config::confinement::UPGRADE;
 
 /// Overrides, as JSON.
 pub(crate) const OVERRIDES: &str = "LEASTCONN_BY_HAND";
+/// Discovered servers, as JSON.
+pub(crate) const DISCOVERED: &str = "LEASTCONN_DISCOVERED";
 pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
 pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
 pub(crate) const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";

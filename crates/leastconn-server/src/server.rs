@@ -122,7 +122,7 @@ impl Prepared {
 
         log.set_filter(config.log.access_filter);
         let telemetry = Arc::new(Telemetry::new(log));
-        let mut snapshot = Snapshot::start(config)?;
+        let mut snapshot = Snapshot::start_after(config, inherited.discovered())?;
         for config in &snapshot.config.listeners {
             let tls = ListenerTls::new(config, snapshot.config.process.tls_records)?;
             let listener = Listener::new(config, tls, &telemetry.metrics);

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::{
     policy::Policy,
-    upstream::{ApplyMembers, Upstream, UpstreamError},
+    upstream::{ApplyMembers, DiscoveryHandover, Upstream, UpstreamError},
 };
 
 pub use handle::SnapshotHandle;
@@ -51,9 +51,24 @@ impl Snapshot {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn start(config: Config) -> Result<Self, UpstreamError> {
+        Self::start_after(config, &DiscoveryHandover::default())
+    }
+
+    /// Like [`Self::start`], with the servers that a predecessor process has discovered.
+    ///
+    /// # Errors
+    /// If an upstream cannot be started.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn start_after(
+        config: Config,
+        handover: &DiscoveryHandover,
+    ) -> Result<Self, UpstreamError> {
         let mut upstreams = HashMap::new();
         for upstream in &config.upstreams {
-            upstreams.insert(upstream.id.clone(), Arc::new(Upstream::start(upstream)?));
+            let started = Upstream::start_after(upstream, handover)?;
+            upstreams.insert(upstream.id.clone(), Arc::new(started));
         }
         let policy = Arc::new(Policy::new(&config, &upstreams));
         Ok(Self {
@@ -98,6 +113,15 @@ impl Snapshot {
         self.upstreams
             .values()
             .for_each(|upstream| upstream.start_discovery(apply));
+    }
+
+    /// The discovered servers, for a successor process.
+    pub fn export_discovered(&self) -> DiscoveryHandover {
+        let mut handover = DiscoveryHandover::default();
+        for upstream in self.running_upstreams() {
+            upstream.hand_over_to(&mut handover);
+        }
+        handover
     }
 
     /// Waits until each source has had an answer with servers. Skips upstreams with

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 pub use connector::UpstreamConnector;
-pub use discovery::{ApplyMembers, LookupCounts, SourceStatus, look_up_sources};
+pub use discovery::{ApplyMembers, DiscoveryHandover, LookupCounts, SourceStatus, look_up_sources};
 use leastconn_config::{HealthCheck, ProbeKind, StatusSet};
 use leastconn_tls::TlsError;
 pub use stream::{ServerStream, TlsStream};
@@ -75,8 +75,22 @@ impl Upstream {
     /// # Panics
     /// With health checks, outside a Tokio runtime.
     pub fn start(config: &leastconn_config::Upstream) -> Result<Self, UpstreamError> {
+        Self::start_after(config, &DiscoveryHandover::default())
+    }
+
+    /// Like [`Self::start`], with the servers that a predecessor process has discovered.
+    ///
+    /// # Errors
+    /// The errors of [`Self::start`].
+    ///
+    /// # Panics
+    /// With health checks, outside a Tokio runtime.
+    pub fn start_after(
+        config: &leastconn_config::Upstream,
+        handover: &DiscoveryHandover,
+    ) -> Result<Self, UpstreamError> {
         let connector = new_connector(config)?;
-        let discovery = Discovery::new(config, None);
+        let discovery = Discovery::new(config, None, handover);
         let pool = new_pool(config).servers(discovery.servers());
         Ok(Self::build(pool.build()?, config, connector, discovery))
     }
@@ -100,7 +114,7 @@ impl Upstream {
             Poll::Ready(Some(servers)) => pool.servers(servers),
             Poll::Ready(None) | Poll::Pending => pool,
         };
-        let discovery = Discovery::new(config, None);
+        let discovery = Discovery::new(config, None, &DiscoveryHandover::default());
         let upstream = Self::build(pool.build()?, config, connector, discovery);
         follow_changes(
             &mut upstream.tasks.lock().discovery,
@@ -131,7 +145,8 @@ impl Upstream {
     pub fn succeed(&self, config: &leastconn_config::Upstream) -> Result<Self, UpstreamError> {
         check_servers(config)?;
         let connector = new_connector(config)?;
-        let discovery = Discovery::new(config, Some(&self.discovery));
+        let none = DiscoveryHandover::default();
+        let discovery = Discovery::new(config, Some(&self.discovery), &none);
         // The members of a pool must not change once it has a successor.
         self.discovery.stop();
         let pool = configured(self.pool.successor(), config).servers(discovery.servers());
@@ -192,6 +207,11 @@ impl Upstream {
     /// The sources of discovered servers.
     pub fn sources(&self) -> Vec<SourceStatus> {
         self.discovery.status()
+    }
+
+    /// Adds the discovered servers to what a successor process receives.
+    pub(crate) fn hand_over_to(&self, handover: &mut DiscoveryHandover) {
+        handover.add(self.pool.id(), &self.discovery, net::now());
     }
 
     /// Waits until each source has had an answer with servers. Completes at once with

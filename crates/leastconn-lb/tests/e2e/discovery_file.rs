@@ -10,6 +10,7 @@ use leastconn_testkit::{
 use serde_json::json;
 
 use crate::ctl::{SOCKET, ctl};
+use crate::support::upgrading::{self, shut_down_all, upgrade};
 use crate::support::{BIN, NO_PROBES, Running, Site, named_servers, talk, tcp};
 
 /// A file of servers in the directory of the configuration.
@@ -182,6 +183,58 @@ async fn reload_keeps_discovered_servers() {
     assert_eq!(lb.reload(&config).await, "applied");
     assert_eq!(lb.server_names().await, ["web1"]);
     assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "web1");
+    lb.idle().await;
+}
+
+#[tokio::test]
+async fn upgrade_keeps_discovered_servers_while_the_source_fails() {
+    let all = named_servers(2).await;
+    let site = site("start = \"wait\"", NO_PROBES);
+    let file = ServerFile::of(&site);
+    file.list(&[&all[0]]);
+    let lb = upgrading::start(site).await;
+    let mut open = tcp(lb.main()).await;
+    assert_eq!(read_line(&mut open).await.unwrap(), "web1");
+    fs::remove_file(&file.0).unwrap();
+    wait_error(&lb, "it cannot be read").await;
+
+    let newest = upgrade(&lb, lb.pid()).await;
+    assert_eq!(lb.server_names().await, ["web1"]);
+    assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "web1");
+    file.list(&[&all[0], &all[1]]);
+    wait_names(&lb, &["web1", "web2"]).await;
+    drop(open);
+    shut_down_all(&lb, newest).await;
+}
+
+#[tokio::test]
+async fn client_waits_for_its_absent_server() {
+    let all = named_servers(2).await;
+    let retry = "retry_for = \"30s\"";
+    let site = Site::new()
+        .listener("main", &["upstream = \"web\""])
+        .upstream(
+            "web",
+            &[NO_PROBES, retry, "discovery = { hold = \"0s\" }"],
+            &["{ file = \"web.json\" }".to_owned()],
+        )
+        .client("local", "source = \"127.0.0.0/8\"", "web/web2", "");
+    let file = ServerFile::of(&site);
+    file.list(&[&all[0]]);
+    let lb = site.start().await;
+    wait_names(&lb, &["web1"]).await;
+    let waiting = tokio::spawn(talk(tcp(lb.main()).await));
+    let active = "leastconn_connections_active{listener=\"main\"}";
+    lb.wait_metric(active, 1.0, DEADLINE).await;
+    file.list(&[&all[0], &all[1]]);
+    assert_eq!(waiting.await.unwrap().unwrap(), "web2");
+
+    file.list(&[&all[0]]);
+    wait_names(&lb, &["web1"]).await;
+    let config = lb.config().replace(retry, "retry_for = \"0s\"");
+    assert_eq!(lb.reload(&config).await, "applied");
+    let _ = talk(tcp(lb.main()).await).await;
+    lb.expect_record(1, "no_server_available").await;
     lb.idle().await;
 }
 

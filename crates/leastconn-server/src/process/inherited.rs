@@ -26,11 +26,12 @@ use socket2::SockRef;
 
 use crate::{
     environment::{
-        ADMIN, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, OVERRIDES, PID1, PREDECESSOR, UNIX,
-        UPGRADE,
+        ADMIN, DISCOVERED, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, OVERRIDES, PID1,
+        PREDECESSOR, UNIX, UPGRADE,
     },
     overrides::OverrideHandover,
     process::upgrade::channel::{self, StartMessage, UnusedSockets},
+    upstream::DiscoveryHandover,
 };
 
 /// Number of the first passed descriptor.
@@ -39,7 +40,7 @@ const FIRST_FD: usize = 3;
 /// Sanity limit of `LISTEN_FDS`.
 const MAX_FDS: usize = 4096;
 
-/// Inherited descriptors and overrides.
+/// Inherited descriptors, overrides and discovered servers.
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// PID of the predecessor.
@@ -47,6 +48,7 @@ pub struct Inherited {
     sockets: Vec<Passed>,
     streams: Streams,
     overrides: Option<OverrideHandover>,
+    discovered: DiscoveryHandover,
     problems: Vec<String>,
 }
 
@@ -93,6 +95,9 @@ impl Inherited {
         let overrides = variable(OVERRIDES).filter(|_| this.is_upgrade());
         // Ignore overrides that another version has written in an unknown format.
         this.overrides = overrides.and_then(|text| serde_json::from_str(&text).ok());
+        let discovered = variable(DISCOVERED).filter(|_| this.is_upgrade());
+        let discovered = discovered.and_then(|text| serde_json::from_str(&text).ok());
+        this.discovered = discovered.unwrap_or_default();
         let Some(count) = variable(LISTEN_FDS).filter(|_| ours || replaces.is_some()) else {
             return this;
         };
@@ -151,6 +156,11 @@ impl Inherited {
     /// Overrides of the predecessor.
     pub(crate) const fn overrides(&self) -> Option<&OverrideHandover> {
         self.overrides.as_ref()
+    }
+
+    /// The servers that the predecessor has discovered.
+    pub(crate) const fn discovered(&self) -> &DiscoveryHandover {
+        &self.discovered
     }
 
     /// Problems with inherited descriptors, one per line.

@@ -36,9 +36,10 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::time::timeout;
 
 use crate::{
-    environment::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, OVERRIDES, UPGRADE},
+    environment::{DISCOVERED, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, OVERRIDES, UPGRADE},
     overrides::OverrideHandover,
     process::notify,
+    upstream::DiscoveryHandover,
 };
 use channel::{
     Channel, NewestMessage, PredecessorMessage, PredecessorStatus, StartMessage, UnusedSockets,
@@ -110,14 +111,15 @@ impl Drop for Started {
     }
 }
 
-/// Starts the new binary with `sockets` and the overrides `overrides`, and waits at most
-/// `limit` until it is ready.
+/// Starts the new binary with `sockets`, the overrides `overrides` and the `discovered` servers,
+/// and waits at most `limit` until it is ready.
 ///
 /// # Cancel safety
 /// Dropping the future kills the new process.
 pub async fn start(
     sockets: Vec<Passed>,
     overrides: OverrideHandover,
+    discovered: &DiscoveryHandover,
     limit: Duration,
 ) -> Result<ReadySuccessor, UpgradeError> {
     let path = program::path().map_err(UpgradeError::Program)?;
@@ -127,6 +129,11 @@ pub async fn start(
         // The overrides are too large for the environment: they are sent with `go`.
         _ => command.env_remove(OVERRIDES),
     };
+    if discovered.is_empty() {
+        command.env_remove(DISCOVERED);
+    } else {
+        command.env(DISCOVERED, discovered.to_json(MAX_VARIABLE));
+    }
     let successor = begin(command, path, sockets, limit).await?;
     Ok(ReadySuccessor {
         overrides,

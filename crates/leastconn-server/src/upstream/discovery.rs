@@ -5,6 +5,7 @@
 //! upstream to the pool. Connections use the current members and never wait for a look-up.
 
 mod dns;
+mod handover;
 mod members;
 mod server_file;
 mod source;
@@ -12,7 +13,7 @@ mod srv_names;
 
 use std::{collections::HashSet, fmt, path::Path, sync::Arc, time::Duration};
 
-use leastconn::{MembershipChange, Pool, PoolError, ServerId, ServerSpec};
+use leastconn::{MembershipChange, Pool, PoolError, ServerId, ServerSpec, net::now};
 use leastconn_config::{
     self as config, OnRemoval, ServerSource, SourceKind, StartMode,
     files::{Lane, NoResult},
@@ -23,6 +24,7 @@ use tokio::{
     time::{sleep, sleep_until, timeout},
 };
 
+pub use handover::DiscoveryHandover;
 pub use source::{LookupCounts, SourceStatus};
 
 use crate::file_watch::{Events, SCAN_INTERVAL, Scanner, settle};
@@ -85,13 +87,22 @@ pub(super) struct Discovery {
 
 impl Discovery {
     /// Creates the sources of an upstream. A source that `predecessor` also has is shared with it,
-    /// so its discovered servers are members from the start.
-    pub(super) fn new(config: &config::Upstream, predecessor: Option<&Self>) -> Arc<Self> {
+    /// so its discovered servers are members from the start. `handover` has the servers that a
+    /// predecessor process has discovered.
+    pub(super) fn new(
+        config: &config::Upstream,
+        predecessor: Option<&Self>,
+        handover: &DiscoveryHandover,
+    ) -> Arc<Self> {
         let source = |source: &ServerSource| {
             let known = predecessor.and_then(|before| before.source(&source.kind));
             let state = match known {
                 Some(known) => Arc::clone(known),
-                None => Arc::new(Source::new(source.kind.clone())),
+                None => {
+                    let source = Source::new(source.kind.clone());
+                    handover.import_into(&config.id, &source, now());
+                    Arc::new(source)
+                }
             };
             (source.clone(), state)
         };
@@ -206,7 +217,7 @@ impl Discovery {
 /// Looks up all sources of an upstream once, within `limit`. For commands that only show the
 /// result.
 pub async fn look_up_sources(config: &config::Upstream, limit: Duration) -> Vec<SourceStatus> {
-    let discovery = Discovery::new(config, None);
+    let discovery = Discovery::new(config, None, &DiscoveryHandover::default());
     discovery.look_up_once(limit).await;
     discovery.status()
 }

@@ -31,8 +31,8 @@ use leastconn_server::{
 /// the predecessor keeps serving, because it already knows the state of the servers.
 const FIRST_PROBES_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a successor waits for the first answers of discovery. On a timeout, the upgrade fails
-/// and the predecessor, which knows the servers, keeps serving. Shorter than
+/// How long a successor waits for the first answers of sources that have no servers from the
+/// predecessor. On a timeout, the upgrade fails and the predecessor keeps serving. Shorter than
 /// [`upgrade::READY_TIMEOUT`].
 const FIRST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -429,8 +429,10 @@ fn begin_upgrade(
         let (passed, newest_pid) = streams?;
         sockets.extend(passed);
         let overrides = context.overrides.export();
+        let discovered = context.snapshot().export_discovered();
+        let limit = upgrade::READY_TIMEOUT;
         Ok(Ready {
-            successor: upgrade::start(sockets, overrides, upgrade::READY_TIMEOUT).await?,
+            successor: upgrade::start(sockets, overrides, &discovered, limit).await?,
             guard,
             newest_pid,
         })

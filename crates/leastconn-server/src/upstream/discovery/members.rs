@@ -122,6 +122,16 @@ struct SourceMember {
     missing_since: Option<Instant>,
 }
 
+impl From<Vec<FoundServer>> for Members {
+    fn from(servers: Vec<FoundServer>) -> Self {
+        let member = |server| SourceMember {
+            server,
+            missing_since: None,
+        };
+        Self(servers.into_iter().map(member).collect())
+    }
+}
+
 impl Members {
     /// Returns the members in the order of joining.
     pub(crate) fn servers(&self) -> impl Iterator<Item = &FoundServer> {

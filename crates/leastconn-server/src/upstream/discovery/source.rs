@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::{
     LookupError,
+    handover::NameHandover,
     members::{Answer, FoundServer, Limits, Members},
     srv_names::SrvNames,
 };
@@ -110,6 +111,25 @@ impl Source {
     /// Makes the next look-up due now, because the settings have changed.
     pub(super) fn look_up_soon(&self) {
         self.state.lock().next_lookup = now();
+    }
+
+    /// The time of the last answer, the members and the names of SRV targets. `None` without an
+    /// answer.
+    pub(super) fn export(&self) -> Option<(Instant, Vec<FoundServer>, Vec<NameHandover>)> {
+        let names = self.names();
+        let state = self.state.lock();
+        let servers = state.members.servers().cloned().collect();
+        Some((state.last_answer?, servers, names.export()))
+    }
+
+    /// Uses the members that a predecessor process has found until the first answer.
+    pub(super) fn import(&self, last_answer: Instant, servers: Vec<FoundServer>, names: SrvNames) {
+        let mut state = self.state.lock();
+        state.members = Members::from(servers);
+        state.names = names;
+        state.last_answer = Some(last_answer);
+        drop(state);
+        self.answered.send_replace(true);
     }
 
     /// The names of SRV targets.

@@ -13,7 +13,7 @@ use leastconn::{Address, ServerId, Weight};
 
 use leastconn_config::names::is_name;
 
-use super::members::FoundServer;
+use super::{handover::NameHandover, members::FoundServer};
 
 /// Above this number of names, names of targets that are missing from the answer are dropped,
 /// unless their servers are still members.
@@ -151,6 +151,34 @@ impl SrvNames {
     fn given_to(&self, target: &str) -> impl Iterator<Item = &Given> {
         let ports = (target.to_owned(), 0)..=(target.to_owned(), u16::MAX);
         self.given.range(ports).map(|(_, given)| given)
+    }
+
+    /// The names of [members](Self::set_members), for another process.
+    pub(super) fn export(&self) -> Vec<NameHandover> {
+        let given = self.given.iter().filter(|(_, given)| given.is_member);
+        let export = given.map(|((target, port), given)| NameHandover {
+            target: target.clone(),
+            port: *port,
+            name: given.name.clone(),
+            address: given.address,
+        });
+        export.collect()
+    }
+
+    pub(super) fn import(handover: &[NameHandover]) -> Self {
+        let mut names = Self::default();
+        for imported in handover {
+            let key = (imported.target.clone(), imported.port);
+            let given = Given {
+                name: imported.name.clone(),
+                address: imported.address,
+                addresses: Vec::new(),
+                is_member: true,
+            };
+            names.targets.insert(given.name.clone(), key.clone());
+            names.given.insert(key, given);
+        }
+        names
     }
 
     /// Drops the names of targets that are neither in `records` nor members.
