@@ -293,4 +293,32 @@ quietly docker stop -t 20 "$LB"
 code=$(docker inspect -f '{{.State.ExitCode}}' "$LB")
 [ "$code" = 0 ] || die "docker stop: exit code $code instead of 0"
 say "docker stop: exit code 0"
+quietly "${COMPOSE[@]}" down --volumes --timeout 5
+
+# --- discovery ------------------------------------------------------------
+
+COMPOSE+=(-f deploy/compose/discovery/docker-compose.yml)
+
+# Scales the service `web` and waits until the balancer has that many servers, all of them up.
+scale() { # COUNT
+  local i up all
+  quietly "${COMPOSE[@]}" up -d --no-build --no-recreate --scale "web=$1"
+  for i in $(seq 120); do
+    if "${COMPOSE[@]}" exec -T lb /leastconn-lb ctl servers --json >"$TMP/servers.json" 2>"$TMP/ctl.log"; then
+      all=$(grep -o '"server": *"' "$TMP/servers.json" | wc -l)
+      up=$(grep -o '"health": *"up"' "$TMP/servers.json" | wc -l)
+      if [ "$all" = "$1" ] && [ "$up" = "$1" ]; then break; fi
+    fi
+    [ "$i" -lt 120 ] || die "not $1 servers after a minute: $(cat "$TMP/ctl.log" "$TMP/servers.json")"
+    sleep 0.5
+  done
+  say "$1 containers: $1 servers"
+}
+
+for count in 2 5 1; do
+  scale "$count"
+  curl -fsS -m 5 --noproxy '*' --cacert "$CERTS/ca/ca.crt" --connect-to "lb.com:443:$LB_ADDRESS" \
+    --cert "$CERTS/client1/client1.crt" --key "$CERTS/client1/client1.key.pem" https://lb.com/ >/dev/null ||
+    die "client1 is not served by $count servers"
+done
 say "passed"
