@@ -2,7 +2,6 @@
 //! upgrade would fail while look-ups fail, although the predecessor knows the servers.
 
 use std::{
-    net::IpAddr,
     num::NonZeroU32,
     time::{Duration, Instant},
 };
@@ -10,7 +9,12 @@ use std::{
 use leastconn::{Address, ServerId, UpstreamId, Weight, ZoneId};
 use serde::{Deserialize, Serialize};
 
-use super::{Discovery, members::FoundServer, source::Source, srv_names::SrvNames};
+use super::{
+    Discovery,
+    members::FoundServer,
+    source::Source,
+    srv_names::{NameHandover, SrvNames},
+};
 
 /// The servers of the sources of all upstreams, as sent to another process, which may be of
 /// another version.
@@ -46,15 +50,6 @@ struct ServerHandover {
     backup: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     zone: Option<String>,
-}
-
-/// The name that was given to an SRV target.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct NameHandover {
-    pub(super) target: String,
-    pub(super) port: u16,
-    pub(super) name: String,
-    pub(super) address: IpAddr,
 }
 
 impl DiscoveryHandover {

@@ -15,9 +15,8 @@ use tokio::sync::watch;
 
 use super::{
     LookupError,
-    handover::NameHandover,
     members::{Answer, FoundServer, Limits, Members},
-    srv_names::SrvNames,
+    srv_names::{NameHandover, SrvNames},
 };
 use leastconn_config::{Discovery, ServerSource, SourceKind};
 

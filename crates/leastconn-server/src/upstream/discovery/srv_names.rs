@@ -12,8 +12,9 @@ use std::{
 use leastconn::{Address, ServerId, Weight};
 
 use leastconn_config::names::is_name;
+use serde::{Deserialize, Serialize};
 
-use super::{handover::NameHandover, members::FoundServer};
+use super::members::FoundServer;
 
 /// Above this number of names, names of targets that are missing from the answer are dropped,
 /// unless their servers are still members.
@@ -50,6 +51,15 @@ struct Given {
     /// Whether a server of this target is a member. Members that are missing from the answer may
     /// return, and must have the same name then.
     is_member: bool,
+}
+
+/// The name of an SRV target, as sent to another process in an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NameHandover {
+    target: String,
+    port: u16,
+    name: String,
+    address: IpAddr,
 }
 
 impl SrvNames {
