@@ -34,6 +34,21 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
+/// Runs each test with both record layers of the balancer, because clients must not see a
+/// difference. A test is an `async` function with one argument: the value of
+/// `[process] tls_records`. The module name of a failed test shows the record layer.
+#[macro_export]
+macro_rules! both_record_layers {
+    ($(#[$attribute:meta] $test:ident,)+) => {
+        mod with_direct_records {
+            $(#[$attribute] async fn $test() { super::$test("direct").await })+
+        }
+        mod with_rustls_records {
+            $(#[$attribute] async fn $test() { super::$test("rustls").await })+
+        }
+    };
+}
+
 /// Default time limit for waiting. The limit is long, because the machine may be busy with
 /// other tests. Only a failing test waits this long. Use a shorter limit if a timer of the
 /// balancer would also cause the event. For example, the balancer polls its files every ten

@@ -54,16 +54,4 @@ pub(crate) const FILE_LOAD_TIME: Duration = Duration::from_secs(8);
 /// A value of `[process] tls_records`.
 pub(crate) type Records = &'static str;
 
-/// Runs each test with both record layers, because clients must not see a difference. The
-/// module name of a failed test shows the record layer.
-macro_rules! both_record_layers {
-    ($(#[$attribute:meta] $test:ident,)+) => {
-        mod with_direct_records {
-            $(#[$attribute] async fn $test() { super::$test("direct").await })+
-        }
-        mod with_rustls_records {
-            $(#[$attribute] async fn $test() { super::$test("rustls").await })+
-        }
-    };
-}
-pub(crate) use both_record_layers;
+pub(crate) use leastconn_testkit::both_record_layers;

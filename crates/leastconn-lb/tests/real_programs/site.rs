@@ -19,18 +19,7 @@ use crate::{
 /// A value of `[process] tls_records`.
 pub(crate) type RecordLayer = &'static str;
 
-/// Runs a test with both record layers, because clients must see no difference.
-macro_rules! both_record_layers {
-    ($(#[$attribute:meta] $test:ident,)+) => {
-        mod with_direct_records {
-            $(#[$attribute] async fn $test() { super::$test("direct").await })+
-        }
-        mod with_rustls_records {
-            $(#[$attribute] async fn $test() { super::$test("rustls").await })+
-        }
-    };
-}
-pub(crate) use both_record_layers;
+pub(crate) use leastconn_testkit::both_record_layers;
 
 /// Root directory of the repository.
 pub(crate) fn repository() -> PathBuf {
