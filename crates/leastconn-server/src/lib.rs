@@ -29,4 +29,6 @@ pub mod socket_file;
 pub mod sockets;
 pub mod starttls;
 pub mod telemetry;
+#[cfg(test)]
+mod test_config;
 pub mod upstream;

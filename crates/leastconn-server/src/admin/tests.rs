@@ -1,25 +1,8 @@
 use std::{fs, path::Path};
 
-use crate::{server::Server, telemetry::access_log::AccessLog};
+use crate::{server::Server, telemetry::access_log::AccessLog, test_config::PLAIN};
 
 const ADMIN: &str = "[admin]\nbind = \"127.0.0.1:0\"\n";
-
-const REST: &str = r#"
-[log]
-access = "off"
-[[listener]]
-name = "main"
-bind = "127.0.0.1:0"
-upstream = "web"
-[[upstream]]
-name = "web"
-health_check = { type = "none" }
-servers = ["127.0.0.1:1"]
-[[client]]
-name = "all"
-match = { source = "0.0.0.0/0" }
-allow = "web"
-"#;
 
 fn start(path: &Path) -> Server {
     let loaded = leastconn_config::load(path).unwrap_or_else(|problems| panic!("{problems}"));
@@ -31,13 +14,13 @@ fn start(path: &Path) -> Server {
 async fn history_is_recorded_only_with_an_admin_address() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("leastconn.toml");
-    fs::write(&path, REST).unwrap();
+    fs::write(&path, PLAIN).unwrap();
     let server = start(&path);
     let is_recording = || !server.reloader().admin().recording.is_empty();
     assert!(!is_recording());
     for wanted in [true, true, false, false, true] {
         let admin = if wanted { ADMIN } else { "" };
-        fs::write(&path, format!("{admin}{REST}")).unwrap();
+        fs::write(&path, format!("{admin}{PLAIN}")).unwrap();
         let reload = server.reloader().reload().await.unwrap();
         assert!(reload.reasons.is_empty(), "{reload:?}");
         assert_eq!(is_recording(), wanted);

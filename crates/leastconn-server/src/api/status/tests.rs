@@ -7,28 +7,11 @@ use std::{
 use leastconn_config::load_text;
 
 use super::*;
-use crate::{server::Server, telemetry::access_log::AccessLog};
-
-const CONFIG: &str = r#"
-[log]
-access = "off"
-[[listener]]
-name = "main"
-bind = "127.0.0.1:0"
-upstream = "web"
-[[upstream]]
-name = "web"
-health_check = { type = "none" }
-servers = ["127.0.0.1:1"]
-[[client]]
-name = "all"
-match = { source = "0.0.0.0/0" }
-allow = "web"
-"#;
+use crate::{server::Server, telemetry::access_log::AccessLog, test_config::PLAIN};
 
 #[tokio::test]
 async fn status_does_not_wait_for_a_reload() {
-    let config = load_text("test.toml", CONFIG, Path::new("/"));
+    let config = load_text("test.toml", PLAIN, Path::new("/"));
     let config = config
         .unwrap_or_else(|problems| panic!("{problems}"))
         .config;
