@@ -140,7 +140,9 @@ fn specs(members: u8, seed: u8) -> Vec<ServerSpec> {
     (0..SERVERS)
         .filter(is_member)
         .map(|number| {
-            let draw = seed.wrapping_mul(37).wrapping_add((number as u8).wrapping_mul(101));
+            let draw = seed
+                .wrapping_mul(37)
+                .wrapping_add((number as u8).wrapping_mul(101));
             let zone = ["own", "own", "other"].get(usize::from(draw / 5 % 4));
             let address = std::net::SocketAddr::from(([127, 0, 0, 1], 8_000 + number as u16));
             ServerSpec::new(number.to_string(), address)
@@ -184,7 +186,7 @@ impl World {
             Op::Pick(allowed) => self.pick(allowed),
             Op::End(which) => {
                 if let Some(which) = which.checked_rem(self.leases.len()) {
-                    self.leases.swap_remove(which);
+                    drop(self.leases.swap_remove(which));
                 }
             }
             Op::SetAdmin(number, state) => {
