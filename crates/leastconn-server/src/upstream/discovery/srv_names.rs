@@ -382,7 +382,7 @@ mod tests {
     fn thousands_of_equal_labels_take_little_time() {
         // Each of the targets searches for a free name.
         let records = (0..4_000).map(|n| record(&format!("web.rack{n}"), 80, &["10.0.0.1"]));
-        let started = std::time::Instant::now();
+        let started = leastconn::net::now();
         let found = found_in(&mut SrvNames::default(), records.collect());
         assert_eq!(found.len(), 4_000);
         // With quadratic work, a debug build takes several seconds.
