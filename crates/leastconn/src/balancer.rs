@@ -2,6 +2,7 @@
 //! relay.
 
 use std::{
+    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     Balance, ClientId, Discover, Limiter, Limits, PanicPolicy, Pool, PoolBuilder, PoolError,
-    Reason, Refusal, Selector, ServerId, ServerSpec, Source, follow,
+    QueuePolicy, Reason, Refusal, Selector, ServerId, ServerSpec, Source, follow,
     health::{ActivePolicy, PassivePolicy},
     net::{
         self, Check, Checker, Connect, ConnectError, ConnectPolicy, Departed, RelayPolicy, Stream,
@@ -183,6 +184,7 @@ impl Balancer {
         let _permit = self.limiter.admit(client, &self.limits, now)?;
         let connecting = Connect::new(&self.pool, allowed, &self.connect)
             .source(Source::of(client.as_str().as_bytes()))
+            .client(client)
             .run();
         let mut connected = tokio::select! {
             biased;
@@ -291,6 +293,20 @@ impl BalancerBuilder {
     /// [`PoolBuilder::slow_start`]. The default is zero.
     pub fn slow_start(mut self, duration: Duration) -> Self {
         self.pool = self.pool.slow_start(duration);
+        self
+    }
+
+    /// Lets connections wait while all servers that they may use are at
+    /// [`max_conns`](ServerSpec::max_conns). Waiting connections of different clients are served
+    /// in turn. By default, connections do not wait.
+    pub fn queue(mut self, policy: QueuePolicy) -> Self {
+        self.pool = self.pool.queue(policy);
+        self
+    }
+
+    /// Sets the maximum of dials in progress on one server; see [`PoolBuilder::max_connecting`].
+    pub fn max_connecting(mut self, max: Option<NonZeroU32>) -> Self {
+        self.pool = self.pool.max_connecting(max);
         self
     }
 

@@ -41,6 +41,49 @@ async fn idle_clients_are_forgotten() {
 }
 
 #[tokio::test]
+async fn connection_waits_in_the_queue_for_a_free_slot() {
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    let server = ServerSpec::new("web1", upstream.addr()).max_conns(NonZeroU32::new(1));
+    let balancer = Balancer::builder("web")
+        .server(server)
+        .queue(QueuePolicy::new(1, Duration::from_secs(60)))
+        .build()
+        .unwrap();
+    let balancer = Arc::new(balancer);
+    let connect = |client: &'static str| {
+        let (peer, connection) = tokio::net::UnixStream::pair().unwrap();
+        let balancer = Arc::clone(&balancer);
+        let balancing = tokio::spawn(async move {
+            let client = ClientId::from(client);
+            balancer
+                .balance(connection, &client, &Selector::all())
+                .await
+        });
+        (peer, balancing)
+    };
+    let waiting = || balancer.pool().queue_status(net::now()).waiting;
+    let until = async |count: usize| {
+        while waiting() != count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (first, first_done) = connect("first");
+    while balancer.pool().members()[0].server.in_flight() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (second, second_done) = connect("second");
+    until(1).await;
+    let (_third, third_done) = connect("third");
+    let refused = third_done.await.unwrap().unwrap_err();
+    assert_eq!(refused.reason(), Reason::Overloaded, "the queue is full");
+    drop(first);
+    assert_eq!(first_done.await.unwrap().unwrap().reason, Reason::Ok);
+    until(0).await;
+    drop(second);
+    assert_eq!(second_done.await.unwrap().unwrap().reason, Reason::Ok);
+}
+
+#[tokio::test]
 async fn dropped_future_resets_both_sides() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
