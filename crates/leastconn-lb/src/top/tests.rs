@@ -155,6 +155,20 @@ fn screen_shows_the_answers() {
 }
 
 #[test]
+fn early_failures_have_a_column_if_there_are_any() {
+    let (mut view, now) = (View::default(), net::now());
+    let mut some = answers();
+    view.update(Ok(some.clone()), now);
+    let shown = screen_of(&mut view, now, 160, 30);
+    assert!(!line(&shown, "UPSTREAM").contains("EARLY"));
+    some.servers.servers[0].early_failures = 4321;
+    view.update(Ok(some), now);
+    let shown = screen_of(&mut view, now, 160, 30);
+    assert!(line(&shown, "UPSTREAM").contains("EARLY"));
+    assert!(line(&shown, "web1").contains("4,321"));
+}
+
+#[test]
 fn rates_are_computed_between_two_answers() {
     let (mut view, then) = (View::default(), net::now());
     view.update(Ok(answers()), then);

@@ -123,6 +123,10 @@ fn servers(view: &View, answers: &Answers) -> (Columns, Rows) {
         texts("ADDRESS", 3).rank(5),
     ];
     let servers = &answers.servers.servers;
+    let has_early_failures = servers.iter().any(|server| server.early_failures > 0);
+    if has_early_failures {
+        columns.push(numbers("EARLY", 7).rank(3));
+    }
     let has_outage = servers.iter().any(|server| server.outage.is_some());
     if has_outage {
         columns.push(texts("DOWN FOR, REASON", 4).rank(2));
@@ -151,6 +155,9 @@ fn servers(view: &View, answers: &Answers) -> (Columns, Rows) {
             right(server.weight_text()),
             left(&server.address),
         ];
+        if has_early_failures {
+            row.push(right(figures::number(server.early_failures)));
+        }
         if has_outage {
             let outage = server.outage.as_ref();
             let text = outage.map(|outage| down_for(outage, &answers.status.time));
