@@ -59,6 +59,7 @@ mod key_update_flood;
 mod least_connections;
 mod listen_addresses;
 mod match_keys;
+mod max_connecting;
 mod memory_limit;
 mod metric_series;
 mod metrics_and_health;

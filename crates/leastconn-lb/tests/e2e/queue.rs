@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::ctl::{SOCKET, ctl, ctl_json};
+use crate::support::upgrading::{self, shut_down_all, upgrade};
 use crate::support::{
     CLIENT1, NO_PROBES, Running, Site, TLS, cn, connect_from, entry, named_servers, tcp,
 };
@@ -271,6 +272,37 @@ async fn shutdown_ends_waiting_but_not_open_connections() {
     read_to_close(&mut held).await.unwrap();
     assert_eq!(record_of(&lb, &held).await["outcome"], "ok");
     assert_eq!(lb.wait_end(DEADLINE).await.code(), Some(0));
+}
+
+/// Connections that wait during an upgrade keep waiting in the old process.
+#[tokio::test]
+async fn waiting_connections_are_served_after_an_upgrade() {
+    let servers = named_servers(1).await;
+    let lb = upgrading::start(site(&servers, 1, LONG_QUEUE)).await;
+    let (held, _) = connected(lb.address("plain")).await;
+    let mut waiting = tcp(lb.address("plain")).await;
+    let leaving = tcp(lb.address("plain")).await;
+    wait_queued(&lb, 2).await;
+    let newest = upgrade(&lb, lb.pid()).await;
+
+    // The new process has its own queue and its own count of connections.
+    let (next, _) = connected(lb.address("plain")).await;
+    drop(leaving);
+    lb.expect_record(0, "client_closed").await;
+    drop(held);
+    let server = within(DEADLINE, "the slot", read_line(&mut waiting)).await;
+    assert_eq!(server.unwrap(), "web1");
+    let record_of = async |stream: TcpStream| {
+        let source = stream.local_addr().unwrap().to_string();
+        drop(stream);
+        lb.wait_record(|record| record["source"] == source.as_str(), DEADLINE)
+            .await
+    };
+    let record = record_of(waiting).await;
+    assert_eq!(record["outcome"], "ok");
+    assert!(record["queue_ms"].as_f64().unwrap() > 0.0, "{record}");
+    assert_eq!(record_of(next).await["outcome"], "ok");
+    shut_down_all(&lb, newest).await;
 }
 
 #[tokio::test]
