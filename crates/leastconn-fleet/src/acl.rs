@@ -1,8 +1,8 @@
 //! The access control rule of the fleet's user.
 
-/// Commands that members send, and that their scripts call. No other command is needed.
+/// Commands that members send, and that their scripts call. No other command is needed: `HELLO`,
+/// which authenticates, is always allowed.
 pub(crate) const COMMANDS: &[&str] = &[
-    "hello",
     "evalsha",
     "script|load",
     "time",

@@ -137,6 +137,9 @@ impl Redis {
                     connection.load_scripts(&self.encoder).await?;
                 }
                 Err(failure) => {
+                    let failure = failure.name_command(|detail| {
+                        self.encoder.failed_command(connection.scripts(), detail)
+                    });
                     return Err(failure.into_error(connection.address(), &self.settings));
                 }
             }

@@ -63,6 +63,22 @@ impl Encoder {
         pipeline
     }
 
+    /// The command in which a script failed. Redis 7.0 names only the script and the line:
+    /// `script: SHA, on @user_script:LINE.`
+    pub(super) fn failed_command(&self, called: &Scripts, detail: &str) -> Option<String> {
+        let (_, rest) = detail.split_once("script: ")?;
+        let (digest, rest) = rest.split_once(',')?;
+        let (_, line) = rest.rsplit_once("@user_script:")?;
+        let digits: String = line.chars().take_while(char::is_ascii_digit).collect();
+        let line: usize = digits.parse().ok()?;
+        let digests = [&called.operate, &called.beat, &called.limit, &called.slots];
+        let script = digests.iter().position(|known| *known == digest)?;
+        let text = self.scripts[script].lines().nth(line.checked_sub(1)?)?;
+        let (_, call) = text.split_once("redis.call('")?;
+        let (command, _) = call.split_once('\'')?;
+        Some(command.to_lowercase())
+    }
+
     /// Removes a member. Its fields of clients and slots count no longer, because it is not among
     /// the members.
     pub(super) fn leave(&self, member: &MemberId) -> Pipeline {

@@ -60,6 +60,20 @@ impl Failure {
         Self::Unexpected(command)
     }
 
+    /// Completes the reply to a script that was not allowed to run a command.
+    pub(super) fn name_command(self, find: impl Fn(&str) -> Option<String>) -> Self {
+        match self {
+            Self::Server { detail, .. } if is_script_refused(&detail) => {
+                let command = find(&detail);
+                Self::Server {
+                    code: "NOPERM".to_owned(),
+                    detail: command.map_or(detail, |command| format!("to run `{command}`")),
+                }
+            }
+            failure => failure,
+        }
+    }
+
     pub(super) fn into_error(self, address: &Address, settings: &RedisSettings) -> StoreError {
         let user = settings.user.as_deref().unwrap_or("default");
         self.text(address, user)
@@ -181,10 +195,6 @@ fn reply_text(address: &Address, user: &str, code: &str, detail: &str) -> StoreE
             "{address}: user `{user}` lacks a permission ({detail}): set the rule that \
              `leastconn-lb fleet-acl` prints"
         )),
-        _ if detail.contains("ACL failure in script") => Refused(format!(
-            "{address}: user `{user}` lacks a permission ({detail}): set the rule that \
-             `leastconn-lb fleet-acl` prints"
-        )),
         "READONLY" => Failure::replica(address),
         "LOADING" => Unavailable(format!("{address}: the server is loading its data")),
         "BUSY" => Unavailable(format!(
@@ -221,6 +231,11 @@ fn reply_text(address: &Address, user: &str, code: &str, detail: &str) -> StoreE
         )),
         _ => Invalid(format!("{address}: unexpected reply: {code} {detail}")),
     }
+}
+
+fn is_script_refused(detail: &str) -> bool {
+    detail.contains("The user executing the script can't")
+        || detail.contains("ACL failure in script")
 }
 
 /// The address in `SLOT HOST:PORT`. An empty host, which means the same host as before, is not

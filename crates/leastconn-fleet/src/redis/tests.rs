@@ -1,7 +1,10 @@
 //! Tests against real servers.
 
+mod failures;
+mod permissions;
 mod real;
 mod same_as_memory;
+mod topology;
 
 use leastconn_testkit::{StoreKind, StoreOptions, StoreServer};
 use tokio::runtime::Runtime;

@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 
 use super::{Redis, redis, runtime};
 use crate::{
-    MemberId, Report, Store, StoreError, View,
+    MemberId, Password, Report, Store, StoreError, View,
     cases::{Executor, MEMBERS},
 };
 
@@ -49,6 +49,16 @@ impl Real {
     pub(super) fn empty(&self) -> Self {
         self.runtime.block_on(self.server.command(&["FLUSHALL"]));
         Self::new(self.runtime.clone(), self.server.clone())
+    }
+
+    /// Members authenticate from now on.
+    pub(super) fn authenticate(&mut self, user: &str, password: &str) {
+        for member in &mut self.members {
+            let mut settings = member.settings.clone();
+            settings.user = Some(user.to_owned());
+            settings.password = Some(Password::new(password));
+            member.reconfigure(settings);
+        }
     }
 
     fn set_clock(&self) {
