@@ -335,7 +335,7 @@ impl Limiter {
     ///
     /// The caller must exchange [`Self::usage_reports`] with a store that all balancers use. A
     /// connection that waits should wait for a short time only, then use
-    /// [`Pending::decide_alone`].
+    /// [`Pending::decide_alone`]. Clients without limits are not reported.
     ///
     /// # Errors
     /// If the client is over a limit, or the table is full.
@@ -349,12 +349,20 @@ impl Limiter {
         let now = self.stamp(now);
         let mut shard = self.shard(client).lock();
         let (shared, admitted) = if let Some(known) = shard.clients.get_mut(client) {
+            if known.shared.is_none() && *limits == Limits::default() {
+                return known.admit(limits, now).map(Admission::Admitted);
+            }
             let shared = known.share(client, self.epoch, &self.changes, now);
             let admitted = shared.admit(limits, sharing, now)?;
             (Arc::clone(shared), admitted)
         } else {
             shard.make_room(self.shard_capacity, self.when_full, now)?;
             let mut entry = Entry::default();
+            if *limits == Limits::default() {
+                let permit = entry.admit(limits, now)?;
+                shard.clients.insert(client.clone(), entry);
+                return Ok(Admission::Admitted(permit));
+            }
             let shared = Arc::clone(entry.share(client, self.epoch, &self.changes, now));
             let admitted = shared.admit(limits, sharing, now)?;
             shard.clients.insert(client.clone(), entry);
@@ -364,6 +372,24 @@ impl Limiter {
         let (admission, change) = admitted;
         shared.mark(change);
         Ok(admission)
+    }
+
+    /// Reports the open connections of `client` that were admitted before its limits were shared.
+    /// The store learns within 20 seconds when they end.
+    pub fn share_open(&self, client: &ClientId, limits: &Limits, now: Instant) {
+        let now = self.stamp(now);
+        let mut shard = self.shard(client).lock();
+        let known = shard.clients.get_mut(client);
+        let Some(entry) = known.filter(|entry| entry.open.load(Ordering::Acquire) > 0) else {
+            return;
+        };
+        if *limits == Limits::default() || entry.shared.is_some() {
+            return;
+        }
+        let shared = Arc::clone(entry.share(client, self.epoch, &self.changes, now));
+        shared.set_limits(limits);
+        drop(shard);
+        shared.mark(Change::Usage);
     }
 
     /// Takes the usage that the store does not know yet, of up to `max` clients. Clients with

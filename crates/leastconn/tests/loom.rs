@@ -14,6 +14,8 @@
 
 #[path = "loom/external.rs"]
 mod external;
+#[path = "loom/limiter.rs"]
+mod limiter;
 
 use std::{
     num::NonZeroU32,
@@ -24,8 +26,8 @@ use std::{
 };
 
 use leastconn::{
-    AdminState, Balance, Candidates, ClientId, Lease, Limiter, Limits, PanicPolicy, Permit,
-    PickRequest, Pool, QueuePolicy, RateLimit, Refusal, Selector, ServerSpec, Source, Waiting,
+    AdminState, Balance, Candidates, Lease, PanicPolicy, PickRequest, Pool, QueuePolicy, Selector,
+    ServerSpec, Source, Waiting,
     health::{ActivePolicy, PassivePolicy, Ratio},
 };
 use loom::thread;
@@ -495,71 +497,5 @@ fn returning_server_is_not_missed() {
         drop(first);
         assert!(second.is_none_or(|mut second| poll(&mut second).is_some()));
         assert_eq!(setup.in_flight(), [0]);
-    });
-}
-
-fn admit(limiter: &Limiter, limits: Limits, now: Instant) -> Result<Permit, Refusal> {
-    limiter.admit(&ClientId::from("alice"), &limits, now)
-}
-
-fn two_admit(limits: Limits) -> usize {
-    let limiter = Arc::new(Limiter::new(1, at(0)));
-    let other = {
-        let limiter = Arc::clone(&limiter);
-        thread::spawn(move || admit(&limiter, limits, at(1)))
-    };
-    let one = admit(&limiter, limits, at(1));
-    let two = other.join().unwrap();
-    usize::from(one.is_ok()) + usize::from(two.is_ok())
-}
-
-#[test]
-fn rate_limit_admits_one_of_two() {
-    loom::model(|| {
-        let rate = RateLimit::new(1.0, NonZeroU32::MIN);
-        let max_conns = None;
-        assert_eq!(
-            two_admit(Limits::default().rate(rate).max_conns(max_conns)),
-            1
-        );
-    });
-}
-
-#[test]
-fn max_conns_admits_one_of_two() {
-    loom::model(|| {
-        let max_conns = NonZeroU32::new(1);
-        let rate = None;
-        assert_eq!(
-            two_admit(Limits::default().rate(rate).max_conns(max_conns)),
-            1
-        );
-    });
-}
-
-#[test]
-fn concurrent_drop_admit_and_reap_keep_counts() {
-    loom::model(|| {
-        let limits = Limits::default().max_conns(NonZeroU32::new(2));
-        let limiter = Arc::new(Limiter::new(1, at(0)));
-        let held = admit(&limiter, limits, at(0)).unwrap();
-        let drops = thread::spawn(move || drop(held));
-        let sweeps = {
-            let limiter = Arc::clone(&limiter);
-            thread::spawn(move || limiter.forget_idle(at(1)))
-        };
-        let permit = admit(&limiter, limits, at(1)).unwrap();
-        drops.join().unwrap();
-        sweeps.join().unwrap();
-        let alice = ClientId::from("alice");
-        assert_eq!(limiter.open(&alice), 1);
-        // A permit that was counted on an evicted entry would not be included in the count of
-        // the new entry.
-        let second = admit(&limiter, limits, at(1)).unwrap();
-        assert!(admit(&limiter, limits, at(1)).is_err());
-        drop((permit, second));
-        assert_eq!(limiter.open(&alice), 0);
-        limiter.forget_idle(at(1));
-        assert!(limiter.is_empty());
     });
 }

@@ -12,6 +12,9 @@
 //! the number of connections that this member has admitted since. Otherwise, if that answer
 //! already proves that nothing is free, the connection is refused. Otherwise the store decides.
 //!
+//! If there is no recent answer for the client, other members may have used much of the limit.
+//! The member then admits a quarter as many connections before it asks.
+//!
 //! While the store does not answer, each member enforces its share of the limit on its own:
 //! `limit / members`, rounded up.
 
@@ -85,6 +88,8 @@ impl FleetUsage {
 pub(super) struct Known {
     /// Tokens in use at `answered`, from the last answer.
     pub(super) used: f64,
+    /// Whether there was an answer.
+    pub(super) has_answer: bool,
     /// When the last answer was received, in nanoseconds since the epoch of the table.
     pub(super) answered: u64,
     /// Open connections on other members, from the last answer.
@@ -107,6 +112,13 @@ pub(super) enum Decision {
     /// The share of this member decides.
     Alone,
 }
+
+/// Answers that are older are not recent.
+const RECENT: Duration = Duration::from_millis(500);
+
+/// How many connections each member may have admitted for each one here, if there is no recent
+/// answer.
+const CAUTION: f64 = 4.0;
 
 /// Usage has six decimal places in the store.
 const ROUNDING: f64 = 1e-6;
@@ -168,7 +180,9 @@ impl Known {
     /// Whether the connection can be admitted even if all members admit as many connections as
     /// this one since the last answer.
     fn is_far_from_limit(&self, limits: &Limits, members: NonZeroU32, now: u64) -> bool {
-        let members = f64::from(members.get());
+        let age = Duration::from_nanos(now.saturating_sub(self.answered));
+        let is_recent = self.has_answer && age <= RECENT;
+        let members = f64::from(members.get()) * if is_recent { 1.0 } else { CAUTION };
         let rate = limits.rate.as_ref().is_none_or(|rate| {
             let free = f64::from(rate.burst().get()) - self.used_at(rate, now);
             (f64::from(self.unacknowledged) + 1.0) * members <= free + ROUNDING

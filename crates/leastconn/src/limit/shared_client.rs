@@ -54,6 +54,7 @@ struct State {
     limits: Limits,
     /// The connections that this member has admitted. Decides while the store does not answer.
     bucket: Bucket,
+    has_answer: bool,
     /// Tokens in use in the whole fleet at `answered`.
     used: f64,
     /// When the last answer was received.
@@ -102,6 +103,10 @@ impl SharedClient {
 
     pub(super) const fn id(&self) -> &ClientId {
         &self.id
+    }
+
+    pub(super) fn set_limits(&self, limits: &Limits) {
+        self.state.lock().limits = *limits;
     }
 
     /// Admits a connection, refuses it, or lets it wait. The caller must hold the lock of the
@@ -189,8 +194,8 @@ impl SharedClient {
             return None;
         }
         (state.unsent, state.unsent_alone, state.sent) = (0, 0, admitted);
-        state.asked = state.asks.len();
         state.has_report = true;
+        state.ask();
         Some(UsageReport::new(
             Arc::clone(self),
             state.limits,
@@ -214,7 +219,7 @@ impl SharedClient {
     pub(super) fn refresh(&self) -> (Limits, u32, u32) {
         let mut state = self.state.lock();
         state.forget_cancelled();
-        state.asked = state.asks.len();
+        state.ask();
         (state.limits, asks(state.asked), self.open())
     }
 
@@ -224,6 +229,7 @@ impl SharedClient {
         let mut state = self.state.lock();
         state.has_report = false;
         state.sent = 0;
+        state.has_answer = true;
         state.used = answer.used;
         state.answered = now;
         state.others_open = answer.others_open;
@@ -359,6 +365,7 @@ impl SharedClient {
 
     fn known(&self, state: &State, now: u64) -> Known {
         Known {
+            has_answer: state.has_answer,
             used: state.used,
             answered: state.answered,
             others_open: state.others_open,
@@ -422,6 +429,13 @@ impl State {
             Some(_) => self.unsent_alone.min(self.bucket.tokens(now)),
             None => 0,
         }
+    }
+
+    /// Puts the connections that wait into the report, unless it contains admitted connections.
+    /// They are then in the next report. If other members admit connections of this client at
+    /// the same time, the store knows of them by then.
+    fn ask(&mut self) {
+        self.asked = if self.sent == 0 { self.asks.len() } else { 0 };
     }
 
     /// Removes connections that do not wait any more. Returns whether there were any.

@@ -41,13 +41,21 @@ fn rate_limited(millis: u64) -> Decision {
     })
 }
 
+/// A client that the store has just seen for the first time.
+fn answered() -> Known {
+    Known {
+        has_answer: true,
+        ..Known::default()
+    }
+}
+
 const TOO_MANY: Decision = Decision::Refuse(Refusal::TooManyConnections);
 
 #[test]
 fn rate_is_decided_here_only_far_from_the_limit() {
     let limits = rate(20.0, 20);
     for (members, used, unacknowledged, expected) in [
-        // A client that the store has never seen.
+        // Nobody else uses the limit.
         (3, 0.0, 0, Decision::Admit),
         (3, 0.0, 5, Decision::Admit),
         (3, 0.0, 6, Decision::Ask),
@@ -70,7 +78,7 @@ fn rate_is_decided_here_only_far_from_the_limit() {
         let known = Known {
             used,
             unacknowledged,
-            ..Known::default()
+            ..answered()
         };
         let decision = known.decide(connected(members), &limits, 0);
         assert_eq!(decision, expected, "{members} members, {known:?}");
@@ -83,7 +91,7 @@ fn tokens_are_restored_since_the_answer() {
     let known = Known {
         used: 20.0,
         answered: SECOND,
-        ..Known::default()
+        ..answered()
     };
     for (millis, expected) in [
         (0, rate_limited(50)),
@@ -106,10 +114,46 @@ fn restored_tokens_of_a_full_bucket_prove_nothing() {
     // spaced, all of their tokens are restored, if they came just now, none is.
     let known = Known {
         unacknowledged: 20,
-        ..Known::default()
+        ..answered()
     };
     let decision = known.decide(connected(2), &rate(20.0, 20), SECOND);
     assert_eq!(decision, Decision::Ask);
+}
+
+#[test]
+fn member_without_a_recent_answer_is_cautious() {
+    let limits = rate(20.0, 20);
+    let never = Known::default();
+    let old = |millis: u64| (answered(), millis * SECOND / 1_000);
+    for ((known, now), unacknowledged, members, expected) in [
+        ((never, 0), 0, 3, Decision::Admit),
+        ((never, 0), 1, 3, Decision::Ask),
+        ((never, 0), 0, 6, Decision::Ask),
+        // Also alone: a process that was replaced may still have connections.
+        ((never, 0), 4, 1, Decision::Admit),
+        ((never, 0), 5, 1, Decision::Ask),
+        (old(500), 5, 3, Decision::Admit),
+        (old(501), 1, 3, Decision::Ask),
+        (old(501), 0, 3, Decision::Admit),
+    ] {
+        let known = Known {
+            unacknowledged,
+            ..known
+        };
+        let decision = known.decide(connected(members), &limits, now);
+        assert_eq!(decision, expected, "{members} members, {known:?}");
+    }
+    // Open connections.
+    for (max, open, expected) in [
+        (11, 0, Decision::Ask),
+        (12, 0, Decision::Admit),
+        (12, 1, Decision::Ask),
+        (100, 7, Decision::Admit),
+        (100, 8, Decision::Ask),
+    ] {
+        let known = Known { open, ..never };
+        assert_eq!(known.decide(connected(3), &max_conns(max), 0), expected);
+    }
 }
 
 #[test]
@@ -138,7 +182,7 @@ fn max_conns_is_decided_here_only_far_from_the_limit() {
             others_open,
             reported_open,
             open,
-            ..Known::default()
+            ..answered()
         };
         let decision = known.decide(connected(members), &max_conns(max), 0);
         assert_eq!(decision, expected, "{members} members, {known:?}");
@@ -148,7 +192,7 @@ fn max_conns_is_decided_here_only_far_from_the_limit() {
 #[test]
 fn both_limits_must_allow_the_connection() {
     let both = rate(20.0, 20).max_conns(number(10));
-    let known = Known::default();
+    let known = answered();
     assert_eq!(known.decide(connected(3), &both, 0), Decision::Admit);
     let slow = Known {
         used: 20.0,
@@ -170,7 +214,7 @@ fn unlimited_clients_are_admitted() {
         used: 1e9,
         others_open: u32::MAX,
         open: u32::MAX,
-        ..Known::default()
+        ..answered()
     };
     for sharing in [connected(3), exact(3), unanswered(3)] {
         let decision = known.decide(sharing, &Limits::default(), 0);
@@ -181,7 +225,7 @@ fn unlimited_clients_are_admitted() {
 #[test]
 fn exact_limits_always_ask() {
     let limits = rate(20.0, 20).max_conns(number(100));
-    let known = Known::default();
+    let known = answered();
     assert_eq!(known.decide(exact(1), &limits, 0), Decision::Ask);
     let full = Known { open: 100, ..known };
     assert_eq!(full.decide(exact(1), &limits, 0), TOO_MANY);
@@ -204,7 +248,7 @@ fn nobody_asks_while_the_store_does_not_answer() {
         let known = Known {
             used,
             waiting,
-            ..Known::default()
+            ..answered()
         };
         assert_eq!(known.decide(unanswered(3), &limits, 0), expected);
         let members = number(3);
@@ -217,7 +261,7 @@ fn nobody_asks_while_the_store_does_not_answer() {
 fn new_connections_do_not_overtake_connections_that_wait() {
     let known = Known {
         waiting: 1,
-        ..Known::default()
+        ..answered()
     };
     let decision = known.decide(connected(3), &rate(20.0, 20), 0);
     assert_eq!(decision, Decision::Ask);
@@ -228,7 +272,7 @@ fn no_more_connections_wait_than_could_be_admitted() {
     let known = Known {
         used: 18.0,
         waiting: 20,
-        ..Known::default()
+        ..answered()
     };
     let decision = known.decide(connected(3), &rate(20.0, 20), 0);
     assert_eq!(decision, rate_limited(50));
@@ -253,7 +297,7 @@ fn share_is_rounded_up() {
 fn raised_limit_applies_to_the_last_answer() {
     let known = Known {
         used: 20.0,
-        ..Known::default()
+        ..answered()
     };
     assert_eq!(
         known.decide(connected(3), &rate(20.0, 20), 0),

@@ -101,7 +101,7 @@ fn numbers(report: &UsageReport) -> (u32, u32, u32) {
 #[test]
 fn usage_is_reported_once_and_acknowledged() {
     let limiter = limiter();
-    let limits = rate(20.0, 20);
+    let limits = rate(20.0, 200);
     let first = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
     let _second = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
     let report = one_report(&limiter, 0);
@@ -121,7 +121,7 @@ fn usage_is_reported_once_and_acknowledged() {
 #[test]
 fn dropped_report_is_contained_in_the_next() {
     let limiter = limiter();
-    let limits = rate(20.0, 20);
+    let limits = rate(20.0, 200);
     let _first = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
     drop(one_report(&limiter, 0));
     let _second = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
@@ -131,7 +131,7 @@ fn dropped_report_is_contained_in_the_next() {
 #[test]
 fn report_that_is_sent_again_keeps_its_tokens() {
     let limiter = limiter();
-    let limits = rate(20.0, 20).max_conns(number(20));
+    let limits = rate(20.0, 200).max_conns(number(200));
     let first = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
     let mut report = one_report(&limiter, 0);
     let _second = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
@@ -162,6 +162,24 @@ fn store_decides_near_the_limit_in_order_of_arrival() {
     drop(first);
     assert_eq!(limiter.open(&alice()), 0);
     assert_eq!(numbers(&one_report(&limiter, 1)), (0, 0, 0));
+}
+
+#[test]
+fn admitted_connections_are_reported_before_asking() {
+    let limiter = limiter();
+    let limits = max_conns(12);
+    let admit = || limiter.admit_shared(&alice(), &limits, fast(3), at(0));
+    let _first = permit(admit());
+    let second = pending(admit());
+    let mut report = one_report(&limiter, 0);
+    assert_eq!(numbers(&report), (1, 0, 1));
+    report.refresh();
+    assert_eq!(numbers(&report), (1, 0, 1));
+    report.confirm(&FleetUsage::new(0, 0.0, 1), at(1));
+    let report = one_report(&limiter, 2);
+    assert_eq!(numbers(&report), (0, 1, 1));
+    report.confirm(&FleetUsage::new(1, 0.0, 2), at(3));
+    assert!(decided(second).is_ok());
 }
 
 #[test]
@@ -329,7 +347,7 @@ fn client_that_used_its_burst_gets_the_rate_of_the_share_when_cut_off() {
         drop(permit(limiter.admit_shared(
             &alice(),
             &limits,
-            fast(1),
+            cut_off(1),
             at(0),
         )));
     }
@@ -451,7 +469,8 @@ fn reports_are_bounded_and_fair() {
 fn stopped_sharing_keeps_connections_and_tokens() {
     let limiter = limiter();
     let limits = rate(1.0, 4).max_conns(number(4));
-    let _held = [(); 2].map(|()| permit(limiter.admit_shared(&alice(), &limits, fast(1), at(0))));
+    let _held =
+        [(); 2].map(|()| permit(limiter.admit_shared(&alice(), &limits, cut_off(1), at(0))));
     let waiting = pending(limiter.admit_shared(&alice(), &limits, exact(1), at(0)));
     let report = one_report(&limiter, 0);
     limiter.stop_sharing(at(0));
@@ -469,11 +488,29 @@ fn stopped_sharing_keeps_connections_and_tokens() {
 #[test]
 fn sharing_starts_with_what_was_used_before() {
     let limiter = limiter();
-    let limits = rate(1.0, 20);
+    let limits = rate(1.0, 200);
     let _before = [(); 5].map(|()| limiter.admit(&alice(), &limits, at(0)).unwrap());
     let _held = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
     let report = one_report(&limiter, 0);
     assert_eq!(numbers(&report), (6, 0, 6));
+}
+
+#[test]
+fn open_connections_can_be_shared_later() {
+    let limiter = limiter();
+    let limits = rate(0.1, 20).max_conns(number(30));
+    limiter.share_open(&alice(), &limits, at(0));
+    assert!(limiter.is_empty());
+    let held = limiter.admit(&alice(), &limits, at(0)).unwrap();
+    limiter.share_open(&alice(), &Limits::default(), at(0));
+    assert!(limiter.usage_reports(10, at(0)).is_empty());
+    limiter.share_open(&alice(), &limits, at(0));
+    let report = one_report(&limiter, 0);
+    assert_eq!(report.limits(), &limits);
+    assert_eq!(numbers(&report), (1, 0, 1));
+    report.confirm(&FleetUsage::new(0, 1.0, 0), at(0));
+    drop(held);
+    assert_eq!(numbers(&one_report(&limiter, 20_000)), (0, 0, 0));
 }
 
 #[test]
