@@ -40,6 +40,7 @@ use tokio::{
 use crate::{
     authorization::shadow,
     context::ServerContext,
+    fleet::clients::ClientDecision,
     policy::Grant,
     reason_code::ReasonCode,
     snapshot::{Listener, Snapshot},
@@ -236,10 +237,7 @@ async fn connect<S: Stream>(
     record: &mut AccessRecord,
 ) -> Result<Connected, Ended> {
     let (snapshot, listener, grant) = authorize_newest(snapshot, listener, context, record)?;
-    let permit = context
-        .limiters
-        .admit(grant.identity(), grant.limits(), net::now())?;
-
+    let permit = admit(stream, &grant, context, record).await?;
     let (pool, selector) = grant.servers(&permit);
     let upstream = grant.upstream();
     let header = upstream.proxy_protocol().map(|version| {
@@ -290,6 +288,24 @@ async fn connect<S: Stream>(
     })
 }
 
+/// Admits the client. In a fleet, waits for the store if the client is near a limit.
+async fn admit<S: Stream>(
+    stream: &mut S,
+    grant: &Grant,
+    context: &ServerContext,
+    record: &AccessRecord,
+) -> Result<Permit, Ended> {
+    let clients = &context.clients;
+    match clients.admit(grant.identity(), grant.limits(), net::now())? {
+        ClientDecision::Admitted(permit) => Ok(permit),
+        ClientDecision::Ask(ask) => tokio::select! {
+            biased;
+            permit = record.connection().unless_stopped(ask.wait()) => Ok(permit??),
+            departed = net::departed(stream) => Err(departed.into()),
+        },
+    }
+}
+
 /// Completes when draining begins while the connection waits in the queue of its upstream: a
 /// client that has no server yet can connect to another balancer at once.
 ///
@@ -320,7 +336,7 @@ fn authorize_newest(
     // against the limits of a shadow rule again.
     let input = record.connection().auth_input();
     let now = jiff::Timestamp::now();
-    let shadow = shadow::evaluate(&snapshot, &input, &context.limiters, now);
+    let shadow = shadow::evaluate(&snapshot, &input, context.clients.limiters(), now);
     record.set_shadow(shadow);
     loop {
         let grant = authorize_new(record.connection(), &snapshot, metrics)

@@ -10,9 +10,8 @@ use leastconn_config::Process;
 use leastconn_tls::client_chain::ChainStore;
 
 use crate::{
-    fleet::{FleetMember, FleetSlot},
+    fleet::{FleetMember, FleetSlot, clients::ClientAdmission},
     handshake_scheduler::HandshakeScheduler,
-    limits::ClientLimiters,
     memory::Budget,
     overrides::Overrides,
     process::{descriptors, predecessors::Predecessors},
@@ -40,7 +39,7 @@ pub struct ServerContext {
     /// Order of TLS handshakes.
     pub handshakes: Arc<HandshakeScheduler>,
     /// Token buckets and connection counts of clients.
-    pub limiters: ClientLimiters,
+    pub clients: Arc<ClientAdmission>,
     /// Certificate chains of open connections.
     pub chains: Arc<ChainStore>,
     /// Runtime overrides set by operators.
@@ -64,6 +63,10 @@ impl ServerContext {
         telemetry.metrics.set_connections_limit(slots.max());
         let snapshots = Arc::new(SnapshotHandle::new(first));
         let registry = Arc::<Registry>::default();
+        let now = net::now();
+        let member = FleetMember::new(now);
+        let (membership, wake) = (Arc::clone(member.membership()), Arc::clone(member.wake()));
+        let clients = ClientAdmission::new(now, membership, wake);
         Self {
             overrides: Overrides::new(Arc::clone(&snapshots), Arc::clone(&registry)),
             snapshots,
@@ -75,11 +78,11 @@ impl ServerContext {
                 process.max_handshakes.get(),
                 process.workers.get(),
             )),
-            limiters: ClientLimiters::new(net::now()),
+            clients: Arc::new(clients),
             chains: Arc::default(),
             lifecycle: Lifecycle::new(),
             fleet: FleetSlot::default(),
-            member: FleetMember::new(net::now()),
+            member,
             predecessors: Arc::default(),
             pruning: Mutex::default(),
         }

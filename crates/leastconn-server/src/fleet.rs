@@ -20,6 +20,7 @@
 //! so that a process that was paused cannot decide by old numbers, whether or not the fleet thread
 //! has run again.
 
+pub mod clients;
 mod exchange;
 pub mod handle;
 mod member;

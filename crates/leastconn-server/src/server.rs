@@ -370,7 +370,7 @@ async fn forget_idle(context: Arc<ServerContext>, mut stop: watch::Receiver<bool
             _ = stop.wait_for(|&stop| stop) => return,
             _ = tick.tick() => {
                 let now = net::now();
-                context.limiters.forget_idle(now);
+                context.clients.limiters().forget_idle(now);
                 let snapshot = context.snapshot();
                 let limits = snapshot.listeners.values().filter_map(|listener| listener.source_limit.as_ref());
                 limits.for_each(|limit| limit.forget_idle(now));

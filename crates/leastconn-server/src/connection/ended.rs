@@ -12,8 +12,8 @@ use leastconn_tls::{
 
 use super::proxy_header::ReceiveError;
 use crate::{
-    authorization::Refusal, policy::Denied, reason_code::ReasonCode, registry::ConnectionHandle,
-    starttls::StartTlsError,
+    authorization::Refusal, fleet::clients::ClientRefusal, policy::Denied, reason_code::ReasonCode,
+    registry::ConnectionHandle, starttls::StartTlsError,
 };
 
 /// The end of a connection before anything was relayed.
@@ -92,7 +92,7 @@ macro_rules! ended_from {
 ended_from!(
     StartTlsError,
     ReceiveError,
-    leastconn::Refusal,
+    ClientRefusal,
     ConnectError,
     Departed,
 );

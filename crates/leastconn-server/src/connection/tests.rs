@@ -128,7 +128,7 @@ async fn newest_rules_and_limits_apply() {
     let (_record, granted) = scene.authorize(accepted);
     let (snapshot, grant) = granted.unwrap();
     assert_eq!(snapshot.generation, 1);
-    let limiters = &scene.context.limiters;
+    let limiters = scene.context.clients.limiters();
     let permit = limiters.admit(grant.identity(), grant.limits(), net::now());
     let permit = permit.unwrap();
     let (pool, selector) = grant.servers(&permit);

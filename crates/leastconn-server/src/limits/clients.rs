@@ -9,10 +9,12 @@
 //! 58 MB for sources and 232 MB for certificates. The maximum for certificates is reached only if a
 //! million certificates are used within the time that a bucket takes to fill.
 
-use std::{borrow::Cow, time::Instant};
+use std::{borrow::Cow, num::NonZeroU32, time::Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use leastconn::{ClientId, Limiter, Limits, Permit, Refusal};
+use leastconn::{
+    Admission, Change, ClientId, Limiter, Limits, Permit, Refusal, Sharing, UsageReport,
+};
 
 /// Capacity of the table of clients that are identified by source address.
 const MAX_SOURCES: usize = 1 << 18;
@@ -54,6 +56,72 @@ impl ClientLimiters {
         now: Instant,
     ) -> Result<Permit, Refusal> {
         self.table(client).admit(&key(client), limits, now)
+    }
+
+    /// Sets a function that is called when there is something new for
+    /// [`Self::usage_reports`].
+    #[must_use]
+    pub fn on_change(self, on_change: impl Fn(Change) + Send + Sync + Clone + 'static) -> Self {
+        Self {
+            sources: self.sources.on_change(on_change.clone()),
+            certificates: self.certificates.on_change(on_change),
+        }
+    }
+
+    /// As [`Self::admit`], under limits that the members of a fleet share.
+    ///
+    /// # Errors
+    /// If the client is over a limit.
+    pub fn admit_shared(
+        &self,
+        client: &ClientId,
+        limits: &Limits,
+        sharing: Sharing,
+        now: Instant,
+    ) -> Result<Admission, Refusal> {
+        self.table(client)
+            .admit_shared(&key(client), limits, sharing, now)
+    }
+
+    /// See [`Limiter::share_open`].
+    pub fn share_open(&self, client: &ClientId, limits: &Limits, now: Instant) {
+        self.table(client).share_open(&key(client), limits, now);
+    }
+
+    /// The usage that the store of the fleet does not know yet, of up to `max` clients. A quarter
+    /// of them is reserved for sources, so that certificates cannot displace them.
+    pub fn usage_reports(&self, max: usize, now: Instant) -> Vec<UsageReport> {
+        let mut reports = self.certificates.usage_reports(max - max / 4, now);
+        reports.extend(self.sources.usage_reports(max - reports.len(), now));
+        reports
+    }
+
+    /// See [`Limiter::repeat_reports`].
+    pub fn repeat_reports(&self, now: Instant) {
+        self.sources.repeat_reports(now);
+        self.certificates.repeat_reports(now);
+    }
+
+    /// See [`Limiter::unanswered`].
+    pub fn unanswered(&self, members: NonZeroU32, now: Instant) {
+        self.sources.unanswered(members, now);
+        self.certificates.unanswered(members, now);
+    }
+
+    /// See [`Limiter::stop_sharing`].
+    pub fn stop_sharing(&self, now: Instant) {
+        self.sources.stop_sharing(now);
+        self.certificates.stop_sharing(now);
+    }
+
+    /// The number of open connections of `client`.
+    pub fn open(&self, client: &ClientId) -> u64 {
+        self.table(client).open(&key(client))
+    }
+
+    /// Whether no client is known.
+    pub fn is_empty(&self) -> bool {
+        self.sources.is_empty() && self.certificates.is_empty()
     }
 
     /// Forgets clients that are idle at `now`.
