@@ -239,7 +239,7 @@ fn read_text(
     };
     let path = PathBuf::from(problems.name());
     let (config, Uses { addresses, sources }) =
-        resolve::resolve(raw, path, &surroundings, &mut problems);
+        resolve::resolve(raw, (path, digest(text)), &surroundings, &mut problems);
     drop(parsed);
     problems.sort();
     Reading {
@@ -248,6 +248,13 @@ fn read_text(
         addresses,
         sources,
     }
+}
+
+/// See [`Config::digest`].
+fn digest(text: &str) -> String {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    let bytes = hash.as_ref().iter().take(8);
+    bytes.map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Parses and validates the file. Returns its content, and the positions of tables and

@@ -75,7 +75,7 @@ pub(crate) struct Uses {
 /// Creates the configuration. The result is valid only if `problems` has no error.
 pub(crate) fn resolve(
     raw: &Raw,
-    path: PathBuf,
+    (path, digest): (PathBuf, String),
     surroundings: &Surroundings<'_>,
     problems: &mut Problems,
 ) -> (Config, Uses) {
@@ -109,6 +109,7 @@ pub(crate) fn resolve(
     drop(checked);
     let config = Config {
         path,
+        digest,
         process,
         log,
         admin,

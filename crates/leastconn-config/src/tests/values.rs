@@ -438,6 +438,14 @@ fn admin_needs_only_a_socket() {
 }
 
 #[test]
+fn digest_is_that_of_the_file() {
+    let digest = |text: &str| config(text).digest;
+    assert_eq!(digest(PLAIN).len(), 16);
+    assert_eq!(digest(PLAIN), digest(PLAIN));
+    assert_ne!(digest(PLAIN), digest(&format!("{PLAIN}# comment\n")));
+}
+
+#[test]
 fn invalid_admin_tokens_and_hosts_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in [

@@ -63,6 +63,7 @@ fn at(seconds: i64) -> Timestamp {
 fn config(clients: Vec<Client>) -> Config {
     Config {
         path: "leastconn.toml".into(),
+        digest: String::new(),
         process: Process {
             auto_workers: true,
             zone: None,
