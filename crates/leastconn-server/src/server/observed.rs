@@ -7,7 +7,7 @@ use leastconn_config::{FileKind, files};
 
 use crate::{
     context::{Phase, ServerContext},
-    telemetry::metrics::{DiscoveryState, FileValidity, Observed},
+    telemetry::metrics::{DiscoveryState, FileValidity, FleetGauges, Observed},
 };
 
 #[derive(Debug)]
@@ -138,6 +138,15 @@ impl Observed for ObservedContext {
     fn memory(&self) -> (u64, u64) {
         let usage = self.0.memory.usage();
         usage.map_or((0, 0), |usage| (usage.used, usage.limit))
+    }
+
+    fn fleet(&self) -> Option<FleetGauges> {
+        let status = self.0.fleet.get()?.status();
+        Some(FleetGauges {
+            state: status.state,
+            members: status.members.len(),
+            elsewhere: Vec::new(),
+        })
     }
 
     fn is_ready(&self) -> bool {

@@ -2,6 +2,7 @@
 //! anything that a client sends.
 
 mod collect;
+mod fleet;
 mod format;
 mod listener;
 mod process;
@@ -22,6 +23,7 @@ use prometheus_client::{
 };
 
 pub use collect::{DiscoveryState, FileValidity, Observed};
+pub use fleet::{AskOutcome, FleetGauges, FleetMetrics};
 pub use format::Format;
 pub use listener::{GaugeGuard, ListenerMetrics};
 pub use series::ClientMetrics;
@@ -43,6 +45,8 @@ pub struct Metrics {
     pub connect_seconds: Histogram,
     /// Time that a connection has waited in the queue of its upstream.
     pub queue_seconds: Histogram,
+    /// Shown only while the process is a member of a fleet.
+    pub fleet: Arc<FleetMetrics>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,6 +72,7 @@ impl Metrics {
             handshake_seconds: seconds(),
             connect_seconds: seconds(),
             queue_seconds: seconds(),
+            fleet: Arc::default(),
             registry: RwLock::default(),
         };
         let version = Family::<Version, Gauge>::default();
@@ -122,7 +127,10 @@ impl Metrics {
     pub fn observe(&self, observed: impl Observed) {
         self.registry
             .write()
-            .register_collector(Box::new(collect::Collect(observed)));
+            .register_collector(Box::new(collect::Collect {
+                observed,
+                fleet: Arc::clone(&self.fleet),
+            }));
     }
 
     /// Metrics of a listener; created on first use.

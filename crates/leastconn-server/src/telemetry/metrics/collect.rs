@@ -1,7 +1,7 @@
 //! Metrics that are read from the running state at each scrape: servers, certificates, lost
 //! log lines.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use leastconn::Member;
 use prometheus_client::{
@@ -9,6 +9,8 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
+
+use super::fleet::{FleetGauges, FleetMetrics};
 
 /// The part of the running state that metrics show.
 pub trait Observed: fmt::Debug + Send + Sync + 'static {
@@ -38,6 +40,8 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     fn blocked_seconds(&self) -> f64;
     /// Access log lines lost so far.
     fn lost_log_lines(&self) -> u64;
+    /// `None`: the process is not a member of a fleet.
+    fn fleet(&self) -> Option<FleetGauges>;
     /// Whether new connections are accepted.
     fn is_ready(&self) -> bool;
     /// Whether the last reload was applied. True if there was no reload yet.
@@ -69,7 +73,10 @@ pub struct FileValidity {
 }
 
 #[derive(Debug)]
-pub(super) struct Collect<O>(pub(super) O);
+pub(super) struct Collect<O> {
+    pub(super) observed: O,
+    pub(super) fleet: Arc<FleetMetrics>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 struct ServerLabels {
@@ -99,16 +106,24 @@ impl<O: Observed> Collector for Collect<O> {
         self.encode_upstreams(&mut encoder)?;
         self.encode_discovery(&mut encoder)?;
         self.encode_files(&mut encoder)?;
-        self.encode_process(&mut encoder)
+        self.encode_process(&mut encoder)?;
+        match self.observed.fleet() {
+            Some(gauges) => self.fleet.encode(&gauges, &mut encoder),
+            None => Ok(()),
+        }
     }
 }
 
 impl<O: Observed> Collect<O> {
     fn encode_servers(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let members = self.0.servers().into_iter().map(|(upstream, member)| {
-            let server = member.server.id().to_string();
-            (ServerLabels { upstream, server }, member)
-        });
+        let members = self
+            .observed
+            .servers()
+            .into_iter()
+            .map(|(upstream, member)| {
+                let server = member.server.id().to_string();
+                (ServerLabels { upstream, server }, member)
+            });
         let members: Vec<_> = members.collect();
         let servers: Vec<_> = members
             .iter()
@@ -128,7 +143,7 @@ impl<O: Observed> Collect<O> {
         for (labels, status) in &servers {
             *active.entry(labels.clone()).or_default() += i64::from(status.in_flight);
         }
-        for (upstream, server, connections) in self.0.removed_servers() {
+        for (upstream, server, connections) in self.observed.removed_servers() {
             if connections > 0 {
                 *active.entry(ServerLabels { upstream, server }).or_default() +=
                     i64::try_from(connections).unwrap_or(i64::MAX);
@@ -211,9 +226,9 @@ impl<O: Observed> Collect<O> {
             "leastconn_upstream_panic",
             "1 while no server of an upstream is available, but some are ejected or down",
             MetricType::Gauge,
-            gauges(flags(self.0.upstreams())),
+            gauges(flags(self.observed.upstreams())),
         )?;
-        let queues = self.0.queues().into_iter();
+        let queues = self.observed.queues().into_iter();
         let waiting = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         family(
             encoder,
@@ -227,12 +242,12 @@ impl<O: Observed> Collect<O> {
             "leastconn_upstream_zone_preferred",
             "1 while new connections are sent only to servers in the own zone, 0 while they are sent to all zones",
             MetricType::Gauge,
-            gauges(flags(self.0.own_zones())),
+            gauges(flags(self.observed.own_zones())),
         )
     }
 
     fn encode_discovery(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let all = self.0.discoveries();
+        let all = self.observed.discoveries();
         let labels = |state: &DiscoveryState| UpstreamLabels {
             upstream: state.upstream.clone(),
         };
@@ -273,7 +288,7 @@ impl<O: Observed> Collect<O> {
     }
 
     fn encode_files(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let mut all = self.0.file_validity();
+        let mut all = self.observed.file_validity();
         all.sort();
         // One series per file: several `tls` tables may use the same file, some of them with its
         // previous content.
@@ -317,9 +332,9 @@ impl<O: Observed> Collect<O> {
             "leastconn_access_log_lines_lost",
             "Access log lines that could not be written",
             MetricType::Counter,
-            &ConstCounter::new(self.0.lost_log_lines()),
+            &ConstCounter::new(self.observed.lost_log_lines()),
         )?;
-        let old = self.0.predecessors();
+        let old = self.observed.predecessors();
         let gauge = |value: u64| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
         single(
             encoder,
@@ -340,16 +355,16 @@ impl<O: Observed> Collect<O> {
             "leastconn_ready",
             "1 while new connections are accepted, as /readyz reports",
             MetricType::Gauge,
-            &ConstGauge::new(i64::from(self.0.is_ready())),
+            &ConstGauge::new(i64::from(self.observed.is_ready())),
         )?;
         single(
             encoder,
             "leastconn_config_last_reload_applied",
             "0 after a reload that was rejected, 1 otherwise",
             MetricType::Gauge,
-            &ConstGauge::new(i64::from(self.0.is_last_reload_applied())),
+            &ConstGauge::new(i64::from(self.observed.is_last_reload_applied())),
         )?;
-        let (used, limit) = self.0.memory();
+        let (used, limit) = self.observed.memory();
         for (name, help, value) in [
             (
                 "leastconn_memory_used_bytes",
@@ -369,12 +384,12 @@ impl<O: Observed> Collect<O> {
             "leastconn_config_read_blocked_seconds",
             "How long a file operation of a reload has been blocked, in seconds; 0: not blocked",
             MetricType::Gauge,
-            &ConstGauge::new(self.0.blocked_seconds()),
+            &ConstGauge::new(self.observed.blocked_seconds()),
         )
     }
 }
 
-fn single(
+pub(super) fn single(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,

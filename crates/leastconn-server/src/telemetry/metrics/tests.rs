@@ -1,6 +1,7 @@
 use leastconn_testkit::metrics::{normalise, parse};
 
 use super::*;
+use crate::fleet::FleetState;
 
 #[derive(Debug)]
 struct FixedState;
@@ -68,6 +69,14 @@ impl Observed for FixedState {
         0.0
     }
 
+    fn fleet(&self) -> Option<FleetGauges> {
+        Some(FleetGauges {
+            state: FleetState::CutOff,
+            members: 3,
+            elsewhere: vec![("web".to_owned(), "web1".to_owned(), 7)],
+        })
+    }
+
     fn is_ready(&self) -> bool {
         true
     }
@@ -89,6 +98,9 @@ fn text_is_valid_prometheus_format() {
     listener.active.inc();
     listener.ended(ReasonCode::IdleTimeout);
     metrics.handshake_seconds.observe(0.01);
+    metrics.fleet.exchange_seconds.observe(0.01);
+    metrics.fleet.exchange_failed();
+    metrics.fleet.asked(AskOutcome::TimedOut, 2);
     let text = metrics.encode(Format::Prometheus);
     assert!(
         !text.contains("# EOF"),
@@ -111,6 +123,21 @@ fn text_is_valid_prometheus_format() {
         !text.contains("web2"),
         "series of a server without connections"
     );
+    for (series, value) in [
+        (r#"leastconn_fleet_state{state="joined"}"#, 0.0),
+        (r#"leastconn_fleet_state{state="cut_off"}"#, 1.0),
+        ("leastconn_fleet_members", 3.0),
+        ("leastconn_fleet_exchange_seconds_count", 1.0),
+        ("leastconn_fleet_exchange_failures_total", 1.0),
+        (r#"leastconn_fleet_asks_total{outcome="granted"}"#, 0.0),
+        (r#"leastconn_fleet_asks_total{outcome="timeout"}"#, 2.0),
+        (
+            r#"leastconn_server_connections_elsewhere{upstream="web",server="web1"}"#,
+            7.0,
+        ),
+    ] {
+        assert_eq!(samples[&normalise(series)], value, "{series}");
+    }
     // Quotes in a label value are escaped.
     assert!(text.contains(r#"{file="a \"b\"\\\n.crt"} 7"#), "{text}");
 
