@@ -50,6 +50,7 @@ const FILES: &[File] = files![
     "control.js" as SCRIPT,
     "clients.js" as SCRIPT,
     "dom.js" as SCRIPT,
+    "fleet.js" as SCRIPT,
     "format.js" as SCRIPT,
     "notice.js" as SCRIPT,
     "overview.js" as SCRIPT,

@@ -5,6 +5,7 @@ import * as charts from "./charts.js";
 import * as clients from "./clients.js";
 import * as connections from "./connections.js";
 import * as control from "./control.js";
+import * as fleet from "./fleet.js";
 import { $, attribute, badge, el, text } from "./dom.js";
 import * as as from "./format.js";
 import { announce, watch } from "./notice.js";
@@ -48,6 +49,7 @@ async function poll() {
       get("connections", connections.query()),
       get("history", fullHistory ? {} : { last: 5 }),
       get("refusals", refusals.query()),
+      fleet.fetchFleet(last.status),
     ]);
   } catch (error) {
     failed(error);
@@ -61,8 +63,10 @@ async function poll() {
   }
 }
 
-function show(status, { servers, sources = [] }, rules, open, history, refused) {
+function show(status, { servers, sources = [] }, rules, open, history, refused, members) {
   const before = last.status;
+  // The fleet is requested from the second round on.
+  if (status.fleet && !before) pollAgain = true;
   last = { status, at: Date.now() };
   if (lost) announce("Connection to the balancer restored.");
   lost = false;
@@ -87,6 +91,7 @@ function show(status, { servers, sources = [] }, rules, open, history, refused) 
   clients.show(rules);
   connections.show(open);
   refusals.show(refused);
+  fleet.show(members, status);
   watch(status, servers);
   text($("pulse"), `live · ${as.clock(status.time)}`);
   clocks(Date.parse(status.time) - last.at);

@@ -12,6 +12,7 @@ const SOON = 7 * DAY;
 const LATER = 30 * DAY;
 let allCertificates = false;
 
+const SET_FOR = { here: " on this balancer only", fleet: " for the fleet" };
 const PHASES = { starting: "warn", ready: "good", draining: "warn" };
 
 export function head(status) {
@@ -46,10 +47,13 @@ export function head(status) {
   lines(
     $("override-list"),
     configuration.deviations.map(
-      ({ what, is, configured, since }) =>
-        `${what} is ${is}${since ? ` since ${as.when(since, status.time)}` : ""}; configured: ${configured}`,
+      ({ what, is, configured, since, set_for: setFor }) =>
+        `${what} is ${is}${since ? ` since ${as.when(since, status.time)}` : ""}${SET_FOR[setFor] ?? ""}; configured: ${configured}`,
     ),
   );
+  const blocks = configuration.blocks ?? 0;
+  $("blocks").hidden = blocks === 0;
+  text($("blocks"), `${as.plural(blocks, "client is", "clients are")} blocked by operators: ctl blocks lists them.`);
   outages(status);
   $("draining").hidden = status.phase !== "draining";
   const { log, sandbox } = status;

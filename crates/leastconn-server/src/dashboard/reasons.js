@@ -13,6 +13,7 @@ export const REFUSALS = {
   ambiguous_identity: "The certificate contains more than one possible identity, or an invalid name.",
   unknown_client: "The certificate is valid, but no [[client]] rule matches.",
   not_allowed: "A rule matches, but does not allow a server of this listener.",
+  blocked: "An operator has blocked the client: ctl blocks lists all blocks.",
   rate_limited: "The client exceeded its rate_limit, or the limit of its source address.",
   too_many_connections: "The client reached its max_conns.",
   overloaded: "The balancer reached a limit: connections, handshakes, open files, or the size of a queue.",
