@@ -3,10 +3,12 @@
 //! Field names match the access log and the metrics. Unknown or unconfigured values are
 //! left out. Fields may be added, but not removed.
 
+mod blocks;
 mod changes;
 pub mod client;
 mod clients;
 mod connections;
+mod fleet;
 pub mod history;
 pub mod openapi;
 pub mod outage;
@@ -18,11 +20,14 @@ mod upstreams;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+pub(crate) use blocks::target;
+pub use blocks::{Block, BlockRemoved, BlockSet, Blocks, RemoveBlock, SetBlock};
 pub use changes::{
     Kill, Killed, LogLevel, ServerState, SetLogLevel, SetState, SetWeight, StateSet, WeightSet,
 };
 pub use clients::{Client, ClientOrder, Clients, ClientsQuery, RateLimit};
 pub use connections::{Connection, Connections, ConnectionsQuery, Stage};
+pub use fleet::{Fleet, FleetResult, FleetState, FleetSummary, Member, MemberState, SetFor, Store};
 pub use history::{History, HistoryQuery, Sample, Samples};
 pub use outage::{Outage, UnhealthyServer};
 pub use page::DEFAULT_LIMIT;

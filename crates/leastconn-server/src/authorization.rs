@@ -6,12 +6,15 @@
 mod input;
 pub mod shadow;
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use leastconn::ClientId;
 use leastconn_config::OnExpiry;
 use leastconn_tls::ChainError;
 
 use crate::{
+    blocks::BlockedBy,
     policy::{Denied, Grant},
     reason_code::ReasonCode,
     snapshot::{Listener, Snapshot},
@@ -34,6 +37,14 @@ pub enum Refusal {
     /// No client rule allows the connection.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// An operator has blocked the client.
+    #[error("{by}")]
+    Blocked {
+        /// The rule that matched.
+        client: Arc<str>,
+        identity: ClientId,
+        by: BlockedBy,
+    },
 }
 
 impl Refusal {
@@ -44,6 +55,7 @@ impl Refusal {
             Self::NoCertificate => ReasonCode::NoCertificate,
             Self::Certificate(error) => error.kind().into(),
             Self::Denied(denied) => denied.reason(),
+            Self::Blocked { .. } => ReasonCode::Blocked,
         }
     }
 
@@ -51,6 +63,7 @@ impl Refusal {
     pub fn reason_for_open(&self) -> ReasonCode {
         match self {
             Self::Certificate(error) => error.kind().into(),
+            Self::Blocked { .. } => ReasonCode::Blocked,
             Self::ListenerRemoved | Self::NoCertificate | Self::Denied(_) => {
                 ReasonCode::PolicyChanged
             }
@@ -61,6 +74,9 @@ impl Refusal {
     pub fn matched(&self) -> Option<(&str, &ClientId)> {
         match self {
             Self::Denied(denied) => denied.matched(),
+            Self::Blocked {
+                client, identity, ..
+            } => Some((client, identity)),
             Self::ListenerRemoved | Self::NoCertificate | Self::Certificate(_) => None,
         }
     }
@@ -82,7 +98,18 @@ pub fn authorize(
         .listener(input.listener)
         .ok_or(Refusal::ListenerRemoved)?;
     let valid_until = verify_chain(listener, input, now)?;
-    let matched = snapshot.policy.identify(&input.for_rules(listener), now)?;
+    let rules = input.for_rules(listener);
+    let matched = snapshot.policy.identify(&rules, now)?;
+    let blocked = snapshot
+        .blocks
+        .find(matched.identity(), rules.certificate, now);
+    if let Some(by) = blocked {
+        return Err(Refusal::Blocked {
+            client: matched.client().into(),
+            identity: matched.identity().clone(),
+            by,
+        });
+    }
     let grant = matched.grant(&listener.routing, input.sni)?;
     Ok(grant.with_valid_until(valid_until))
 }

@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod api;
 pub mod authorization;
+pub mod blocks;
 pub mod certificate_expiry;
 pub mod connection;
 pub mod context;

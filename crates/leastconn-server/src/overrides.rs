@@ -1,4 +1,5 @@
-//! Runtime overrides: states and weights of servers and the log level, set by an operator.
+//! Runtime overrides: states and weights of servers, blocked clients and the log level, set by an
+//! operator.
 //!
 //! Overrides are stored by name, so that they survive a reload. A server in `drain` stays in
 //! `drain` regardless of other changes in the file, even of its address, until an operator sets it
@@ -7,8 +8,10 @@
 //! absent, for up to a week, and apply again when it rejoins. The log level stays until an operator resets it or the
 //! level in the file changes.
 
+mod blocks;
 mod discovered;
 mod filter;
+mod fleet;
 mod handover;
 mod maintenance;
 mod weights;
@@ -32,15 +35,19 @@ use crate::{
     snapshot::{Snapshot, SnapshotHandle},
 };
 
-pub use filter::ConnectionFilter;
+use blocks::ActiveBlocks;
+pub use blocks::{Block, BlockChange, BlockError, BlockHandover};
+pub use filter::{ConnectionFilter, InvalidFilter};
+use fleet::FleetSettings;
+pub use fleet::Origin;
 pub(crate) use handover::OverrideHandover;
 use maintenance::{PendingClose, close_connections};
 pub use weights::WeightChange;
 use weights::Weights;
 
-/// Maximum number of kills that a predecessor has not read yet. Operators do not send so many at
-/// once.
-const KILL_BUFFER: usize = 64;
+/// Maximum number of commands that a predecessor has not read yet. Operators do not send so many
+/// at once.
+const FORWARD_BUFFER: usize = 64;
 
 /// Default time until connections to a server in `maint` are closed. It also applies to
 /// discovered servers that were removed.
@@ -52,14 +59,26 @@ pub struct Overrides {
     active: Arc<Mutex<ActiveOverrides>>,
     snapshots: Arc<SnapshotHandle>,
     registry: Arc<Registry>,
-    /// Forwards kills to predecessor processes, which have their own connections.
-    kills: broadcast::Sender<ConnectionFilter>,
+    /// Commands for predecessor processes, which have their own connections.
+    forwards: broadcast::Sender<Forward>,
 }
+
+/// A command that predecessor processes must also carry out.
+#[derive(Clone, Debug)]
+pub enum Forward {
+    Kill(ConnectionFilter),
+    /// All blocks, after a change.
+    Blocks(Vec<BlockHandover>),
+}
+
+type ServerKey = (UpstreamId, ServerId);
 
 #[derive(Debug, Default)]
 struct ActiveOverrides {
-    servers: BTreeMap<(UpstreamId, ServerId), ServerOverride>,
+    servers: BTreeMap<ServerKey, ServerOverride>,
     weights: Weights,
+    blocks: ActiveBlocks,
+    fleet: FleetSettings,
     level: Option<(Level, Timestamp)>,
     /// Since when discovered servers with overrides are absent.
     absences: HashMap<(UpstreamId, ServerId), Instant>,
@@ -67,11 +86,12 @@ struct ActiveOverrides {
     is_replaced: bool,
 }
 
-/// The state of a server other than `ready`.
+/// The state of a server. It is `ready` only if another state is set for the fleet.
 #[derive(Debug)]
 struct ServerOverride {
     state: AdminState,
     since: Timestamp,
+    origin: Origin,
     /// Set only in `maint`.
     pending_close: Option<PendingClose>,
 }
@@ -102,9 +122,9 @@ pub struct ServerChange {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Override {
     /// A server's state. In the file all servers are `ready`.
-    Server(UpstreamId, ServerId, AdminState, Timestamp),
+    Server(UpstreamId, ServerId, AdminState, Timestamp, Origin),
     /// A server's weight.
-    Weight(UpstreamId, ServerId, WeightOverride, Timestamp),
+    Weight(UpstreamId, ServerId, WeightOverride, Timestamp, Origin),
     /// The log level.
     Level(Level, Timestamp),
 }
@@ -117,7 +137,7 @@ impl Overrides {
             active: Arc::default(),
             snapshots,
             registry,
-            kills: broadcast::Sender::new(KILL_BUFFER),
+            forwards: broadcast::Sender::new(FORWARD_BUFFER),
         }
     }
 
@@ -151,13 +171,13 @@ impl Overrides {
         // A connection ID is unique only within one process.
         if filter.connection.is_none() {
             // An error only means that there is no predecessor.
-            let _ = self.kills.send(filter.clone());
+            let _ = self.forwards.send(Forward::Kill(filter.clone()));
         }
     }
 
-    /// Subscribes to the kills that predecessor processes must also carry out.
-    pub fn kills(&self) -> broadcast::Receiver<ConnectionFilter> {
-        self.kills.subscribe()
+    /// Subscribes to the commands that predecessor processes must also carry out.
+    pub fn forwards(&self) -> broadcast::Receiver<Forward> {
+        self.forwards.subscribe()
     }
 
     /// Like [`Self::kill`], for this process only.
@@ -171,8 +191,31 @@ impl Overrides {
             .count()
     }
 
-    /// Sets the state of a server. In `maint`, open connections to it are closed after `grace`,
-    /// unless another state is set before.
+    /// The state of a server. An absent discovered server has a state if it has an override.
+    ///
+    /// # Errors
+    /// If there is no such server, or a successor has replaced this process.
+    pub fn server_state(
+        &self,
+        (upstream, server): (&str, &str),
+    ) -> Result<AdminState, SetServerError> {
+        let active = self.lock();
+        active
+            .ensure_active()
+            .map_err(|Replaced| SetServerError::Replaced)?;
+        if let Some(found) = self.snapshots.load().server(upstream, server) {
+            return Ok(found.status().admin);
+        }
+        let key = (UpstreamId::from(upstream), ServerId::from(server));
+        let absent = active.servers.get(&key);
+        absent
+            .map(|value| value.state)
+            .ok_or(SetServerError::NoSuchServer)
+    }
+
+    /// Sets the state of a server on this balancer. In `maint`, open connections to it are closed
+    /// after `grace`, unless another state is set before. If the state is that of the fleet, the
+    /// server follows the fleet from now on.
     ///
     /// # Errors
     /// If there is no such server, or a successor has replaced this process.
@@ -201,33 +244,68 @@ impl Overrides {
         let was = found.status().admin;
         found.set_admin(state);
         let key = (UpstreamId::from(upstream), found.id().clone());
-        // Removing the previous override also cancels its pending close.
-        let previous = active.servers.remove(&key);
-        let since = previous
-            .as_ref()
-            .filter(|previous| previous.state == state)
-            .map_or_else(Timestamp::now, |previous| previous.since);
-        if state != AdminState::Ready {
-            let pending_close = (state == AdminState::Maint).then(|| {
-                let close = close_connections(self.clone(), key.clone(), grace);
-                PendingClose {
-                    at: Timestamp::now()
-                        .saturating_add(grace)
-                        .unwrap_or(Timestamp::MAX),
-                    task: Some(runtime.spawn(close).abort_handle()),
-                }
-            });
-            let server_override = ServerOverride {
-                state,
-                since,
-                pending_close,
-            };
-            active.servers.insert(key, server_override);
-        }
+        let origin = match active.fleet.state(&key) == state {
+            true => Origin::Fleet,
+            false => Origin::Here,
+        };
+        let _entered = runtime.enter();
+        self.store_state(&mut active, key, state, grace, origin);
         Ok(ServerChange {
             was,
             active: found.status().in_flight,
         })
+    }
+
+    /// Stores the override of a server whose state has been set. `ready` without another state in
+    /// the fleet needs no override.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime, for `maint`.
+    fn store_state(
+        &self,
+        active: &mut ActiveOverrides,
+        key: ServerKey,
+        state: AdminState,
+        grace: Duration,
+        origin: Origin,
+    ) {
+        // Removing the previous override also cancels its pending close.
+        let previous = active.servers.remove(&key);
+        if state == AdminState::Ready && origin == Origin::Fleet {
+            return;
+        }
+        let since = previous
+            .as_ref()
+            .filter(|previous| previous.state == state)
+            .map_or_else(Timestamp::now, |previous| previous.since);
+        let pending_close = (state == AdminState::Maint).then(|| {
+            let close = close_connections(self.clone(), key.clone(), grace);
+            PendingClose {
+                at: Timestamp::now()
+                    .saturating_add(grace)
+                    .unwrap_or(Timestamp::MAX),
+                task: Some(tokio::spawn(close).abort_handle()),
+            }
+        });
+        let server_override = ServerOverride {
+            state,
+            since,
+            origin,
+            pending_close,
+        };
+        active.servers.insert(key, server_override);
+    }
+
+    /// Carries out a kill of another member of the fleet. Returns the number of connections that
+    /// were closed.
+    ///
+    /// # Errors
+    /// If `filter` is not understood.
+    pub fn kill_for_fleet(&self, filter: &str) -> Result<usize, InvalidFilter> {
+        let filter = ConnectionFilter::of_fleet(filter)?;
+        // A process that was replaced is a member itself.
+        let killed = self.kill(&filter);
+        Ok(killed.unwrap_or_else(|Replaced| self.kill_local(&filter)))
     }
 
     /// Sets the log level. `None` resets it to the level in the file.
@@ -261,7 +339,8 @@ impl Overrides {
     pub fn active(&self) -> Vec<Override> {
         let active = self.lock();
         let servers = active.servers.iter().map(|((upstream, server), value)| {
-            Override::Server(upstream.clone(), server.clone(), value.state, value.since)
+            let (upstream, server) = (upstream.clone(), server.clone());
+            Override::Server(upstream, server, value.state, value.since, value.origin)
         });
         let level = active
             .level
@@ -281,6 +360,8 @@ impl Overrides {
             match &found {
                 Some(server) => server.set_admin(value.state),
                 None if next.discovers_servers(upstream) => return true,
+                // The fleet remembers it.
+                None if value.origin == Origin::Fleet => {}
                 None => tracing::info!(
                     %upstream,
                     %server,
@@ -291,6 +372,7 @@ impl Overrides {
             found.is_some()
         });
         active.weights.apply(&next);
+        self.reconcile(&mut active, &next);
         let (before, log) = (&current.config.log, next.config.log.clone());
         if before.level != log.level && active.level.take().is_some() {
             tracing::info!("log level override dropped: level changed in the configuration file");

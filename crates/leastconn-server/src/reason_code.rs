@@ -74,6 +74,8 @@ reason_codes! {
     UnknownClient = "unknown_client", Refused;
     /// A rule matches, but allows no server of this upstream.
     NotAllowed = "not_allowed", Refused;
+    /// An operator has blocked the client.
+    Blocked = "blocked", Refused;
     /// The client opens connections faster than its rate limit.
     RateLimited = Reason::RateLimited.as_str(), Refused;
     /// The client has reached its maximum of concurrent connections.

@@ -17,6 +17,7 @@ use leastconn_config::Config;
 use tokio::time::timeout;
 
 use crate::{
+    blocks::Blocks,
     policy::Policy,
     upstream::{ApplyMembers, DiscoveryHandover, Upstream, UpstreamError},
 };
@@ -32,6 +33,8 @@ pub struct Snapshot {
     pub config: Config,
     pub upstreams: HashMap<UpstreamId, Arc<Upstream>>,
     pub policy: Arc<Policy>,
+    /// Clients that operators have blocked. All snapshots of a process share it.
+    pub blocks: Arc<Blocks>,
     /// Servers removed from the configuration that may still have connections, with
     /// their upstreams.
     pub removed_servers: Vec<(UpstreamId, Arc<Server>)>,
@@ -76,6 +79,7 @@ impl Snapshot {
             config,
             upstreams,
             policy,
+            blocks: Arc::default(),
             removed_servers: Vec::new(),
             listeners: HashMap::new(),
             removed_listeners: HashMap::new(),
@@ -220,6 +224,7 @@ impl Snapshot {
             config,
             upstreams,
             policy,
+            blocks: Arc::clone(&self.blocks),
             listeners: HashMap::new(),
             removed_listeners: HashMap::new(),
         })

@@ -15,10 +15,11 @@ use serde::Serialize;
 use leastconn::WeightOverride;
 
 use super::{DONE, FAILED, INVALID, fail};
+use crate::figures;
 use leastconn_config::{Level, suggest, text::escape};
 use leastconn_server::api::{
-    ClientOrder, ClientsQuery, ConnectionsQuery, Kill, RefusalsQuery, ReloadOutcome, Server,
-    ServerState, SetLogLevel, SetState, SetWeight, Status,
+    ClientOrder, ClientsQuery, ConnectionsQuery, FleetResult, Kill, RefusalsQuery, ReloadOutcome,
+    RemoveBlock, Server, ServerState, SetBlock, SetLogLevel, SetState, SetWeight, Status,
     client::{Client, ClientError},
 };
 use table::OutputStyle;
@@ -96,6 +97,8 @@ enum Command {
         /// The server, as listed by `ctl servers`.
         #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
         server: ServerName,
+        #[command(flatten)]
+        here: HereArgs,
     },
     /// Take a server out of service: send no new connections to it and close open ones
     /// after a grace period.
@@ -103,6 +106,8 @@ enum Command {
         /// The server, as listed by `ctl servers`.
         #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
         server: ServerName,
+        #[command(flatten)]
+        here: HereArgs,
         /// Grace period for open connections; "0s" closes them at once [default: 10s].
         #[arg(long, value_name = "DURATION")]
         grace: Option<String>,
@@ -112,19 +117,49 @@ enum Command {
         /// The server, as listed by `ctl servers`.
         #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
         server: ServerName,
+        #[command(flatten)]
+        here: HereArgs,
     },
     /// Set the weight of a server until it is set to 100% or the balancer is restarted.
     Weight {
         /// The server, as listed by `ctl servers`.
         #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
         server: ServerName,
+        #[command(flatten)]
+        here: HereArgs,
         /// A weight, or a percentage of the configured weight; 0 sends no new connections, 100%
         /// resets the weight.
         #[arg(value_name = "N|N%")]
         weight: WeightOverride,
     },
-    /// Close open connections that match all given filters.
-    Kill(KillArgs),
+    /// Close open connections that match all given filters. In a fleet: on all members.
+    Kill {
+        #[command(flatten)]
+        filter: KillArgs,
+        #[command(flatten)]
+        here: HereArgs,
+    },
+    /// Refuse a client and close its connections; in a fleet: on all members.
+    Block {
+        #[command(flatten)]
+        target: BlockTarget,
+        /// Time until the block expires, such as 24h [default: it does not expire].
+        #[arg(long = "for", value_name = "DURATION")]
+        duration: Option<String>,
+        #[command(flatten)]
+        here: HereArgs,
+    },
+    /// Admit a blocked client again.
+    Unblock {
+        #[command(flatten)]
+        target: BlockTarget,
+        #[command(flatten)]
+        here: HereArgs,
+    },
+    /// List blocked clients.
+    Blocks,
+    /// Show the fleet: its members and the store.
+    Fleet,
     /// Reload the configuration, wait for the outcome and print it; exits with 1 if the
     /// configuration was rejected.
     Reload,
@@ -149,9 +184,28 @@ struct KillArgs {
     /// Connections to this server.
     #[arg(long, value_name = "UPSTREAM/SERVER", value_parser = server_name)]
     server: Option<ServerName>,
-    /// The connection with this ID.
+    /// The connection with this ID, on this balancer.
     #[arg(long, value_name = "ID")]
     connection: Option<u64>,
+}
+
+/// Not in the group of filters, because it is no filter.
+#[derive(Clone, Copy, Debug, Args)]
+struct HereArgs {
+    /// In a fleet: only on this balancer.
+    #[arg(long)]
+    here: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct BlockTarget {
+    /// The client's identity, as shown by `ctl connections`: cn:..., dns:..., uri:...
+    #[arg(long, value_name = "IDENTITY")]
+    identity: Option<String>,
+    /// The serial number of the client's certificate, in hexadecimal.
+    #[arg(long, value_name = "HEX")]
+    serial: Option<String>,
 }
 
 /// Upstream name and server name.
@@ -289,35 +343,66 @@ async fn execute(client: &Client, command: Command, json: bool) -> Result<u8, Ct
             let refusals = client.refusals(&query).await?;
             print(&refusals, json, || show::refusals(&refusals, &style))
         }
-        Command::Drain { server } => set(client, &server, ServerState::Drain, None, json).await,
-        Command::Maint { server, grace } => {
-            set(client, &server, ServerState::Maint, grace, json).await
+        Command::Drain { server, here } => {
+            set(client, &server, ServerState::Drain, None, here, json).await
         }
-        Command::Ready { server } => set(client, &server, ServerState::Ready, None, json).await,
+        Command::Maint {
+            server,
+            here,
+            grace,
+        } => set(client, &server, ServerState::Maint, grace, here, json).await,
+        Command::Ready { server, here } => {
+            set(client, &server, ServerState::Ready, None, here, json).await
+        }
         Command::Weight {
             server: ServerName(upstream, server),
+            here: HereArgs { here },
             weight,
         } => {
             let change = SetWeight {
                 weight: weight.to_string(),
+                here,
             };
             let set = client.set_weight(&upstream, &server, &change).await?;
-            print(&set, json, || show::weight_set(&set))
+            print(&set, json, || show::weight_set(&set))?;
+            complete(set.fleet.as_ref())
         }
-        Command::Kill(args) => {
-            let filter = Kill {
-                client: args.client,
-                identity: args.identity,
-                server: args
-                    .server
-                    .map(|ServerName(upstream, server)| format!("{upstream}/{server}")),
-                connection: args.connection,
+        Command::Kill { filter, here } => kill(client, filter, here, json).await,
+        Command::Block {
+            target: BlockTarget { identity, serial },
+            duration,
+            here: HereArgs { here },
+        } => {
+            let block = SetBlock {
+                identity,
+                serial,
+                duration,
+                here,
             };
-            let killed = client.kill(&filter).await?;
-            print(&killed, json, || match killed.killed {
-                1 => "1 connection closed\n".to_owned(),
-                n => format!("{n} connections closed\n"),
-            })
+            let set = client.block(&block).await?;
+            print(&set, json, || show::blocks::block_set(&set))?;
+            complete(set.fleet.as_ref())
+        }
+        Command::Unblock {
+            target: BlockTarget { identity, serial },
+            here: HereArgs { here },
+        } => {
+            let block = RemoveBlock {
+                identity,
+                serial,
+                here,
+            };
+            let removed = client.unblock(&block).await?;
+            print(&removed, json, || show::blocks::block_removed(&removed))?;
+            complete(removed.fleet.as_ref())
+        }
+        Command::Blocks => {
+            let blocks = client.blocks().await?;
+            print(&blocks, json, || show::blocks::blocks(&blocks, &style))
+        }
+        Command::Fleet => {
+            let fleet = client.fleet().await?;
+            print(&fleet, json, || show::fleet::fleet(&fleet, &style))
         }
         Command::Reload => reload(client, json).await,
         Command::LogLevel { level: None } => {
@@ -416,11 +501,48 @@ async fn set(
     ServerName(upstream, server): &ServerName,
     state: ServerState,
     grace: Option<String>,
+    HereArgs { here }: HereArgs,
     json: bool,
 ) -> Result<u8, CtlError> {
-    let change = SetState { state, grace };
+    let change = SetState { state, grace, here };
     let set = client.set_state(upstream, server, &change).await?;
-    print(&set, json, || show::state_set(&set))
+    print(&set, json, || show::state_set(&set))?;
+    complete(set.fleet.as_ref())
+}
+
+async fn kill(
+    client: &Client,
+    args: KillArgs,
+    HereArgs { here }: HereArgs,
+    json: bool,
+) -> Result<u8, CtlError> {
+    let filter = Kill {
+        client: args.client,
+        identity: args.identity,
+        server: args
+            .server
+            .map(|ServerName(upstream, server)| format!("{upstream}/{server}")),
+        connection: args.connection,
+        here,
+    };
+    let killed = client.kill(&filter).await?;
+    print(&killed, json, || {
+        let closed = figures::count(killed.killed, "connection");
+        match killed.fleet.as_ref().and_then(|fleet| fleet.killed) {
+            Some(others) => format!("{closed} closed here, {others} on other members\n"),
+            None => format!("{closed} closed\n"),
+        }
+    })?;
+    complete(killed.fleet.as_ref())
+}
+
+/// Reports what a command for the fleet has not done. Returns the exit code.
+fn complete(fleet: Option<&FleetResult>) -> Result<u8, CtlError> {
+    let Some(incomplete) = fleet.and_then(show::fleet::incomplete) else {
+        return Ok(DONE);
+    };
+    writeln!(io::stderr().lock(), "{incomplete}")?;
+    Ok(FAILED)
 }
 
 async fn reload(client: &Client, json: bool) -> Result<u8, CtlError> {

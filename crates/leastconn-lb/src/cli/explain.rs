@@ -19,12 +19,14 @@ use std::{
 
 use clap::Args;
 use jiff::Timestamp;
-use tokio::task::JoinSet;
+use tokio::{runtime::Runtime, task::JoinSet};
 
 use super::{ConfigArgs, DONE, FAILED, INVALID, fail};
 use explanation::{Explanation, Query};
 use leastconn_config::Config;
 use leastconn_server::{
+    api::client::Client,
+    blocks::BlockList,
     snapshot::{Listener, ListenerTls, Snapshot},
     telemetry::metrics::Metrics,
 };
@@ -97,6 +99,7 @@ fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
         .collect();
     let snapshot = snapshot(config.clone(), &names)?;
     discover(&snapshot)?;
+    apply_blocks(&snapshot)?;
     let query = Query {
         chain: &chain,
         source: args.source.unwrap_or(Ipv4Addr::LOCALHOST.into()),
@@ -122,11 +125,7 @@ fn discover(snapshot: &Snapshot) -> Result<(), String> {
     if upstreams.is_empty() {
         return Ok(());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| error.to_string())?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let mut running = JoinSet::new();
         for upstream in upstreams {
             let upstream = Arc::clone(upstream);
@@ -134,6 +133,30 @@ fn discover(snapshot: &Snapshot) -> Result<(), String> {
         }
         running.join_all().await
     });
+    Ok(())
+}
+
+fn runtime() -> Result<Runtime, String> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())
+}
+
+/// Time limit for asking the running balancer.
+const BLOCKS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Applies the blocks of the balancer that runs with this configuration. If none answers at the
+/// admin socket, no client is blocked.
+fn apply_blocks(snapshot: &Snapshot) -> Result<(), String> {
+    let admin = snapshot.config.admin.as_ref();
+    let Some(socket) = admin.and_then(|admin| admin.socket.as_ref()) else {
+        return Ok(());
+    };
+    let client = Client::at_socket(socket).within(BLOCKS_TIMEOUT);
+    if let Ok(blocks) = runtime()?.block_on(client.blocks()) {
+        snapshot.blocks.replace(BlockList::from(&blocks));
+    }
     Ok(())
 }
 

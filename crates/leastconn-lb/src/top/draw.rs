@@ -17,7 +17,7 @@ use super::{
     view::{Tab, View},
 };
 use crate::figures;
-use leastconn_server::api::{Phase, ReloadOutcome, Sample, outage_lines};
+use leastconn_server::api::{FleetState, FleetSummary, Phase, ReloadOutcome, Sample, outage_lines};
 
 /// Answers older than this are marked as stale.
 const STALE_AFTER: Duration = Duration::from_secs(5);
@@ -109,6 +109,11 @@ fn phase(phase: Phase) -> Span<'static> {
 
 fn heading(answers: &Answers) -> Line<'static> {
     let status = &answers.status;
+    let fleet = status.fleet.as_ref();
+    let fleet = fleet.map_or_else(String::new, |fleet| {
+        let members = figures::count(fleet.members, "member");
+        format!("  fleet {} {}, {members}", fleet.name, fleet.state.as_str())
+    });
     vec![
         Span::from(format!("leastconn {} ", status.version)).bold(),
         phase(status.phase),
@@ -118,6 +123,7 @@ fn heading(answers: &Answers) -> Line<'static> {
             status.configuration.file
         )
         .into(),
+        fleet.into(),
     ]
     .into()
 }
@@ -157,12 +163,40 @@ fn alerts(answers: &Answers) -> Vec<Line<'static>> {
     for old in &status.old_processes {
         lines.push(old.to_string().yellow().into());
     }
+    if let Some(fleet) = &status.fleet
+        && let Some(line) = fleet_alert(fleet)
+    {
+        lines.push(line);
+    }
+    if configuration.blocks > 0 {
+        let blocked = figures::count(configuration.blocks, "client");
+        lines.push(format!("blocked: {blocked}").yellow().into());
+    }
     if !configuration.deviations.is_empty() {
         let all = configuration.deviations.iter();
         let all: Vec<_> = all.map(|d| format!("{} {}", d.what, d.is)).collect();
         lines.push(format!("overrides: {}", all.join(", ")).yellow().into());
     }
     lines
+}
+
+/// What needs attention in the fleet.
+fn fleet_alert(fleet: &FleetSummary) -> Option<Line<'static>> {
+    let error = fleet.error.as_deref().unwrap_or_default();
+    let name = &fleet.name;
+    match fleet.state {
+        FleetState::CutOff => {
+            let text = format!("CUT OFF from fleet {name} since {}: {error}", fleet.since);
+            Some(text.red().bold().into())
+        }
+        FleetState::Joining => Some(format!("joining fleet {name}: {error}").yellow().into()),
+        FleetState::Joined if fleet.other_configurations > 0 => {
+            let others = figures::count(fleet.other_configurations, "member");
+            let text = format!("fleet {name}: {others} with another configuration");
+            Some(text.yellow().into())
+        }
+        FleetState::Joined => None,
+    }
 }
 
 fn totals(answers: &Answers) -> Line<'static> {

@@ -233,6 +233,7 @@ fn alerts_are_above_the_totals() {
             is: "drain".to_owned(),
             configured: "ready".to_owned(),
             since: None,
+            set_for: None,
         });
     changed.status.failed_upgrade = Some(leastconn_server::api::FailedUpgrade {
         time: String::new(),

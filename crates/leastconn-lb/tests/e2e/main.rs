@@ -22,6 +22,7 @@ mod api;
 mod authority_expiry;
 mod balancing_algorithms;
 mod blocking_files;
+mod blocks;
 mod certificate_chains;
 mod certificate_expiry;
 mod certificate_refusal;

@@ -10,12 +10,12 @@ use axum::{
 
 use super::{
     guard,
-    response::{error, respond},
+    response::{ApiError, error, respond, try_respond},
     serve::Caller,
 };
 use crate::api::{
-    ApiContext, Clients, ClientsQuery, Connections, ConnectionsQuery, HistoryQuery, Refusals,
-    RefusalsQuery, Servers, ServersQuery, Status, openapi::openapi,
+    ApiContext, Blocks, Clients, ClientsQuery, Connections, ConnectionsQuery, Fleet, HistoryQuery,
+    Refusals, RefusalsQuery, Servers, ServersQuery, Status, openapi::openapi,
 };
 
 pub(super) fn routes() -> Router<ApiContext> {
@@ -76,6 +76,16 @@ pub(super) fn routes() -> Router<ApiContext> {
                 },
             ),
         )
+        .route(
+            "/blocks",
+            get(async |State(cx): State<ApiContext>| respond(move || Blocks::of(&cx)).await),
+        )
+        .route(
+            "/fleet",
+            get(async |State(cx): State<ApiContext>| {
+                try_respond(move || Fleet::of(&cx).ok_or_else(no_fleet)).await
+            }),
+        )
         .route("/openapi.json", get(async || respond(openapi).await))
         .merge(super::changes::routes())
         .method_not_allowed_fallback(async |method: Method| {
@@ -91,6 +101,11 @@ pub(super) fn routes() -> Router<ApiContext> {
                 "no such resource; /api/v1/openapi.json lists all",
             )
         })
+}
+
+fn no_fleet() -> ApiError {
+    let message = "this balancer is not a member of a fleet: its configuration has no `[fleet]`";
+    ApiError(StatusCode::NOT_FOUND, message.to_owned())
 }
 
 type MaybeQuery<T> = Result<Query<T>, QueryRejection>;

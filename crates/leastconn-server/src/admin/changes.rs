@@ -12,6 +12,7 @@ use axum::{
 };
 use leastconn::{AdminState, WeightOverride};
 use leastconn_config::{duration, suggest, text::escape};
+use leastconn_fleet::{BlockTarget, Command};
 use serde::de::DeserializeOwned;
 use tokio::{net::unix::UCred, time::timeout};
 use tracing::field::{DisplayValue, display};
@@ -22,11 +23,15 @@ use super::{
 };
 use crate::{
     api::{
-        ApiContext, Kill, Killed, LogLevel, Reload, SetLogLevel, SetState, SetWeight, StateSet,
-        UpstreamSummary, WeightSet,
+        ApiContext, Block, BlockRemoved, BlockSet, FleetResult, Kill, Killed, LogLevel, Reload,
+        RemoveBlock, SetBlock, SetLogLevel, SetState, SetWeight, StateSet, UpstreamSummary,
+        WeightSet, target,
     },
+    blocks::display_serial,
     context::ServerContext,
-    overrides::{ConnectionFilter, DEFAULT_GRACE, Replaced, SetServerError},
+    overrides::{
+        BlockError, ConnectionFilter, DEFAULT_GRACE, Origin, Replaced, SetServerError, WeightChange,
+    },
 };
 
 /// Logs a change and who requested it.
@@ -54,6 +59,8 @@ pub(super) fn routes() -> Router<ApiContext> {
         .route("/servers/{upstream}/{server}/state", post(set_state))
         .route("/servers/{upstream}/{server}/weight", post(set_weight))
         .route("/connections/kill", post(kill))
+        .route("/blocks", post(block))
+        .route("/blocks/remove", post(unblock))
         .route("/reload", post(reload))
         .route("/log-level", post(set_log_level))
 }
@@ -125,20 +132,36 @@ async fn set_state(
         }
         Some(text) => duration::parse(text).or_else(|error| bad(&format!("`grace`: {error}")))?,
     };
+    let context = &cx.context;
+    let name = (&*upstream, &*server);
+    let was = context.overrides.server_state(name);
+    let was = was.map_err(|not_set| not_set_error(context, not_set, &upstream, &server))?;
+    let command = || Command::State {
+        upstream: upstream.clone(),
+        server: server.clone(),
+        state: state.as_str().to_owned(),
+        grace,
+    };
+    let fleet = send(context, request.here, command).await;
     try_respond(move || {
         let context = &cx.context;
-        let set =
-            context
-                .overrides
-                .set_server(cx.control.runtime(), (&upstream, &server), state, grace);
+        let (runtime, overrides) = (cx.control.runtime(), &context.overrides);
+        let name = (&*upstream, &*server);
+        let set = if is_sent(fleet.as_ref()) {
+            overrides.follow_fleet(runtime, name)
+        } else {
+            let set = overrides.set_server(runtime, name, state, grace);
+            set.map(|set| set.active)
+        };
         let set = set.map_err(|not_set| not_set_error(context, not_set, &upstream, &server))?;
         log_command!(
             caller,
             "set_server_state",
             upstream,
             server,
-            from = set.was.as_str(),
-            to = state.as_str()
+            from = was.as_str(),
+            to = state.as_str(),
+            set_for = set_for(fleet.as_ref())
         );
         let ends = state == AdminState::Maint;
         Ok(StateSet {
@@ -146,12 +169,39 @@ async fn set_state(
             upstream,
             server,
             state: state.into(),
-            was: set.was.into(),
-            active: set.active,
+            was: was.into(),
+            active: set,
             ends_after_seconds: ends.then_some(grace.as_secs_f64()),
+            fleet,
         })
     })
     .await
+}
+
+/// Sends a command to the fleet. `None`: the balancer is not a member of a fleet, or `here` is set.
+async fn send(
+    context: &ServerContext,
+    here: bool,
+    command: impl FnOnce() -> Command,
+) -> Option<FleetResult> {
+    let handle = context.fleet.get().filter(|_| !here)?;
+    let sent = handle.send(command()).await;
+    if let Err(error) = &sent {
+        tracing::warn!(%error, "command not sent to the fleet: carried out on this balancer only");
+    }
+    Some(FleetResult::sent(sent))
+}
+
+fn is_sent(fleet: Option<&FleetResult>) -> bool {
+    fleet.is_some_and(|result| result.error.is_none())
+}
+
+/// The log field for which balancers a command was carried out. `None` without a fleet.
+fn set_for(fleet: Option<&FleetResult>) -> Option<&'static str> {
+    fleet.map(|result| match result.error {
+        None => Origin::Fleet.as_str(),
+        Some(_) => Origin::Here.as_str(),
+    })
 }
 
 async fn set_weight(
@@ -164,9 +214,29 @@ async fn set_weight(
     let request: SetWeight = read(body).await?;
     let weight = request.weight.parse();
     let weight: WeightOverride = weight.or_else(|error| bad(&format!("`weight`: {error}")))?;
+    let context = &cx.context;
+    let before = context.overrides.server_weight((&upstream, &server));
+    let before = before.map_err(|not_set| not_set_error(context, not_set, &upstream, &server))?;
+    let command = || Command::Weight {
+        upstream: upstream.clone(),
+        server: server.clone(),
+        weight: weight.to_string(),
+    };
+    let fleet = send(context, request.here, command).await;
     try_respond(move || {
         let context = &cx.context;
-        let set = context.overrides.set_weight((&upstream, &server), weight);
+        let overrides = &context.overrides;
+        let name = (&*upstream, &*server);
+        let set = if is_sent(fleet.as_ref()) {
+            let followed = overrides.follow_fleet(cx.control.runtime(), name);
+            let after = followed.and_then(|_| overrides.server_weight(name));
+            after.map(|after| WeightChange {
+                was: before.weight,
+                ..after
+            })
+        } else {
+            overrides.set_weight(name, weight)
+        };
         let set = set.map_err(|not_set| not_set_error(context, not_set, &upstream, &server))?;
         log_command!(
             caller,
@@ -174,7 +244,8 @@ async fn set_weight(
             upstream,
             server,
             from = set.was,
-            to = set.weight
+            to = set.weight,
+            set_for = set_for(fleet.as_ref())
         );
         Ok(WeightSet {
             available: available(context, &upstream),
@@ -183,6 +254,7 @@ async fn set_weight(
             weight: set.weight,
             was: set.was,
             configured: set.configured,
+            fleet,
         })
     })
     .await
@@ -213,7 +285,143 @@ async fn kill(
     body: Body,
 ) -> Result<Response, ApiError> {
     let request: Kill = read(body).await?;
-    try_respond(move || kill_matching(&cx.context, &request, &caller)).await
+    // A connection ID is unique only within one process.
+    let handle = cx.context.fleet.get();
+    let handle = handle.filter(|_| !request.here && request.connection.is_none());
+    let filter = serde_json::to_string(&request).unwrap_or_default();
+    let context = Arc::clone(&cx.context);
+    let kill = move || kill_matching(&context, &request, &caller);
+    let killed = tokio::task::spawn_blocking(kill).await;
+    let mut killed = killed.unwrap_or_else(|_| bad("internal error, please report it"))?;
+    if let Some(handle) = handle {
+        let report = handle.kill(filter).await;
+        match &report {
+            Ok(report) if report.missing.is_empty() => {}
+            Ok(report) => tracing::warn!(
+                members = report.missing.join(" "),
+                "members of the fleet have not acknowledged a kill"
+            ),
+            Err(error) => {
+                tracing::warn!(%error, "kill not sent to the fleet: carried out on this balancer only");
+            }
+        }
+        killed.fleet = Some(FleetResult::killed(report));
+    }
+    Ok(respond(move || killed).await)
+}
+
+async fn block(
+    State(cx): State<ApiContext>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let request: SetBlock = read(body).await?;
+    let target = target(request.identity.as_deref(), request.serial.as_deref());
+    let target = target.or_else(|error| bad(&error))?;
+    let duration = match request.duration.as_deref() {
+        None => None,
+        Some(text) => match duration::parse(text) {
+            Ok(Duration::ZERO) => {
+                return bad("`for` cannot be zero; `ctl unblock` removes a block");
+            }
+            Ok(duration) => Some(duration),
+            Err(error) => return bad(&format!("`for`: {error}")),
+        },
+    };
+    // Block the client here first, so that it is refused even while the store does not answer.
+    let (context, for_here) = (Arc::clone(&cx.context), target.clone());
+    let set = tokio::task::spawn_blocking(move || context.overrides.block(for_here, duration));
+    let set = set
+        .await
+        .or_else(|_| bad("internal error, please report it"))?;
+    let set = set.map_err(|error| match error {
+        BlockError::Replaced => replaced(Replaced),
+        BlockError::TooMany => ApiError(
+            StatusCode::CONFLICT,
+            "there are too many blocks: refuse these clients by rules in the configuration"
+                .to_owned(),
+        ),
+    })?;
+    let command = || Command::Block {
+        target: target.clone(),
+        duration,
+    };
+    let fleet = send(&cx.context, request.here, command).await;
+    try_respond(move || {
+        let context = &cx.context;
+        let mut block = set.block;
+        if is_sent(fleet.as_ref()) {
+            // The block of the fleet replaces it.
+            context.overrides.unblock(&block.target).map_err(replaced)?;
+            block.origin = Origin::Fleet;
+        }
+        let in_fleet = context.snapshot().config.fleet.is_some();
+        let block = Block::of(block, in_fleet);
+        log_command!(
+            caller,
+            "block",
+            identity = block.identity,
+            serial = block.serial,
+            until = block.until,
+            killed = set.killed,
+            set_for = set_for(fleet.as_ref())
+        );
+        Ok(BlockSet {
+            block,
+            killed: set.killed,
+            fleet,
+        })
+    })
+    .await
+}
+
+async fn unblock(
+    State(cx): State<ApiContext>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let request: RemoveBlock = read(body).await?;
+    let target = target(request.identity.as_deref(), request.serial.as_deref());
+    let target = target.or_else(|error| bad(&error))?;
+    let blocks = cx.context.overrides.blocks();
+    let of_target: Vec<_> = blocks
+        .iter()
+        .filter(|block| block.target == target)
+        .collect();
+    if of_target.is_empty() {
+        let shown = match &target {
+            BlockTarget::Identity(identity) => format!("identity `{}`", escape(identity)),
+            BlockTarget::Serial(serial) => format!("serial number {}", display_serial(serial)),
+        };
+        return Err(ApiError(
+            StatusCode::NOT_FOUND,
+            format!("{shown} is not blocked; `ctl blocks` lists all blocks"),
+        ));
+    }
+    if request.here && of_target.iter().all(|block| block.origin == Origin::Fleet) {
+        return Err(ApiError(
+            StatusCode::CONFLICT,
+            "the client is blocked for the whole fleet: unblock it without `here`".to_owned(),
+        ));
+    }
+    cx.context.overrides.ensure_active().map_err(replaced)?;
+    let command = || Command::Unblock {
+        target: target.clone(),
+    };
+    let fleet = send(&cx.context, request.here, command).await;
+    try_respond(move || {
+        cx.context.overrides.unblock(&target).map_err(replaced)?;
+        let removed = BlockRemoved::of(target, fleet);
+        log_command!(
+            caller,
+            "unblock",
+            identity = removed.identity,
+            serial = removed.serial,
+            set_for = set_for(removed.fleet.as_ref())
+        );
+        Ok(removed)
+    })
+    .await
 }
 
 fn kill_matching(
@@ -221,7 +429,11 @@ fn kill_matching(
     request: &Kill,
     caller: &Caller,
 ) -> Result<Killed, ApiError> {
-    if *request == Kill::default() {
+    let unfiltered = Kill {
+        here: request.here,
+        ..Kill::default()
+    };
+    if *request == unfiltered {
         return bad("name the connections: `client`, `identity`, `server` or `connection`");
     }
     let server = match &request.server {
@@ -256,7 +468,7 @@ fn kill_matching(
     if let Some(id) = request.connection.filter(|_| killed == 0) {
         let only = Kill {
             connection: request.connection,
-            ..Kill::default()
+            ..unfiltered
         };
         let others = if *request == only {
             ""
@@ -269,7 +481,10 @@ fn kill_matching(
         ));
     }
     log_command!(caller, "kill", filter = %filter, killed);
-    Ok(Killed { killed })
+    Ok(Killed {
+        killed,
+        fleet: None,
+    })
 }
 
 async fn reload(

@@ -5,6 +5,8 @@ use leastconn_config::Level;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::FleetResult;
+
 /// Administrative state of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -26,6 +28,9 @@ pub struct SetState {
     /// With `maint`: time until open connections are closed, such as `30s`; default: `10s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace: Option<String>,
+    /// In a fleet: only this balancer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub here: bool,
 }
 
 /// Result of setting a server's state.
@@ -45,6 +50,9 @@ pub struct StateSet {
     /// With `maint`: seconds until open connections are closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_after_seconds: Option<f64>,
+    /// Result in the fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetResult>,
 }
 
 /// `POST /api/v1/servers/UPSTREAM/SERVER/weight`
@@ -54,6 +62,9 @@ pub struct SetWeight {
     /// A weight, such as `5`, or a percentage of the configured weight, such as `50%`. 0 stops
     /// new connections, and `100%` resets the weight.
     pub weight: String,
+    /// In a fleet: only this balancer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub here: bool,
 }
 
 /// Result of setting a server's weight.
@@ -70,6 +81,9 @@ pub struct WeightSet {
     /// Servers of the upstream that can now get new connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub available: Option<usize>,
+    /// Result in the fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetResult>,
 }
 
 /// `POST /api/v1/connections/kill`: closes connections that match all given criteria. At
@@ -89,13 +103,19 @@ pub struct Kill {
     /// Connection ID.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection: Option<u64>,
+    /// In a fleet: only this balancer. A connection ID always refers to this balancer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub here: bool,
 }
 
 /// Result of closing connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Killed {
-    /// Number of connections being closed.
+    /// Number of connections being closed on this balancer.
     pub killed: usize,
+    /// Result in the fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetResult>,
 }
 
 /// `POST /api/v1/log-level`

@@ -26,9 +26,9 @@ use tokio::{
 };
 
 use super::{
-    Clients, ClientsQuery, Connections, ConnectionsQuery, Kill, Killed, LogLevel, Refusals,
-    RefusalsQuery, Reload, Samples, Servers, ServersQuery, SetLogLevel, SetState, SetWeight,
-    StateSet, Status, WeightSet,
+    BlockRemoved, BlockSet, Blocks, Clients, ClientsQuery, Connections, ConnectionsQuery, Fleet,
+    Kill, Killed, LogLevel, Refusals, RefusalsQuery, Reload, RemoveBlock, Samples, Servers,
+    ServersQuery, SetBlock, SetLogLevel, SetState, SetWeight, StateSet, Status, WeightSet,
 };
 
 /// Maximum size of a response in bytes. A list of 1,000 connections with long names has about
@@ -261,6 +261,38 @@ impl Client {
     /// [`ClientError`]
     pub async fn kill(&self, which: &Kill) -> Result<Killed, ClientError> {
         self.post("connections/kill", which, self.limit).await
+    }
+
+    /// `GET /api/v1/blocks`
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn blocks(&self) -> Result<Blocks, ClientError> {
+        self.get("blocks", &()).await
+    }
+
+    /// `GET /api/v1/fleet`
+    ///
+    /// # Errors
+    /// [`ClientError`]. Status 404: the balancer is not a member of a fleet.
+    pub async fn fleet(&self) -> Result<Fleet, ClientError> {
+        self.get("fleet", &()).await
+    }
+
+    /// Refuses a client and closes its connections.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn block(&self, block: &SetBlock) -> Result<BlockSet, ClientError> {
+        self.post("blocks", block, self.limit).await
+    }
+
+    /// Admits a blocked client again.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn unblock(&self, block: &RemoveBlock) -> Result<BlockRemoved, ClientError> {
+        self.post("blocks/remove", block, self.limit).await
     }
 
     /// Reloads the configuration and waits for the result.

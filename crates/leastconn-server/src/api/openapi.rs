@@ -4,9 +4,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Clients, ClientsQuery, Connections, ConnectionsQuery, HistoryQuery, Kill, Killed, LogLevel,
-    Refusals, RefusalsQuery, Reload, Samples, Servers, ServersQuery, SetLogLevel, SetState,
-    SetWeight, StateSet, Status, WeightSet,
+    BlockRemoved, BlockSet, Blocks, Clients, ClientsQuery, Connections, ConnectionsQuery, Fleet,
+    HistoryQuery, Kill, Killed, LogLevel, Refusals, RefusalsQuery, Reload, RemoveBlock, Samples,
+    Servers, ServersQuery, SetBlock, SetLogLevel, SetState, SetWeight, StateSet, Status, WeightSet,
 };
 
 /// Base path of the API.
@@ -46,6 +46,12 @@ pub fn openapi() -> Value {
         "Samples of the last five minutes",
         Some(inline::<HistoryQuery>()),
     );
+    paths.get::<Blocks>("/blocks", "Blocked clients", None);
+    paths.get::<Fleet>(
+        "/fleet",
+        "The fleet; status 404 if the balancer is not a member of one",
+        None,
+    );
     paths.post::<SetState, StateSet>(
         "/servers/{upstream}/{server}/state",
         "Set the administrative state of a server; it survives reloads",
@@ -57,6 +63,12 @@ pub fn openapi() -> Value {
         &["upstream", "server"],
     );
     paths.post::<Kill, Killed>("/connections/kill", "Close connections", &[]);
+    paths.post::<SetBlock, BlockSet>(
+        "/blocks",
+        "Refuse a client and close its connections; it survives reloads",
+        &[],
+    );
+    paths.post::<RemoveBlock, BlockRemoved>("/blocks/remove", "Admit a blocked client again", &[]);
     paths.post::<Nothing, Reload>(
         "/reload",
         "Reload the configuration; responds when it was applied or rejected",

@@ -13,8 +13,12 @@ use leastconn_config::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ApiContext, Outcomes, UpstreamSummary, count, outcomes, time};
-use crate::{context, overrides::Override, snapshot::Listener};
+use super::{ApiContext, FleetSummary, Outcomes, SetFor, UpstreamSummary, count, outcomes, time};
+use crate::{
+    context,
+    overrides::{Origin, Override},
+    snapshot::Listener,
+};
 
 pub use certificate::{Certificate, CertificateKind, CertificateState};
 
@@ -50,6 +54,9 @@ pub struct Status {
     /// Memory in use, if there is a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
+    /// The fleet, if the balancer is a member of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetSummary>,
     /// Sum of all listeners.
     pub connections: Totals,
     /// In the order of the configuration, then removed ones with open connections.
@@ -141,6 +148,9 @@ pub struct Configuration {
     pub blocked: Option<BlockedFile>,
     /// Number of client rules.
     pub clients: usize,
+    /// Number of blocks by operators; `/blocks` lists them.
+    #[serde(default)]
+    pub blocks: usize,
     /// Runtime overrides that differ from the file.
     pub deviations: Vec<Deviation>,
 }
@@ -186,6 +196,9 @@ pub struct Deviation {
     /// Time at which it was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
+    /// In a fleet: whether it was set for this balancer or for the whole fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_for: Option<SetFor>,
 }
 
 /// Logging.
@@ -326,6 +339,7 @@ impl Status {
                 used_bytes: usage.used,
                 limit_bytes: usage.limit,
             }),
+            fleet: FleetSummary::of(cx),
             connections,
             listeners,
             upstreams: UpstreamSummary::all(&current),
@@ -405,6 +419,7 @@ impl Configuration {
                 since: time(blocked.time),
             }),
             clients: config.clients.len(),
+            blocks: context.overrides.blocks().len(),
             deviations: deviations(context),
         }
     }
@@ -417,26 +432,31 @@ fn absolute(path: &Path) -> String {
 
 fn deviations(context: &context::ServerContext) -> Vec<Deviation> {
     let configured = context.snapshot().config.log.level;
+    let in_fleet = context.snapshot().config.fleet.is_some();
+    let set_for = |origin: Origin| in_fleet.then(|| origin.into());
     let differs = context.overrides.active().into_iter();
     differs
         .map(|differs| match differs {
-            Override::Server(upstream, server, state, since) => Deviation {
+            Override::Server(upstream, server, state, since, origin) => Deviation {
                 what: format!("{upstream}/{server}"),
                 is: state.as_str().to_owned(),
                 configured: "ready".to_owned(),
                 since: Some(time(since)),
+                set_for: set_for(origin),
             },
-            Override::Weight(upstream, server, weight, since) => Deviation {
+            Override::Weight(upstream, server, weight, since, origin) => Deviation {
                 what: format!("{upstream}/{server} weight"),
                 is: weight.to_string(),
                 configured: "100%".to_owned(),
                 since: Some(time(since)),
+                set_for: set_for(origin),
             },
             Override::Level(level, since) => Deviation {
                 what: "log.level".to_owned(),
                 is: level.as_str().to_owned(),
                 configured: configured.as_str().to_owned(),
                 since: Some(time(since)),
+                set_for: None,
             },
         })
         .collect()

@@ -28,7 +28,46 @@ pub struct ConnectionFilter {
     pub connection: Option<u64>,
 }
 
+/// A kill of another member of the fleet, with the keys of `POST /api/v1/connections/kill`. Unknown
+/// keys are errors for the same reason as above.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct FleetKill {
+    client: Option<String>,
+    identity: Option<String>,
+    server: Option<String>,
+}
+
+/// A filter of another member cannot be understood.
+#[derive(Debug, thiserror::Error)]
+#[error("the filter of a kill is not understood: {0}; is the member's version different?")]
+pub struct InvalidFilter(String);
+
 impl ConnectionFilter {
+    /// Parses the filter of a kill that another member of the fleet has sent.
+    ///
+    /// # Errors
+    /// If it has an unknown key, or would match all connections.
+    pub fn of_fleet(json: &str) -> Result<Self, InvalidFilter> {
+        let kill: FleetKill =
+            serde_json::from_str(json).map_err(|error| InvalidFilter(error.to_string()))?;
+        let server = match kill.server.as_deref().map(|server| server.split_once('/')) {
+            None => None,
+            Some(Some((upstream, server))) => Some((upstream.to_owned(), server.to_owned())),
+            Some(None) => return Err(InvalidFilter("`server` has no `/`".to_owned())),
+        };
+        let filter = Self {
+            client: kill.client,
+            identity: kill.identity,
+            server,
+            connection: None,
+        };
+        if filter == Self::default() {
+            return Err(InvalidFilter("it is empty".to_owned()));
+        }
+        Ok(filter)
+    }
+
     pub(super) fn to((upstream, server): &(UpstreamId, ServerId)) -> Self {
         Self {
             server: Some((upstream.to_string(), server.to_string())),
@@ -70,5 +109,28 @@ impl fmt::Display for ConnectionFilter {
             .into_iter()
             .filter_map(|(name, value)| Some(format!("{name} {}", value?)));
         f.write_str(&shown.collect::<Vec<_>>().join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_of_other_members_are_parsed() {
+        let filter = ConnectionFilter::of_fleet(r#"{"client":"a","server":"web/web1"}"#).unwrap();
+        assert_eq!(filter.to_string(), "client a, server web/web1");
+        let filter = ConnectionFilter::of_fleet(r#"{"identity":"cn:a"}"#).unwrap();
+        assert_eq!(filter.to_string(), "identity cn:a");
+        for invalid in [
+            "{}",
+            "",
+            r#"{"client":null}"#,
+            r#"{"client":"a","listener":"main"}"#,
+            r#"{"connection":1}"#,
+            r#"{"server":"web"}"#,
+        ] {
+            assert!(ConnectionFilter::of_fleet(invalid).is_err(), "{invalid}");
+        }
     }
 }

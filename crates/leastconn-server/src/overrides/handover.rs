@@ -8,8 +8,8 @@ use leastconn_config::Level;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ActiveOverrides, Overrides, PendingClose, ServerOverride, close_connections, parse_time,
-    weights::WeightHandover,
+    ActiveOverrides, Origin, Overrides, PendingClose, ServerOverride, blocks::BlockHandover,
+    close_connections, parse_time, weights::WeightHandover,
 };
 use crate::{logging, snapshot::Snapshot};
 
@@ -20,6 +20,8 @@ pub struct OverrideHandover {
     servers: Vec<ServerHandover>,
     #[serde(default)]
     weights: Vec<WeightHandover>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    blocks: Vec<BlockHandover>,
     #[serde(default)]
     level: Option<(String, String)>,
 }
@@ -33,6 +35,9 @@ struct ServerHandover {
     /// In `maint`: when connections to the server are closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ends: Option<String>,
+    /// Whether it is set for the fleet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    fleet: bool,
 }
 
 impl Overrides {
@@ -65,6 +70,7 @@ impl Overrides {
         let mut active = self.lock();
         let snapshot = &*self.snapshots.load();
         active.import(handover, snapshot);
+        self.publish_blocks(&active.blocks);
         logging::change(&active.with_level(&snapshot.config.log));
     }
 
@@ -96,10 +102,12 @@ impl ActiveOverrides {
                 .pending_close
                 .as_ref()
                 .map(|pending| pending.at.to_string()),
+            fleet: value.origin == Origin::Fleet,
         });
         OverrideHandover {
             servers: servers.collect(),
             weights: self.weights.export(),
+            blocks: self.blocks.export(),
             level: self
                 .level
                 .map(|(level, since)| (level.as_str().to_owned(), since.to_string())),
@@ -113,7 +121,7 @@ impl ActiveOverrides {
             }
         }
         for imported in &handover.servers {
-            let states = [AdminState::Drain, AdminState::Maint];
+            let states = [AdminState::Ready, AdminState::Drain, AdminState::Maint];
             let state = states
                 .into_iter()
                 .find(|known| known.as_str() == imported.state);
@@ -138,6 +146,7 @@ impl ActiveOverrides {
             let value = ServerOverride {
                 state,
                 since: parse_time(&imported.since),
+                origin: Origin::imported(imported.fleet, snapshot),
                 pending_close: close_at.map(|at| PendingClose {
                     at: parse_time(at),
                     task: None,
@@ -146,6 +155,8 @@ impl ActiveOverrides {
             self.servers.insert(key, value);
         }
         self.weights.import(&handover.weights, snapshot);
+        let in_fleet = snapshot.config.fleet.is_some();
+        self.blocks.import(&handover.blocks, in_fleet);
         let log = &snapshot.config.log;
         self.level = handover.level.as_ref().and_then(|(name, since)| {
             let level = Level::ALL

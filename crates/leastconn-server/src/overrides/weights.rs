@@ -6,17 +6,29 @@ use jiff::Timestamp;
 use leastconn::{Pool, ServerId, UpstreamId, WeightOverride};
 use serde::{Deserialize, Serialize};
 
-use super::{Override, Overrides, Replaced, SetServerError, parse_time};
+use super::{Origin, Override, Overrides, Replaced, ServerKey, SetServerError, parse_time};
 use crate::snapshot::Snapshot;
 
 /// The weights that differ from the configuration file.
 #[derive(Debug, Default)]
-pub(super) struct Weights(BTreeMap<(UpstreamId, ServerId), SetWeight>);
+pub(super) struct Weights(BTreeMap<ServerKey, SetWeight>);
 
 #[derive(Clone, Copy, Debug)]
 struct SetWeight {
+    /// 100 % only if another weight is set for the fleet.
     weight: WeightOverride,
     since: Timestamp,
+    origin: Origin,
+}
+
+impl SetWeight {
+    /// The weight, if the configured weight is 1.
+    fn relative(&self) -> f64 {
+        match self.weight {
+            WeightOverride::Absolute(weight) => weight.into(),
+            WeightOverride::Percent(percent) => f64::from(percent) / 100.0,
+        }
+    }
 }
 
 /// A weight as sent to another process.
@@ -26,6 +38,9 @@ pub(super) struct WeightHandover {
     server: String,
     weight: String,
     since: String,
+    /// Whether it is set for the fleet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    fleet: bool,
 }
 
 /// The result of [`Overrides::set_weight`].
@@ -40,7 +55,44 @@ pub struct WeightChange {
 }
 
 impl Overrides {
-    /// Sets the weight of a server. 100 % resets it to the weight in the file.
+    /// The weight of a server, as a change from itself.
+    ///
+    /// # Errors
+    /// If there is no such server, or a successor has replaced this process.
+    pub fn server_weight(
+        &self,
+        (upstream, server): (&str, &str),
+    ) -> Result<WeightChange, SetServerError> {
+        let active = self.lock();
+        active
+            .ensure_active()
+            .map_err(|Replaced| SetServerError::Replaced)?;
+        let snapshot = self.snapshots.load();
+        let pool = snapshot.upstreams.get(upstream).map(|up| up.pool());
+        let pool = pool.ok_or(SetServerError::NoSuchServer)?;
+        let members = pool.members();
+        let mut members = members.iter();
+        let member = members.find(|m| m.server.id().as_str() == server);
+        if let Some(member) = member {
+            let weight = member.effective_weight();
+            return Ok(WeightChange {
+                was: weight,
+                weight,
+                configured: member.configured_weight().get(),
+            });
+        }
+        let key = (UpstreamId::from(upstream), ServerId::from(server));
+        let absent = active.weights.0.get(&key);
+        let absent = absent.ok_or(SetServerError::NoSuchServer)?;
+        Ok(WeightChange {
+            was: absent.relative(),
+            weight: absent.relative(),
+            configured: 1,
+        })
+    }
+
+    /// Sets the weight of a server on this balancer. 100 % resets it to the weight in the file. If
+    /// the weight is that of the fleet, the server follows the fleet from now on.
     ///
     /// # Errors
     /// If there is no such server, or a successor has replaced this process.
@@ -66,16 +118,13 @@ impl Overrides {
         let Some(before) = member() else {
             return active.weights.reset_absent(upstream, server, weight);
         };
-        let weight = Some(weight).filter(|&weight| weight != WeightOverride::Percent(100));
-        pool.set_weight(server, weight);
+        pool.set_weight(server, unless_configured(weight));
         let key = (UpstreamId::from(upstream), before.server.id().clone());
-        let previous = active.weights.0.remove(&key);
-        if let Some(weight) = weight {
-            let since = previous
-                .filter(|previous| previous.weight == weight)
-                .map_or_else(Timestamp::now, |previous| previous.since);
-            active.weights.0.insert(key, SetWeight { weight, since });
-        }
+        let origin = match active.fleet.weight(&key) == weight {
+            true => Origin::Fleet,
+            false => Origin::Here,
+        };
+        active.weights.store(key, weight, origin);
         let after = member().ok_or(SetServerError::NoSuchServer)?;
         Ok(WeightChange {
             was: before.effective_weight(),
@@ -85,7 +134,78 @@ impl Overrides {
     }
 }
 
+/// 100 % is the configured weight, which needs no override.
+fn unless_configured(weight: WeightOverride) -> Option<WeightOverride> {
+    Some(weight).filter(|&weight| weight != WeightOverride::Percent(100))
+}
+
 impl Weights {
+    fn store(&mut self, key: ServerKey, weight: WeightOverride, origin: Origin) {
+        let previous = self.0.remove(&key);
+        if unless_configured(weight).is_none() && origin == Origin::Fleet {
+            return;
+        }
+        let since = previous
+            .filter(|previous| previous.weight == weight)
+            .map_or_else(Timestamp::now, |previous| previous.since);
+        let set = SetWeight {
+            weight,
+            since,
+            origin,
+        };
+        self.0.insert(key, set);
+    }
+
+    /// Turns the weights of the fleet into weights of this balancer.
+    pub(super) fn keep_fleet(&mut self) {
+        for set in self.0.values_mut() {
+            set.origin = Origin::Here;
+        }
+    }
+
+    /// Lets a server follow the fleet at the next [`Self::reconcile`].
+    pub(super) fn follow_fleet(&mut self, key: &ServerKey) {
+        if let Some(set) = self.0.get_mut(key) {
+            set.origin = Origin::Fleet;
+        }
+    }
+
+    /// Gives each server the weight of the fleet, unless it has a weight of this balancer.
+    pub(super) fn reconcile(
+        &mut self,
+        of_fleet: &BTreeMap<ServerKey, WeightOverride>,
+        snapshot: &Snapshot,
+    ) {
+        let earlier = self.0.iter();
+        let earlier = earlier.filter(|(_, set)| set.origin == Origin::Fleet);
+        let mut keys: Vec<_> = earlier.map(|(key, _)| key.clone()).collect();
+        keys.extend(of_fleet.keys().cloned());
+        for key in keys {
+            let current = self.0.get(&key);
+            if current.is_some_and(|set| set.origin == Origin::Here) {
+                continue;
+            }
+            let configured = WeightOverride::Percent(100);
+            let weight = of_fleet.get(&key).copied().unwrap_or(configured);
+            if current.map_or(configured, |set| set.weight) == weight {
+                continue;
+            }
+            let (upstream, server) = &key;
+            let found = set_in(
+                snapshot,
+                upstream.as_str(),
+                server.as_str(),
+                unless_configured(weight),
+            );
+            if !found && !snapshot.discovers_servers(upstream) {
+                self.0.remove(&key);
+                continue;
+            }
+            tracing::info!(%upstream, %server, %weight, "weight of the fleet applied");
+            self.store(key, weight, Origin::Fleet);
+        }
+    }
+
     /// Resets the weight of a discovered server that is absent. Such a server keeps its override
     /// until it is set to 100 %. Its configured weight is unknown, so that both weights in the
     /// result are shown relative to 1.
@@ -101,10 +221,7 @@ impl Weights {
         }
         let previous = self.0.remove(&key).ok_or(SetServerError::NoSuchServer)?;
         Ok(WeightChange {
-            was: match previous.weight {
-                WeightOverride::Absolute(weight) => weight.into(),
-                WeightOverride::Percent(percent) => f64::from(percent) / 100.0,
-            },
+            was: previous.relative(),
             weight: 1.0,
             configured: 1,
         })
@@ -127,7 +244,8 @@ impl Weights {
 
     pub(super) fn active(&self) -> impl Iterator<Item = Override> {
         self.0.iter().map(|((upstream, server), set)| {
-            Override::Weight(upstream.clone(), server.clone(), set.weight, set.since)
+            let (upstream, server) = (upstream.clone(), server.clone());
+            Override::Weight(upstream, server, set.weight, set.since, set.origin)
         })
     }
 
@@ -136,7 +254,7 @@ impl Weights {
         for server in joined {
             let key = (pool.id().clone(), server.clone());
             if let Some(set) = self.0.get(&key) {
-                pool.set_weight(server.as_str(), Some(set.weight));
+                pool.set_weight(server.as_str(), unless_configured(set.weight));
             }
         }
     }
@@ -144,9 +262,11 @@ impl Weights {
     /// Applies the weights to `next`. Drops the weights of servers that are no longer configured.
     pub(super) fn apply(&mut self, next: &Snapshot) {
         self.0.retain(|(upstream, server), set| {
-            let found = set_in(next, upstream.as_str(), server.as_str(), Some(set.weight))
+            let weight = unless_configured(set.weight);
+            let found = set_in(next, upstream.as_str(), server.as_str(), weight)
                 || next.discovers_servers(upstream);
-            if !found {
+            // The fleet remembers its weights.
+            if !found && set.origin == Origin::Here {
                 tracing::info!(
                     %upstream,
                     %server,
@@ -165,6 +285,7 @@ impl Weights {
             server: server.to_string(),
             weight: set.weight.to_string(),
             since: set.since.to_string(),
+            fleet: set.origin == Origin::Fleet,
         });
         export.collect()
     }
@@ -178,6 +299,7 @@ impl Weights {
             let weight = imported.weight.parse().ok();
             let is_known = || {
                 let discovers = snapshot.discovers_servers(&UpstreamId::from(upstream));
+                let weight = weight.and_then(unless_configured);
                 set_in(snapshot, upstream, server, weight) || discovers
             };
             if weight.is_none() || !is_known() {
@@ -191,8 +313,12 @@ impl Weights {
             }
             if let Some(weight) = weight {
                 let key = (UpstreamId::from(upstream), ServerId::from(server));
-                let since = parse_time(&imported.since);
-                self.0.insert(key, SetWeight { weight, since });
+                let set = SetWeight {
+                    weight,
+                    since: parse_time(&imported.since),
+                    origin: Origin::imported(imported.fleet, snapshot),
+                };
+                self.0.insert(key, set);
             }
         }
     }
@@ -218,6 +344,7 @@ mod tests {
         let set = SetWeight {
             weight: WeightOverride::Percent(50),
             since: Timestamp::UNIX_EPOCH,
+            origin: Origin::Here,
         };
         let mut weights = Weights::default();
         weights.0.insert(("web".into(), "web-0".into()), set);

@@ -1,6 +1,8 @@
 //! Renders the answers of the admin API as text.
 
+pub(super) mod blocks;
 mod discovery;
+pub(super) mod fleet;
 
 use leastconn::AdminState;
 
@@ -94,13 +96,24 @@ pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
             .map(|since| format!(", since {since}"))
             .unwrap_or_default();
         let text = format!(
-            "{} {} (configured: {}){since}",
-            deviation.what, deviation.is, deviation.configured
+            "{} {} (configured: {}){since}{}",
+            deviation.what,
+            deviation.is,
+            deviation.configured,
+            fleet::set_for(deviation.set_for)
         );
         row(
             if n == 0 { "overrides" } else { "" },
             &style.paint(&text, Tone::Warning),
         );
+    }
+    if configuration.blocks > 0 {
+        let blocked = figures::count(configuration.blocks, "client");
+        let text = format!("{blocked} (`ctl blocks` lists them)");
+        row("blocked", &style.paint(&text, Tone::Warning));
+    }
+    if let Some(fleet) = &status.fleet {
+        row("fleet", &fleet::summary(fleet, style));
     }
     let connections = &status.connections;
     row(
@@ -526,6 +539,7 @@ mod tests {
             active: 1,
             available: Some(1),
             ends_after_seconds: Some(10.0),
+            fleet: None,
         };
         assert_eq!(
             state_set(&change),

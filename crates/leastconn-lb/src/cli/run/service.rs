@@ -78,8 +78,8 @@ pub(super) async fn serve(
         }
         state.first_probes(FIRST_PROBES_TIMEOUT).await;
     }
-    // Subscribe before the first kill request can arrive.
-    let kills = prepared.context().overrides.kills();
+    // Subscribe before the first command can arrive.
+    let commands = prepared.context().overrides.forwards();
     let server = prepared.open();
     let is_ready = summary::announce(&server);
     let mut service = Service {
@@ -94,7 +94,7 @@ pub(super) async fn serve(
         starting: None,
         summary: tokio::spawn(summary::upstreams(Arc::clone(server.context()))),
     };
-    let updates = Updates::new(server.reloader().reloads(), kills);
+    let updates = Updates::new(server.reloader().reloads(), commands);
     service.start(&server, inherited, unused, updates)?;
     service.run(server).await
 }

@@ -9,7 +9,7 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-use crate::overrides::{ConnectionFilter, OverrideHandover};
+use crate::overrides::{BlockHandover, ConnectionFilter, OverrideHandover};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
@@ -42,6 +42,8 @@ pub enum NewestMessage {
     Reloaded {},
     /// An operator killed connections.
     Killed(ConnectionFilter),
+    /// An operator blocked or unblocked a client. Contains all blocks.
+    Blocked(Vec<BlockHandover>),
     /// The newest process reopened its log files.
     ReopenedLogs {},
 }

@@ -17,23 +17,18 @@ use super::{
     Passed,
     channel::{Channel, NewestMessage, PredecessorStatus, send},
 };
-use crate::{
-    environment::PREDECESSOR, overrides::ConnectionFilter, process::predecessors::Predecessors,
-};
+use crate::{environment::PREDECESSOR, overrides::Forward, process::predecessors::Predecessors};
 
 /// Events of this process that predecessors must be notified of.
 #[derive(Debug)]
 pub struct Updates {
     reloads: watch::Receiver<u64>,
-    kills: broadcast::Receiver<ConnectionFilter>,
+    commands: broadcast::Receiver<Forward>,
 }
 
 impl Updates {
-    pub fn new(
-        reloads: watch::Receiver<u64>,
-        kills: broadcast::Receiver<ConnectionFilter>,
-    ) -> Self {
-        Self { reloads, kills }
+    pub fn new(reloads: watch::Receiver<u64>, commands: broadcast::Receiver<Forward>) -> Self {
+        Self { reloads, commands }
     }
 
     /// # Cancel safety
@@ -42,11 +37,12 @@ impl Updates {
         loop {
             tokio::select! {
                 Ok(()) = self.reloads.changed() => return NewestMessage::Reloaded {},
-                which = self.kills.recv() => match which {
-                    Ok(which) => return NewestMessage::Killed(which),
+                command = self.commands.recv() => match command {
+                    Ok(Forward::Kill(which)) => return NewestMessage::Killed(which),
+                    Ok(Forward::Blocks(blocks)) => return NewestMessage::Blocked(blocks),
                     Err(broadcast::error::RecvError::Lagged(missed)) => tracing::warn!(
                         missed,
-                        "too many `ctl kill` commands at once: predecessor processes missed some, repeat them"
+                        "too many `ctl kill` or `ctl block` commands at once: predecessor processes missed some, repeat them"
                     ),
                     // The sender is gone, because this process is ending.
                     Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
@@ -185,6 +181,7 @@ mod tests {
     use leastconn_testkit::{DEADLINE, eventually, within};
 
     use super::*;
+    use crate::overrides::ConnectionFilter;
 
     struct Old(Channel);
 
@@ -199,11 +196,7 @@ mod tests {
         (newer, Old(Channel::new(old).unwrap()))
     }
 
-    fn updates() -> (
-        Updates,
-        watch::Sender<u64>,
-        broadcast::Sender<ConnectionFilter>,
-    ) {
+    fn updates() -> (Updates, watch::Sender<u64>, broadcast::Sender<Forward>) {
         let (reloads, kills) = (watch::Sender::default(), broadcast::Sender::new(2));
         let updates = Updates::new(reloads.subscribe(), kills.subscribe());
         (updates, reloads, kills)
@@ -225,7 +218,7 @@ mod tests {
     async fn updates_arrive_in_order_across_a_handover() {
         let ((to_one, mut one), (to_two, two)) = (pair(), pair());
         let (first_updates, reloads, kills) = updates();
-        kills.send(of("early")).unwrap();
+        kills.send(Forward::Kill(of("early"))).unwrap();
         let left = Arc::default();
         let newer =
             PredecessorChannels::notify(vec![to_one, to_two], first_updates, &left).unwrap();
@@ -266,10 +259,10 @@ mod tests {
 
         // The predecessor receives updates sent before the handover first, and then the updates of
         // the successor.
-        kills.send(of("late")).unwrap();
+        kills.send(Forward::Kill(of("late"))).unwrap();
         newer.reopen_logs();
         newer.leave().await;
-        kills.send(of("too late")).unwrap_err();
+        kills.send(Forward::Kill(of("too late"))).unwrap_err();
         let streams = shared
             .into_iter()
             .map(|(_, stream)| stream.into())
@@ -282,7 +275,7 @@ mod tests {
         );
         assert_eq!(one.receives().await, Some(NewestMessage::ReopenedLogs {}));
         assert_eq!(one.receives().await, Some(took_over()));
-        kills.send(of("newest")).unwrap();
+        kills.send(Forward::Kill(of("newest"))).unwrap();
         assert_eq!(
             one.receives().await,
             Some(NewestMessage::Killed(of("newest")))

@@ -176,6 +176,7 @@ impl Remaining {
                     );
                 }
             }
+            NewestMessage::Blocked(blocks) => self.overrides.set_forwarded_blocks(&blocks),
         }
     }
 }

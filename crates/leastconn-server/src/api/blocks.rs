@@ -1,0 +1,187 @@
+//! `GET /api/v1/blocks`, `POST /api/v1/blocks` and `POST /api/v1/blocks/remove`
+
+use leastconn_config::{MatchKey, text::escape};
+use leastconn_fleet::BlockTarget;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{ApiContext, FleetResult, SetFor, time};
+use crate::{
+    blocks::{BlockList, display_serial, normalize_serial},
+    overrides,
+};
+
+/// Blocked clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Blocks {
+    /// Identities first, then serial numbers.
+    pub blocks: Vec<Block>,
+}
+
+/// A blocked client: it is refused, and has no open connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Block {
+    /// Blocked identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// Blocked serial number of a certificate, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Time at which it was set.
+    pub since: String,
+    /// Time at which it expires; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// In a fleet: whether it was set for this balancer or for the whole fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_for: Option<SetFor>,
+}
+
+/// `POST /api/v1/blocks`: refuses a client and closes its connections. Exactly one of `identity`
+/// and `serial` is required.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SetBlock {
+    /// Identity as listed by `/connections`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// Serial number of a certificate, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Time until the block expires, such as `24h`; default: it does not expire.
+    #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
+    /// In a fleet: only this balancer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub here: bool,
+}
+
+/// Result of blocking a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BlockSet {
+    #[serde(flatten)]
+    pub block: Block,
+    /// Number of connections being closed on this balancer.
+    pub killed: usize,
+    /// Result in the fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetResult>,
+}
+
+/// `POST /api/v1/blocks/remove`: admits a blocked client again. Exactly one of `identity` and
+/// `serial` is required.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RemoveBlock {
+    /// Blocked identity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// Blocked serial number, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// In a fleet: only a block of this balancer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub here: bool,
+}
+
+/// Result of unblocking a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BlockRemoved {
+    /// Identity that is no longer blocked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// Serial number that is no longer blocked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Result in the fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetResult>,
+}
+
+impl Blocks {
+    pub fn of(cx: &ApiContext) -> Self {
+        let in_fleet = cx.context.snapshot().config.fleet.is_some();
+        let blocks = cx.context.overrides.blocks();
+        let blocks = blocks.into_iter().map(|block| Block::of(block, in_fleet));
+        Self {
+            blocks: blocks.collect(),
+        }
+    }
+}
+
+impl Block {
+    pub(crate) fn of(block: overrides::Block, in_fleet: bool) -> Self {
+        let (identity, serial) = texts(block.target);
+        Self {
+            identity,
+            serial,
+            since: time(block.since),
+            until: block.until.map(time),
+            set_for: in_fleet.then(|| block.origin.into()),
+        }
+    }
+}
+
+impl BlockRemoved {
+    pub(crate) fn of(target: BlockTarget, fleet: Option<FleetResult>) -> Self {
+        let (identity, serial) = texts(target);
+        Self {
+            identity,
+            serial,
+            fleet,
+        }
+    }
+}
+
+impl From<&Blocks> for BlockList {
+    fn from(blocks: &Blocks) -> Self {
+        let blocks = blocks.blocks.iter().filter_map(|block| {
+            let target = target(block.identity.as_deref(), block.serial.as_deref()).ok()?;
+            let until = block.until.as_deref().map(str::parse).transpose().ok()?;
+            Some((target, until))
+        });
+        Self(blocks.collect())
+    }
+}
+
+/// The target as `identity` and `serial`.
+fn texts(target: BlockTarget) -> (Option<String>, Option<String>) {
+    match target {
+        BlockTarget::Identity(identity) => (Some(identity), None),
+        BlockTarget::Serial(serial) => (None, Some(display_serial(&serial))),
+    }
+}
+
+/// The target of a request.
+///
+/// # Errors
+/// A message if it is not exactly one valid identity or serial number.
+pub(crate) fn target(identity: Option<&str>, serial: Option<&str>) -> Result<BlockTarget, String> {
+    match (identity, serial) {
+        (Some(identity), None) => {
+            let (key, name) = identity.split_once(':').unwrap_or_default();
+            let mut keys = MatchKey::TEXTS.into_iter();
+            let is_key = key == MatchKey::Source.as_str()
+                || keys.any(|known| known.is_identity() && known.as_str() == key);
+            if !is_key || name.is_empty() {
+                return Err(format!(
+                    "invalid identity {:?}: expected cn:NAME, dns:NAME, uri:URI, spki:HASH or \
+                     source:ADDRESS, as listed by `ctl connections`",
+                    escape(identity)
+                ));
+            }
+            Ok(BlockTarget::Identity(identity.to_owned()))
+        }
+        (None, Some(serial)) => normalize_serial(serial)
+            .map(BlockTarget::Serial)
+            .ok_or_else(|| {
+                format!(
+                    "invalid serial number {:?}: expected hexadecimal digits, as listed by `ctl \
+                 connections`",
+                    escape(serial)
+                )
+            }),
+        (Some(_), Some(_)) => Err("name either `identity` or `serial`, not both".to_owned()),
+        (None, None) => Err("name the client: `identity` or `serial`".to_owned()),
+    }
+}

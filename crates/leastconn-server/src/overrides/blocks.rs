@@ -1,0 +1,296 @@
+//! Blocking clients. A block refuses new connections of a client and closes its open ones. It
+//! survives reloads and upgrades, until it expires or is removed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use leastconn_fleet::{BlockTarget, OperatorState};
+use serde::{Deserialize, Serialize};
+
+use super::{Forward, Origin, Overrides, Replaced, parse_time};
+use crate::{
+    blocks::{BlockList, Blocks},
+    reason_code::ReasonCode,
+    registry::{ConnectionHandle, Registry},
+};
+
+/// Maximum number of blocks. Rules in the configuration are the place for more.
+const MAX_BLOCKS: usize = 10_000;
+
+/// The blocks that operators have set. A target can be blocked both here and in the fleet, and
+/// stays blocked until both blocks are gone.
+#[derive(Debug, Default)]
+pub(super) struct ActiveBlocks {
+    here: BTreeMap<BlockTarget, SetBlock>,
+    fleet: BTreeMap<BlockTarget, SetBlock>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SetBlock {
+    since: Timestamp,
+    until: Option<Timestamp>,
+}
+
+impl SetBlock {
+    fn is_in_force(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| until > now)
+    }
+}
+
+/// A block in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    pub target: BlockTarget,
+    pub since: Timestamp,
+    pub until: Option<Timestamp>,
+    pub origin: Origin,
+}
+
+/// A block as sent to another process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockHandover {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    serial: Option<String>,
+    since: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    fleet: bool,
+}
+
+/// Why a client could not be blocked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockError {
+    /// There are too many blocks.
+    TooMany,
+    Replaced,
+}
+
+/// The result of [`Overrides::block`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockChange {
+    pub block: Block,
+    /// The number of connections that were closed.
+    pub killed: usize,
+}
+
+impl Overrides {
+    /// Blocks a client on this balancer, for `duration` or until it is unblocked, and closes its
+    /// connections. An earlier block of the same target is replaced.
+    ///
+    /// # Errors
+    /// If there are too many blocks, or a successor has replaced this process.
+    pub fn block(
+        &self,
+        target: BlockTarget,
+        duration: Option<Duration>,
+    ) -> Result<BlockChange, BlockError> {
+        let mut active = self.lock();
+        active
+            .ensure_active()
+            .map_err(|Replaced| BlockError::Replaced)?;
+        let now = Timestamp::now();
+        let blocks = &mut active.blocks;
+        blocks.remove_expired(now);
+        let earlier = blocks.here.get(&target);
+        if earlier.is_none() && blocks.here.len() >= MAX_BLOCKS {
+            return Err(BlockError::TooMany);
+        }
+        let set = SetBlock {
+            since: earlier.map_or(now, |earlier| earlier.since),
+            until: duration.map(|duration| after(now, duration)),
+        };
+        blocks.here.insert(target.clone(), set);
+        let killed = self.publish_blocks(&active.blocks);
+        Ok(BlockChange {
+            block: Block {
+                target,
+                since: set.since,
+                until: set.until,
+                origin: Origin::Here,
+            },
+            killed,
+        })
+    }
+
+    /// Removes a block that was set on this balancer. Returns whether there was one.
+    ///
+    /// # Errors
+    /// If a successor has replaced this process.
+    pub fn unblock(&self, target: &BlockTarget) -> Result<bool, Replaced> {
+        let mut active = self.lock();
+        active.ensure_active()?;
+        active.blocks.remove_expired(Timestamp::now());
+        let was_blocked = active.blocks.here.remove(target).is_some();
+        self.publish_blocks(&active.blocks);
+        Ok(was_blocked)
+    }
+
+    /// The blocks in force, by target. If a target is blocked both here and in the fleet, the list
+    /// has both blocks.
+    pub fn blocks(&self) -> Vec<Block> {
+        let now = Timestamp::now();
+        let active = self.lock();
+        let of = |blocks: &BTreeMap<BlockTarget, SetBlock>, origin| {
+            let in_force = blocks.iter().filter(|(_, set)| set.is_in_force(now));
+            let blocks = in_force.map(|(target, set)| Block {
+                target: target.clone(),
+                since: set.since,
+                until: set.until,
+                origin,
+            });
+            blocks.collect::<Vec<_>>()
+        };
+        let mut all = of(&active.blocks.fleet, Origin::Fleet);
+        all.extend(of(&active.blocks.here, Origin::Here));
+        all.sort_by(|a, b| a.target.cmp(&b.target));
+        all
+    }
+
+    /// Replaces the blocks by those of the newest process. For a predecessor, which still has
+    /// connections.
+    pub fn set_forwarded_blocks(&self, blocks: &[BlockHandover]) {
+        let mut active = self.lock();
+        active.blocks.import(blocks, true);
+        let killed = self.publish_blocks(&active.blocks);
+        if killed > 0 {
+            tracing::info!(
+                killed,
+                "connections of blocked clients closed: command forwarded by the newest process"
+            );
+        }
+    }
+
+    /// Applies the blocks to authorization, closes connections of blocked clients, and forwards the
+    /// blocks to predecessors. Returns the number of connections that were closed.
+    ///
+    /// A connection that is authorized at the same time is not missed: authorization reads the
+    /// blocks under the lock of the connection's state, and the search below takes the same lock.
+    /// If the connection is first, the search finds it. Otherwise it sees the new blocks.
+    pub(super) fn publish_blocks(&self, blocks: &ActiveBlocks) -> usize {
+        let list = blocks.list();
+        let is_empty = list.0.is_empty();
+        let in_force = &self.snapshots.load().blocks;
+        in_force.replace(list);
+        // An error only means that there is no predecessor.
+        let _ = self.forwards.send(Forward::Blocks(blocks.export()));
+        if is_empty {
+            return 0;
+        }
+        close_blocked(&self.registry, in_force)
+    }
+}
+
+/// Closes the open connections of blocked clients.
+fn close_blocked(registry: &Registry, blocks: &Blocks) -> usize {
+    let now = Timestamp::now();
+    let is_blocked = |handle: &ConnectionHandle| {
+        let state = handle.state();
+        // A connection without a generation is not authorized yet, and will see the blocks.
+        let identity = state
+            .identity
+            .as_ref()
+            .filter(|_| state.generation.is_some());
+        let certificate = handle.chain().map(|chain| &*chain.certificate);
+        identity.is_some_and(|identity| blocks.find(identity, certificate, now).is_some())
+    };
+    let open = registry.list();
+    let blocked = open.iter().filter(|handle| is_blocked(handle));
+    blocked
+        .filter(|handle| handle.stop(ReasonCode::Blocked))
+        .count()
+}
+
+impl ActiveBlocks {
+    fn remove_expired(&mut self, now: Timestamp) {
+        self.here.retain(|_, set| set.is_in_force(now));
+        self.fleet.retain(|_, set| set.is_in_force(now));
+    }
+
+    /// All blocks. Of two blocks of the same target, the one that expires later decides.
+    fn list(&self) -> BlockList {
+        let mut list = BTreeMap::new();
+        for (target, set) in self.here.iter().chain(&self.fleet) {
+            list.entry(target.clone())
+                .and_modify(|until: &mut Option<Timestamp>| {
+                    *until = until.zip(set.until).map(|(one, other)| one.max(other));
+                })
+                .or_insert(set.until);
+        }
+        BlockList(list)
+    }
+
+    /// Replaces the blocks of the fleet. Returns whether they changed.
+    pub(super) fn set_fleet(&mut self, state: &OperatorState) -> bool {
+        let now = Timestamp::now();
+        let blocks = state.blocks.iter().take(MAX_BLOCKS).map(|block| {
+            let earlier = self.fleet.get(&block.target);
+            let until = block.remaining.map(|remaining| after(now, remaining));
+            let since = earlier.map_or(now, |earlier| earlier.since);
+            (block.target.clone(), SetBlock { since, until })
+        });
+        let blocks: BTreeMap<_, _> = blocks.collect();
+        let has_changed = blocks != self.fleet;
+        self.fleet = blocks;
+        has_changed
+    }
+
+    /// Turns the blocks of the fleet into blocks of this balancer.
+    pub(super) fn keep_fleet(&mut self) {
+        for (target, set) in std::mem::take(&mut self.fleet) {
+            self.here.entry(target).or_insert(set);
+        }
+    }
+
+    pub(super) fn export(&self) -> Vec<BlockHandover> {
+        let here = self.here.iter().map(|(target, set)| (target, set, false));
+        let fleet = self.fleet.iter().map(|(target, set)| (target, set, true));
+        here.chain(fleet)
+            .map(|(target, set, fleet)| {
+                let (identity, serial) = match target {
+                    BlockTarget::Identity(identity) => (Some(identity.clone()), None),
+                    BlockTarget::Serial(serial) => (None, Some(serial.clone())),
+                };
+                BlockHandover {
+                    identity,
+                    serial,
+                    since: set.since.to_string(),
+                    until: set.until.map(|until| until.to_string()),
+                    fleet,
+                }
+            })
+            .collect()
+    }
+
+    /// Replaces the blocks by those of another process. `in_fleet`: whether this process is a
+    /// member of a fleet; otherwise blocks of the fleet become blocks of this balancer.
+    pub(super) fn import(&mut self, blocks: &[BlockHandover], in_fleet: bool) {
+        self.here.clear();
+        self.fleet.clear();
+        for block in blocks {
+            let target = match (&block.identity, &block.serial) {
+                (Some(identity), None) => BlockTarget::Identity(identity.clone()),
+                (None, Some(serial)) => BlockTarget::Serial(serial.clone()),
+                _ => {
+                    tracing::warn!("block dropped: the predecessor sent an unknown kind of block");
+                    continue;
+                }
+            };
+            let set = SetBlock {
+                since: parse_time(&block.since),
+                until: block.until.as_deref().map(parse_time),
+            };
+            let blocks = match block.fleet && in_fleet {
+                true => &mut self.fleet,
+                false => &mut self.here,
+            };
+            blocks.insert(target, set);
+        }
+    }
+}
+
+fn after(now: Timestamp, duration: Duration) -> Timestamp {
+    now.saturating_add(duration).unwrap_or(Timestamp::MAX)
+}
