@@ -2,6 +2,7 @@
 //! anything that a client sends.
 
 mod collect;
+mod family;
 mod fleet;
 mod format;
 mod listener;

@@ -6,11 +6,14 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use leastconn::Member;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    encoding::{DescriptorEncoder, EncodeLabelSet},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-use super::fleet::{FleetGauges, FleetMetrics};
+use super::{
+    family::{family, single},
+    fleet::{FleetGauges, FleetMetrics},
+};
 
 /// The part of the running state that metrics show.
 pub trait Observed: fmt::Debug + Send + Sync + 'static {
@@ -387,28 +390,4 @@ impl<O: Observed> Collect<O> {
             &ConstGauge::new(self.observed.blocked_seconds()),
         )
     }
-}
-
-pub(super) fn single(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    kind: MetricType,
-    metric: &impl EncodeMetric,
-) -> Result<(), fmt::Error> {
-    metric.encode(encoder.encode_descriptor(name, help, None, kind)?)
-}
-
-pub(super) fn family<L: EncodeLabelSet, M: EncodeMetric>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    kind: MetricType,
-    metrics: impl Iterator<Item = (L, M)>,
-) -> Result<(), fmt::Error> {
-    let mut encoder = encoder.encode_descriptor(name, help, None, kind)?;
-    for (labels, metric) in metrics {
-        metric.encode(encoder.encode_family(&labels)?)?;
-    }
-    Ok(())
 }

@@ -12,7 +12,7 @@ use prometheus_client::{
     },
 };
 
-use super::collect::{family, single};
+use super::family::{family, single};
 use crate::fleet::FleetState;
 
 /// Counters of a member of a fleet. They continue when a reload changes the fleet.

@@ -16,7 +16,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-use super::{collect::family, listener::ListenerMetrics};
+use super::{family::family, listener::ListenerMetrics};
 use crate::reason_code::ReasonCode;
 
 #[derive(Debug, Default)]
