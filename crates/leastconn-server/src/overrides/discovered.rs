@@ -11,7 +11,7 @@ use leastconn::{MembershipChange, Pool, PoolError, Server, ServerSpec, net::now}
 use leastconn_config::OnRemoval;
 use tokio::time::sleep;
 
-use super::{ActiveOverrides, DEFAULT_GRACE, Overrides, maintenance::RETRY_INTERVAL};
+use super::{ActiveOverrides, DEFAULT_GRACE, Origin, Overrides, maintenance::RETRY_INTERVAL};
 use crate::{reason_code::ReasonCode, registry::ConnectionState, upstream::ApplyMembers};
 
 /// How long the overrides of an absent server are kept.
@@ -70,9 +70,12 @@ impl ActiveOverrides {
             ..
         } = self;
         let upstream = pool.id();
-        let names: BTreeSet<_> = servers
-            .keys()
-            .chain(weights.keys())
+        // The fleet remembers its settings itself.
+        let set_here = servers.iter();
+        let set_here = set_here.filter(|(_, value)| value.origin == Origin::Here);
+        let names: BTreeSet<_> = set_here
+            .map(|(server, _)| server)
+            .chain(weights.set_here())
             .filter(|(of, _)| of == upstream)
             .map(|(_, server)| server.clone())
             .collect();
@@ -167,6 +170,7 @@ mod tests {
         let drained = || ServerOverride {
             state: AdminState::Drain,
             since: Timestamp::UNIX_EPOCH,
+            origin: Origin::Here,
             pending_close: None,
         };
         let key = |upstream: &str, server: &str| (upstream.into(), server.into());
@@ -188,13 +192,13 @@ mod tests {
         active.drop_absent(&pool, day(8));
         active.drop_absent(&pool, day(14));
         assert_eq!(
-            (active.servers.len(), active.weights.keys().count()),
+            (active.servers.len(), active.weights.set_here().count()),
             (3, 1)
         );
         active.drop_absent(&pool, day(15));
         let left: Vec<_> = active.servers.keys().cloned().collect();
         assert_eq!(left, [key("other", "a"), key("web", "b")]);
-        assert_eq!(active.weights.keys().count(), 0);
+        assert_eq!(active.weights.set_here().count(), 0);
         assert!(active.absences.is_empty());
     }
 }

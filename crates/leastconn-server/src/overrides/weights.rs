@@ -227,8 +227,11 @@ impl Weights {
         })
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = &(UpstreamId, ServerId)> {
-        self.0.keys()
+    /// The servers with a weight of this balancer.
+    pub(super) fn set_here(&self) -> impl Iterator<Item = &ServerKey> {
+        let here = self.0.iter();
+        let here = here.filter(|(_, set)| set.origin == Origin::Here);
+        here.map(|(server, _)| server)
     }
 
     /// Forgets the weight of an absent server.
@@ -238,8 +241,7 @@ impl Weights {
 
     #[cfg(test)]
     pub(super) fn insert(&mut self, server: (UpstreamId, ServerId), weight: WeightOverride) {
-        let since = Timestamp::UNIX_EPOCH;
-        self.0.insert(server, SetWeight { weight, since });
+        self.store(server, weight, Origin::Here);
     }
 
     pub(super) fn active(&self) -> impl Iterator<Item = Override> {

@@ -207,9 +207,12 @@ impl<O: Observed> Collect<O> {
             "leastconn_server_agent_stale_seconds",
             "Seconds since the last report of the server's agent",
             MetricType::Gauge,
-            self.0.agents().into_iter().map(|(upstream, server, age)| {
-                (ServerLabels { upstream, server }, ConstGauge::new(age))
-            }),
+            self.observed
+                .agents()
+                .into_iter()
+                .map(|(upstream, server, age)| {
+                    (ServerLabels { upstream, server }, ConstGauge::new(age))
+                }),
         )
     }
 
