@@ -13,7 +13,7 @@ pub(crate) const COMMANDS: &[&str] = &[
     "hset",
     "hdel",
     "hgetall",
-    "hexists",
+    "hmget",
     "pexpire",
     "xadd",
     "xrange",

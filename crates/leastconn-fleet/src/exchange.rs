@@ -20,7 +20,9 @@ pub(crate) type BlobVersion = [u8; 8];
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) member: MemberId,
-    /// Grows with each request of the process, including repeated ones. The store ignores a
+    /// Random. A process has several sessions one after another, if its settings change.
+    pub(crate) session: u64,
+    /// Grows with each request of the session, including repeated ones. The store ignores a
     /// request that arrives after a later one.
     pub(crate) sequence: u64,
     pub(crate) operate: Option<Operate>,
@@ -96,7 +98,7 @@ pub(crate) struct Answer {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BeatAnswer {
     pub(crate) now: u64,
-    /// The sequence of the last request that the store knew. Zero: none.
+    /// The sequence of the last request of this session. Zero: none.
     pub(crate) previous: u64,
     /// Whether the store has the counts in the version of the request.
     pub(crate) has_counts: bool,

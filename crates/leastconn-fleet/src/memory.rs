@@ -37,6 +37,7 @@ struct Shared {
     now: u64,
     /// Grows when the server restarts or fails over, which breaks all connections.
     generation: u64,
+    sessions: u64,
     unreachable: bool,
     stalled: bool,
     latency: Duration,
@@ -65,9 +66,14 @@ impl MemoryServer {
 
     /// The connection of one member.
     pub fn connect(&self, settings: &FleetSettings) -> InMemory {
+        let id = {
+            let mut shared = self.shared.lock();
+            shared.sessions += 1;
+            shared.sessions
+        };
         InMemory {
             server: self.clone(),
-            session: Session::new(settings),
+            session: Session::new(settings, id),
             generation: 0,
             connected: false,
         }

@@ -7,7 +7,7 @@
 //! | key | type | contents |
 //! |---|---|---|
 //! | `m` | sorted set | member → last heard |
-//! | `b` | hash | member → numbers of its last request and batch |
+//! | `b` | hash | member → session, and numbers of the last request and batch |
 //! | `c` | hash | member → connections to servers |
 //! | `i` | hash | member → facts, in JSON |
 //! | `l:ID` | hash | a limited client: its bucket, member → open connections |
@@ -26,10 +26,7 @@ mod locate;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
-
 use ::redis::{Pipeline, Value};
-use aws_lc_rs::rand;
 use leastconn::Address;
 
 use crate::{
@@ -46,9 +43,6 @@ use connection::Connection;
 use encode::Encoder;
 use failure::Failure;
 
-/// Delays before reconnecting are random, up to these limits.
-const FIRST_DELAY: Duration = Duration::from_millis(10);
-const MAX_DELAY: Duration = Duration::from_millis(100);
 /// Redirections of a cluster that are followed in one exchange.
 const REDIRECTIONS: u32 = 3;
 
@@ -64,16 +58,20 @@ pub struct Redis {
     next: usize,
     /// The node of the cluster that has the keys.
     redirected: Option<Address>,
-    /// Connection attempts since the last success.
+    /// Connection attempts since the last success. The caller waits between exchanges that failed.
     attempts: u32,
 }
 
 impl Redis {
     pub fn new(fleet: &FleetSettings, settings: RedisSettings) -> Self {
+        let mut id = [0; 8];
+        // If this fails, the ID is 0. Only late requests of an earlier session need a different
+        // one.
+        let _ = aws_lc_rs::rand::fill(&mut id);
         Self {
             settings,
             encoder: Encoder::new(&fleet.name),
-            session: Session::new(fleet),
+            session: Session::new(fleet, u64::from_be_bytes(id)),
             connection: None,
             next: 0,
             redirected: None,
@@ -147,11 +145,7 @@ impl Redis {
     }
 
     async fn connect(&mut self) -> Result<Connection, StoreError> {
-        let delay = self.delay();
         self.attempts = self.attempts.saturating_add(1);
-        if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
-        }
         let connection = match self.redirected.take() {
             Some(address) => {
                 let connection = self.open(&address).await?;
@@ -171,23 +165,6 @@ impl Redis {
             .authenticate(&self.settings, &self.encoder)
             .await?;
         Ok(connection)
-    }
-
-    /// Zero for the first attempt, then a random time that grows, so that members do not
-    /// reconnect at the same moment.
-    fn delay(&self) -> Duration {
-        if self.attempts == 0 {
-            return Duration::ZERO;
-        }
-        let limit = FIRST_DELAY
-            .saturating_mul(1 << self.attempts.min(10))
-            .min(MAX_DELAY);
-        let mut random = [0; 2];
-        // Without randomness the delay is the limit.
-        if rand::fill(&mut random).is_err() {
-            return limit;
-        }
-        limit.mul_f64(f64::from(u16::from_be_bytes(random)) / f64::from(u16::MAX))
     }
 }
 

@@ -30,6 +30,7 @@ const STALE_AFTER: u64 = 12 * 3600 * 1_000_000;
 const ROUNDS: u32 = 4;
 
 pub(crate) struct Session {
+    id: u64,
     gone_after: u64,
     size: u32,
     sequence: u64,
@@ -79,10 +80,12 @@ impl Default for Peer {
 }
 
 impl Session {
-    pub(crate) fn new(settings: &FleetSettings) -> Self {
+    /// `id` differs from the IDs of other sessions of the process.
+    pub(crate) fn new(settings: &FleetSettings, id: u64) -> Self {
         let log = OperatorLog::new(&settings.name, settings.secret.clone());
         let events = Events::new(&settings.name, settings.secret.clone());
         Self {
+            id,
             gone_after: micros(settings.gone_after),
             size: settings.size.max(1),
             sequence: 0,
@@ -212,6 +215,7 @@ impl Session {
         self.sequence += 1;
         Request {
             member: report.member.clone(),
+            session: self.id,
             sequence: self.sequence,
             operate: (!operate.entries.is_empty() || !operate.events.is_empty()).then_some(operate),
             beat: Beat {

@@ -36,6 +36,7 @@ pub(crate) struct State {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
+    session: u64,
     sequence: u64,
     batch: u64,
 }

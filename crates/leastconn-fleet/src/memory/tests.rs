@@ -179,6 +179,19 @@ fn late_requests_change_nothing() {
 }
 
 #[test]
+fn new_session_of_a_member_is_accepted() {
+    let server = MemoryServer::new();
+    let mut bench = Bench::new(Memory::new(&server));
+    for _ in 0..3 {
+        bench.beat(0);
+    }
+    let report = bench.report(0).clone();
+    let mut next = server.connect(&settings());
+    assert!(next.exchange_now(&report).unwrap().forgotten);
+    assert!(!next.exchange_now(&report).unwrap().forgotten);
+}
+
+#[test]
 fn the_same_seed_has_the_same_faults() {
     let run = |seed| {
         let server = MemoryServer::with_faults(Faults {

@@ -121,7 +121,7 @@ impl Encoder {
             call.arg(self.key(key));
         }
         call.arg(request.member.as_str())
-            .arg(request.sequence)
+            .arg(sequence(request))
             .arg(beat.gone_after)
             .arg(u8::from(beat.extend))
             .arg(beat.counts.as_deref().unwrap_or_default())
@@ -142,7 +142,7 @@ impl Encoder {
             call.arg(self.key(&format!("l:{}", client.client)));
         }
         call.arg(request.member.as_str())
-            .arg(request.sequence)
+            .arg(sequence(request))
             .arg(batch.number);
         for client in &batch.clients {
             call.arg(client.admitted)
@@ -163,7 +163,7 @@ impl Encoder {
             call.arg(self.key(&format!("s:{}", claim.server)));
         }
         call.arg(request.member.as_str())
-            .arg(request.sequence)
+            .arg(sequence(request))
             .arg(slots.settle)
             .arg(u8::from(request.beat.extend));
         for claim in &slots.claims {
@@ -174,4 +174,9 @@ impl Encoder {
         }
         call
     }
+}
+
+/// Session and sequence: a request is the latest of its member if the store has the same text.
+fn sequence(request: &Request) -> String {
+    format!("{} {}", request.session, request.sequence)
 }

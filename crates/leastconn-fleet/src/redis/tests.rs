@@ -1,6 +1,7 @@
 //! Tests against real servers.
 
 mod failures;
+mod load;
 mod permissions;
 mod real;
 mod same_as_memory;

@@ -1,11 +1,11 @@
 -- Registers the member and its counts, removes members that are gone, and returns what has
 -- changed.
 --
--- KEYS: members (zset: member -> last heard), progress (hash: member -> "SEQUENCE BATCH", and
---       `.since`), counts (hash), facts (hash), entries of operators (hash), events (stream)
--- ARGV: member, sequence, gone_after, extend, counts or '' (unchanged), version of the counts,
---       facts or '' (unchanged), version of the entries, last event or '' (none); then for
---       each known member: member, version of its counts, version of its facts
+-- KEYS: members (zset: member -> last heard), progress (hash: member -> "SESSION SEQUENCE BATCH",
+--       and `.since`), counts (hash), facts (hash), entries of operators (hash), events (stream)
+-- ARGV: member, session and sequence, gone_after, extend, counts or '' (unchanged), version of
+--       the counts, facts or '' (unchanged), version of the entries, last event or '' (none);
+--       then for each known member: member, version of its counts, version of its facts
 -- Returns: now, previous sequence, whether the counts and the facts are stored, members with
 --       what has changed, version and entries if changed, events, last event
 local time = redis.call('TIME')
@@ -13,17 +13,20 @@ local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local day = 86400000
 local me, gone_after = ARGV[1], tonumber(ARGV[3])
 
-local sequence, batch = 0, '0'
+local session, sequence = string.match(ARGV[2], '^(%d+) (%d+)$')
+local previous, batch = 0, '0'
 local progress = redis.call('HGET', KEYS[2], me)
 if progress then
-  local first, second = string.match(progress, '^(%d+) (%d+)$')
-  sequence, batch = tonumber(first or '0'), second or '0'
+  local last_session, last = string.match(progress, '^(%d+) (%d+)')
+  if last_session == session then previous = tonumber(last) end
+  batch = string.match(progress, '%d+$')
 end
-if sequence > tonumber(ARGV[2]) then
+if previous > tonumber(sequence) then
   return redis.error_reply('STALE a later request of this member has been applied')
 end
 
-local others, empty, now_text = {}, true, string.format('%.0f', now)
+-- Names of the other members after that of this one, for HMGET.
+local names, others, empty, alive, now_text = { me }, {}, true, false, string.format('%.0f', now)
 local members = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 for i = 1, #members, 2 do
   local member, heard = members[i], tonumber(members[i + 1])
@@ -32,7 +35,6 @@ for i = 1, #members, 2 do
     redis.call('HDEL', KEYS[2], member)
     redis.call('HDEL', KEYS[3], member)
     redis.call('HDEL', KEYS[4], member)
-    if member == me then sequence, batch = 0, '0' end
   else
     empty = false
     if heard > now then
@@ -40,9 +42,16 @@ for i = 1, #members, 2 do
       heard = now
       redis.call('ZADD', KEYS[1], now_text, member)
     end
-    if member ~= me then others[#others + 1] = { member, heard } end
+    if member == me then
+      alive = true
+    else
+      names[#names + 1] = member
+      others[#others + 1] = { member, heard }
+    end
   end
 end
+-- Other members have removed the numbers of a member that was not alive.
+if not alive then previous, batch = 0, '0' end
 redis.call('ZADD', KEYS[1], now_text, me)
 redis.call('HSET', KEYS[2], me, ARGV[2] .. ' ' .. batch)
 if empty then redis.call('HSET', KEYS[2], '.since', now_text) end
@@ -51,19 +60,19 @@ if ARGV[7] ~= '' then redis.call('HSET', KEYS[4], me, ARGV[7]) end
 
 local known = {}
 for i = 10, #ARGV, 3 do known[ARGV[i]] = i end
-local function changed(key, member, offset)
-  local blob = redis.call('HGET', key, member)
+local function changed(blob, member, offset)
   local at = known[member]
   if blob and at and string.sub(blob, 1, 8) == ARGV[at + offset] then return false end
   return blob
 end
-for _, other in ipairs(others) do
-  other[3] = changed(KEYS[3], other[1], 1)
-  other[4] = changed(KEYS[4], other[1], 2)
+local counts = redis.call('HMGET', KEYS[3], unpack(names))
+local facts = redis.call('HMGET', KEYS[4], unpack(names))
+for i, other in ipairs(others) do
+  other[3] = changed(counts[i + 1], other[1], 1)
+  other[4] = changed(facts[i + 1], other[1], 2)
 end
-local counts = redis.call('HGET', KEYS[3], me)
-local has_counts = counts and string.sub(counts, 1, 8) == ARGV[6]
-local has_facts = redis.call('HEXISTS', KEYS[4], me)
+local has_counts = counts[1] and string.sub(counts[1], 1, 8) == ARGV[6]
+local has_facts = facts[1]
 
 local version = redis.call('HGET', KEYS[5], 'v') or '0.0'
 local entries = false
@@ -82,4 +91,4 @@ end
 if ARGV[4] == '1' then
   for i = 1, 6 do redis.call('PEXPIRE', KEYS[i], day) end
 end
-return { now, sequence, has_counts and 1 or 0, has_facts, others, entries, events, last }
+return { now, previous, has_counts and 1 or 0, has_facts and 1 or 0, others, entries, events, last }

@@ -3,7 +3,7 @@
 --
 -- KEYS: members (zset), progress (hash), then for each client a hash: `.used` and `.at` of the
 --       bucket, member -> open connections
--- ARGV: member, sequence, batch; then for each client: admitted, ask, rate, burst, max_conns
+-- ARGV: member, session and sequence, batch; then for each client: admitted, ask, rate, burst, max_conns
 --       (0: none), open
 -- Returns for each client: granted, used, connections of other members, wait
 local time = redis.call('TIME')
@@ -12,7 +12,7 @@ local second, day, keep_open = 1000000, 86400000, 3600000
 local me, batch = ARGV[1], tonumber(ARGV[3])
 
 local progress = redis.call('HGET', KEYS[2], me) or ''
-local sequence, last = string.match(progress, '^(%d+) (%d+)$')
+local sequence, last = string.match(progress, '^(%d+ %d+) (%d+)$')
 if sequence ~= ARGV[2] then
   return redis.error_reply('STALE a later request of this member has been applied')
 end
@@ -64,17 +64,22 @@ local function limit(key, a)
 
   local used_text = string.format('%.6f', used)
   used = tonumber(used_text)
-  if open > 0 then
-    local text = string.format('%.0f', open)
-    if text ~= stored then redis.call('HSET', key, me, text) end
-  elseif stored then
-    redis.call('HDEL', key, me)
-  end
+  local set = {}
   if used > 0 then
-    redis.call('HSET', key, '.used', used_text, '.at', string.format('%.0f', now))
+    set = { '.used', used_text, '.at', string.format('%.0f', now) }
   elseif bucket then
     redis.call('HDEL', key, '.used', '.at')
   end
+  if open > 0 then
+    local text = string.format('%.0f', open)
+    if text ~= stored then
+      set[#set + 1] = me
+      set[#set + 1] = text
+    end
+  elseif stored then
+    redis.call('HDEL', key, me)
+  end
+  if #set > 0 then redis.call('HSET', key, unpack(set)) end
   if used > 0 or open > 0 or others > 0 then
     local keep = 0
     if used > 0 then keep = math.ceil(used * 1000 / rate) + 1000 end

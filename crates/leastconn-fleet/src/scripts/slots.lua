@@ -2,7 +2,7 @@
 -- are free. It keeps slots until it wants fewer, because it may be using them.
 --
 -- KEYS: members (zset), progress (hash), then for each server a hash: member -> "HELD WANT"
--- ARGV: member, sequence, settle, extend; then for each server: max, want, open, held
+-- ARGV: member, session and sequence, settle, extend; then for each server: max, want, open, held
 -- Returns for each server: held, free, unmet
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -10,7 +10,7 @@ local hour = 3600000
 local me = ARGV[1]
 
 local progress = redis.call('HGET', KEYS[2], me) or ''
-if string.match(progress, '^%d+') ~= ARGV[2] then
+if string.match(progress, '^%d+ %d+') ~= ARGV[2] then
   return redis.error_reply('STALE a later request of this member has been applied')
 end
 local since = tonumber(redis.call('HGET', KEYS[2], '.since') or '0')

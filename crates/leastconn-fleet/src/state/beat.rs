@@ -10,7 +10,7 @@ impl State {
     pub(super) fn beat(&mut self, now: u64, request: &Request) -> Result<BeatAnswer, Superseded> {
         let (member, beat) = (&request.member, &request.beat);
         let last = self.progress.get(member).copied().unwrap_or_default();
-        if last.sequence > request.sequence {
+        if last.session == request.session && last.sequence > request.sequence {
             return Err(Superseded);
         }
         self.members
@@ -29,8 +29,12 @@ impl State {
 
         self.members.insert(member.clone(), now);
         let progress = self.progress.entry(member.clone()).or_default();
-        let previous = progress.sequence;
+        let previous = match progress.session == request.session {
+            true => progress.sequence,
+            false => 0,
+        };
         *progress = Progress {
+            session: request.session,
             sequence: request.sequence,
             batch: progress.batch,
         };

@@ -127,6 +127,24 @@ pub(super) fn report_of(member: u64) -> Report {
 }
 
 #[tokio::test]
+async fn evicted_keys_are_noticed() {
+    for kind in StoreKind::installed() {
+        let server = StoreServer::start(kind).await;
+        let mut member = redis(&server);
+        member.exchange(&report_of(0)).await.unwrap();
+        for (key, forgotten) in [("m", true), ("b", true), ("c", false), ("i", false)] {
+            let key = format!("lc1:{{test}}:{key}");
+            server.command(&["DEL", &key]).await;
+            let view = member.exchange(&report_of(0)).await.unwrap();
+            assert_eq!(view.forgotten, forgotten, "{key}");
+            // What is missing is sent with the next exchange.
+            member.exchange(&report_of(0)).await.unwrap();
+            assert!(server.keys().await.contains(&key), "{key}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn abandoned_exchange_does_not_confuse_the_next() {
     for kind in StoreKind::installed() {
         let server = StoreServer::start(kind).await;
