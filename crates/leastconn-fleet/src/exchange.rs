@@ -16,7 +16,7 @@ use crate::{
 /// store returns only what changed.
 pub(crate) type BlobVersion = [u8; 8];
 
-/// The steps of an exchange, in the order in which the store executes them.
+/// The steps of an exchange, in the order of their execution.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) member: MemberId,

@@ -93,6 +93,12 @@ impl MemoryServer {
         self.shared.lock().now += micros(time);
     }
 
+    /// The request after `number - 1` further ones is lost.
+    #[cfg(test)]
+    fn lose_request(&self, number: u32) {
+        self.shared.lock().schedule.lose(number);
+    }
+
     /// From now on, no faults are drawn.
     pub fn stop_faults(&self) {
         let mut shared = self.shared.lock();
@@ -122,7 +128,7 @@ impl MemoryServer {
         shared.generation += u64::from(!reachable);
     }
 
-    /// While the server is stalled, exchanges wait for ever: the caller needs a timeout.
+    /// While the server is stalled, exchanges never complete: the caller needs a timeout.
     pub fn set_stalled(&self, stalled: bool) {
         self.shared.lock().stalled = stalled;
     }
@@ -216,18 +222,17 @@ impl InMemory {
     /// [`StoreError::Unavailable`] because of a fault.
     pub fn exchange_now(&mut self, report: &Report) -> Result<View, StoreError> {
         self.begin()?;
-        let mut view = View::default();
         let mut request = self.session.request(report);
         loop {
             let answer = self.execute(&request)?;
-            self.session.accept(&request, answer, &mut view);
+            self.session.accept(&request, answer);
             match self.session.follow_up(report)? {
                 Some(next) => request = next,
                 None => break,
             }
         }
         self.connected = true;
-        Ok(view)
+        Ok(self.session.finish())
     }
 
     /// Opens the connection, if the last exchange did not succeed.
@@ -270,20 +275,19 @@ impl Store for InMemory {
             return self.exchange_now(report);
         }
         self.begin()?;
-        let mut view = View::default();
         let mut request = self.session.request(report);
         loop {
             tokio::time::sleep(latency).await;
             let answer = self.execute(&request);
             tokio::time::sleep(latency).await;
-            self.session.accept(&request, answer?, &mut view);
+            self.session.accept(&request, answer?);
             match self.session.follow_up(report)? {
                 Some(next) => request = next,
                 None => break,
             }
         }
         self.connected = true;
-        Ok(view)
+        Ok(self.session.finish())
     }
 
     async fn leave(&mut self, member: &MemberId) -> Result<(), StoreError> {

@@ -120,7 +120,7 @@ impl OperatorLog {
         merge
     }
 
-    /// Removes expired entries. Returns whether there were any.
+    /// Removes expired entries. Returns whether any was removed.
     pub(crate) fn expire(&mut self, now: u64) -> bool {
         let before = self.entries.len();
         self.entries

@@ -100,14 +100,13 @@ impl Redis {
         connection: &mut Connection,
         report: &Report,
     ) -> Result<View, StoreError> {
-        let mut view = View::default();
         let mut request = self.session.request(report);
         loop {
             let answer = self.execute(connection, &request).await?;
-            self.session.accept(&request, answer, &mut view);
+            self.session.accept(&request, answer);
             match self.session.follow_up(report)? {
                 Some(next) => request = next,
-                None => return Ok(view),
+                None => return Ok(self.session.finish()),
             }
         }
     }

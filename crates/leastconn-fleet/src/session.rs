@@ -56,6 +56,11 @@ pub(crate) struct Session {
     /// Commands of the request, with the fields that they change.
     requested: Vec<(String, Command)>,
     restore: Vec<StoredEntry>,
+    /// What the caller has not received yet. If an exchange fails after its first request, the
+    /// next one delivers what that request has found.
+    view: View,
+    /// The version of the operator states that the view has or had.
+    states: Option<u64>,
 }
 
 struct Peer {
@@ -106,6 +111,8 @@ impl Session {
             commands: VecDeque::new(),
             requested: Vec::new(),
             restore: Vec::new(),
+            view: View::default(),
+            states: None,
         }
     }
 
@@ -118,6 +125,8 @@ impl Session {
     /// The first request of an exchange.
     pub(crate) fn request(&mut self, report: &Report) -> Request {
         self.rounds = 0;
+        self.view.clients.clear();
+        self.view.slots.clear();
         self.commands = report.commands.iter().cloned().collect();
         self.restore.clear();
         let mut operate = self.operate(report);
@@ -235,8 +244,13 @@ impl Session {
         }
     }
 
-    /// Takes an answer into the view of the exchange.
-    pub(crate) fn accept(&mut self, request: &Request, answer: Answer, view: &mut View) {
+    /// The view of an exchange whose requests were all answered.
+    pub(crate) fn finish(&mut self) -> View {
+        std::mem::take(&mut self.view)
+    }
+
+    /// Takes the answer to a request.
+    pub(crate) fn accept(&mut self, request: &Request, answer: Answer) {
         let beat = answer.beat;
         let absent = self
             .now
@@ -249,7 +263,7 @@ impl Session {
             self.repeated_at = beat.now;
         }
         let lost = beat.previous < self.acknowledged;
-        view.forgotten |= lost || self.acknowledged == 0;
+        self.view.forgotten |= lost || self.acknowledged == 0;
         self.acknowledged = request.sequence;
         self.sent_counts = beat.has_counts.then_some(request.beat.counts_version);
         self.sent_facts = beat.has_facts;
@@ -259,18 +273,18 @@ impl Session {
                 self.commands.push_front(command);
             }
         }
-        self.accept_members(&beat, view);
+        self.accept_members(&beat);
         if let Some((version, entries)) = &beat.operators {
             let merge = self.log.merge(beat.now, entries);
-            view.invalid_signatures += merge.invalid;
+            self.view.invalid_signatures += merge.invalid;
             self.restore = merge.restore;
             self.operators_version.clone_from(version);
-            view.operators = Some(Arc::new(self.log.state(beat.now)));
+            self.update_states(beat.now);
         } else if self.log.expire(beat.now) {
-            view.operators = Some(Arc::new(self.log.state(beat.now)));
+            self.update_states(beat.now);
         }
         self.events
-            .receive(beat.now, &request.member, &beat.events, view);
+            .receive(beat.now, &request.member, &beat.events, &mut self.view);
         // A new store may have smaller IDs, and keys without expiry.
         self.repeat |= lost;
         self.last_event = match lost {
@@ -279,7 +293,7 @@ impl Session {
         };
 
         if request.limit.is_some() {
-            view.clients = answer.clients;
+            self.view.clients = answer.clients;
         }
         if request.slots.is_some() {
             self.held = answer
@@ -287,11 +301,19 @@ impl Session {
                 .iter()
                 .map(|slot| (slot.server, slot.held))
                 .collect();
-            view.slots = answer.slots;
+            self.view.slots = answer.slots;
         }
     }
 
-    fn accept_members(&mut self, beat: &BeatAnswer, view: &mut View) {
+    fn update_states(&mut self, now: u64) {
+        let state = self.log.state(now);
+        if self.states != Some(state.version) {
+            self.states = Some(state.version);
+            self.view.operators = Some(Arc::new(state));
+        }
+    }
+
+    fn accept_members(&mut self, beat: &BeatAnswer) {
         let mut previous = std::mem::take(&mut self.peers);
         for member in &beat.members {
             let mut peer = previous.remove(&member.id).unwrap_or_default();
@@ -323,7 +345,7 @@ impl Session {
             counts: peer.counts.clone(),
             facts: peer.facts.clone(),
         });
-        view.members = members.collect();
+        self.view.members = members.collect();
     }
 }
 

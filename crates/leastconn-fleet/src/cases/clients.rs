@@ -140,7 +140,7 @@ fn repeated_batch_takes_no_tokens(bench: &mut Bench) {
     bench.disconnect(0);
     let view = bench.batch(0, 1, report);
     assert_eq!((view.granted, view.used), (0, 5.0));
-    // Nobody waits for the answer any more, so that the two were not admitted.
+    // No connection waits for the answer any more, so the two were not admitted.
     assert_eq!(bench.limit(1, CLIENT).others_open, 3);
     assert_eq!(bench.batch(0, 2, report).used, 10.0);
     assert_eq!(bench.batch(0, 1, report).used, 10.0);

@@ -39,6 +39,8 @@ pub(super) enum Fault {
 pub(super) struct FaultSchedule {
     faults: Faults,
     state: u64,
+    /// One more than the requests until one is lost. Zero: no request is lost.
+    lost_in: u32,
 }
 
 impl FaultSchedule {
@@ -46,6 +48,7 @@ impl FaultSchedule {
         Self {
             faults,
             state: faults.seed,
+            lost_in: 0,
         }
     }
 
@@ -63,8 +66,17 @@ impl FaultSchedule {
         drawn.map(|(_, fault)| fault).collect()
     }
 
+    #[cfg(test)]
+    pub(super) fn lose(&mut self, number: u32) {
+        self.lost_in = number + 1;
+    }
+
     /// What happens to a request.
     pub(super) fn request_fault(&mut self) -> Option<Fault> {
+        self.lost_in = self.lost_in.saturating_sub(1);
+        if self.lost_in == 1 {
+            return Some(Fault::Lost);
+        }
         let faults = self.faults;
         let delay = faults.max_delay.mul_f64(self.uniform());
         let possible = [

@@ -63,7 +63,7 @@ impl Encoder {
         pipeline
     }
 
-    /// The command in which a script failed. Redis 7.0 names only the script and the line:
+    /// The command that a script was not allowed to call. Redis 7.0 names only the script and the line:
     /// `script: SHA, on @user_script:LINE.`
     pub(super) fn failed_command(&self, called: &Scripts, detail: &str) -> Option<String> {
         let (_, rest) = detail.split_once("script: ")?;
