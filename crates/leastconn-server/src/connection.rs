@@ -296,7 +296,10 @@ async fn admit<S: Stream>(
     record: &AccessRecord,
 ) -> Result<Permit, Ended> {
     let clients = &context.clients;
-    match clients.admit(grant.identity(), grant.limits(), net::now())? {
+    let now = net::now();
+    // Also for the servers that are picked next.
+    context.member.fence(now);
+    match clients.admit(grant.identity(), grant.limits(), now)? {
         ClientDecision::Admitted(permit) => Ok(permit),
         ClientDecision::Ask(ask) => tokio::select! {
             biased;

@@ -1,6 +1,7 @@
 //! The handles that all parts of a running server share.
 
 mod connection_slots;
+mod fleet;
 mod lifecycle;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::{
 use parking_lot::{Mutex, MutexGuard};
 
 pub use connection_slots::{ConnectionSlot, ConnectionSlots};
+pub(crate) use fleet::FleetChange;
 pub use lifecycle::{FailedUpgrade, LastReload, Lifecycle, Phase};
 
 /// Process-wide state. It outlives every [`Snapshot`].

@@ -17,7 +17,7 @@ use crate::{
     admin::{self, Admin},
     certificate_expiry,
     connection::reaper,
-    context::{Phase, ServerContext},
+    context::{FleetChange, Phase, ServerContext},
     control::Control,
     file_watch::Events,
     memory::{self, MemoryWatch},
@@ -122,6 +122,7 @@ impl Prepared {
 
         log.set_filter(config.log.access_filter);
         let telemetry = Arc::new(Telemetry::new(log));
+        let fleet = FleetChange::plan(None, config.fleet.as_ref())?;
         let mut snapshot = Snapshot::start_after(config, inherited.discovered())?;
         for config in &snapshot.config.listeners {
             let tls = ListenerTls::new(config, snapshot.config.process.tls_records)?;
@@ -135,6 +136,7 @@ impl Prepared {
         if let Some(handover) = inherited.overrides() {
             context.overrides.import(handover);
         }
+        context.apply_fleet(fleet);
         context.start_discovery();
         let watching = memory::watch(&context.memory, &context.registry)?;
         Ok(Self {

@@ -42,9 +42,6 @@ pub trait OperatorTarget: fmt::Debug + Send + Sync {
     /// # Errors
     /// If the filter is not understood. Then nothing is closed.
     fn kill(&self, filter: &str) -> Result<u64, String>;
-
-    /// This process has left the fleet.
-    fn leave(&self);
 }
 
 /// The commands of this process and of the other members.
@@ -271,7 +268,6 @@ impl Participant for Operators {
 
     fn leave(&self) {
         self.inner.lock().pending.clear();
-        self.target.leave();
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     connection::reauthorize::{log_ended, reauthorize_all},
+    context::FleetChange,
     process::inherited::Inherited,
     snapshot::{Listener, ListenerTls, Snapshot},
     sockets::Sockets,
@@ -49,6 +50,11 @@ impl Reloader {
         let mut admin = self.admin();
         let admin_plan = is_serving.then(|| admin.plan(&config, &mut Inherited::none()));
         let admin_plan = admin_plan.transpose().map_err(Rejected::unavailable)?;
+        // A process that accepts no more connections stays in the fleet that it is in.
+        let fleet = match is_serving {
+            true => FleetChange::plan(current.config.fleet.as_ref(), config.fleet.as_ref())?,
+            false => FleetChange::Nothing,
+        };
         let mut next = current.succeed(config)?;
 
         // Nothing below can fail.
@@ -57,6 +63,7 @@ impl Reloader {
         current.stop_checks_for(&next);
         let snapshot = context.overrides.install(&current, next);
         drop(pruning);
+        context.apply_fleet(fleet);
         context.start_discovery();
         let sockets_changes = plan.map(|plan| sockets.apply(plan, context));
         let control = Arc::clone(self);

@@ -36,6 +36,10 @@ const FIRST_PROBES_TIMEOUT: Duration = Duration::from_secs(5);
 /// [`upgrade::READY_TIMEOUT`].
 const FIRST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a start waits for the first answer of the store of the fleet. Clients that connect in
+/// the meantime wait in the backlog. On a timeout, the process starts as if it were cut off.
+const FLEET_ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
+
 /// A successor that is ready to take over.
 struct Ready {
     successor: ReadySuccessor,
@@ -78,6 +82,10 @@ pub(super) async fn serve(
         }
         state.first_probes(FIRST_PROBES_TIMEOUT).await;
     }
+    // Without the numbers of the other members, limits are divided by their number: wait a moment
+    // for the store before clients are accepted.
+    let member = &prepared.context().member;
+    member.first_answer(FLEET_ANSWER_TIMEOUT).await;
     // Subscribe before the first command can arrive.
     let commands = prepared.context().overrides.forwards();
     let server = prepared.open();

@@ -16,8 +16,6 @@ impl OperatorTarget for Ignore {
     fn kill(&self, _filter: &str) -> Result<u64, String> {
         Ok(0)
     }
-
-    fn leave(&self) {}
 }
 
 fn join(server: &MemoryServer, name: &str) -> (FleetMember, FleetSlot) {

@@ -29,8 +29,6 @@ impl OperatorTarget for Target {
         self.kills.fetch_add(1, Ordering::Relaxed);
         Ok(2)
     }
-
-    fn leave(&self) {}
 }
 
 struct Member {
