@@ -46,6 +46,7 @@ mod early_signals;
 mod explain;
 mod explain_predicts_handshakes;
 mod first_message_latency;
+mod fleet;
 mod fragmented_client_hello;
 mod graceful_shutdown;
 mod groups_and_ciphers;

@@ -106,6 +106,18 @@ impl Site {
         self
     }
 
+    /// Makes the balancer a member of the fleet `test`. `lines` are further keys.
+    pub(crate) fn fleet(mut self, member: &str, store: &str, lines: &str) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let secret = self.dir.path().join("fleet.secret");
+        std::fs::write(&secret, "a-secret-of-this-test").unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        self.tables += &format!(
+            "[fleet]\nname = \"test\"\nsecret = \"fleet.secret\"\nmember = \"{member}\"\nstore = {store}\n{lines}\n\n"
+        );
+        self
+    }
+
     /// Adds a client rule; `matcher` is the content of `match`, `lines` are further keys.
     pub(crate) fn client(mut self, name: &str, matcher: &str, allow: &str, lines: &str) -> Self {
         self.tables += &format!(
