@@ -299,6 +299,7 @@ impl Store for InMemory {
 
     fn disconnect(&mut self) {
         self.connected = false;
+        self.session.deliver_again();
     }
 }
 

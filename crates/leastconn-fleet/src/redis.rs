@@ -204,6 +204,7 @@ impl Store for Redis {
 
     fn disconnect(&mut self) {
         self.connection = None;
+        self.session.deliver_again();
     }
 }
 

@@ -59,6 +59,8 @@ pub(crate) struct Session {
     /// What the caller has not received yet. If an exchange fails after its first request, the
     /// next one delivers what that request has found.
     view: View,
+    /// What the caller has received last, without members, clients and slots.
+    delivered: View,
     /// The version of the operator states that the view has or had.
     states: Option<u64>,
 }
@@ -112,6 +114,7 @@ impl Session {
             requested: Vec::new(),
             restore: Vec::new(),
             view: View::default(),
+            delivered: View::default(),
             states: None,
         }
     }
@@ -246,7 +249,25 @@ impl Session {
 
     /// The view of an exchange whose requests were all answered.
     pub(crate) fn finish(&mut self) -> View {
-        std::mem::take(&mut self.view)
+        let view = std::mem::take(&mut self.view);
+        self.delivered = View {
+            operators: view.operators.clone(),
+            kills: view.kills.clone(),
+            acknowledgements: view.acknowledgements.clone(),
+            forgotten: view.forgotten,
+            ..View::default()
+        };
+        view
+    }
+
+    /// The caller has not used the last view: the next one contains the same again.
+    pub(crate) fn deliver_again(&mut self) {
+        let last = std::mem::take(&mut self.delivered);
+        let view = &mut self.view;
+        view.operators = view.operators.take().or(last.operators);
+        view.kills.splice(0..0, last.kills);
+        view.acknowledgements.splice(0..0, last.acknowledgements);
+        view.forgotten |= last.forgotten;
     }
 
     /// Takes the answer to a request.

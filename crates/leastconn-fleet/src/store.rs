@@ -21,8 +21,9 @@ pub trait Store: Send {
     /// Other members forget a member that does not call this after `gone_after`.
     fn leave(&mut self, member: &MemberId) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Drops the connection. The next exchange opens a new one and sends everything again. For a
-    /// process that was paused: the other members may have removed its numbers.
+    /// Drops the connection. The next exchange opens a new one and sends everything again, and
+    /// its view contains the changes of the last view again. For a process that was paused: the
+    /// other members may have removed its numbers, and it must not use the last view.
     fn disconnect(&mut self);
 }
 

@@ -210,6 +210,21 @@ fn kills_are_not_lost_in_a_failed_exchange() {
 }
 
 #[test]
+fn view_that_was_not_used_is_repeated() {
+    let server = MemoryServer::new();
+    let mut bench = Bench::new(Memory::new(&server));
+    bench.beat(0);
+    let report = bench.report(1).clone();
+    let mut member = server.connect(&settings());
+    member.exchange_now(&report).unwrap();
+    bench.command(0, drain("web1"));
+    assert_eq!(drained(&member.exchange_now(&report).unwrap()), ["web1"]);
+    member.disconnect();
+    assert_eq!(drained(&member.exchange_now(&report).unwrap()), ["web1"]);
+    assert_eq!(member.exchange_now(&report).unwrap().operators, None);
+}
+
+#[test]
 fn new_session_of_a_member_is_accepted() {
     let server = MemoryServer::new();
     let mut bench = Bench::new(Memory::new(&server));

@@ -84,7 +84,7 @@ impl Executor for Real {
     }
 
     fn disconnect(&mut self, member: usize) {
-        self.members[member].disconnect();
+        self.members[member].connection = None;
     }
 
     fn leave(&mut self, member: usize, id: &MemberId) {
