@@ -20,6 +20,7 @@ mod operator_log;
 pub mod redis;
 pub mod report;
 pub mod secret;
+pub mod servers;
 mod session;
 pub mod settings;
 mod state;

@@ -1,0 +1,426 @@
+use std::net::SocketAddr;
+
+use leastconn::{Lease, PanicPolicy, PickRequest, Pool, Server, ServerSpec, UpstreamId, net::now};
+use leastconn_fleet::{
+    FleetSettings, MemberId, View,
+    memory::{Faults, InMemory, MemoryServer},
+    secret::Secret,
+};
+use proptest::prelude::*;
+
+use super::*;
+
+const GONE_AFTER: Duration = Duration::from_secs(3);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+#[derive(Debug)]
+struct Pools(Mutex<Vec<Pool>>);
+
+impl Upstreams for Pools {
+    fn each_pool(&self, visit: &mut dyn FnMut(&Pool)) {
+        self.0.lock().iter().for_each(visit);
+    }
+
+    fn departed(&self) -> Vec<(UpstreamId, Arc<Server>)> {
+        let pools = self.0.lock();
+        let departed = pools.iter().flat_map(|pool| {
+            let departed = pool.departed().into_iter();
+            departed.map(|server| (pool.id().clone(), server))
+        });
+        departed.collect()
+    }
+}
+
+fn spec(name: &str, max_conns: u32) -> ServerSpec {
+    let address = SocketAddr::from(([127, 0, 0, 1], 80));
+    ServerSpec::new(name, address).max_conns(NonZeroU32::new(max_conns))
+}
+
+fn number(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).unwrap()
+}
+
+/// A balancer with one upstream.
+struct Node {
+    id: MemberId,
+    pools: Arc<Pools>,
+    shared: SharedServers,
+    store: InMemory,
+    leases: Vec<Lease>,
+    /// When the last successful report was sent.
+    last_sent: Instant,
+    has_joined: bool,
+}
+
+impl Node {
+    fn new(
+        number_of_node: u64,
+        server: &MemoryServer,
+        servers: &[ServerSpec],
+        now: Instant,
+    ) -> Self {
+        let pool = Pool::builder("web")
+            .servers(servers.iter().cloned())
+            .panic(PanicPolicy::Refuse)
+            .seed(number_of_node)
+            .build();
+        let pools = Arc::new(Pools(Mutex::new(vec![pool.unwrap()])));
+        let settings = ServerSettings {
+            size: number(3),
+            gone_after: GONE_AFTER,
+            ask_timeout: 20 * MILLISECOND,
+            shares_counts: true,
+        };
+        let fleet = FleetSettings::new("edge", Secret::new(b"secret of the fleet"));
+        let upstreams: Arc<dyn Upstreams> = Arc::<Pools>::clone(&pools);
+        let shared = SharedServers::of(settings, upstreams, Arc::default());
+        shared.cut_off_at(settings.size, now);
+        Self {
+            id: MemberId::new("lb", number_of_node),
+            pools,
+            shared,
+            store: server.connect(&fleet),
+            leases: Vec::new(),
+            last_sent: now,
+            has_joined: false,
+        }
+    }
+
+    fn report(&self, now: Instant) -> Report {
+        let mut report = Report {
+            member: self.id.clone(),
+            status: MemberStatus::Serving,
+            counts: Arc::default(),
+            facts: None,
+            batch: None,
+            slots: Vec::new(),
+            commands: Vec::new(),
+            acknowledgements: Vec::new(),
+        };
+        self.shared.report(&mut report, now);
+        report
+    }
+
+    fn apply(&self, report: &Report, view: &View, now: Instant) {
+        self.shared.apply(&Exchange {
+            report,
+            view,
+            sent: now,
+            received: now,
+            members: number(u32::try_from(view.members.len()).unwrap() + 1),
+        });
+    }
+
+    /// Returns whether the exchange succeeded.
+    fn exchange(&mut self, now: Instant) -> bool {
+        let report = self.report(now);
+        let view = self.store.exchange_now(&report);
+        if let Ok(view) = &view {
+            self.apply(&report, view, now);
+            self.last_sent = now;
+            self.has_joined = true;
+        }
+        view.is_ok()
+    }
+
+    fn with_pool<T>(&self, run: impl FnOnce(&Pool) -> T) -> T {
+        run(&self.pools.0.lock()[0])
+    }
+
+    fn server(&self, name: &str) -> Arc<Server> {
+        self.with_pool(|pool| pool.server(name)).unwrap()
+    }
+
+    fn open(&mut self, now: Instant) -> bool {
+        let lease = self.with_pool(|pool| pool.pick_for(&pool.all(), &PickRequest::new(now)));
+        let is_open = lease.is_some();
+        self.leases.extend(lease);
+        is_open
+    }
+
+    fn in_flight(&self) -> u32 {
+        let count = |pool: &Pool| {
+            let members = pool.members();
+            members.iter().map(|m| m.server.in_flight()).sum::<u32>()
+        };
+        self.with_pool(count)
+    }
+}
+
+struct World {
+    server: MemoryServer,
+    servers: Vec<ServerSpec>,
+    now: Instant,
+    nodes: Vec<Node>,
+    created: u64,
+}
+
+impl World {
+    fn new(faults: Faults, servers: &[ServerSpec], nodes: u64) -> Self {
+        let server = MemoryServer::with_faults(faults);
+        let start = now();
+        let node = |number| Node::new(number, &server, servers, start);
+        Self {
+            nodes: (0..nodes).map(node).collect(),
+            servers: servers.to_vec(),
+            server,
+            now: start,
+            created: nodes,
+        }
+    }
+
+    fn advance(&mut self, time: Duration) {
+        self.now += time;
+        self.server.advance(time);
+    }
+
+    /// Lets each node exchange numbers every 10 ms.
+    fn run(&mut self, rounds: u32) {
+        for _ in 0..rounds {
+            self.advance(10 * MILLISECOND);
+            for node in &mut self.nodes {
+                node.exchange(self.now);
+            }
+        }
+    }
+
+    /// Waits until the store gives out all slots.
+    fn settle(&mut self) {
+        for _ in 0..40 {
+            self.advance(90 * MILLISECOND);
+            self.run(1);
+        }
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.nodes.iter().map(Node::in_flight).sum()
+    }
+
+    fn crash(&mut self, number: usize) {
+        self.created += 1;
+        self.nodes[number] = Node::new(self.created, &self.server, &self.servers, self.now);
+    }
+}
+
+#[test]
+fn connections_of_others_are_external_load() {
+    let mut world = World::new(Faults::default(), &[spec("a", 0), spec("b", 0)], 3);
+    world.run(2);
+    for _ in 0..5 {
+        world.nodes[0].open(world.now);
+    }
+    world.run(2);
+    let external = |name: &str| world.nodes[1].server(name).external_connections();
+    let own = |name: &str| world.nodes[0].server(name).in_flight();
+    assert_eq!([external("a"), external("b")], [own("a"), own("b")]);
+    assert_eq!(world.nodes[0].server("a").external_connections(), 0);
+    // The third and the fourth connection of the fleet go to the least loaded server.
+    let light = if own("a") < own("b") { "a" } else { "b" };
+    world.nodes[1].open(world.now);
+    assert_eq!(world.nodes[1].server(light).in_flight(), 1);
+    world.nodes[1].shared.forget_others();
+    assert_eq!(world.nodes[1].server("a").external_connections(), 0);
+}
+
+#[test]
+fn counts_are_reported_again_only_when_they_change() {
+    let mut world = World::new(Faults::default(), &[spec("a", 0)], 1);
+    let node = &mut world.nodes[0];
+    let version = |node: &Node, now| node.report(now).counts.version;
+    let first = version(node, world.now);
+    assert_eq!(version(node, world.now + MILLISECOND), first);
+    node.open(world.now);
+    assert_eq!(version(node, world.now + 2 * MILLISECOND), first + 1);
+}
+
+#[test]
+fn one_node_uses_almost_all_slots_and_the_others_get_their_share_later() {
+    let mut world = World::new(Faults::default(), &[spec("a", 20)], 3);
+    world.settle();
+    for _ in 0..100 {
+        world.nodes[0].open(world.now);
+        world.run(1);
+    }
+    assert!(
+        (19..=20).contains(&world.in_flight()),
+        "{}",
+        world.in_flight()
+    );
+    for _ in 0..200 {
+        for number in 0..3 {
+            while world.nodes[number].open(world.now) {}
+        }
+        world.run(1);
+        world.nodes[0].leases.pop();
+    }
+    for number in 0..3 {
+        while world.nodes[number].open(world.now) {}
+    }
+    assert!(
+        (18..=20).contains(&world.in_flight()),
+        "{}",
+        world.in_flight()
+    );
+    let least = world.nodes.iter().map(Node::in_flight).min();
+    assert!(least >= Some(5), "{least:?}");
+}
+
+#[test]
+fn the_only_slot_moves_to_the_node_that_needs_it() {
+    let mut world = World::new(Faults::default(), &[spec("a", 1)], 3);
+    world.settle();
+    for number in [0, 1, 2, 1] {
+        let mut rounds = 0;
+        while !world.nodes[number].open(world.now) {
+            world.run(1);
+            rounds += 1;
+            assert!(rounds < 10, "node {number}");
+        }
+        assert_eq!(world.in_flight(), 1);
+        world.nodes[number].leases.clear();
+    }
+}
+
+#[test]
+fn cut_off_node_keeps_an_equal_share_and_its_slots_until_they_expire() {
+    let mut world = World::new(Faults::default(), &[spec("a", 20)], 3);
+    world.settle();
+    for _ in 0..20 {
+        world.nodes[0].open(world.now);
+        world.run(2);
+    }
+    let held = world.nodes[0].server("a").slots(world.now).unwrap();
+    assert!(held > 15, "{held}");
+    world.nodes[0].leases.truncate(1);
+    world.server.set_reachable(false);
+    let cut_off = world.now + Duration::from_secs(1);
+    for node in &world.nodes {
+        node.shared.cut_off_at(number(3), cut_off);
+    }
+    let slots = |number: usize, now| world.nodes[number].server("a").slots(now).unwrap();
+    assert_eq!(slots(0, cut_off), held);
+    assert_eq!(slots(1, cut_off), 6);
+    assert_eq!(slots(0, world.now + GONE_AFTER), 6);
+    assert_eq!(slots(1, world.now + GONE_AFTER), 6);
+}
+
+#[test]
+fn leaving_the_fleet_removes_all_limits() {
+    let mut world = World::new(Faults::default(), &[spec("a", 20)], 2);
+    world.nodes[1].open(world.now);
+    world.settle();
+    let node = &world.nodes[0];
+    assert!(node.server("a").slots(world.now).is_some());
+    node.shared.leave();
+    let a = node.server("a");
+    assert_eq!((a.slots(world.now), a.external_connections()), (None, 0));
+}
+
+#[test]
+fn server_with_another_address_shares_the_slots_of_its_name() {
+    let mut world = World::new(Faults::default(), &[spec("a", 4)], 1);
+    world.settle();
+    while world.nodes[0].open(world.now) {
+        world.run(1);
+    }
+    assert_eq!(world.in_flight(), 4);
+    let moved = ServerSpec::new("a", SocketAddr::from(([127, 0, 0, 2], 80)));
+    let moved = moved.max_conns(NonZeroU32::new(4));
+    world.nodes[0].with_pool(|pool| pool.update([moved]).unwrap());
+    world.run(1);
+    assert!(!world.nodes[0].open(world.now));
+    world.nodes[0].leases.truncate(3);
+    world.run(1);
+    assert!(world.nodes[0].open(world.now));
+    assert!(!world.nodes[0].open(world.now));
+}
+
+#[test]
+fn last_slot_and_failed_picks_request_an_exchange() {
+    let mut world = World::new(Faults::default(), &[spec("a", 6)], 3);
+    world.settle();
+    let node = &mut world.nodes[0];
+    node.shared.wake.take();
+    while node.open(world.now) {}
+    assert_eq!(node.shared.wake.spacing(), Some(2 * MILLISECOND));
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Open(usize),
+    Close(usize),
+    Exchange(usize),
+    Crash(usize),
+    Wait(u64),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => (0..3_usize).prop_map(Op::Open),
+        4 => (0..3_usize).prop_map(Op::Close),
+        8 => (0..3_usize).prop_map(Op::Exchange),
+        1 => (0..3_usize).prop_map(Op::Crash),
+        3 => (0..300_u64).prop_map(Op::Wait),
+    ]
+}
+
+fn faults() -> impl Strategy<Value = Faults> {
+    let probability = || prop_oneof![Just(0.0), 0.0..0.5];
+    let probabilities = [probability(), probability(), probability(), probability()];
+    (any::<u64>(), probabilities).prop_map(|(seed, [lost, answer_lost, duplicated, delayed])| {
+        Faults {
+            seed,
+            lost,
+            answer_lost,
+            duplicated,
+            delayed,
+            max_delay: Duration::from_secs(1),
+            ..Faults::default()
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// A node that is silent for two seconds crashes: of connections of a node that cannot reach
+    /// the store, the other nodes know nothing after `gone_after`.
+    #[test]
+    fn connections_of_all_nodes_never_exceed_max_conns(
+        faults in faults(),
+        max in 1..12_u32,
+        ops in prop::collection::vec(op(), 0..200),
+    ) {
+        let mut world = World::new(faults, &[spec("a", max.max(3))], 3);
+        world.settle();
+        for op in ops {
+            match op {
+                // A process accepts connections when the store has answered.
+                Op::Open(number) if !world.nodes[number].has_joined => {}
+                Op::Open(number) => {
+                    world.nodes[number].open(world.now);
+                }
+                Op::Close(number) => drop(world.nodes[number].leases.pop()),
+                Op::Exchange(number) => {
+                    world.nodes[number].exchange(world.now);
+                }
+                Op::Crash(number) => world.crash(number),
+                Op::Wait(millis) => world.advance(Duration::from_millis(millis)),
+            }
+            for number in 0..world.nodes.len() {
+                if world.now > world.nodes[number].last_sent + Duration::from_secs(2) {
+                    world.crash(number);
+                }
+            }
+            prop_assert!(world.in_flight() <= max.max(3), "{} of {max}", world.in_flight());
+        }
+        // After the faults have ended, all slots can be used.
+        world.server.stop_faults();
+        world.settle();
+        for _ in 0..50 {
+            world.nodes[0].open(world.now);
+            world.run(1);
+        }
+        prop_assert_eq!(world.in_flight(), max.max(3));
+    }
+}
