@@ -20,7 +20,8 @@ pub struct Chart {
 /// Formatting errors, which do not happen when writing to memory.
 pub fn all(report: &Report) -> Result<Vec<Chart>, fmt::Error> {
     let charts = [
-        ("balance.svg", bars::draw(report)?),
+        ("balance.svg", bars::draw(report, &bars::ALGORITHMS)?),
+        ("fleet.svg", bars::draw(report, &bars::FLEET)?),
         ("returning-server.svg", lines::draw(report)?),
     ];
     let drawn = charts.into_iter().filter_map(|(file, svg)| {
@@ -125,7 +126,7 @@ mod tests {
     #[test]
     fn bars_and_lines_are_to_scale() {
         let charts = all(&report()).unwrap();
-        let [bars, lines] = &charts[..] else {
+        let [bars, fleet, lines] = &charts[..] else {
             panic!("{charts:?}");
         };
         // 1.25 is half as far from 1 as 1.5.
@@ -133,6 +134,7 @@ mod tests {
             ["width=\"278.0\"", "width=\"139.0\""].map(|width| bars.svg.matches(width).count());
         assert_eq!(widths, [6, 6], "{}", bars.svg);
         assert!(bars.svg.contains("&lt;other&gt;"));
+        assert!(fleet.svg.contains("8 balancers"), "{}", fleet.svg);
         // Both values are at the top of the plot: the first rate, and the third share.
         for point in ["d=\"M66.6 84.0L", "L523.8 84.0\""] {
             assert!(lines.svg.contains(point), "{}", lines.svg);
@@ -147,7 +149,7 @@ mod tests {
         let mut report = report();
         report
             .scenarios
-            .retain(|scenario| scenario.name != "restart" && scenario.name != "bursts");
+            .retain(|scenario| !["restart", "bursts", "fleet"].contains(&&*scenario.name));
         assert!(all(&report).unwrap().is_empty());
     }
 }

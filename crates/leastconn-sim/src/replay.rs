@@ -21,7 +21,7 @@ use crate::{
     meter::{Meter, Outcome},
     report::{Row, ScenarioReport},
     simulation::{ROUND_TRIP, simulate},
-    site::{Policy, ServerSetup, Site},
+    site::{Policy, ServerSetup, Sharing, Site},
     workload::Arrival,
 };
 pub use access_log::{Connection, Log, LogError};
@@ -125,6 +125,8 @@ impl Replay {
         let site = Site {
             servers,
             balancers: self.logs.len().max(1),
+            allowed: Vec::new(),
+            sharing: Sharing::OwnCounts,
             policy: Policy::default(),
             changes: Vec::new(),
             warm_up: Duration::ZERO,

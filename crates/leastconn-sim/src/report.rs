@@ -5,7 +5,12 @@ use std::fmt::{self, Write};
 use leastconn::{Balance, PoolError};
 use serde::Serialize;
 
-use crate::{measure, scenario::Scenario, simulation::simulate};
+use crate::{
+    measure,
+    scenario::{Scenario, Variants},
+    simulation::simulate,
+    site::Site,
+};
 
 /// The results of all scenarios.
 #[derive(Debug, Serialize)]
@@ -24,7 +29,7 @@ pub struct ScenarioReport {
     pub rows: Vec<Row>,
 }
 
-/// The results of one algorithm.
+/// The results of one algorithm, or of another variant of the scenario.
 #[derive(Debug, Serialize)]
 pub struct Row {
     pub algorithm: String,
@@ -39,27 +44,40 @@ pub struct Row {
     pub share: Vec<f64>,
 }
 
-/// Simulates a scenario with each algorithm.
+/// Simulates a scenario with each of its variants.
 ///
 /// # Errors
 /// If the scenario has no servers.
 pub fn run(scenario: &Scenario, seed: u64) -> Result<ScenarioReport, PoolError> {
+    let variants: Vec<_> = match &scenario.variants {
+        Variants::Algorithms => Balance::ALL
+            .iter()
+            .map(|&balance| (balance.to_string(), balance, scenario.site.sharing))
+            .collect(),
+        Variants::Sharing(variants) => variants
+            .iter()
+            .map(|&(name, balance, sharing)| (name.to_owned(), balance, sharing))
+            .collect(),
+    };
     let mut rows = Vec::new();
-    for &balance in Balance::ALL {
+    for (name, balance, sharing) in variants {
+        let site = Site {
+            sharing,
+            ..scenario.site.clone()
+        };
         let outcomes = (0..u64::from(scenario.runs))
             .map(|run| {
                 let seed = seed.wrapping_mul(1_000).wrapping_add(run);
-                let site = &scenario.site;
                 let arrivals = scenario
                     .workload
                     .arrivals(site.duration, site.balancers, seed);
-                simulate(site, &arrivals, balance, seed)
+                simulate(&site, &arrivals, balance, seed)
             })
             .collect::<Result<Vec<_>, _>>()?;
         let measures = scenario.measures.iter();
         let seconds = measure::seconds(&outcomes);
         rows.push(Row {
-            algorithm: balance.to_string(),
+            algorithm: name,
             values: measures.map(|measure| measure.value(&outcomes)).collect(),
             rate: seconds.iter().map(|second| second.rate).collect(),
             share: seconds.iter().map(|second| second.share).collect(),
@@ -81,13 +99,15 @@ pub fn run(scenario: &Scenario, seed: u64) -> Result<ScenarioReport, PoolError> 
 impl fmt::Display for ScenarioReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}", self.name, self.summary)?;
-        let mut header = format!("  {:<12}", "");
+        let longest = self.rows.iter().map(|row| row.algorithm.len()).max();
+        let indent = longest.unwrap_or(0).max(12);
+        let mut header = format!("  {:<indent$}", "");
         for column in &self.columns {
             let _ = write!(header, "  {column:>9}");
         }
         writeln!(f, "{header}")?;
         for row in &self.rows {
-            write!(f, "  {:<12}", row.algorithm)?;
+            write!(f, "  {:<indent$}", row.algorithm)?;
             for (value, column) in row.values.iter().zip(&self.columns) {
                 let width = column.chars().count().max(9);
                 write!(f, "  {:>width$}", format_value(*value))?;

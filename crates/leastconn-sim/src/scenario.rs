@@ -2,20 +2,21 @@
 
 mod capacity;
 mod failures;
+mod fleet;
 mod returning;
 mod steady;
 
 use std::time::Duration;
 
-use leastconn::Weight;
+use leastconn::{Balance, Weight};
 
 use crate::{
     measure::Measure,
-    site::{Policy, ServerSetup, Site},
+    site::{Policy, ServerSetup, Sharing, Site},
     workload::Workload,
 };
 
-/// A situation that is simulated with every balancing algorithm.
+/// A situation that is simulated with several variants, usually all balancing algorithms.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     /// Name for `--only`.
@@ -26,8 +27,19 @@ pub struct Scenario {
     pub workload: Workload,
     /// The columns of the table.
     pub measures: Vec<Measure>,
+    /// The rows of the table.
+    pub variants: Variants,
     /// Number of simulations, with different seeds, whose mean is reported.
     pub runs: u32,
+}
+
+/// What is compared in a scenario.
+#[derive(Clone, Debug)]
+pub enum Variants {
+    /// All balancing algorithms.
+    Algorithms,
+    /// Ways in which balancers share counts, with an algorithm and the name of the row.
+    Sharing(Vec<(&'static str, Balance, Sharing)>),
 }
 
 /// All built-in scenarios.
@@ -37,6 +49,7 @@ pub fn all() -> Vec<Scenario> {
         failures::all(),
         returning::all(),
         capacity::all(),
+        fleet::all(),
     ]
     .concat()
 }
@@ -64,6 +77,8 @@ fn site(servers: Vec<ServerSetup>, warm_up: Duration, duration: Duration) -> Sit
     Site {
         servers,
         balancers: 1,
+        allowed: Vec::new(),
+        sharing: Sharing::OwnCounts,
         policy: Policy::default(),
         changes: Vec::new(),
         warm_up,

@@ -17,10 +17,10 @@ use leastconn::{
 use crate::{
     meter::{Meter, Outcome},
     random::Random,
-    site::{Change, Condition, Site},
+    site::{Change, Condition, Sharing, Site},
     workload::Arrival,
 };
-use balancer::Balancer;
+use balancer::{Balancer, Count};
 use event::{ConnectionId, Event, Events};
 
 /// Time to establish a connection to a server that works, and until a refusal arrives.
@@ -55,6 +55,8 @@ struct Simulation<'a> {
     now: Duration,
     events: Events,
     balancers: Vec<Balancer>,
+    /// The last report of each balancer.
+    reports: Vec<Vec<Count>>,
     conditions: Vec<Condition>,
     connections: BTreeMap<ConnectionId, Connection>,
     /// The connections that wait in a queue.
@@ -100,6 +102,7 @@ impl<'a> Simulation<'a> {
             .map(|number| {
                 Balancer::new(
                     site,
+                    number,
                     balance,
                     Random::new(seed, 100 + number as u64).next_u64(),
                 )
@@ -123,6 +126,12 @@ impl<'a> Simulation<'a> {
                 }
             }
         }
+        if let Sharing::Counts { every, .. } = site.sharing {
+            for balancer in 0..site.balancers {
+                let offset = every.mul_f64(balancer as f64 / site.balancers as f64);
+                events.add(offset, Event::Exchange { balancer });
+            }
+        }
         let weights = site.servers.iter().map(|server| server.weight.get().into());
         let is_member = site.servers.iter().map(|server| server.is_member);
         Ok(Self {
@@ -131,6 +140,7 @@ impl<'a> Simulation<'a> {
             now: Duration::ZERO,
             events,
             balancers,
+            reports: vec![vec![Count::default(); site.servers.len()]; site.balancers],
             conditions: vec![Condition::Up; site.servers.len()],
             connections: BTreeMap::new(),
             queued: BTreeMap::new(),
@@ -175,6 +185,7 @@ impl<'a> Simulation<'a> {
                 let name = &self.site.servers[server].name;
                 self.balancers[balancer].probed(name, success);
             }
+            Event::Exchange { balancer } => self.exchange(balancer),
             Event::Change(position) => self.change(position)?,
         }
         Ok(())
@@ -405,6 +416,22 @@ impl<'a> Simulation<'a> {
         self.events.add(self.now + delay, probed);
         let next = Event::Probe { balancer, server };
         self.events.add(self.now + check.interval, next);
+    }
+
+    fn exchange(&mut self, balancer: usize) {
+        let Sharing::Counts { every, has_echo } = self.site.sharing else {
+            return;
+        };
+        self.reports[balancer] = self.balancers[balancer].report(self.now);
+        let others = self.reports.iter().enumerate();
+        let others = others.filter(|(number, _)| *number != balancer);
+        let none = vec![Count::default(); self.site.servers.len()];
+        let sums = others.fold(none, |sums, (_, report)| {
+            sums.iter().zip(report).map(|(&a, &b)| a + b).collect()
+        });
+        self.balancers[balancer].apply(&sums, has_echo);
+        let next = Event::Exchange { balancer };
+        self.events.add(self.now + every, next);
     }
 
     fn change(&mut self, position: usize) -> Result<(), PoolError> {

@@ -11,8 +11,11 @@ use leastconn::{
 #[derive(Clone, Debug)]
 pub struct Site {
     pub servers: Vec<ServerSetup>,
-    /// Number of balancers. Each counts only its own connections.
     pub balancers: usize,
+    /// For each balancer, the positions in `servers` of those that its clients may use. Empty:
+    /// all clients may use all servers.
+    pub allowed: Vec<Vec<usize>>,
+    pub sharing: Sharing,
     pub policy: Policy,
     /// Changes of servers, in the order of time.
     pub changes: Vec<TimedChange>,
@@ -22,6 +25,20 @@ pub struct Site {
     pub duration: Duration,
     /// The server whose return or arrival is measured.
     pub watched: Option<Watched>,
+}
+
+/// What balancers know of the connections of other balancers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Each balancer counts only its own connections.
+    OwnCounts,
+    /// The balancers exchange their counts.
+    Counts {
+        /// The time between two exchanges of a balancer.
+        every: Duration,
+        /// Whether picks add an echo for connections of the others that are not known yet.
+        has_echo: bool,
+    },
 }
 
 /// A server and how it behaves while it is up.

@@ -8,7 +8,7 @@ use leastconn_sim::{
     meter::Outcome,
     report, scenario,
     simulation::simulate,
-    site::{Change, Condition, Policy, ServerSetup, Site, TimedChange},
+    site::{Change, Condition, Policy, ServerSetup, Sharing, Site, TimedChange},
     workload::{Hold, Process, Workload},
 };
 
@@ -19,6 +19,8 @@ fn site(servers: usize) -> Site {
     Site {
         servers: (0..servers).map(name).map(ServerSetup::new).collect(),
         balancers: 1,
+        allowed: Vec::new(),
+        sharing: Sharing::OwnCounts,
         policy: Policy::default(),
         changes: Vec::new(),
         warm_up: 10 * SECOND,
@@ -54,6 +56,34 @@ fn same_seed_gives_the_same_results() {
     let first = json(3);
     assert!(first == json(3));
     assert!(first != json(4));
+}
+
+/// peak/mean of each way of sharing counts in a scenario.
+fn shared(name: &str) -> Vec<(String, f64)> {
+    let scenarios = scenario::all();
+    let mut scenario = scenarios.into_iter().find(|s| s.name == name).unwrap();
+    scenario.runs = scenario.runs.min(5);
+    let report = report::run(&scenario, 1).unwrap();
+    let rows = report.rows.into_iter();
+    rows.map(|row| (row.algorithm, row.values[0])).collect()
+}
+
+#[test]
+fn echo_makes_old_counts_of_other_balancers_useful() {
+    for (name, own, with_echo) in [
+        ("fleet", 1.00..1.05, 1.00..1.08),
+        ("fleet-allow", 1.40..1.70, 1.00..1.10),
+        ("fleet-few", 1.40..1.80, 1.00..1.40),
+    ] {
+        let rows = shared(name);
+        let of = |row: &str| rows.iter().find(|(name, _)| name == row).unwrap().1;
+        assert!(own.contains(&of("own counts")), "{name}: {rows:?}");
+        assert!(with_echo.contains(&of("every 100 ms")), "{name}: {rows:?}");
+        assert!(
+            of("every 500 ms") <= of("every 500 ms, no echo"),
+            "{name}: {rows:?}"
+        );
+    }
 }
 
 #[test]

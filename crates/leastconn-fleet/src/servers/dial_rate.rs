@@ -42,8 +42,9 @@ impl DialRate {
 ///
 /// The others see the same old numbers as this member, and thus send their connections to the
 /// same servers. When this member picks a server, the others have picked it `others / own` times,
-/// on average. Half of that is added, because a part of the others' connections has ended or was
-/// counted in the report already: in simulations, the whole ratio made the loads oscillate.
+/// on average. Half of that is added. In simulations, the whole ratio spread connections a little
+/// more evenly if all clients may use all servers, but less evenly if some may use only a part of
+/// them. So did the ratio of the rates on all servers instead of one server.
 pub fn echo_per_dial(own: f64, others: f64) -> f64 {
     if others > 0.0 {
         (others / own / 2.0).min(MAX_ECHO)

@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use leastconn::QueuePolicy;
 
-use super::{SECOND, Scenario, servers, site};
+use super::{SECOND, Scenario, Variants, servers, site};
 use crate::{
     measure::Measure,
     site::Site,
@@ -32,6 +32,7 @@ pub(super) fn all() -> Vec<Scenario> {
             sources: 1_000,
         },
         measures: vec![Measure::Refused, Measure::MostOpen, Measure::LongestWait],
+        variants: Variants::Algorithms,
         runs: 1,
     };
     vec![

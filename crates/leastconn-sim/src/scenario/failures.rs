@@ -1,6 +1,6 @@
 //! Servers that fail while they look idle.
 
-use super::{SECOND, Scenario, servers, site};
+use super::{SECOND, Scenario, Variants, servers, site};
 use crate::{
     measure::Measure,
     site::{Change, Check, Condition, Site, TimedChange},
@@ -58,6 +58,7 @@ pub(super) fn all() -> Vec<Scenario> {
         site,
         workload: WORKLOAD,
         measures,
+        variants: Variants::Algorithms,
         runs: 5,
     };
     vec![

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{SECOND, Scenario, servers, site};
+use super::{SECOND, Scenario, Variants, servers, site};
 use crate::{
     measure::Measure,
     site::{Change, Condition, Site, TimedChange, Watched},
@@ -73,6 +73,7 @@ pub(super) fn all() -> Vec<Scenario> {
         site,
         workload: WORKLOAD,
         measures: measures(),
+        variants: Variants::Algorithms,
         runs: 100,
     };
     vec![

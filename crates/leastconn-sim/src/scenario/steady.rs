@@ -1,6 +1,6 @@
 //! How evenly the algorithms spread connections over servers that work.
 
-use super::{SECOND, Scenario, servers, site, weighted};
+use super::{SECOND, Scenario, Variants, servers, site, weighted};
 use crate::{
     measure::Measure,
     workload::{Hold, Process, Workload},
@@ -30,6 +30,7 @@ pub(super) fn all() -> Vec<Scenario> {
             site: even(),
             workload: workload(POISSON, exponential),
             measures: vec![Measure::PeakToMean],
+            variants: Variants::Algorithms,
             runs: 5,
         },
         Scenario {
@@ -44,6 +45,7 @@ pub(super) fn all() -> Vec<Scenario> {
                 },
             ),
             measures: vec![Measure::PeakToMean],
+            variants: Variants::Algorithms,
             runs: 5,
         },
         Scenario {
@@ -58,6 +60,7 @@ pub(super) fn all() -> Vec<Scenario> {
                 exponential,
             ),
             measures: vec![Measure::PeakToMean],
+            variants: Variants::Algorithms,
             runs: 5,
         },
         Scenario {
@@ -66,6 +69,7 @@ pub(super) fn all() -> Vec<Scenario> {
             site: weights,
             workload: workload(POISSON, exponential),
             measures: vec![Measure::PeakToMean],
+            variants: Variants::Algorithms,
             runs: 5,
         },
         Scenario {
@@ -80,6 +84,7 @@ pub(super) fn all() -> Vec<Scenario> {
                     column: "new connections to the slow server",
                 },
             ],
+            variants: Variants::Algorithms,
             runs: 5,
         },
         several(
@@ -114,6 +119,7 @@ fn several(name: &'static str, summary: &'static str, process: Option<Process>) 
             sources: 1_000,
         },
         measures: vec![Measure::PeakToMean],
+        variants: Variants::Algorithms,
         runs: 200,
     }
 }

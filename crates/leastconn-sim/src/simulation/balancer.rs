@@ -1,15 +1,17 @@
-//! One simulated balancer: a pool with its own counts and health.
+//! One simulated balancer: a pool with its own health.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    ops::Add,
     sync::LazyLock,
     time::{Duration, Instant},
 };
 
 use leastconn::{
-    AdminState, Balance, Candidates, Lease, PickRequest, Pool, PoolError, Selector, ServerSpec,
-    Source, Waiting,
+    AdminState, Balance, Candidates, Lease, PickRequest, Pool, PoolError, Selector, Server,
+    ServerSpec, Source, Waiting,
 };
+use leastconn_fleet::servers::{DialRate, echo_per_dial};
 
 use crate::site::Site;
 
@@ -24,12 +26,23 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 pub(super) struct Balancer {
     pool: Pool,
     candidates: Candidates,
+    /// The servers that its clients may use. Empty: all.
+    allowed: Vec<usize>,
+    /// The dial rate of each server.
+    rates: Vec<DialRate>,
     /// Whether the server at a position of [`Site::servers`] is a member.
     is_member: Vec<bool>,
 }
 
 impl Balancer {
-    pub(super) fn new(site: &Site, balance: Balance, seed: u64) -> Result<Self, PoolError> {
+    /// The balancer at this position.
+    pub(super) fn new(
+        site: &Site,
+        position: usize,
+        balance: Balance,
+        seed: u64,
+    ) -> Result<Self, PoolError> {
+        let allowed = site.allowed.get(position).cloned().unwrap_or_default();
         let is_member: Vec<bool> = site.servers.iter().map(|server| server.is_member).collect();
         let pool = Pool::builder("simulated")
             .servers(specs(site, &is_member))
@@ -41,8 +54,10 @@ impl Balancer {
             .seed(seed)
             .build()?;
         Ok(Self {
-            candidates: pool.all(),
+            candidates: candidates(&pool, &allowed),
             pool,
+            allowed,
+            rates: vec![DialRate::default(); site.servers.len()],
             is_member,
         })
     }
@@ -66,15 +81,46 @@ impl Balancer {
 
     /// The position of the lease's server in [`Site::servers`].
     pub(super) fn position(&self, lease: &Lease) -> usize {
-        // `specs` uses the position as the port.
-        lease.server().address().port().map_or(0, usize::from)
+        position_of(lease.server())
     }
 
     pub(super) fn join(&mut self, site: &Site, server: usize) -> Result<(), PoolError> {
         self.is_member[server] = true;
         self.pool.update(specs(site, &self.is_member))?;
-        self.candidates = self.pool.all();
+        self.candidates = candidates(&self.pool, &self.allowed);
         Ok(())
+    }
+
+    /// What this balancer reports to the others: for each server, its connections and its dials
+    /// per second.
+    pub(super) fn report(&mut self, now: Duration) -> Vec<Count> {
+        let now = self.instant(now);
+        let mut counts = vec![Count::default(); self.rates.len()];
+        for member in self.pool.members().iter() {
+            let position = position_of(&member.server);
+            let rate = &mut self.rates[position];
+            rate.update(member.server.dials(), now);
+            counts[position] = Count {
+                open: member.server.in_flight(),
+                dials_per_second: rate.per_second(),
+            };
+        }
+        counts
+    }
+
+    /// Applies the sums of the other balancers.
+    pub(super) fn apply(&self, others: &[Count], has_echo: bool) {
+        for member in self.pool.members().iter() {
+            let position = position_of(&member.server);
+            let others = others[position];
+            let own = self.rates[position].per_second();
+            let echo = if has_echo {
+                echo_per_dial(own, others.dials_per_second)
+            } else {
+                0.0
+            };
+            member.server.set_external_load(others.open, echo);
+        }
     }
 
     pub(super) fn probed(&self, name: &str, success: bool) {
@@ -93,6 +139,33 @@ impl Balancer {
             status.admin == AdminState::Ready && (!status.is_up() || !is_full)
         })
     }
+}
+
+/// The connections of one or more balancers on a server.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Count {
+    open: u32,
+    dials_per_second: f64,
+}
+
+impl Add for Count {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            open: self.open + other.open,
+            dials_per_second: self.dials_per_second + other.dials_per_second,
+        }
+    }
+}
+
+fn candidates(pool: &Pool, allowed: &[usize]) -> Candidates {
+    pool.subset(|server| allowed.is_empty() || allowed.contains(&position_of(server)))
+}
+
+fn position_of(server: &Server) -> usize {
+    // `specs` uses the position as the port.
+    server.address().port().map_or(0, usize::from)
 }
 
 fn specs(site: &Site, is_member: &[bool]) -> Vec<ServerSpec> {

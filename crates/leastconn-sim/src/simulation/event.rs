@@ -16,6 +16,10 @@ pub(super) enum Event {
     Retry(ConnectionId),
     /// A connection has waited in the queue for the maximum time.
     QueueTimeout(ConnectionId),
+    /// A balancer reports its counts and receives those of the others.
+    Exchange {
+        balancer: usize,
+    },
     /// A connect has succeeded or failed.
     Dialled(ConnectionId),
     /// The server sends the first byte of a connection.
