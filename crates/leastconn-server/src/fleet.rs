@@ -41,7 +41,7 @@ pub use member_settings::MemberSettings;
 pub use membership::{Membership, SharedMembership};
 pub use operators::OperatorTarget;
 pub use participant::{Exchange, Participant};
-pub use servers::{ServerSettings, SharedServers};
+pub use servers::{ServerSettings, SharedServers, Upstreams};
 pub use state::MAX_AGE;
 pub use status::{FleetState, FleetStatus, MemberState, StoreStatus};
 pub use wake::Wake;

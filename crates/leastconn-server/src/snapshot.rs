@@ -5,6 +5,7 @@
 
 mod handle;
 mod listener;
+mod shared_servers;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -26,8 +26,8 @@ use super::{
     participant::{Exchange, Participant},
     wake::Wake,
 };
-use crate::snapshot::{Snapshot, SnapshotHandle};
-use inventory::{Inventory, Listed, Upstreams};
+pub use inventory::Upstreams;
+use inventory::{Inventory, Listed};
 use server::{ReportContext, ServerState};
 
 /// Settings of the fleet that apply to servers.
@@ -64,12 +64,9 @@ struct State {
 }
 
 impl SharedServers {
-    /// The servers of the running configuration.
-    pub fn new(settings: ServerSettings, snapshots: Arc<SnapshotHandle>, wake: Arc<Wake>) -> Self {
-        Self::of(settings, snapshots, wake)
-    }
-
-    fn of(settings: ServerSettings, upstreams: Arc<dyn Upstreams>, wake: Arc<Wake>) -> Self {
+    /// `upstreams` are those of the running configuration: a
+    /// [`SnapshotHandle`](crate::snapshot::SnapshotHandle).
+    pub fn new(settings: ServerSettings, upstreams: Arc<dyn Upstreams>, wake: Arc<Wake>) -> Self {
         Self {
             settings,
             upstreams,
@@ -87,7 +84,7 @@ impl SharedServers {
 
     /// Must be called before `snapshot` replaces the running one. Servers with `max_conns` in
     /// upstreams that are new start with an equal share of their slots.
-    pub fn adopt(&self, snapshot: &Snapshot, now: Instant) {
+    pub fn adopt(&self, snapshot: &dyn Upstreams, now: Instant) {
         let mut state = self.state.lock();
         if !state.has_left {
             state.inventory.update(snapshot);
@@ -234,9 +231,8 @@ impl Participant for SharedServers {
 impl SharedServers {
     fn cut_off_at(&self, members: NonZeroU32, now: Instant) {
         let mut state = self.state.lock();
-        if state.has_left {
-            return;
-        }
+        // Also the first call when this process joins a fleet again.
+        state.has_left = false;
         state.is_joined = false;
         state.members = members;
         state.inventory.update(&*self.upstreams);

@@ -11,34 +11,12 @@ use std::{
 use leastconn::{Member, Pool, Server, SlotGrant, UpstreamId};
 use leastconn_fleet::ServerKey;
 
-use crate::snapshot::{Snapshot, SnapshotHandle};
-
-/// Where servers are found.
-pub(super) trait Upstreams: fmt::Debug + Send + Sync {
+/// Where the servers of this process are found.
+pub trait Upstreams: fmt::Debug + Send + Sync {
     fn each_pool(&self, visit: &mut dyn FnMut(&Pool));
 
     /// Servers that are no longer members of a pool, but still have connections.
     fn departed(&self) -> Vec<(UpstreamId, Arc<Server>)>;
-}
-
-impl Upstreams for Snapshot {
-    fn each_pool(&self, visit: &mut dyn FnMut(&Pool)) {
-        self.pools().for_each(visit);
-    }
-
-    fn departed(&self) -> Vec<(UpstreamId, Arc<Server>)> {
-        self.departed_servers()
-    }
-}
-
-impl Upstreams for SnapshotHandle {
-    fn each_pool(&self, visit: &mut dyn FnMut(&Pool)) {
-        self.load().each_pool(visit);
-    }
-
-    fn departed(&self) -> Vec<(UpstreamId, Arc<Server>)> {
-        self.load().departed()
-    }
 }
 
 /// The servers with one key: the present member, and servers of this name that left the pool or

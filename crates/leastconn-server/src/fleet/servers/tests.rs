@@ -73,7 +73,7 @@ impl Node {
         };
         let fleet = FleetSettings::new("edge", Secret::new(b"secret of the fleet"));
         let upstreams: Arc<dyn Upstreams> = Arc::<Pools>::clone(&pools);
-        let shared = SharedServers::of(settings, upstreams, Arc::default());
+        let shared = SharedServers::new(settings, upstreams, Arc::default());
         shared.cut_off_at(settings.size, now);
         Self {
             id: MemberId::new("lb", number_of_node),
