@@ -3,7 +3,7 @@
 ports, selectors, times, and the restricted level of pod security.
 
     check.py DIRECTORY       with its kustomization.yaml and extra/
-    check.py --built FILE    the output of kustomize
+    check.py --built FILE    the output of kustomize, or of the Helm chart
 """
 
 import pathlib
@@ -16,7 +16,7 @@ import yaml
 # From the first version with preStop.sleep enabled by default to the newest schema.
 VERSIONS = [f"1.{minor}" for minor in range(30, 38)]
 # Kinds that operators define. Kubernetes has no schema for them.
-OPERATORS = {"ServiceMonitor", "Certificate"}
+OPERATORS = {"ServiceMonitor", "Certificate", "PrometheusRule"}
 
 problems = []
 
@@ -75,14 +75,19 @@ def together(documents):
     container = pod["containers"][0]
     labels = spec["template"]["metadata"]["labels"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    toml = next(c for c in by_kind["ConfigMap"] if c["metadata"]["name"] == "leastconn")["data"]["leastconn.toml"]
+    config_map = next(c for c in by_kind["ConfigMap"] if "leastconn.toml" in c["data"])
+    toml = config_map["data"]["leastconn.toml"]
 
     restricted(pod, container)
-    namespace = by_kind["Namespace"][0]["metadata"]
-    expect(namespace["labels"]["pod-security.kubernetes.io/enforce"] == "restricted", "the namespace does not enforce the restricted level")
+    # The chart is installed into a namespace that exists.
+    for namespace in by_kind.get("Namespace", []):
+        expect(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted", "the namespace does not enforce the restricted level")
     for name, document in documents:
         if document["kind"] not in {"Namespace", "Kustomization"}:
-            expect(document["metadata"].get("namespace") == namespace["name"], f"{name} is in another namespace")
+            expect(document["metadata"].get("namespace") == "leastconn", f"{name} is in another namespace")
+    for job in by_kind.get("CronJob", []):
+        of_job = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        restricted(of_job, of_job["containers"][0])
 
     # Every pod selector matches the Deployment's labels.
     selectors = [("Deployment", spec["selector"]["matchLabels"])]
@@ -126,6 +131,7 @@ def together(documents):
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     expect(set(volumes) == {mount["name"] for mount in mounts.values()}, "volumes and mounts differ")
+    expect(volumes["conf"]["configMap"]["name"] == config_map["metadata"]["name"], "the Deployment mounts another ConfigMap than that of the configuration")
     for mount in mounts.values():
         expect("subPath" not in mount, "files that are mounted by subPath are never updated")
     mounted = {f"/etc/leastconn/conf/{key}" for key in ["leastconn.toml"]}
@@ -144,6 +150,10 @@ def together(documents):
         expect(certificate["spec"]["secretName"] == sources[0]["secret"]["name"], "cert-manager writes another secret")
 
     # The disruption budget needs more than one replica.
+    for scaler in by_kind.get("HorizontalPodAutoscaler", []):
+        expect("replicas" not in spec, "each update of the Deployment would undo the scaling")
+        expect(scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"], "the autoscaler scales another Deployment")
+        spec["replicas"] = scaler["spec"]["minReplicas"]
     expect(spec["replicas"] > by_kind["PodDisruptionBudget"][0]["spec"]["maxUnavailable"], "the disruption budget allows the eviction of all pods")
     expect(spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, "a rollout removes a pod before its replacement is ready")
 
@@ -166,9 +176,14 @@ def main():
         expect(set(listed) == files, f"the kustomization lists {sorted(listed)}, but the files are {sorted(files)}")
         paths = [directory / name for name in listed] + sorted((directory / "extra").glob("*.yaml"))
         documents = [entry for path in paths for entry in read(path)]
+        for generated in kustomization["configMapGenerator"]:
+            data = {name: (directory / name).read_text() for name in generated["files"]}
+            metadata = {"name": generated["name"], "namespace": kustomization["namespace"]}
+            documents.append(("kustomization.yaml", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}))
     schemas(documents)
     try:
-        together(documents)
+        # extra/headless-service.yaml is an example of a Service in front of the servers.
+        together([entry for entry in documents if entry[0] != "headless-service.yaml"])
     except KeyError as missing:
         problems.append(f"{missing} is missing")
     for problem in problems:

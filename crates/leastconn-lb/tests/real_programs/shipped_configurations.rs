@@ -174,26 +174,14 @@ async fn debian_configuration_serves() {
     check_and_serve(&dir, &config).await;
 }
 
-#[tokio::test]
-async fn kubernetes_configuration_serves() {
+/// Starts the configuration of a pod with two servers instead of those that `servers` replaces.
+async fn assert_pod_serves(shipped: &str, servers: impl Fn(&str, [&Nginx; 2]) -> String) {
     let dir = pki().await;
-    let manifest =
-        fs::read_to_string(repository().join("deploy/kubernetes/configmap.yaml")).unwrap();
-    let shipped = block(&manifest, "leastconn.toml");
-    assert!(
-        shipped.starts_with("[process]\n") && shipped.contains("\n[[client]]\n"),
-        "{shipped}"
-    );
-
     let (web1, web2) = (
         Nginx::start("webapp1", dir.path()).await,
         Nginx::start("webapp2", dir.path()).await,
     );
-    let mut config = on_any_port(&shipped, "0.0.0.0");
-    for (name, web) in [("web-0", &web1), ("web-1", &web2)] {
-        let address = format!("\"{name}.web.default.svc.cluster.local:8080\"");
-        config = replace(&config, &address, &format!("\"{}\"", web.address()));
-    }
+    let mut config = servers(&on_any_port(shipped, "0.0.0.0"), [&web1, &web2]);
     for (mounted, made) in [
         ("tls.crt", "server.crt"),
         ("tls.key", "server.key"),
@@ -207,4 +195,37 @@ async fn kubernetes_configuration_serves() {
         );
     }
     check_and_serve(&dir, &config).await;
+}
+
+#[tokio::test]
+async fn kubernetes_configuration_serves() {
+    let shipped = repository().join("deploy/kubernetes/leastconn.toml");
+    let shipped = fs::read_to_string(shipped).unwrap();
+    let servers = |config: &str, [web1, web2]: [&Nginx; 2]| {
+        let mut config = config.to_owned();
+        for (name, web) in [("web-0", web1), ("web-1", web2)] {
+            let address = format!("\"{name}.web.default.svc.cluster.local:8080\"");
+            config = replace(&config, &address, &format!("\"{}\"", web.address()));
+        }
+        config
+    };
+    assert_pod_serves(&shipped, servers).await;
+}
+
+#[tokio::test]
+async fn helm_configuration_serves() {
+    let values = repository().join("deploy/helm/leastconn/values.yaml");
+    let values = fs::read_to_string(values).unwrap();
+    let shipped = block(&values, "config");
+    assert!(shipped.starts_with("[process]\n"), "{shipped}");
+    let servers = |config: &str, [web1, web2]: [&Nginx; 2]| {
+        let both = format!(
+            "{{ name = \"web-0\", address = \"{}\" }}, {{ name = \"web-1\", address = \"{}\" }}",
+            web1.address(),
+            web2.address()
+        );
+        let dns = "{ dns = \"web.default.svc.cluster.local:8080\" }";
+        replace(config, dns, &both)
+    };
+    assert_pod_serves(&shipped, servers).await;
 }
