@@ -208,6 +208,11 @@ deb: ## Build the Debian package, target/debian/leastconn-lb_VERSION_ARCH.deb (i
 deb-test: ## Install, start, use, upgrade and purge the package in a temporary Debian system (as root)
 	@deploy/debian/test.sh
 
+.PHONY: dist
+dist: ## Build a static tarball with checksums, SBOM and licences, target/dist
+	@scripts/setup.sh --build
+	@deploy/dist/build.sh
+
 .PHONY: install
 install: ## Install program, service, manual pages and completions without a package (PREFIX=/usr/local, DESTDIR=)
 	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) deploy/install.sh

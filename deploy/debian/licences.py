@@ -20,7 +20,8 @@ def metadata():
     return json.loads(subprocess.check_output(command))
 
 
-def contained(data):
+def contained(data, own=False):
+    """Returns the packages in the binary, those of this project only if `own`."""
     packages = {package["id"]: package for package in data["packages"]}
     nodes = {node["id"]: node for node in data["resolve"]["nodes"]}
     root = next(id for id, package in packages.items() if package["name"] == "leastconn-lb")
@@ -35,7 +36,8 @@ def contained(data):
             if any(kind["kind"] is None for kind in dep["dep_kinds"]):
                 todo.append(dep["pkg"])
     # The project's own licence is in `copyright`.
-    return sorted((packages[id] for id in seen if packages[id]["source"]), key=lambda p: p["name"])
+    found = (packages[id] for id in seen if own or packages[id]["source"])
+    return sorted(found, key=lambda p: (p["name"], p["version"]))
 
 
 def texts(package):
@@ -64,4 +66,5 @@ def main():
         print(text)
 
 
-main()
+if __name__ == "__main__":
+    main()
