@@ -19,8 +19,9 @@ if [ "$PREFIX" = /usr ]; then lib=/usr/lib; else lib=/etc; fi
 share=$DESTDIR$PREFIX/share
 
 install -D -m 0755 "$program" "$DESTDIR$PREFIX/bin/leastconn-lb"
-install -d "$share/man/man1"
+install -d "$share/man/man1" "$share/man/man5"
 "$program" man --dir "$share/man/man1"
+mv "$share/man/man1/leastconn.toml.5" "$share/man/man5"
 while read -r shell path; do
   install -d "$(dirname "$share/$path")"
   "$program" completions "$shell" >"$share/$path"

@@ -115,6 +115,9 @@ fi
 man -l --warnings /usr/share/man/man1/leastconn-lb.1.gz >man.txt 2>man.err
 is 'warnings of man' '' "$(cat man.err)"
 grep -q 'load balancer' man.txt || die 'the manual page is empty'
+man -l --warnings /usr/share/man/man5/leastconn.toml.5.gz >config.txt 2>config.err
+is 'warnings of man' '' "$(cat config.err)"
+grep -q 'idle_timeout' config.txt || die 'leastconn.toml(5) is empty'
 for command in run check explain pki-issue healthcheck; do man -w "leastconn-lb-$command" >/dev/null; done
 bash -n /usr/share/bash-completion/completions/leastconn-lb
 # Complete `leastconn-lb hea` as an interactive shell does when the user presses Tab.

@@ -2,11 +2,13 @@
 
 pub mod check;
 mod completions;
+mod config_manual;
 mod ctl;
 pub mod demo;
 pub mod explain;
 mod healthcheck;
 mod import;
+mod init;
 pub mod pki;
 pub mod run;
 pub mod schema;
@@ -40,6 +42,15 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a first configuration with certificates, after three questions.
+    ///
+    /// Writes leastconn.toml and the directory pki with a CA, a server certificate and a
+    /// client certificate, and prints the next commands. Existing files are never overwritten.
+    #[command(
+        after_help = "Exit codes: 0 the files were written; 1 they cannot be written, for example \
+        because they exist; 2 wrong usage or an invalid answer."
+    )]
+    Init(init::InitArgs),
     /// Run the load balancer.
     #[command(
         after_help = "Signals: TERM and INT drain and exit, a second one exits at once; \
@@ -82,9 +93,12 @@ enum Command {
     Completions { shell: clap_complete::Shell },
     /// Print the manual page in roff format: `leastconn-lb man | man -l -`.
     Man {
-        /// Write one page for the program and one per command to DIR instead.
+        /// Write one page for the program, one per command and leastconn.toml(5) to DIR instead.
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
+        /// Print leastconn.toml(5), the manual page of the configuration file, instead.
+        #[arg(long, conflicts_with = "dir")]
+        config: bool,
     },
 }
 
@@ -116,6 +130,7 @@ pub const INVALID: u8 = 2;
 pub fn main() -> ExitCode {
     // `parse` exits with code 2 if the arguments are wrong.
     match Cli::parse().command {
+        Command::Init(args) => init::run(&args),
         Command::Run(args) => run::run(args.config),
         Command::Demo(args) => demo::run(&args),
         Command::Check(CheckArgs {
@@ -140,8 +155,9 @@ pub fn main() -> ExitCode {
         Command::Completions { shell } => {
             completions::print(&completions::script(Cli::command(), shell))
         }
-        Command::Man { dir: None } => completions::print(&completions::manual(Cli::command())),
-        Command::Man { dir: Some(dir) } => completions::manuals(Cli::command(), &dir),
+        Command::Man { config: true, .. } => completions::print(&config_manual::manual()),
+        Command::Man { dir: None, .. } => completions::print(&completions::manual(Cli::command())),
+        Command::Man { dir: Some(dir), .. } => completions::manuals(Cli::command(), &dir),
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use clap::Command;
 
-use super::{DONE, FAILED, fail};
+use super::{DONE, FAILED, config_manual, fail};
 
 /// Prints `text`; a closed pipe (`| head`) is not an error.
 pub(super) fn print(text: &str) -> ExitCode {
@@ -53,7 +53,7 @@ start the binary again and hand the listening sockets to it
 .SH FILES
 .TP
 \fIleastconn.toml\fR, \fI/etc/leastconn/leastconn.toml\fR
-the configuration; the first file that exists is used unless \fB\-\-config\fR names one
+the configuration, see \fBleastconn.toml\fR(5); the first file that exists is used unless \fB\-\-config\fR names one
 .TP
 \fI/usr/share/doc/leastconn\-lb/\fR
 documentation and examples of the Debian package
@@ -92,12 +92,13 @@ fn without_help(command: Command) -> Command {
         .mut_subcommands(without_help)
 }
 
-/// Writes a page for the program and one per command to `dir`.
+/// Writes a page for the program, one per command and `leastconn.toml.5` to `dir`.
 pub(super) fn manuals(command: Command, dir: &Path) -> ExitCode {
     let first = dir.join("leastconn-lb.1");
     let written = fs::create_dir_all(dir)
         .and_then(|()| clap_mangen::generate_to(without_help(command.clone()), dir))
-        .and_then(|()| fs::write(first, manual(command)));
+        .and_then(|()| fs::write(first, manual(command)))
+        .and_then(|()| fs::write(dir.join("leastconn.toml.5"), config_manual::manual()));
     match written {
         Ok(()) => ExitCode::from(DONE),
         Err(error) => fail(

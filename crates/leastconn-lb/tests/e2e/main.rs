@@ -56,6 +56,7 @@ mod handshake_diagnostics;
 mod handshake_fairness;
 mod health_check_tls;
 mod idle_timeout;
+mod init;
 mod intermediates;
 mod key_update_flood;
 mod least_connections;
