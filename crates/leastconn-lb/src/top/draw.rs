@@ -14,6 +14,7 @@ use ratatui::{
 
 use super::{
     answers::Answers,
+    keys::HELP,
     view::{Tab, View},
 };
 use crate::figures;
@@ -83,7 +84,11 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, now: Instant) {
     if charts > 0 {
         draw_charts(frame, &answers, chart_area);
     }
-    tables::draw(frame, view, &answers, table);
+    if view.has_help {
+        draw_help(frame, table);
+    } else {
+        tables::draw(frame, view, &answers, table);
+    }
     view.answers = Some((answers, received));
 }
 
@@ -275,6 +280,14 @@ fn draw_charts(frame: &mut Frame<'_>, answers: &Answers, area: Rect) {
     }
 }
 
+fn draw_help(frame: &mut Frame<'_>, area: Rect) {
+    let lines = HELP.iter().map(|(keys, effect)| {
+        let keys = Span::from(format!("{keys:<20}")).bold();
+        Line::from(vec![keys, (*effect).into()])
+    });
+    frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), area);
+}
+
 fn footer(view: &View, now: Instant) -> Paragraph<'static> {
     let age = view
         .answers
@@ -296,6 +309,8 @@ fn footer(view: &View, now: Instant) -> Paragraph<'static> {
         Some(_) if !view.search().is_empty() => {
             Paragraph::new(format!("search: {}   Esc clears it", view.search()).bold())
         }
-        Some(_) => Paragraph::new("q quit  1-5 Tab tables  ↑↓ scroll  / search".dim()),
+        Some(_) => {
+            Paragraph::new("q quit  1-5 Tab tables  ↑↓ scroll  / search  s sort  ? help".dim())
+        }
     }
 }

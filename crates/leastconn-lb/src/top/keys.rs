@@ -4,6 +4,23 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::view::{Action, Tab, View};
 
+/// What `?` shows.
+pub(super) const HELP: &[(&str, &str)] = &[
+    ("1 to 5", "select a table"),
+    ("Tab, ← →, h l", "next or previous table"),
+    (
+        "s",
+        "sort by the next column, ▼ largest first, ▲ smallest first",
+    ),
+    ("r", "reverse the order"),
+    ("/", "search clients and connections, Esc clears the search"),
+    ("↑ ↓, k j", "scroll by a line"),
+    ("PgUp, PgDn, space", "scroll by a page"),
+    ("Home, End, g G", "first or last line"),
+    ("?", "this list; any key closes it"),
+    ("q, Esc", "quit"),
+];
+
 /// Number of rows that the page keys scroll.
 const PAGE: usize = 20;
 
@@ -14,6 +31,13 @@ impl View {
         }
         if self.typing {
             return self.type_in(key.code);
+        }
+        if self.has_help {
+            self.has_help = false;
+            return match key.code {
+                KeyCode::Char('q') => Action::Quit,
+                _ => Action::Draw,
+            };
         }
         match key.code {
             KeyCode::Char('q') => return Action::Quit,
@@ -26,6 +50,9 @@ impl View {
                     self.go_to(Tab::Connections);
                 }
             }
+            KeyCode::Char('?') => self.has_help = true,
+            KeyCode::Char('s') => self.sort_by_next(),
+            KeyCode::Char('r') => self.reverse_sort(),
             KeyCode::Tab | KeyCode::Right | KeyCode::Char('l') => self.go_to(self.tab.next()),
             KeyCode::BackTab | KeyCode::Left | KeyCode::Char('h') => {
                 self.go_to(self.tab.previous());

@@ -374,3 +374,98 @@ fn narrow_screen_drops_less_important_columns() {
     // In a narrow terminal, the totals wrap into a second line.
     line(&screen_of(&mut view, now, 60, 24), "handshakes\u{a0}1");
 }
+
+#[test]
+fn tables_are_sorted_by_the_selected_column() {
+    let (mut view, now) = (View::default(), net::now());
+    view.update(Ok(answers()), now);
+    let order = |view: &mut View| -> Vec<String> {
+        let shown = screen(view, now);
+        let rows = shown.iter().filter(|line| line.contains("10.0.0.1:80"));
+        let name = |row: &String| row.split_whitespace().nth(1).unwrap().to_owned();
+        rows.map(name).collect()
+    };
+    // UPSTREAM, SERVER, STATE, OPEN
+    for _ in 0..4 {
+        press(&mut view, KeyCode::Char('s'));
+    }
+    line(&screen(&mut view, now), "OPEN▼");
+    assert_eq!(order(&mut view), ["web1", "web3", "web2", "web4", "web5"]);
+    press(&mut view, KeyCode::Char('r'));
+    line(&screen(&mut view, now), "OPEN▲");
+    assert_eq!(order(&mut view), ["web2", "web4", "web5", "web3", "web1"]);
+    // Each table has its own order. After the last column, the balancer's order returns.
+    press(&mut view, KeyCode::Char('2'));
+    assert_eq!(view.sort(), None);
+    press(&mut view, KeyCode::Char('1'));
+    for _ in 0..4 {
+        press(&mut view, KeyCode::Char('s'));
+    }
+    assert_eq!(view.sort(), None);
+    assert_eq!(order(&mut view), ["web1", "web2", "web3", "web4", "web5"]);
+    for tab in Tab::ALL {
+        view.go_to(tab);
+        for column in tab.sort_columns() {
+            press(&mut view, KeyCode::Char('s'));
+            let arrow = ["▼", "▲"].map(|arrow| format!("{column}{arrow}"));
+            let shown = screen_of(&mut view, now, 200, 30);
+            let has_arrow = |line: &String| arrow.iter().any(|arrow| line.contains(arrow));
+            assert!(shown.iter().any(has_arrow), "{column}: {shown:#?}");
+        }
+    }
+}
+
+#[test]
+fn help_lists_the_keys_until_a_key_is_pressed() {
+    let (mut view, now) = (View::default(), net::now());
+    view.update(Ok(answers()), now);
+    assert!(screen(&mut view, now)[29].contains("? help"));
+    assert_eq!(press(&mut view, KeyCode::Char('?')), Action::Draw);
+    let shown = screen_of(&mut view, now, 80, 24);
+    assert!(line(&shown, "sort by the next column").starts_with("s "));
+    assert!(
+        !shown.iter().any(|line| line.contains("web1")),
+        "{shown:#?}"
+    );
+    assert_eq!(press(&mut view, KeyCode::Esc), Action::Draw);
+    line(&screen(&mut view, now), "web1");
+}
+
+#[test]
+fn long_names_can_be_told_apart_at_80_columns() {
+    let (mut view, now) = (View::default(), net::now());
+    let mut long = answers();
+    let names = [
+        "inventory-production-eu-west-1a",
+        "inventory-production-eu-west-1b",
+    ];
+    for (server, name) in long.servers.servers.iter_mut().zip(names) {
+        server.upstream = "inventory-production".to_owned();
+        server.server = name.to_owned();
+    }
+    view.update(Ok(long.clone()), now);
+    let shown = screen_of(&mut view, now, 80, 24);
+    for name in names {
+        // Less important columns are dropped first.
+        assert!(
+            line(&shown, name).contains("inventory-production "),
+            "{shown:#?}"
+        );
+    }
+    // If that is not enough, names lose their middle.
+    for server in &mut long.servers.servers {
+        server.upstream = "inventory-production-of-the-largest-shop".to_owned();
+    }
+    view.update(Ok(long), now);
+    let shown = screen_of(&mut view, now, 60, 24);
+    let rows: Vec<_> = shown
+        .iter()
+        .filter(|line| line.starts_with("inventor"))
+        .collect();
+    assert!(rows.len() > 2, "{shown:#?}");
+    assert!(
+        rows[0].contains("1a ") && rows[1].contains("1b "),
+        "{shown:#?}"
+    );
+    assert!(rows[0].contains('…'), "{shown:#?}");
+}

@@ -49,6 +49,19 @@ impl Tab {
         matches!(self, Self::Clients | Self::Connections)
     }
 
+    /// Columns that the table can be sorted by.
+    pub(super) const fn sort_columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Servers => &[
+                "UPSTREAM", "SERVER", "STATE", "OPEN", "NEW/S", "TOTAL", "FAILED",
+            ],
+            Self::Clients => &["CLIENT", "OPEN", "NEW/S", "TOTAL", "REFUSED", "FAILED"],
+            Self::Connections => &["ID", "AGE", "CLIENT", "SOURCE", "SERVER", "IN", "OUT"],
+            Self::Outcomes => &["OUTCOME", "TOTAL", "PER SECOND"],
+            Self::Certificates => &["DAYS LEFT", "FILE"],
+        }
+    }
+
     pub(super) const fn next(self) -> Self {
         Self::ALL[(self as usize + 1) % Self::ALL.len()]
     }
@@ -58,12 +71,38 @@ impl Tab {
     }
 }
 
+/// Order of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sort {
+    /// Title of the column.
+    pub(super) column: &'static str,
+    pub(super) is_descending: bool,
+}
+
+impl Sort {
+    /// Names in alphabetical order; of numbers, the largest first.
+    fn by(column: &'static str) -> Self {
+        let is_text = matches!(
+            column,
+            "UPSTREAM" | "SERVER" | "STATE" | "CLIENT" | "SOURCE" | "OUTCOME" | "FILE"
+        );
+        Self {
+            column,
+            is_descending: !is_text && column != "DAYS LEFT",
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct View {
     pub(super) tab: Tab,
     pub(super) table: TableState,
     /// Whether keys go to the search field.
     pub(super) typing: bool,
+    /// Whether the list of keys covers the table.
+    pub(super) has_help: bool,
+    /// The order of each table. Without one, the balancer's order applies.
+    sorts: [Option<Sort>; Tab::ALL.len()],
     search: String,
     /// The last answers, and the time at which they arrived.
     pub(super) answers: Option<(Answers, Instant)>,
@@ -81,6 +120,29 @@ struct Rates {
 }
 
 impl View {
+    pub(super) fn sort(&self) -> Option<Sort> {
+        self.sorts[self.tab as usize]
+    }
+
+    /// Sorts by the next column, or after the last column by none.
+    pub(super) fn sort_by_next(&mut self) {
+        let columns = self.tab.sort_columns();
+        let next = match self.sort() {
+            None => 0,
+            Some(sort) => {
+                let current = columns.iter().position(|column| *column == sort.column);
+                current.map_or(0, |current| current + 1)
+            }
+        };
+        self.sorts[self.tab as usize] = columns.get(next).copied().map(Sort::by);
+    }
+
+    pub(super) fn reverse_sort(&mut self) {
+        if let Some(sort) = &mut self.sorts[self.tab as usize] {
+            sort.is_descending = !sort.is_descending;
+        }
+    }
+
     pub(super) fn search(&self) -> &str {
         &self.search
     }

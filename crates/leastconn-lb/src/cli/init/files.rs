@@ -113,7 +113,7 @@ fn configuration(answers: &Answers) -> String {
             "health_check = { type = \"mysql\", interval = \"5s\" }\n",
         ),
         Protocol::Other => (
-            "servers",
+            "backend",
             "",
             "health_check = { type = \"tcp\", interval = \"5s\" }   # or http, postgres, redis, mysql\n",
         ),

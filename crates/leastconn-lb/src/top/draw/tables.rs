@@ -1,5 +1,7 @@
 //! Draws the tables.
 
+use std::cmp::Ordering;
+
 use ratatui::{
     Frame,
     layout::{Alignment, Constraint, Rect},
@@ -23,6 +25,12 @@ const BAR_WIDTH: u16 = 12;
 /// Minimum width of a text column; columns of lower priority are dropped first.
 const MIN_TEXT_WIDTH: u16 = 12;
 
+/// Names longer than this are shortened.
+const MAX_NAME_WIDTH: u16 = 64;
+
+/// Columns of lower priority are dropped to show names of up to this length in full.
+const READABLE_NAME_WIDTH: u16 = 32;
+
 const SPACING: u16 = 2;
 
 pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, answers: &Answers, area: Rect) {
@@ -33,36 +41,112 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, answers: &Answers, ar
         Tab::Outcomes => outcomes(view, answers),
         Tab::Certificates => certificates(answers),
     };
-    while let Some(dropped) = column_to_drop(&columns, area.width) {
+    let sort = view.sort();
+    if let Some(sort) = sort
+        && let Some(position) = columns
+            .iter()
+            .position(|column| column.title == sort.column)
+    {
+        // A stable sort keeps the order of rows that compare equal.
+        rows.sort_by(|one, other| {
+            let ordering = one[position].compare(&other[position]);
+            if sort.is_descending {
+                ordering.reverse()
+            } else {
+                ordering
+            }
+        });
+    }
+    let mut needs = needs(&columns, &rows);
+    while let Some(dropped) = column_to_drop(&columns, &needs, area.width) {
         columns.remove(dropped);
+        needs.remove(dropped);
         for row in &mut rows {
             row.remove(dropped);
         }
     }
-    let widths: Vec<_> = columns.iter().map(|column| column.width).collect();
-    let head = Row::new(columns.into_iter().map(|column| column.head));
+    let widths = name_widths(&columns, &needs, area.width);
+    let constraints = columns
+        .iter()
+        .zip(&widths)
+        .map(|(column, width)| match width {
+            Some(width) => Constraint::Length(*width),
+            None => column.width,
+        });
+    let constraints: Vec<_> = constraints.collect();
+    let heads = columns.iter().map(|column| {
+        let arrow = match sort {
+            Some(sort) if sort.column == column.title && sort.is_descending => "▼",
+            Some(sort) if sort.column == column.title => "▲",
+            _ => "",
+        };
+        Text::from(format!("{}{arrow}", column.title)).alignment(column.alignment)
+    });
+    let head = Row::new(heads.collect::<Vec<_>>());
     let head = head.style(Style::new().add_modifier(Modifier::BOLD));
-    let table = Table::new(rows.into_iter().map(Row::new), widths)
+    let rows = rows.into_iter().map(|row| {
+        let cells = row.into_iter().zip(&widths);
+        Row::new(cells.map(|(entry, width)| entry.into_cell(width.map(usize::from))))
+    });
+    let table = Table::new(rows, constraints)
         .header(head)
         .column_spacing(SPACING)
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     frame.render_stateful_widget(table, area, &mut view.table);
 }
 
-/// The column to drop next if the table is wider than `width`.
-fn column_to_drop(columns: &[Column], width: u16) -> Option<usize> {
-    let widths = columns.iter().map(|column| match column.width {
+/// The width of each column with room for its longest name. Other texts have no such width.
+fn needs(columns: &[Column], rows: &Rows) -> Vec<u16> {
+    let need = |(position, column): (usize, &Column)| match column.width {
         Constraint::Length(width) => width,
+        _ if column.is_name() => {
+            let lengths = rows.iter().map(|row| row[position].text.chars().count());
+            let longest = u16::try_from(lengths.max().unwrap_or(0)).unwrap_or(MAX_NAME_WIDTH);
+            longest.clamp(MIN_TEXT_WIDTH, MAX_NAME_WIDTH)
+        }
         _ => MIN_TEXT_WIDTH,
+    };
+    columns.iter().enumerate().map(need).collect()
+}
+
+/// The column to drop next if the table is wider than `width`.
+fn column_to_drop(columns: &[Column], needs: &[u16], width: u16) -> Option<usize> {
+    let needed = columns.iter().zip(needs).map(|(column, need)| {
+        let need = if column.is_name() {
+            (*need).min(READABLE_NAME_WIDTH)
+        } else {
+            *need
+        };
+        need + SPACING
     });
-    let needed: u16 = widths.map(|width| width + SPACING).sum();
+    let needed: u16 = needed.sum();
     let ranks = columns.iter().map(|column| column.rank).enumerate();
     let (position, rank) = ranks.max_by_key(|&(_, rank)| rank)?;
     (needed > width.saturating_add(SPACING) && rank > 0).then_some(position)
 }
 
+/// The widths of the columns of names: as needed, or if they do not fit, in proportion.
+fn name_widths(columns: &[Column], needs: &[u16], width: u16) -> Vec<Option<u16>> {
+    let spacing = SPACING * u16::try_from(columns.len().saturating_sub(1)).unwrap_or(0);
+    let of = |are_names: bool| -> u16 {
+        let all = columns.iter().zip(needs);
+        let some = all.filter(|(column, _)| column.is_name() == are_names);
+        some.map(|(_, need)| need).sum()
+    };
+    let names = of(true);
+    let left = width.saturating_sub(of(false) + spacing);
+    let fitted = |need: u16| match u32::from(need) * u32::from(left) / u32::from(names.max(1)) {
+        share if names > left => u16::try_from(share).unwrap_or(need),
+        _ => need,
+    };
+    let all = columns.iter().zip(needs);
+    all.map(|(column, need)| column.is_name().then(|| fitted(*need)))
+        .collect()
+}
+
 struct Column {
-    head: Cell<'static>,
+    title: &'static str,
+    alignment: Alignment,
     width: Constraint,
     /// Columns with the highest rank are dropped first in narrow terminals. A column with
     /// rank 0 is never dropped.
@@ -70,9 +154,18 @@ struct Column {
 }
 
 impl Column {
-    fn new(head: Cell<'static>, width: Constraint) -> Self {
-        let rank = 0;
-        Self { head, width, rank }
+    fn new(title: &'static str, alignment: Alignment, width: Constraint) -> Self {
+        Self {
+            title,
+            alignment,
+            width,
+            rank: 0,
+        }
+    }
+
+    /// Whether the column has a text that is never dropped: a name.
+    fn is_name(&self) -> bool {
+        self.rank == 0 && !matches!(self.width, Constraint::Length(_))
     }
 
     fn rank(self, rank: u8) -> Self {
@@ -81,32 +174,97 @@ impl Column {
 }
 
 type Columns = Vec<Column>;
-type Rows = Vec<Vec<Cell<'static>>>;
+type Rows = Vec<Vec<Entry>>;
 
-fn left(text: impl Into<String>) -> Cell<'static> {
-    Cell::from(text.into())
+/// A cell, and what a sort by its column compares.
+struct Entry {
+    text: String,
+    style: Style,
+    alignment: Alignment,
+    /// For numbers and durations. Other cells are compared by their text.
+    number: Option<f64>,
 }
 
-fn right(text: impl Into<String>) -> Cell<'static> {
-    Cell::from(Text::from(text.into()).alignment(Alignment::Right))
+impl Entry {
+    fn styled(self, style: Style) -> Self {
+        Self { style, ..self }
+    }
+
+    fn compare(&self, other: &Self) -> Ordering {
+        match (self.number, other.number) {
+            (Some(one), Some(other)) => one.total_cmp(&other),
+            (Some(_), None) => Ordering::Greater,
+            (None, Some(_)) => Ordering::Less,
+            (None, None) => self.text.cmp(&other.text),
+        }
+    }
+
+    /// The cell for a column of `width`. A longer text loses its middle, because names that
+    /// differ at all often differ at the end.
+    fn into_cell(self, width: Option<usize>) -> Cell<'static> {
+        let text = match width {
+            Some(width) => shortened(&self.text, width),
+            None => self.text,
+        };
+        Cell::from(Text::from(text).alignment(self.alignment)).style(self.style)
+    }
+}
+
+fn shortened(text: &str, width: usize) -> String {
+    let length = text.chars().count();
+    if length <= width || width < 3 {
+        return text.to_owned();
+    }
+    let end = width / 2;
+    let start = width - 1 - end;
+    let first = text.chars().take(start);
+    let last = text.chars().skip(length - end);
+    first.chain(['…']).chain(last).collect()
+}
+
+fn left(text: impl Into<String>) -> Entry {
+    Entry {
+        text: text.into(),
+        style: Style::new(),
+        alignment: Alignment::Left,
+        number: None,
+    }
+}
+
+fn right(text: impl Into<String>, number: impl Into<f64>) -> Entry {
+    Entry {
+        alignment: Alignment::Right,
+        number: Some(number.into()),
+        ..left(text)
+    }
+}
+
+fn transferred(bytes: u64) -> Entry {
+    right(figures::bytes(bytes), bytes as f64)
+}
+
+/// A count, which as a float has at most 53 exact bits.
+fn count(count: u64) -> Entry {
+    right(figures::number(count), count as f64)
 }
 
 /// Formats a rate per second. The rate is `None` until the second answer has arrived.
-fn rate(rate: Option<f64>) -> Cell<'static> {
-    right(rate.map_or_else(|| "-".to_owned(), figures::rate))
+fn rate(rate: Option<f64>) -> Entry {
+    let text = rate.map_or_else(|| "-".to_owned(), figures::rate);
+    right(text, rate.unwrap_or(-1.0))
 }
 
 /// Creates a text column that gets `share` parts of the remaining width.
-fn texts(title: &str, share: u16) -> Column {
-    Column::new(left(title), Constraint::Fill(share))
+fn texts(title: &'static str, share: u16) -> Column {
+    Column::new(title, Alignment::Left, Constraint::Fill(share))
 }
 
-fn words(title: &str, width: u16) -> Column {
-    Column::new(left(title), Constraint::Length(width))
+fn words(title: &'static str, width: u16) -> Column {
+    Column::new(title, Alignment::Left, Constraint::Length(width))
 }
 
-fn numbers(title: &str, width: u16) -> Column {
-    Column::new(right(title), Constraint::Length(width))
+fn numbers(title: &'static str, width: u16) -> Column {
+    Column::new(title, Alignment::Right, Constraint::Length(width))
 }
 
 fn servers(view: &View, answers: &Answers) -> (Columns, Rows) {
@@ -146,17 +304,17 @@ fn servers(view: &View, answers: &Answers) -> (Columns, Rows) {
         let mut row = vec![
             left(&server.upstream),
             left(name),
-            Cell::from(state(server)),
-            right(active),
+            state(server),
+            right(active, server.active),
             left(bar(server.active.into(), full.into())),
             rate(view.server_rate(&server.upstream, &server.server)),
-            right(figures::number(server.connections)),
-            right(figures::number(server.connect_failures)),
-            right(server.weight_text()),
+            count(server.connections),
+            count(server.connect_failures),
+            right(server.weight_text(), server.weight),
             left(&server.address),
         ];
         if has_early_failures {
-            row.push(right(figures::number(server.early_failures)));
+            row.push(count(server.early_failures));
         }
         if has_outage {
             let outage = server.outage.as_ref();
@@ -184,15 +342,16 @@ fn down_for(outage: &Outage, now: &str) -> String {
 
 /// Returns the administrative state unless it is `ready`, otherwise the health. During slow start,
 /// the result also contains the server's current share of connections.
-fn state(server: &Server) -> Span<'static> {
+fn state(server: &Server) -> Entry {
     let (state, health) = (server.state_text(), server.health.as_str());
-    match (&*state, health, &server.slow_start) {
+    let span: Span<'_> = match (&*state, health, &server.slow_start) {
         ("ready", _, Some(slow)) => format!("{health} {}", figures::percent(slow.share)).yellow(),
         ("ready", "up", None) => health.to_owned().green(),
         ("ready", _, None) => health.to_owned().red().bold(),
         (_, "up", _) | ("maint", ..) => state.yellow(),
         _ => format!("{state}/{health}").red(),
-    }
+    };
+    left(span.content).styled(span.style)
 }
 
 fn bar(value: u64, full: u64) -> String {
@@ -224,11 +383,11 @@ fn clients(view: &View, answers: &Answers) -> (Columns, Rows) {
         };
         vec![
             left(name),
-            right(figures::number(client.active)),
+            count(client.active),
             rate(view.client_rate(&client.client)),
-            right(figures::number(client.connections)),
-            right(figures::number(client.refused)),
-            right(figures::number(client.failed)),
+            count(client.connections),
+            count(client.refused),
+            count(client.failed),
             left(limits.join(", ")),
             left(client.allow.join(" ")),
             left(client.matches.join(" ")),
@@ -257,14 +416,20 @@ fn connections(answers: &Answers) -> (Columns, Rows) {
             _ => String::new(),
         };
         vec![
-            right(connection.connection.to_string()),
-            right(figures::age((connection.duration_ms / 1e3) as u64)),
+            right(
+                connection.connection.to_string(),
+                connection.connection as f64,
+            ),
+            right(
+                figures::age((connection.duration_ms / 1e3) as u64),
+                connection.duration_ms,
+            ),
             left(connection.client.clone().unwrap_or_default()),
             left(connection.identity.clone().unwrap_or_default()),
             left(&connection.source),
             left(server),
-            right(figures::bytes(connection.bytes_received)),
-            right(figures::bytes(connection.bytes_sent)),
+            transferred(connection.bytes_received),
+            transferred(connection.bytes_sent),
             left(connection.stage.as_str()),
         ]
     };
@@ -276,14 +441,14 @@ fn outcomes(view: &View, answers: &Answers) -> (Columns, Rows) {
     let columns = vec![
         words("OUTCOME", 22),
         numbers("TOTAL", 14),
-        numbers("PER SECOND", 10),
+        numbers("PER SECOND", 11),
     ];
     let mut outcomes: Vec<_> = answers.status.connections.outcomes.iter().collect();
     outcomes.sort_by_key(|&(_, &count)| std::cmp::Reverse(count));
-    let row = |(outcome, &count): (&String, &u64)| {
+    let row = |(outcome, &total): (&String, &u64)| {
         vec![
             left(outcome),
-            right(figures::number(count)),
+            count(total),
             rate(view.outcome_rate(outcome)),
         ]
     };
@@ -292,7 +457,7 @@ fn outcomes(view: &View, answers: &Answers) -> (Columns, Rows) {
 
 fn certificates(answers: &Answers) -> (Columns, Rows) {
     let columns = vec![
-        numbers("DAYS LEFT", 9),
+        numbers("DAYS LEFT", 10),
         words("NOT AFTER", 20),
         texts("FILE", 1),
     ];
@@ -313,11 +478,14 @@ fn certificates(answers: &Answers) -> (Columns, Rows) {
             _ => good,
         };
         let row = [
-            right(certificate.days_left.to_string()),
+            right(
+                certificate.days_left.to_string(),
+                certificate.days_left as f64,
+            ),
             left(&certificate.not_after),
             left(&certificate.file),
         ];
-        row.map(|cell| cell.style(style)).into()
+        row.map(|entry| entry.styled(style)).into()
     });
     (columns, rows.collect())
 }
