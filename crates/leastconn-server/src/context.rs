@@ -6,12 +6,13 @@ mod lifecycle;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use leastconn::net;
 use leastconn_config::Process;
 use leastconn_tls::client_chain::ChainStore;
 
 use crate::{
-    fleet::{FleetMember, FleetSlot, clients::ClientAdmission},
+    fleet::{FleetMember, FleetSlot, SharedServers, clients::ClientAdmission},
     handshake_scheduler::HandshakeScheduler,
     memory::Budget,
     overrides::Overrides,
@@ -52,6 +53,8 @@ pub struct ServerContext {
     pub fleet: FleetSlot,
     /// This process as a member of a fleet.
     pub member: FleetMember,
+    /// Server counts and slots. `None`: this balancer acts alone.
+    servers: ArcSwapOption<SharedServers>,
     /// Predecessor processes that still have connections.
     pub predecessors: Arc<Predecessors>,
     pruning: Mutex<()>,
@@ -85,6 +88,7 @@ impl ServerContext {
             lifecycle: Lifecycle::new(),
             fleet: FleetSlot::default(),
             member,
+            servers: ArcSwapOption::empty(),
             predecessors: Arc::default(),
             pruning: Mutex::default(),
         }

@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leastconn_config::{Fleet, FleetStore};
+use leastconn::net;
+use leastconn_config::{Fleet, FleetStore, SharedCounts};
 use leastconn_fleet::{
     Endpoint, Facts, FleetSettings, OperatorState, Password, Redis, RedisSettings, Report, Secret,
     StoreTls,
@@ -19,10 +20,11 @@ use tokio::runtime::Handle;
 use super::ServerContext;
 use crate::{
     fleet::{
-        Exchange, MemberSettings, OperatorTarget, Participant,
+        Exchange, MemberSettings, OperatorTarget, Participant, ServerSettings, SharedServers,
         clients::{AskCounts, ClientSettings},
     },
     overrides::{ConnectionFilter, Overrides},
+    snapshot::{Snapshot, SnapshotHandle},
     telemetry::metrics::AskOutcome,
 };
 
@@ -65,6 +67,7 @@ impl ServerContext {
             FleetChange::Nothing => {}
             FleetChange::Leave => {
                 self.member.leave(&self.fleet);
+                self.servers.store(None);
                 self.overrides.leave_fleet();
                 tracing::info!("fleet left: no longer configured");
             }
@@ -72,6 +75,14 @@ impl ServerContext {
                 let (fleet, redis) = *plan;
                 self.join_fleet(&fleet, redis);
             }
+        }
+    }
+
+    /// Must be called before `next` becomes the running snapshot: limits new servers to the slots
+    /// that this member holds.
+    pub(crate) fn adopt_servers(&self, next: &Snapshot) {
+        if let Some(servers) = &*self.servers.load() {
+            servers.adopt(next, net::now());
         }
     }
 
@@ -95,6 +106,18 @@ impl ServerContext {
         };
         let mut participants: Vec<Arc<dyn Participant>> = vec![Arc::new(facts), Arc::new(metrics)];
         participants.extend(clients);
+        let servers = Arc::new(SharedServers::new(
+            ServerSettings {
+                size: fleet.size,
+                gone_after: fleet.gone_after,
+                ask_timeout: fleet.ask_timeout,
+                shares_counts: fleet.counts == SharedCounts::On,
+            },
+            Arc::<SnapshotHandle>::clone(&self.snapshots),
+            Arc::clone(self.member.wake()),
+        ));
+        self.servers.store(Some(Arc::clone(&servers)));
+        participants.push(servers);
         let target = FleetTarget {
             overrides: self.overrides.clone(),
             runtime: Handle::current(),

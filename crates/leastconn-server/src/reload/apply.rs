@@ -61,6 +61,7 @@ impl Reloader {
         let pruning = context.prune_metrics();
         self.add_listeners(&current, &mut next, tls, &mut sockets);
         current.stop_checks_for(&next);
+        context.adopt_servers(&next);
         let snapshot = context.overrides.install(&current, next);
         drop(pruning);
         context.apply_fleet(fleet);
