@@ -6,8 +6,7 @@
 //!
 //! | key | type | contents |
 //! |---|---|---|
-//! | `m` | sorted set | member → last heard |
-//! | `b` | hash | member → session, and numbers of the last request and batch |
+//! | `m` | hash | member → last heard, session, numbers of the last request and batch |
 //! | `c` | hash | member → connections to servers |
 //! | `i` | hash | member → facts, in JSON |
 //! | `l:ID` | hash | a limited client: its bucket, member → open connections |

@@ -83,8 +83,7 @@ impl Encoder {
     /// the members.
     pub(super) fn leave(&self, member: &MemberId) -> Pipeline {
         let mut pipeline = Pipeline::new();
-        pipeline.cmd("ZREM").arg(self.key("m")).arg(member.as_str());
-        for key in ["b", "c", "i"] {
+        for key in ["m", "c", "i"] {
             pipeline.cmd("HDEL").arg(self.key(key)).arg(member.as_str());
         }
         pipeline
@@ -116,8 +115,8 @@ impl Encoder {
     }
 
     fn beat(&self, request: &Request, beat: &Beat, script: &str) -> Cmd {
-        let mut call = self.call(script, 6);
-        for key in ["m", "b", "c", "i", "h", "k"] {
+        let mut call = self.call(script, 5);
+        for key in ["m", "c", "i", "h", "k"] {
             call.arg(self.key(key));
         }
         call.arg(request.member.as_str())
@@ -136,8 +135,8 @@ impl Encoder {
     }
 
     fn limit(&self, request: &Request, batch: &Batch, script: &str) -> Cmd {
-        let mut call = self.call(script, 2 + batch.clients.len());
-        call.arg(self.key("m")).arg(self.key("b"));
+        let mut call = self.call(script, 1 + batch.clients.len());
+        call.arg(self.key("m"));
         for client in &batch.clients {
             call.arg(self.key(&format!("l:{}", client.client)));
         }
@@ -157,8 +156,8 @@ impl Encoder {
     }
 
     fn slots(&self, request: &Request, slots: &Slots, script: &str) -> Cmd {
-        let mut call = self.call(script, 2 + slots.claims.len());
-        call.arg(self.key("m")).arg(self.key("b"));
+        let mut call = self.call(script, 1 + slots.claims.len());
+        call.arg(self.key("m"));
         for claim in &slots.claims {
             call.arg(self.key(&format!("s:{}", claim.server)));
         }

@@ -1,8 +1,8 @@
 -- Takes the tokens of a batch, admits connections that wait, and returns the numbers of each
 -- client.
 --
--- KEYS: members (zset), progress (hash), then for each client a hash: `.used` and `.at` of the
---       bucket, member -> open connections
+-- KEYS: members (hash), then for each client a hash: `.used` and `.at` of the bucket,
+--       member -> open connections
 -- ARGV: member, session and sequence, batch; then for each client: admitted, ask, rate, burst, max_conns
 --       (0: none), open
 -- Returns for each client: granted, used, connections of other members, wait
@@ -11,17 +11,18 @@ local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local second, day, keep_open = 1000000, 86400000, 3600000
 local me, batch = ARGV[1], tonumber(ARGV[3])
 
-local progress = redis.call('HGET', KEYS[2], me) or ''
-local sequence, last = string.match(progress, '^(%d+ %d+) (%d+)$')
+local live = {}
+local members = redis.call('HGETALL', KEYS[1])
+for i = 1, #members, 2 do live[members[i]] = members[i + 1] end
+local heard, sequence, last = string.match(live[me] or '', '^(%d+) (%d+ %d+) (%d+)$')
 if sequence ~= ARGV[2] then
   return redis.error_reply('STALE a later request of this member has been applied')
 end
 -- A batch that is repeated, because its answer was lost, takes no tokens again.
 local repeated = tonumber(last) >= batch
-if not repeated then redis.call('HSET', KEYS[2], me, sequence .. ' ' .. ARGV[3]) end
-
-local live = {}
-for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do live[member] = true end
+if not repeated then
+  redis.call('HSET', KEYS[1], me, heard .. ' ' .. sequence .. ' ' .. ARGV[3])
+end
 
 local function limit(key, a)
   local admitted, ask = tonumber(ARGV[a]), tonumber(ARGV[a + 1])
@@ -90,5 +91,5 @@ local function limit(key, a)
 end
 
 local answer = {}
-for i = 3, #KEYS do answer[i - 2] = limit(KEYS[i], 4 + (i - 3) * 6) end
+for i = 2, #KEYS do answer[i - 1] = limit(KEYS[i], 4 + (i - 2) * 6) end
 return answer

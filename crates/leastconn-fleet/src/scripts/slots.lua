@@ -1,7 +1,7 @@
 -- Divides the slots of servers with `max_conns`. A member gets what it wants as long as slots
 -- are free. It keeps slots until it wants fewer, because it may be using them.
 --
--- KEYS: members (zset), progress (hash), then for each server a hash: member -> "HELD WANT"
+-- KEYS: members (hash), then for each server a hash: member -> "HELD WANT"
 -- ARGV: member, session and sequence, settle, extend; then for each server: max, want, open, held
 -- Returns for each server: held, free, unmet
 local time = redis.call('TIME')
@@ -9,19 +9,18 @@ local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local hour = 3600000
 local me = ARGV[1]
 
-local progress = redis.call('HGET', KEYS[2], me) or ''
-if string.match(progress, '^%d+ %d+') ~= ARGV[2] then
+local live = {}
+local members = redis.call('HGETALL', KEYS[1])
+for i = 1, #members, 2 do live[members[i]] = members[i + 1] end
+if string.match(live[me] or '', '^%d+ (%d+ %d+)') ~= ARGV[2] then
   return redis.error_reply('STALE a later request of this member has been applied')
 end
-local since = tonumber(redis.call('HGET', KEYS[2], '.since') or '0')
+local since = tonumber(live['.since'] or '0')
 local settling = since <= now and now - since < tonumber(ARGV[3])
 
-local live = {}
-for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do live[member] = true end
-
 local answer = {}
-for i = 3, #KEYS do
-  local key, a = KEYS[i], 5 + (i - 3) * 4
+for i = 2, #KEYS do
+  local key, a = KEYS[i], 5 + (i - 2) * 4
   local max, want = tonumber(ARGV[a]), tonumber(ARGV[a + 1])
   local open, own = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
   local others, unmet, stored = 0, 0, false
@@ -47,6 +46,6 @@ for i = 3, #KEYS do
   elseif stored then
     redis.call('HDEL', key, me)
   end
-  answer[i - 2] = { held, math.max(0, max - others - held), unmet }
+  answer[i - 1] = { held, math.max(0, max - others - held), unmet }
 end
 return answer

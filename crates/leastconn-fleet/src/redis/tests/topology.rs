@@ -12,7 +12,7 @@ fn member(endpoint: Endpoint) -> Redis {
 
 async fn exchange(member: &mut Redis) -> Result<View, String> {
     let report = report_of(0);
-    match tokio::time::timeout(Duration::from_millis(500), member.exchange(&report)).await {
+    match tokio::time::timeout(Duration::from_secs(2), member.exchange(&report)).await {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("timeout".to_owned()),
     }
@@ -33,7 +33,7 @@ async fn recover(member: &mut Redis) -> View {
 /// Waits until the first exchange is on the replica.
 async fn wait_replicated(replica: &StoreServer) {
     replica
-        .wait_for(&["EXISTS", "lc1:{test}:b"], "Integer(1)")
+        .wait_for(&["EXISTS", "lc1:{test}:m"], "Integer(1)")
         .await;
 }
 
