@@ -223,7 +223,7 @@ impl Known {
         elapsed.as_secs_f64() * rate.per_second()
     }
 
-    /// Whether no token was in use at `now`, as far as this member knows.
+    /// Whether no token is in use at `now`, by the last answer.
     pub(super) fn is_full(&self, rate: Option<&RateLimit>, now: u64) -> bool {
         rate.is_none_or(|rate| self.used_at(rate, now) <= 0.0)
     }

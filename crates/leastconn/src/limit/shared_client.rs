@@ -3,6 +3,7 @@
 //! Locks are taken in this order: shard of the table, state of a client, cell of a waiting
 //! connection, queues. Wakers are called without locks.
 
+mod open_count;
 mod pending;
 mod usage_report;
 
@@ -25,6 +26,7 @@ use crate::{
     sync::{Arc, AtomicU64, Mutex, Ordering},
 };
 
+pub(super) use open_count::OpenCount;
 pub use pending::Pending;
 use pending::{Cell, CellState};
 pub use usage_report::UsageReport;
@@ -35,7 +37,7 @@ pub(super) struct SharedClient {
     id: ClientId,
     epoch: Instant,
     /// Open connections on this member.
-    open: Arc<AtomicU64>,
+    open: Arc<OpenCount>,
     changes: Weak<Changes<Self>>,
     /// In which queues the client is: [`USAGE`], [`ASK`], or [`DETACHED`].
     marks: AtomicU64,
@@ -82,7 +84,7 @@ impl SharedClient {
     pub(super) fn new(
         id: ClientId,
         epoch: Instant,
-        open: Arc<AtomicU64>,
+        open: Arc<OpenCount>,
         changes: &Arc<Changes<Self>>,
         bucket: Bucket,
         now: u64,
@@ -259,9 +261,9 @@ impl SharedClient {
     /// Admits the first `granted` connections that asked. The others are refused if no more is
     /// free. Otherwise the store had the report already, and they ask again.
     ///
-    /// Tokens that nobody needs any more are those of connections that were decided by the share
-    /// in the meantime, if there are any.
-    fn distribute(self: &Arc<Self>, state: &mut State, granted: u32, now: u64) -> Vec<Waker> {
+    /// Granted tokens that are left were asked for by connections that were decided by the share
+    /// in the meantime, which then need no others.
+    fn distribute(&self, state: &mut State, granted: u32, now: u64) -> Vec<Waker> {
         let count = std::mem::take(&mut state.asked).min(state.asks.len());
         let asked: Vec<_> = state.asks.drain(..count).collect();
         let mut granted = granted;
@@ -321,6 +323,7 @@ impl SharedClient {
     /// The table forgets the client. Returns the bucket of connections that this member has
     /// admitted.
     pub(super) fn detach(&self) -> Bucket {
+        self.open.detach();
         self.marks.fetch_or(DETACHED, Ordering::AcqRel);
         std::mem::take(&mut self.state.lock().bucket)
     }
@@ -380,7 +383,7 @@ impl SharedClient {
     }
 
     fn admit_alone(
-        self: &Arc<Self>,
+        &self,
         state: &mut State,
         members: NonZeroU32,
         now: u64,
@@ -400,20 +403,19 @@ impl SharedClient {
     }
 
     /// Counts a connection that the fleet admits.
-    fn count(self: &Arc<Self>, state: &mut State, now: u64) -> Permit {
+    fn count(&self, state: &mut State, now: u64) -> Permit {
         if let Some(rate) = &state.limits.rate {
             state.bucket.charge(rate, now);
         }
         self.permit()
     }
 
-    fn permit(self: &Arc<Self>) -> Permit {
-        self.open.fetch_add(1, Ordering::AcqRel);
-        Permit::shared(Arc::clone(&self.open), Arc::clone(self))
+    fn permit(&self) -> Permit {
+        Permit::new(&self.open)
     }
 
     fn open(&self) -> u32 {
-        u32::try_from(self.open.load(Ordering::Acquire)).unwrap_or(u32::MAX)
+        u32::try_from(self.open.get()).unwrap_or(u32::MAX)
     }
 
     fn stamp(&self, now: Instant) -> u64 {

@@ -135,6 +135,28 @@ fn end_of_a_connection_is_always_reported() {
 }
 
 #[test]
+fn local_connection_that_ends_while_sharing_starts_is_reported() {
+    loom::model(|| {
+        let limiter = Arc::new(Limiter::new(1, at(0)));
+        let limits = Limits::default().max_conns(NonZeroU32::new(8));
+        let permit = admit(&limiter, limits, at(0)).unwrap();
+        let closes = thread::spawn(move || drop(permit));
+        limiter.share_open(&ClientId::from("alice"), &limits, at(0));
+        let mut last = 0;
+        if let Some(report) = report(&limiter) {
+            last = report.open();
+            confirm(report, 0);
+        }
+        closes.join().unwrap();
+        if let Some(report) = report(&limiter) {
+            last = report.open();
+            confirm(report, 0);
+        }
+        assert_eq!(last, 0);
+    });
+}
+
+#[test]
 fn cancelled_connection_returns_its_grant() {
     loom::model(|| {
         let (limiter, first) = shared();

@@ -115,7 +115,7 @@ async fn local_mode_does_not_share() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_longer_than_ask_timeout() {
+async fn wait_ends_after_ask_timeout() {
     let fleet = Fleet::start(3, SharedLimits::Exact).await;
     fleet.server.set_stalled(true);
     let limits = limits(None, Some(4));
@@ -226,7 +226,7 @@ async fn connections_outlive_the_membership() {
     millis(300).await;
     assert!(fleet.members[1].admit(&alice(), &limits).await.is_err());
     drop(held);
-    millis(21_000).await;
+    millis(200).await;
     drop(fleet.members[1].admit(&alice(), &limits).await.unwrap());
 }
 

@@ -55,7 +55,7 @@ const TOO_MANY: Decision = Decision::Refuse(Refusal::TooManyConnections);
 fn rate_is_decided_here_only_far_from_the_limit() {
     let limits = rate(20.0, 20);
     for (members, used, unacknowledged, expected) in [
-        // Nobody else uses the limit.
+        // The limit is not used elsewhere.
         (3, 0.0, 0, Decision::Admit),
         (3, 0.0, 5, Decision::Admit),
         (3, 0.0, 6, Decision::Ask),
@@ -237,7 +237,7 @@ fn exact_limits_always_ask() {
 }
 
 #[test]
-fn nobody_asks_while_the_store_does_not_answer() {
+fn connections_do_not_ask_an_unanswering_store() {
     let limits = rate(20.0, 20);
     for (used, waiting, expected) in [
         (0.0, 0, Decision::Admit),
