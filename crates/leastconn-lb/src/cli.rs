@@ -6,6 +6,7 @@ mod config_manual;
 mod ctl;
 pub mod demo;
 pub mod explain;
+mod fleet_acl;
 mod healthcheck;
 mod import;
 mod init;
@@ -83,6 +84,9 @@ enum Command {
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Show a live view of a running balancer in the terminal.
     Top(top::TopArgs),
+    /// Print the ACL rule that the fleet's user in Valkey or Redis needs, as a line of an ACL file.
+    /// Add the password to it.
+    FleetAcl(ConfigArgs),
     /// Print the configuration's JSON Schema.
     Schema {
         /// Print the OpenAPI description of the admin API instead.
@@ -151,6 +155,7 @@ pub fn main() -> ExitCode {
         Command::Ctl(args) => ctl::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
         Command::Top(args) => top::run(args),
+        Command::FleetAcl(args) => fleet_acl::run(args.config),
         Command::Schema { api } => schema::run(api),
         Command::Completions { shell } => {
             completions::print(&completions::script(Cli::command(), shell))

@@ -137,6 +137,12 @@ fn success(config: &Config, problems: &Problems) -> String {
         count(servers, "server"),
         count(config.clients.len(), "client"),
     );
+    if let Some(fleet) = &config.fleet {
+        out.push_str(&format!(
+            ", member {} of fleet {}",
+            fleet.member, fleet.name
+        ));
+    }
     if !problems.is_empty() {
         out.push_str(&format!(" ({})", problems.summary()));
     }

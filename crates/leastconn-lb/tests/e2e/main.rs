@@ -47,6 +47,7 @@ mod explain;
 mod explain_predicts_handshakes;
 mod first_message_latency;
 mod fleet;
+mod fleet_acl;
 mod fragmented_client_hello;
 mod graceful_shutdown;
 mod groups_and_ciphers;
