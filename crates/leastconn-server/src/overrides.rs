@@ -296,18 +296,6 @@ impl Overrides {
         active.servers.insert(key, server_override);
     }
 
-    /// Carries out a kill of another member of the fleet. Returns the number of connections that
-    /// were closed.
-    ///
-    /// # Errors
-    /// If `filter` is not understood.
-    pub fn kill_for_fleet(&self, filter: &str) -> Result<usize, InvalidFilter> {
-        let filter = ConnectionFilter::of_fleet(filter)?;
-        // A process that was replaced is a member itself.
-        let killed = self.kill(&filter);
-        Ok(killed.unwrap_or_else(|Replaced| self.kill_local(&filter)))
-    }
-
     /// Sets the log level. `None` resets it to the level in the file.
     ///
     /// # Errors

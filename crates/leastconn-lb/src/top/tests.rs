@@ -155,6 +155,47 @@ fn screen_shows_the_answers() {
 }
 
 #[test]
+fn fleet_and_its_problems_are_shown() {
+    let (mut view, now) = (View::default(), net::now());
+    let mut some = answers();
+    let fleet = leastconn_server::api::FleetSummary {
+        name: "edge".to_owned(),
+        state: leastconn_server::api::FleetState::Joined,
+        since: "2026-11-30T14:00:00.000Z".to_owned(),
+        members: 3,
+        serving: 3,
+        other_configurations: 0,
+        error: None,
+    };
+    some.status.fleet = Some(fleet.clone());
+    view.update(Ok(some.clone()), now);
+    let shown = screen_of(&mut view, now, 160, 30);
+    assert!(line(&shown, "leastconn").contains("fleet edge joined, 3 members"));
+    some.status.fleet = Some(leastconn_server::api::FleetSummary {
+        other_configurations: 1,
+        ..fleet.clone()
+    });
+    view.update(Ok(some.clone()), now);
+    let shown = screen_of(&mut view, now, 160, 30);
+    let others = "fleet edge: 1 member with another configuration";
+    assert!(shown.iter().any(|line| line.contains(others)), "{shown:#?}");
+    some.status.fleet = Some(leastconn_server::api::FleetSummary {
+        state: leastconn_server::api::FleetState::CutOff,
+        error: Some("no answer in 250 ms".to_owned()),
+        ..fleet
+    });
+    some.status.configuration.blocks = 2;
+    view.update(Ok(some), now);
+    let shown = screen_of(&mut view, now, 160, 30);
+    let cut_off = "CUT OFF from fleet edge since 2026-11-30T14:00:00.000Z: no answer in 250 ms";
+    assert!(
+        shown.iter().any(|line| line.contains(cut_off)),
+        "{shown:#?}"
+    );
+    assert!(shown.iter().any(|line| line.contains("blocked: 2 clients")));
+}
+
+#[test]
 fn early_failures_have_a_column_if_there_are_any() {
     let (mut view, now) = (View::default(), net::now());
     let mut some = answers();

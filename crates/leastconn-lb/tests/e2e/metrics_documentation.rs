@@ -126,6 +126,8 @@ async fn start_with_traffic() -> (Running, Upstream) {
     let [a, b] = dead;
     let site = Site::new()
         .process("zone = \"a\"")
+        // There is no store. The metrics of a fleet exist nevertheless.
+        .fleet("lb1", "\"unix:///nowhere/store.sock\"", "")
         .listener("main", &["upstream = \"web\"", TLS])
         .listener("plain", &["upstream = \"web\""])
         .listener("dead", &["upstream = \"dead\""])

@@ -171,3 +171,63 @@ async fn responses_match_the_openapi_document() {
     lb.write_config(&lb.config());
     lb.quiet().await;
 }
+
+/// The balancer is a member of a fleet whose store cannot be reached.
+#[tokio::test]
+async fn responses_of_a_fleet_member_match_the_openapi_document() {
+    let web = Upstream::named("web1").await;
+    let site = Site::new()
+        .admin(SOCKET)
+        .fleet("lb1", "\"unix:///nowhere/store.sock\"", "")
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("client1", &cn(CLIENT1), "web", "");
+    let lb = site.start().await;
+    let document = get(&lb, "/openapi.json").await;
+    for (args, path, code) in [
+        (
+            &["drain", "web/web1"][..],
+            "/servers/{upstream}/{server}/state",
+            1,
+        ),
+        (
+            &["ready", "web/web1", "--here"],
+            "/servers/{upstream}/{server}/state",
+            0,
+        ),
+        (
+            &["weight", "web/web1", "50%"],
+            "/servers/{upstream}/{server}/weight",
+            1,
+        ),
+        (&["kill", "--client", "client1"], "/connections/kill", 1),
+        (&["block", "--serial", "0A"], "/blocks", 1),
+        (&["unblock", "--serial", "0A"], "/blocks/remove", 1),
+        (&["block", "--identity", "cn:a", "--here"], "/blocks", 0),
+    ] {
+        let args = [&["ctl"], args, &["--json"]].concat();
+        let output = program(lb.dir(), &args).await;
+        assert_eq!(output.code, code, "{args:?}: {output:?}");
+        let is_local = output.stderr.contains("done on this balancer only");
+        assert_eq!(is_local, code == 1, "{args:?}: {output:?}");
+        let value: Value = serde_json::from_str(&output.stdout).unwrap();
+        let has_error = value["fleet"]["error"].is_string();
+        assert_eq!(has_error, code == 1, "{args:?}: {value}");
+        let form = answer(&document, path, "post");
+        validate(&value, form, &document, path).unwrap_or_else(|wrong| panic!("{wrong}"));
+    }
+    for path in ["/fleet", "/status", "/servers", "/blocks"] {
+        let form = answer(&document, path, "get");
+        let value = get(&lb, path).await;
+        validate(&value, form, &document, path).unwrap_or_else(|wrong| panic!("{wrong}"));
+    }
+    let fleet = get(&lb, "/fleet").await;
+    assert_eq!(fleet["state"], "cut_off", "{fleet}");
+    assert_eq!(fleet["members"][0]["member"], "lb1", "{fleet}");
+    let status = program(lb.dir(), &["ctl", "status"]).await.ok();
+    assert!(
+        status.contains("fleet          test, cut off since"),
+        "{status}"
+    );
+    lb.quiet().await;
+}

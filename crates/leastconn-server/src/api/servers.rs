@@ -102,6 +102,9 @@ pub struct Server {
     pub zone: Option<String>,
     /// Open connections, including those being opened.
     pub active: u32,
+    /// In a fleet: open connections of other members.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<u32>,
     /// Connections opened since the start.
     pub connections: u64,
     /// Failed connects since the start.
@@ -141,10 +144,11 @@ pub struct SlowStart {
 impl Servers {
     pub fn of(cx: &ApiContext, query: &ServersQuery) -> Self {
         let state = cx.context.snapshot();
+        let in_fleet = cx.context.fleet.get().is_some();
         let now = net::now();
         let servers = state
             .running_upstreams()
-            .flat_map(|one| Server::all(one, query.limit, now));
+            .flat_map(|one| Server::all(one, query.limit, in_fleet, now));
         let removed = state.departed_servers().into_iter();
         let removed = removed.map(|(upstream, server)| RemovedServer {
             upstream: upstream.to_string(),
@@ -206,7 +210,7 @@ impl Server {
         }
     }
 
-    fn all(upstream: &Upstream, limit: Option<usize>, now: Instant) -> Vec<Self> {
+    fn all(upstream: &Upstream, limit: Option<usize>, in_fleet: bool, now: Instant) -> Vec<Self> {
         let pool = upstream.pool();
         let members = pool.members();
         let mut sources = HashMap::new();
@@ -220,6 +224,7 @@ impl Server {
             .iter()
             .map(|member| Self {
                 source: sources.remove(member.server.id()),
+                elsewhere: in_fleet.then(|| member.server.status().external_connections),
                 ..Self::of(pool, member, now)
             })
             .enumerate()
@@ -262,6 +267,7 @@ impl Server {
             backup: member.backup,
             zone: member.zone().map(ToString::to_string),
             active: status.in_flight,
+            elsewhere: None,
             connections: status.connections,
             connect_failures: status.connect_failures,
             early_failures: status.early_failures,

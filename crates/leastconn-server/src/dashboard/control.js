@@ -150,9 +150,9 @@ async function choose(choice) {
 /** Sends the request of a choice; returns [class, message]. */
 async function attempt(choice, given) {
   try {
-    await post(choice.path, choice.body, given);
+    const { fleet } = await post(choice.path, choice.body, given);
     token = given;
-    return ["good", choice.done];
+    return ["good", [choice.done, incomplete(fleet)].filter(Boolean).join(" ")];
   } catch (error) {
     if (error.status === 401) {
       token = "";
@@ -160,6 +160,13 @@ async function attempt(choice, given) {
     }
     return ["bad", error.status ? `Failed: ${error.message}.` : "No response: the request may or may not have been executed."];
   }
+}
+
+/** What a command for the fleet has not done. */
+function incomplete(fleet) {
+  if (fleet?.error) return `On this balancer only: ${fleet.error}.`;
+  if (fleet?.missing?.length) return `Not confirmed by ${fleet.missing.join(", ")}.`;
+  return "";
 }
 
 function showResult(kind, message) {

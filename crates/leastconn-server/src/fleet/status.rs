@@ -22,7 +22,7 @@ pub struct FleetStatus {
 /// Whether a member takes part in the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FleetState {
-    /// The store has not been reached since the start.
+    /// The store has not been reached since the start, which was less than a second ago.
     Joining,
     /// Exchanges succeed.
     Joined,

@@ -13,6 +13,23 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct ObservedContext(pub(super) Arc<ServerContext>);
 
+impl ObservedContext {
+    fn connections_elsewhere(&self) -> Vec<(String, String, u64)> {
+        let snapshot = self.0.snapshot();
+        let pools = snapshot.pools();
+        let servers = pools.flat_map(|pool| {
+            let members = pool.members();
+            let servers = members.iter().map(|member| {
+                let status = member.server.status();
+                let (upstream, server) = (pool.id().to_string(), member.server.id().to_string());
+                (upstream, server, status.external_connections.into())
+            });
+            servers.collect::<Vec<_>>()
+        });
+        servers.collect()
+    }
+}
+
 impl Observed for ObservedContext {
     fn servers(&self) -> Vec<(String, Member)> {
         let snapshot = self.0.snapshot();
@@ -145,7 +162,7 @@ impl Observed for ObservedContext {
         Some(FleetGauges {
             state: status.state,
             members: status.members.len(),
-            elsewhere: Vec::new(),
+            elsewhere: self.connections_elsewhere(),
         })
     }
 

@@ -287,11 +287,17 @@ fn upstreams(upstreams: &[UpstreamSummary], style: &OutputStyle) -> String {
 }
 
 pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
-    let mut table = Table::new(&[
+    let in_fleet = servers.servers.iter().any(|one| one.elsewhere.is_some());
+    let mut columns = vec![
         ("SERVER", Align::Left),
         ("STATE", Align::Left),
         ("HEALTH", Align::Left),
         ("OPEN", Align::Right),
+    ];
+    if in_fleet {
+        columns.push(("ELSEWHERE", Align::Right));
+    }
+    columns.extend([
         ("MAX", Align::Right),
         ("WEIGHT", Align::Right),
         ("CONNECTIONS", Align::Right),
@@ -299,6 +305,7 @@ pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
         ("EARLY", Align::Right),
         ("ADDRESS", Align::Truncate),
     ]);
+    let mut table = Table::new(&columns);
     for server in &servers.servers {
         let state = server.state_text();
         let ready = state == AdminState::Ready.as_str();
@@ -311,7 +318,7 @@ pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
         if !notes.is_empty() {
             notes = format!(" ({notes})");
         }
-        table.row(vec![
+        let mut row = vec![
             format!("{}/{}", server.upstream, server.server).into(),
             Cell(state, if ready { Tone::Plain } else { Tone::Warning }),
             match &server.slow_start {
@@ -325,6 +332,12 @@ pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
                 ),
             },
             server.active.to_string().into(),
+        ];
+        if in_fleet {
+            let elsewhere = server.elsewhere.map(|open| open.to_string());
+            row.push(elsewhere.unwrap_or_else(|| "-".to_owned()).into());
+        }
+        row.extend([
             server
                 .max_conns
                 .map_or_else(|| "-".to_owned(), |max| max.to_string())
@@ -335,6 +348,7 @@ pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
             server.early_failures.to_string().into(),
             format!("{}{notes}", server.address).into(),
         ]);
+        table.row(row);
     }
     let mut out = table.render(style);
     for section in [

@@ -137,3 +137,83 @@ pub(in crate::cli::ctl) fn incomplete(result: &FleetResult) -> Option<String> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use leastconn_server::api::Store;
+
+    use super::*;
+
+    fn member(name: &str, this: bool) -> Member {
+        Member {
+            member: name.to_owned(),
+            this,
+            status: MemberState::Serving,
+            version: Some("1.2.3".to_owned()),
+            host: Some(format!("{name}.internal")),
+            configuration: Some("0123456789abcdef".to_owned()),
+            configuration_since: Some("2026-11-30T14:02:00.000Z".to_owned()),
+            other_configuration: false,
+            connections: Some(12),
+            last_heard_seconds: 0.05,
+        }
+    }
+
+    #[test]
+    fn fleet_is_a_table_of_members() {
+        let style = OutputStyle::new(None, false);
+        let mut other = member("lb2", false);
+        other.other_configuration = true;
+        other.configuration = Some("fedcba9876543210".to_owned());
+        other.status = MemberState::Leaving;
+        let mut unknown = member("lb3", false);
+        (unknown.version, unknown.host) = (None, None);
+        (unknown.configuration, unknown.connections) = (None, None);
+        let shown = fleet(
+            &Fleet {
+                name: "edge".to_owned(),
+                state: FleetState::CutOff,
+                since: "2026-11-30T14:00:00.000Z".to_owned(),
+                store: Store {
+                    address: "valkey:6379".to_owned(),
+                    round_trip_ms: Some(0.754),
+                    failures: 1,
+                    error: Some("no answer in 250 ms".to_owned()),
+                },
+                members: vec![member("lb1", true), other, unknown],
+            },
+            &style,
+        );
+        let lines: Vec<_> = shown.lines().map(str::trim_end).collect();
+        assert_eq!(
+            lines,
+            [
+                "fleet          edge",
+                "state          cut off since 2026-11-30T14:00:00.000Z",
+                "store          valkey:6379, round trip 0.75 ms, 1 failure",
+                "               no answer in 250 ms",
+                "",
+                "MEMBER      STATUS   OPEN  HEARD  VERSION  HOST          CONFIGURATION",
+                "lb1 (this)  serving    12   0.1s  1.2.3    lb1.internal  0123456789abcdef since 2026-11-30T14:02:00.000Z",
+                "lb2         leaving    12   0.1s  1.2.3    lb2.internal  runs ANOTHER configuration (fedcba9876543210) since 2026-11-30T14:02:00.000Z",
+                "lb3         serving     -   0.1s  -        -             -",
+            ]
+        );
+    }
+
+    #[test]
+    fn incomplete_commands_are_explained() {
+        let mut result = FleetResult::default();
+        assert_eq!(incomplete(&result), None);
+        result.missing = vec!["lb2".to_owned(), "lb3".to_owned()];
+        assert_eq!(
+            incomplete(&result).unwrap(),
+            "2 members did not confirm within a second: lb2, lb3"
+        );
+        result.error = Some("the store does not answer".to_owned());
+        assert_eq!(
+            incomplete(&result).unwrap(),
+            "done on this balancer only: the store does not answer"
+        );
+    }
+}
