@@ -169,6 +169,10 @@ pub(crate) struct Service {
     /// The upstream that is configured if no client may use the listener.
     pub(crate) home: Option<String>,
     pub(crate) limits: Limits,
+    /// The directives that set `limits`.
+    pub(crate) limited_by: Vec<Place>,
+    /// The name of the counter of `limits`. Listeners with the same counter share their limits.
+    pub(crate) counter: Option<String>,
 }
 
 impl Service {

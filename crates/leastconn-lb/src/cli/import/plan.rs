@@ -7,7 +7,7 @@
 mod rules;
 mod upstreams;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     access::{List, TooMany, Verdict, at_sni, server_names},
@@ -83,6 +83,16 @@ pub(crate) fn plan(imported: &mut Imported) -> Result<Plan, TooMany> {
         targets.push(planner.target(unit, &mut imported.services, by_client));
     }
     let rules = rules(&units, &imported.services)?;
+    let shared: BTreeSet<_> = rules.iter().flat_map(|rule| &rule.shared_by).collect();
+    for service in shared {
+        let service = &mut imported.services[*service];
+        for place in &service.limited_by {
+            service.table.note(place.left_out(
+                "the limit also counts connections to other listeners: client rules apply to all \
+                 listeners",
+            ));
+        }
+    }
     let mut listeners: Vec<_> = imported
         .services
         .iter()

@@ -144,10 +144,10 @@ fn left_out(out: &mut Writer, backend: &Backend) {
 
 fn client(out: &mut Writer, rule: &Rule) {
     out.blank();
-    if rule.is_stricter {
+    if !rule.shared_by.is_empty() {
         out.comment(
             "",
-            "Listeners with different limits share this rule: the strictest limits apply to all.",
+            "These limits apply to the connections of a client to all listeners together.",
         );
     }
     out.line("[[client]]");

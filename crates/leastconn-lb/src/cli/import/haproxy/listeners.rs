@@ -3,7 +3,7 @@
 use super::{
     super::{
         access::{List, Verdict, always, chain},
-        model::{Limits, Place, Service},
+        model::{Place, Service},
         names::Names,
     },
     acl::{Limit, Tracked},
@@ -38,7 +38,7 @@ pub(crate) fn services(front: &Front, names: &mut Names, default: Option<&str>) 
             refused: bind.refused.clone(),
             home: default.map(str::to_owned),
             access: always(Verdict::Refuse),
-            limits: Limits::default(),
+            ..Service::default()
         };
         services.push((bind.clone(), service));
     }
@@ -57,14 +57,17 @@ pub(crate) fn limits(service: &mut Service, limits: &[(Limit, Place, bool)]) {
             }
             (Limit::Rate(_, number, period), Tracked::CommonName) if service.certificates => {
                 service.limits.rate = Some(rules::rate(number, period));
+                service.limited_by.push(place.clone());
                 true
             }
             (Limit::Open(_, number), Tracked::Source) if !service.certificates => {
                 service.limits.max_conns = Some(number.max(1));
+                service.limited_by.push(place.clone());
                 true
             }
             (Limit::Open(_, number), Tracked::CommonName) if service.certificates => {
                 service.limits.max_conns = Some(number.max(1));
+                service.limited_by.push(place.clone());
                 true
             }
             _ => false,

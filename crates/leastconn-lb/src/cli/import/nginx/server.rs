@@ -373,6 +373,8 @@ fn limits(service: &mut Service, settings: Settings<'_>) {
         match (key, limit) {
             ("$binary_remote_addr" | "$remote_addr", Some(limit)) if !service.certificates => {
                 service.limits.max_conns = Some(limit.max(1));
+                service.limited_by.push(line.place.clone());
+                service.counter = Some(line.word(1).to_owned());
             }
             ("$binary_remote_addr" | "$remote_addr", _) => {
                 service.table.note(line.place.left_out(

@@ -1,5 +1,7 @@
 //! Client rules: the product of the decision lists of all listeners.
 
+use std::collections::BTreeSet;
+
 use super::{
     super::{
         access::{self, Condition, Key, Predicate, TooMany, Verdict, always},
@@ -16,8 +18,9 @@ pub(crate) struct Rule {
     pub(crate) predicate: Predicate,
     pub(crate) allow: Vec<String>,
     pub(crate) limits: Limits,
-    /// Whether listeners with different limits share the rule.
-    pub(crate) is_stricter: bool,
+    /// Numbers of the services that share the limits, although the source counts the connections
+    /// to each of them separately.
+    pub(crate) shared_by: BTreeSet<usize>,
 }
 
 /// Returns the client rules for all units. At listeners without client certificates, only rules
@@ -65,12 +68,11 @@ pub(super) fn rules(units: &[Unit], services: &[Service]) -> Result<Vec<Rule>, T
     for (predicate, verdicts) in all {
         let mut allow: Vec<String> = Vec::new();
         let mut limits = Limits::default();
-        let mut all_limits: Vec<Limits> = Vec::new();
+        let mut used = BTreeSet::new();
         for (verdict, unit) in verdicts.iter().zip(&units) {
             if let Verdict::To(backend) = verdict {
-                let own = services[unit.service].limits;
-                limits = limits.stricter(own);
-                all_limits.push(own);
+                limits = limits.stricter(services[unit.service].limits);
+                used.insert(unit.service);
                 for name in unit.allow.get(backend).into_iter().flatten() {
                     if !allow.contains(name) {
                         allow.push(name.clone());
@@ -83,7 +85,11 @@ pub(super) fn rules(units: &[Unit], services: &[Service]) -> Result<Vec<Rule>, T
             predicate,
             allow,
             limits,
-            is_stricter: all_limits.iter().any(|own| *own != limits),
+            shared_by: if counts_together(&used, services) {
+                BTreeSet::new()
+            } else {
+                used
+            },
         });
     }
     // Rules that refuse are redundant at the end: clients without a matching rule are refused.
@@ -91,6 +97,20 @@ pub(super) fn rules(units: &[Unit], services: &[Service]) -> Result<Vec<Rule>, T
         rules.pop();
     }
     Ok(rules)
+}
+
+/// Whether the source also counts the connections of a client to all these services together, so
+/// that the limits of one rule have the same effect.
+fn counts_together(used: &BTreeSet<usize>, services: &[Service]) -> bool {
+    let mut used = used.iter().map(|&number| &services[number]);
+    let Some(first) = used.next() else {
+        return true;
+    };
+    let is_unlimited = first.limits == Limits::default();
+    used.all(|other| {
+        other.limits == first.limits
+            && (is_unlimited || (first.counter.is_some() && other.counter == first.counter))
+    })
 }
 
 /// Returns a name that describes the clients of the rule.
