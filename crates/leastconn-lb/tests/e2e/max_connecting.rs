@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use leastconn_testkit::client::read_line;
-use leastconn_testkit::{DEADLINE, Upstream, within};
+use leastconn_testkit::metrics::normalise;
+use leastconn_testkit::{DEADLINE, Upstream, eventually, within};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::support::{NO_PROBES, Site, entry, tcp};
@@ -39,26 +39,30 @@ async fn slow_server_gets_at_most_max_connecting_attempts() {
         .client("local", "source = \"127.0.0.0/8\"", "web", "")
         .start()
         .await;
-    // Without the limit, half of the clients would wait for the slow server.
-    let mut clients = JoinSet::new();
-    for _ in 0..12 {
+    let active = async |server: &str| {
+        let name =
+            format!("leastconn_server_connections_active{{upstream=\"web\",server=\"{server}\"}}");
+        lb.metrics().await[&normalise(&name)] as usize
+    };
+    // Without the limit, half of the clients would wait for the slow server. One client at a
+    // time: if both servers were at the limit, the slow one could be picked.
+    let (mut connected, mut waiting) = (Vec::new(), Vec::new());
+    for clients in 1..=12 {
         let mut stream = tcp(lb.main()).await;
-        clients.spawn(async move {
-            let server = read_line(&mut stream).await.unwrap();
-            (server, stream)
+        let picked = eventually(DEADLINE, || async {
+            let web2 = active("web2").await;
+            let sum = web2 + active("slow").await;
+            (sum == clients).then_some(web2).ok_or(sum.to_string())
         });
+        if picked.await.unwrap() > connected.len() {
+            let server = within(DEADLINE, "a server", read_line(&mut stream)).await;
+            assert_eq!(server.unwrap(), "web2");
+            connected.push(stream);
+        } else {
+            waiting.push(stream);
+        }
     }
-    let mut connected = Vec::new();
-    for _ in 0..10 {
-        let next = within(DEADLINE, "a server", clients.join_next()).await;
-        let (server, stream) = next.unwrap().unwrap();
-        assert_eq!(server, "web2");
-        connected.push(stream);
-    }
-    let active = "leastconn_server_connections_active{upstream=\"web\",server=\"slow\"}";
-    lb.wait_metric(active, 2.0, DEADLINE).await;
-    assert_eq!(clients.len(), 2);
-    clients.shutdown().await;
-    drop((connected, filling, slow));
+    assert_eq!((connected.len(), waiting.len()), (10, 2));
+    drop((connected, waiting, filling, slow));
     lb.idle().await;
 }
