@@ -88,8 +88,7 @@ pub(crate) fn plan(imported: &mut Imported) -> Result<Plan, TooMany> {
         let service = &mut imported.services[*service];
         for place in &service.limited_by {
             service.table.note(place.left_out(
-                "the limit also counts connections to other listeners: client rules apply to all \
-                 listeners",
+                "the limit of a client rule counts the connections to all listeners together",
             ));
         }
     }

@@ -139,10 +139,11 @@ fn list(
     first_of(&cases, &rest).map_err(|TooMany| "the maps have too many cases".to_owned())
 }
 
-/// A case of a map, and whether it ignores case where client rules do not.
+/// A case of a map. The last value is whether nginx compares it case-insensitively, although client
+/// rules are case-sensitive.
 type Case = (Order, Condition, List, bool);
 
-/// Adds to cases that ignore case the other spellings of their names in the map. Without them, a
+/// Adds to case-insensitive cases the other spellings of their names in the map. Without them, a
 /// later case for another spelling would decide for clients of an earlier case.
 fn add_spellings(cases: &mut [Case]) {
     let all: Vec<(Key, String)> = cases
