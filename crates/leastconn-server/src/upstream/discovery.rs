@@ -361,3 +361,75 @@ impl FileChanges {
         self.watch().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use members::FoundServer;
+
+    /// Counts the updates of the pool.
+    #[derive(Debug, Default)]
+    struct CountUpdates(Mutex<usize>);
+
+    impl ApplyMembers for CountUpdates {
+        fn apply(
+            &self,
+            pool: &Arc<Pool>,
+            servers: Vec<ServerSpec>,
+            _on_removal: OnRemoval,
+        ) -> Result<MembershipChange, PoolError> {
+            *self.0.lock() += 1;
+            pool.update(servers)
+        }
+    }
+
+    /// The next generation of the upstream finds the removal of a server with its own look-up,
+    /// and then applies `removed`.
+    #[test]
+    fn answer_during_a_reload_changes_neither_source_nor_pool() {
+        let source = Arc::new(Source::new(SourceKind::Srv("_http._tcp.site".into())));
+        let config = ServerSource {
+            kind: source.kind.clone(),
+            weight: leastconn::Weight::ONE,
+            max_conns: None,
+            backup: false,
+            zone: None,
+        };
+        let discovery = Arc::new(Discovery {
+            listed: Vec::new(),
+            sources: vec![(config, Arc::clone(&source))],
+            settings: config::Discovery {
+                hold: Duration::ZERO,
+                ..config::Discovery::default()
+            },
+            is_stopped: Mutex::new(false),
+            duplicates: Mutex::default(),
+        });
+        let pool = Pool::builder("web").may_be_empty(true).build().unwrap();
+        let updates = Arc::new(CountUpdates::default());
+        let follow = Follow {
+            discovery: Arc::clone(&discovery),
+            source: Arc::clone(&source),
+            pool: Arc::new(pool),
+            apply: Arc::<CountUpdates>::clone(&updates),
+        };
+        let answer = |name: &str| {
+            Ok(Answer {
+                servers: vec![FoundServer::new(
+                    name.into(),
+                    "10.0.0.1:80".parse().unwrap(),
+                )],
+                omitted: 0,
+                unknown: Vec::new(),
+                problem: None,
+                ttl: None,
+            })
+        };
+        follow.apply(answer("a"));
+        discovery.stop();
+        follow.apply(answer("b"));
+        assert_eq!(*updates.0.lock(), 1);
+        assert_eq!(source.status().servers, [ServerId::from("a")]);
+        assert!(follow.pool.server("a").is_some());
+    }
+}
