@@ -102,7 +102,7 @@ pub enum OnExpiry {
     Keep,
 }
 
-/// What the other side gets when a TLS stream ends without `close_notify`.
+/// How the connection to the other side ends if a TLS stream ends without `close_notify`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "on_truncation")]

@@ -108,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    /// Time in which a worker makes progress.
+    /// Maximum time until a worker that is not blocked makes progress.
     const PROGRESS: Duration = Duration::from_millis(300);
 
     #[test]

@@ -106,7 +106,7 @@ impl Meter {
         self.is_member[server] = true;
     }
 
-    /// A connection to `server` has been counted.
+    /// Records the begin of a connection to `server`.
     pub fn opened(&mut self, now: Duration, server: usize) {
         self.advance(now);
         self.in_flight[server] += 1;
@@ -114,13 +114,13 @@ impl Meter {
         *most = (*most).max(self.in_flight[server]);
     }
 
-    /// A connection to `server` no longer counts.
+    /// Records the end of a connection to `server`.
     pub fn closed(&mut self, now: Duration, server: usize) {
         self.advance(now);
         self.in_flight[server] = self.in_flight[server].saturating_sub(1);
     }
 
-    /// `server` has accepted a connection whose client arrived at `arrived`.
+    /// Records that `server` has accepted a connection of a client that arrived at `arrived`.
     pub fn accepted(&mut self, now: Duration, arrived: Duration, server: usize) {
         self.advance(now);
         if self.is_measuring(now) {

@@ -79,7 +79,8 @@ pub struct HealthCheck {
 /// `rebalance` of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rebalance {
-    /// Connections of servers with more than this multiple of the mean are closed.
+    /// Connections are closed on servers that have more than this multiple of the mean number of
+    /// connections, in proportion to their weight.
     pub above: f64,
     /// Maximum fraction of the upstream's connections that are closed at once.
     pub most: Ratio,

@@ -51,8 +51,8 @@ pub struct RawListener {
     /// What happens when the client's certificate expires during a connection.
     #[schemars(extend("default" = "close"))]
     pub on_expiry: Opt<OnExpiry>,
-    /// What the other side gets, after all data, when a TLS client or server ends its stream
-    /// without close_notify: a reset, or an orderly end.
+    /// How the connection to the other side ends, after all data, if a TLS client or server ends
+    /// its stream without close_notify: with a reset, or in an orderly way.
     #[schemars(extend("default" = "reset"))]
     pub on_truncation: Opt<OnTruncation>,
     /// Maximum number of certificates that a client may send besides its own. A client that

@@ -152,7 +152,8 @@ pub enum ProxyProtocolOut {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "rebalance")]
 pub struct RawRebalance {
-    /// Connections of servers with more than this multiple of the mean are closed.
+    /// Connections are closed on servers that have more than this multiple of the mean number of
+    /// connections, in proportion to their weight.
     #[schemars(range(min = 1.0), extend("default" = defaults::REBALANCE_ABOVE))]
     pub above: Opt<f64>,
     /// Maximum number of connections that are closed every ten seconds, in percent of all

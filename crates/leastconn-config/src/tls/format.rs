@@ -227,7 +227,7 @@ pub(super) fn describe(bytes: &[u8], wanted: Wanted, path: &Path) -> FileError {
     }
     let help = "use a file in PEM format, with `-----BEGIN` lines";
     let what = match text.first() {
-        Some(b'<') => "this is an HTML or XML page, perhaps of a download that failed",
+        Some(b'<') => "this is an HTML or XML page, possibly from a failed download",
         Some(b'{' | b'[') => "this is JSON",
         _ if text.starts_with(b"---") || is_yaml(text) => "this is YAML",
         _ if text.starts_with(b"ssh-") || text.starts_with(b"ecdsa-") => {

@@ -51,7 +51,7 @@ pub(super) fn lock_directory_of(path: &Path) -> Option<OwnedFd> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "flock cannot wait with a timeout, and another program may hold the lock for ever"
+    reason = "flock cannot wait with a timeout, and another program may hold the lock forever"
 )]
 fn pause() {
     thread::sleep(PAUSE);

@@ -143,7 +143,7 @@ fn invalidate_by<F>(
     }
 }
 
-/// Whether the last lookup has ended less than [`MIN_INTERVAL`] ago.
+/// Whether the last lookup ended less than [`MIN_INTERVAL`] ago.
 fn was_asked_recently(state: &State, now: Instant) -> bool {
     let ended = state.looked_up;
     ended.is_some_and(|at| now.saturating_duration_since(at) < MIN_INTERVAL)
