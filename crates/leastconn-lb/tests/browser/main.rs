@@ -16,6 +16,7 @@ mod support;
 mod accessibility;
 mod content_security_policy;
 mod figures;
+mod fleet;
 mod kill_connection;
 mod large_tables;
 mod problem_notices;
