@@ -90,27 +90,7 @@ impl Pool {
 
     /// Like [`Self::pick`], but for a request that may have further properties.
     pub fn pick_for(&self, candidates: &Candidates, request: &PickRequest<'_>) -> Option<Lease> {
-        let lease = self.rules.pick::<false>(candidates, request);
-        if lease.is_none() {
-            self.request_slots(candidates, request);
-        }
-        lease
-    }
-
-    /// Asks for more slots if a candidate that was not tried lacks only a slot.
-    #[cold]
-    fn request_slots(&self, candidates: &Candidates, request: &PickRequest<'_>) {
-        let tried = request.tried.servers();
-        let is_tried = |member: &&Member| tried.iter().any(|t| Arc::ptr_eq(t, &member.server));
-        let members = candidates.members().iter();
-        let mut is_short = false;
-        for member in members.filter(|m| !is_tried(m) && m.lacks_only_slot(request.now)) {
-            member.server.add_slot_shortage();
-            is_short = true;
-        }
-        if is_short {
-            self.group.request_slots(SlotRequest::Needed);
-        }
+        self.rules.pick::<false>(candidates, request)
     }
 }
 
@@ -163,9 +143,13 @@ impl PickRules {
                 .or_else(|| pick(backup, DialLimit::NONE))
         };
         let primary = if no_primary { None } else { pick_tier(false) };
-        primary
+        let lease = primary
             .or_else(|| pick_tier(true))
-            .or_else(|| self.pick_unavailable::<QUEUED>(candidates, request))
+            .or_else(|| self.pick_unavailable::<QUEUED>(candidates, request));
+        if lease.is_none() && !QUEUED {
+            request_slots(candidates, request);
+        }
+        lease
     }
 
     fn tier<'a, const QUEUED: bool>(
@@ -261,6 +245,20 @@ impl PickRules {
             lacks_slots: false,
             has_room: may_wait && any(&|m| has_room(m) && m.server.is_unhealthy()),
         }
+    }
+}
+
+/// Asks for more slots if a candidate that was not tried lacks only a slot.
+#[cold]
+fn request_slots(candidates: &Candidates, request: &PickRequest<'_>) {
+    let tried = request.tried.servers();
+    let is_tried = |member: &&Member| tried.iter().any(|t| Arc::ptr_eq(t, &member.server));
+    let members = candidates.members().iter();
+    let mut short = members.filter(|m| !is_tried(m) && m.lacks_only_slot(request.now));
+    if let Some(first) = short.next() {
+        first.server.add_slot_shortage();
+        short.for_each(|member| member.server.add_slot_shortage());
+        first.server.request_slots(SlotRequest::Needed);
     }
 }
 

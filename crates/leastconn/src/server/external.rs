@@ -282,7 +282,7 @@ impl Server {
     }
 
     #[cold]
-    fn request_slots(&self, request: SlotRequest) {
+    pub(crate) fn request_slots(&self, request: SlotRequest) {
         if let Some(group) = self.group.upgrade() {
             group.request_slots(request);
         }
