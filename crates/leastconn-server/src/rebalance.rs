@@ -4,6 +4,9 @@
 //! Without this, long-lived connections never move: a server that was added or has returned stays
 //! almost idle. Only clients whose rule has `rebalance = true` are affected.
 //!
+//! In a fleet, the connections of the other members count when shares are compared, and each member
+//! closes its part of the surplus.
+//!
 //! Whether a connection is quiet is found by reading its byte counters twice. The relay itself does
 //! nothing for it.
 
@@ -90,6 +93,7 @@ fn loads(context: &ServerContext, upstream: &UpstreamId) -> Vec<ServerLoad> {
             ServerLoad {
                 server: member.server.id().clone(),
                 connections: status.in_flight,
+                elsewhere: status.external_connections,
                 weight: member.effective_weight(),
                 is_available: status.is_available() && !member.backup,
             }

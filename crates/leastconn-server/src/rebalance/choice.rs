@@ -10,9 +10,17 @@ use leastconn_config::Rebalance;
 pub(super) struct ServerLoad {
     pub(super) server: ServerId,
     pub(super) connections: u32,
+    /// Connections of other members of the fleet.
+    pub(super) elsewhere: u32,
     pub(super) weight: f64,
     /// Whether the server can get new connections and is not a backup.
     pub(super) is_available: bool,
+}
+
+impl ServerLoad {
+    fn total(&self) -> f64 {
+        f64::from(self.connections) + f64::from(self.elsewhere)
+    }
 }
 
 /// A connection that may be closed.
@@ -27,9 +35,7 @@ pub(super) struct QuietConnection<C> {
 /// such servers or no connections.
 fn mean(servers: &[ServerLoad]) -> Option<f64> {
     let available = || servers.iter().filter(|server| server.is_available);
-    let connections: f64 = available()
-        .map(|server| f64::from(server.connections))
-        .sum();
+    let connections: f64 = available().map(ServerLoad::total).sum();
     let weight: f64 = available().map(|server| server.weight).sum();
     (available().count() > 1 && connections > 0.0).then(|| connections / weight)
 }
@@ -42,17 +48,19 @@ pub(super) fn overloaded(
     surplus(policy, servers).into_keys()
 }
 
-/// Returns how many connections each overloaded server has above the mean.
+/// Returns how many connections each overloaded server has above the mean. In a fleet, this is the
+/// part of this member: its part of the connections to the server.
 fn surplus(policy: &Rebalance, servers: &[ServerLoad]) -> HashMap<ServerId, usize> {
     let Some(mean) = mean(servers) else {
         return HashMap::new();
     };
     let servers = servers.iter().filter(|server| server.is_available);
     let surplus = servers.filter_map(|server| {
-        let (connections, share) = (f64::from(server.connections), mean * server.weight);
+        let (total, share) = (server.total(), mean * server.weight);
+        let surplus = (total - share) * f64::from(server.connections) / total.max(1.0);
         // The cast saturates and rounds down, so that no server falls below the mean.
-        let surplus = (connections - share) as usize;
-        let is_over = connections > policy.above * share && surplus > 0;
+        let surplus = surplus as usize;
+        let is_over = total > policy.above * share && surplus > 0;
         is_over.then(|| (server.server.clone(), surplus))
     });
     surplus.collect()
@@ -106,6 +114,7 @@ mod tests {
         let server = |&(name, connections, weight): &(&str, u32, f64)| ServerLoad {
             server: name.into(),
             connections,
+            elsewhere: 0,
             weight,
             is_available: true,
         };
@@ -151,6 +160,19 @@ mod tests {
         let over: Vec<_> = overloaded(&policy(1.0), &loads).collect();
         assert_eq!(over, ["a".into()]);
         assert_eq!(choose(&policy(1.0), &loads, quiet("a", 30)).len(), 20);
+    }
+
+    #[test]
+    fn members_of_a_fleet_close_the_surplus_together() {
+        // In total 120 and 40: 40 connections of `a` are surplus.
+        let mut loads = servers(&[("a", 90, 1.0), ("b", 0, 1.0)]);
+        (loads[0].elsewhere, loads[1].elsewhere) = (30, 40);
+        assert_eq!(choose(&policy(1.0), &loads, quiet("a", 90)).len(), 30);
+        (loads[0].connections, loads[0].elsewhere) = (30, 90);
+        assert_eq!(choose(&policy(1.0), &loads, quiet("a", 30)).len(), 10);
+        // Even in total, although this member has all its connections on one server.
+        (loads[0].connections, loads[0].elsewhere) = (40, 0);
+        assert!(choose(&policy(1.0), &loads, quiet("a", 40)).is_empty());
     }
 
     #[test]
