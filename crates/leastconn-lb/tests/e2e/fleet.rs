@@ -9,6 +9,7 @@ mod limits;
 mod membership;
 mod operators;
 mod outage;
+mod servers;
 mod upgrade;
 
 /// Runs each test with both kinds of stores. A kind that is not installed is skipped.
