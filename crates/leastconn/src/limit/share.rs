@@ -13,7 +13,8 @@
 //! already proves that nothing is free, the connection is refused. Otherwise the store decides.
 //!
 //! If there is no recent answer for the client, other members may have used much of the limit.
-//! The member then admits a quarter as many connections before it asks.
+//! The member then admits a quarter as many connections before it asks. If it is the only member
+//! that accepts connections, it asks at once: its predecessor may have just stopped to accept.
 //!
 //! While the store does not answer, each member enforces its share of the limit on its own:
 //! `limit / members`, rounded up.
@@ -182,6 +183,9 @@ impl Known {
     fn is_far_from_limit(&self, limits: &Limits, members: NonZeroU32, now: u64) -> bool {
         let age = Duration::from_nanos(now.saturating_sub(self.answered));
         let is_recent = self.has_answer && age <= RECENT;
+        if !is_recent && members == NonZeroU32::MIN {
+            return false;
+        }
         let members = f64::from(members.get()) * if is_recent { 1.0 } else { CAUTION };
         let rate = limits.rate.as_ref().is_none_or(|rate| {
             let free = f64::from(rate.burst().get()) - self.used_at(rate, now);

@@ -204,6 +204,23 @@ async fn member_that_is_killed_is_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn connections_of_the_predecessor_count_after_an_upgrade() {
+    let mut fleet = Fleet::start(1, SharedLimits::Fast).await;
+    let limits = limits(None, Some(10));
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        held.push(fleet.members[0].admit(&alice(), &limits).await.unwrap());
+    }
+    fleet.members[0].begin_leaving();
+    fleet.add(1).await;
+    assert!(fleet.members[1].admit(&alice(), &limits).await.is_err());
+    held.pop();
+    millis(100).await;
+    let _new = fleet.members[1].admit(&alice(), &limits).await.unwrap();
+    assert!(fleet.members[1].admit(&alice(), &limits).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn connections_outlive_the_membership() {
     let mut fleet = Fleet::start(2, SharedLimits::Fast).await;
     let limits = limits(Some((0.01, 6)), Some(2));

@@ -71,7 +71,7 @@ fn rate_is_decided_here_only_far_from_the_limit() {
         (3, 19.5, 0, rate_limited(25)),
         (3, 18.0, 2, rate_limited(50)),
         (3, 40.0, 0, rate_limited(1_050)),
-        // One member never asks.
+        // One member does not ask.
         (1, 0.0, 19, Decision::Admit),
         (1, 0.0, 20, rate_limited(50)),
     ] {
@@ -129,9 +129,10 @@ fn member_without_a_recent_answer_is_cautious() {
         ((never, 0), 0, 3, Decision::Admit),
         ((never, 0), 1, 3, Decision::Ask),
         ((never, 0), 0, 6, Decision::Ask),
-        // Also alone: a process that was replaced may still have connections.
-        ((never, 0), 4, 1, Decision::Admit),
-        ((never, 0), 5, 1, Decision::Ask),
+        // A process that was replaced may still have connections.
+        ((never, 0), 0, 1, Decision::Ask),
+        (old(500), 0, 1, Decision::Admit),
+        (old(501), 0, 1, Decision::Ask),
         (old(500), 5, 3, Decision::Admit),
         (old(501), 1, 3, Decision::Ask),
         (old(501), 0, 3, Decision::Admit),

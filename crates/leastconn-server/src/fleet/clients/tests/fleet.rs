@@ -98,10 +98,10 @@ impl Fleet {
         }
     }
 
-    async fn add(&mut self, members: usize) {
-        for number in 0..members {
+    pub(super) async fn add(&mut self, members: usize) {
+        for _ in 0..members {
             self.members.push(Member::new());
-            self.join(number);
+            self.join(self.members.len() - 1);
         }
         millis(300).await;
     }
@@ -175,6 +175,13 @@ impl Member {
         match self.admission.admit(client, limits, net::now())? {
             ClientDecision::Admitted(permit) => Ok(permit),
             ClientDecision::Ask(ask) => ask.wait().await,
+        }
+    }
+
+    /// Stops to accept connections, as the predecessor in an upgrade does.
+    pub(super) fn begin_leaving(&self) {
+        if let Some((shared, _)) = &self.running {
+            shared.begin_leaving();
         }
     }
 
