@@ -389,12 +389,18 @@ impl Limiter {
         while reports.len() < max
             && let Some((source, client)) = self.changes.pop(now)
         {
-            if let Source::Changed(change) = source {
-                client.unmark(change);
-            }
-            reports.extend(client.report(source == Source::Reported, now));
-            if source == Source::Reported && client.keep_repeating() {
-                self.changes.push_reported(client, now);
+            match source {
+                Source::Changed(change) => {
+                    client.unmark(change);
+                    reports.extend(client.report(false, now));
+                }
+                Source::Reported => {
+                    let repeat = client.keep_repeating(now);
+                    reports.extend(client.report(repeat, now));
+                    if repeat {
+                        self.changes.push_reported(client, now);
+                    }
+                }
             }
         }
         self.changes.notify_if_left();

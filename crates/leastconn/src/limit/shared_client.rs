@@ -50,6 +50,10 @@ const ASK: u64 = 2;
 /// another entry for the same client.
 const DETACHED: u64 = 4;
 
+/// How long the end of the last connection of a client is reported again. A failover of the store
+/// can lose the last writes, and the store then counts connections that have ended.
+const REPEAT_CLOSED: Duration = Duration::from_secs(30);
+
 #[derive(Debug, Default)]
 struct State {
     /// The limits of the last attempt.
@@ -69,6 +73,8 @@ struct State {
     unsent_alone: u32,
     /// Tokens in the report that is not acknowledged.
     sent: u32,
+    /// The most connections that the store may count because of this report.
+    sent_open: u32,
     /// Connections that wait, including some that have stopped waiting. The first `asked` are in
     /// the report that is not acknowledged.
     asks: VecDeque<Arc<Cell>>,
@@ -77,6 +83,8 @@ struct State {
     has_report: bool,
     /// Whether the client is in the queue of clients that are reported again.
     is_repeated: bool,
+    /// When the store last learnt that no connection is open.
+    closed: u64,
 }
 
 impl SharedClient {
@@ -191,13 +199,13 @@ impl SharedClient {
         let admitted = state.unsent.saturating_add(state.unsent_alone(now));
         let open = self.open();
         let is_known = admitted == 0 && state.asks.is_empty() && open == state.reported_open;
-        if is_known && !(repeat && open > 0) {
+        if is_known && !repeat {
             state.unsent_alone = 0;
             return None;
         }
         (state.unsent, state.unsent_alone, state.sent) = (0, 0, admitted);
         state.has_report = true;
-        state.ask();
+        state.ask(open);
         Some(UsageReport::new(
             Arc::clone(self),
             state.limits,
@@ -207,12 +215,12 @@ impl SharedClient {
         ))
     }
 
-    /// Whether the client has to be reported again from time to time: called after
-    /// [`Self::report`] with `repeat`.
-    pub(super) fn keep_repeating(&self) -> bool {
+    /// Whether the client has to be reported again from time to time.
+    pub(super) fn keep_repeating(&self, now: u64) -> bool {
         let mut state = self.state.lock();
-        let open = state.has_report || state.reported_open > 0 || self.open() > 0;
-        state.is_repeated = open && !self.is_detached();
+        let is_open = state.has_report || state.reported_open > 0 || self.open() > 0;
+        let since_closed = Duration::from_nanos(now.saturating_sub(state.closed));
+        state.is_repeated = (is_open || since_closed < REPEAT_CLOSED) && !self.is_detached();
         state.is_repeated
     }
 
@@ -221,8 +229,9 @@ impl SharedClient {
     pub(super) fn refresh(&self) -> (Limits, u32, u32) {
         let mut state = self.state.lock();
         state.forget_cancelled();
-        state.ask();
-        (state.limits, asks(state.asked), self.open())
+        let open = self.open();
+        state.ask(open);
+        (state.limits, asks(state.asked), open)
     }
 
     /// Applies the answer to a report with `open` open connections.
@@ -235,10 +244,15 @@ impl SharedClient {
         state.used = answer.used;
         state.answered = now;
         state.others_open = answer.others_open;
+        let was_open = state.reported_open > 0 || std::mem::take(&mut state.sent_open) > 0;
         state.reported_open = open.saturating_add(answer.granted);
+        if was_open && state.reported_open == 0 {
+            state.closed = now;
+        }
         let wakers = self.distribute(&mut state, answer.granted, now);
 
-        let is_repeated = state.reported_open > 0 && !state.is_repeated && !self.is_detached();
+        let may_repeat = (was_open || state.reported_open > 0) && !self.is_detached();
+        let is_repeated = may_repeat && !state.is_repeated;
         state.is_repeated |= is_repeated;
         let change = if !state.asks.is_empty() {
             Some(Change::Ask)
@@ -337,6 +351,7 @@ impl SharedClient {
         let state = self.state.lock();
         let rate = state.limits.rate.as_ref();
         self.is_settled(&state, now)
+            && !state.is_repeated
             && state.bucket.is_full(now)
             && self.known(&state, now).is_full(rate, now)
     }
@@ -436,8 +451,9 @@ impl State {
     /// Puts the connections that wait into the report, unless it contains admitted connections.
     /// They are then in the next report. If other members admit connections of this client at
     /// the same time, the store knows of them by then.
-    fn ask(&mut self) {
+    fn ask(&mut self, open: u32) {
         self.asked = if self.sent == 0 { self.asks.len() } else { 0 };
+        self.sent_open = self.sent_open.max(open.saturating_add(asks(self.asked)));
     }
 
     /// Removes connections that do not wait any more. Returns whether there were any.

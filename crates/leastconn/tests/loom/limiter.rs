@@ -136,7 +136,9 @@ fn end_of_a_connection_is_always_reported() {
         }
         assert!(report(&limiter).is_none());
         assert_eq!(last, Some(0));
-        limiter.forget_idle(at(1));
+        // The end is not reported again after this time.
+        assert!(limiter.usage_reports(10, at(60)).is_empty());
+        limiter.forget_idle(at(60));
         assert!(limiter.is_empty());
     });
 }

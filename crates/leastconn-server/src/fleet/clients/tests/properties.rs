@@ -253,6 +253,7 @@ proptest! {
             millis(5_000).await;
             prop_assert_eq!(run.stored(), 0);
             prop_assert_eq!(run.fleet.server.clients(), 0, "no key is left");
+            millis(60_000).await;
             for member in &run.fleet.members {
                 member.admission.limiters.forget_idle(net::now());
                 prop_assert!(member.admission.limiters.is_empty());
