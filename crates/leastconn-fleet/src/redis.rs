@@ -16,6 +16,18 @@
 //!
 //! All keys expire: the keys of limited clients when the bucket is full and no member has a
 //! connection, the others a day after the last exchange.
+//!
+//! Measured on one busy core with Redis 7.0 and Valkey 9.1, three members:
+//!
+//! | what | cost |
+//! |---|---|
+//! | `beat` | 20 to 30 µs |
+//! | `limit` | 9 µs a client |
+//! | `slots` | 7 µs a server |
+//! | a limited client with connections on all members | 240 to 280 bytes |
+//! | 1,000 new connections a second | 800 exchanges, 0.7 MB received and 0.4 MB sent a second, 7 to 9 % of the core |
+//!
+//! `redis/tests/load.rs` measures this.
 
 mod connection;
 mod decode;
@@ -121,8 +133,12 @@ impl Redis {
             let pipeline = self.encoder.pipeline(request, connection.scripts());
             match send(connection, &pipeline, request).await {
                 Ok(answer) => return Ok(answer),
-                Err(Failure::Moved(address)) if redirections < REDIRECTIONS => {
+                Err(Failure::Moved { host, port }) if redirections < REDIRECTIONS => {
                     redirections += 1;
+                    let Some(address) = Failure::moved(connection.address(), &host, &port) else {
+                        let failure = Failure::Moved { host, port };
+                        return Err(failure.describe(connection.address()));
+                    };
                     *connection = self.open(&address).await?;
                     self.redirected = Some(address);
                 }

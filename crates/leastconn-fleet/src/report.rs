@@ -44,7 +44,6 @@ pub struct Counts {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ServerCount {
     pub server: ServerKey,
-    /// Connections in flight.
     pub open: u32,
     /// Dials per second, averaged over about a second.
     pub dials_per_second: f32,
@@ -53,7 +52,6 @@ pub struct ServerCount {
 /// What people see in `ctl fleet`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
-    /// Version of the program.
     pub version: String,
     pub host: String,
     /// Digest of the running configuration.

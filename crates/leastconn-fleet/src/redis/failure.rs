@@ -9,8 +9,8 @@ use crate::{endpoint::RedisSettings, store::StoreError};
 
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The keys are on another node of the cluster.
-    Moved(Address),
+    /// The keys are on another node of the cluster. An empty host means the host of this node.
+    Moved { host: String, port: String },
     /// The server does not have the script.
     NoScript,
     /// An error reply.
@@ -34,7 +34,7 @@ impl Failure {
         let detail = error.details().unwrap_or_default();
         match error.code() {
             "MOVED" => match moved_to(detail) {
-                Some(address) => Self::Moved(address),
+                Some((host, port)) => Self::Moved { host, port },
                 None => Self::Server {
                     code: "MOVED".to_owned(),
                     detail: detail.to_owned(),
@@ -106,8 +106,9 @@ impl Failure {
 
     fn text(self, address: &Address, user: &str) -> StoreError {
         match self {
-            Self::Moved(to) => StoreError::Unavailable(format!(
-                "{address}: the cluster redirects in a circle, at last to {to}"
+            Self::Moved { host, port } => StoreError::Unavailable(format!(
+                "{address}: the cluster redirects to {host}:{port}, which is not valid or \
+                 redirects again"
             )),
             Self::NoScript => StoreError::Unavailable(format!(
                 "{address}: the scripts were removed while they were used"
@@ -171,6 +172,15 @@ impl Failure {
 
     pub(super) fn nowhere(reason: &str) -> StoreError {
         StoreError::Refused(reason.to_owned())
+    }
+
+    /// The address of a redirection by the node `from`.
+    pub(super) fn moved(from: &Address, host: &str, port: &str) -> Option<Address> {
+        match (host, from) {
+            ("", Address::Ip(ip)) => Self::parse_address(&ip.ip().to_string(), port),
+            ("", Address::Name { host, .. }) => Self::parse_address(host, port),
+            _ => Self::parse_address(host, port),
+        }
     }
 
     pub(super) fn parse_address(host: &str, port: &str) -> Option<Address> {
@@ -238,10 +248,39 @@ fn is_script_refused(detail: &str) -> bool {
         || detail.contains("ACL failure in script")
 }
 
-/// The address in `SLOT HOST:PORT`. An empty host, which means the same host as before, is not
-/// supported: set `cluster-announce-ip`.
-fn moved_to(detail: &str) -> Option<Address> {
+/// Host and port in `SLOT HOST:PORT`.
+fn moved_to(detail: &str) -> Option<(String, String)> {
     let (_, address) = detail.split_once(' ')?;
     let (host, port) = address.rsplit_once(':')?;
-    Failure::parse_address(host, port)
+    Some((host.to_owned(), port.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirections_without_host_keep_the_host() {
+        let moved = |from: &str, detail: &str| {
+            let (host, port) = moved_to(detail)?;
+            let address = Failure::moved(&from.parse().unwrap(), &host, &port)?;
+            Some(address.to_string())
+        };
+        let cases = [
+            (
+                "10.0.0.1:6379",
+                "12539 10.0.0.2:6380",
+                Some("10.0.0.2:6380"),
+            ),
+            ("10.0.0.1:6379", "12539 :6380", Some("10.0.0.1:6380")),
+            ("valkey:6379", "12539 :6380", Some("valkey:6380")),
+            ("[::1]:6379", "12539 ::2:6380", Some("[::2]:6380")),
+            ("[::1]:6379", "12539 :6380", Some("[::1]:6380")),
+            ("10.0.0.1:6379", "12539 ?:6380", None),
+            ("10.0.0.1:6379", "12539", None),
+        ];
+        for (from, detail, expected) in cases {
+            assert_eq!(moved(from, detail).as_deref(), expected, "{detail}");
+        }
+    }
 }

@@ -127,6 +127,22 @@ pub(super) fn report_of(member: u64) -> Report {
 }
 
 #[tokio::test]
+async fn members_that_leave_are_removed() {
+    for kind in StoreKind::installed() {
+        let server = StoreServer::start(kind).await;
+        let mut member = redis(&server);
+        let report = report_of(0);
+        member.exchange(&report).await.unwrap();
+        member.leave(&report.member).await.unwrap();
+        let members = server.command(&["HKEYS", "lc1:{test}:m"]).await.texts();
+        assert_eq!(members, [".since"]);
+        let keys = server.keys().await;
+        let expected = ["lc1:{test}:m", "lc1:{test}:s:0000000000000005"];
+        assert_eq!(keys, expected);
+    }
+}
+
+#[tokio::test]
 async fn evicted_keys_are_noticed() {
     for kind in StoreKind::installed() {
         let server = StoreServer::start(kind).await;
