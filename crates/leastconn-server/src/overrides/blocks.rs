@@ -131,11 +131,14 @@ impl Overrides {
     /// The blocks in force, by target. If a target is blocked both here and in the fleet, the list
     /// has both blocks.
     pub fn blocks(&self) -> Vec<Block> {
-        let now = Timestamp::now();
-        let active = self.lock();
+        let mut active = self.lock();
+        if active.blocks.remove_expired(Timestamp::now()) {
+            // Authorization ignores expired blocks, but searches for them.
+            let in_force = &self.snapshots.load().blocks;
+            in_force.replace(active.blocks.list());
+        }
         let of = |blocks: &BTreeMap<BlockTarget, SetBlock>, origin| {
-            let in_force = blocks.iter().filter(|(_, set)| set.is_in_force(now));
-            let blocks = in_force.map(|(target, set)| Block {
+            let blocks = blocks.iter().map(|(target, set)| Block {
                 target: target.clone(),
                 since: set.since,
                 until: set.until,
@@ -204,12 +207,15 @@ fn close_blocked(registry: &Registry, blocks: &Blocks) -> usize {
 }
 
 impl ActiveBlocks {
-    fn remove_expired(&mut self, now: Timestamp) {
+    /// Returns whether a block has expired.
+    fn remove_expired(&mut self, now: Timestamp) -> bool {
+        let before = self.here.len() + self.fleet.len();
         self.here.retain(|_, set| set.is_in_force(now));
         self.fleet.retain(|_, set| set.is_in_force(now));
+        self.here.len() + self.fleet.len() < before
     }
 
-    /// All blocks. Of two blocks of the same target, the one that expires later decides.
+    /// All blocks. A target with two blocks is blocked until the later of both times.
     fn list(&self) -> BlockList {
         let mut list = BTreeMap::new();
         for (target, set) in self.here.iter().chain(&self.fleet) {
