@@ -49,6 +49,12 @@ demo: ## Run a balancer with servers and clients, no setup needed (DEMO_ARGS="--
 	@scripts/setup.sh --build
 	$(CARGO) run --locked -p leastconn-lb -- demo $(DEMO_ARGS)
 
+.PHONY: demo-fleet
+demo-fleet: ## Run three balancers that act as one through Valkey or Redis, no setup needed, 20 seconds
+	@scripts/setup.sh --store
+	$(CARGO) build --locked -p leastconn-lb
+	@scripts/demo-fleet.py
+
 .PHONY: run
 run: certs ## Run the balancer with CONFIG=examples/local.toml; run make simulate-upstreams first
 	@scripts/setup.sh --build
@@ -100,6 +106,11 @@ test-long: ## Run the long end-to-end tests: 8,000 connections, 200 reloads unde
 	$(CARGO) test --locked --release -p leastconn --test limit_memory
 	LEASTCONN_LONG=1 $(CARGO) test --locked --release -p leastconn-lb --test e2e -- --test-threads 1 --nocapture
 	LEASTCONN_LONG=1 $(CARGO) test --locked --release -p leastconn-lb --test real_programs amqp -- --nocapture
+
+.PHONY: test-fleet
+test-fleet: ## Run the long tests of fleets with Redis and Valkey, and print each figure beside its target, 10 minutes
+	@scripts/setup.sh --test
+	@scripts/test-fleet.sh
 
 .PHONY: test-race
 test-race: loom ## Run the loom models, then the multi-threaded tests repeatedly (RACE_ROUNDS=20)

@@ -3,10 +3,11 @@
 # root on Debian or Ubuntu, it installs missing packages; otherwise it lists them. Prints
 # nothing if nothing is missing.
 #
-#   scripts/setup.sh [--build | --test | --lint | --browser | --deb | --deb-test]…     (default: --build)
+#   scripts/setup.sh [--build | --test | --store | --lint | --browser | --deb | --deb-test]…     (default: --build)
 #
 #   --build     cargo in the version that Cargo.toml requires, and a C compiler
 #   --test      the programs that tests run against
+#   --store     Valkey or Redis, whichever is installed; else Redis
 #   --lint      git, python3, shellcheck and cargo-deny
 #   --browser   Chromium for the dashboard tests, and axe-core (accessibility checks)
 #               if npm can download it
@@ -17,16 +18,17 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-TEST='' LINT='' BROWSER='' DEB='' DEB_TEST=''
+TEST='' STORE='' LINT='' BROWSER='' DEB='' DEB_TEST=''
 for arg in "$@"; do
   case $arg in
     --build) ;;
     --test) TEST=1 ;;
+    --store) STORE=1 ;;
     --lint) LINT=1 ;;
     --browser) BROWSER=1 ;;
     --deb) DEB=1 ;;
     --deb-test) DEB=1 DEB_TEST=1 ;;
-    *) echo "usage: setup.sh [--build | --test | --lint | --browser | --deb | --deb-test]…" >&2 && exit 2 ;;
+    *) echo "usage: setup.sh [--build | --test | --store | --lint | --browser | --deb | --deb-test]…" >&2 && exit 2 ;;
   esac
 done
 
@@ -87,6 +89,10 @@ if [ -n "$TEST" ]; then
   want ssh openssh-client
   want sshd openssh-server
   if have python3 && ! python3 -c 'import ensurepip' 2>/dev/null; then MISSING+=(python3-venv); fi
+fi
+if [ -n "$STORE" ]; then
+  have valkey-server || want redis-server redis-server
+  want python3 python3
 fi
 if [ -n "$BROWSER" ] && [ -z "${CHROMIUM:-}" ]; then
   have chromium-browser || have google-chrome || want chromium chromium

@@ -158,6 +158,25 @@ def together(documents):
     expect(spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, "a rollout removes a pod before its replacement is ready")
 
 
+def store(fleet, documents):
+    """The store of a fleet, which is not part of the kustomization."""
+    by_kind = {document["kind"]: document for _, document in fleet}
+    template = by_kind["Deployment"]["spec"]["template"]
+    pod = template["spec"]
+    restricted(pod, pod["containers"][0])
+    labels = template["metadata"]["labels"]
+    policy = by_kind["NetworkPolicy"]["spec"]
+    for selector in (by_kind["Service"]["spec"]["selector"], policy["podSelector"]["matchLabels"]):
+        expect(selector.items() <= labels.items(), f"{selector} does not select the store")
+    balancer = next(document for _, document in documents if document["kind"] == "Deployment")
+    allowed = policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
+    expect(allowed.items() <= balancer["spec"]["template"]["metadata"]["labels"].items(), "the balancers may not connect to the store")
+    toml = next(d for _, d in documents if d["kind"] == "ConfigMap")["data"]["leastconn.toml"]
+    service = by_kind["Service"]
+    address = f'{service["metadata"]["name"]}:{service["spec"]["ports"][0]["port"]}'
+    expect(f'redis://{address}"' in toml, f"the configuration does not name the store {address}")
+
+
 def read(path):
     return [(path.name, document) for document in yaml.safe_load_all(path.read_text()) if document]
 
@@ -180,6 +199,9 @@ def main():
             data = {name: (directory / name).read_text() for name in generated["files"]}
             metadata = {"name": generated["name"], "namespace": kustomization["namespace"]}
             documents.append(("kustomization.yaml", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}))
+        fleet = [entry for path in sorted((directory / "fleet").glob("*.yaml")) for entry in read(path)]
+        schemas(fleet)
+        store(fleet, documents)
     schemas(documents)
     try:
         # extra/headless-service.yaml is an example of a Service in front of the servers.
