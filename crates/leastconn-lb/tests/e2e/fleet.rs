@@ -4,6 +4,7 @@
 //! (`make test-fleet`), tests run longer, and measured figures are appended to the file in
 //! `LEASTCONN_FIGURES`.
 
+mod counts;
 mod harness;
 mod limits;
 mod membership;

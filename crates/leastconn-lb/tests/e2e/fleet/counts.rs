@@ -1,0 +1,136 @@
+//! Least connections over the connections of all members.
+
+use std::time::Duration;
+
+use leastconn_testkit::{DEADLINE, Signal, StoreKind, StoreServer, Upstream, eventually};
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{
+    both_stores,
+    harness::{connect, figure, is_long, members, stop},
+};
+use crate::support::{Running, named_servers};
+
+both_stores! {
+    connections_are_spread_over_servers_across_members,
+    killed_member_no_longer_counts,
+}
+
+/// The connections of other members to each server, as `member` knows them.
+async fn elsewhere(member: &Running) -> f64 {
+    let metrics = member.metrics().await;
+    let name = "leastconn_server_connections_elsewhere";
+    leastconn_testkit::metrics::family(&metrics, name)
+        .map(|(_, value)| value)
+        .sum()
+}
+
+async fn wait_elsewhere(member: &Running, connections: f64) -> Duration {
+    let start = Instant::now();
+    let counted = eventually(DEADLINE, || async {
+        match elsewhere(member).await {
+            now if now == connections => Ok(()),
+            now => Err(format!("{now} connections elsewhere, not {connections}")),
+        }
+    });
+    counted.await.unwrap();
+    start.elapsed()
+}
+
+/// Peak divided by mean of the servers' connections, averaged over the samples.
+async fn peak_to_mean(web: &[Upstream], samples: u32) -> f64 {
+    let mut total = 0.0;
+    for _ in 0..samples {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let open: Vec<_> = web.iter().map(Upstream::open).collect();
+        let mean = open.iter().sum::<usize>() as f64 / open.len() as f64;
+        let peak = open.iter().copied().max().unwrap_or(0) as f64;
+        total += peak / mean.max(1.0);
+    }
+    total / f64::from(samples)
+}
+
+/// Exponentially distributed with this mean. `seed` is advanced.
+fn exponential(mean: f64, seed: &mut u64) -> f64 {
+    *seed = seed
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    let uniform = (*seed >> 11) as f64 / (1_u64 << 53) as f64;
+    -mean * (1.0 - uniform).ln()
+}
+
+async fn connections_are_spread_over_servers_across_members(kind: StoreKind) {
+    let (rate, hold, seconds) = if is_long() {
+        (300.0, 2.0, 15.0)
+    } else {
+        (120.0, 1.0, 4.0)
+    };
+    let store = StoreServer::start(kind).await;
+    let web = named_servers(8).await;
+    let web_list: Vec<_> = web.iter().collect();
+    let url = format!("{:?}", store.url());
+    let all = members(3, &url, &web_list, "", "").await;
+    let mut seed = 42;
+    let mut clients = JoinSet::new();
+    let start = Instant::now();
+    let mut at = 0.0;
+    let mut n = 0;
+    while at < seconds {
+        at += exponential(1.0 / rate, &mut seed);
+        let hold = exponential(hold, &mut seed);
+        let address = all[n % 3].main();
+        n += 1;
+        let begin = start + Duration::from_secs_f64(at);
+        clients.spawn(async move {
+            tokio::time::sleep_until(begin).await;
+            let stream = connect(address, 1).await;
+            assert!(stream.is_some());
+            tokio::time::sleep(Duration::from_secs_f64(hold)).await;
+        });
+    }
+    tokio::time::sleep_until(start + Duration::from_secs_f64(2.0 * hold)).await;
+    let samples = (seconds - 2.0 * hold) / 0.055;
+    let measured = peak_to_mean(&web, samples as u32).await;
+    clients.abort_all();
+    let target = if is_long() { 1.05 } else { 1.15 };
+    figure(
+        "peak/mean of 8 servers, 3 balancers",
+        kind,
+        format!("{measured:.3}"),
+        format!("{target}"),
+    );
+    assert!(measured <= target, "{measured}");
+    drop(clients);
+    stop(all).await;
+}
+
+async fn killed_member_no_longer_counts(kind: StoreKind) {
+    let store = StoreServer::start(kind).await;
+    let web = Upstream::named("web1").await;
+    let url = format!("{:?}", store.url());
+    let mut all = members(3, &url, &[&web], "max_conns = 6", "").await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(connect(all[2].main(), 1).await.expect("an admitted client"));
+    }
+    wait_elsewhere(&all[0], 3.0).await;
+    let killed = all.pop().unwrap();
+    killed.signal(Signal::KILL);
+    killed.wait_exit(DEADLINE).await;
+    let took = wait_elsewhere(&all[0], 0.0).await;
+    figure(
+        "counts of a killed balancer are gone",
+        kind,
+        format!("{:.1} s", took.as_secs_f64()),
+        "3.5 s",
+    );
+    // Polling the metrics takes a while in debug builds on a busy machine.
+    assert!(took < Duration::from_millis(4_000), "{took:?}");
+    // Its connections no longer count against the client.
+    let mut more = Vec::new();
+    for _ in 0..6 {
+        more.push(connect(all[0].main(), 1).await.expect("an admitted client"));
+    }
+    drop((open, more));
+    stop(all).await;
+}
