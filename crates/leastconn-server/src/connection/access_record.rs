@@ -191,7 +191,7 @@ impl AccessRecord {
             self.telemetry.refusals.push(refusal);
         }
         if let Some(line) = line {
-            self.telemetry.access_log.write(line);
+            self.telemetry.access_log.write(&line);
         }
     }
 

@@ -1,5 +1,4 @@
-//! The destination of access log lines. Lines are buffered and written together; lines that
-//! cannot be written are counted.
+//! The destination of access log lines. Lines that cannot be written are counted.
 //!
 //! The reader of a pipe, socket or FIFO may be slow, gone or not started yet. Opening does not wait
 //! for it. Writing waits for the reader until the caller gives up, for example because the
@@ -22,9 +21,6 @@ use rustix::{
     io::Errno,
 };
 
-/// Maximum size of a write to a file.
-const BUFFER: usize = 32 * 1024;
-
 /// Maximum size of a write to a pipe (`PIPE_BUF`): a pipe that is ready accepts it without
 /// blocking, and in one piece.
 const PIPE_WRITE: usize = 4096;
@@ -38,7 +34,6 @@ const POLL_INTERVAL: Timespec = Timespec {
 #[derive(Debug)]
 pub(super) struct Sink {
     output: Output,
-    buffer: Vec<u8>,
     /// Whether the last written line is incomplete.
     is_torn: bool,
     /// Why the last write lost lines, if it did.
@@ -70,12 +65,27 @@ fn hint(path: &Path, error: &io::Error) -> String {
 #[derive(Debug)]
 enum Output {
     Off,
-    Stream(File),
+    Stream(Target),
     File {
         path: PathBuf,
         /// `None` for a FIFO without a reader.
-        file: Option<File>,
+        target: Option<Target>,
     },
+}
+
+/// An open file, pipe or socket.
+#[derive(Debug)]
+struct Target {
+    file: File,
+    /// Writes to regular files never wait for a reader.
+    is_regular: bool,
+}
+
+impl Target {
+    fn new(file: File) -> Self {
+        let is_regular = file.metadata().is_ok_and(|data| data.is_file());
+        Self { file, is_regular }
+    }
 }
 
 impl Sink {
@@ -88,15 +98,14 @@ impl Sink {
             Access::Stdout => Output::Stream(stream(io::stdout().as_fd(), "stdout")?),
             Access::Stderr => Output::Stream(stream(io::stderr().as_fd(), "stderr")?),
             Access::File(path) => {
-                let file = open(path)?;
-                warn_without_reader(path, file.as_ref());
+                let target = open(path)?;
+                warn_without_reader(path, target.as_ref());
                 let path = path.clone();
-                Output::File { path, file }
+                Output::File { path, target }
             }
         };
         Ok(Self {
             output,
-            buffer: Vec::new(),
             is_torn: false,
             last_error: None,
         })
@@ -112,11 +121,11 @@ impl Sink {
 
     /// Reopens the file by its path. If that fails, keeps the open file.
     pub(super) fn reopen(&mut self) {
-        if let Output::File { file, path } = &mut self.output {
+        if let Output::File { target, path } = &mut self.output {
             match open(path) {
                 Ok(opened) => {
                     warn_without_reader(path, opened.as_ref());
-                    *file = opened;
+                    *target = opened;
                     self.is_torn = false;
                 }
                 Err(error) => {
@@ -126,67 +135,52 @@ impl Sink {
         }
     }
 
-    /// Buffers one line, and flushes first if the buffer is full. Returns how many lines were
-    /// lost.
-    pub(super) fn push(&mut self, line: &[u8], give_up: impl Fn() -> bool) -> u64 {
-        if !self.is_on() {
-            return 0;
-        }
-        let mut lost = 0;
-        if self.buffer.len() + line.len() > BUFFER {
-            lost = self.flush(give_up);
-        }
-        if self.buffer.is_empty() && self.is_torn {
+    /// Writes whole lines; if a write would block, waits until it is possible or `give_up` returns
+    /// true. Returns how many lines were lost.
+    pub(super) fn write(&mut self, lines: &[u8], give_up: impl Fn() -> bool) -> u64 {
+        if self.is_torn {
             // Ends the incomplete line.
-            self.buffer.push(b'\n');
-        }
-        self.buffer.extend_from_slice(line);
-        lost
-    }
-
-    /// Writes the buffered lines; if a write would block, waits until it is possible or `give_up`
-    /// returns true. Returns how many lines were lost.
-    pub(super) fn flush(&mut self, give_up: impl Fn() -> bool) -> u64 {
-        if self.buffer.is_empty() {
-            return 0;
+            let (written, error) = self.output.write(b"\n", &give_up);
+            self.is_torn = written == 0;
+            if error.is_some() {
+                self.last_error = error;
+                return count_lines(lines);
+            }
         }
         let written;
-        (written, self.last_error) = self.output.write(&self.buffer, give_up);
-        let rest = &self.buffer[written..];
-        let mut lost = rest.iter().filter(|&&byte| byte == b'\n').count() as u64;
-        if written == 0 {
-            // The line feed that was to end the incomplete line is not a lost line.
-            lost -= u64::from(self.is_torn);
-        } else {
-            self.is_torn = self.buffer[written - 1] != b'\n';
+        (written, self.last_error) = self.output.write(lines, &give_up);
+        if written > 0 {
+            self.is_torn = lines[written - 1] != b'\n';
         }
-        self.buffer.clear();
-        lost
+        count_lines(&lines[written..])
     }
+}
+
+fn count_lines(text: &[u8]) -> u64 {
+    text.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
 impl Output {
     /// Returns how many bytes were written, and the error if some were not.
     fn write(&mut self, bytes: &[u8], give_up: impl Fn() -> bool) -> (usize, Option<io::Error>) {
-        let file = match self {
+        let Target { file, is_regular } = match self {
             Self::Off => return (bytes.len(), None),
-            Self::Stream(file) => file,
-            Self::File { file, path } => {
+            Self::Stream(target) => target,
+            Self::File { target, path } => {
                 // The FIFO may have a reader by now.
-                if file.is_none() {
-                    *file = open(path).ok().flatten();
+                if target.is_none() {
+                    *target = open(path).ok().flatten();
                 }
-                match file {
-                    Some(file) => file,
+                match target {
+                    Some(target) => target,
                     None => return (0, Some(io::Error::other("the FIFO has no reader"))),
                 }
             }
         };
-        let is_regular = file.metadata().is_ok_and(|data| data.is_file());
-        let max_write = if is_regular { bytes.len() } else { PIPE_WRITE };
+        let max_write = if *is_regular { bytes.len() } else { PIPE_WRITE };
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            if !is_regular && !is_ready(file, &give_up) {
+            if !*is_regular && !is_ready(file, &give_up) {
                 return (written, Some(io::Error::other("the reader is too slow")));
             }
             // Write whole lines where they fit, because another process may write to the same pipe.
@@ -220,15 +214,15 @@ fn is_ready(file: &File, give_up: impl Fn() -> bool) -> bool {
     }
 }
 
-fn stream(stream: BorrowedFd<'_>, name: &str) -> Result<File, OpenError> {
+fn stream(stream: BorrowedFd<'_>, name: &str) -> Result<Target, OpenError> {
     let owned = stream.try_clone_to_owned();
     owned
-        .map(File::from)
+        .map(|owned| Target::new(File::from(owned)))
         .map_err(|error| OpenError::new(name, error))
 }
 
 /// Opens a file for appending. Returns `None` for a FIFO without a reader.
-fn open(path: &Path) -> Result<Option<File>, OpenError> {
+fn open(path: &Path) -> Result<Option<Target>, OpenError> {
     // Without this flag, opening a FIFO would wait for its reader. The flag has no effect on
     // regular files.
     let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
@@ -236,7 +230,7 @@ fn open(path: &Path) -> Result<Option<File>, OpenError> {
     options.create(true).append(true).custom_flags(nonblock);
     let opened = files::record(path, || options.open(path));
     match opened {
-        Ok(file) => Ok(Some(file)),
+        Ok(file) => Ok(Some(Target::new(file))),
         Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) && is_fifo(path) => {
             Ok(None)
         }
@@ -244,8 +238,8 @@ fn open(path: &Path) -> Result<Option<File>, OpenError> {
     }
 }
 
-fn warn_without_reader(path: &Path, file: Option<&File>) {
-    if file.is_none() {
+fn warn_without_reader(path: &Path, target: Option<&Target>) {
+    if target.is_none() {
         tracing::warn!(path = %path.display(), "access log FIFO has no reader, lines are lost");
     }
 }

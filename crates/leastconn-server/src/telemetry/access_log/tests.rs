@@ -50,7 +50,7 @@ fn read(from: &mut fs::File) -> Vec<u8> {
 fn full_device_loses_each_line_once() {
     let (log, flusher) = AccessLog::open(&at(Path::new("/dev/full"))).unwrap();
     for n in 0..1000 {
-        log.write(line(n));
+        log.write(&line(n));
     }
     drop(flusher);
     assert_eq!(log.lost(), 1000);
@@ -61,12 +61,12 @@ fn fifo_readers_may_come_and_go() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir);
     let (log, _flusher) = AccessLog::open(&at(&path)).unwrap();
-    log.write(line(1));
+    log.write(&line(1));
     wait("no reader", || log.lost() == 1);
     for round in 0..3 {
         let lost = log.lost();
         let mut reader = reader(&path);
-        log.write(line(round));
+        log.write(&line(round));
         let mut got = Vec::new();
         wait("a reader", || {
             got.extend(read(&mut reader));
@@ -75,11 +75,11 @@ fn fifo_readers_may_come_and_go() {
         assert_eq!(log.lost(), lost);
         drop(reader);
         // The write must fail with an error and not raise SIGPIPE, which would end the process.
-        log.write(line(round));
+        log.write(&line(round));
         wait("the reader has gone", || log.lost() == lost + 1);
     }
     log.reopen();
-    log.write(line(9));
+    log.write(&line(9));
     wait("no reader", || log.lost() == 5);
 }
 
@@ -88,13 +88,13 @@ fn destination_changes_despite_a_stalled_reader() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir);
     let mut reader = reader(&path);
-    let (log, flusher) = AccessLog::start(Sink::open(&at(&path)).unwrap(), 100).unwrap();
+    let (log, flusher) = AccessLog::start(Sink::open(&at(&path)).unwrap(), 100_000).unwrap();
     let long = [b"x".repeat(1000), b"\n".to_vec()].concat();
     let start = leastconn::net::now();
     let mut sent = 0;
     // Lines are lost once the pipe, the buffer and the queue are full.
     while log.lost() == 0 {
-        log.write(long.clone());
+        log.write(&long);
         sent += 1;
         assert!(sent < 10_000);
     }
@@ -103,7 +103,7 @@ fn destination_changes_despite_a_stalled_reader() {
     log.switch(log.prepare(&at(&other)).unwrap());
     wait("the other destination", || {
         other.exists() && {
-            log.write(line(7));
+            log.write(&line(7));
             sent += 1;
             fs::read_to_string(&other)
                 .unwrap()
@@ -125,33 +125,58 @@ fn destination_changes_despite_a_stalled_reader() {
     assert_eq!(written + usize::try_from(log.lost()).unwrap(), sent);
 }
 
-/// The destination changes between two lines, while a line is buffered for a stalled reader.
+/// The destination changes while lines wait for a stalled reader.
 #[test]
 fn previous_destination_is_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir);
     let _reader = reader(&path);
-    let shared = Arc::new(Shared::default());
-    let mut writer = Writer {
-        sink: Sink::open(&at(&path)).unwrap(),
-        shared: Arc::clone(&shared),
-        last_warning: None,
-        reported: 0,
-    };
+    let shared = Arc::new(Shared::new(QUEUE));
+    let mut writer = Writer::new(Sink::open(&at(&path)).unwrap(), Arc::clone(&shared));
     let long = [b"x".repeat(1000), b"\n".to_vec()].concat();
-    while writer.sink.push(&long, || true) == 0 {}
+    // Fills the pipe.
+    while writer.sink.write(&long, || true) == 0 {}
+    let (done, written) = sync_channel(1);
+    // Two writes: the first one waits for the reader until the destination changes.
+    let lines = [long.repeat(70), line(7)].concat();
+    thread::spawn(move || {
+        writer.write(&lines);
+        done.send(()).unwrap();
+    });
+    assert!(
+        written.recv_timeout(Duration::from_millis(50)).is_err(),
+        "the reader is stalled"
+    );
     let other = dir.path().join("other");
     *shared.next.lock() = Some(Sink::open(&at(&other)).unwrap());
     shared.has_next.store(true, Ordering::Release);
-    let (done, written) = sync_channel(1);
-    thread::spawn(move || {
-        writer.handle(Message::Line(line(7)));
-        writer.flush();
-        done.send(()).unwrap();
-    });
     written.recv_timeout(Duration::from_secs(10)).unwrap();
-    assert_eq!(fs::read(&other).unwrap(), line(7));
-    assert_eq!(shared.lost.load(Ordering::Relaxed), 1);
+    let moved = fs::read(&other).unwrap();
+    assert!(moved.ends_with(&line(7)));
+    let moved = moved.iter().filter(|&&byte| byte == b'\n').count() as u64;
+    assert_eq!(moved + shared.lost.load(Ordering::Relaxed), 71);
+}
+
+#[test]
+fn lines_in_quick_succession_share_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(&dir);
+    let mut reader = reader(&path);
+    let (log, _flusher) = AccessLog::open(&at(&path)).unwrap();
+    let mut got = Vec::new();
+    for n in 0..1000 {
+        log.write(&line(n));
+    }
+    let mut reads = 0;
+    wait("all lines", || {
+        let more = read(&mut reader);
+        reads += usize::from(!more.is_empty());
+        got.extend(more);
+        got.ends_with(&line(999))
+    });
+    let sent: Vec<u8> = (0..1000).flat_map(line).collect();
+    assert_eq!(got, sent);
+    assert!(reads < 100, "{reads} reads for 1,000 lines");
 }
 
 #[test]
@@ -163,12 +188,11 @@ fn line_after_an_incomplete_one_is_whole() {
     let long = [b"x".repeat(5000), b"\n".to_vec()].concat();
     let mut lost = 0;
     for _ in 0..20 {
-        lost += sink.push(&long, || true);
+        lost += sink.write(&long, || true);
     }
-    lost += sink.flush(|| true);
     assert!(lost > 0);
     let mut piped = read(&mut reader);
-    assert_eq!(sink.push(&line(1), || true) + sink.flush(|| true), 0);
+    assert_eq!(sink.write(&line(1), || true), 0);
     piped.extend(read(&mut reader));
     let lines: Vec<_> = piped.split(|&byte| byte == b'\n').collect();
     let whole = lines.iter().filter(|line| line.len() == 5000).count() as u64;
