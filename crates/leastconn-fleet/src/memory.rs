@@ -297,6 +297,10 @@ impl Store for InMemory {
         Ok(())
     }
 
+    fn server(&self) -> Option<&str> {
+        self.connected.then_some("in memory")
+    }
+
     fn disconnect(&mut self) {
         self.connected = false;
         self.session.deliver_again();

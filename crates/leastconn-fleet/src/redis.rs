@@ -100,12 +100,6 @@ impl Redis {
         self.attempts = 0;
     }
 
-    /// Address, product and version of the connected server: `127.0.0.1:6379 (valkey 9.1.2)`.
-    /// `None` if the last exchange did not succeed.
-    pub fn server(&self) -> Option<&str> {
-        self.connection.as_ref().map(Connection::server)
-    }
-
     async fn run(
         &mut self,
         connection: &mut Connection,
@@ -215,6 +209,11 @@ impl Store for Redis {
         checked.map_err(|failure| failure.into_error(connection.address(), &self.settings))?;
         self.connection = Some(connection);
         Ok(())
+    }
+
+    /// `127.0.0.1:6379 (valkey 9.1.2)`.
+    fn server(&self) -> Option<&str> {
+        self.connection.as_ref().map(Connection::server)
     }
 
     fn disconnect(&mut self) {

@@ -21,6 +21,9 @@ pub trait Store: Send {
     /// Other members forget a member that does not call this after `gone_after`.
     fn leave(&mut self, member: &MemberId) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Address, product and version of the server, for operators. `None`: not connected.
+    fn server(&self) -> Option<&str>;
+
     /// Drops the connection. The next exchange opens a new one and sends everything again, and
     /// its view contains the changes of the last view again. For a process that was paused: the
     /// other members may have removed its numbers, and it must not use the last view.

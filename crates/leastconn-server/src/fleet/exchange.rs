@@ -102,6 +102,7 @@ async fn exchange<S: Store>(
                 members,
             };
             if shared.apply(&exchange) {
+                shared.set_server(store.server());
                 return Ok(());
             }
             // The process was paused. Other members may have removed its numbers from the store.

@@ -67,7 +67,7 @@ impl FleetHandle for RunningMember {
             since: since.unwrap_or(Timestamp::MIN),
             members: std::iter::once(own).chain(others).collect(),
             store: StoreStatus {
-                address: self.settings.store.clone(),
+                address: status.server.unwrap_or_else(|| self.settings.store.clone()),
                 round_trip: status.round_trip,
                 failures: status.failures,
                 error: status.error.map(|error| error.to_string()),

@@ -47,6 +47,7 @@ struct Inner {
     others: Vec<MemberView>,
     viewed: Instant,
     facts: Option<Facts>,
+    server: Option<String>,
 }
 
 /// A copy of the state, for operators.
@@ -66,6 +67,8 @@ pub(super) struct SharedStatus {
     pub(super) viewed: Instant,
     /// The last facts that this process has reported.
     pub(super) facts: Option<Facts>,
+    /// Address and version of the connected store.
+    pub(super) server: Option<String>,
 }
 
 impl Shared {
@@ -97,6 +100,7 @@ impl Shared {
                 others: Vec::new(),
                 viewed: since,
                 facts: None,
+                server: None,
             }),
         }
     }
@@ -197,6 +201,7 @@ impl Shared {
             return;
         }
         inner.failures += 1;
+        inner.server = None;
         if inner.error.as_ref() != Some(error) {
             tracing::debug!(%error, "fleet store: exchange failed");
         }
@@ -205,6 +210,14 @@ impl Shared {
             participant.failed(report);
         }
         self.apply_transitions(&mut inner, now);
+    }
+
+    /// Remembers the server of the last exchange.
+    pub(super) fn set_server(&self, server: Option<&str>) {
+        let mut inner = self.inner.lock();
+        if inner.server.as_deref() != server {
+            inner.server = server.map(str::to_owned);
+        }
     }
 
     pub(super) fn next_tick(&self) -> Option<Instant> {
@@ -261,6 +274,7 @@ impl Shared {
             others: inner.others.clone(),
             viewed: inner.viewed,
             facts: inner.facts.clone(),
+            server: inner.server.clone(),
         }
     }
 

@@ -72,6 +72,10 @@ impl Store for Scripted {
         Ok(())
     }
 
+    fn server(&self) -> Option<&str> {
+        None
+    }
+
     fn disconnect(&mut self) {}
 }
 

@@ -176,7 +176,8 @@ async fn member_that_is_cut_off_admits_its_share(kind: StoreKind) {
     open_all(&addresses, &mut held).await;
     let total = held.len();
     figure("one of three cut off, max_conns = 30", kind, total, "40");
-    assert!((35..=40).contains(&total), "{total}");
+    // In the mode `fast`, each of the joined members may admit one more before it has asked.
+    assert!((35..=42).contains(&total), "{total}");
     proxy.black_hole(false);
     for member in &all {
         wait_members(member, 3).await;
@@ -202,7 +203,8 @@ async fn paused_member_does_not_decide_by_old_numbers(kind: StoreKind) {
     wait_members(&all[0], 2).await;
     let mut held = Vec::new();
     open_all(&[all[0].main(), all[1].main()], &mut held).await;
-    assert_eq!(held.len(), 30);
+    // In the mode `fast`, each member may admit one more before it has asked.
+    assert!((30..=32).contains(&held.len()), "{}", held.len());
     let waiting: Vec<_> = (0..20)
         .map(|_| tokio::spawn(connect(all[2].main(), 1)))
         .collect();

@@ -62,6 +62,10 @@ impl Store for Delayed {
         self.store.leave(member).await
     }
 
+    fn server(&self) -> Option<&str> {
+        None
+    }
+
     fn disconnect(&mut self) {
         self.store.disconnect();
     }
