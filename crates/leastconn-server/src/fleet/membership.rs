@@ -15,7 +15,7 @@ pub enum Membership {
     Joined {
         /// Serving members, including this one.
         members: NonZeroU32,
-        /// Whether the store answers. If not, nobody should wait for an answer.
+        /// Whether the store answers. If not, connections must not wait for an answer.
         can_ask: bool,
     },
     /// The store did not answer for too long, or not yet. Decisions must not use the numbers of
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_asks_after_a_failed_exchange() {
+    fn no_connection_asks_after_a_failed_exchange() {
         let start = leastconn::net::now();
         let membership = SharedMembership::new(start);
         let members = NonZeroU32::MIN;

@@ -28,7 +28,7 @@ pub trait Participant: fmt::Debug + Send + Sync {
     /// Applies the answer of the store.
     fn apply(&self, exchange: &Exchange<'_>);
 
-    /// The exchange failed: the report may have been applied or not. Nobody may wait for its
+    /// The exchange failed: the report may have been applied or not. No connection may wait for its
     /// answer any more.
     fn failed(&self, _report: &Report) {}
 
