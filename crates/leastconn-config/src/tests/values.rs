@@ -360,7 +360,10 @@ fn schema_defaults_match_the_code() {
             default("listener", "on_expiry"),
         ),
     );
-    assert_eq!(config(&written), config(PLAIN));
+    let mut written = config(&written);
+    // The digest is that of the file, which is not the same.
+    written.digest = config(PLAIN).digest;
+    assert_eq!(written, config(PLAIN));
 }
 
 #[test]

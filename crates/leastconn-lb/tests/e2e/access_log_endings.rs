@@ -258,10 +258,11 @@ async fn records_contain_what_was_known_at_the_end() {
         .iter()
         .map(|record| record["outcome"].as_str().unwrap())
         .collect();
-    // Other tests cover these outcomes, for example client_departure.rs (`client_closed`),
-    // crl_expiry.rs (`crl_expired`), queue.rs (`queue_timeout`), discovery_file.rs
-    // (`server_removed`) and rebalance.rs (`rebalanced`).
-    const ELSEWHERE: [&str; 8] = [
+    // Other tests cover these outcomes, for example blocks.rs (`blocked`), client_departure.rs
+    // (`client_closed`), crl_expiry.rs (`crl_expired`), queue.rs (`queue_timeout`),
+    // discovery_file.rs (`server_removed`) and rebalance.rs (`rebalanced`).
+    const ELSEWHERE: [&str; 9] = [
+        "blocked",
         "overloaded",
         "killed",
         "client_closed",
