@@ -9,12 +9,13 @@ use super::{Endpoints, FIXED, Header, HeaderError, MAX_REST, MAX_V1, SIGNATURE, 
 
 /// Decodes the header at the start of `bytes`.
 ///
-/// Returns the header and its length, or `None` if `bytes` is an incomplete header.
-/// Bytes after the header are ignored.
+/// Returns the header and its length, or `None` if the header is still incomplete. Bytes after the
+/// header are ignored.
 ///
 /// # Errors
-/// If `bytes` is not the start of an acceptable header. Most errors are returned before the
-/// header is complete. Errors in a line of version 1 are returned when the line is complete.
+/// If `bytes` cannot be the start of an acceptable header. Most errors are detected before the
+/// header is complete. Errors in a version 1 line are reported only once the whole line has
+/// arrived.
 pub fn parse(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
     const WORD: &[u8] = b"PROXY ";
     if begins_like(bytes, WORD) {
@@ -30,7 +31,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
     Err(HeaderError::Missing(Unexpected::of(bytes)))
 }
 
-/// Whether `bytes` starts with `start`, or is a prefix of `start`.
+/// Whether `bytes` starts with `start`, or is itself a prefix of `start`.
 fn begins_like(bytes: &[u8], start: &[u8]) -> bool {
     bytes
         .iter()
@@ -120,7 +121,7 @@ fn version_2(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
     if length > MAX_REST {
         return Err(HeaderError::TooLong(length));
     }
-    // The specification says to ignore family, addresses and TLVs of a LOCAL header.
+    // The specification says to ignore the family, addresses and TLVs of a LOCAL header.
     let addresses = match (command, family) {
         (LOCAL, _) | (_, 0x00) => 0,
         (_, 0x11) => 2 * 4 + 2 * 2,

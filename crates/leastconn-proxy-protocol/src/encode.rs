@@ -4,23 +4,23 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{Endpoints, FIXED, SIGNATURE};
 
-/// Format of a header to encode.
+/// The format in which a header is encoded.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// Version 1: a line of text.
+    /// Version 1: one line of text.
     V1,
     /// Version 2 without TLVs.
     V2,
-    /// Version 2 with TLVs for the client's TLS session.
+    /// Version 2 with TLVs that describe the client's TLS session.
     V2Tls,
-    /// As [`V2Tls`](Self::V2Tls), with the client's certificate in DER.
+    /// Like [`V2Tls`](Self::V2Tls), plus the client's certificate in DER.
     V2TlsFull,
 }
 
-/// Properties of the client's TLS session, which are sent as TLVs of version 2.
+/// Properties of the client's TLS session, sent as version 2 TLVs.
 ///
-/// A text longer than 1,024 bytes is not sent: a truncated name would be a different name.
+/// Text longer than 1,024 bytes is omitted: a truncated name would be a different name.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientTls<'a> {
@@ -28,27 +28,27 @@ pub struct ClientTls<'a> {
     pub version: &'a str,
     /// IANA name of the cipher suite.
     pub cipher: &'a str,
-    /// Whether an earlier session was resumed.
+    /// Whether the session was resumed.
     pub resumed: bool,
-    /// Whether the client presented a certificate, either in this connection or in the
-    /// original connection of a resumed session. The certificate must have been verified.
+    /// Whether the client presented a certificate, either in this connection or, if the session was
+    /// resumed, in the original one. The certificate must have been verified.
     pub certificate: bool,
-    /// Common name of the certificate.
+    /// The certificate's common name.
     pub cn: Option<&'a str>,
     /// Server name that the client requested (SNI).
     pub server_name: Option<&'a str>,
     /// Negotiated application protocol (ALPN).
     pub alpn: Option<&'a str>,
-    /// The name by which the client was authorized, prefixed with its kind: `uri:spiffe://…`
-    /// or `dns:…`. Sent as TLV `0xe5`, a type reserved for applications.
+    /// The name under which the client was authorized, prefixed with its kind: `uri:spiffe://…` or
+    /// `dns:…`. Sent as TLV `0xe5`, a type reserved for applications.
     pub identity: Option<&'a str>,
     /// The client's certificate in DER. Only [`Version::V2TlsFull`] sends it, and only if the
-    /// header does not exceed its maximum length.
+    /// header stays within its maximum length.
     pub der: Option<&'a [u8]>,
 }
 
 impl<'a> ClientTls<'a> {
-    /// Describes a new session without client certificate, SNI or ALPN.
+    /// Describes a new session without a client certificate, SNI or ALPN.
     #[must_use]
     pub const fn new(version: &'a str, cipher: &'a str) -> Self {
         Self {
@@ -72,8 +72,8 @@ const SSL_VERSION: u8 = 0x21;
 const SSL_CN: u8 = 0x22;
 const SSL_CIPHER: u8 = 0x23;
 const SSL_CLIENT_CERT: u8 = 0x28;
-/// TLV type of the identity. It is in the range reserved for applications (0xE0 to 0xEF), and
-/// AWS, Azure and Google do not use it.
+/// TLV type of the identity. It is in the range reserved for applications (0xE0 to 0xEF), and AWS,
+/// Azure and Google do not use it.
 const IDENTITY: u8 = 0xe5;
 
 /// Flags in the value of the [`SSL`] TLV.
@@ -81,23 +81,23 @@ const CLIENT_SSL: u8 = 0x01;
 const CLIENT_CERT_CONN: u8 = 0x02;
 const CLIENT_CERT_SESS: u8 = 0x04;
 
-/// Maximum length of a text. Longer texts are not sent: a truncated name would be a different
-/// name, and receivers have limits of their own. Host names have at most 253 bytes, common
-/// names 64.
+/// Maximum length of a text value, in bytes. Longer values are omitted: a truncated name would be a
+/// different name, and receivers have limits of their own. For comparison, host names have at most
+/// 253 bytes and common names at most 64.
 const MAX_TEXT: usize = 1024;
 
-/// Maximum length that the format allows for the part after the fixed part.
+/// Maximum length that the format allows for everything after the fixed part.
 const MAX_LENGTH: usize = u16::MAX as usize;
 
 /// Length of two IPv6 addresses and two ports.
 const MAX_ADDRESSES: usize = 36;
 
-/// Version 1 header of a connection whose addresses are not sent.
+/// Version 1 header for a connection whose addresses are not sent.
 const UNKNOWN: &[u8] = b"PROXY UNKNOWN\r\n";
 
 impl Version {
-    /// Encodes the header for a forwarded connection. `tls` is used by
-    /// [`V2Tls`](Self::V2Tls) and [`V2TlsFull`](Self::V2TlsFull) only.
+    /// Encodes the header for a forwarded connection. Only [`V2Tls`](Self::V2Tls) and
+    /// [`V2TlsFull`](Self::V2TlsFull) use `tls`.
     #[must_use]
     pub fn encode_proxied(self, ends: Endpoints, tls: Option<&ClientTls<'_>>) -> Vec<u8> {
         let ends = SameFamily::of(ends);
@@ -128,7 +128,7 @@ impl Version {
         }
     }
 
-    /// Encodes the header for a connection that the proxy opens for itself, such as a health
+    /// Encodes the header for a connection that the proxy opens on its own behalf, such as a health
     /// check.
     #[must_use]
     pub fn encode_local(self) -> Vec<u8> {
@@ -213,8 +213,8 @@ const fn mapped(end: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Encodes a length. Every length fits into 16 bits, because texts have at most [`MAX_TEXT`]
-/// bytes, and a certificate that does not fit is not sent.
+/// Encodes a length. Every length fits into 16 bits: text values have at most [`MAX_TEXT`] bytes,
+/// and a certificate that does not fit is omitted.
 const fn length(bytes: usize) -> [u8; 2] {
     (bytes as u16).to_be_bytes()
 }
@@ -223,12 +223,12 @@ fn tlvs(tls: &ClientTls<'_>) -> Vec<u8> {
     let mut ssl = Vec::new();
     ssl.push(match (tls.certificate, tls.resumed) {
         (false, _) => CLIENT_SSL,
-        // A certificate presented in this connection is also the certificate of the session.
+        // A certificate presented in this connection also belongs to the session.
         (true, false) => CLIENT_SSL | CLIENT_CERT_CONN | CLIENT_CERT_SESS,
-        // In a resumed session the client does not present its certificate again.
+        // A client that resumes a session does not present its certificate again.
         (true, true) => CLIENT_SSL | CLIENT_CERT_SESS,
     });
-    // The verification result. 0 means that a certificate was presented and verified.
+    // The verification result: 0 means that a certificate was presented and verified.
     ssl.extend(u32::from(!tls.certificate).to_be_bytes());
     push(
         &mut ssl,
@@ -273,9 +273,8 @@ fn push(tlvs: &mut Vec<u8>, kind: u8, value: &[u8]) {
     }
 }
 
-/// Returns the OpenSSL name of an IANA cipher suite. HAProxy sends OpenSSL names, and
-/// receivers expect these names. The OpenSSL and IANA names of TLS 1.3 cipher suites are the
-/// same.
+/// Maps the IANA name of a cipher suite to its OpenSSL name. HAProxy sends OpenSSL names, and
+/// receivers expect them. For TLS 1.3 cipher suites the two names are identical.
 fn openssl_name(cipher: &str) -> &str {
     match cipher {
         "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256" => "ECDHE-ECDSA-AES128-GCM-SHA256",

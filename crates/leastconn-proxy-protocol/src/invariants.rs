@@ -1,8 +1,9 @@
-//! Invariants of [`parse`] for any input, checked by the fuzz target and property tests.
+//! Invariants of [`parse`] that hold for any input. The fuzz target and the property tests check
+//! them.
 
 use super::{Header, Version, parse};
 
-/// Parses every prefix of `data`, and encodes each result again.
+/// Parses every prefix of `data` and re-encodes each decoded header.
 ///
 /// # Panics
 /// If an invariant is violated.
@@ -12,7 +13,7 @@ use super::{Header, Version, parse};
 )]
 pub fn check_invariants(data: &[u8]) {
     let whole = parse(data);
-    // Bytes that follow a complete or invalid header do not change the result.
+    // Bytes after a complete or invalid header do not change the result.
     for cut in 0..data.len() {
         match parse(&data[..cut]) {
             Ok(None) => {}

@@ -1,14 +1,14 @@
-//! PROXY protocol, versions 1 and 2: decoding and encoding, without I/O.
+//! Decoding and encoding of PROXY protocol headers, versions 1 and 2, without I/O.
 //!
-//! A proxy sends a PROXY header before the first byte of a connection to tell the server
-//! which client it forwards. The format is defined by HAProxy's `proxy-protocol.txt`.
+//! A proxy sends a PROXY header before the first byte of a connection to tell the server which
+//! client the connection comes from. The format is defined by HAProxy's `proxy-protocol.txt`.
 //!
 //! [`parse`] decodes a header from the bytes received so far. [`Version`] encodes a header.
 //! [`tlvs`] lists the extensions of a version 2 header.
 //!
-//! Decoding is as strict as the specification allows, because the header decides which
-//! client address is authorized: input that two parsers could read differently is an
-//! error. Accept headers only from trusted addresses.
+//! Decoding is as strict as the specification allows, because authorization may depend on the
+//! client address in the header. Input that two parsers could interpret differently is an error.
+//! Accept headers only from trusted addresses.
 //!
 //! ```
 //! use leastconn_proxy_protocol::{Endpoints, Header, Version, parse};
@@ -41,23 +41,23 @@ pub use error::{HeaderError, Unexpected};
 pub use invariants::check_invariants;
 pub use tlv::{Tlv, Tlvs, tlvs};
 
-/// Signature of version 2. No other protocol starts with these bytes.
+/// The signature of version 2. No other protocol starts with these bytes.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Fixed part of version 2: signature, command, family, and length of the rest.
+/// Length of the fixed part of version 2: signature, command, family, and length of the rest.
 const FIXED: usize = SIGNATURE.len() + 4;
 
-/// Longest version 1 header, including its line end.
+/// Length of the longest version 1 header, including its line ending.
 const MAX_V1: usize = 107;
 
-/// Maximum accepted length of the part after the fixed part of version 2: two IPv6 addresses,
-/// two ports, and 4 KiB of TLVs.
+/// Maximum accepted length of everything after the fixed part of version 2: two IPv6 addresses, two
+/// ports, and 4 KiB of TLVs.
 const MAX_REST: usize = 36 + 4096;
 
 /// A decoded header of version 1 or 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// The sender opened the connection for itself, for example as a health check, or the
+    /// The sender opened the connection on its own behalf, for example for a health check, or the
     /// client's addresses are unknown or unspecified. Use the addresses of the socket.
     Local,
     /// The sender forwards a connection between these addresses.

@@ -8,7 +8,7 @@ fn ends(source: &str, destination: &str) -> Endpoints {
     Endpoints::new(source.parse().unwrap(), destination.parse().unwrap())
 }
 
-/// Parses `bytes`, which must be exactly one header.
+/// Parses `bytes`, which must consist of exactly one header.
 fn header(bytes: &[u8]) -> Result<Header, HeaderError> {
     match parse(bytes)? {
         Some((length, header)) => {
@@ -98,7 +98,7 @@ fn ambiguous_version_1_line_is_rejected() {
     }
     let error = parse(b"PROXY UNKNOWN \xff\r\n").unwrap_err();
     assert_eq!(error, HeaderError::Malformed("not UTF-8"));
-    // A version 1 header starts with exactly `PROXY` and a space.
+    // A version 1 header must start with `PROXY` and a space.
     assert!(matches!(parse(b"PROXY\t"), Err(HeaderError::Missing(_))));
 }
 
@@ -173,7 +173,7 @@ fn malformed_or_unsupported_version_2_is_rejected() {
     ] {
         assert_eq!(parse(&bytes), Err(error), "{bytes:x?}");
     }
-    // The header is rejected by its length field, before its 64 KiB have arrived.
+    // The length field alone causes the rejection, before the 64 KiB have arrived.
     let long = [&SIGNATURE[..], &[0x21, 0x11, 0xff, 0xff]].concat();
     assert_eq!(parse(&long), Err(HeaderError::TooLong(65535)));
     assert!(parse(&v2(0x20, 0x00, &[0; 4132])).unwrap().is_some());
@@ -202,7 +202,7 @@ fn tlvs_are_listed() {
 fn checksum_is_verified() {
     let mut crc = tlv::Crc::new();
     crc.add(b"123456789");
-    // Published check value of CRC-32C.
+    // The published check value for CRC-32C.
     assert_eq!(crc.finish(), 0xe306_9283);
 
     let seal = |tlvs: &[u8], at: usize| {
@@ -221,7 +221,7 @@ fn checksum_is_verified() {
             let mut changed = sealed.clone();
             changed[at] ^= 1 << bit;
             let changed = parse(&changed);
-            // A flipped bit in the type of the checksum TLV is not detected: the TLV then has
+            // The exception is the type of the checksum TLV. With a flipped bit there, the TLV has
             // an unknown type and is ignored.
             if changed.is_ok() {
                 assert_eq!(at, FIXED + V4.len() + 4, "bit {bit} of byte {at}");
@@ -433,7 +433,7 @@ fn address() -> impl Strategy<Value = SocketAddr> {
 
 use std::net::IpAddr;
 
-/// Headers that are almost valid. Random bytes are rarely close to a valid header.
+/// Headers that are almost valid. Purely random bytes rarely come close to a valid header.
 fn almost_valid() -> impl Strategy<Value = Vec<u8>> {
     let line = "PROXY (TCP4|TCP6|UNKNOWN|[A-Z]{0,8})( [0-9a-f.:]{0,12}){0,5}\r?\n?";
     let family = prop_oneof![Just(0x11), Just(0x21), Just(0x00), any::<u8>()];

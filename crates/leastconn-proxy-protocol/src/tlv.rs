@@ -1,8 +1,8 @@
-//! TLVs of version 2 (type, length, value), which follow the addresses.
+//! The TLVs (type, length, value) that follow the addresses in a version 2 header.
 
 use super::{FIXED, HeaderError, SIGNATURE};
 
-/// Length of the type and length fields of a TLV.
+/// Combined length of a TLV's type and length fields.
 const HEAD: usize = 3;
 
 const CRC32C: u8 = 0x03;
@@ -10,9 +10,9 @@ const CRC32C: u8 = 0x03;
 /// One TLV of a version 2 header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tlv<'a> {
-    /// Type, such as `0x02` for the authority (SNI) or `0x20` for the TLS fields.
+    /// The type, such as `0x02` for the authority (SNI) or `0x20` for the TLS fields.
     pub kind: u8,
-    /// Value, without type and length.
+    /// The value, without type and length.
     pub value: &'a [u8],
 }
 
@@ -21,7 +21,7 @@ pub struct Tlv<'a> {
 pub struct Tlvs<'a>(&'a [u8]);
 
 impl<'a> Iterator for Tlvs<'a> {
-    /// An error is always the last item.
+    /// If there is an error, it is the last item.
     type Item = Result<Tlv<'a>, HeaderError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -41,11 +41,10 @@ impl<'a> Iterator for Tlvs<'a> {
     }
 }
 
-/// Lists the TLVs of a complete header, in the order of the header.
+/// Lists the TLVs of a complete header, in the order in which they appear.
 ///
-/// `header` must not contain the bytes that follow the header. [`parse`](crate::parse) returns
-/// the length of the header. Headers of version 1, `LOCAL` headers and incomplete headers
-/// yield nothing.
+/// `header` must end where the header ends; [`parse`](crate::parse) returns its length. Version 1
+/// headers, `LOCAL` headers and incomplete headers yield nothing.
 ///
 /// ```
 /// use leastconn_proxy_protocol::{ClientTls, Endpoints, Version, tlvs};
@@ -72,8 +71,8 @@ pub fn tlvs(header: &[u8]) -> Tlvs<'_> {
     Tlvs(tlvs.filter(|_| is_proxy).unwrap_or_default())
 }
 
-/// Checks that `header[start..]` consists of complete TLVs only, and verifies the checksum if
-/// the header contains one.
+/// Checks that `header[start..]` consists of complete TLVs only, and verifies the checksum if there
+/// is one.
 pub(super) fn check(header: &[u8], start: usize) -> Result<(), HeaderError> {
     let mut checksum = None;
     let mut at = start;
@@ -93,7 +92,7 @@ pub(super) fn check(header: &[u8], start: usize) -> Result<(), HeaderError> {
     let Some(range) = checksum else {
         return Ok(());
     };
-    // The checksum is computed over the whole header, with the checksum field set to zero.
+    // The checksum covers the whole header, with the checksum field itself set to zero.
     let mut crc = Crc::new();
     crc.add(&header[..range.start]);
     crc.add(&[0; 4]);
@@ -115,7 +114,7 @@ impl Crc {
     }
 
     pub(super) fn add(&mut self, bytes: &[u8]) {
-        /// The polynomial 0x1EDC6F41 with its bits reversed.
+        /// The polynomial 0x1EDC6F41 in reversed bit order.
         const POLYNOMIAL: u32 = 0x82f6_3b78;
         for &byte in bytes {
             self.0 ^= u32::from(byte);
