@@ -1,5 +1,4 @@
-//! Cost per connection of picking a server and of admitting a client: `cargo bench -p
-//! leastconn`.
+//! Per-connection cost of picking a server and of admitting a client: `cargo bench -p leastconn`.
 
 mod support;
 
@@ -11,8 +10,7 @@ fn main() {
     divan::main();
 }
 
-/// Picks a server and drops the lease. With two threads, both threads pick from the same
-/// servers.
+/// Picks a server and drops the lease. With two threads, both pick from the same servers.
 #[divan::bench(args = [4, 64, 1000], threads = [1, 2])]
 fn pick_and_drop(bencher: Bencher<'_, '_>, servers: u16) {
     let (pool, _held) = busy(servers);
@@ -26,8 +24,8 @@ fn admit_and_drop(bencher: Bencher<'_, '_>, identities: usize) {
     let (limiter, clients, limits) = support::limiter(identities);
     let next = std::sync::atomic::AtomicUsize::new(0);
     bencher.bench(|| {
-        // Skip to a distant client each time, so that its cache lines are not those of the
-        // previous iteration.
+        // Jump to a distant client each time, so that the iteration does not reuse the previous
+        // client's cache lines.
         let number = next.fetch_add(7_919, std::sync::atomic::Ordering::Relaxed);
         drop(limiter.admit(black_box(&clients[number % identities]), &limits, *NOW));
     });

@@ -1,5 +1,5 @@
-//! Fixed workloads for counting instructions. `scripts/instructions.sh` runs each with two
-//! iteration counts and takes the difference, so that startup is not counted.
+//! Fixed workloads for counting instructions. `scripts/instructions.sh` runs each workload with two
+//! different iteration counts and takes the difference, so that startup is not counted.
 
 mod support;
 
@@ -11,8 +11,8 @@ use support::NOW;
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let (Some(what), Some(Ok(count))) = (args.next(), args.next().map(|n| n.parse())) else {
-        // `cargo bench` runs every benchmark with arguments of its own. In that case, only
-        // print a hint.
+        // `cargo bench` runs every benchmark with arguments of its own. In that case, only print a
+        // hint.
         eprintln!("instructions: counted by scripts/instructions.sh");
         return ExitCode::SUCCESS;
     };

@@ -1,4 +1,4 @@
-//! Workloads shared by the timed and the instruction-counting benchmarks.
+//! Workloads shared by the timing and the instruction-counting benchmarks.
 #![allow(dead_code, reason = "each benchmark uses only a part of this module")]
 
 use std::{
@@ -42,8 +42,8 @@ pub(crate) fn busy(servers: u16) -> (Pool, Vec<Option<Lease>>) {
     (pool, held)
 }
 
-/// A limiter that already knows `identities` clients. The limits admit all connections,
-/// because only the cost of an admission is measured.
+/// A limiter that already knows `identities` clients. Its limits admit every connection, because
+/// only the cost of an admission is measured.
 pub(crate) fn limiter(identities: usize) -> (Limiter, Vec<ClientId>, Limits) {
     let limiter = Limiter::new(2 * identities, *NOW);
     let limits = Limits::default()

@@ -1,4 +1,4 @@
-//! Balances connections of several clients over three servers in one process. Shows the
+//! Balances the connections of several clients across three servers, all in one process. Shows the
 //! distribution, a rate limit, and the failure of a server.
 //!
 //! ```sh
@@ -29,8 +29,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let balancer = Arc::new(builder.build()?);
 
-    // In a real program only clients connect to this listener. In this example, the program
-    // itself also opens the clients' connections.
+    // In a real program, only clients connect to this listener. Here the program also opens the
+    // client connections itself.
     let listener = TcpListener::bind("127.0.0.1:0").await?;
 
     println!("alice opens 12 connections, which is her burst:");
@@ -68,7 +68,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The results of a group of connections.
+/// Collects the results of a group of connections.
 struct Report {
     client: &'static str,
     balancing: JoinSet<Result<leastconn::Transfer, BalanceError>>,
@@ -91,7 +91,7 @@ impl Report {
     }
 }
 
-/// Opens `count` connections and balances each in its own task. Returns when every connection
+/// Opens `count` connections and balances each in its own task. Returns once every connection has
 /// received an answer or was refused.
 async fn open(
     balancer: &Arc<Balancer>,
@@ -109,7 +109,7 @@ async fn open(
             let (id, allowed) = (ClientId::from(client), Selector::all());
             balancer.balance(connection, &id, &allowed).await
         });
-        // If the connection is refused, the write or the read fails.
+        // If the connection was refused, the write or the read fails.
         let mut answer = [0; 5];
         if stream.write_all(b"hello").await.is_ok() && stream.read_exact(&mut answer).await.is_ok()
         {
@@ -134,7 +134,7 @@ async fn echo_server() -> Result<(Address, JoinHandle<()>), Box<dyn Error>> {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let (mut reader, mut writer) = stream.split();
-                // An error ends this connection only.
+                // An error affects only this connection.
                 let _ = tokio::io::copy(&mut reader, &mut writer).await;
                 let _ = writer.shutdown().await;
             });

@@ -103,8 +103,8 @@ async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
                     backoff.reset();
                     connections.spawn(handle(Arc::clone(&balancer), connection, peer));
                 }
-                // Accepting fails, for example, if the process is out of file descriptors. A
-                // retry without a delay would be a busy loop.
+                // Accepting can fail, for example when the process is out of file descriptors.
+                // Retrying without a delay would be a busy loop.
                 Err(error) => {
                     eprintln!("cannot accept: {error}");
                     tokio::time::sleep(backoff.next_delay(random())).await;

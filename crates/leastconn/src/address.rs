@@ -10,14 +10,14 @@ use std::{
 
 /// A server's address: `10.0.0.7:80`, `[::1]:80`, `webapp1:80` or `unix:/run/app.sock`.
 ///
-/// Parsing does not resolve a host name. It is resolved when a connection is opened.
+/// Parsing does not resolve host names. They are resolved when a connection is opened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// An IP address and a port.
     Ip(SocketAddr),
     /// A host name and a port.
     Name {
-        /// The host name, not resolved.
+        /// The unresolved host name.
         host: Arc<str>,
         /// The TCP port.
         port: u16,
@@ -32,7 +32,7 @@ const UNIX_PREFIX: &str = "unix:";
 const MAX_PATH: usize = 107;
 
 impl Address {
-    /// Returns the port. Returns `None` for a UNIX socket.
+    /// Returns the port, or `None` for a UNIX socket.
     pub const fn port(&self) -> Option<u16> {
         match self {
             Self::Ip(address) => Some(address.port()),
@@ -41,7 +41,7 @@ impl Address {
         }
     }
 
-    /// Replaces the port. The address of a UNIX socket is returned unchanged.
+    /// Returns the address with another port. The address of a UNIX socket is returned unchanged.
     pub fn with_port(&self, port: u16) -> Self {
         match self {
             Self::Ip(address) => Self::Ip(SocketAddr::new(address.ip(), port)),
@@ -53,7 +53,7 @@ impl Address {
         }
     }
 
-    /// The host without the port, formatted for an HTTP `Host` header. For a UNIX socket,
+    /// Returns the host without the port, formatted for an HTTP `Host` header. For a UNIX socket,
     /// this is `localhost`.
     pub fn host(&self) -> String {
         match self {
@@ -94,7 +94,7 @@ pub enum AddressError {
     /// The text after the last `:` is not a number from 1 to 65535.
     #[error("the port must be a number from 1 to 65535")]
     InvalidPort,
-    /// An IPv6 address without brackets, which makes the port ambiguous.
+    /// The text is an IPv6 address without brackets, so the port is ambiguous.
     #[error("an IPv6 address is written in brackets: `[::1]:80`")]
     UnbracketedV6,
     /// The text in brackets is not an IPv6 address.
@@ -126,8 +126,7 @@ impl FromStr for Address {
             return Err(AddressError::MissingPort);
         }
         if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-            // The text has several colons and no brackets: in `::1` and `fe80::1:80` the port
-            // is ambiguous.
+            // Several colons and no brackets: the port in `::1` or `fe80::1:80` is ambiguous.
             return Err(AddressError::UnbracketedV6);
         }
         let port = parse_port(port)?;
@@ -158,9 +157,9 @@ fn parse_port(text: &str) -> Result<u16, AddressError> {
     }
 }
 
-/// Whether `host` is a host name according to RFC 1123. `_` is also allowed, because names of
-/// containers contain it. Names that consist only of digits and dots are rejected: they are
-/// malformed IPv4 addresses.
+/// Whether `host` is a host name according to RFC 1123. `_` is also allowed, because container
+/// names contain it. Names that consist only of digits and dots are rejected as malformed IPv4
+/// addresses.
 fn is_host_name(host: &str) -> bool {
     let labels = host.strip_suffix('.').unwrap_or(host);
     (1..=253).contains(&labels.len())

@@ -1,22 +1,22 @@
-//! Reports of agents about their servers, in the syntax of HAProxy's agent checks.
+//! Reports that agents send about their servers, in the syntax of HAProxy's agent checks.
 
 use std::num::NonZeroU32;
 
 use crate::spec::AdminState;
 
-/// A report of an agent: one line of words, separated by spaces, tabs or commas. Settings that a
-/// report does not mention do not change.
+/// A report from an agent: one line of words, separated by spaces, tabs or commas. A report changes
+/// only the settings that it mentions.
 ///
 /// | word | effect |
 /// |---|---|
 /// | `75%` | weight, relative to the configured weight |
-/// | `maxconn:30` | maximum of concurrent connections. 0: unlimited |
+/// | `maxconn:30` | maximum number of concurrent connections. 0: unlimited |
 /// | `ready`, `drain`, `maint` | state, in addition to the state set by an operator |
-/// | `down`, `fail`, `failed`, `stopped`, each optionally with `#reason` at the end of the line | the server is down |
-/// | `up` | ends `down`; the server is up if its health checks succeed as well |
+/// | `down`, `fail`, `failed`, `stopped`, each optionally followed by `#reason` at the end of the line | the server is down |
+/// | `up` | ends `down`; the server is up if its health checks also succeed |
 ///
-/// Words are not case-sensitive, and unknown words are ignored. If words contradict each other,
-/// the last one applies.
+/// Words are not case-sensitive, and unknown words are ignored. If words contradict each other, the
+/// last one takes effect.
 ///
 /// ```
 /// use leastconn::AgentReport;
@@ -38,13 +38,13 @@ pub struct AgentReport {
     pub admin: Option<AdminState>,
     /// The weight as a percentage of the configured weight.
     pub weight_percent: Option<u16>,
-    /// The maximum of concurrent connections. `Some(None)`: unlimited.
+    /// The maximum number of concurrent connections. `Some(None)`: unlimited.
     pub max_conns: Option<Option<NonZeroU32>>,
 }
 
 impl AgentReport {
-    /// Parses the line of an agent. Every text is a valid report. A report without known words
-    /// changes nothing.
+    /// Parses the line that an agent has sent. Any text is a valid report. A report without known
+    /// words changes nothing.
     pub fn parse(line: &str) -> Self {
         let (words, reason) = match line.split_once('#') {
             Some((words, reason)) => (words, Some(reason.trim())),
@@ -92,22 +92,22 @@ impl AgentReport {
     }
 }
 
-/// What the agent of a server has reported so far.
+/// What a server's agent has reported so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AgentState {
-    /// Why the server is down according to its agent.
+    /// Why the server is down, according to its agent.
     pub down: Option<String>,
-    /// The administrative state according to the agent.
+    /// The administrative state, according to the agent.
     pub admin: AdminState,
     /// The weight as a percentage of the configured weight.
     pub weight_percent: Option<u16>,
-    /// The maximum of concurrent connections. `Some(None)`: unlimited.
+    /// The maximum number of concurrent connections. `Some(None)`: unlimited.
     pub max_conns: Option<Option<NonZeroU32>>,
 }
 
 impl AgentState {
-    /// Returns the state after `report`.
+    /// Returns the state that results from applying `report`.
     pub(crate) fn after(&self, report: &AgentReport) -> Self {
         Self {
             down: match report.is_up {

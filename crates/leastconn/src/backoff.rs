@@ -1,9 +1,9 @@
-//! Exponential backoff with jitter. The caller passes the random number.
+//! Exponential backoff with jitter. The caller supplies the random numbers.
 
 use std::time::Duration;
 
-/// Delays that double from `min` to `max`. Each delay is shortened by a random amount of up
-/// to one half, so that several waiting tasks do not retry at the same time.
+/// Delays that double from `min` to `max`. Each delay is shortened by a random amount, at most half
+/// of it, so that several waiting tasks do not retry at the same time.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     min: Duration,
@@ -22,7 +22,7 @@ impl Backoff {
         }
     }
 
-    /// Returns a delay between half of the current step and the whole step, then doubles the
+    /// Returns a random delay between half of the current step and the whole step, then doubles the
     /// step.
     pub fn next_delay(&mut self, random: u64) -> Duration {
         let step = self.next;
@@ -31,7 +31,7 @@ impl Backoff {
         step.saturating_sub(half) + share(half, random)
     }
 
-    /// Sets the step back to `min`. Call it after a success.
+    /// Resets the step to `min`. Call this after a success.
     pub const fn reset(&mut self) {
         self.next = self.min;
     }
@@ -39,7 +39,7 @@ impl Backoff {
 
 /// Returns a random fraction of `duration`: `duration * random / 2^64`.
 pub fn share(duration: Duration, random: u64) -> Duration {
-    // A duration above 584 years is reduced, so that the product fits into 128 bits.
+    // A duration above 584 years is shortened, so that the product fits into 128 bits.
     let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let share = (u128::from(nanos) * u128::from(random)) >> 64;
     Duration::from_nanos(share as u64)

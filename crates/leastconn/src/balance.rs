@@ -1,13 +1,13 @@
 //! Balancing algorithms: which of the available servers gets the next connection.
 //!
-//! Each algorithm is a type that implements [`Picker`], in a separate file. A new algorithm
-//! needs a file, a variant in [`Balance`] and a variant in [`AnyPicker`]. The compiler reports
-//! every `match` below that lacks the new variant.
+//! Each algorithm is a type that implements [`Picker`], in its own file. A new algorithm needs a
+//! file, a variant in [`Balance`] and a variant in [`AnyPicker`]. The compiler reports every
+//! `match` below that lacks the new variant.
 //!
-//! Algorithms do not depend on servers, locks or clocks: an algorithm sees [`Open`] servers
-//! through a [`PickContext`] and counts the connection with [`PickContext::try_acquire`]. The
-//! algorithm is selected by a `match` on an enum, and the code of each algorithm is
-//! monomorphised. A pick allocates memory only if servers are in slow start.
+//! Algorithms do not depend on servers, locks or clocks: an algorithm sees [`Open`] servers through
+//! a [`PickContext`] and counts the connection with [`PickContext::try_acquire`]. The algorithm is
+//! selected by a `match` on an enum, and each algorithm's code is monomorphised. A pick allocates
+//! memory only while servers are in slow start.
 
 mod least_conn;
 mod p2c;
@@ -34,10 +34,10 @@ pub use source::Source;
 pub(crate) use source::fnv1a;
 use source_hash::SourceHash;
 
-/// Balancing algorithm of a [`Pool`](crate::Pool).
+/// The balancing algorithm of a [`Pool`](crate::Pool).
 ///
-/// All algorithms respect weights, `max_conns`, backups, health, draining and the set of
-/// servers that a client may use.
+/// All algorithms respect weights, `max_conns`, backups, health, draining and the set of servers
+/// that a client may use.
 ///
 /// ```
 /// use leastconn::Balance;
@@ -52,20 +52,20 @@ pub enum Balance {
     /// threads.
     #[default]
     LeastConn,
-    /// Draws two servers at random by weight, and takes the one with fewer connections
-    /// relative to its weight ("power of two choices").
+    /// Draws two servers at random by weight and picks the one with fewer connections relative to
+    /// its weight ("power of two choices").
     P2c,
-    /// Weighted round robin. A server with a large weight does not get bursts of connections.
+    /// Weighted round robin. Servers with a large weight do not get connections in bursts.
     RoundRobin,
     /// A random server. The probability of each server is proportional to its weight.
     Random,
-    /// Rendezvous hashing of the [`Source`]: a source keeps its server while that server is
-    /// available. The server of a connection without a source is random.
+    /// Rendezvous hashing of the [`Source`]: a source keeps its server as long as that server is
+    /// available. Connections without a source go to a random server.
     SourceHash,
 }
 
 impl Balance {
-    /// All algorithms, in the order of the variants.
+    /// All algorithms, in declaration order.
     pub const ALL: &'static [Self] = &[
         Self::LeastConn,
         Self::P2c,
@@ -85,7 +85,7 @@ impl Balance {
         }
     }
 
-    /// Creates the picker for servers with these weights, in this order.
+    /// Creates the picker for servers with the given weights, in the given order.
     pub(crate) fn picker(self, weights: impl Iterator<Item = Weight>, seeds: &Seeds) -> AnyPicker {
         match self {
             Self::LeastConn => AnyPicker::LeastConn(LeastConn::new()),
@@ -103,7 +103,7 @@ impl fmt::Display for Balance {
     }
 }
 
-/// A balancing algorithm with the state that it keeps between picks.
+/// A balancing algorithm together with the state that it keeps between picks.
 #[derive(Debug)]
 pub(crate) enum AnyPicker {
     LeastConn(LeastConn),

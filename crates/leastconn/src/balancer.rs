@@ -1,5 +1,4 @@
-//! The whole path of a connection in one call: admit the client, pick a server, connect,
-//! relay.
+//! The whole path of a connection in one call: admit the client, pick a server, connect and relay.
 
 use std::{
     num::NonZeroU32,
@@ -22,9 +21,9 @@ use crate::{
     },
 };
 
-/// A load balancer for connections that a program accepts itself.
+/// A load balancer for connections that the program accepts itself.
 ///
-/// Needs a Tokio runtime. To use a balancer in several tasks, share it in an `Arc`.
+/// Requires a Tokio runtime. To use a balancer in several tasks, share it in an `Arc`.
 ///
 /// ```
 /// use leastconn::{Balancer, ClientId, Selector, ServerSpec};
@@ -70,7 +69,7 @@ pub struct Balancer {
     /// Time of the last removal of idle clients, in seconds since `started`.
     swept: AtomicU64,
     _checker: Option<Checker>,
-    /// The task that updates the members. The task is aborted when the balancer is dropped.
+    /// The task that updates the members. It is aborted when the balancer is dropped.
     _discovery: JoinSet<()>,
 }
 
@@ -81,19 +80,19 @@ const SWEEP_INTERVAL: u64 = 60;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Transfer {
-    /// The server.
+    /// The server that the connection was relayed to.
     pub server: ServerId,
-    /// Number of attempts to connect, including the successful attempt.
+    /// Number of connection attempts, including the successful one.
     pub attempts: u32,
     /// Number of bytes relayed from the client to the server.
     pub received: u64,
     /// Number of bytes relayed from the server to the client.
     pub sent: u64,
-    /// The reason code: how the connection ended.
+    /// The reason code, which tells how the connection ended.
     pub reason: Reason,
 }
 
-/// The reason why a connection was not relayed to a server.
+/// Why a connection was not relayed to a server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BalanceError {
@@ -119,7 +118,7 @@ impl BalanceError {
     }
 }
 
-/// [`Balancer::select`] was called with the name of a server that is not a member.
+/// [`Balancer::select`] was called with a name that no member has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no server named `{0}`")]
 pub struct UnknownServer(pub String);
@@ -137,13 +136,13 @@ impl Balancer {
         }
     }
 
-    /// Returns a selector for the servers with these names, for a client that may use only
-    /// those servers. Create the selector once per client, not for each connection.
-    /// [`Selector::all`] selects all servers.
+    /// Returns a selector for the servers with these names, for a client that may use only those
+    /// servers. Create the selector once per client, not for each connection. To select all
+    /// servers, use [`Selector::all`].
     ///
     /// # Errors
-    /// If a name in `names` is not the name of a present member. To allow servers that may
-    /// join later, use [`Selector::named`].
+    /// If a name in `names` is not the name of a current member. To allow servers that may join
+    /// later, use [`Selector::named`].
     pub fn select<'a>(
         &self,
         names: impl IntoIterator<Item = &'a str>,
@@ -155,23 +154,23 @@ impl Balancer {
         Ok(Selector::named(names))
     }
 
-    /// The servers and their states. Members can be replaced with [`Pool::update`].
+    /// Returns the pool of servers and their states. Replace its members with [`Pool::update`].
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Admits a connection of `client`, connects to a server that the pool picks from the
+    /// Admits a connection from `client`, connects to a server that the pool picks from the
     /// `allowed` servers, and relays until the connection ends. If connecting fails, the next
     /// server is tried. [`Transfer::reason`] is the reason why the connection ended.
     ///
-    /// The identity of the client is also used as the source for [`Balance::SourceHash`].
+    /// The client's identity also serves as the source for [`Balance::SourceHash`].
     ///
     /// # Errors
-    /// If the client is over a limit, if no server accepted the connection, or if the client
-    /// left before a server accepted it. In each case the client's connection is closed.
+    /// If the client is over a limit, if no server accepted the connection, or if the client left
+    /// before a server accepted it. In each case, the client's connection is closed.
     ///
     /// # Cancel safety
-    /// Dropping the future aborts both connections as [`net::relay()`] describes. The
+    /// Dropping the future aborts both connections as described for [`net::relay()`]. The
     /// connection then no longer counts against the client's limits or on the server.
     pub async fn balance(
         &self,
@@ -209,7 +208,7 @@ impl Balancer {
         })
     }
 
-    /// Removes idle clients at most once per [`SWEEP_INTERVAL`]. No timer is needed, because
+    /// Removes idle clients, but at most once per [`SWEEP_INTERVAL`]. No timer is needed, because
     /// the table grows only when a new connection is admitted.
     fn forget_idle_clients(&self, now: Instant) {
         let seconds = now.saturating_duration_since(self.started).as_secs();
@@ -244,20 +243,20 @@ impl BalancerBuilder {
         self
     }
 
-    /// Sets the limits of each client. The default is no limits.
+    /// Sets the limits for each client. By default, there are no limits.
     pub const fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Sets the timeouts and retries of connecting. The default is
+    /// Sets the timeouts and retries for connecting to servers. The default is
     /// [`ConnectPolicy::default`].
     pub const fn connect(mut self, policy: ConnectPolicy) -> Self {
         self.connect = policy;
         self
     }
 
-    /// Sets the timeouts of relayed connections. The default is [`RelayPolicy::default`].
+    /// Sets the timeouts for relayed connections. The default is [`RelayPolicy::default`].
     pub const fn relay(mut self, policy: RelayPolicy) -> Self {
         self.relay = policy;
         self
@@ -270,7 +269,7 @@ impl BalancerBuilder {
         self
     }
 
-    /// Sets when failed connects eject a server. The default is [`PassivePolicy::default`].
+    /// Sets which failures eject a server. The default is [`PassivePolicy::default`].
     pub fn passive(mut self, policy: PassivePolicy) -> Self {
         self.pool = self.pool.passive(policy);
         self
@@ -289,7 +288,7 @@ impl BalancerBuilder {
         self
     }
 
-    /// Sets how long a recovered or new server takes to get its whole share; see
+    /// Sets how long a new or recovered server takes to reach its whole share; see
     /// [`PoolBuilder::slow_start`]. The default is zero.
     pub fn slow_start(mut self, duration: Duration) -> Self {
         self.pool = self.pool.slow_start(duration);
@@ -297,28 +296,29 @@ impl BalancerBuilder {
     }
 
     /// Lets connections wait while all servers that they may use are at
-    /// [`max_conns`](ServerSpec::max_conns). Waiting connections of different clients are served
-    /// in turn. By default, connections do not wait.
+    /// [`max_conns`](ServerSpec::max_conns). The waiting connections of different clients are
+    /// served in turn. By default, connections do not wait.
     pub fn queue(mut self, policy: QueuePolicy) -> Self {
         self.pool = self.pool.queue(policy);
         self
     }
 
-    /// Sets the maximum of dials in progress on one server; see [`PoolBuilder::max_connecting`].
+    /// Sets the maximum number of dials in progress to one server; see
+    /// [`PoolBuilder::max_connecting`].
     pub fn max_connecting(mut self, max: Option<NonZeroU32>) -> Self {
         self.pool = self.pool.max_connecting(max);
         self
     }
 
-    /// Sets the capacity of the table of clients that have open connections or have recently
-    /// used part of their rate limit. While the table is full, further clients are refused.
-    /// The default is 1,048,576.
+    /// Sets the capacity of the client table, which holds the clients that have open connections or
+    /// have recently used part of their rate limit. While the table is full, further clients are
+    /// refused. The default is 1,048,576.
     pub const fn max_clients(mut self, clients: usize) -> Self {
         self.max_clients = clients;
         self
     }
 
-    /// Sets the seed for tie-breaking and for random choices, for repeatable tests. The
+    /// Sets the seed for breaking ties and for random choices, so that tests are repeatable. The
     /// default is random.
     pub fn seed(mut self, seed: u64) -> Self {
         self.pool = self.pool.seed(seed);
@@ -349,9 +349,9 @@ impl BalancerBuilder {
         })
     }
 
-    /// Builds the balancer, starts its health checks, and takes its members from `discover`
-    /// until the balancer is dropped. Servers that were [added](Self::server) are members
-    /// until `discover` yields its first member list. No server needs to be added.
+    /// Builds the balancer, starts its health checks, and takes its members from `discover` until
+    /// the balancer is dropped. Servers that were [added](Self::server) are members until
+    /// `discover` yields its first member list. It is not necessary to add any server.
     ///
     /// # Errors
     /// If two servers have the same name.

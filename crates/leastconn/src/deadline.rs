@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 /// A century: longer than any uptime.
 pub(crate) const FAR_FUTURE: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// Returns `start + delay`, with `delay` limited to [`FAR_FUTURE`]. Adding a very large
-/// `Duration` to an `Instant` panics, and many delays come from the configuration.
+/// Returns `start + delay`, with `delay` limited to [`FAR_FUTURE`]. Many delays come from the
+/// configuration, and adding a very large `Duration` to an `Instant` panics.
 pub(crate) fn after(start: Instant, delay: Duration) -> Instant {
     start.checked_add(delay.min(FAR_FUTURE)).unwrap_or(start)
 }

@@ -4,18 +4,18 @@ use crate::{Pool, ServerSpec};
 
 /// A source of members, for example a file, a DNS name or a service registry.
 ///
-/// Yields complete member lists. Each list replaces the previous one. [`follow`] applies the
+/// Yields complete member lists, each of which replaces the previous one. [`follow`] applies the
 /// lists to a pool.
 ///
-/// The implementation decides how to handle a failed lookup. An implementation should keep its
-/// last list. If a server is missing from an answer, the implementation should remove the
-/// server only after a delay. Otherwise a failing resolver would take servers down.
+/// The implementation decides how to handle a failed lookup. It should keep its last list, and it
+/// should remove a server that is missing from an answer only after a delay. Otherwise a failing
+/// resolver would take servers down.
 ///
 /// ```
 /// use leastconn::{Address, Discover, ServerSpec};
 /// use tokio::sync::watch;
 ///
-/// /// Servers that another task publishes.
+/// /// A list of servers that another task publishes.
 /// struct Watched(watch::Receiver<Vec<ServerSpec>>);
 ///
 /// impl Discover for Watched {
@@ -27,7 +27,7 @@ use crate::{Pool, ServerSpec};
 /// ```
 pub trait Discover: Send {
     /// Waits for the next member list. The first call should complete as soon as the members are
-    /// known. Returns `None` if the membership will not change any more.
+    /// known. Returns `None` if the membership will never change again.
     ///
     /// # Cancel safety
     /// Implementations must be cancel safe: if the future is dropped, the next call returns
@@ -58,8 +58,8 @@ impl Discover for StaticServers {
     }
 }
 
-/// Applies the member lists of `discover` to `pool` until there are no more. If the pool rejects
-/// a list, the error is logged and the members do not change.
+/// Applies the member lists from `discover` to `pool` until there are no more lists. If the pool
+/// rejects a list, the error is logged and the members stay the same.
 ///
 /// # Cancel safety
 /// Cancel safe.

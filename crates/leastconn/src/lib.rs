@@ -1,10 +1,10 @@
 //! Least-connections load balancing for TCP.
 //!
-//! Each connection goes to the server with the fewest connections. The library limits clients
-//! and picks a server for each connection. The connection is counted before the server is
-//! dialled. If the server does not answer, another server is tried. Then bytes are relayed in
-//! both directions. The library also tracks the health of the servers. It does not support TLS
-//! or configuration files; the program `leastconn-lb` adds both.
+//! Each connection goes to the server with the fewest connections. The library enforces limits for
+//! each client, picks a server and counts the connection on it before dialling. If the server does
+//! not answer, another server is tried. Once connected, bytes are relayed in both directions. The
+//! library also tracks the health of the servers. It does not support TLS or configuration files;
+//! the program `leastconn-lb` adds both.
 //!
 //! # A load balancer
 #![cfg_attr(feature = "tokio", doc = "```no_run")]
@@ -16,7 +16,7 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     // For each client: 20 new connections per second in bursts of up to 20, 100 at a time.
+//!     // Each client may open 20 connections per second, in bursts of up to 20, and have 100 open.
 //!     let limits = Limits::default()
 //!         .rate(RateLimit::new(20.0, const { NonZeroU32::new(20).unwrap() }))
 //!         .max_conns(NonZeroU32::new(100));
@@ -44,23 +44,23 @@
 //!
 //! # Parts
 //!
-//! [`Balancer`] consists of parts that can be used alone:
+//! [`Balancer`] consists of parts that can also be used on their own:
 //!
 //! | part | purpose |
 //! |---|---|
 //! | [`Pool`] | the servers of one upstream; [`Pool::pick`] chooses one by a [`Balance`] algorithm and counts the connection on it in one step |
 //! | [`Lease`] | counts one connection on a server until it is dropped |
-//! | [`Selector`], [`Candidates`], [`Tried`] | the servers that a client may use; the present members among them; the servers that were already tried for a connection |
-//! | [`Discover`] | a source of members: a pool can change while it is in use |
-//! | [`Limiter`], [`Permit`] | connection rate and concurrency of each client, in bounded memory |
-//! | [`health`] | when failed connects and probes take a server out, and when it returns |
-//! | [`net::Connect`] | dials the server that was picked, or the next one |
+//! | [`Selector`], [`Candidates`], [`Tried`] | the servers that a client may use; those that are currently members; those that were already tried for a connection |
+//! | [`Discover`] | a source of members, so that a pool can change while it is in use |
+//! | [`Limiter`], [`Permit`] | enforces limits on each client's connection rate and concurrency, in bounded memory |
+//! | [`health`] | decides when failed connects and probes take a server out of use, and when it returns |
+//! | [`net::Connect`] | dials the picked server, and further servers if that fails |
 //! | [`net::relay`](net::relay()) | relays bytes in both directions, with half-close, resets and timeouts |
 //! | [`net::Checker`] | probes the servers |
 //!
 //! Outside `net` and [`Balancer`], the library uses no clock, no I/O and no tasks. The caller
-//! passes the current time, and a seed for random choices. Programs with networking code of
-//! their own can use these parts on any runtime:
+//! passes the current time and a seed for random choices. Programs that have their own networking
+//! code can use these parts on any runtime:
 //!
 //! ```
 //! use std::time::Instant;
@@ -77,7 +77,7 @@
 //! let second = pool.pick(&all, &Tried::default(), now).expect("both are up");
 //! assert_ne!(first.server().id(), second.server().id());
 //!
-//! // Connecting to the first one failed: record it and try another server.
+//! // Connecting to the first server failed: record the failure and try another server.
 //! first.server().connect_failed(now, now);
 //! let mut tried = Tried::default();
 //! tried.add(first);
@@ -85,18 +85,18 @@
 //! assert_eq!(third.server().id(), second.server().id());
 //! assert_eq!(third.server().in_flight(), 2);
 //!
-//! // The connections end with their leases.
+//! // A connection counts until its lease is dropped.
 //! drop((second, third));
 //! assert!(pool.members().iter().all(|member| member.server.in_flight() == 0));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Other streams than `TcpStream`, such as TLS streams, can be relayed if they implement
+//! Streams other than `TcpStream`, such as TLS streams, can be relayed if they implement
 //! [`net::Stream`] or are wrapped in the adapter [`net::Foreign`].
 //!
 //! # Balancing algorithms
 //!
-//! Least connections is exact and the default; see [`Balance`] for the others.
+//! The default algorithm is least connections, which is exact. [`Balance`] lists the alternatives.
 //!
 //! ```
 //! use std::{
@@ -110,7 +110,7 @@
 //!     .server(ServerSpec::new("a", "10.0.0.1:80".parse::<Address>()?))
 //!     .server(ServerSpec::new("b", "10.0.0.2:80".parse::<Address>()?))
 //!     .balance(Balance::SourceHash)
-//!     // A recovered server gets its whole share of connections after a minute.
+//!     // A recovered server reaches its whole share of connections after a minute.
 //!     .slow_start(Duration::from_secs(60))
 //!     .build()?;
 //!
@@ -125,41 +125,38 @@
 //! # Errors and reasons
 //!
 //! Every refusal, error and end of a connection has a [`Reason`] with a stable code for logs
-//! and metrics, for example `rate_limited`, `connect_failed`, `client_reset` or `ok`. The
-//! enum contains what this library decides; programs include it in an enum of their own. A
-//! connection of a client over its limit fails with a [`Refusal`]. If no server
-//! accepts the connection, it fails with a [`ConnectError`](net::ConnectError).
+//! and metrics, for example `rate_limited`, `connect_failed`, `client_reset` or `ok`. The enum
+//! covers only what this library decides; a program can include it in an enum of its own. If a
+//! client is over its limit, its connection fails with a [`Refusal`]. If no server accepts the
+//! connection, it fails with a [`ConnectError`](net::ConnectError).
 //!
 //! # Guarantees
 //!
-//! - Picking and counting are one step. With least connections, the numbers of concurrent
-//!   connections on equal servers never differ by more than one.
-//! - A connection holds a lease while its server is dialled and while the connection is open.
-//!   When the lease is dropped, the connection no longer counts. This also happens if a future
-//!   is cancelled or a task panics.
-//! - In each round of connection attempts, every server is tried at most once. The client
-//!   does not notice the retries.
-//! - Bytes are relayed in order and exactly once. The end of a direction is forwarded only if
+//! - Picking a server and counting the connection on it are one step. With least connections, the
+//!   numbers of concurrent connections on equal servers never differ by more than one.
+//! - A connection holds a lease from the moment its server is picked until the connection ends. It
+//!   stops counting when the lease is dropped, even if a future is cancelled or a task panics.
+//! - In each round of connection attempts, every server is tried at most once. The client does not
+//!   notice the retries.
+//! - Bytes are relayed in order and exactly once. The end of a direction is forwarded only after
 //!   the sender has ended it, and only after all of the sender's bytes.
-//! - A connection that failed is reset, so that the peer does not mistake it for a complete
-//!   one.
-//! - A slow receiver applies backpressure to its sender. A connection buffers at most 128 KiB
-//!   in each direction (256 KiB while splicing), and nothing while it is idle.
-//! - Exhaustion of the balancer's own resources (file descriptors, memory, local ports) does not
-//!   change the health of servers.
+//! - A failed connection is reset, so that the peer does not mistake it for a complete one.
+//! - A slow receiver applies backpressure to its sender. A connection buffers at most 128 KiB in
+//!   each direction (256 KiB while splicing), and nothing while it is idle.
+//! - If the balancer itself runs out of resources (file descriptors, memory, local ports), the
+//!   health of the servers does not change.
 //! - No `unsafe` code.
 //!
 //! # Cancel safety
 //!
-//! Every future may be dropped at any time. The connections of a dropped future no longer
-//! count. Incomplete connections are reset, so that no peer mistakes them for complete
-//! connections. Dropping a [`net::Checker`], or the [`Balancer`] that owns it, ends its
-//! probes.
+//! Every future may be dropped at any time. Its connections then no longer count. Incomplete
+//! connections are reset, so that no peer mistakes them for complete ones. Dropping a
+//! [`net::Checker`], or the [`Balancer`] that owns it, ends its probes.
 //!
 //! # Features
 //!
-//! - `tokio` (default): `net` and [`Balancer`], on Tokio. Without it, the library depends only
-//!   on `arc-swap`, `parking_lot` and `thiserror`.
+//! - `tokio` (default): enables `net` and [`Balancer`], which run on Tokio. Without this feature,
+//!   the library depends only on `arc-swap`, `parking_lot` and `thiserror`.
 //!
 //! Events, such as a server going down, are reported through `tracing`.
 #![warn(missing_docs)]
@@ -211,7 +208,7 @@ pub use spec::{
 };
 pub use weight::{ParseWeightError, WeightOverride};
 
-/// Makes the example in the README a documentation test.
+/// Runs the example in the README as a documentation test.
 #[cfg(all(doctest, feature = "tokio"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

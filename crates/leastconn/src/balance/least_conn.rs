@@ -1,26 +1,26 @@
 //! Least connections, weighted and exact.
 //!
-//! The next connection goes to the server with the smallest `(load + 1) / weight`: the
-//! load that the server has once the new connection is added. Because the new connection is
-//! included, an idle server of weight 5 is preferred to an idle server of weight 1. Fractions
-//! are compared by cross multiplication, which is exact and needs no division.
+//! The next connection goes to the server with the smallest `(load + 1) / weight`, the load that
+//! the server would have with the new connection. Because the new connection is included, an idle
+//! server of weight 5 is preferred to an idle server of weight 1. Fractions are compared by cross
+//! multiplication, which is exact and needs no division.
 //!
-//! Ties are the normal case: in an idle pool all servers are tied. To break ties, the scan
-//! computes a pseudo-random number for each server from the seed of the pick and the position
-//! of the server. Among tied servers, the server with the smallest number is picked. Taking
-//! the first tied server after a random position would not be fair: it would favour a server
-//! that follows servers with more load.
+//! Ties are common: in an idle pool, all servers are tied. To break ties, the scan derives a
+//! pseudo-random number for each server from the pick's seed and the server's position. Among tied
+//! servers, the one with the smallest number is picked. It would not be fair to start at a random
+//! position and take the first tied server: that would favour servers that come right after busier
+//! servers.
 //!
-//! After the scan, a compare-and-swap counts the connection on the chosen server. It fails if
-//! the server's state word has changed since the scan; the scan is then repeated. As long as
-//! no connection ends, counts only grow. A server whose count has not changed since the scan
-//! therefore still has the least load. As a result, the counts of equal servers never differ
-//! by more than one, for any number of threads.
+//! After the scan, a compare-and-swap counts the connection on the chosen server. It fails if the
+//! server's state word has changed since the scan, and the scan is then repeated. As long as no
+//! connection ends, counts only grow, so a server whose count has not changed since the scan still
+//! has the least load. As a result, the counts of equal servers never differ by more than one, for
+//! any number of threads.
 //!
 //! Cost per server: one cache line and one or two multiplications.
 //!
-//! Source: HAProxy `lb_fwlc.c` (dividing load plus one by weight); Envoy issue 31146 (ties
-//! must not go to the first host).
+//! Sources: HAProxy's `lb_fwlc.c` (dividing the load plus one by the weight) and Envoy issue 31146
+//! (ties must not always go to the first host).
 
 use std::cmp::Ordering;
 
@@ -45,12 +45,13 @@ impl LeastConn {
     }
 }
 
-/// Numbers that are spread evenly over all `u64`, for the draws among servers in slow start.
+/// Numbers that are spread evenly over all `u64` values, used for the draws among servers in slow
+/// start.
 ///
-/// With random numbers, the number of connections that a server gets in a second would vary by
-/// a fifth at 100 connections per second, and exceed the limit in every other second. The
-/// multiples of the golden ratio (a Weyl sequence) fall into each interval almost exactly as
-/// often as its length demands.
+/// With random numbers, the number of connections that a server gets per second would vary by a
+/// fifth at 100 connections per second, and would exceed the limit in every other second. The
+/// multiples of the golden ratio (a Weyl sequence) fall into each interval almost exactly in
+/// proportion to its length.
 #[derive(Debug)]
 struct Draws(AtomicU64);
 
@@ -62,8 +63,8 @@ impl Draws {
 }
 
 impl Picker for LeastConn {
-    // If this function were inlined into the dispatch over all algorithms, fewer registers
-    // would be free for the scan.
+    // Inlining this function into the dispatch over all algorithms would leave fewer registers for
+    // the scan.
     #[inline(never)]
     fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired> {
         loop {
@@ -89,16 +90,16 @@ const fn load(open: Open) -> Load {
     }
 }
 
-/// Returns the position of the candidate with the least load, and the value that is paired
-/// with this load. Ignores candidates that are `None`.
+/// Returns the position of the candidate with the least load, and the value paired with that load.
+/// Candidates that are `None` are ignored.
 fn least<T>(candidates: impl Iterator<Item = Option<(Load, T)>>, seed: u64) -> Option<(usize, T)> {
     let mut candidates = candidates.enumerate();
     let first = candidates.find_map(|(position, candidate)| {
         let (load, payload) = candidate?;
         Some(Best::new(position, load, payload, seed))
     })?;
-    // With `fold` the compiler keeps the best candidate in registers. With a `for` loop, each
-    // item would pass through memory.
+    // With `fold`, the compiler keeps the best candidate in registers. With a `for` loop, each item
+    // would go through memory.
     let best = candidates.fold(first, |best, (position, candidate)| {
         let Some((load, payload)) = candidate else {
             return best;
@@ -123,7 +124,7 @@ fn least<T>(candidates: impl Iterator<Item = Option<(Load, T)>>, seed: u64) -> O
 struct Best<T> {
     position: usize,
     load: Load,
-    /// The pseudo-random number of the candidate, which decides ties.
+    /// The candidate's pseudo-random number, which breaks ties.
     number: u64,
     payload: T,
 }
@@ -141,15 +142,14 @@ impl<T> Best<T> {
 
 /// Least connections while some servers are in slow start.
 ///
-/// At most one server in slow start takes part in a pick. `draw` selects this server, or none,
-/// so that each server in slow start gets no more new connections than its limit allows. The
-/// drawn server is picked only if no other server has less load.
+/// At most one server in slow start takes part in a pick. `draw` selects this server, or none, so
+/// that no server in slow start gets more new connections than its limit allows. The drawn server
+/// is picked only if no other server has less load.
 ///
-/// If all open servers are in slow start, servers that have passed their whole share are
-/// treated like servers that are not in slow start. If no server has passed its whole share,
-/// two servers are drawn with probabilities proportional to their shares, and the less loaded
-/// server is picked. Least connections would instead send all connections to the newest
-/// server.
+/// If all open servers are in slow start, those that have exceeded their whole share are treated
+/// like servers that are not in slow start. If no server has exceeded its whole share, two servers
+/// are drawn with probabilities proportional to their shares, and the less loaded one is picked.
+/// Plain least connections would instead send all connections to the newest server.
 #[cold]
 #[inline(never)]
 fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>, draw: u64) -> Option<Acquired> {
@@ -170,7 +170,7 @@ fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>, draw: u64) -> O
             .map(|&(position, open)| is_full(open).then_some((load(open), (position, open))));
         let (_, least) = least(loads, seed)?;
         let least_load = load(least.1);
-        // The limit for new connections to a server in slow start, in the unit of `total`.
+        // The limit for new connections to a server in slow start, in the same unit as `total`.
         let limit = |open: Open| {
             let ramp = open.ramp.filter(|_| !is_full(open));
             ramp.map_or(0, |ramp| {
@@ -194,8 +194,7 @@ fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>, draw: u64) -> O
             }
             point = point.saturating_sub(limit);
         }
-        // The drawn server wins ties, because the draw already limits how often this server is
-        // picked.
+        // The drawn server wins ties, because the draw already limits how often it is picked.
         let (position, open) = drawn
             .filter(|drawn| least_load.compare(load(drawn.1)) != Ordering::Less)
             .unwrap_or(least);
@@ -203,8 +202,8 @@ fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>, draw: u64) -> O
     })
 }
 
-/// Returns all open servers. The ramp of a server in slow start continues after the whole share
-/// has been reached, until the server may get every new connection.
+/// Returns all open servers. A server's ramp continues beyond the whole share, until the server may
+/// get every new connection.
 fn open_servers<S: Servers>(context: &PickContext<'_, S>) -> Vec<(usize, Open)> {
     (0..context.servers.len())
         .filter_map(|position| {
@@ -223,8 +222,8 @@ mod tests {
     use super::*;
     use crate::Weight;
 
-    /// Creates loads from pairs of in-flight connections and weight. A pair with weight 0 is
-    /// an unavailable server.
+    /// Creates loads from pairs of in-flight connections and weight. Weight 0 stands for an
+    /// unavailable server.
     fn loads(of: &[(u32, u32)]) -> impl Iterator<Item = Option<(Load, ())>> {
         of.iter()
             .map(|&(count, weight)| Weight::new(weight).map(|weight| (Load { count, weight }, ())))
@@ -236,8 +235,8 @@ mod tests {
             table in prop::collection::vec((prop_oneof![0u32..6, any::<u32>()], 0u32..6), 0..12),
             seed: u64,
         ) {
-            // Divide in fixed point with 64 fractional bits. This is precise enough, because
-            // two different loads differ by at least 1 / (65,535 * 65,535).
+            // Divide in fixed point with 64 fractional bits. This is precise enough, because two
+            // different loads differ by at least 1 / (65,535 * 65,535).
             let load = |(count, weight): (u32, u32)| {
                 (weight > 0).then(|| ((u128::from(count) + 1) << 64) / u128::from(weight))
             };
@@ -254,8 +253,8 @@ mod tests {
             least(loads(&[(3, 1), (1, 1), (2, 1)]), 7).map(|p| p.0),
             Some(1)
         );
-        // The second server wins: (8+1)/5 is less than (1+1)/1. With 9 connections there
-        // would be a tie: (9+1)/5 = (1+1)/1.
+        // The second server wins, because (8+1)/5 is less than (1+1)/1. With 9 connections, it
+        // would be tied with the first: (9+1)/5 = (1+1)/1.
         assert_eq!(least(loads(&[(1, 1), (8, 5)]), 7).map(|p| p.0), Some(1));
         assert_eq!(least(loads(&[]), 7), None);
     }
@@ -271,9 +270,8 @@ mod tests {
 
     #[test]
     fn ties_are_broken_evenly() {
-        // Position 1 is not tied. A scan that takes the first tied server after a random
-        // position would pick position 2 too often: after a start at position 1 and after a
-        // start at position 2.
+        // Position 1 is not tied. Taking the first tied server from a random starting position
+        // would favour position 2: it would be picked for the starting positions 1 and 2.
         let table = [(0, 1), (5, 1), (0, 1), (0, 1)];
         let mut wins = [0u32; 4];
         for seed in 0..30_000u64 {

@@ -13,38 +13,37 @@ use crate::{
 };
 
 pub(crate) trait Picker {
-    /// Chooses an open server and counts the connection on it. Returns `None` if no server is
-    /// open.
+    /// Chooses an open server and counts the connection on it. Returns `None` if no server is open.
     ///
-    /// Counting fails if another thread changes the server after the choice. The algorithm
-    /// must then choose again.
+    /// Counting fails if another thread has changed the server since the choice. The algorithm must
+    /// then choose again.
     fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired>;
 }
 
-/// The servers of one pick, in a fixed order. The pool implements this trait twice: for
-/// available servers, and for ejected and down servers that are dialled while no server is
-/// available.
+/// The servers that take part in one pick, in a fixed order. The pool implements this trait twice:
+/// once for available servers, and once for the ejected and down servers that are dialled while no
+/// server is available.
 pub(crate) trait Servers {
-    /// Number of servers, whether open or not.
+    /// The number of servers, open or not.
     fn len(&self) -> usize;
 
     fn weight(&self, position: usize) -> Weight;
 
-    /// Iterates over all servers in order. The item is `None` if the server is not open or is
-    /// in slow start. Sets `ramping` if an open server is in slow start.
+    /// Iterates over all servers in order. The item is `None` if the server is not open or is in
+    /// slow start. Sets `ramping` to `true` if an open server is in slow start.
     ///
-    /// This is the fast path: the check for slow start is a single test per server. The method
+    /// This is the fast path: checking for slow start takes a single test per server. The method
     /// returns an iterator because access by position would need a bounds check per server.
     fn steady(&self, now: Instant, ramping: &mut bool) -> impl Iterator<Item = Option<Steady>>;
 
-    /// Returns the server at `position` if it is open, whether in slow start or not.
+    /// Returns the server at `position` if it is open, even if it is in slow start.
     fn open(&self, position: usize, now: Instant, ramp: Ramp) -> Option<Open>;
 
     /// Ends the slow start of the server at `position`, unless the server's state word has
     /// changed from `seen`.
     fn end_ramp(&self, position: usize, seen: u64);
 
-    /// A hash of the name of the server at `position`.
+    /// Returns a hash of the name of the server at `position`.
     fn name_hash(&self, position: usize) -> u64;
 
     /// Counts a connection on the server at `position`, unless the server's state word has
@@ -60,10 +59,10 @@ pub(crate) struct Steady {
     pub(crate) word: u64,
 }
 
-/// Load and weight of a server.
+/// The load and weight of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Load {
-    /// Connections in flight plus failures of the last second and external load.
+    /// Connections in flight, plus the failures of the last second, plus the external load.
     pub(crate) count: u32,
     pub(crate) weight: Weight,
 }
@@ -75,8 +74,8 @@ impl Load {
         weighed(self, other).cmp(&weighed(other, self))
     }
 
-    /// Returns this load divided by `other`, in units of `1 / unit`. Both loads include one more
-    /// connection, as in [`Self::compare`].
+    /// Returns this load divided by `other`, in units of `1 / unit`. As in [`Self::compare`], both
+    /// loads include one more connection.
     pub(crate) fn relative_to(self, other: Self, unit: u32) -> u64 {
         let weighed = |of: Self, by: Self| (u128::from(of.count) + 1) * u128::from(by.weight.get());
         let ratio = weighed(self, other) * u128::from(unit) / weighed(other, self);
@@ -89,24 +88,24 @@ impl Load {
 pub(crate) struct Open {
     /// The state word of the server, for [`Servers::try_acquire`].
     pub(crate) word: u64,
-    /// Connections in flight plus failures of the last second and external load.
+    /// Connections in flight, plus the failures of the last second, plus the external load.
     pub(crate) load: u32,
     pub(crate) weight: Weight,
-    /// Share that the server has reached in slow start; [`FULL_SHARE`] is the whole share.
-    /// `None`: the server is not in slow start.
+    /// The share that the server has reached in slow start, where [`FULL_SHARE`] is the whole
+    /// share. `None`: the server is not in slow start.
     pub(crate) ramp: Option<u32>,
 }
 
 impl Open {
-    /// The server's share of new connections relative to the other servers: its weight,
-    /// reduced while the server is in slow start.
+    /// The server's share of new connections relative to the other servers: its weight, reduced
+    /// while the server is in slow start.
     pub(crate) fn share(self) -> u32 {
         let part = self.ramp.map_or(FULL_SHARE, |ramp| ramp.min(FULL_SHARE));
         u32::from(self.weight.get()) * part
     }
 }
 
-/// Proof that a connection was counted on the server at `position`.
+/// Proof that a connection has been counted on the server at `position`.
 #[derive(Debug)]
 #[must_use = "the connection was counted on the server"]
 pub(crate) struct Acquired {
@@ -119,7 +118,7 @@ impl Acquired {
     }
 }
 
-/// The input of an algorithm.
+/// The input of a balancing algorithm.
 #[derive(Debug)]
 pub(crate) struct PickContext<'a, S> {
     pub(crate) servers: S,
@@ -131,12 +130,12 @@ pub(crate) struct PickContext<'a, S> {
     pub(crate) weights: &'a Weights,
 }
 
-/// Sum and maximum of the weights.
+/// The sum and maximum of the weights.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weights {
-    /// Sum over all servers of the pool, including servers that are not candidates.
+    /// The sum over all servers of the pool, including servers that are not candidates.
     pub(crate) total: u64,
-    /// Largest weight of the candidates.
+    /// The largest weight among the candidates.
     pub(crate) max: Weight,
 }
 
@@ -162,9 +161,9 @@ impl<S: Servers> PickContext<'_, S> {
             .then_some(Acquired { position })
     }
 
-    /// Calls `choose`, which returns the position of a server and the state word that was read
-    /// from it. Then counts the connection on that server. Repeats both steps until counting
-    /// succeeds or `choose` returns `None`.
+    /// Calls `choose`, which returns the position of a server and the state word read from it, and
+    /// then counts the connection on that server. Repeats both steps until counting succeeds or
+    /// `choose` returns `None`.
     pub(crate) fn acquire_with(
         &self,
         mut choose: impl FnMut() -> Option<(usize, u64)>,
@@ -178,7 +177,7 @@ impl<S: Servers> PickContext<'_, S> {
     }
 }
 
-/// A sequence of random numbers that is shared by all threads.
+/// A sequence of random numbers shared by all threads.
 #[derive(Debug)]
 pub(crate) struct Seeds(AtomicU64);
 

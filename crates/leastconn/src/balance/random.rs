@@ -10,8 +10,8 @@ pub(crate) struct Random;
 
 impl Picker for Random {
     fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired> {
-        // Use the same seed when the pick is retried after a failed compare-and-swap. A new
-        // seed would favour servers whose state changes less often.
+        // Retry with the same seed after a failed compare-and-swap. A new seed would favour servers
+        // whose state changes less often.
         let seed = context.next_seed();
         context.acquire_with(|| {
             let shares = context

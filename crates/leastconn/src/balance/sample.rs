@@ -1,8 +1,7 @@
 //! Random numbers and weighted sampling.
 
-/// Computes a pseudo-random number from `seed` and `position` with the finalizer of
-/// splitmix64. For a fixed seed the function is a bijection, so no two positions get the same
-/// number.
+/// Computes a pseudo-random number from `seed` and `position` with the finalizer of splitmix64. For
+/// a fixed seed the function is a bijection, so no two positions get the same number.
 pub(crate) const fn mix64(seed: u64, position: usize) -> u64 {
     let mut z = seed.wrapping_add((position as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -15,13 +14,13 @@ pub(super) const fn scale_below(random: u64, bound: u64) -> u64 {
     ((random as u128 * bound as u128) >> 64) as u64
 }
 
-/// Draws one candidate, with a probability proportional to its share. Returns the position of
-/// the candidate, and the value that is paired with its share. Ignores candidates that are
-/// `None`. Shares must not be zero, and their sum must fit into a `u64`.
+/// Draws one candidate with a probability proportional to its share. Returns the candidate's
+/// position and the value paired with its share. Candidates that are `None` are ignored. Shares
+/// must not be zero, and their sum must fit into a `u64`.
 ///
 /// One pass over the candidates is enough, because the sum of all shares need not be known.
-/// Candidate `k` replaces the chosen candidate with a probability of its share divided by the
-/// sum of the shares up to and including `k`.
+/// Candidate `k` replaces the current choice with a probability of its share divided by the sum of
+/// the shares of all candidates up to and including `k`.
 ///
 /// Source: M. T. Chao, "A general purpose unequal probability sampling plan" (1982), for a
 /// sample of size one.

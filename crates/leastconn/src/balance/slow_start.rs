@@ -1,58 +1,56 @@
 //! Slow start: how fast a new or recovered server ramps up to its share of connections.
 //!
-//! A server with cold caches must not get a surge of new connections. Least connections sends
-//! all new connections to an empty server until it has as many connections as the other
-//! servers. A reduced weight does not prevent this. With a tenth of its weight, the server
-//! still gets all new connections until it has a tenth of another server's connections.
-//! Therefore slow start limits the fraction of *new* connections that a server gets.
+//! A server with cold caches must not get a surge of new connections. Least connections sends all
+//! new connections to an empty server until it has as many connections as the other servers. A
+//! reduced weight does not prevent this: with a tenth of its weight, the server still gets all new
+//! connections until it has a tenth of another server's connections. Slow start therefore limits
+//! the fraction of *new* connections that a server gets.
 //!
-//! During the configured `slow_start` time, the server's share grows linearly with the elapsed
-//! time, from a tenth of its share by weight to the whole. It starts at a tenth, as in Envoy
-//! (`min_weight_percent`). This is enough to show that the server works and to warm its caches.
-//! With a lower share, a server of a small site would get no connections at first.
+//! During the configured `slow_start` time, the server's share grows linearly from a tenth of its
+//! share by weight to the whole. The first tenth, which is also Envoy's default
+//! (`min_weight_percent`), is enough to show that the server works and to warm its caches. With a
+//! lower share, a server of a small site would get no connections at first.
 //!
-//! With [`Balance::LeastConn`], the limit also depends on how many connections the server
-//! lacks; see [`new_connection_limit`]:
+//! With [`Balance::LeastConn`], the limit also depends on how many connections the server lacks;
+//! see [`new_connection_limit`]:
 //!
-//! - A server has the expected number of connections if it has its present share of the
-//!   connections of another server. This is the case if connections are short. The limit is
-//!   then the share.
+//! - If the server already has as many connections as its share implies, the limit equals the
+//!   share. This is the case if connections are short.
 //! - If the server has fewer connections, the limit grows faster, up to [`CATCH_UP_SHARE`].
 //! - After `slow_start`, the limit stays at [`CATCH_UP_SHARE`] until the server has as many
-//!   connections as the others.
-//! - A server whose connections end sooner than those of the others never has as many.
-//!   Therefore the limit doubles with each period of `slow_start` after
-//!   [`CATCH_UP_PERIODS`] of them, until the server may get every new connection.
+//!   connections as the other servers.
+//! - A server whose connections end sooner than those of the other servers never catches up. After
+//!   [`CATCH_UP_PERIODS`] periods of `slow_start`, the limit therefore doubles with each further
+//!   period, until the server may get every new connection.
 //!
-//! The time is measured from the first pick that could have chosen the server. The recovery
-//! itself therefore needs no clock, and time without connections does not count as warm-up.
+//! The ramp starts with the first pick that could have chosen the server. Recovering a server
+//! therefore needs no clock, and time without connections does not count as warm-up.
 //!
 //! [`Balance::LeastConn`]: crate::Balance::LeastConn
 
 use std::time::Duration;
 
-/// A server's whole share, in the unit of shares.
+/// A server's whole share, in the unit that all shares use.
 pub(crate) const FULL_SHARE: u32 = 1024;
 
 /// The share at the start of a ramp.
 const FIRST_SHARE: u64 = FULL_SHARE as u64 / 10;
 
-/// The largest limit for new connections of a server that lacks connections: 1.4 times its
-/// share. With exponentially distributed durations, such a server is even with the others after
-/// 1.25 times the mean duration.
+/// The largest limit for new connections to a server that lacks connections: 1.4 times its share.
+/// With exponentially distributed durations, such a server has caught up with the other servers
+/// after 1.25 times the mean duration.
 const CATCH_UP_SHARE: u64 = FULL_SHARE as u64 * 14 / 10;
 
 /// How much faster than the share the limit grows while the server has no connections.
 const CATCH_UP_SLOPE: u64 = 3;
 
-/// The number of periods of `slow_start` after which the limit grows beyond
-/// [`CATCH_UP_SHARE`].
+/// The number of `slow_start` periods after which the limit grows beyond [`CATCH_UP_SHARE`].
 const CATCH_UP_PERIODS: u64 = 60;
 
-/// Returns the limit for the share of new connections that a server in slow start gets with
-/// least connections. `share` is the share that its ramp has reached. `present` is its load
-/// divided by the least load of the servers that are not in slow start. The unit of both is
-/// that of [`FULL_SHARE`].
+/// Returns the limit for the share of new connections that a server in slow start gets with least
+/// connections. `share` is the share that its ramp has reached. `present` is its load divided by
+/// the lowest load among the servers that are not in slow start. Both are in units of 1 /
+/// [`FULL_SHARE`].
 pub(crate) fn new_connection_limit(share: u32, present: u64) -> u64 {
     let share = u64::from(share);
     if share >= FULL_SHARE.into() {
@@ -63,7 +61,7 @@ pub(crate) fn new_connection_limit(share: u32, present: u64) -> u64 {
     (share + CATCH_UP_SLOPE * growth * lacking / share.max(1)).min(CATCH_UP_SHARE)
 }
 
-/// The duration of slow start, and the share at which it ends.
+/// The duration of slow start and the share at which it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ramp {
     /// Nanoseconds until the whole share is reached.
@@ -73,8 +71,7 @@ pub(crate) struct Ramp {
 }
 
 impl Ramp {
-    /// Creates a ramp that ends at the whole share. With a duration of zero there is no slow
-    /// start.
+    /// Creates a ramp that ends at the whole share. A duration of zero disables slow start.
     pub(crate) fn new(duration: Duration) -> Self {
         Self {
             duration: u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX),
@@ -82,7 +79,7 @@ impl Ramp {
         }
     }
 
-    /// Returns the ramp with its end at `times` the whole share.
+    /// Returns the same ramp, but ending at `times` the whole share.
     pub(crate) fn up_to(self, times: u64) -> Self {
         let end = u32::try_from(times.saturating_mul(FULL_SHARE.into())).unwrap_or(u32::MAX);
         Self { end, ..self }
@@ -108,8 +105,8 @@ impl Ramp {
         u32::try_from(share).ok().filter(|&share| share < self.end)
     }
 
-    /// Returns the share after `elapsed` nanoseconds and the time left until the whole share
-    /// is reached, or `None` if it has been reached.
+    /// Returns the share after `elapsed` nanoseconds and the time left until the whole share is
+    /// reached, or `None` if it has already been reached.
     pub(crate) fn progress(self, elapsed: u64) -> Option<(u32, Duration)> {
         let share = self
             .share_after(elapsed)
@@ -167,16 +164,16 @@ mod tests {
 
     #[test]
     fn limit_depends_on_the_connections_that_are_lacking() {
-        // A tenth at first, however many connections are lacking.
+        // At first the limit is a tenth, however many connections the server lacks.
         assert_eq!(new_connection_limit(102, 0), 102);
-        // As many connections as expected, or more: the share.
+        // With as many connections as expected or more, the limit is the share.
         assert_eq!(
             [512, 1024].map(|present| new_connection_limit(512, present)),
             [512, 512]
         );
-        // Half as many as expected.
+        // The server has half as many connections as expected.
         assert_eq!(new_connection_limit(512, 256), 512 + 3 * 410 / 2);
-        // Few connections, during slow start and after it.
+        // The server has few connections, first during slow start and then after it.
         let most = 1024 * 14 / 10;
         assert_eq!(new_connection_limit(900, 25), most);
         assert_eq!(new_connection_limit(1024, 1000), most);

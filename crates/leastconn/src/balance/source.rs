@@ -3,12 +3,11 @@
 use std::net::IpAddr;
 
 /// The origin of a connection, usually the client's address or user name.
-/// [`Balance::SourceHash`](crate::Balance::SourceHash) sends connections of the same source
-/// to the same server.
+/// [`Balance::SourceHash`](crate::Balance::SourceHash) sends connections from the same source to
+/// the same server.
 ///
-/// The hash has no secret key, so that several balancers send a source to the same server,
-/// also after a restart. As a consequence, a client that controls many addresses can choose
-/// its server.
+/// The hash has no secret key, so that all balancers send a source to the same server, even after a
+/// restart. As a consequence, a client that controls many addresses can choose its server.
 ///
 /// ```
 /// use std::net::IpAddr;
@@ -44,8 +43,8 @@ impl From<IpAddr> for Source {
     }
 }
 
-/// FNV-1a. The hasher of `std` may change with any Rust release, and sources would then move
-/// to other servers.
+/// FNV-1a. The hasher in `std` may change with any Rust release, and sources would then move to
+/// other servers.
 pub(crate) const fn fnv1a(bytes: &[u8]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325;
     let mut at = 0;

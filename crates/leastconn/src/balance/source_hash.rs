@@ -1,9 +1,8 @@
-//! Weighted rendezvous hashing: connections of one source go to one server.
+//! Weighted rendezvous hashing: all connections from one source go to the same server.
 //!
-//! For each server, a score is computed from the source, the name of the server and the
-//! weight of the server. The server with the highest score is picked. When a server joins,
-//! leaves or changes its weight, sources move only to or from that server, not between two
-//! other servers.
+//! Each server gets a score, computed from the source, the server's name and the server's weight.
+//! The server with the highest score is picked. When a server joins, leaves or changes its weight,
+//! sources move only to or from that server, never between two other servers.
 //!
 //! Source: D. Thaler and C. Ravishankar, "Using name-based mappings to increase hit rates"
 //! (1998). The formula for weights, `-w / ln(u)`, is from C. Schindelhauer and G. Schomaker,

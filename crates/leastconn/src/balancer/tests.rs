@@ -6,8 +6,8 @@ use tokio::time::advance;
 use super::*;
 use crate::RateLimit;
 
-/// Time is paused, so the test must not wait for sockets. The only server is in maintenance,
-/// so that no connection is opened.
+/// Time is paused, so the test must not wait for sockets. Its only server is in maintenance, so no
+/// connection is opened.
 #[tokio::test(start_paused = true)]
 async fn idle_clients_are_forgotten() {
     let balancer = Balancer::builder("web")
