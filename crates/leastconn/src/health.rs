@@ -1,38 +1,36 @@
 //! Server health: a pure state machine driven by the results of probes (active checks) and of
 //! connection attempts (passive checks).
 //!
-//! Active checks work as in HAProxy: `fall` consecutive failed probes mark a server as down,
-//! and `rise` consecutive successful probes mark it as up. A server starts as up. The result
-//! of its very first probe sets its state immediately, so that a dead server is detected
-//! after one probe instead of after `fall` probes.
+//! Active checks work as in HAProxy: `fall` consecutive failed probes mark a server as down, and
+//! `rise` consecutive successful probes mark it as up. A server starts as up. The result of its
+//! very first probe sets its state immediately, so that a dead server is detected after one probe
+//! instead of after `fall` probes.
 //!
-//! While no server of the upstream is available, one successful probe marks a server as up,
-//! whatever `rise` is. Waiting for more probes would only cause more clients to be refused.
+//! While no server of the upstream is available, a single successful probe marks a server as up,
+//! regardless of `rise`. Waiting for more probes would only cause more clients to be refused.
 //!
 //! Passive checks work as in nginx: `max_fails` consecutive connect failures, each at most
 //! `fail_timeout` after the previous one, eject a server for `fail_timeout`. Then one trial
-//! connection is allowed. If the trial succeeds, the ejection ends. If the trial fails, the
-//! server is ejected again, for `fail_timeout` multiplied by the number of consecutive
-//! ejections (at most [`MAX_EJECTION`]). With active checks, `rise` consecutive successful
-//! probes also end an ejection. Two kinds of failed connection attempts do not extend an
-//! ejection: attempts that started before the ejection, and attempts that dialled the ejected
-//! server because no server was available.
+//! connection is allowed. If the trial succeeds, the ejection ends. If it fails, the server is
+//! ejected again, for `fail_timeout` multiplied by the number of consecutive ejections (at most
+//! [`MAX_EJECTION`]). With active checks, `rise` consecutive successful probes also end an
+//! ejection. Two kinds of failed connection attempts do not extend an ejection: attempts that
+//! started before it, and attempts that dialled the ejected server because no server was available.
 //!
-//! A server that accepts connections and closes them at once passes all of these checks, and
+//! A server that accepts connections and closes them immediately passes all of these checks, and
 //! looks idle to [`Balance::LeastConn`](crate::Balance::LeastConn). Therefore `max_early`
-//! consecutive connections that fail early also eject a server: connections that the server
-//! ends within [`EARLY`] without having sent a byte. Successful connects and probes do not end
-//! such an ejection, only a connection that does not fail early. In some protocols the server
-//! ends every connection without an answer. Servers of such a protocol are not ejected, because
-//! the ejection requires that another server serves connections ([`Siblings::another_serves`]).
+//! consecutive early failures also eject a server. An early failure is a connection that the server
+//! ends within [`EARLY`] without having sent a byte. Successful connects and probes do not end such
+//! an ejection; only a connection that does not fail early does. In some protocols, the server ends
+//! every connection without an answer. Servers of such a protocol are not ejected, because the
+//! ejection requires that another server serves connections ([`Siblings::another_serves`]).
 //!
-//! At most the fraction `max_ejected` of the servers of an upstream is ejected at once, like
-//! `max_ejection_percent` in Envoy. If all servers fail at the same time, the servers are
-//! probably not the cause.
+//! At any time, at most the fraction `max_ejected` of an upstream's servers is ejected, like
+//! `max_ejection_percent` in Envoy. If all servers fail at the same time, the servers themselves
+//! are probably not the cause.
 //!
-//! Consecutive failures are counted without fixed time windows. A window can end between two
-//! failures that are close together, and a server that fails every connect might then never
-//! be ejected.
+//! Consecutive failures are counted without fixed time windows. A window could end between two
+//! failures in quick succession, and a server that fails every connect might then never be ejected.
 
 use std::{
     num::NonZeroU32,
@@ -45,9 +43,9 @@ use crate::deadline;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ActivePolicy {
-    /// Consecutive successful probes that bring a server up.
+    /// Number of consecutive successful probes that bring a server up.
     pub rise: NonZeroU32,
-    /// Consecutive failed probes that take a server down.
+    /// Number of consecutive failed probes that take a server down.
     pub fall: NonZeroU32,
 }
 
@@ -61,8 +59,7 @@ impl ActivePolicy {
 /// Upper limit for the duration of repeated ejections. A longer `fail_timeout` is not reduced.
 pub const MAX_EJECTION: Duration = Duration::from_secs(300);
 
-/// A connection fails early if the server ends it within this time without having sent a
-/// byte.
+/// A connection fails early if the server ends it within this time without having sent a byte.
 pub const EARLY: Duration = Duration::from_secs(1);
 
 /// A fraction from 0 to 1, in steps of one millionth.
@@ -74,16 +71,17 @@ pub struct Ratio {
 impl Ratio {
     const ONE: f64 = 1e6;
 
-    /// One half: 0.5.
+    /// The fraction 0.5.
     pub const HALF: Self = Self {
         millionths: 500_000,
     };
-    /// The whole: 1.
+    /// The fraction 1.
     pub const ALL: Self = Self {
         millionths: 1_000_000,
     };
 
-    /// Returns `None` unless `fraction` is from 0 to 1. Rounds to the nearest millionth.
+    /// Creates a ratio, rounded to the nearest millionth. Returns `None` unless `fraction` is from
+    /// 0 to 1.
     pub fn new(fraction: f64) -> Option<Self> {
         // The fraction is in range, so the cast does not saturate.
         (0.0..=1.0).contains(&fraction).then(|| Self {
@@ -96,13 +94,13 @@ impl Ratio {
         f64::from(self.millionths) / Self::ONE
     }
 
-    /// The product with `count`, rounded down.
+    /// Returns the product with `count`, rounded down.
     const fn of(self, count: usize) -> usize {
         (count as u128 * self.millionths as u128 / 1_000_000) as usize
     }
 }
 
-/// When failed connects and connections that fail early eject a server, and for how long.
+/// Which failures eject a server, and for how long.
 ///
 /// ```
 /// use std::time::Duration;
@@ -118,24 +116,23 @@ impl Ratio {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PassivePolicy {
-    /// Consecutive connect failures that eject a server. 0: connect failures do not eject
-    /// servers.
+    /// Number of consecutive connect failures that eject a server. If zero, connect failures do not
+    /// eject servers.
     pub max_fails: u32,
-    /// Consecutive early failures that eject a server. An early failure is a connection that the
-    /// server ends within [`EARLY`] without having sent a byte. 0: early failures do not eject
-    /// servers.
+    /// Number of consecutive early failures that eject a server. An early failure is a connection
+    /// that the server ends within [`EARLY`] without having sent a byte. If zero, early failures do
+    /// not eject servers.
     pub max_early: u32,
-    /// The time after which an earlier connect failure no longer counts, and the duration of
-    /// a first ejection.
+    /// How long a connect failure counts, and how long a first ejection lasts.
     pub fail_timeout: Duration,
-    /// The fraction of an upstream's servers that may be ejected at once; see
+    /// The fraction of an upstream's servers that may be ejected at the same time; see
     /// [`PassivePolicy::max_ejected_of`].
     pub max_ejected: Ratio,
 }
 
 impl PassivePolicy {
-    /// Returns the number of servers that may be ejected at once: `max_ejected` times
-    /// `servers`, rounded down. With several servers, the number is at least 1, unless
+    /// Returns how many of `servers` may be ejected at the same time: `max_ejected` times
+    /// `servers`, rounded down. If there are several servers, at least one may be ejected, unless
     /// `max_ejected` is 0.
     pub const fn max_ejected_of(&self, servers: usize) -> usize {
         let share = self.max_ejected.of(servers);
@@ -148,8 +145,8 @@ impl PassivePolicy {
 }
 
 impl Default for PassivePolicy {
-    /// One connect failure and ten seconds, as in nginx. Five connections that fail early. At
-    /// most half of the servers are ejected at once.
+    /// A server is ejected for ten seconds after one connect failure, as in nginx, or after five
+    /// consecutive early failures. At most half of the servers are ejected at the same time.
     fn default() -> Self {
         Self {
             max_fails: 1,
@@ -160,19 +157,19 @@ impl Default for PassivePolicy {
     }
 }
 
-/// The state of an upstream, which affects how probes and connect failures change the health
-/// of one server of the upstream.
+/// The state of an upstream, as far as it affects how probes and connect failures change the health
+/// of one of its servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Siblings {
-    /// Number of servers of the upstream, including this one.
+    /// Number of servers in the upstream, including this one.
     pub servers: usize,
     /// Number of ejected servers, excluding this one.
     pub ejected: usize,
     /// Whether any server of the upstream is available.
     pub any_available: bool,
-    /// Whether another available server has accepted connections, and neither its last
-    /// connect nor its last connection failed.
+    /// Whether another available server has accepted connections, and neither its last connect nor
+    /// its last connection failed.
     pub another_serves: bool,
 }
 
@@ -199,13 +196,12 @@ impl Siblings {
     }
 }
 
-/// Whether connections are sent to a server, according to probes and connects.
+/// Whether a server gets connections, according to probes and connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Availability {
-    /// Connections are sent to the server.
+    /// The server gets connections.
     Up,
-    /// Connects failed, or connections failed early. A trial connection is allowed from this
-    /// time on.
+    /// Connects or connections failed. From this time on, a trial connection is allowed.
     Ejected(Instant),
     /// Probes failed. The server gets connections only while no server is available.
     Down,
@@ -218,33 +214,32 @@ pub struct Health {
     passive: PassivePolicy,
     is_probed: bool,
     is_up: bool,
-    /// Whether the agent of the server reports that the server is down.
+    /// Whether the server's agent reports that the server is down.
     is_agent_down: bool,
     /// Number of consecutive probes whose result contradicts `is_up`.
     contradicting_probes: u32,
-    /// Consecutive successful probes since the last ejection.
+    /// Number of consecutive successful probes since the last ejection.
     successes_since_ejection: u32,
-    /// Consecutive connect failures.
+    /// Number of consecutive connect failures.
     failures: u32,
     last_failure: Option<Instant>,
-    /// Consecutive connections that failed early.
+    /// Number of consecutive early failures.
     early_failures: u32,
     ejected_until: Option<Instant>,
-    /// Whether connections that failed early caused the current ejection. Then only a
-    /// connection that does not fail early ends it.
+    /// Whether early failures caused the current ejection. Then only a connection that does not
+    /// fail early ends it.
     is_ejected_as_early: bool,
-    /// Start of the last ejection, even if the ejection has ended. Failures of connects that
-    /// started before this time are ignored.
+    /// When the last ejection started, even if it has ended. Failures of connects that started
+    /// before this time are ignored.
     ejected_at: Option<Instant>,
-    /// Consecutive ejections.
+    /// Number of consecutive ejections.
     ejections: u32,
-    /// Start of the current trial.
+    /// When the current trial started.
     trial_started: Option<Instant>,
 }
 
 impl Health {
-    /// Creates the health of a server that is up. If `active` is `None`, results of probes are
-    /// ignored.
+    /// Creates the health of a server that is up. If `active` is `None`, probe results are ignored.
     pub const fn new(active: Option<ActivePolicy>, passive: PassivePolicy) -> Self {
         Self {
             active,
@@ -265,7 +260,7 @@ impl Health {
         }
     }
 
-    /// Returns whether connections are sent to the server.
+    /// Returns whether the server gets connections.
     pub const fn availability(&self) -> Availability {
         match (self.is_up && !self.is_agent_down, self.ejected_until) {
             (false, _) => Availability::Down,
@@ -274,13 +269,13 @@ impl Health {
         }
     }
 
-    /// Sets whether the agent of the server reports that the server is down. The server is up
-    /// only if neither its agent nor its probes report it as down.
+    /// Sets whether the server's agent reports that the server is down. The server is up only if
+    /// neither its agent nor its probes report it as down.
     pub const fn set_agent_down(&mut self, is_down: bool) {
         self.is_agent_down = is_down;
     }
 
-    /// Returns the end of the ejection, also while the server is down.
+    /// Returns when the ejection ends, even if the server is also down.
     pub(crate) const fn ejected_until(&self) -> Option<Instant> {
         self.ejected_until
     }
@@ -325,8 +320,8 @@ impl Health {
             return;
         }
         if self.ejected_until.is_some() {
-            // Other attempts dial the ejected server only because no server is available. Such
-            // attempts are expected to fail.
+            // While no server is available, attempts other than the trial also dial the ejected
+            // server. They are expected to fail, so they do not extend the ejection.
             if self.is_trial(started) {
                 self.eject(now);
             }
@@ -349,8 +344,8 @@ impl Health {
         }
     }
 
-    /// Records that the server ended a connection within [`EARLY`] without having sent a byte.
-    /// The connection was established at `established`.
+    /// Records that the server ended a connection within [`EARLY`] without having sent a byte. The
+    /// connection was established at `established`.
     pub fn failed_early(&mut self, established: Instant, now: Instant, siblings: Siblings) {
         if self.passive.max_early == 0 || self.is_from_before_ejection(established) {
             return;
@@ -363,7 +358,7 @@ impl Health {
             if siblings.another_serves {
                 self.eject(now);
             } else {
-                // All servers end their connections early, so the protocol may require it.
+                // All servers end their connections early, so the protocol may call for it.
                 self.reinstate();
             }
         } else if self.early_failures >= self.passive.max_early
@@ -375,8 +370,8 @@ impl Health {
         }
     }
 
-    /// Records that a connection did not fail early: the server sent a byte, or did not end
-    /// the connection within [`EARLY`]. The connection was established at `established`.
+    /// Records that a connection did not fail early: the server sent a byte, or the connection
+    /// lasted longer than [`EARLY`]. The connection was established at `established`.
     pub fn served(&mut self, established: Instant) {
         if self.ejected_until.is_some() {
             if self.is_from_before_ejection(established) {
@@ -411,19 +406,20 @@ impl Health {
         self.last_failure = None;
     }
 
-    /// Records a successful connect: earlier connect failures no longer count.
+    /// Records a successful connect. Earlier connect failures no longer count.
     pub const fn connect_succeeded(&mut self) {
         if !self.is_ejected_as_early {
             self.reinstate();
         }
     }
 
-    /// Whether the ejection, if there is one, has lasted long enough for a trial connection.
+    /// Whether a trial connection is allowed, because the ejection has lasted long enough or there
+    /// is none.
     pub fn trial_is_due(&self, now: Instant) -> bool {
         self.ejected_until.is_none_or(|until| now >= until)
     }
 
-    /// Records that a trial connection was started. If no result is recorded within
+    /// Records that a trial connection was started. If its result is not recorded within
     /// `fail_timeout`, the next trial is due.
     pub fn start_trial(&mut self, now: Instant) {
         if self.ejected_until.is_some() {
@@ -437,15 +433,15 @@ impl Health {
         self.ejected_until.is_some() || self.failures > 0 || self.early_failures > 0
     }
 
-    /// Takes the server down until its first successful probe. Has no effect without active
-    /// checks, or if the server has been probed.
+    /// Takes the server down until its first successful probe. Has no effect if there are no active
+    /// checks or the server has already been probed.
     pub const fn require_probe(&mut self) {
         if self.active.is_some() && !self.is_probed {
             self.is_up = false;
         }
     }
 
-    /// Replaces the policies and keeps the state of the server.
+    /// Replaces the policies but keeps the server's state.
     pub const fn set_policies(&mut self, active: Option<ActivePolicy>, passive: PassivePolicy) {
         self.active = active;
         self.passive = passive;

@@ -1,4 +1,4 @@
-//! RAII guard that counts a connection on its server.
+//! A RAII guard that counts a connection on its server.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use crate::{
     sync::Arc,
 };
 
-/// One connection in flight on a server. The connection is counted from the pick, before the
-/// server is dialled, until the lease is dropped.
+/// One connection in flight on a server. The connection counts from the pick, before the server is
+/// dialled, until the lease is dropped.
 ///
-/// The lease is a guard, like `PendingRequests` in tower. It needs no explicit release call,
-/// so neither an early return nor a panic leaks a count.
+/// The lease is a guard, like `PendingRequests` in tower. It does not need to be released
+/// explicitly, so neither an early return nor a panic leaks a count.
 #[must_use = "the connection counts only while the lease is held"]
 pub struct Lease {
     server: Arc<Server>,
@@ -19,19 +19,19 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Wraps a server on which this connection has already been counted.
+    /// Wraps a server on which the connection has already been counted.
     pub(crate) const fn of_acquired(server: Arc<Server>, counting: Counting) -> Self {
         Self { server, counting }
     }
 
-    /// The server that was picked.
+    /// Returns the server that was picked.
     pub fn server(&self) -> &Arc<Server> {
         &self.server
     }
 
-    /// Records that the connection to the server is established. It no longer counts as a dial in
-    /// progress. This has an effect only if the pool
-    /// [limits](crate::PoolBuilder::max_connecting) dials in progress.
+    /// Records that the connection to the server is established, so that it no longer counts as a
+    /// dial in progress. This matters only if the pool [limits](crate::PoolBuilder::max_connecting)
+    /// dials in progress.
     pub fn connected(&mut self) {
         if self.counting == Counting::DIAL {
             self.server.dialled();

@@ -1,21 +1,21 @@
 //! Per-client limits: the rate of new connections and the number of concurrent connections.
 //!
-//! The rate is a token bucket, see [`RateLimit`]. In any period of `t` seconds, at most
-//! `burst + rate * t` connections of a client are admitted. If the client starts with an
-//! unused burst and retries continuously, more than `burst + rate * t - 1` connections are
-//! admitted. Refused connections use no tokens.
+//! The rate limit is a token bucket; see [`RateLimit`]. In any period of `t` seconds, at most
+//! `burst + rate * t` connections from a client are admitted. A client that starts with an unused
+//! burst and retries continuously gets more than `burst + rate * t - 1` connections. Refused
+//! connections use no tokens.
 //!
-//! A client is forgotten only when it has no open connections and its bucket is full. An
-//! unknown client is in the same state, so forgetting a client does not grant it another
-//! burst. The table has a fixed capacity. While the table is full, a limiter made with
-//! [`Limiter::new`] refuses unknown clients and serves known clients as before. A limiter made
-//! with [`Limiter::forgetful`] instead forgets clients without connections early, in the order
-//! in which their buckets become full.
+//! A client is forgotten only when it has no open connections and its bucket is full. This is also
+//! the state of an unknown client, so forgetting a client does not grant it another burst. The
+//! table has a fixed capacity. While the table is full, a limiter made with [`Limiter::new`]
+//! refuses unknown clients and serves known clients as before. A limiter made with
+//! [`Limiter::forgetful`] makes room instead: it forgets clients without connections early, in the
+//! order in which their buckets become full.
 //!
 //! Several balancers can share the limits of their clients; see [`Limiter::admit_shared`].
 //!
-//! Cost: one uncontended lock and one or two hash lookups per connection, and about 240 bytes per
-//! remembered client, or about 500 bytes if its limits are shared.
+//! Cost: one uncontended lock and one or two hash lookups per connection. A remembered client takes
+//! about 240 bytes, or about 500 bytes if its limits are shared.
 //!
 //! Envoy issues 14664 and 27853 request limits per client certificate.
 
@@ -45,7 +45,7 @@ use crate::{
     sync::{Arc, Mutex},
 };
 
-/// The limits of one client. The default is no limits.
+/// The limits of one client. By default, there are none.
 ///
 /// ```
 /// use std::num::NonZeroU32;
@@ -60,9 +60,9 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Limits {
-    /// New connections per second. `None`: unlimited.
+    /// Maximum rate of new connections. `None`: unlimited.
     pub rate: Option<RateLimit>,
-    /// Concurrent connections. `None`: unlimited.
+    /// Maximum number of concurrent connections. `None`: unlimited.
     pub max_conns: Option<NonZeroU32>,
 }
 
@@ -74,7 +74,7 @@ impl Limits {
         self
     }
 
-    /// Sets the maximum of concurrent connections.
+    /// Sets the maximum number of concurrent connections.
     #[must_use]
     pub fn max_conns(mut self, max_conns: impl Into<Option<NonZeroU32>>) -> Self {
         self.max_conns = max_conns.into();
@@ -82,8 +82,7 @@ impl Limits {
     }
 }
 
-/// The reason why a client was not admitted. The refused attempt does not count against the
-/// client's limits.
+/// Why a client was not admitted. The refused attempt does not count against the client's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -96,7 +95,7 @@ pub enum Refusal {
         /// Time until the next connection would be admitted.
         retry_after: Duration,
     },
-    /// The client has reached its maximum of concurrent connections.
+    /// The client has reached its maximum number of concurrent connections.
     #[error("the client has reached its maximum of concurrent connections")]
     TooManyConnections,
     /// The table has no room for another client.
@@ -115,7 +114,7 @@ impl Refusal {
     }
 }
 
-/// Rate and concurrency limits of all clients, in bounded memory.
+/// Enforces rate and concurrency limits for all clients, in bounded memory.
 #[derive(Debug)]
 pub struct Limiter {
     epoch: Instant,
@@ -126,7 +125,7 @@ pub struct Limiter {
     changes: Arc<Changes<SharedClient>>,
 }
 
-/// What to do with an unknown client while the table is full.
+/// How to treat an unknown client while the table is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WhenFull {
     Refuse,
@@ -143,14 +142,14 @@ struct Shard {
 #[derive(Debug, Default)]
 struct Entry {
     bucket: Bucket,
-    /// Each permit of the client has a reference to it.
+    /// Each of the client's permits holds a reference to this count.
     open: Arc<OpenCount>,
-    /// Set once limits are shared. The bucket of the entry is then not used.
+    /// Set as soon as limits are shared. The entry's own bucket is then unused.
     shared: Option<Arc<SharedClient>>,
 }
 
 impl Entry {
-    /// The state of a client whose limits are shared.
+    /// Returns the state of a client whose limits are shared.
     fn share(
         &mut self,
         client: &ClientId,
@@ -169,8 +168,8 @@ impl Entry {
     }
 
     fn admit(&mut self, limits: &Limits, now: u64) -> Result<Permit, Refusal> {
-        // Until the increment below, other threads can only decrease the count: only
-        // admissions increase it, and admissions hold the lock of the shard.
+        // Until the increment below, other threads can only decrease the count: only admissions
+        // increase it, and they hold the shard's lock.
         let open = self.open.get();
         if limits
             .max_conns
@@ -195,7 +194,7 @@ impl Entry {
                 .is_none_or(|shared| shared.is_idle(now))
     }
 
-    /// The time at which the bucket will be full. `None` if the client is in use.
+    /// Returns the time at which the bucket will be full, or `None` if the client is in use.
     fn unused_full_at(&self, now: u64) -> Option<u64> {
         if self.open.get() > 0 {
             return None;
@@ -213,8 +212,8 @@ impl Entry {
     }
 }
 
-/// Proof that a connection was admitted. The connection counts against the client's limit
-/// until the permit is dropped.
+/// Proof that a connection was admitted. The connection counts against the client's limit until the
+/// permit is dropped.
 #[must_use = "the connection counts only while the permit is held"]
 #[derive(Debug)]
 pub struct Permit(Arc<OpenCount>);
@@ -238,38 +237,38 @@ impl Drop for Permit {
 pub enum Admission {
     /// The connection is admitted.
     Admitted(Permit),
-    /// The client is near a limit, and the store has to decide.
+    /// The client is near a limit, so the store has to decide.
     Ask(Pending),
 }
 
-/// Enough shards to make lock contention rare.
+/// Maximum number of shards: enough to make lock contention rare.
 const MAX_SHARDS: usize = 64;
 
-/// Minimum capacity of a shard, if there are several shards. Clients are distributed by hash.
-/// With many small shards, some would be full long before the table is full.
+/// Minimum capacity of a shard if there are several. Clients are distributed by hash, so with many
+/// small shards, some would be full long before the table is.
 const MIN_SHARD: usize = 1024;
 
-/// Early forgetting removes `1 / EARLY_FRACTION` of the clients of a shard at once, so that
-/// passes over the whole shard are rare.
+/// When clients are forgotten early, `1 / EARLY_FRACTION` of a shard's clients are removed
+/// together, so that passes over the whole shard are rare.
 const EARLY_FRACTION: usize = 16;
 
-/// Minimum time between two sweeps of a full shard, in nanoseconds per client in the shard.
-/// The value is about a hundred times the cost of checking one client. During a flood of
-/// unknown clients, sweeps therefore use at most one percent of a core.
+/// Minimum time between two sweeps of a full shard, in nanoseconds per client in the shard. It is
+/// about a hundred times the cost of checking one client. During a flood of unknown clients, sweeps
+/// therefore use at most one percent of a core.
 const SWEEP_INTERVAL_PER_CLIENT: u64 = 1_000;
 
 impl Limiter {
-    /// Creates a table for about `capacity` clients, not counting idle clients. `epoch` must
-    /// not be later than any `now` that is passed to the other methods.
+    /// Creates a table for about `capacity` clients, not counting idle ones. `epoch` must not be
+    /// later than any `now` that is passed to the other methods.
     pub fn new(capacity: usize, epoch: Instant) -> Self {
         Self::with(capacity, epoch, WhenFull::Refuse)
     }
 
     /// Creates a table that never refuses a client for lack of room.
     ///
-    /// To make room, the table forgets clients without connections before their buckets are
-    /// full. Such a client gets another burst. Clients with connections are always kept, so
-    /// their number can exceed `capacity`.
+    /// To make room, the table forgets clients without connections before their buckets are full.
+    /// Such a client gets another burst when it returns. Clients with connections are always kept,
+    /// so the number of clients can exceed `capacity`.
     pub fn forgetful(capacity: usize, epoch: Instant) -> Self {
         Self::with(capacity, epoch, WhenFull::ForgetEarly)
     }
@@ -286,8 +285,8 @@ impl Limiter {
         }
     }
 
-    /// Sets a function that is called when there is something new for
-    /// [`Self::usage_reports`]. It must not block and must not call the limiter.
+    /// Sets a function that is called whenever there are new [`Self::usage_reports`]. It must
+    /// neither block nor call the limiter.
     #[must_use]
     pub fn on_change(mut self, on_change: impl Fn(Change) + Send + Sync + 'static) -> Self {
         self.changes = Arc::new(Changes::new(Box::new(on_change)));
@@ -296,8 +295,8 @@ impl Limiter {
 
     /// Admits one connection of `client` under `limits`, or refuses it.
     ///
-    /// Limits may differ from call to call. Tokens that the client used under earlier limits,
-    /// and its open connections, still count.
+    /// The limits may differ from call to call. Open connections and tokens that the client used
+    /// under earlier limits still count.
     ///
     /// # Errors
     /// If the client is over a limit, or the table is full.
@@ -319,12 +318,12 @@ impl Limiter {
         Ok(permit)
     }
 
-    /// Admits one connection of `client` under `limits` that other balancers share, refuses it,
-    /// or lets it wait for the decision of the store; see [`Sharing`].
+    /// Admits one connection of `client` under `limits` that are shared with other balancers,
+    /// refuses it, or makes it wait for the store's decision; see [`Sharing`].
     ///
     /// The caller must exchange [`Self::usage_reports`] with a store that all balancers use. A
-    /// connection that waits should wait for a short time only, then use
-    /// [`Pending::decide_alone`]. Clients without limits are not reported.
+    /// waiting connection should wait only briefly, then use [`Pending::decide_alone`]. Clients
+    /// without limits are not reported.
     ///
     /// # Errors
     /// If the client is over a limit, or the table is full.
@@ -380,8 +379,8 @@ impl Limiter {
         shared.mark(Change::Usage);
     }
 
-    /// Takes the usage that the store does not know yet, of up to `max` clients. Clients with
-    /// connections that wait come first. Open connections that have not changed are reported
+    /// Takes the usage reports that the store does not have yet, for up to `max` clients. Clients
+    /// with waiting connections come first. Open connections that have not changed are reported
     /// again after 20 seconds.
     pub fn usage_reports(&self, max: usize, now: Instant) -> Vec<UsageReport> {
         let now = self.stamp(now);
@@ -407,13 +406,13 @@ impl Limiter {
         reports
     }
 
-    /// Reports all open connections again. To call after the store may have lost them.
+    /// Reports all open connections again. Call this when the store may have lost them.
     pub fn repeat_reports(&self, now: Instant) {
         self.changes.repeat_all(self.stamp(now));
     }
 
-    /// Decides for all connections that wait and are in no report yet, by the share of one of
-    /// `members` balancers. To call when the store does not answer, beside
+    /// Decides about all waiting connections that are not yet in a report, using the share of one
+    /// of `members` balancers. Call this when the store does not answer, in addition to
     /// [`UsageReport::unanswered`].
     pub fn unanswered(&self, members: NonZeroU32, now: Instant) {
         for client in self.changes.clients_that_ask() {
@@ -421,7 +420,7 @@ impl Limiter {
         }
     }
 
-    /// Ends sharing: [`Self::admit`] enforces the limits from now on. The connections that this
+    /// Ends sharing: from now on, [`Self::admit`] enforces the limits. Connections that this
     /// balancer has admitted still count.
     pub fn stop_sharing(&self, now: Instant) {
         for shard in &self.shards {
@@ -448,8 +447,7 @@ impl Limiter {
             .map_or(0, |entry| entry.open.get())
     }
 
-    /// Returns the number of clients in the table. Idle clients count until they are
-    /// forgotten.
+    /// Returns the number of clients in the table. Idle clients count until they are forgotten.
     pub fn len(&self) -> usize {
         self.shards
             .iter()
@@ -457,13 +455,13 @@ impl Limiter {
             .sum()
     }
 
-    /// Whether the table contains no client.
+    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Forgets the clients that are idle at `now` and releases their memory. Call it
-    /// periodically, for example every minute. While the table is not full, the call does not
+    /// Forgets the clients that are idle at `now` and releases their memory. Call this
+    /// periodically, for example every minute. As long as the table is not full, the call does not
     /// change any later decision.
     pub fn forget_idle(&self, now: Instant) {
         let now = self.stamp(now);
@@ -480,7 +478,7 @@ impl Limiter {
         &self.shards[self.hasher.hash_one(client) as usize % self.shards.len()]
     }
 
-    /// Nanoseconds since `epoch`.
+    /// Returns the nanoseconds since `epoch`.
     fn stamp(&self, now: Instant) -> u64 {
         nanos_since(self.epoch, now)
     }
@@ -494,7 +492,7 @@ impl Shard {
                 let excess = self.clients.len() - capacity;
                 self.forget_early(excess + capacity.div_ceil(EARLY_FRACTION), now);
             }
-            // If early forgetting made room, the next sweep may start as soon as the shard is
+            // If early forgetting has made room, the next sweep may start as soon as the shard is
             // full again.
             if self.clients.len() >= capacity || when_full == WhenFull::Refuse {
                 let interval = SWEEP_INTERVAL_PER_CLIENT.saturating_mul(capacity as u64);

@@ -31,7 +31,7 @@ const fn passive(max_fails: u32, seconds: u64) -> PassivePolicy {
     }
 }
 
-/// An upstream of two servers. The other server is available.
+/// An upstream of two servers, where the other server is available.
 const AVAILABLE_SIBLING: Siblings = Siblings::new(2, 0);
 
 #[test]
@@ -40,7 +40,7 @@ fn first_probe_alone_sets_the_state() {
     assert_eq!(health.availability(), Availability::Up);
     health.probed(false, AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Down);
-    // After the first probe, a change needs `rise` successes.
+    // After the first probe, a change of state needs `rise` successes.
     health.probed(true, AVAILABLE_SIBLING);
     health.probed(true, AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Down);
@@ -131,8 +131,8 @@ fn earlier_dials_do_not_extend_an_ejection() {
     health.connect_failed(at(0), at(5), AVAILABLE_SIBLING);
     health.connect_failed(at(4), at(9), AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Ejected(at(15)));
-    // Failures of connects that started before the ejection neither end a trial nor eject a
-    // server that has recovered.
+    // Failures of connects that started before the ejection neither end a trial nor eject a server
+    // that has recovered.
     health.start_trial(at(15));
     health.connect_failed(at(4), at(16), AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Ejected(at(25)));
@@ -180,7 +180,7 @@ fn one_probe_revives_when_none_available() {
     assert_eq!(health.availability(), Availability::Down);
     health.probed(true, none_available);
     assert_eq!(health.availability(), Availability::Up);
-    // One successful probe also ends the ejection of a server.
+    // One successful probe also ends an ejection.
     health.connect_failed(at(0), at(0), AVAILABLE_SIBLING);
     health.probed(true, none_available);
     assert_eq!(health.availability(), Availability::Up);
@@ -236,7 +236,7 @@ fn only_a_served_connection_ends_an_early_ejection() {
         assert_eq!(health.availability(), Availability::Ejected(at(until)));
     }
     health.start_trial(at(62));
-    // An old connection is not the trial.
+    // A connection from before the ejection is not the trial.
     health.served(at(0));
     health.failed_early(at(0), at(62), AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Ejected(at(72)));
@@ -254,7 +254,7 @@ fn early_failures_of_all_servers_eject_none() {
     };
     (0..100).for_each(|_| health.failed_early(at(0), at(0), none_serves));
     assert_eq!(health.availability(), Availability::Up);
-    // The failures count as soon as another server serves connections.
+    // As soon as another server serves connections, the failures count.
     health.failed_early(at(1), at(1), AVAILABLE_SIBLING);
     assert_eq!(health.availability(), Availability::Ejected(at(11)));
     // The trial fails, but now the other servers fail as well.
@@ -311,7 +311,7 @@ fn maximum_fail_timeout_does_not_panic() {
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Probe(bool),
-    /// A connect failed that had started this many seconds earlier.
+    /// A connect that had started this many seconds earlier failed.
     Failed(u64),
     Succeeded,
     /// Starts a trial if one is due.
@@ -327,19 +327,19 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A second implementation of the rules in the module documentation. It evaluates the full
-/// history of events and keeps no counters.
+/// An independent implementation of the rules in the module documentation. It evaluates the full
+/// event history and keeps no counters.
 struct ReferenceModel {
     active: ActivePolicy,
     passive: PassivePolicy,
     up: bool,
     probes: Vec<bool>,
     failures: Vec<u64>,
-    /// End of the ejection, and the number of probes when it started.
+    /// When the ejection ends, and the number of probes at its start.
     ejected: Option<(u64, usize)>,
-    /// Start times of the ejections since the last recovery.
+    /// When each ejection since the last recovery started.
     ejections: Vec<u64>,
-    /// Start of the last ejection, even if the ejection has ended.
+    /// When the last ejection started, even if it has ended.
     last_ejection: Option<u64>,
     trial: Option<u64>,
 }

@@ -1,24 +1,24 @@
-//! The clients whose usage the store does not know yet.
+//! Tracks the clients whose usage the store does not know yet.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
 use crate::sync::{Arc, Mutex};
 
-/// Why the store should be contacted before the next regular time.
+/// Why the store should be contacted before the next scheduled time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
     /// The usage of a client has changed.
     Usage,
-    /// A connection waits for the decision of the store.
+    /// A connection is waiting for the store's decision.
     Ask,
 }
 
-/// Usage that has not changed is reported again after this time, in case the store has lost it.
+/// Unchanged usage is reported again after this time, in case the store has lost it.
 const REPEAT_AFTER: Duration = Duration::from_secs(20);
 
-/// Removes forgotten clients from a queue when it reaches this length, or twice the length that
-/// was left the last time.
+/// A queue that reaches this length, or twice the length that the last purge left, is purged of
+/// forgotten clients.
 const MIN_PURGE: usize = 1024;
 
 type Callback = Box<dyn Fn(Change) + Send + Sync>;
@@ -30,13 +30,13 @@ pub(super) struct Changes<T> {
 }
 
 struct Queues<T> {
-    /// Clients with connections that wait.
+    /// Clients with waiting connections.
     asks: Queue<T>,
     changed: Queue<T>,
-    /// Clients with open connections that the store knows, and when each was queued, in
-    /// nanoseconds since the epoch of the limiter. Ascending.
+    /// Clients whose open connections the store knows, and the time at which each client was
+    /// queued, in nanoseconds since the limiter's epoch. Sorted by time.
     reported: VecDeque<(u64, Arc<T>)>,
-    /// All of `reported` that was queued before this time is reported again.
+    /// Entries of `reported` that were queued before this time are reported again.
     repeat_before: u64,
 }
 
@@ -76,7 +76,7 @@ impl<T> Default for Queue<T> {
 
 impl<T> Queue<T> {
     fn push(&mut self, client: Arc<T>, is_forgotten: impl Fn(&T) -> bool) {
-        // While the store does not answer, nothing is removed otherwise.
+        // While the store does not answer, this is the only place where clients are removed.
         if self.clients.len() >= self.purge_at.max(MIN_PURGE) {
             self.clients.retain(|client| !is_forgotten(client));
             self.purge_at = 2 * self.clients.len();
@@ -100,7 +100,7 @@ impl<T> Changes<T> {
         }
     }
 
-    /// Adds a client to the queue for `change`. If a queue is long, clients for which
+    /// Adds a client to the queue for `change`. If that queue is long, clients for which
     /// `is_forgotten` returns true are removed.
     pub(super) fn push(&self, change: Change, client: Arc<T>, is_forgotten: impl Fn(&T) -> bool) {
         let mut queues = self.queues.lock();
@@ -117,7 +117,7 @@ impl<T> Changes<T> {
         self.queues.lock().reported.push_back((now, client));
     }
 
-    /// Takes the next client: those with connections that wait first, unchanged clients last.
+    /// Takes the next client. Clients with waiting connections come first, unchanged clients last.
     pub(super) fn pop(&self, now: u64) -> Option<(Source, Arc<T>)> {
         let mut queues = self.queues.lock();
         if let Some(client) = queues.asks.clients.pop_front() {
@@ -146,7 +146,7 @@ impl<T> Changes<T> {
         }
     }
 
-    /// Calls `on_change` again if clients are left in the queues.
+    /// Calls `on_change` again if there are still clients in the queues.
     pub(super) fn notify_if_left(&self) {
         let queues = self.queues.lock();
         let change = if !queues.asks.clients.is_empty() {
@@ -167,7 +167,7 @@ impl<T> Changes<T> {
     }
 
     pub(super) fn clear(&self) {
-        // Drop the clients without the lock.
+        // Drop the clients after releasing the lock.
         let queues = std::mem::take(&mut *self.queues.lock());
         drop(queues);
     }

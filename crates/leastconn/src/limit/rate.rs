@@ -1,28 +1,28 @@
 //! The token bucket of one client, in exact integer arithmetic.
 //!
-//! This is GCRA (the generic cell rate algorithm) in its leaky-bucket form. A bucket stores
-//! how much of the burst is used and the time of the last update. A connection uses one
-//! token, and `rate` tokens per second are restored. A connection is admitted while at most
-//! `burst - 1` tokens are used.
+//! This is GCRA (the generic cell rate algorithm) in its leaky-bucket form. A bucket stores how
+//! much of the burst is in use, and when that was last updated. A connection uses one token, and
+//! `rate` tokens per second are restored. A connection is admitted while at most `burst - 1` tokens
+//! are in use.
 //!
-//! The usual form stores a theoretical arrival time and adds `1 / rate` to it for each
-//! connection. For a rate of 3, this fraction has no finite binary representation, and the
-//! rounding error accumulates. Here usage is in units of 10^-18 connections, time is in
-//! nanoseconds and rates have nine decimal places. All values are integers, and the limit is
-//! exact for the lifetime of the process.
+//! The usual form stores a theoretical arrival time and adds `1 / rate` to it for each connection.
+//! For a rate of 3, this fraction has no finite binary representation, and the rounding error
+//! accumulates. Here, usage is in units of 10^-18 connections, time is in nanoseconds, and rates
+//! have nine decimal places. All values are integers, so the limit stays exact for the lifetime of
+//! the process.
 //!
-//! Because usage is stored instead of an arrival time, a raised rate applies at once: tokens
-//! that were used under the old rate are restored at the new rate.
+//! Because usage is stored instead of an arrival time, a raised rate takes effect immediately:
+//! tokens that were used under the old rate are restored at the new rate.
 //!
 //! Source: ITU-T I.371, annex A, which defines both forms and shows that they are equivalent.
 
 use std::{num::NonZeroU32, time::Duration};
 
-/// One connection in the unit of usage. A rate of `n` * 10^-9 connections per second restores
-/// `n` units of usage per nanosecond.
+/// One connection, in units of usage. A rate of `n` * 10^-9 connections per second restores `n`
+/// units of usage per nanosecond.
 const CONNECTION: u128 = 1_000_000_000_000_000_000;
 
-/// A rate of new connections, with a burst.
+/// A limit on the rate of new connections, with a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RateLimit {
     /// The rate in 10^-9 connections per second.
@@ -31,12 +31,12 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// Creates a limit of `per_second` connections on average, rounded to nine decimal
-    /// places, and of `burst` connections at once. Returns `None` unless the rate is between
-    /// 1e-6 (one connection in 11 days) and 1e9.
+    /// Creates a limit of `per_second` connections on average, rounded to nine decimal places, and
+    /// of `burst` simultaneous connections. Returns `None` unless the rate is between 1e-6 (one
+    /// connection in 11 days) and 1e9.
     pub fn new(per_second: f64, burst: NonZeroU32) -> Option<Self> {
-        // `contains` returns false for NaN. Integer rates are exact. Rounding also makes
-        // decimal fractions exact, for example the double nearest to 0.3.
+        // `contains` returns false for NaN. Integer rates are exact. Rounding also makes decimal
+        // fractions exact, such as the double nearest to 0.3.
         let rate = (1e-6..=1e9)
             .contains(&per_second)
             .then(|| (per_second * 1e9).round() as u64)?;
@@ -48,12 +48,12 @@ impl RateLimit {
         self.rate as f64 / 1e9
     }
 
-    /// Returns the maximum number of connections that are admitted at once.
+    /// Returns the maximum number of connections that are admitted simultaneously.
     pub const fn burst(&self) -> NonZeroU32 {
         self.burst
     }
 
-    /// The burst in the unit of usage.
+    /// Returns the burst in units of usage.
     fn burst_units(&self) -> u128 {
         u128::from(self.burst.get()) * CONNECTION
     }
@@ -67,7 +67,7 @@ impl RateLimit {
     }
 }
 
-/// The share of one of `members` balancers, rounded up.
+/// Returns the share of one of `members` balancers, rounded up.
 pub(super) fn divide(limit: NonZeroU32, members: NonZeroU32) -> NonZeroU32 {
     let share = limit.get().div_ceil(members.get());
     NonZeroU32::new(share).unwrap_or(NonZeroU32::MIN)
@@ -80,7 +80,7 @@ pub(super) fn divide(limit: NonZeroU32, members: NonZeroU32) -> NonZeroU32 {
 #[derive(Debug, Default)]
 pub(super) struct Bucket {
     used: u128,
-    /// The rate of the last limit. Usage since `updated` is restored at this rate.
+    /// The rate of the last limit. Since `updated`, usage has been restored at this rate.
     rate: u64,
     updated: u64,
 }
@@ -92,13 +92,13 @@ impl Bucket {
             .saturating_sub(u128::from(elapsed) * u128::from(self.rate))
     }
 
-    /// Whether no tokens are used, as in a new bucket.
+    /// Whether no tokens are in use, as in a new bucket.
     pub(super) fn is_full(&self, now: u64) -> bool {
         self.used(now) == 0
     }
 
-    /// Returns the time at which the bucket will be full if no connections are admitted until
-    /// then.
+    /// Returns the time at which the bucket will be full, provided that no connections are admitted
+    /// until then.
     pub(super) fn full_at(&self) -> u64 {
         let time = match self.rate {
             0 => 0,
@@ -113,27 +113,27 @@ impl Bucket {
         u32::try_from(self.used(now).div_ceil(CONNECTION)).unwrap_or(u32::MAX)
     }
 
-    /// Uses one token, also if none is available. At most the burst is in use.
+    /// Uses one token, even if none is available. Usage is capped at the burst.
     pub(super) fn charge(&mut self, limit: &RateLimit, now: u64) {
         self.update(limit, now);
         self.used = (self.used + CONNECTION).min(limit.burst_units());
     }
 
-    /// As [`Self::take`], but forgives what exceeds the burst: the limit was higher before, and
-    /// the first token must not take longer than a token takes at this rate.
+    /// Like [`Self::take`], but for a limit that was higher before: usage above the burst is
+    /// forgiven. The first token therefore takes no longer than any other token at this rate.
     pub(super) fn take_lowered(&mut self, limit: &RateLimit, now: u64) -> Result<(), Duration> {
         self.update(limit, now);
         self.used = self.used.min(limit.burst_units());
         self.take(limit, now)
     }
 
-    /// Up to `now`, usage is restored at the old rate. The arithmetic is exact, so the client
-    /// loses no tokens.
+    /// Restores usage up to `now` at the old rate. The arithmetic is exact, so the client loses no
+    /// tokens.
     fn update(&mut self, limit: &RateLimit, now: u64) {
         *self = Self {
             used: self.used(now),
             rate: limit.rate,
-            // `now` of concurrent calls may be slightly out of order.
+            // Concurrent calls may pass `now` slightly out of order.
             updated: now.max(self.updated),
         };
     }

@@ -1,50 +1,51 @@
 //! The rule by which the members of a fleet share the limits of one client.
 //!
-//! Several balancers, the members, enforce the limits of a client together through a store that
-//! adds up what they report. A member admits a connection without asking the store while this is
-//! safe even if all members admit as many connections at the same time:
+//! Several balancers, the members, jointly enforce a client's limits through a store that adds up
+//! the usage they report. A member admits a connection without asking the store if this is safe
+//! even when every other member admits as many connections at the same time:
 //!
 //! ```text
 //! (unacknowledged + 1) * members <= free
 //! ```
 //!
-//! `free` is the limit minus the usage in the last answer of the store, and `unacknowledged` is
-//! the number of connections that this member has admitted since. Otherwise, if that answer
-//! already proves that nothing is free, the connection is refused. Otherwise the store decides.
+//! `free` is the limit minus the usage in the store's last answer, and `unacknowledged` is the
+//! number of connections that this member has admitted since. If the condition does not hold but
+//! the last answer already proves that nothing is free, the connection is refused. In all other
+//! cases, the store decides.
 //!
 //! If there is no recent answer for the client, other members may have used much of the limit.
 //! The member then admits a quarter as many connections before it asks. If it is the only member
 //! that accepts connections, it asks at once: its predecessor may have just stopped to accept.
 //!
-//! While the store does not answer, each member enforces its share of the limit on its own:
+//! While the store does not answer, each member enforces its own share of the limit, which is
 //! `limit / members`, rounded up.
 
 use std::{num::NonZeroU32, time::Duration};
 
 use super::{Limits, RateLimit, Refusal, rate::divide};
 
-/// The state of this process in its fleet.
+/// The state of this member in its fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
-    /// The store answers.
+    /// The store is answering.
     Connected {
-        /// Members that accept connections, including this one.
+        /// Number of members that accept connections, including this one.
         members: NonZeroU32,
-        /// Whether to ask the store before every admission. Limits are then never exceeded while
-        /// the store answers.
+        /// Whether to ask the store before every admission. As long as the store answers, limits
+        /// are then never exceeded.
         exact: bool,
     },
-    /// The store does not answer at present, but its last answers are recent. They are used, but
-    /// no connection waits for another answer.
+    /// The store is currently not answering, but its last answers are recent. They are used, but no
+    /// connection waits for another answer.
     Unanswered {
-        /// Members that accept connections, including this one.
+        /// Number of members that accept connections, including this one.
         members: NonZeroU32,
-        /// As for [`Self::Connected`]. If true, every decision uses the share of this member.
+        /// As for [`Self::Connected`]. If true, this member's share decides every time.
         exact: bool,
     },
-    /// The last answers are too old to be used. The limits of this member are its share.
+    /// The last answers are too old to be used. This member enforces its share of the limits.
     CutOff {
-        /// Members that accepted connections when the store answered last.
+        /// Number of members that accepted connections when the store last answered.
         members: NonZeroU32,
     },
 }
@@ -60,21 +61,21 @@ impl Sharing {
     }
 }
 
-/// The answer of the store to a [`UsageReport`](super::UsageReport).
+/// The store's answer to a [`UsageReport`](super::UsageReport).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct FleetUsage {
     /// How many of the connections that asked are admitted.
     pub granted: u32,
-    /// Tokens of the rate limit that are in use in the whole fleet, including the granted ones.
-    /// Can exceed the burst.
+    /// Number of rate limit tokens in use in the whole fleet, including those just granted. Can
+    /// exceed the burst.
     pub used: f64,
-    /// Open connections of the client on other members.
+    /// Number of connections that the client has open on other members.
     pub others_open: u32,
 }
 
 impl FleetUsage {
-    /// See the fields.
+    /// Creates an answer. See the fields for the arguments.
     pub const fn new(granted: u32, used: f64, others_open: u32) -> Self {
         Self {
             granted,
@@ -84,24 +85,24 @@ impl FleetUsage {
     }
 }
 
-/// What this member knows of a client. The default is a client that the store has never seen.
+/// What this member knows about a client. The default is a client that the store has never seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Known {
-    /// Tokens in use at `answered`, from the last answer.
+    /// Tokens in use at `answered`, according to the last answer.
     pub(super) used: f64,
-    /// Whether there was an answer.
+    /// Whether the store has ever answered.
     pub(super) has_answer: bool,
     /// When the last answer was received, in nanoseconds since the epoch of the table.
     pub(super) answered: u64,
-    /// Open connections on other members, from the last answer.
+    /// Open connections on other members, according to the last answer.
     pub(super) others_open: u32,
-    /// Open connections of this member that the last answer included.
+    /// This member's open connections that the last answer took into account.
     pub(super) reported_open: u32,
     /// Connections that this member has admitted since the last answer.
     pub(super) unacknowledged: u32,
-    /// Open connections of this member now.
+    /// This member's open connections now.
     pub(super) open: u32,
-    /// Connections that wait for an answer.
+    /// Connections that are waiting for an answer.
     pub(super) waiting: u32,
 }
 
@@ -110,18 +111,18 @@ pub(super) enum Decision {
     Admit,
     Refuse(Refusal),
     Ask,
-    /// The share of this member decides.
+    /// This member's share decides.
     Alone,
 }
 
-/// Answers that are older are not recent.
+/// Answers older than this are not recent.
 const RECENT: Duration = Duration::from_millis(500);
 
-/// How many connections each member may have admitted for each one here, if there is no recent
-/// answer.
+/// If there is no recent answer: how many connections each member is assumed to have admitted for
+/// each one admitted here.
 const CAUTION: f64 = 4.0;
 
-/// Usage has six decimal places in the store.
+/// The store keeps usage with six decimal places.
 const ROUNDING: f64 = 1e-6;
 
 impl Known {
@@ -137,7 +138,7 @@ impl Known {
         if let Some(refusal) = self.certain_refusal(limits, now) {
             return Decision::Refuse(refusal);
         }
-        // Connections that wait are served first.
+        // Waiting connections are served first.
         let must_ask = exact || (can_ask && self.waiting > 0);
         if !must_ask && self.is_far_from_limit(limits, members, now) {
             return Decision::Admit;
@@ -151,8 +152,8 @@ impl Known {
         }
     }
 
-    /// The refusal if the limit is reached whatever other members have done since the last
-    /// answer.
+    /// Returns the refusal if the limit is reached no matter what other members have done since the
+    /// last answer.
     pub(super) fn certain_refusal(&self, limits: &Limits, now: u64) -> Option<Refusal> {
         if let Some(max) = limits.max_conns
             && self.open >= max.get()
@@ -160,7 +161,7 @@ impl Known {
             return Some(Refusal::TooManyConnections);
         }
         let rate = limits.rate.as_ref()?;
-        // The least that can be in use: no restored token was lost because the bucket was full.
+        // The least that can be in use, assuming that no restored token was lost to a full bucket.
         let used = self.used + f64::from(self.unacknowledged) - self.restored(rate, now);
         let missing = used + 1.0 - f64::from(rate.burst().get());
         (missing > ROUNDING).then(|| Refusal::RateLimited {
@@ -168,7 +169,7 @@ impl Known {
         })
     }
 
-    /// As [`Self::certain_refusal`] directly after an answer, which is up to date.
+    /// Like [`Self::certain_refusal`], but directly after an answer, which is up to date.
     pub(super) fn refusal_after_answer(&self, limits: &Limits, now: u64) -> Option<Refusal> {
         if let Some(max) = limits.max_conns
             && u64::from(self.others_open) + u64::from(self.reported_open) >= u64::from(max.get())
@@ -178,8 +179,8 @@ impl Known {
         self.certain_refusal(limits, now)
     }
 
-    /// Whether the connection can be admitted even if all members admit as many connections as
-    /// this one since the last answer.
+    /// Whether the connection can be admitted even if all members have admitted as many connections
+    /// as this one since the last answer.
     fn is_far_from_limit(&self, limits: &Limits, members: NonZeroU32, now: u64) -> bool {
         let age = Duration::from_nanos(now.saturating_sub(self.answered));
         let is_recent = self.has_answer && age <= RECENT;
@@ -192,8 +193,8 @@ impl Known {
             (f64::from(self.unacknowledged) + 1.0) * members <= free + ROUNDING
         });
         let max_conns = limits.max_conns.is_none_or(|max| {
-            // A connection that ended here is free for this member, whether it was
-            // acknowledged or not.
+            // A slot that became free here may be reused by this member, whether or not the
+            // connection was acknowledged.
             let acknowledged = self.open.min(self.reported_open);
             let grown = f64::from(self.open - acknowledged);
             let free = f64::from(max.get()) - f64::from(self.others_open) - f64::from(acknowledged);
@@ -202,7 +203,7 @@ impl Known {
         rate && max_conns
     }
 
-    /// More connections than could ever be granted at once need not wait.
+    /// Refuses a connection if more connections are waiting than could ever be granted together.
     fn too_many_waiting(&self, limits: &Limits) -> Option<Refusal> {
         if limits
             .max_conns
@@ -216,18 +217,18 @@ impl Known {
         })
     }
 
-    /// Tokens in use at `now`, without the unacknowledged ones.
+    /// Tokens in use at `now`, excluding unacknowledged connections.
     fn used_at(&self, rate: &RateLimit, now: u64) -> f64 {
         (self.used - self.restored(rate, now)).max(0.0)
     }
 
-    /// Tokens that were restored since the last answer.
+    /// Tokens restored since the last answer.
     fn restored(&self, rate: &RateLimit, now: u64) -> f64 {
         let elapsed = Duration::from_nanos(now.saturating_sub(self.answered));
         elapsed.as_secs_f64() * rate.per_second()
     }
 
-    /// Whether no token is in use at `now`, by the last answer.
+    /// Whether no token is in use at `now`, according to the last answer.
     pub(super) fn is_full(&self, rate: Option<&RateLimit>, now: u64) -> bool {
         rate.is_none_or(|rate| self.used_at(rate, now) <= 0.0)
     }
@@ -243,8 +244,8 @@ impl Known {
 }
 
 impl Limits {
-    /// The share of one of `members` balancers, rounded up: the limits that a balancer enforces
-    /// while it cannot reach the others.
+    /// Returns the share of one of `members` balancers, rounded up. A balancer enforces these
+    /// limits while it cannot reach the other balancers.
     #[must_use]
     pub fn share(&self, members: NonZeroU32) -> Self {
         Self {
@@ -254,7 +255,7 @@ impl Limits {
     }
 }
 
-/// The time in which `tokens` are restored.
+/// Returns how long it takes to restore `tokens`.
 fn time_for(tokens: f64, rate: &RateLimit) -> Duration {
     Duration::try_from_secs_f64(tokens / rate.per_second()).unwrap_or(Duration::MAX)
 }

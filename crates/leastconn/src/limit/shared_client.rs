@@ -1,7 +1,7 @@
 //! The state of a client whose limits are shared with other members.
 //!
-//! Locks are taken in this order: shard of the table, state of a client, cell of a waiting
-//! connection, queues. Wakers are called without locks.
+//! Locks are taken in this order: table shard, client state, cell of a waiting connection, queues.
+//! Wakers are called without holding any lock.
 
 mod open_count;
 mod pending;
@@ -31,22 +31,22 @@ pub use pending::Pending;
 use pending::{Cell, CellState};
 pub use usage_report::UsageReport;
 
-/// A client of a limiter, and what the store knows of it.
+/// A client of a limiter, and what the store knows about it.
 #[derive(Debug)]
 pub(super) struct SharedClient {
     id: ClientId,
     epoch: Instant,
-    /// Open connections on this member.
+    /// Number of open connections on this member.
     open: Arc<OpenCount>,
     changes: Weak<Changes<Self>>,
-    /// In which queues the client is: [`USAGE`], [`ASK`], or [`DETACHED`].
+    /// The queues that contain the client, as the bits [`USAGE`] and [`ASK`], or [`DETACHED`].
     marks: AtomicU64,
     state: Mutex<State>,
 }
 
 const USAGE: u64 = 1;
 const ASK: u64 = 2;
-/// The table has forgotten the client. It must not be reported any more: the table may have
+/// The table has forgotten the client. It must no longer be reported, because the table may have
 /// another entry for the same client.
 const DETACHED: u64 = 4;
 
@@ -58,7 +58,7 @@ const REPEAT_CLOSED: Duration = Duration::from_secs(30);
 struct State {
     /// The limits of the last attempt.
     limits: Limits,
-    /// The connections that this member has admitted. Decides while the store does not answer.
+    /// Connections that this member has admitted. Decides while the store does not answer.
     bucket: Bucket,
     has_answer: bool,
     /// Tokens in use in the whole fleet at `answered`.
@@ -67,11 +67,11 @@ struct State {
     answered: u64,
     others_open: u32,
     reported_open: u32,
-    /// Tokens that were used since the last report.
+    /// Tokens used since the last report.
     unsent: u32,
-    /// Tokens that were used by the share of this member since the last report.
+    /// Tokens used under this member's share since the last report.
     unsent_alone: u32,
-    /// Tokens in the report that is not acknowledged.
+    /// Tokens in the report that is not yet acknowledged.
     sent: u32,
     /// The most connections that the store may count because of this report.
     sent_open: u32,
@@ -79,16 +79,17 @@ struct State {
     /// the report that is not acknowledged.
     asks: VecDeque<Arc<Cell>>,
     asked: usize,
-    /// Whether a report is not acknowledged yet.
+    /// Whether there is a report that is not yet acknowledged.
     has_report: bool,
-    /// Whether the client is in the queue of clients that are reported again.
+    /// Whether the client is in the queue of clients to report again.
     is_repeated: bool,
     /// When the store last learnt that no connection is open.
     closed: u64,
 }
 
 impl SharedClient {
-    /// `bucket` contains the connections that were admitted before the limits were shared.
+    /// Creates the state. `bucket` contains the connections that were admitted before the limits
+    /// were shared.
     pub(super) fn new(
         id: ClientId,
         epoch: Instant,
@@ -119,8 +120,8 @@ impl SharedClient {
         self.state.lock().limits = *limits;
     }
 
-    /// Admits a connection, refuses it, or lets it wait. The caller must hold the lock of the
-    /// shard, and call [`Self::mark`] with the returned change after releasing it.
+    /// Admits a connection, refuses it, or lets it wait. The caller must hold the shard's lock.
+    /// After releasing it, the caller must pass the returned change to [`Self::mark`].
     pub(super) fn admit(
         self: &Arc<Self>,
         limits: &Limits,
@@ -153,7 +154,7 @@ impl SharedClient {
         }
     }
 
-    /// Decides for a connection that waits in `cell`, unless the store has decided.
+    /// Decides about the connection that waits in `cell`, unless the store has already decided.
     fn decide_alone(
         self: &Arc<Self>,
         cell: &Cell,
@@ -172,7 +173,7 @@ impl SharedClient {
         decision
     }
 
-    /// Decides for all connections that wait, by the share of one of `members` balancers.
+    /// Decides about all waiting connections, using the share of one of `members` balancers.
     pub(super) fn decide_all_alone(self: &Arc<Self>, members: NonZeroU32, now: Instant) {
         let now = self.stamp(now);
         let mut state = self.state.lock();
@@ -189,7 +190,8 @@ impl SharedClient {
         }
     }
 
-    /// Returns what the store does not know yet. With `repeat`, also what it should know.
+    /// Returns what the store does not know yet. With `repeat`, also returns what it should already
+    /// know.
     pub(super) fn report(self: &Arc<Self>, repeat: bool, now: u64) -> Option<UsageReport> {
         let mut state = self.state.lock();
         if state.has_report || self.is_detached() {
@@ -224,7 +226,7 @@ impl SharedClient {
         state.is_repeated
     }
 
-    /// Returns the limits, the number of connections that ask and the number of open connections
+    /// Returns the limits, the number of connections that ask and the number of open connections,
     /// for a report that is sent again.
     pub(super) fn refresh(&self) -> (Limits, u32, u32) {
         let mut state = self.state.lock();
@@ -234,7 +236,7 @@ impl SharedClient {
         (state.limits, asks(state.asked), open)
     }
 
-    /// Applies the answer to a report with `open` open connections.
+    /// Applies the answer to a report that stated `open` open connections.
     pub(super) fn confirm(self: &Arc<Self>, open: u32, answer: &FleetUsage, now: Instant) {
         let now = self.stamp(now);
         let mut state = self.state.lock();
@@ -266,17 +268,17 @@ impl SharedClient {
         if is_repeated && let Some(changes) = self.changes.upgrade() {
             changes.push_reported(Arc::clone(self), now);
         }
-        // Marks of changes since the report may have been removed while it was not acknowledged.
+        // While the report was not acknowledged, marks of later changes may have been removed.
         if let Some(change) = change {
             self.mark(change);
         }
     }
 
-    /// Admits the first `granted` connections that asked. The others are refused if no more is
-    /// free. Otherwise the store had the report already, and they ask again.
+    /// Admits the first `granted` connections that asked. If nothing more is free, the rest are
+    /// refused. Otherwise the store had already received the report, and they ask again.
     ///
-    /// Granted tokens that are left were asked for by connections that were decided by the share
-    /// in the meantime, which then need no others.
+    /// Left-over grants had been requested for connections that were meanwhile decided under this
+    /// member's share. Those connections need no further tokens.
     fn distribute(&self, state: &mut State, granted: u32, now: u64) -> Vec<Waker> {
         let count = std::mem::take(&mut state.asked).min(state.asks.len());
         let asked: Vec<_> = state.asks.drain(..count).collect();
@@ -302,7 +304,7 @@ impl SharedClient {
         wakers
     }
 
-    /// Undoes [`Self::report`]: the report will never be sent again.
+    /// Undoes [`Self::report`], because the report will never be sent again.
     pub(super) fn retract(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.has_report = false;
@@ -312,16 +314,16 @@ impl SharedClient {
         self.mark(Change::Usage);
     }
 
-    /// The connection of a permit has ended.
+    /// Called when a permit's connection has ended.
     pub(super) fn closed(self: &Arc<Self>) {
         self.mark(Change::Usage);
     }
 
-    /// Puts the client into the queue of clients to report, unless it is there already. Call it
+    /// Puts the client into the queue of clients to report, unless it is already there. Call this
     /// after the change.
     pub(super) fn mark(self: &Arc<Self>, change: Change) {
         let bit = bit(change);
-        // `AcqRel`: if the mark is set already, `unmark` sees the change.
+        // `AcqRel`: if the mark is already set, `unmark` sees the change.
         if self.marks.fetch_or(bit, Ordering::AcqRel) & (bit | DETACHED) == 0
             && let Some(changes) = self.changes.upgrade()
         {
@@ -329,13 +331,13 @@ impl SharedClient {
         }
     }
 
-    /// The client was taken from a queue. Call it before [`Self::report`].
+    /// Records that the client was taken from a queue. Call this before [`Self::report`].
     pub(super) fn unmark(&self, change: Change) {
         self.marks.fetch_and(!bit(change), Ordering::AcqRel);
     }
 
-    /// The table forgets the client. Returns the bucket of connections that this member has
-    /// admitted.
+    /// Called when the table forgets the client. Returns the bucket with the connections that this
+    /// member has admitted.
     pub(super) fn detach(&self) -> Bucket {
         self.open.detach();
         self.marks.fetch_or(DETACHED, Ordering::AcqRel);
@@ -346,7 +348,7 @@ impl SharedClient {
         self.marks.load(Ordering::Acquire) & DETACHED != 0
     }
 
-    /// Whether an unknown client is in the same state.
+    /// Whether the state is the same as that of an unknown client.
     pub(super) fn is_idle(&self, now: u64) -> bool {
         let state = self.state.lock();
         let rate = state.limits.rate.as_ref();
@@ -356,8 +358,8 @@ impl SharedClient {
             && self.known(&state, now).is_full(rate, now)
     }
 
-    /// The time at which all tokens are restored, for clients without connections that can be
-    /// forgotten early. `u64::MAX` if the store then keeps wrong numbers.
+    /// For a client that can be forgotten early because it has no connections: the time at which
+    /// all its tokens are restored. `u64::MAX` if the store would be left with wrong numbers.
     pub(super) fn full_at(&self, now: u64) -> Option<u64> {
         let state = self.state.lock();
         if state.has_report || !state.asks.is_empty() {
@@ -371,7 +373,7 @@ impl SharedClient {
         Some(full_at.max(state.bucket.full_at()))
     }
 
-    /// Whether the store knows everything, and has no connections of this member.
+    /// Whether the store knows everything and counts no connections for this member.
     fn is_settled(&self, state: &State, now: u64) -> bool {
         !state.has_report
             && state.asks.is_empty()
@@ -417,7 +419,7 @@ impl SharedClient {
         Ok(self.permit())
     }
 
-    /// Counts a connection that the fleet admits.
+    /// Counts a connection that the fleet has admitted.
     fn count(&self, state: &mut State, now: u64) -> Permit {
         if let Some(rate) = &state.limits.rate {
             state.bucket.charge(rate, now);
@@ -439,8 +441,8 @@ impl SharedClient {
 }
 
 impl State {
-    /// The tokens that were used by the share of this member and are not restored at the rate of
-    /// the share: while the store did not answer, the other members had the rest of the limit.
+    /// Tokens that were used under this member's share and are not yet restored at the share's
+    /// rate. While the store did not answer, the other members had the rest of the limit.
     fn unsent_alone(&self, now: u64) -> u32 {
         match self.limits.rate {
             Some(_) => self.unsent_alone.min(self.bucket.tokens(now)),
@@ -456,7 +458,7 @@ impl State {
         self.sent_open = self.sent_open.max(open.saturating_add(asks(self.asked)));
     }
 
-    /// Removes connections that do not wait any more. Returns whether there were any.
+    /// Removes connections that no longer wait. Returns whether there were any.
     fn forget_cancelled(&mut self) -> bool {
         let before = self.asks.len();
         let mut index = 0;
@@ -490,7 +492,7 @@ fn wake(wakers: Vec<Waker>) {
     }
 }
 
-/// Nanoseconds from `epoch` to `now`.
+/// Returns the nanoseconds from `epoch` to `now`.
 pub(super) fn nanos_since(epoch: Instant, now: Instant) -> u64 {
     let elapsed: Duration = now.saturating_duration_since(epoch);
     u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)

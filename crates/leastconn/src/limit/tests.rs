@@ -46,7 +46,7 @@ fn burst_is_followed_by_the_rate() {
         [SECOND / 10 - 1, SECOND / 10, SECOND / 10].map(admitted),
         [false, true, false]
     );
-    // After a long idle time, only one burst is available.
+    // After a long idle period, only one burst is available.
     assert_eq!([DAY; 4].map(admitted), [true, true, true, false]);
 }
 
@@ -109,7 +109,7 @@ fn extreme_rate_and_burst_do_not_overflow() {
         bucket.take(&limit, u64::MAX).unwrap();
     }
     let tight = RateLimit::new(1e-6, NonZeroU32::MIN).unwrap();
-    // 1e12 seconds in nanoseconds exceed 64 bits.
+    // 1e12 seconds, expressed in nanoseconds, exceed 64 bits.
     assert_eq!(
         bucket.take(&tight, u64::MAX),
         Err(Duration::from_nanos(u64::MAX))
@@ -161,8 +161,8 @@ fn full_table_refuses_only_unknown_clients() {
     for client in &clients {
         assert!(limiter.admit(client, &limits, at(1)).is_ok());
     }
-    // Each client has used two tokens and is idle after two seconds. `admit` then forgets the
-    // idle clients.
+    // Each client has used two tokens and is idle after two seconds. `admit` then forgets the idle
+    // clients.
     assert!(limiter.admit(&unknown, &limits, at(SECOND)).is_err());
     assert!(limiter.admit(&unknown, &limits, at(2 * SECOND + 1)).is_ok());
     assert_eq!(limiter.len(), 1);
@@ -180,7 +180,7 @@ fn forgetful_limiter_evicts_fullest_bucket_first() {
     let held = limiter.admit(&"d".into(), &limits, at(0)).unwrap();
     assert_eq!(limiter.len(), 3);
     assert!(limiter.admit(&"e".into(), &limits, at(0)).is_ok());
-    // `a` used most of its burst (3 of 5), so it was not forgotten.
+    // `a` has used most of its burst (3 of 5), so it was not forgotten.
     assert!(limiter.admit(&"a".into(), &limits, at(0)).is_ok());
     assert!(limiter.admit(&"a".into(), &limits, at(0)).is_ok());
     assert!(limiter.admit(&"a".into(), &limits, at(0)).is_err());
@@ -211,7 +211,7 @@ fn forgetful_limiter_keeps_connected_clients() {
         assert_eq!(limiter.open(&format!("held {n}").into()), 1);
     }
     drop(held);
-    // Clients with open connections exceed the capacity until they close.
+    // Clients with open connections may exceed the capacity until they disconnect.
     let limiter = Limiter::forgetful(10, *EPOCH);
     let held: Vec<_> = (0..100)
         .map(|n| {
@@ -287,11 +287,11 @@ fn rate_limit((numerator, denominator): (u64, u64), burst: u32) -> RateLimit {
     RateLimit::new(per_second, NonZeroU32::new(burst).unwrap()).unwrap()
 }
 
-/// A reference implementation of GCRA with the theoretical arrival time of the standard.
+/// A reference implementation of GCRA that uses the theoretical arrival time, as in the standard.
 /// Times are exact multiples of `1 / numerator` nanoseconds.
 struct Gcra {
     numerator: u128,
-    /// Emission interval: the time after which one more connection conforms.
+    /// Emission interval: the time between two conforming connections.
     interval: u128,
     burst: u128,
     tat: u128,
@@ -340,7 +340,7 @@ proptest! {
         let mut now = 0u64;
         for (whole, thousandths, nanos) in attempts {
             // Most connections arrive simultaneously or close to a multiple of the emission
-            // interval, and a few arrive a day later.
+            // interval. A few arrive a day later.
             now += match (whole, thousandths) {
                 (0, 990..) => DAY,
                 (0, _) => 0,
@@ -398,8 +398,7 @@ fn long_term_rate_is_exact() {
                 }
                 Err(wait) => {
                     now += wait.as_nanos() as u64;
-                    // One nanosecond earlier, one more connection would have exceeded the
-                    // limit.
+                    // One nanosecond earlier, this connection would have exceeded the limit.
                     let before = now - start - 1;
                     assert!(
                         !gcra.allows(admitted, before, 1),

@@ -55,17 +55,17 @@ const TOO_MANY: Decision = Decision::Refuse(Refusal::TooManyConnections);
 fn rate_is_decided_here_only_far_from_the_limit() {
     let limits = rate(20.0, 20);
     for (members, used, unacknowledged, expected) in [
-        // The limit is not used elsewhere.
+        // No other member has used any of the limit.
         (3, 0.0, 0, Decision::Admit),
         (3, 0.0, 5, Decision::Admit),
         (3, 0.0, 6, Decision::Ask),
         (21, 0.0, 0, Decision::Ask),
-        // Usage in the last answer.
+        // The last answer reports usage on other members.
         (3, 17.0, 0, Decision::Admit),
         (3, 17.1, 0, Decision::Ask),
         (3, 14.0, 1, Decision::Admit),
         (3, 14.1, 1, Decision::Ask),
-        // Nothing is free.
+        // No token is free.
         (3, 19.0, 0, Decision::Ask),
         (3, 20.0, 0, rate_limited(50)),
         (3, 19.5, 0, rate_limited(25)),
@@ -110,8 +110,9 @@ fn tokens_are_restored_since_the_answer() {
 
 #[test]
 fn restored_tokens_of_a_full_bucket_prove_nothing() {
-    // 20 unacknowledged connections since the answer one second ago: if they were evenly
-    // spaced, all of their tokens are restored, if they came just now, none is.
+    // This member has admitted 20 unacknowledged connections since the answer, one second ago. If
+    // they were evenly spaced, all of their tokens have been restored. If they arrived just now,
+    // none has.
     let known = Known {
         unacknowledged: 20,
         ..answered()
@@ -144,7 +145,7 @@ fn member_without_a_recent_answer_is_cautious() {
         let decision = known.decide(connected(members), &limits, now);
         assert_eq!(decision, expected, "{members} members, {known:?}");
     }
-    // Open connections.
+    // The same for open connections.
     for (max, open, expected) in [
         (11, 0, Decision::Ask),
         (12, 0, Decision::Admit),
@@ -163,16 +164,16 @@ fn max_conns_is_decided_here_only_far_from_the_limit() {
         (3, 10, 0, 0, 0, Decision::Admit),
         (3, 10, 0, 0, 2, Decision::Admit),
         (3, 10, 0, 0, 3, Decision::Ask),
-        // Connections that the store knows are not multiplied.
+        // Connections that the store knows are not multiplied by the number of members.
         (3, 10, 0, 7, 7, Decision::Admit),
         (3, 10, 0, 8, 8, Decision::Ask),
         (3, 10, 4, 3, 3, Decision::Admit),
         (3, 10, 5, 3, 3, Decision::Ask),
         (3, 10, 10, 0, 0, Decision::Ask),
-        // Connections that ended here are free for this member.
+        // This member may reuse the slots of connections that ended here.
         (3, 10, 0, 8, 7, Decision::Admit),
         (3, 10, 0, 10, 9, Decision::Ask),
-        // All connections are here.
+        // All of the client's connections are on this member.
         (3, 10, 0, 10, 10, TOO_MANY),
         (3, 10, 20, 0, 10, TOO_MANY),
         (2, 1, 0, 0, 0, Decision::Ask),

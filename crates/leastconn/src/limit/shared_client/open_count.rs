@@ -5,14 +5,14 @@ use std::sync::Weak;
 use super::SharedClient;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
-/// Set in the count while a [`SharedClient`] has to be notified.
+/// Flag in the count: a [`SharedClient`] must be notified.
 const SHARED: u64 = 1 << 63;
 
-/// The open connections of a client, which its permits count down.
+/// The number of open connections of a client. Dropping a permit decrements it.
 #[derive(Debug, Default)]
 pub(in crate::limit) struct OpenCount {
-    /// The number, and [`SHARED`]. One word, so that the end of a connection of a client whose
-    /// limits are not shared costs no second memory access.
+    /// The number, combined with the flag [`SHARED`]. They share one word, so that the end of a
+    /// connection whose client has no shared limits costs no second memory access.
     word: AtomicU64,
     shared: Mutex<Option<Weak<SharedClient>>>,
 }
@@ -41,8 +41,8 @@ impl OpenCount {
         }
     }
 
-    /// Notifies `client` from now on. A connection that ended before is seen by a
-    /// [`Self::get`] after this call.
+    /// Notifies `client` from now on. If a connection ended before, a [`Self::get`] after this call
+    /// takes that into account.
     pub(in crate::limit) fn attach(&self, client: &Arc<SharedClient>) {
         *self.shared.lock() = Some(Arc::downgrade(client));
         self.word.fetch_or(SHARED, Ordering::AcqRel);

@@ -1,4 +1,4 @@
-//! A connection that waits for the decision of the store, as a future.
+//! A future for a connection that waits for the store's decision.
 
 use std::{
     mem,
@@ -14,12 +14,12 @@ use crate::{
     sync::{Arc, Mutex},
 };
 
-/// A connection that waits for the decision of the store; see
+/// A connection that waits for the store's decision; see
 /// [`Limiter::admit_shared`](crate::Limiter::admit_shared).
 ///
 /// # Cancel safety
-/// Dropping the future withdraws the question. If the store has admitted the connection already,
-/// it no longer counts as open, but its token stays used.
+/// Dropping the future withdraws the question. If the store has already admitted the connection, it
+/// no longer counts as open, but its token stays used.
 #[derive(Debug)]
 #[must_use = "the connection waits only while the future is held"]
 pub struct Pending {
@@ -32,8 +32,8 @@ impl Pending {
         Self { client, cell }
     }
 
-    /// Stops waiting and decides by the share of one of `members` balancers, unless the store has
-    /// decided.
+    /// Stops waiting. Unless the store has already decided, decides under the share of one of
+    /// `members` balancers.
     ///
     /// # Errors
     /// If the client is over a limit.
@@ -52,12 +52,12 @@ impl Future for Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        // A permit that was not taken is dropped here, without the lock of the cell.
+        // A permit that was not taken is dropped here, after the cell's lock was released.
         drop(self.cell.take());
     }
 }
 
-/// What the client's state and the waiting task share.
+/// State shared by the client and the waiting task.
 #[derive(Debug)]
 pub(super) struct Cell(Mutex<CellState>);
 
@@ -79,8 +79,8 @@ impl Cell {
         matches!(*self.0.lock(), CellState::Waiting(_))
     }
 
-    /// Sets the decision if the task still waits for it. `decide` is called only in this case.
-    /// Returns whether it was, and the waker of the task.
+    /// Sets the decision if the task still waits for it. `decide` is called only in that case.
+    /// Returns whether the task was waiting, and its waker.
     pub(super) fn decide(
         &self,
         decide: impl FnOnce() -> Result<Permit, Refusal>,

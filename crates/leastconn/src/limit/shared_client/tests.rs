@@ -86,7 +86,7 @@ fn decided(mut pending: Pending) -> Result<Permit, Refusal> {
     }
 }
 
-/// Reports what is new: admitted, asked, open.
+/// Returns the report's numbers of admitted, asking and open connections.
 #[track_caller]
 fn one_report(limiter: &Limiter, now: u64) -> UsageReport {
     let mut reports = limiter.usage_reports(10, at(now));
@@ -108,7 +108,7 @@ fn usage_is_reported_once_and_acknowledged() {
     assert_eq!(report.client(), &alice());
     assert_eq!(report.limits(), &limits);
     assert_eq!(numbers(&report), (2, 0, 2));
-    // Changes while the report is not acknowledged are in the next report.
+    // Changes made before the report is acknowledged go into the next report.
     drop(first);
     assert!(limiter.usage_reports(10, at(1)).is_empty());
     report.confirm(&FleetUsage::new(0, 2.0, 0), at(2));
@@ -194,7 +194,7 @@ fn refusal_says_when_the_next_token_is_free() {
         retry_after: Duration::from_millis(millis),
     };
     assert_eq!(decided(second).unwrap_err(), limited(25));
-    // Refused without asking until then.
+    // Until then, connections are refused without asking.
     assert_eq!(ask(5).unwrap_err(), limited(20));
     assert!(limiter.usage_reports(10, at(5)).is_empty());
     drop(pending(ask(25)));
@@ -205,10 +205,11 @@ fn cancelled_connections_give_back_what_was_granted() {
     let limiter = limiter();
     let limits = max_conns(2);
     let ask = || pending(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
-    // Before the report.
+    // The connection is cancelled before the report.
     drop(ask());
     assert!(limiter.usage_reports(10, at(0)).is_empty());
-    // Between the report and the answer: the next connection in the report is admitted instead.
+    // The connection is cancelled between the report and the answer, and the next connection in the
+    // report is admitted instead.
     let (first, second) = (ask(), ask());
     let report = one_report(&limiter, 0);
     assert_eq!(numbers(&report), (0, 2, 0));
@@ -218,7 +219,7 @@ fn cancelled_connections_give_back_what_was_granted() {
     let report = one_report(&limiter, 1);
     assert_eq!(numbers(&report), (0, 0, 0));
     report.confirm(&FleetUsage::new(0, 0.0, 0), at(1));
-    // If no connection is left, the store learns that the grant is not used.
+    // If no connection is left, the store learns that the grant is unused.
     let only = ask();
     let report = one_report(&limiter, 2);
     drop(only);
@@ -227,7 +228,7 @@ fn cancelled_connections_give_back_what_was_granted() {
     let report = one_report(&limiter, 3);
     assert_eq!(numbers(&report), (0, 0, 0));
     report.confirm(&FleetUsage::new(0, 0.0, 0), at(4));
-    // After the answer.
+    // The connection is cancelled after the answer.
     let only = ask();
     one_report(&limiter, 5).confirm(&FleetUsage::new(1, 0.0, 0), at(5));
     assert_eq!(limiter.open(&alice()), 1);
@@ -260,8 +261,8 @@ fn share_decides_after_the_timeout() {
     let [first, second, third] = waiting.map(|pending| pending.decide_alone(members, at(20)));
     let _held = (first.unwrap(), second.unwrap());
     assert_eq!(third.unwrap_err(), Refusal::TooManyConnections);
-    // The report is sent again without them. If the store has admitted them, it learns how many
-    // connections are open.
+    // The report is sent again without these connections. If the store has already admitted them,
+    // it learns how many are actually open.
     report.refresh();
     assert_eq!(numbers(&report), (0, 0, 2));
     report.confirm(&FleetUsage::new(0, 0.0, 0), at(300));
@@ -279,7 +280,8 @@ fn late_grant_is_counted_once() {
     drop(other);
     report.confirm(&FleetUsage::new(2, 2.0, 0), at(50));
     assert_eq!(limiter.open(&alice()), 1);
-    // The store counts both. The token of the connection that was admitted is not used twice.
+    // The store counts both tokens. The token of the connection that was admitted is not used
+    // twice.
     let report = one_report(&limiter, 51);
     assert_eq!(numbers(&report), (0, 0, 1));
 }
@@ -330,7 +332,7 @@ fn cut_off_member_enforces_its_share() {
     assert_eq!(
         refused.unwrap_err(),
         Refusal::RateLimited {
-            // A third of 20 a second.
+            // The share is a third of 20 connections per second.
             retry_after: Duration::from_nanos(150_000_000)
         }
     );
@@ -458,7 +460,7 @@ fn reports_are_bounded_and_fair() {
             *counts.entry(report.client().clone()).or_default() += 1;
             let ask = report.ask();
             report.confirm(&FleetUsage::new(ask, 1.0, 0), at(0));
-            // The first clients never stop.
+            // The first clients keep connecting.
             (0..10).for_each(admit);
         }
     }

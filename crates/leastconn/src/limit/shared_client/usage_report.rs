@@ -1,4 +1,4 @@
-//! What a member reports to the store about a client.
+//! A member's report to the store about one client.
 
 use std::{num::NonZeroU32, time::Instant};
 
@@ -12,10 +12,10 @@ use crate::{
 /// The usage of a client since its last report; see
 /// [`Limiter::usage_reports`](crate::Limiter::usage_reports).
 ///
-/// A report stays valid until it is [confirmed](Self::confirm). If the answer of the store is
-/// lost, send it again: the store must be able to recognize it, so that it subtracts the tokens
-/// only once. There is no other report on the client in the meantime. If the report is dropped
-/// instead, the next report contains its tokens.
+/// A report stays valid until it is [confirmed](Self::confirm). If the store's answer is lost, send
+/// the report again. The store must be able to recognize it, so that it subtracts the tokens only
+/// once. Until then, there is no other report about the client. If the report is dropped instead,
+/// the next report contains its tokens.
 #[derive(Debug)]
 #[must_use = "if the report is dropped, the store does not learn the usage"]
 pub struct UsageReport {
@@ -50,7 +50,7 @@ impl UsageReport {
         self.client.id()
     }
 
-    /// Returns the limits of the client's last connection.
+    /// Returns the limits that applied to the client's last connection.
     pub const fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -60,31 +60,31 @@ impl UsageReport {
         self.admitted
     }
 
-    /// Returns the number of connections that wait for a decision.
+    /// Returns the number of connections that are waiting for a decision.
     pub const fn ask(&self) -> u32 {
         self.ask
     }
 
-    /// Returns the number of open connections. Connections that wait are not included.
+    /// Returns the number of open connections, not counting waiting ones.
     pub const fn open(&self) -> u32 {
         self.open
     }
 
-    /// Updates the number of open connections and of connections that wait, before the report
-    /// is sent again. The number of admitted connections stays the same.
+    /// Updates the numbers of open and of waiting connections before the report is sent again. The
+    /// number of admitted connections stays the same.
     pub fn refresh(&mut self) {
         (self.limits, self.ask, self.open) = self.client.refresh();
     }
 
-    /// Applies the answer, which was received at `now`. Connections that wait are admitted or
+    /// Applies the answer, which was received at `now`. Waiting connections are admitted or
     /// refused.
     pub fn confirm(mut self, answer: &FleetUsage, now: Instant) {
         self.is_confirmed = true;
         self.client.confirm(self.open, answer, now);
     }
 
-    /// There was no answer in time. Connections that wait are decided by the share of one of
-    /// `members` balancers. The report itself stays valid.
+    /// Call this if there was no answer in time. Waiting connections are then decided under the
+    /// share of one of `members` balancers. The report itself stays valid.
     pub fn unanswered(&self, members: NonZeroU32, now: Instant) {
         self.client.decide_all_alone(members, now);
     }
