@@ -32,21 +32,21 @@ pub use unix::{connect_unix, from_unix};
 
 /// Returns the monotonic time. The library reads the clock only through this function.
 ///
-/// The clock is Tokio's, so it also stops when a test pauses Tokio's timers. With a different
+/// This is Tokio's clock, so it also stops when a test pauses Tokio's timers. With a different
 /// clock, a timer could fire before it is due.
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Returns a random number for jitter and for breaking ties. The number differs between calls
-/// and between processes, but is not suitable for secrets.
+/// Returns a random number for jitter and for breaking ties. It differs between calls and between
+/// processes, but is not suitable for secrets.
 pub fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
 }
 
-/// Changes `interval` by up to 10 % in both directions, so that the checks of many servers do
-/// not start at the same time.
+/// Varies `interval` by up to 10 % in either direction, so that the checks of many servers do not
+/// start at the same time.
 fn jittered(interval: Duration, random: u64) -> Duration {
     interval - interval / 10 + share(interval / 5, random)
 }

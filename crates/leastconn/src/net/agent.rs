@@ -1,5 +1,4 @@
-//! Agent checks: asks an agent on each server for the weight, the connection limit and the state
-//! of the server.
+//! Agent checks: asks the agent on each server for the server's weight, connection limit and state.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,20 +18,20 @@ use super::{
 };
 use crate::{AgentReport, Member, Pool, Server, ServerId, deadline::after, sync::Mutex};
 
-/// Maximum length of a report, in bytes. A longer report is an error: its end may be cut within a
-/// word, such as `maxconn:30` of `maxconn:3000`.
+/// Maximum length of a report, in bytes. A longer report is an error, because it might be cut in
+/// the middle of a word, for example `maxconn:30` instead of `maxconn:3000`.
 const MAX_REPORT: usize = 1024;
 
 /// Settings of agent checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AgentCheck {
-    /// The port of the agent, at the address of the server.
+    /// The agent's port, at the server's address.
     pub port: u16,
-    /// Bytes to send once connected.
+    /// Bytes to send after connecting.
     pub send: Option<Vec<u8>>,
-    /// Time from the start of one check to the start of the next. The actual time varies
-    /// randomly by up to 10 % in both directions.
+    /// Time from the start of one check to the start of the next. The actual time varies randomly
+    /// by up to 10 % in either direction.
     pub interval: Duration,
     /// Time limit of one check.
     pub timeout: Duration,
@@ -53,13 +52,13 @@ impl AgentCheck {
 /// Asks the agents of a pool's servers until the checker is dropped, and applies their
 /// [reports](AgentReport). The checker follows the membership of the pool.
 ///
-/// If an agent does not answer, its last report continues to apply: only health checks detect
-/// that a server has failed. Agents are not asked while an operator has set their server to
-/// maintenance. Servers on UNIX sockets have no agent checks, because they have no port.
+/// If an agent does not answer, its last report remains in effect: only health checks detect that a
+/// server has failed. An agent is not asked while an operator has set its server to maintenance.
+/// Servers on UNIX sockets have no agent checks, because they have no port.
 #[derive(Debug)]
 pub struct AgentChecker {
     shared: Arc<Shared>,
-    /// The task that follows the membership. It holds the tasks that ask the agents.
+    /// The task that follows the membership. It owns the tasks that ask the agents.
     _supervisor: JoinSet<()>,
 }
 
@@ -67,7 +66,7 @@ pub struct AgentChecker {
 struct Shared {
     pool: Weak<Pool>,
     check: AgentCheck,
-    /// The time of the last report of each server or, if there was none, of the first check.
+    /// When each server's agent last reported or, if it never has, when it was first asked.
     reported: Mutex<HashMap<ServerId, Instant>>,
     /// Whether the checker was dropped. The lock is held while a report is applied, so that no
     /// report is applied after the drop.
@@ -113,8 +112,9 @@ impl AgentChecker {
 }
 
 impl AgentChecker {
-    /// Returns how long ago the agent of a server has last reported at `now` or, if it never has,
-    /// how long ago it was first asked. Returns `None` for servers whose agents are not asked.
+    /// Returns the time from the last report of a server's agent until `now`. If the agent has
+    /// never reported, the time starts when it was first asked. Returns `None` for servers whose
+    /// agents are not asked.
     pub fn report_age(&self, server: &ServerId, now: Instant) -> Option<Duration> {
         let reported = self.shared.reported.lock();
         let at = reported.get(server)?;
@@ -172,7 +172,7 @@ impl Shared {
         reported.entry(server.id().clone()).or_insert(at);
     }
 
-    /// Forgets the reports of servers that have left the pool.
+    /// Forgets the reports about servers that have left the pool.
     fn keep_only(&self, members: &[Member]) {
         let names: HashSet<_> = members.iter().map(|member| member.server.id()).collect();
         self.reported.lock().retain(|name, _| names.contains(name));
@@ -199,7 +199,7 @@ impl Shared {
     }
 }
 
-/// Asks the agent of `server` once, and returns its line without the line end.
+/// Asks the agent of `server` once, and returns its line without the line ending.
 async fn ask(server: &Server, check: &AgentCheck) -> io::Result<String> {
     let deadline = after(now(), check.timeout);
     let answer = async {
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
     use crate::{AdminState, ServerSpec, WeightOverride};
 
-    /// An agent that sends `line` to each connection, and nothing while `is_silent`.
+    /// An agent that sends `line` on each connection, but nothing while `is_silent` is true.
     async fn agent(line: &'static str, is_silent: Arc<AtomicBool>) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -285,7 +285,7 @@ mod tests {
         let age = |name: &str| checker.report_age(&ServerId::from(name), now());
         is_silent.store(true, Ordering::Relaxed);
         sleep(Duration::from_millis(100)).await;
-        // The last report before the silence is at most one interval and one check older.
+        // The last report before the silence is at most one interval and one check old.
         let first = age("a").unwrap();
         assert!(first < Duration::from_secs(5), "{first:?}");
         sleep(Duration::from_millis(50)).await;
@@ -300,7 +300,7 @@ mod tests {
             "the last report still applies"
         );
 
-        // The weight of an operator replaces that of the agent.
+        // The operator's weight replaces the agent's.
         pool.set_weight("a", Some(WeightOverride::Absolute(7)));
         assert_eq!(member().effective_weight(), 7.0);
         pool.set_weight("a", None);

@@ -1,5 +1,5 @@
-//! Opens a connection to a server: picks a server, dials the server, and retries with another
-//! server.
+//! Opens a connection to a server: picks a server, dials it and, if that fails, retries with
+//! another server.
 
 mod dial;
 mod queue;
@@ -27,37 +27,37 @@ pub(super) use dial::dial_for_check;
 use queue::Queue;
 use retry::Retry;
 
-/// Timeouts and retries of connecting.
+/// Timeouts and retries for connecting to servers.
 ///
 /// ```
 /// use std::time::Duration;
 ///
 /// use leastconn::net::ConnectPolicy;
 ///
-/// // Fail at once when no server answers.
+/// // Fail immediately if no server answers.
 /// let mut policy = ConnectPolicy::default();
 /// policy.retry_for = Duration::ZERO;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectPolicy {
-    /// Time limit of one attempt: resolving the server's name, connecting, and
+    /// Time limit for one attempt, which consists of resolving the server's name, connecting, and
     /// [preparing](Connect::prepare) the connection.
     pub timeout: Duration,
-    /// Maximum number of further servers that a round tries after the first server has failed.
+    /// Maximum number of further servers that a round tries after its first server has failed.
     pub retries: u32,
-    /// Time after the first failed round during which further rounds are started. The delay
-    /// between rounds starts at 100 ms and doubles up to one second. A round starts early if a
-    /// server becomes available. If zero, there is only one round.
+    /// How long further rounds may start after the first round has failed. The delay between rounds
+    /// starts at 100 ms and doubles up to one second. A round starts early if a server becomes
+    /// available. If zero, there is only one round.
     pub retry_for: Duration,
-    /// TCP keepalive: the time without traffic after which the kernel probes the server; see
-    /// [`set_keepalive`](super::set_keepalive). `None`: no keepalive.
+    /// TCP keepalive: how long the connection is without traffic before the kernel probes the
+    /// server; see [`set_keepalive`](super::set_keepalive). `None`: no keepalive.
     pub keepalive: Option<Duration>,
 }
 
 impl Default for ConnectPolicy {
-    /// An attempt takes up to 5 seconds, and a round has up to 2 retries. Further rounds are
-    /// started for 3 seconds. Keepalive probes start after a minute.
+    /// Each attempt may take 5 seconds, and each round has 2 retries. Further rounds may start for
+    /// 3 seconds. Keepalive probes start after a minute.
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(5),
@@ -71,20 +71,20 @@ impl Default for ConnectPolicy {
 /// An open connection to a server.
 #[derive(Debug)]
 pub struct Connected<S = TcpStream> {
-    /// The connection to the server, prepared by the step of [`Connect::prepare`].
+    /// The connection to the server, as returned by the step of [`Connect::prepare`].
     pub stream: S,
     /// Counts the connection on its server. Keep the lease as long as the connection is open.
     pub lease: Lease,
-    /// Number of attempts, including the successful attempt.
+    /// Number of attempts, including the successful one.
     pub attempts: u32,
 }
 
-/// Counter of attempts to connect, and the time spent in the queue. It can be read during and
+/// Counts connection attempts, and measures the time spent in the queue. Can be read during and
 /// after [`Connect::run`].
 #[derive(Debug, Default)]
 pub struct Attempts {
     count: AtomicU32,
-    /// In nanoseconds.
+    /// Time spent in the queue, in nanoseconds.
     queued: AtomicU64,
     is_waiting: AtomicBool,
 }
@@ -95,7 +95,7 @@ impl Attempts {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Returns how long the connection has waited in the queue. `None`: it has not waited.
+    /// Returns how long the connection has waited in the queue, or `None` if it has not waited.
     pub fn queued(&self) -> Option<Duration> {
         match self.queued.load(Ordering::Relaxed) {
             0 => None,
@@ -103,7 +103,7 @@ impl Attempts {
         }
     }
 
-    /// Whether the connection waits in the queue at the moment.
+    /// Whether the connection is currently waiting in the queue.
     pub fn is_waiting(&self) -> bool {
         self.is_waiting.load(Ordering::Relaxed)
     }
@@ -140,7 +140,7 @@ pub enum ConnectError {
         /// The error of the last attempt.
         source: io::Error,
     },
-    /// All selected servers are at their maximum of connections, and the queue is full.
+    /// All selected servers are at their maximum number of connections, and the queue is full.
     #[error("all allowed servers are at `max_conns`, and the queue is full")]
     QueueFull {
         /// Number of attempts.
@@ -152,11 +152,11 @@ pub enum ConnectError {
         /// Number of attempts.
         attempts: u32,
     },
-    /// This process is out of file descriptors or memory. The health of servers does not
+    /// This process is out of file descriptors or memory. The health of the servers does not
     /// change, and no other server is tried.
     #[error("the balancer cannot open another connection: {source}")]
     Exhausted {
-        /// Number of attempts, including the attempt that failed for lack of resources.
+        /// Number of attempts, including the one that failed for lack of resources.
         attempts: u32,
         /// The error of the system call.
         source: io::Error,
@@ -174,7 +174,7 @@ impl ConnectError {
         }
     }
 
-    /// Number of attempts.
+    /// Returns the number of attempts.
     pub const fn attempts(&self) -> u32 {
         match self {
             Self::NoServerAvailable => 0,
@@ -185,7 +185,7 @@ impl ConnectError {
         }
     }
 
-    /// Whether further rounds of attempts are useless.
+    /// Whether further rounds would be useless.
     const fn is_final(&self) -> bool {
         match self {
             Self::NoServerAvailable | Self::Failed { .. } => false,
@@ -194,14 +194,13 @@ impl ConnectError {
     }
 }
 
-/// Opens a connection to a selected server. This function is a shortcut for [`Connect`]
-/// without options.
+/// Opens a connection to a selected server. Shortcut for [`Connect`] without options.
 ///
 /// # Errors
-/// As [`Connect::run`].
+/// The same as for [`Connect::run`].
 ///
 /// # Cancel safety
-/// As [`Connect::run`].
+/// The same as for [`Connect::run`].
 pub async fn connect(
     pool: &Pool,
     selector: &Selector,
@@ -210,8 +209,7 @@ pub async fn connect(
     Connect::new(pool, selector, policy).run().await
 }
 
-/// Builder for opening a connection to a server of a pool. [`Connect::run`] opens the
-/// connection.
+/// Builder for a connection to one of a pool's servers. [`Connect::run`] opens the connection.
 ///
 /// ```no_run
 /// # async fn example(pool: leastconn::Pool, peer: std::net::SocketAddr) {
@@ -242,7 +240,7 @@ pub struct Connect<'a, P = Plain> {
 }
 
 impl<'a> Connect<'a> {
-    /// Creates a builder for a plain TCP connection to one of the servers of `pool` that
+    /// Creates a builder for a plain TCP connection to one of those servers of `pool` that
     /// `selector` selects.
     pub const fn new(pool: &'a Pool, selector: &'a Selector, policy: &'a ConnectPolicy) -> Self {
         Self {
@@ -258,29 +256,29 @@ impl<'a> Connect<'a> {
 }
 
 impl<'a, P: Prepare> Connect<'a, P> {
-    /// Sets the source of the connection, for
-    /// [`Balance::SourceHash`](crate::Balance::SourceHash).
+    /// Sets the source of the connection, which [`Balance::SourceHash`](crate::Balance::SourceHash)
+    /// uses.
     pub fn source(self, source: impl Into<Source>) -> Self {
         let source = Some(source.into());
         Self { source, ..self }
     }
 
-    /// Sets the client. If connections wait in the queue of the pool, clients are served in
-    /// turn. Connections without a client count as connections of one client.
+    /// Sets the client. The pool's queue serves clients in turn. All connections without a client
+    /// count as those of a single client.
     pub const fn client(mut self, client: &'a ClientId) -> Self {
         self.client = Some(client);
         self
     }
 
-    /// Counts the attempts in `attempts`. The counter can still be read after the future was
+    /// Counts the attempts in `attempts`. The counter remains readable after the future was
     /// dropped.
     pub const fn attempts(mut self, attempts: &'a Attempts) -> Self {
         self.attempts = Some(attempts);
         self
     }
 
-    /// Prepares each new connection with `step`, within the time limit of the attempt. If
-    /// `step` fails, the attempt fails.
+    /// Prepares each new connection with `step`, within the time limit of the attempt. If `step`
+    /// fails, so does the attempt.
     pub fn prepare<Q: Prepare>(self, step: &'a Q) -> Connect<'a, Q> {
         let Self {
             pool,
@@ -302,39 +300,37 @@ impl<'a, P: Prepare> Connect<'a, P> {
         }
     }
 
-    /// Connects to the server that the pool picks. If the attempt fails, other servers are
-    /// tried, each at most once. The round ends when a server accepts the connection, when
-    /// [`ConnectPolicy::retries`] are used up, or when no server is left. If a round fails,
-    /// the method waits and starts another round, for at most [`ConnectPolicy::retry_for`].
-    /// The restart of a server therefore delays clients, but their connections do not fail.
+    /// Connects to the server that the pool picks. If the attempt fails, other servers are tried,
+    /// each at most once. The round ends when a server accepts the connection, when
+    /// [`ConnectPolicy::retries`] are used up, or when no server is left. If a round fails, the
+    /// method waits and starts another round, for at most [`ConnectPolicy::retry_for`]. Restarting
+    /// a server therefore delays connections but does not make them fail.
     ///
-    /// If the first pick of a round finds only servers at `max_conns`, the connection waits in
-    /// the [queue](crate::PoolBuilder::queue) of the pool, in total for at most the timeout of
-    /// the queue. This time does not count towards [`ConnectPolicy::retry_for`].
+    /// If the first pick of a round finds only servers at `max_conns`, the connection waits in the
+    /// pool's [queue](crate::PoolBuilder::queue). Over all rounds, it waits there for at most the
+    /// queue timeout. This time does not count towards [`ConnectPolicy::retry_for`].
     ///
-    /// The method fails without waiting if no server can become available: if all servers are
-    /// in drain or maint, or at `max_conns` and the pool has no queue. It waits for selected
-    /// servers that are absent if the pool [may be empty](crate::PoolBuilder::may_be_empty). If all servers are set to
-    /// drain or maint while the method waits between rounds, it fails before the next round.
+    /// The method fails without waiting if no server can become available: because all servers are
+    /// in drain or maint, or because they are at `max_conns` and the pool has no queue. If the pool
+    /// [may be empty](crate::PoolBuilder::may_be_empty), the method waits for selected servers that
+    /// are not members yet. If all servers are set to drain or maint while it waits between rounds,
+    /// it fails before the next round.
     ///
     /// A connection counts on its server before the server is dialled, so that concurrent
-    /// connections do not all choose the same idle server. While the method waits between
-    /// rounds, the connection does not count on any server. Each round uses the present
-    /// members of the pool.
+    /// connections do not all choose the same idle server. While the method waits between rounds,
+    /// the connection does not count on any server. Each round uses the pool's current members.
     ///
-    /// The outcome of each attempt is recorded in the health of the server, unless the failure
-    /// is local. If this process is out of file descriptors or memory, the method fails at
-    /// once. If no local address or port is left for connections to a server, the next server
-    /// is tried.
+    /// The outcome of each attempt is recorded in the server's health, unless the failure is local.
+    /// If this process is out of file descriptors or memory, the method fails immediately. If no
+    /// local address or port is left for connections to a server, the next server is tried.
     ///
     /// # Errors
-    /// If no selected server is available, if all attempts failed, if the queue is full or its
-    /// timeout has passed, or if this process is out of file descriptors or memory.
+    /// If no selected server is available, if all attempts have failed, if the queue is full or its
+    /// timeout has expired, or if this process is out of file descriptors or memory.
     ///
     /// # Cancel safety
-    /// Dropping the future closes the connection that was being opened, which then no longer
-    /// counts on its server. The server's health does not change. A connection that waits
-    /// leaves the queue.
+    /// Dropping the future closes the connection that was being opened, which then no longer counts
+    /// on its server. The server's health does not change. A waiting connection leaves the queue.
     pub async fn run(self) -> Result<Connected<P::Stream>, ConnectError> {
         let (pool, policy) = (self.pool, self.policy);
         let own_attempts = Attempts::default();
@@ -350,8 +346,8 @@ impl<'a, P: Prepare> Connect<'a, P> {
             }
             let is_hopeless = match retry {
                 None => failure.is_none() && !pool.may_recover(self.selector, &candidates, now()),
-                // A server at `max_conns` is worth waiting for: other waiting connections
-                // may occupy it only while they try to connect.
+                // It is worth waiting for a server at `max_conns`: other waiting connections may
+                // occupy it only while they try to connect.
                 Some(_) => pool.is_withdrawn(self.selector, &candidates),
             };
             if policy.retry_for.is_zero() || is_hopeless {
@@ -375,8 +371,8 @@ impl<'a, P: Prepare> Connect<'a, P> {
         }
     }
 
-    /// Tries candidates, each at most once. Returns the error of the last attempt, or `None`
-    /// as the error if no candidate was tried.
+    /// Tries the candidates, each at most once. Returns the error of the last attempt, or `None` as
+    /// the error if no candidate was tried.
     async fn round(
         &self,
         candidates: &Candidates,

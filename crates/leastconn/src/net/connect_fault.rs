@@ -1,19 +1,19 @@
-//! Classifies connect errors: the cause is either the server or the balancer itself.
+//! Classifies connect errors by their cause: the server or the balancer itself.
 //!
-//! A process that is out of file descriptors cannot connect to any server. If this counted as
-//! a failure of the servers, all servers would be ejected during a short overload.
+//! A process that is out of file descriptors cannot connect to any server. If such errors counted
+//! as server failures, a short overload would eject all servers.
 
 use std::io;
 
 /// The cause of a failed connect or probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectFault {
-    /// The server or the network path to it does not work.
+    /// The server, or the network path to it, does not work.
     Server,
     /// This host has no local address or port left for connections to this server. Other
     /// servers may still be reachable.
     Local,
-    /// This process or host is out of file descriptors or memory, and cannot connect to any
+    /// This process or host is out of file descriptors or memory, so it cannot connect to any
     /// server.
     Exhausted,
 }

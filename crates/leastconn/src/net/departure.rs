@@ -7,18 +7,18 @@ use tokio::{io::Interest, net::TcpStream, time::sleep};
 use super::{Fault, Stream};
 use crate::Reason;
 
-/// How long dialling continues after a client has closed its connection in order without
-/// sending data. The client may have closed only its sending direction, and may wait for the
-/// server to send first. The grace period also lets a monitoring probe that connects and
-/// closes reach a server that accepts quickly.
+/// How long dialling continues after the client has cleanly closed its connection without sending
+/// data. The client may have closed only its sending direction and be waiting for the server to
+/// send first. The grace period also lets a monitoring probe that connects and closes reach a
+/// server that accepts quickly.
 const GRACE: Duration = Duration::from_millis(200);
 
 /// How a client left before a server was connected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Departed {
-    /// The client closed the connection without sending data. For TLS, `close_notify` may be
-    /// missing.
+    /// The client closed the connection without sending data. If the client uses TLS,
+    /// `close_notify` may be missing.
     #[error("the client closed before a server was connected")]
     Closed,
     /// The connection was reset or failed.
@@ -37,13 +37,13 @@ impl Departed {
     }
 }
 
-/// Waits until the client leaves. Does not consume any data of `stream`: see
+/// Waits until the client leaves. Does not consume any data from `stream`: see
 /// [`Stream::poll_ahead`].
 ///
-/// Completes immediately after a reset, and 200 ms after an orderly close. If the client has
-/// sent data, an orderly close is ignored: the client may have closed only its sending
-/// direction, and may wait for the response. In a `select!`, poll this future last, so that it
-/// costs nothing if another branch is ready.
+/// Completes immediately after a reset, and 200 ms after an orderly close. If the client has sent
+/// data, an orderly close is ignored: the client may have closed only its sending direction and be
+/// waiting for the response. In a `select!`, poll this future last, so that it costs nothing if
+/// another branch is ready.
 ///
 /// # Cancel safety
 /// Cancel safe.
@@ -68,7 +68,7 @@ pub async fn departed<S: Stream>(stream: &mut S) -> Departed {
     }
 }
 
-/// Whether the TCP connection is still open after the protocol has ended (for TLS, after
+/// Whether the TCP connection is still open although the protocol has ended (with TLS, after
 /// `close_notify`). Waits for a FIN, and returns `true` if data arrives instead.
 async fn is_half_open(socket: Option<&TcpStream>) -> bool {
     match socket {

@@ -1,4 +1,4 @@
-//! Adapter for streams of other crates.
+//! An adapter for stream types from other crates.
 
 use std::{
     fmt, io,
@@ -13,16 +13,14 @@ use tokio::{
 
 use super::Stream;
 
-/// Adapts any `AsyncRead + AsyncWrite` type to [`Stream`], for example a TLS stream of another
-/// crate.
+/// Adapts any `AsyncRead + AsyncWrite` type to [`Stream`], for example another crate's TLS stream.
 ///
-/// The inner stream must report errors as [`Stream`] requires. If the connection was closed
-/// without the end marker of the protocol, the error is [`io::ErrorKind::UnexpectedEof`]. A
-/// protocol error is [`io::ErrorKind::InvalidData`]. The streams of `tokio-rustls` meet this
-/// requirement.
+/// The inner stream must report errors as [`Stream`] requires. If the connection was closed without
+/// the protocol's end marker, the error must be [`io::ErrorKind::UnexpectedEof`]. A protocol error
+/// must be [`io::ErrorKind::InvalidData`]. The streams of `tokio-rustls` meet these requirements.
 ///
-/// [`Stream::poll_ahead`] is not supported, so [`departed`](super::departed) does not notice a
-/// client that leaves while a server is dialled.
+/// [`Stream::poll_ahead`] is not supported, so [`departed`](super::departed) does not notice if the
+/// client leaves while a server is being dialled.
 ///
 /// ```
 /// use leastconn::net::{Foreign, Stream};
@@ -39,9 +37,9 @@ pub struct Foreign<S> {
 }
 
 impl<S> Foreign<S> {
-    /// Wraps a stream that has no TCP socket. [`Stream::abort`] then does nothing. The peer
-    /// must therefore recognise the drop of the stream as a failure, as with a TLS stream that
-    /// is dropped without `close_notify`.
+    /// Wraps a stream that has no TCP socket. [`Stream::abort`] then does nothing, so the peer must
+    /// recognise the drop of the stream as a failure. This is the case for a TLS stream that is
+    /// dropped without `close_notify`.
     pub const fn new(stream: S) -> Self {
         Self {
             stream,
@@ -49,8 +47,8 @@ impl<S> Foreign<S> {
         }
     }
 
-    /// Wraps a stream over a TCP socket. `socket` returns that socket. [`Stream::abort`]
-    /// resets the connection.
+    /// Wraps a stream over a TCP socket, which `socket` returns. [`Stream::abort`] resets the
+    /// connection.
     pub const fn over_tcp(stream: S, socket: fn(&S) -> &TcpStream) -> Self {
         Self {
             stream,
@@ -63,7 +61,7 @@ impl<S> Foreign<S> {
         &self.stream
     }
 
-    /// Consumes the adapter, and returns the inner stream.
+    /// Consumes the adapter and returns the inner stream.
     pub fn into_inner(self) -> S {
         self.stream
     }
@@ -106,7 +104,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Foreign<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Foreign<S> {
     fn abort(&mut self) {
         if let Some(socket) = self.socket() {
-            // The call fails only if the socket is already closed.
+            // This fails only if the socket is already closed.
             let _ = socket.set_zero_linger();
         }
     }

@@ -1,4 +1,4 @@
-//! TCP keepalive: detects peers that disappeared without closing the connection.
+//! TCP keepalive: detects peers that have disappeared without closing the connection.
 
 use std::{io, os::fd::AsFd, time::Duration};
 
@@ -9,14 +9,13 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// Number of unanswered probes after which the kernel closes the connection.
 const PROBES: u32 = 3;
 
-/// Enables TCP keepalive on `socket`. After the time `idle` (in whole seconds) without
-/// traffic from the peer, the kernel sends three probes. The interval between probes is ten
-/// seconds, or `idle` if that is shorter. If the peer answers none of the probes, the
-/// connection fails with `ETIMEDOUT`. On Linux, accepted sockets inherit the settings of
-/// their listener.
+/// Enables TCP keepalive on `socket`. After `idle` (in whole seconds) without traffic from the
+/// peer, the kernel sends three probes at intervals of ten seconds, or of `idle` if that is
+/// shorter. If the peer answers none of them, the connection fails with `ETIMEDOUT`. On Linux,
+/// accepted sockets inherit their listener's settings.
 ///
-/// `TCP_USER_TIMEOUT` is not set: it would also close connections whose peer works but reads
-/// slowly.
+/// `TCP_USER_TIMEOUT` is not set, because it would also close connections whose peer works but
+/// reads slowly.
 ///
 /// # Errors
 /// If `setsockopt` fails, for example because `socket` is not a TCP socket.

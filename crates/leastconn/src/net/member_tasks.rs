@@ -6,7 +6,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{Member, Server};
 
-/// The tasks of the members of a pool. They are aborted when this value is dropped.
+/// The tasks of a pool's members. They are aborted when this value is dropped.
 #[derive(Debug, Default)]
 pub(super) struct MemberTasks {
     tasks: JoinSet<()>,

@@ -1,19 +1,18 @@
-//! Counts the bytes written to a socket that its peer has not acknowledged.
+//! Counts the bytes written to a socket that the peer has not acknowledged.
 //!
-//! Linux reports this number through `SIOCOUTQ` and `TCP_INFO`, which have no safe wrapper,
-//! and through `sock_diag` over netlink, which this module uses. Netlink may be unavailable,
-//! for example because of a seccomp filter or a kernel without `tcp_diag`. In that case the
-//! module checks whether the socket is writable with the smallest send buffer: see
-//! [`is_sent`].
+//! Linux reports this number through `SIOCOUTQ` and `TCP_INFO`, which have no safe wrapper, and
+//! through `sock_diag` over netlink, which this module uses. Netlink may be unavailable, for
+//! example because of a seccomp filter or a kernel without `tcp_diag`. In that case, the module
+//! checks whether the socket is writable with the smallest send buffer; see [`is_sent`].
 
 use tokio::net::TcpStream;
 
-/// Data that a peer has not acknowledged.
+/// The data that a peer has not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outstanding {
     /// All data was acknowledged, or the connection no longer exists.
     Nothing,
-    /// Number of unacknowledged bytes, including a FIN. `u32::MAX` if the number is not known.
+    /// Number of unacknowledged bytes, counting a FIN as one. `u32::MAX` if the number is unknown.
     Bytes(u32),
 }
 
@@ -31,7 +30,7 @@ pub(super) fn outstanding(socket: &TcpStream) -> Outstanding {
     }
 }
 
-/// The number is not available on other operating systems.
+/// Other operating systems do not provide this number.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn outstanding(_: &TcpStream) -> Outstanding {
     Outstanding::Nothing
@@ -39,12 +38,12 @@ pub(super) fn outstanding(_: &TcpStream) -> Outstanding {
 
 /// Whether all data was sent and acknowledged, except for at most one small segment.
 ///
-/// A socket is writable under two conditions. Its unsent bytes are below `TCP_NOTSENT_LOWAT`,
-/// and all unacknowledged bytes occupy less than two thirds of the send buffer. Two thirds of
-/// the smallest buffer hold less than two segments.
+/// A socket is writable if two conditions hold: its unsent bytes are below `TCP_NOTSENT_LOWAT`, and
+/// its unacknowledged bytes occupy less than two thirds of the send buffer. Two thirds of the
+/// smallest buffer hold less than two segments.
 ///
-/// The function reduces the send buffer permanently, so that sending is slow afterwards. Do
-/// not call it after `shutdown(SHUT_WR)`, because the socket is then always writable.
+/// The function shrinks the send buffer permanently, so sending is slow afterwards. Do not call it
+/// after `shutdown(SHUT_WR)`: the socket is then always writable.
 #[cfg(target_os = "linux")]
 fn is_sent(socket: &TcpStream) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -83,11 +82,11 @@ mod diag {
     const NLM_F_REQUEST: u16 = 1;
     const IPPROTO_TCP: u8 = 6;
 
-    /// Bytes of data and FIN that the peer has not acknowledged.
+    /// Returns the number of bytes, including a FIN, that the peer has not acknowledged.
     ///
     /// # Errors
-    /// If the kernel does not answer or does not find the socket, which may be closed or belong
-    /// to another network namespace.
+    /// If the kernel does not answer or does not find the socket. The socket may be closed, or
+    /// belong to another network namespace.
     pub(super) fn write_queue(
         socket: &TcpStream,
         local: SocketAddr,
@@ -101,7 +100,7 @@ mod diag {
             Some(netlink::SOCK_DIAG),
         )?;
         send(&netlink, &request, SendFlags::empty())?;
-        // The kernel has queued the answer when `send` returns.
+        // By the time `send` returns, the kernel has queued the answer.
         let mut answer = [0; 512];
         let (length, _) = recv(&netlink, &mut answer, RecvFlags::DONTWAIT)?;
         parse(answer.get(..length).unwrap_or_default())
@@ -127,7 +126,7 @@ mod diag {
         put(&(REQUEST as u32).to_ne_bytes());
         put(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
         put(&NLM_F_REQUEST.to_ne_bytes());
-        // Sequence number, and the netlink address of the kernel: both zero.
+        // The sequence number and the kernel's netlink address, both zero.
         put(&[0; 8]);
         put(&[family.as_raw() as u8, IPPROTO_TCP, 0, 0]);
         // Match a socket in any TCP state.
@@ -137,7 +136,7 @@ mod diag {
         put(&padded(local_ip));
         put(&padded(peer_ip));
         put(&interface.to_ne_bytes());
-        // The kernel expects the low half first on every architecture.
+        // On every architecture, the kernel expects the low half first.
         put(&(cookie as u32).to_ne_bytes());
         put(&((cookie >> 32) as u32).to_ne_bytes());
         bytes

@@ -1,4 +1,4 @@
-//! Preparation of new connections to servers.
+//! Prepares new connections to servers.
 
 use std::{future::ready, io};
 
@@ -7,23 +7,23 @@ use tokio::net::TcpStream;
 use super::Stream;
 use crate::Server;
 
-/// A step between connecting and relaying, for example sending a PROXY header or performing a
-/// TLS handshake.
+/// A step between connecting and relaying, such as sending a PROXY header or performing a TLS
+/// handshake.
 ///
-/// The step is part of a connection attempt and runs within the time limit of the attempt. If
-/// the step fails, the next server is tried. The step may run several times for one client,
-/// each time on a new connection.
+/// The step is part of a connection attempt and shares its time limit. If the step fails, the next
+/// server is tried. The step may therefore run several times for one client, each time on a new
+/// connection.
 pub trait Prepare: Send + Sync {
     /// The type of prepared streams.
     type Stream: Stream + Send;
 
-    /// Prepares `stream`, which has just been connected to an address of `server`. For a server
+    /// Prepares `stream`, which has just been connected to an address of `server`. If the server is
     /// at a UNIX socket, `stream` comes from [`from_unix`](super::from_unix).
     ///
     /// # Errors
-    /// If the server does not complete the step. The text of the error is logged as the reason
-    /// of the failed attempt. Errors of system calls must keep their OS error code, because
-    /// the code shows whether the server failed or this process lacks resources.
+    /// If the server does not complete the step. The error's text is logged as the reason for the
+    /// failed attempt. Errors from system calls must keep their OS error code, which shows whether
+    /// the server has failed or this process lacks resources.
     ///
     /// # Cancel safety
     /// When the attempt times out, the future is dropped and the connection is closed.

@@ -1,4 +1,4 @@
-//! Health checks: whether a server accepts connections and answers as expected.
+//! Health checks, which test whether a server accepts connections and answers as expected.
 
 mod checker;
 mod mysql;
@@ -20,35 +20,34 @@ pub use checker::Checker;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Probe {
-    /// The server accepts a connection. If `expect` is set, the server must also send an
-    /// answer.
+    /// The server accepts a connection and, if `expect` is set, sends the expected answer.
     Tcp {
-        /// Bytes to send once connected.
+        /// Bytes to send after connecting.
         send: Option<Vec<u8>>,
         /// Bytes that must occur in the first 16 KiB of the answer.
         expect: Option<Vec<u8>>,
     },
     /// The server answers an HTTP/1.1 `GET` request with one of the given status codes.
     Http {
-        /// The request target: path and query. If it contains anything except visible ASCII
+        /// The request target: path and query. If it contains anything other than visible ASCII
         /// characters, the probe fails.
         path: String,
-        /// Status codes of a healthy server.
+        /// The status codes of a healthy server.
         status: Vec<RangeInclusive<u16>>,
     },
-    /// A MySQL or MariaDB server sends its greeting and answers a login. Any answer counts as
-    /// success, except errors that concern all clients. The probe completes the login because
-    /// a server blocks a host after `max_connect_errors` connections that end before login.
+    /// A MySQL or MariaDB server sends its greeting and answers a login. Any answer counts as a
+    /// success, except an error that concerns all clients. The probe completes the login, because a
+    /// server blocks a host after `max_connect_errors` connections that end before login.
     Mysql {
-        /// The user to log in as, without a password. The user need not exist. If the name
-        /// contains a NUL, the probe fails.
+        /// The user to log in as, without a password. The user need not exist. If the name contains
+        /// a NUL, the probe fails.
         user: String,
     },
-    /// A PostgreSQL server answers a startup message: it requests a password, accepts the
-    /// user or rejects the user.
+    /// A PostgreSQL server answers a startup message: it requests a password, accepts the user, or
+    /// rejects the user.
     Postgres {
-        /// The user of the session. The user need not exist. If the name contains a NUL, the
-        /// probe fails.
+        /// The user that opens the session. The user need not exist. If the name contains a NUL,
+        /// the probe fails.
         user: String,
     },
     /// A Redis server answers `PING`. An authentication error also counts as success.
@@ -56,7 +55,7 @@ pub enum Probe {
 }
 
 impl Probe {
-    /// Rejects texts that would add headers, parameters or requests.
+    /// Rejects text that would add headers, parameters or requests.
     fn check(&self) -> Result<(), ProbeError> {
         match self {
             Self::Http { path, .. } if !path.bytes().all(|b| b.is_ascii_graphic()) => Err(
@@ -76,10 +75,10 @@ impl Probe {
 pub struct Check {
     /// The protocol and the expected answer.
     pub probe: Probe,
-    /// The port to probe. `None`: the port of the server.
+    /// The port to probe. `None`: the server's own port.
     pub port: Option<u16>,
-    /// Time from the start of one probe to the start of the next. The actual time varies
-    /// randomly by up to 10 % in both directions.
+    /// Time from the start of one probe to the start of the next. The actual time varies randomly
+    /// by up to 10 % in either direction.
     pub interval: Duration,
     /// Time limit of one probe.
     pub timeout: Duration,
@@ -109,28 +108,28 @@ impl Check {
     }
 }
 
-/// The reason why a probe failed.
+/// Why a probe failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProbeError {
     /// Connecting, writing or reading failed.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The time limit passed without an answer.
+    /// The time limit expired without an answer.
     #[error("no answer within {}", ShortDuration(*.0))]
     TimedOut(Duration),
-    /// The time limit passed after an incomplete answer.
+    /// The time limit expired after an incomplete answer.
     #[error("no expected answer within {}; received {answer}", ShortDuration(*.limit))]
     Incomplete {
         /// The time limit of the probe.
         limit: Duration,
-        /// The start of the answer.
+        /// The beginning of the answer.
         answer: Excerpt,
     },
-    /// The answer ended or exceeded 16 KiB, and does not contain the expected bytes.
+    /// The answer ended or exceeded 16 KiB without containing the expected bytes.
     #[error("unexpected answer: {0}")]
     Unexpected(Excerpt),
-    /// The answer is not HTTP/1.x.
+    /// The answer is not an HTTP/1.x response.
     #[error("not an HTTP answer: {0}")]
     NotHttp(Excerpt),
     /// The answer has an unexpected status code.
@@ -153,16 +152,16 @@ impl ProbeError {
 }
 
 impl ProbeError {
-    /// Whether the server failed. If not, this process is out of file descriptors, memory or
+    /// Whether the server has failed. Otherwise this process is out of file descriptors, memory or
     /// local ports.
     pub fn is_server_fault(&self) -> bool {
         !matches!(self, Self::Io(error) if ConnectFault::of(error) != ConnectFault::Server)
     }
 }
 
-/// The start of an answer, for error messages. [Display](fmt::Display) escapes everything
-/// except visible ASCII characters, so that a server cannot inject control characters into a
-/// log or terminal.
+/// The beginning of an answer, for error messages. [Display](fmt::Display) escapes everything
+/// except visible ASCII characters, so that a server cannot inject control characters into a log or
+/// terminal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Excerpt {
     start: Box<[u8]>,
@@ -198,20 +197,19 @@ impl fmt::Display for Excerpt {
 /// Maximum number of bytes of an answer that are examined.
 const MAX_ANSWER: usize = 16 * 1024;
 
-/// Probes a server once over a new connection. `step` first prepares the connection, within
-/// the time limit of the probe.
+/// Probes a server once over a new connection. `step` first prepares the connection, within the
+/// time limit of the probe.
 ///
 /// # Errors
 /// If the server does not answer as expected within the time limit.
 ///
 /// # Cancel safety
-/// Dropping the future closes the connection. This function does not change the server's
-/// health.
+/// Dropping the future closes the connection. The server's health does not change.
 pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Result<(), ProbeError> {
     check.probe.check()?;
     let deadline = after(now(), check.timeout);
-    // Declared outside of `attempt`, so that the error after a timeout can contain the
-    // incomplete answer.
+    // Declared outside `attempt`, so that the error after a timeout can quote the incomplete
+    // answer.
     let mut answer = Vec::new();
     let attempt = async {
         let mut stream = dial_for_check(server, check.port, step, deadline).await?;
@@ -242,7 +240,8 @@ pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Resu
             Probe::Postgres { user } => postgres::check(&mut stream, user, &mut answer).await?,
             Probe::Redis => redis::check(&mut stream, &mut answer).await?,
         }
-        // Close in order. Errors are ignored, because the server has already answered.
+        // Close the connection cleanly. Errors are ignored, because the server has already
+        // answered.
         let _ = poll_fn(|cx| Pin::new(&mut stream).poll_finish(cx)).await;
         Ok(())
     };
@@ -287,8 +286,7 @@ async fn read_status<S: Stream>(stream: &mut S, answer: &mut Vec<u8>) -> Result<
         let mut response = httparse::Response::new(&mut headers);
         let parsed = response.parse(answer);
         match (response.code, parsed) {
-            // The status line is sufficient. The headers may be malformed, or may not have
-            // arrived yet.
+            // The status line is enough. The headers may be malformed or may not have arrived yet.
             (Some(code), _) => Some(Some(code)),
             (None, Ok(_)) => None,
             (None, Err(_)) => Some(None),
@@ -298,8 +296,8 @@ async fn read_status<S: Stream>(stream: &mut S, answer: &mut Vec<u8>) -> Result<
     code.ok_or_else(|| ProbeError::NotHttp(Excerpt::of(answer)))
 }
 
-/// Reads until `found` returns a value. Returns `None` if the answer ends or exceeds
-/// `MAX_ANSWER` before.
+/// Reads until `found` returns a value. Returns `None` if the answer ends or exceeds `MAX_ANSWER`
+/// first.
 async fn read_until<S: Stream, T>(
     stream: &mut S,
     answer: &mut Vec<u8>,
@@ -319,8 +317,8 @@ async fn read_until<S: Stream, T>(
     }
 }
 
-/// Reads until the server closes the connection. Closing a socket with unread data would
-/// reset the connection.
+/// Reads until the server closes the connection. Closing a socket with unread data would reset the
+/// connection.
 async fn drain<S: Stream>(stream: &mut S) {
     let mut rest = [0; 1024];
     while let Ok(1..) = stream.read(&mut rest).await {}

@@ -1,16 +1,15 @@
 //! Relays bytes in both directions until both sides have finished.
 //!
-//! One task per connection polls both directions. Bytes are read into a scratch buffer of the
-//! worker thread and written immediately. Only bytes that the receiver does not accept are
-//! stored in the state of the connection, at most one scratch buffer per direction. An idle
-//! connection therefore holds no buffer, and a slow receiver applies backpressure to the
-//! sender.
+//! One task per connection polls both directions. Bytes are read into a scratch buffer that belongs
+//! to the worker thread, and written immediately. Only bytes that the receiver does not accept are
+//! stored with the connection, at most one scratch buffer per direction. An idle connection
+//! therefore holds no buffer, and a slow receiver applies backpressure to the sender.
 //!
-//! Half-closes are forwarded: the other direction continues until it ends as well, or until no
-//! byte has moved for the half-close timeout. When one side fails (reset, truncation, protocol
-//! error), the other side is aborted. A reset discards data in the kernel's send buffer. The
-//! abort is therefore delayed until the other side has acknowledged all data that the failed
-//! side had sent.
+//! Half-closes are forwarded: the other direction continues until it also ends, or until no byte
+//! has moved for the half-close timeout. When one side fails (reset, truncation, protocol error),
+//! the other side is aborted. A reset would discard the data in the kernel's send buffer. The abort
+//! is therefore delayed until the other side has acknowledged everything that the failed side had
+//! sent.
 
 mod buffered;
 mod delivery;
@@ -45,9 +44,8 @@ use crate::{
     deadline::{FAR_FUTURE, after},
 };
 
-/// Size of a read, and the maximum number of bytes that one direction buffers for a slow
-/// receiver. With half of this size, uploads over TLS need a quarter more CPU time: see
-/// docs/performance.md.
+/// Size of a read, and the maximum number of bytes that one direction buffers for a slow receiver.
+/// At half this size, uploads over TLS need a quarter more CPU time: see docs/performance.md.
 const SCRATCH: usize = 128 * 1024;
 
 thread_local! {
@@ -67,19 +65,20 @@ thread_local! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RelayPolicy {
-    /// Closes a connection if no byte has moved in either direction for this time and both
-    /// sides may still send. `None`: no timeout.
+    /// Closes a connection if no byte has moved in either direction for this long while both sides
+    /// may still send. `None`: no timeout.
     pub idle: Option<Duration>,
-    /// Replaces `idle` once the end of one direction has been forwarded (half-close). Also
-    /// limits how long the relay of a broken connection waits until the receiver has
-    /// acknowledged the data that was sent. `None`: no timeout.
+    /// Replaces `idle` once the end of one direction has been forwarded (half-close). Also limits
+    /// how long the relay of a broken connection waits for the receiver to acknowledge the data
+    /// that was sent. `None`: no timeout.
     pub half_close: Option<Duration>,
     /// How a truncated stream is forwarded.
     pub on_truncation: OnTruncation,
 }
 
 impl Default for RelayPolicy {
-    /// Idle timeout of an hour, half-close timeout of a minute, [`OnTruncation::Reset`].
+    /// An idle timeout of one hour, a half-close timeout of one minute, and
+    /// [`OnTruncation::Reset`].
     fn default() -> Self {
         Self {
             idle: Some(Duration::from_secs(3600)),
@@ -89,8 +88,8 @@ impl Default for RelayPolicy {
     }
 }
 
-/// How the relay forwards a [truncated](super::Fault::Truncated) stream, once all of its data
-/// is forwarded.
+/// How the relay forwards the end of a [truncated](super::Fault::Truncated) stream, after
+/// forwarding all of its data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnTruncation {
@@ -98,7 +97,7 @@ pub enum OnTruncation {
     /// transfer for a complete one.
     #[default]
     Reset,
-    /// Close the sending direction in order. The other direction continues.
+    /// Close the sending direction cleanly. The other direction continues.
     Close,
 }
 
@@ -108,7 +107,7 @@ pub enum OnTruncation {
 pub struct RelayOutcome {
     /// The reason code of the connection.
     pub reason: Reason,
-    /// The first error of the client's stream, as the stream returned it. If the stream
+    /// The first error of the client's stream, exactly as the stream returned it. If the stream
     /// implements a protocol such as TLS, [`io::Error::get_ref`] returns the protocol's error.
     pub client_error: Option<io::Error>,
     /// The first error of the server's stream. See `client_error`.
@@ -138,16 +137,16 @@ impl Traffic {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Returns the approximate number of bytes buffered for slow receivers. When memory runs
-    /// out, this number helps to choose which connections to close.
+    /// Returns the approximate number of bytes buffered for slow receivers. When memory runs out,
+    /// this number helps to choose which connections to close.
     pub fn buffered(&self) -> u64 {
         let [to_server, to_client] = &self.buffered;
         to_server.load(Ordering::Relaxed) + to_client.load(Ordering::Relaxed)
     }
 }
 
-/// Relays between the client (`downstream`) and the server (`upstream`) until both have
-/// finished sending, one side fails, or a timeout expires.
+/// Relays between the client (`downstream`) and the server (`upstream`) until both have finished
+/// sending, one of them fails, or a timeout expires.
 ///
 /// The outcome's reason is [`Reason::Ok`], [`Reason::ClientReset`], [`Reason::ServerReset`],
 /// [`Reason::ClientTruncated`], [`Reason::ServerTruncated`], [`Reason::ProtocolError`],
@@ -155,16 +154,16 @@ impl Traffic {
 /// determines the reason, unless its data could not be delivered within
 /// [`RelayPolicy::half_close`].
 ///
-/// The caller must drop the streams after the relay has ended. A connection is closed in order
-/// if the end of the opposite side was forwarded to it, so that data in transit arrives.
-/// Otherwise the connection is [aborted](Stream::abort), so that the peer does not mistake a
-/// failed connection for a complete one. The exception is a timeout that expires when all
-/// received data is delivered: both connections are then closed in order.
+/// The caller must drop the streams after the relay has ended. A connection is closed cleanly if
+/// the end of the opposite side was forwarded to it, so that data in transit arrives. Otherwise it
+/// is [aborted](Stream::abort), so that the peer does not mistake a failed connection for a
+/// complete one. The exception is a timeout that expires after all received data has been
+/// delivered: both connections are then closed cleanly.
 ///
 /// # Cancel safety
-/// The future may be dropped at any time. `traffic` then contains the number of bytes relayed
-/// so far, and the streams are aborted as described above. Bytes that were read but not yet
-/// written are lost, so relaying cannot be resumed.
+/// The future may be dropped at any time. `traffic` then contains the number of bytes relayed so
+/// far, and the streams are aborted as described above. Bytes that were read but not yet written
+/// are lost, so relaying cannot be resumed.
 pub fn relay<D: Stream, U: Stream>(
     downstream: &mut D,
     upstream: &mut U,
@@ -174,13 +173,13 @@ pub fn relay<D: Stream, U: Stream>(
     relay_watched(downstream, upstream, policy, traffic, None)
 }
 
-/// Like [`relay`], but also records in the health of the server whether the connection fails
-/// early. A connection fails early if the server ends it within
-/// [`EARLY`](crate::health::EARLY) without having sent a byte, and before the client ends it.
-/// Call this function as soon as the connection to the server is established.
+/// Like [`relay`], but also records in the server's health whether the connection fails early. This
+/// is the case if the server ends the connection within [`EARLY`](crate::health::EARLY) without
+/// having sent a byte, and before the client ends it. Call this function as soon as the connection
+/// to the server is established.
 ///
 /// # Cancel safety
-/// As [`relay`].
+/// The same as for [`relay`].
 pub fn relay_leased<D: Stream, U: Stream>(
     downstream: &mut D,
     upstream: &mut U,
@@ -201,15 +200,15 @@ async fn relay_watched<D: Stream, U: Stream>(
     let mut pair = Pair::new(downstream, upstream, policy.on_truncation, traffic);
     let mut last_activity = now();
     let mut early = server.map(|server| EarlyWatch::new(server, last_activity));
-    // Re-arming a timer is expensive. Activity therefore only updates `last_activity`. When
-    // the timer fires, the timeout is compared with `last_activity`.
+    // Re-arming a timer is expensive, so activity only updates `last_activity`. When the timer
+    // fires, the timeout is compared with `last_activity`.
     let mut armed = deadline(last_activity, policy.idle);
     let mut timer = pin!(sleep_until(armed.into()));
 
     let mut budget = PollBudget::default();
     let reason = loop {
-        // `None`: a flow waits for its writer. Its reader is not polled, so its socket must be
-        // watched for errors.
+        // `None`: a flow waits for its writer. Its reader is not being polled, so its socket must
+        // be watched for errors.
         let ended = poll_fn(|cx| {
             loop {
                 let before = pair.progress();

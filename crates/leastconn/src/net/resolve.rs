@@ -1,18 +1,18 @@
 //! A short-lived cache of a server's IP addresses.
 //!
-//! Names are resolved by the system resolver, so `/etc/hosts` and container DNS work. The
-//! system resolver does not report a TTL. [`FRESH`] is short enough to follow a container
-//! that moves to another address.
+//! Names are resolved by the system resolver, so that `/etc/hosts` and container DNS work. The
+//! system resolver does not report a TTL. [`FRESH`] is short enough to follow a container that
+//! moves to another address.
 //!
-//! For each server there is at most one lookup at a time, in a separate task. All waiting
-//! connections share the result. With one lookup per connection, threads would accumulate: the
-//! system resolver occupies a thread until the lookup completes, even if the connection that
-//! requested it was cancelled.
+//! Each server has at most one lookup in progress, which runs in its own task. All waiting
+//! connections share the result. With one lookup per connection, threads would pile up: the system
+//! resolver occupies a thread until the lookup completes, even if the connection that requested it
+//! was cancelled.
 //!
-//! A stale answer is used while a lookup refreshes it. If the resolver fails or is slow, the
-//! last answer remains in use. A DNS outage therefore does not take down servers whose
-//! addresses have not changed. An answer older than [`OLD`] is used only if no newer answer
-//! arrives within [`WAIT`]. An answer older than [`EXPIRED`] is not used.
+//! While a lookup refreshes a stale answer, the stale answer is used. If the resolver fails or is
+//! slow, the last answer stays in use. A DNS outage therefore does not take down servers whose
+//! addresses have not changed. An answer older than [`OLD`] is used only if no newer answer arrives
+//! within [`WAIT`]. An answer older than [`EXPIRED`] is never used.
 
 use std::{
     io,
@@ -35,26 +35,25 @@ use crate::{
     },
 };
 
-/// How long an answer is used without a new lookup.
+/// How long an answer is used without another lookup.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// Minimum time between lookups while connects or lookups fail. Without an earlier answer, the
-/// error of the last lookup is reported for this time. The exception is a lookup that failed
-/// because this process is out of file descriptors or memory: the next connection repeats it
-/// immediately.
+/// Minimum time between lookups while connects or lookups fail. If there is no earlier answer, the
+/// last lookup's error is reported for this long. The exception is a lookup that failed because
+/// this process is out of file descriptors or memory: the next connection repeats it immediately.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// If the answer is older than this, connections first wait for a newer answer: the server's
-/// address may have changed during a long time without connections.
+/// If the answer is older than this, connections first wait for a newer one: during a long time
+/// without connections, the server's address may have changed.
 const OLD: Duration = Duration::from_secs(3600);
 
-/// How long connections wait for a newer answer if the cached answer is older than [`OLD`].
+/// How long connections wait for a newer answer if the cached one is older than [`OLD`].
 const WAIT: Duration = Duration::from_millis(500);
 
-/// Answers older than this are not used. Three days is the maximum that RFC 8767 recommends.
+/// Answers older than this are never used. Three days is the maximum that RFC 8767 recommends.
 const EXPIRED: Duration = Duration::from_secs(3 * 86_400);
 
-/// Returns all IP addresses of `address`, in the resolver's order. `cache` belongs to the
+/// Returns all IP addresses of `address`, in the resolver's order. `cache` is the cache of the
 /// server at `address`.
 pub(super) async fn resolve(
     cache: &AddressCache,
@@ -120,8 +119,7 @@ where
     }
 }
 
-/// Starts a new lookup after a failed connect, because the server's address may have
-/// changed.
+/// Starts a new lookup after a failed connect, because the server's address may have changed.
 pub(super) fn invalidate(cache: &AddressCache, address: &Address, now: Instant) {
     invalidate_by(cache, address, now, addresses_of);
 }
@@ -149,7 +147,7 @@ fn was_asked_recently(state: &State, now: Instant) -> bool {
     ended.is_some_and(|at| now.saturating_duration_since(at) < MIN_INTERVAL)
 }
 
-/// Returns the error of the last lookup if it failed less than [`MIN_INTERVAL`] ago.
+/// Returns the last lookup's error if it failed less than [`MIN_INTERVAL`] ago.
 fn recent_failure(state: &State, now: Instant) -> Option<&Arc<io::Error>> {
     let failure = state.failure.as_ref();
     failure.filter(|_| was_asked_recently(state, now))
@@ -165,8 +163,7 @@ async fn outcome(mut running: watch::Receiver<Outcome>) -> io::Result<Addresses>
     }
 }
 
-/// Returns a copy with the same OS error code, because the code determines how the fault is
-/// classified.
+/// Returns a copy with the same OS error code, because faults are classified by this code.
 fn copy_of(error: &Arc<io::Error>) -> io::Error {
     error.raw_os_error().map_or_else(
         || io::Error::new(error.kind(), Arc::clone(error)),
@@ -174,7 +171,7 @@ fn copy_of(error: &Arc<io::Error>) -> io::Error {
     )
 }
 
-/// Starts a lookup, which continues even if the callers are cancelled.
+/// Starts a lookup that continues even if its callers are cancelled.
 fn look_up(
     cache: &AddressCache,
     state: &mut State,
@@ -197,8 +194,7 @@ fn look_up(
                 stale: now + FRESH,
             });
         }
-        // Send while holding the lock: a caller that sees no running lookup then sees the
-        // result.
+        // Send while holding the lock: if a caller then sees no running lookup, it sees the result.
         sender.send_replace(Some(result));
     });
     receiver
@@ -215,7 +211,7 @@ async fn addresses_of(host: Arc<str>, port: u16) -> io::Result<Addresses> {
         }
         Err(error) => error,
     };
-    // A resolver that cannot open files or sockets reports an unknown name. Check whether
+    // A resolver that cannot open files or sockets reports that the name is unknown. Check whether
     // this process can still open a socket.
     if let Err(own) = TcpSocket::new_v4()
         && ConnectFault::of(&own) == ConnectFault::Exhausted

@@ -1,4 +1,4 @@
-//! The stream trait of the relay: a byte stream that can also be aborted.
+//! The stream trait of the relay: a bidirectional byte stream that can also be aborted.
 
 use std::{
     io,
@@ -11,20 +11,20 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-/// A byte stream in both directions.
+/// A bidirectional byte stream.
 ///
-/// Reads must distinguish an orderly end (`Ok(0)`) from a failure (`Err`). For TLS, an end
-/// without `close_notify` is an error. The kind of the error determines the [`Fault`]. Bytes
-/// that were received before an error must be returned before the error. A shutdown must end
-/// the sending direction only.
+/// Reads must distinguish an orderly end (`Ok(0)`) from a failure (`Err`). With TLS, an end without
+/// `close_notify` is a failure. The error's kind determines the [`Fault`]. Bytes that were received
+/// before an error must be returned before the error. A shutdown must end only the sending
+/// direction.
 ///
-/// After a [`Fault::Protocol`], a flush must send the data that the protocol has queued for
-/// the peer (for TLS, the alert).
+/// After a [`Fault::Protocol`], a flush must send the data that the protocol has queued for the
+/// peer (with TLS, the alert).
 ///
-/// # Errors of the protocol
+/// # Protocol errors
 ///
 /// A stream reports errors of its protocol, such as an invalid TLS record, through the
-/// [`io::Error`] that a read or write returns. The error should wrap the error of the protocol.
+/// [`io::Error`] that a read or write returns. This error should wrap the protocol's error.
 /// [`relay`](super::relay()) keeps the first error of each stream and returns it in
 /// [`RelayOutcome::client_error`] or [`RelayOutcome::server_error`]:
 ///
@@ -41,51 +41,51 @@ use tokio::{
 /// [`RelayOutcome::client_error`]: super::RelayOutcome::client_error
 /// [`RelayOutcome::server_error`]: super::RelayOutcome::server_error
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
-    /// Makes the peer see the subsequent close as a failure instead of an orderly end. On
-    /// TCP, the connection is reset. May be called more than once.
+    /// Makes the peer see the subsequent close as a failure instead of an orderly end. On TCP, this
+    /// resets the connection. May be called more than once.
     fn abort(&mut self);
 
-    /// Ends the sending direction of a stream whose peer has already ended its own sending
-    /// direction. The stream is dropped right afterwards. The implementation may omit steps
-    /// that the drop performs anyway. For TCP, this saves a system call.
+    /// Ends the sending direction of a stream whose peer has already ended its own. The stream is
+    /// dropped right afterwards, so the implementation may omit steps that the drop performs
+    /// anyway. For TCP, this saves a system call.
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_shutdown(cx)
     }
 
-    /// Returns the underlying TCP connection if its bytes are relayed unchanged, so that the
-    /// kernel may splice them. Otherwise returns `None`.
+    /// Returns the underlying TCP connection if its bytes are relayed unchanged, so that the kernel
+    /// may splice them. Otherwise returns `None`.
     fn as_tcp(&self) -> Option<&TcpStream> {
         None
     }
 
-    /// Waits for data or the end of the stream without consuming data. Returns `true` when
-    /// there is data to read, and `false` at the orderly end of the stream. An error or the
-    /// end may be consumed, because the stream is dropped afterwards.
-    /// [`departed`](super::departed) uses this method while a server is dialled. The default
-    /// implementation, for streams without support, is always pending.
+    /// Waits for data or for the end of the stream without consuming data. Returns `true` once
+    /// there is data to read, and `false` at the orderly end of the stream. An error or the end may
+    /// be consumed, because the stream is dropped afterwards. [`departed`](super::departed) uses
+    /// this method while a server is being dialled. The default implementation, for streams without
+    /// support, stays pending forever.
     ///
     /// # Errors
-    /// The same errors as a read: see [`Fault`].
+    /// The same errors as for a read: see [`Fault`].
     fn poll_ahead(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let _ = cx;
         Poll::Pending
     }
 
-    /// Returns the TCP socket below this stream, for setting socket options. The stream may
+    /// Returns the TCP socket underneath this stream, for setting socket options. The stream may
     /// transform the bytes, as TLS does. Returns `None` if there is no TCP socket.
     fn socket(&self) -> Option<&TcpStream> {
         self.as_tcp()
     }
 }
 
-/// How a stream failed. The fault is derived from the kind of the I/O error.
+/// How a stream failed, derived from the kind of the I/O error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// [`io::ErrorKind::UnexpectedEof`]: the transport ended in order, but without the end
-    /// marker of the protocol. For TLS, a FIN without `close_notify`.
+    /// [`io::ErrorKind::UnexpectedEof`]: the transport ended cleanly, but without the protocol's
+    /// end marker. With TLS, this is a FIN without `close_notify`.
     Truncated,
-    /// [`io::ErrorKind::InvalidData`]: a protocol violation, an alert from the peer, or an
-    /// exceeded limit of the protocol. The inner error contains the details.
+    /// [`io::ErrorKind::InvalidData`]: a protocol violation, an alert from the peer, or an exceeded
+    /// protocol limit. The inner error contains the details.
     Protocol,
     /// Any other error: the connection was reset or timed out.
     Reset,
@@ -104,7 +104,7 @@ impl Fault {
 
 impl Stream for TcpStream {
     fn abort(&mut self) {
-        // The call fails only if the socket is already closed.
+        // This fails only if the socket is already closed.
         let _ = self.set_zero_linger();
     }
 

@@ -1,10 +1,10 @@
 //! UNIX stream sockets as upstream connections.
 //!
 //! A UNIX socket is wrapped in Tokio's `TcpStream`. All operations of the relay (read, write,
-//! shutdown, splice, readiness) work the same for stream sockets of both families. With a
+//! shutdown, splice, readiness) work in the same way on stream sockets of both families. With a
 //! separate type, every TCP read and write would need a branch, or the relay would have to be
-//! compiled twice. There are three differences from TCP. `peer_addr` and `local_addr` fail.
-//! TCP options do not apply. A UNIX socket cannot be reset, so the peer sees
+//! compiled twice. There are three differences from TCP: `peer_addr` and `local_addr` fail, TCP
+//! options do not apply, and a UNIX socket cannot be reset, so the peer sees
 //! [`Stream::abort`](super::Stream::abort) as an orderly end.
 
 use std::{io, os::fd::OwnedFd, path::Path, time::Duration};
@@ -14,8 +14,8 @@ use tokio::{
     time::sleep,
 };
 
-/// Retry interval while the server's backlog is full. The kernel does not notify when there
-/// is room again.
+/// Retry interval while the server's backlog is full. The kernel does not signal when there is room
+/// again.
 const BACKLOG_RETRY: Duration = Duration::from_millis(10);
 
 /// Connects to the UNIX socket at `path`. Waits while its backlog is full.
@@ -35,8 +35,7 @@ pub async fn connect_unix(path: &Path) -> io::Result<TcpStream> {
     }
 }
 
-/// Wraps a UNIX socket in a `TcpStream`. TCP options and addresses do not work on this
-/// stream.
+/// Wraps a UNIX socket in a `TcpStream`. TCP options and addresses do not work on it.
 ///
 /// # Errors
 /// If the socket cannot be registered with the Tokio runtime.

@@ -27,8 +27,7 @@ use crate::{
     },
 };
 
-/// Connects to one server. Tries all addresses of the server within the time limit of the
-/// attempt.
+/// Connects to one server. Tries all of its addresses within the time limit of the attempt.
 pub(super) async fn dial<P: Prepare>(
     server: &Server,
     policy: &ConnectPolicy,
@@ -36,7 +35,7 @@ pub(super) async fn dial<P: Prepare>(
 ) -> io::Result<P::Stream> {
     let deadline = after(now(), policy.timeout);
     let resolving = resolve(&server.addresses, server.address(), now());
-    // The inner timeouts limit the whole attempt. An outer timeout would only add cost.
+    // The inner timeouts together limit the whole attempt. An outer timeout would only add cost.
     let result = match timeout_at(deadline.into(), resolving).await {
         Ok(Ok(addresses)) => {
             let dialer = Dialer {
@@ -58,8 +57,8 @@ pub(super) async fn dial<P: Prepare>(
     result
 }
 
-/// Connects to one server for a check. With `port`, connects to this port at the addresses of
-/// the server. The health of the server does not change.
+/// Connects to one server for a check. If `port` is set, uses this port at the server's addresses.
+/// The server's health does not change.
 pub(in crate::net) async fn dial_for_check<P: Prepare>(
     server: &Server,
     port: Option<u16>,
@@ -90,8 +89,7 @@ pub(super) struct Dialer<'a, P> {
 
 impl<P: Prepare> Dialer<'_, P> {
     /// Connects to the first address that answers. The remaining time is divided among the
-    /// remaining addresses, so that an address that does not answer leaves time for the other
-    /// addresses.
+    /// remaining addresses, so that an address that does not answer leaves time for the next ones.
     pub(super) async fn any(
         &self,
         addresses: &[SocketAddr],
@@ -130,16 +128,16 @@ impl<P: Prepare> Dialer<'_, P> {
         if let Some(idle) = self.keepalive
             && let Err(error) = set_keepalive(&stream, idle)
         {
-            // This error is not fatal. If the connection was reset, a later read or write
-            // reports the reset.
+            // This error is not fatal. If the connection was reset, a later read or write reports
+            // that.
             tracing::debug!(server = %self.server.id(), %error, "failed to enable TCP keepalive");
         }
         self.step.prepare(stream, self.server).await
     }
 }
 
-/// Returns the error to report. An error of the server (`127.0.0.1` refused the connection) is
-/// preferred to an error of this host (`::1` is not reachable from a host without IPv6).
+/// Chooses which error to report. A server error (`127.0.0.1` refused the connection) is preferred
+/// to an error of this host (`::1` is unreachable because the host has no IPv6).
 pub(super) fn more_specific(earlier: Option<io::Error>, later: io::Error) -> io::Error {
     match earlier {
         Some(earlier) if ConnectFault::of(&later) == ConnectFault::Local => earlier,
@@ -149,9 +147,8 @@ pub(super) fn more_specific(earlier: Option<io::Error>, later: io::Error) -> io:
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = dialling(address).await?;
-    // If no program listens on a local port in the ephemeral range, the kernel may choose the
-    // same port as the source port. The socket then connects to itself (TCP simultaneous
-    // open).
+    // If no program listens on a local port in the ephemeral range, the kernel may choose that same
+    // port as the source port. The socket then connects to itself (TCP simultaneous open).
     if stream.local_addr()? == address {
         return Err(io::Error::new(
             io::ErrorKind::ConnectionRefused,
@@ -162,9 +159,9 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Connects with the same system calls as [`TcpStream::connect`]. If the future is dropped
-/// after the server has accepted the connection, the server gets a RST. A FIN would look like
-/// a client that has finished sending.
+/// Connects with the same system calls as [`TcpStream::connect`]. If the future is dropped after
+/// the server has accepted the connection, the server gets a RST. A FIN would look like a client
+/// that has finished sending.
 pub(super) async fn dialling(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -188,7 +185,7 @@ pub(super) async fn dialling(address: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// A socket whose connect is in progress.
+/// A socket that is being connected.
 struct Dialling(Option<TcpStream>);
 
 impl Drop for Dialling {

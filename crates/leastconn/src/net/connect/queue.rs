@@ -1,4 +1,4 @@
-//! Waiting in the queue of a pool until a server has a free slot.
+//! Waits in a pool's queue until a server has a free slot.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::{
     ClientId, EnqueueError, Lease, Pool, Selector, Source, Waiting, deadline::after, net::now,
 };
 
-/// The place of a connection in the queue of a pool, from one round of attempts to the next.
+/// A connection's place in the pool's queue, kept across rounds of attempts.
 pub(super) struct Queue<'a> {
     pub(super) pool: &'a Pool,
     pub(super) selector: &'a Selector,
@@ -19,13 +19,13 @@ pub(super) struct Queue<'a> {
 }
 
 impl Queue<'_> {
-    /// Waits until a server is picked for the connection. Returns `None` if no server can
-    /// become available by waiting, or if the pool has no queue. Without a queue, waits only
-    /// for [slots](crate::Pool::set_slot_source).
+    /// Waits until a server is picked for the connection. Returns `None` if no server can become
+    /// available by waiting. If the pool has no queue, the method waits only for
+    /// [slots](crate::Pool::set_slot_source).
     ///
     /// # Errors
-    /// If the queue is full, or if the connection has waited for the
-    /// [timeout](crate::QueuePolicy::timeout) of the queue. All rounds of one connection count.
+    /// If the queue is full, or if the connection has waited for the [queue
+    /// timeout](crate::QueuePolicy::timeout), counting all of its rounds.
     pub(super) async fn wait(&self) -> Result<Option<Lease>, ConnectError> {
         let start = now();
         let waiting = self
@@ -40,8 +40,8 @@ impl Queue<'_> {
         let timeout = self.pool.longest_wait();
         let deadline = after(start, timeout.saturating_sub(waited));
         let _time = WaitTime::begin(self.attempts, start);
-        // Allocate only if the connection really waits: the future of every connection would
-        // otherwise be larger.
+        // Allocate only if the connection really waits. Otherwise the future of every connection
+        // would be larger.
         Box::pin(self.until(waiting, deadline)).await
     }
 
@@ -60,7 +60,7 @@ impl Queue<'_> {
                 lease = &mut waiting => return lease.map(Some).map_err(|_| self.full()),
                 () = sleep_until(wake.into()) => {
                     if wake >= deadline && self.pool.queue_policy().size == 0 {
-                        // The connection waited for slots, and there were none.
+                        // The connection waited for slots, but did not get one.
                         return Ok(None);
                     }
                     if wake >= deadline {
@@ -81,8 +81,8 @@ impl Queue<'_> {
     }
 }
 
-/// Adds the time since `start` to the time that the connection has waited. Also measures the
-/// wait of a future that is dropped.
+/// Adds the time since `start` to the connection's waiting time, even if the waiting future is
+/// dropped.
 struct WaitTime<'a> {
     attempts: &'a Attempts,
     start: Instant,

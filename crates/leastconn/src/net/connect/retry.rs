@@ -19,11 +19,11 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
-/// When a server recovers, the waiting connections are dialled over this period instead of all
-/// at once, so that they do not overflow the server's backlog.
+/// When a server recovers, the waiting connections are dialled over this period, so that they do
+/// not overflow the server's backlog.
 const SPREAD: Duration = Duration::from_millis(50);
 
-/// The schedule of all rounds except the first round.
+/// The schedule of all rounds after the first.
 pub(super) struct Retry {
     deadline: Instant,
     backoff: Backoff,
@@ -40,8 +40,8 @@ impl Retry {
         }
     }
 
-    /// Waits until the next round may start. Returns `false` if the time for further rounds
-    /// is over.
+    /// Waits until the next round may start. Returns `false` if the time for further rounds is
+    /// over.
     pub(super) async fn wait(&mut self, candidates: &Candidates) -> bool {
         let start = now();
         if start >= self.deadline {

@@ -27,7 +27,7 @@ const POLICY: ConnectPolicy = ConnectPolicy {
     keepalive: Some(Duration::from_secs(7)),
 };
 
-/// A pool that may eject all servers, and that does not use ejected servers.
+/// A pool in which all servers may be ejected, and which does not dial ejected servers.
 fn pool(addresses: &[SocketAddr]) -> Pool {
     pool_with(addresses, PassivePolicy::default())
 }
@@ -64,16 +64,16 @@ async fn connect_all(pool: &Pool, policy: &ConnectPolicy) -> Result<Connected, C
     .await
 }
 
-/// An address that refuses connections. The port stays reserved until the returned `Upstream`
-/// is dropped.
+/// An address that refuses connections. Its port stays reserved until the returned `Upstream` is
+/// dropped.
 async fn refusing() -> (SocketAddr, Upstream) {
     let upstream = Upstream::start(Behaviour::Echo).await;
     upstream.stop(OpenConnections::Close).await;
     (upstream.addr(), upstream)
 }
 
-/// An address at which connecting hangs: the backlog of the listener is full until the
-/// returned sockets are dropped.
+/// An address at which connecting hangs, because the listener's backlog is full until the returned
+/// sockets are dropped.
 async fn black_hole() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
@@ -269,7 +269,7 @@ fn local_error_does_not_hide_server_error() {
     }
 }
 
-/// The test runs itself again in a child process with a low limit of file descriptors.
+/// The test runs itself again in a child process with a low limit on file descriptors.
 #[test]
 fn descriptor_exhaustion_ejects_no_server() {
     const INNER: &str = "LEASTCONN_TEST_FEW_DESCRIPTORS";

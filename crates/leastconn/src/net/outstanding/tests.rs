@@ -12,8 +12,7 @@ use super::*;
 async fn pair(address: &str) -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind(address).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    // Connect to a listener on `[::]` over IPv4, so that the socket has IPv4-mapped
-    // addresses.
+    // Connect over IPv4 to a listener on `[::]`, so that the socket has IPv4-mapped addresses.
     let host = if address.starts_with("[::]") {
         "127.0.0.1"
     } else {

@@ -23,30 +23,29 @@ use super::{
 };
 use crate::{Failure, Member, Pool, Server, UpstreamId, sync::Mutex};
 
-/// Maximum interval while no server of an upstream is available. The interval is short because
-/// clients wait for the first server to recover.
+/// Maximum probe interval while no server of an upstream is available. It is short, because clients
+/// are waiting for the first server to recover.
 pub(super) const URGENT: Duration = Duration::from_secs(1);
 
-/// The first probes of servers that join a running pool are spread over this period, or over
-/// the probe interval if that is shorter.
+/// Period over which the first probes of servers that join a running pool are spread. If the probe
+/// interval is shorter, it is used instead.
 pub(super) const SPREAD: Duration = Duration::from_secs(1);
 
-/// Probes the members of a pool until the checker is dropped. Each server is probed
-/// immediately and then at the configured interval. While no server is available, each server
-/// is probed at least every second.
+/// Probes the members of a pool until the checker is dropped. Each server is probed immediately and
+/// then at the configured interval. While no server is available, each server is probed at least
+/// every second.
 ///
 /// The checker follows the membership of the pool. Servers that stay in the pool keep their
-/// schedule, even if the checker of a [successor](Pool::successor) takes over. The first
-/// probes of servers that join are spread over one second. Servers in maintenance are not
-/// probed.
+/// schedule, even if the checker of a [successor](Pool::successor) takes over. The first probes of
+/// joining servers are spread over one second. Servers in maintenance are not probed.
 #[derive(Debug)]
 pub struct Checker {
-    /// The tasks that probe the servers. The tasks are aborted when the checker is dropped,
-    /// because the supervisor task holds only a weak reference.
+    /// The tasks that probe the servers. They are aborted when the checker is dropped, because the
+    /// supervisor task holds only a weak reference.
     _probers: Arc<Mutex<MemberTasks>>,
     _supervisor: JoinSet<()>,
     servers: usize,
-    /// Number of initial members whose first probe has ended.
+    /// Number of initial members whose first probe has completed.
     probed: watch::Receiver<usize>,
 }
 
@@ -59,8 +58,8 @@ impl Checker {
         Self::start_with(pool, check, Plain)
     }
 
-    /// Like [`Self::start`], but prepares each new connection with `step`, within the time
-    /// limit of the probe.
+    /// Like [`Self::start`], but prepares each new connection with `step`, within the time limit of
+    /// the probe.
     ///
     /// # Panics
     /// If called outside a Tokio runtime.
@@ -100,17 +99,17 @@ impl Checker {
         }
     }
 
-    /// Completes when each server that was a member at the start has been probed, with any
-    /// result. Servers in maintenance count as probed. In a new pool this takes at most the
-    /// time limit of the check. In a successor pool it takes up to one second longer, because
-    /// the first probes of new servers are spread. Also completes when the checker is dropped.
+    /// Completes when each server that was a member at the start has been probed, whatever the
+    /// result. Servers in maintenance count as probed. In a new pool, this takes at most the time
+    /// limit of the check. In a successor pool, it may take one second longer, because the first
+    /// probes of new servers are spread. Also completes when the checker is dropped.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub fn first_round(&self) -> impl Future<Output = ()> + Send + use<> {
         let (mut probed, servers) = (self.probed.clone(), self.servers);
         async move {
-            // An error means that the tasks that probe the servers have ended.
+            // An error means that the probing tasks have ended.
             let _ = probed.wait_for(|&probed| probed >= servers).await;
         }
     }
@@ -126,8 +125,8 @@ struct Settings<P> {
 }
 
 impl<P: Prepare + 'static> Settings<P> {
-    /// Starts a probe task for each member without a task. If `is_running` is set, the first
-    /// probes of servers that were never probed are spread over [`SPREAD`].
+    /// Starts a probe task for each member without one. If `is_running` is set, the first probes of
+    /// servers that have never been probed are spread over [`SPREAD`].
     fn start(
         &self,
         tasks: &mut MemberTasks,
@@ -158,7 +157,7 @@ fn is_new(member: &Member) -> bool {
     member.server.last_probe.lock().is_none()
 }
 
-/// Returns the times at which `new` servers are probed for the first time.
+/// Returns the times at which the `new` servers are probed for the first time.
 fn spread(new: usize, is_running: bool, interval: Duration) -> impl Iterator<Item = Instant> {
     let start = now();
     let time = if is_running {
@@ -179,9 +178,9 @@ struct Prober<P> {
 }
 
 impl<P: Prepare> Prober<P> {
-    /// Probes the server until the task is aborted. The first probe begins at `start`, or one
-    /// interval after the last probe. Increments `first` after the first probe, or immediately
-    /// if the server was probed before the task started.
+    /// Probes the server until the task is aborted. The first probe starts at `start`, or one
+    /// interval after the last probe. Increments `first` after the first probe, or immediately if
+    /// the server was probed before the task started.
     async fn run(mut self, start: Option<Instant>, first: Option<watch::Sender<usize>>) {
         let count_first = |first: Option<watch::Sender<usize>>| {
             if let Some(first) = first {
@@ -235,7 +234,7 @@ impl<P: Prepare> Prober<P> {
         }
     }
 
-    /// Waits until the next probe is due. The previous probe began at `start`.
+    /// Waits until the next probe is due. The previous probe started at `start`.
     async fn wait_since(&mut self, start: Instant) {
         let random = random();
         let interval = self.check.interval;

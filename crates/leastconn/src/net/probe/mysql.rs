@@ -1,8 +1,8 @@
 //! MySQL health check: a login without a password.
 //!
 //! If a connection is closed before the client has answered the greeting, the server counts a
-//! connection error. After `max_connect_errors` connection errors it blocks the client's
-//! host. A rejected login is not a connection error.
+//! connection error. After `max_connect_errors` such errors, it blocks the client's host. A
+//! rejected login is not a connection error.
 
 use tokio::io::AsyncWriteExt;
 
@@ -11,7 +11,7 @@ use super::{Excerpt, ProbeError, Stream, drain, read_until};
 /// Capability flags `PROTOCOL_41`, `SECURE_CONNECTION` and `PLUGIN_AUTH`.
 const CAPABILITIES: u32 = 0x0000_0200 | 0x0000_8000 | 0x0008_0000;
 
-/// Maximum packet size that the client sends in its login.
+/// Maximum packet size that the client announces in its login.
 const MAX_PACKET: u32 = 1 << 24;
 
 /// Character set `utf8_general_ci`.
@@ -22,7 +22,7 @@ const ERROR: u8 = 0xff;
 const AUTH_SWITCH: u8 = 0xfe;
 const COM_QUIT: &[u8] = &[0x01];
 
-/// `SQLSTATE` of a rejected login.
+/// The `SQLSTATE` of a rejected login.
 const ACCESS_DENIED: &[u8] = b"28000";
 
 pub(super) async fn check<S: Stream>(
@@ -66,7 +66,7 @@ fn login(user: &str) -> Vec<u8> {
     login.push(CHARSET);
     login.extend([0; 23]);
     login.extend(user.bytes().chain([0]));
-    // Length of the authentication response, which is empty.
+    // The length of the authentication response, which is empty.
     login.push(0);
     login.extend(b"mysql_native_password\0");
     login
@@ -102,8 +102,8 @@ async fn packet<S: Stream>(
     Ok(packet)
 }
 
-/// Returns `None` for a valid greeting, and an error for every other packet. An error packet
-/// contains the text of the error.
+/// Returns `None` for a valid greeting, and an error for any other packet. If it is an error
+/// packet, the error contains its text.
 fn error_of(packet: &[u8]) -> Option<ProbeError> {
     match packet {
         // The greeting has protocol version 10.
@@ -113,7 +113,7 @@ fn error_of(packet: &[u8]) -> Option<ProbeError> {
     }
 }
 
-/// Whether the server rejected the login. A rejected login shows that the server works.
+/// Whether the server rejected the login, which shows that the server works.
 fn is_access_denied(packet: &[u8]) -> bool {
     packet.get(3) == Some(&b'#') && packet.get(4..9) == Some(ACCESS_DENIED)
 }

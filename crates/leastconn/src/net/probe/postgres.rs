@@ -1,4 +1,4 @@
-//! PostgreSQL health check: the first answer to a startup message.
+//! PostgreSQL health check: evaluates the first answer to a startup message.
 
 use tokio::io::AsyncWriteExt;
 
@@ -10,7 +10,7 @@ const PROTOCOL: u32 = 196_608;
 const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 
 /// `SQLSTATE` codes that concern all clients: the server is starting, stopping or recovering
-/// (`cannot_connect_now`), or it has no free connection (`too_many_connections`).
+/// (`cannot_connect_now`), or has no free connection (`too_many_connections`).
 const UNAVAILABLE: [&[u8]; 2] = [b"57P03", b"53300"];
 
 pub(super) async fn check<S: Stream>(
@@ -65,8 +65,8 @@ fn startup(user: &str) -> Vec<u8> {
     startup
 }
 
-/// Returns the message of the error, or `None` if the error does not concern all clients. Each
-/// field is a letter, followed by a text that ends with a NUL byte.
+/// Returns the error message, or `None` if the error does not concern all clients. Each field is a
+/// letter followed by a NUL-terminated text.
 fn unavailable(fields: &[u8]) -> Option<&[u8]> {
     let field = |letter: u8| {
         let mut all = fields.split(|&byte| byte == 0);

@@ -7,8 +7,7 @@ use super::{Excerpt, ProbeError, Stream, drain, read_until};
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 const QUIT: &[u8] = b"*1\r\n$4\r\nQUIT\r\n";
 
-/// Answers of a healthy server, including errors because of missing authentication or
-/// permission.
+/// Answers of a healthy server, including errors due to missing authentication or permission.
 const WORKS: [&[u8]; 3] = [b"+PONG", b"-NOAUTH", b"-NOPERM"];
 
 pub(super) async fn check<S: Stream>(

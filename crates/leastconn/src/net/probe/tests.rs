@@ -70,8 +70,8 @@ async fn probe_at(address: SocketAddr, check: &Check) -> Result<(), ProbeError> 
     .await
 }
 
-/// Answers one connection with `pieces`, each in a separate segment, then closes the
-/// connection. Returns the request.
+/// Answers one connection with `pieces`, each in its own segment, then closes the connection.
+/// Returns the request.
 async fn answering(
     pieces: &'static [&'static str],
 ) -> (SocketAddr, tokio::task::JoinHandle<String>) {
@@ -275,7 +275,7 @@ async fn invalid_check_opens_no_connection() {
     ] {
         let error = probe_at(upstream.addr(), &check(probe)).await.unwrap_err();
         assert!(matches!(error, ProbeError::InvalidCheck(_)), "{error:?}");
-        // The fault must show in the health of the server.
+        // The health of the server must show the fault.
         assert!(error.is_server_fault());
     }
     assert_eq!(upstream.accepted(), 0);
@@ -313,8 +313,7 @@ async fn becomes(pool: &Pool, up: bool) {
     .unwrap();
 }
 
-/// This test only checks that probes update the health. The tests of `health` check the
-/// thresholds.
+/// This test checks only that probes update the health. The tests of `health` check the thresholds.
 #[tokio::test]
 async fn probes_change_server_health() {
     let upstream = Upstream::start(Behaviour::Http(200)).await;
@@ -332,8 +331,7 @@ async fn probes_change_server_health() {
     upstream.set_behaviour(Behaviour::Http(200));
     becomes(&pool, true).await;
 
-    // Servers in maintenance are not probed, but a probe that is already in progress may
-    // complete.
+    // Servers in maintenance are not probed, but a probe that is already running may complete.
     pool.members()[0].server.set_admin(AdminState::Maint);
     sleep(30 * MS).await;
     upstream.wait_open(0).await;
@@ -399,8 +397,8 @@ async fn probe_runs_step_first_and_reports_failure() {
     becomes(&pool, false).await;
 }
 
-/// Accepts one connection, sends `greeting` if there is one, and answers with `answers`.
-/// Returns the bytes that the probe has sent.
+/// Accepts one connection, sends `greeting` if there is one, and answers with `answers`. Returns
+/// the bytes that the probe has sent.
 async fn scripted(
     greeting: &[u8],
     answers: &[&[u8]],
@@ -535,8 +533,7 @@ async fn redis_probe_accepts_authentication_errors() {
 async fn unavailable_upstreams_are_probed_every_second() {
     let upstream = Upstream::start(Behaviour::Http(200)).await;
     upstream.stop(OpenConnections::Close).await;
-    // The interval is longer than the test, and `rise` is larger than the number of probes in
-    // the test.
+    // The interval is longer than the test, and `rise` exceeds the number of probes in the test.
     let pool = pool(&[upstream.addr()], 50, 1);
     let _checker = Checker::start(&pool, http(200..=200));
     becomes(&pool, false).await;

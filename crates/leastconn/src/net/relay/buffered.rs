@@ -1,24 +1,24 @@
 //! Counts and limits the bytes that relayed connections buffer for slow receivers.
 //!
-//! The total is process-wide. A connection that buffers nothing only reads the total.
+//! The total covers the whole process. A connection that buffers nothing only reads it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Read size while the total exceeds the limit. Each further slow receiver therefore adds at
-/// most this number of bytes to the total.
+/// Read size while the total exceeds the limit. Each further slow receiver therefore adds at most
+/// this many bytes to the total.
 const SCARCE: usize = 4 * 1024;
 
 static TOTAL: AtomicUsize = AtomicUsize::new(0);
 static ALLOWANCE: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// Returns the approximate number of bytes that all relayed connections of the process buffer
-/// for slow receivers.
+/// Returns the approximate number of bytes that all relayed connections of the process buffer for
+/// slow receivers.
 pub fn buffered() -> usize {
     TOTAL.load(Ordering::Relaxed)
 }
 
-/// Sets a limit for the total of [`buffered`]. Above the limit, connections are relayed with
-/// buffers of 4 KiB. The default is no limit.
+/// Sets a limit for the total returned by [`buffered`]. Above the limit, connections are relayed
+/// with buffers of 4 KiB. By default, there is no limit.
 pub fn set_buffer_allowance(bytes: usize) {
     ALLOWANCE.store(bytes, Ordering::Relaxed);
 }
@@ -32,7 +32,7 @@ pub(super) fn limit_budget(budget: usize) -> usize {
     }
 }
 
-/// Number of bytes that one direction buffers.
+/// The number of bytes that one direction buffers.
 pub(super) struct Buffered<'a> {
     of_connection: &'a AtomicU64,
     bytes: usize,

@@ -10,8 +10,8 @@ use super::super::{
     outstanding::{Outstanding, outstanding},
 };
 
-/// Interval after the first check. The interval doubles up to `SLOWEST`. The socket must be
-/// checked repeatedly, because the kernel does not notify about acknowledgements.
+/// Interval after the first check. It doubles up to `SLOWEST`. The socket must be checked
+/// repeatedly, because the kernel does not signal acknowledgements.
 const FIRST: Duration = Duration::from_millis(1);
 const SLOWEST: Duration = Duration::from_millis(50);
 
@@ -24,9 +24,8 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    /// Completes when the peer has acknowledged everything that was written to `writer`, or
-    /// when the connection no longer exists. Does not register a waker: poll again at
-    /// `next_check`.
+    /// Completes when the peer has acknowledged everything that was written to `writer`, or when
+    /// the connection no longer exists. Does not register a waker: poll again at `next_check`.
     pub(super) fn poll(state: &mut Option<Box<Self>>, writer: &impl Stream) -> Poll<()> {
         let Some(socket) = writer.socket() else {
             return Poll::Ready(());

@@ -1,21 +1,21 @@
-//! Detects connections that fail early, and records the result in the health of the server.
+//! Detects connections that fail early, and records the result in the server's health.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{super::now, pair::Pair};
 use crate::{Failure, Server, health::EARLY, net::Stream};
 
-/// The error that is shown if early failures eject a server.
+/// The error that is shown when early failures eject a server.
 const ERROR: &str = "closed connections without sending data";
 
 /// Watches a connection until it is known whether it fails early.
 pub(super) struct EarlyWatch<'a> {
     server: &'a Server,
     established: Instant,
-    /// Whether the watch is over.
+    /// Whether the watch has ended.
     is_done: bool,
-    /// Whether to examine the connection at the end of [`EARLY`]. Set only if a success would
-    /// end an ejection or clear failures, because other connections need no timer.
+    /// Whether to examine the connection when [`EARLY`] has passed. Set only if a success would end
+    /// an ejection or clear failures; other connections need no timer.
     needs_check: bool,
 }
 
@@ -29,7 +29,7 @@ impl<'a> EarlyWatch<'a> {
         }
     }
 
-    /// The time of the next poll if no wake-up occurs before.
+    /// When to poll next if no wake-up occurs earlier.
     pub(super) fn next_check(&self) -> Option<Instant> {
         self.needs_check.then(|| self.established + EARLY)
     }
@@ -42,8 +42,7 @@ impl<'a> EarlyWatch<'a> {
         if pair.has_server_sent() {
             self.served();
         } else if pair.is_server_ended() {
-            // If the client has ended the connection first, the server may end it without an
-            // answer.
+            // If the client ended the connection first, the server may end it without an answer.
             if self.has_outlasted_failures() {
                 self.served();
             } else if self.elapsed() < EARLY && !pair.is_client_ended() {
@@ -62,9 +61,9 @@ impl<'a> EarlyWatch<'a> {
         }
     }
 
-    /// Whether the connection has lasted for [`EARLY`] after the failures that a success would
-    /// clear. A connection without data that is older than these failures proves nothing: it may
-    /// end because the server is failing.
+    /// Whether the connection has lasted for [`EARLY`] since the failures that a success would
+    /// clear. If it is older than these failures and has carried no data, it proves nothing: it may
+    /// be ending because the server is failing.
     fn has_outlasted_failures(&self) -> bool {
         self.needs_check && self.elapsed() >= EARLY
     }

@@ -20,13 +20,12 @@ use super::{
     splice::Splice,
 };
 
-/// Reading stops when less than a quarter of the buffer is free. The next TLS record might not
-/// fit, and a partial read costs as much as a full read.
+/// Reading stops when less than a quarter of the buffer is free: the next TLS record might not fit,
+/// and a partial read costs as much as a full one.
 const MIN_FREE_DIVISOR: usize = 4;
 
-/// Value of `TCP_NOTSENT_LOWAT` for bulk transfers while other connections exchange short
-/// messages. In measurements, a smaller value did not reduce the latency of the short messages
-/// further.
+/// `TCP_NOTSENT_LOWAT` of bulk transfers while other connections exchange short messages. In
+/// measurements, a smaller value did not reduce the latency of the short messages further.
 const UNSENT: u32 = 256 * 1024;
 
 /// Maximum number of steps in one poll.
@@ -36,17 +35,16 @@ const MAX_STEPS: usize = 8;
 pub(super) enum Phase {
     /// The reader is open.
     Reading,
-    /// The reader has ended in order. The end is being forwarded.
+    /// The reader has ended cleanly, and its end is being forwarded.
     Closing,
-    /// The end was forwarded.
+    /// The end has been forwarded.
     Done,
-    /// The end was forwarded as in `Done`, but the writer's peer may still send. Closing a
-    /// socket with unread data sends a reset, so wait until the peer has acknowledged
-    /// everything.
+    /// Like `Done`, but the writer's peer may still send. Closing a socket with unread data sends a
+    /// reset, so wait until the peer has acknowledged everything.
     Confirming,
-    /// The end was forwarded as in `Done`, and the peer has acknowledged everything.
+    /// Like `Done`, and the peer has acknowledged everything.
     Confirmed,
-    /// Reading has stopped. Data read so far is being delivered and acknowledged.
+    /// Reading has stopped. The data read so far is being delivered and acknowledged.
     Breaking,
     /// Reading has stopped, and delivery has completed or failed.
     Broken,
@@ -54,21 +52,21 @@ pub(super) enum Phase {
     WriterBroke,
 }
 
-/// Changes whenever an event occurs that restarts the idle timeout.
+/// Changes with every event that restarts the idle timeout.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Progress {
-    /// Bytes that the writer has accepted.
+    /// Number of bytes that the writer has accepted.
     pub(super) written: u64,
     phase: Phase,
     unacknowledged: u32,
 }
 
-/// State of one direction.
+/// The state of one direction.
 pub(super) struct Flow<'a> {
     pub(super) phase: Phase,
-    /// Bytes that were read and that the writer has not accepted immediately.
+    /// Bytes that were read but not immediately accepted by the writer.
     unsent: Vec<u8>,
-    /// Number of bytes at the start of `unsent` that the writer has accepted since.
+    /// Number of bytes at the start of `unsent` that the writer has accepted since then.
     unsent_start: usize,
     /// Bytes in a kernel pipe between the two sockets.
     splice: Splice,
@@ -78,13 +76,12 @@ pub(super) struct Flow<'a> {
     unflushed: bool,
     /// Whether a write failed because the writer's connection was reset.
     pub(super) writer_is_gone: bool,
-    /// Whether the reader was reset, as reported by a write of the opposite flow or by the
-    /// reader's socket. The kernel reports a reset only once, and later reads report an
-    /// ordinary end. Without this flag, a download that is cut short during an upload would
-    /// look complete.
+    /// Whether the reader was reset, as reported by a write of the opposite flow or by the reader's
+    /// socket. The kernel reports a reset only once; later reads report an ordinary end. Without
+    /// this flag, a download that is cut short during an upload would look complete.
     pub(super) reader_is_gone: bool,
-    /// Whether the last poll ended because the writer accepts no more bytes. The reader is not
-    /// polled in this state.
+    /// Whether the last poll ended because the writer accepted no more bytes. In this state, the
+    /// reader is not polled.
     is_blocked: bool,
     /// Whether [`Flow::socket_failed`] was called.
     is_error_taken: bool,
@@ -92,14 +89,13 @@ pub(super) struct Flow<'a> {
     /// soon as this flow ends.
     pub(super) is_opposite_done: bool,
     on_truncation: OnTruncation,
-    /// The first fault that a read reported. `write_fault` is the first fault that a write
-    /// reported.
+    /// The first fault reported by a read. `write_fault` is the first fault reported by a write.
     pub(super) read_fault: Option<Fault>,
     pub(super) write_fault: Option<Fault>,
     pub(super) read_error: Option<io::Error>,
     pub(super) write_error: Option<io::Error>,
-    /// Whether pending data was discarded after a protocol error on the writer. Only the alert
-    /// may still be sent.
+    /// Whether pending data was discarded after a protocol error on the writer. Only the alert may
+    /// still be sent.
     is_abandoned: bool,
     /// Whether [`Flow::reset_writer`] was called.
     is_reset: bool,
@@ -164,12 +160,12 @@ impl<'a> Flow<'a> {
         )
     }
 
-    /// Whether the reader has sent a byte.
+    /// Whether the reader has sent any byte.
     pub(super) fn has_moved(&self) -> bool {
         self.written > 0 || !self.unsent.is_empty() || !self.splice.is_empty()
     }
 
-    /// Whether the reader has ended, in order or not.
+    /// Whether the reader has ended, cleanly or not.
     pub(super) const fn is_reader_ended(&self) -> bool {
         self.is_passed_on() || matches!(self.phase, Phase::Closing) || self.read_fault.is_some()
     }
@@ -179,7 +175,7 @@ impl<'a> Flow<'a> {
         self.write_error.is_some()
     }
 
-    /// Whether the orderly end of the reader was forwarded.
+    /// Whether the reader has ended cleanly and its end has been forwarded.
     pub(super) const fn is_passed_on(&self) -> bool {
         matches!(
             self.phase,
@@ -187,7 +183,7 @@ impl<'a> Flow<'a> {
         )
     }
 
-    /// Whether the flow has ended without an orderly end of the reader.
+    /// Whether the flow has ended without a clean end of the reader.
     pub(super) const fn is_cut_short(&self) -> bool {
         matches!(self.phase, Phase::Broken | Phase::WriterBroke)
     }
@@ -203,8 +199,8 @@ impl<'a> Flow<'a> {
         self.is_blocked && !self.reader_is_gone && !self.is_error_taken
     }
 
-    /// Takes the pending error of the reader's socket. Bytes that the kernel has received
-    /// before a reset are still read and delivered.
+    /// Takes the pending error of the reader's socket. Bytes that the kernel received before a
+    /// reset are still read and delivered.
     pub(super) fn socket_failed(&mut self, reader: &impl Stream) {
         self.is_error_taken = true;
         let error = reader.socket().map(TcpStream::take_error);
@@ -232,8 +228,8 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Discards pending data after a protocol error on the writer. Only the writer's alert is
-    /// still sent.
+    /// Discards pending data after a protocol error on the writer. Only the writer's alert is still
+    /// sent.
     pub(super) fn abandon(&mut self) {
         let is_open = matches!(
             self.phase,
@@ -243,7 +239,7 @@ impl<'a> Flow<'a> {
             self.unsent = Vec::new();
             self.unsent_start = 0;
             self.buffered.set(0);
-            // The stream has already queued the alert: flush it.
+            // The stream has already queued the alert, so flush it.
             self.unflushed = true;
             self.phase = Phase::Breaking;
         }
@@ -263,7 +259,7 @@ impl<'a> Flow<'a> {
         if !std::mem::replace(&mut self.is_reset, true)
             && let Some(socket) = writer.socket()
         {
-            // The call fails only if the socket is already closed.
+            // This fails only if the socket is already closed.
             let _ = rustix::net::connect_unspec(socket);
         }
     }
@@ -275,8 +271,8 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Whether everything that was read has been forwarded, so that the flow only waits for
-    /// more input.
+    /// Whether everything that was read has been forwarded, so that the flow only waits for more
+    /// input.
     pub(super) fn is_idle(&self) -> bool {
         self.phase == Phase::Reading
             && self.unsent.is_empty()
@@ -284,8 +280,8 @@ impl<'a> Flow<'a> {
             && !self.unflushed
     }
 
-    /// Moves bytes, up to about the size of `scratch`, then yields to other tasks. After the
-    /// flow has ended, this method does not use the streams.
+    /// Moves bytes, up to about the size of `scratch`, then yields to other tasks. Once the flow
+    /// has ended, this method does not use the streams.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -310,8 +306,8 @@ impl<'a> Flow<'a> {
         yield_to_others(cx);
     }
 
-    /// Performs one step of the current phase. Returns `Pending` if there is no progress
-    /// until the next wake-up.
+    /// Performs one step of the current phase. Returns `Pending` if no progress is possible until
+    /// the next wake-up.
     fn step(
         &mut self,
         cx: &mut Context<'_>,
@@ -340,8 +336,8 @@ impl<'a> Flow<'a> {
         }
         match self.phase {
             Phase::Reading => {
-                // Do not read while the writer holds unflushed data, so that the flow and the
-                // writer do not both buffer data.
+                // Do not read while the writer holds unflushed data. Otherwise both the flow and
+                // the writer might buffer data.
                 ready!(self.flush(cx, writer));
                 if self.is_over() {
                     return Poll::Ready(());
@@ -399,7 +395,7 @@ impl<'a> Flow<'a> {
         Poll::Ready(())
     }
 
-    /// Reads until the scratch buffer is nearly full or no data is available, so that several
+    /// Reads until the scratch buffer is nearly full or no more data is available, so that several
     /// TLS records are forwarded in one write.
     fn read(
         &mut self,
@@ -456,13 +452,13 @@ impl<'a> Flow<'a> {
         match ready!(self.splice.poll_pull(cx, from, limit)) {
             Some(Ok(0)) => self.reader_ended(),
             Some(Err(error)) => self.reader_broke(error),
-            // `None`: no pipe is available, so the flow copies.
+            // `None`: no pipe is available, so the flow copies the bytes.
             Some(Ok(_)) | None => {}
         }
         Poll::Ready(())
     }
 
-    /// Moves bytes from the pipe to the writer, as many as it accepts.
+    /// Moves as many bytes from the pipe to the writer as it accepts.
     fn push(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<()> {
         match ready!(self.splice.poll_push(cx, to)) {
             Ok(count) => self.add_written(count),
@@ -471,13 +467,13 @@ impl<'a> Flow<'a> {
         Poll::Ready(())
     }
 
-    /// Sets or removes the limit of unsent bytes in the kernel (`TCP_NOTSENT_LOWAT`).
+    /// Sets or removes the limit on unsent bytes in the kernel (`TCP_NOTSENT_LOWAT`).
     fn limit_unsent(&mut self, writer: &impl Stream, limited: bool) {
         if self.is_unsent_limited != limited {
             self.is_unsent_limited = limited;
             if let Some(socket) = writer.socket() {
-                // 0 restores the system default. An error is ignored, because it only
-                // increases the latency of other connections.
+                // 0 restores the system default. Errors are ignored, because the only effect is a
+                // higher latency of other connections.
                 let limit = if limited { UNSENT } else { 0 };
                 let _ = SockRef::from(socket).set_tcp_notsent_lowat(limit);
             }
@@ -494,13 +490,13 @@ impl<'a> Flow<'a> {
 
     fn add_written(&mut self, count: usize) {
         self.written += count as u64;
-        // Only this task writes the counter, so an atomic addition is not needed.
+        // Only this task writes the counter, so it needs no atomic addition.
         self.meter.store(self.written, Ordering::Relaxed);
     }
 
     fn reader_broke(&mut self, error: io::Error) {
         let fault = match Fault::of(&error) {
-            // After a reset was reported once, the kernel reports an ordinary end.
+            // Once a reset has been reported, the kernel reports an ordinary end.
             Fault::Truncated if self.reader_is_gone => Fault::Reset,
             fault => fault,
         };
@@ -513,8 +509,8 @@ impl<'a> Flow<'a> {
     }
 
     fn writer_broke(&mut self, error: io::Error) {
-        // EPIPE means that the peer has finished sending in order and closed, so its data is
-        // complete. ENOTCONN is an error of `shutdown`; the next read reports its cause.
+        // EPIPE means that the peer has finished sending cleanly and closed, so its data is
+        // complete. `shutdown` can return ENOTCONN, whose cause the next read reports.
         let is_orderly = matches!(
             error.kind(),
             io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected
@@ -526,7 +522,7 @@ impl<'a> Flow<'a> {
             return self.abandon();
         }
         self.phase = match self.phase {
-            // Reading has already stopped because of an earlier failure. The failed write only
+            // Reading has already stopped because of an earlier failure, so the failed write only
             // ends the delivery.
             Phase::Breaking => Phase::Broken,
             _ => Phase::WriterBroke,
@@ -544,7 +540,7 @@ impl<'a> Flow<'a> {
                 }
                 Poll::Ready(Err(error)) => self.writer_broke(error),
                 Poll::Pending => {
-                    // The writer does not report how many bytes it holds: assume the maximum.
+                    // The writer does not report how many bytes it holds, so assume the maximum.
                     self.buffered.set(self.scratch_size);
                     return Poll::Pending;
                 }

@@ -18,8 +18,8 @@ enum Side {
     Server,
 }
 
-/// Both streams and both flows. Dropping the pair aborts each side that would otherwise
-/// mistake a failed connection for a complete connection.
+/// Both streams and both flows. When the pair is dropped, it aborts each connection whose peer
+/// would otherwise mistake the failure for a complete transfer.
 pub(super) struct Pair<'a, D: Stream, U: Stream> {
     downstream: &'a mut D,
     upstream: &'a mut U,
@@ -28,8 +28,8 @@ pub(super) struct Pair<'a, D: Stream, U: Stream> {
     on_truncation: OnTruncation,
     /// The side that failed first.
     first: Option<Side>,
-    /// Whether a timeout expired when all received data was delivered. Both sides are then
-    /// closed in order.
+    /// Whether a timeout expired after all received data had been delivered. Both sides are then
+    /// closed cleanly.
     is_complete: bool,
 }
 
@@ -69,14 +69,14 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
             changed |= self.settle(client, server);
         }
         if changed {
-            // The flows were polled before the change, so both flows must be polled again.
+            // Both flows were polled before this change, so they must be polled again.
             cx.waker().wake_by_ref();
         }
         self.reset_early();
     }
 
-    /// Resets the connection to a side as soon as nothing more is sent to that side. The relay
-    /// may still wait for the opposite side to acknowledge its data.
+    /// Resets the connection to a side as soon as nothing more will be sent to it. The relay may
+    /// still wait for the opposite side to acknowledge its data.
     fn reset_early(&mut self) {
         let (to_server, to_client) = (&mut self.client_to_server, &mut self.server_to_client);
         if to_server.phase == Phase::Broken && to_client.phase == Phase::Breaking {
@@ -87,8 +87,7 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
         }
     }
 
-    /// Updates both flows after a fault on either side. Returns whether the phase of a flow
-    /// has changed.
+    /// Updates both flows after a fault on either side. Returns whether a flow's phase has changed.
     fn settle(&mut self, client: Option<Fault>, server: Option<Fault>) -> bool {
         let breaks = |fault| match fault {
             Some(Fault::Truncated) => self.on_truncation == OnTruncation::Reset,
@@ -108,12 +107,12 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
         before != (to_server.phase, to_client.phase)
     }
 
-    /// Whether a flow has ended without an orderly end of its reader.
+    /// Whether a flow has ended without a clean end of its reader.
     fn is_cut_short(&self) -> bool {
         self.client_to_server.is_cut_short() || self.server_to_client.is_cut_short()
     }
 
-    /// The first fault of the client's stream, and the first fault of the server's stream.
+    /// Returns the first fault of the client's stream and the first fault of the server's stream.
     fn faults(&self) -> [Option<Fault>; 2] {
         let (to_server, to_client) = (&self.client_to_server, &self.server_to_client);
         [
@@ -129,7 +128,7 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
         ]
     }
 
-    /// Whether the server has sent a byte.
+    /// Whether the server has sent any byte.
     pub(super) fn has_server_sent(&self) -> bool {
         self.server_to_client.has_moved()
     }
@@ -149,8 +148,8 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
         self.client_to_server.is_half_closed() || self.server_to_client.is_half_closed()
     }
 
-    /// Returns the sockets of the client and of the server that must be watched for errors,
-    /// because the flow that reads from the socket is waiting for its writer.
+    /// Returns the client's and the server's socket if they must be watched for errors. This is the
+    /// case while the flow that reads from the socket waits for its writer.
     pub(super) fn watched_sockets(&self) -> [Option<&TcpStream>; 2] {
         let (client, server) = (&self.client_to_server, &self.server_to_client);
         [
@@ -165,7 +164,7 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
         ]
     }
 
-    /// Handles errors of the client's socket and of the server's socket.
+    /// Handles errors on the client's and the server's socket.
     pub(super) fn sockets_failed(&mut self, [client, server]: [bool; 2]) {
         if client {
             self.client_to_server.socket_failed(self.downstream);
@@ -185,8 +184,8 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
     pub(super) fn ending(&self) -> Option<Reason> {
         let (to_server, to_client) = (&self.client_to_server, &self.server_to_client);
         let [client, server] = self.faults();
-        // Nothing more can be delivered to a side that was reset, so the connection may end
-        // before the flow to that side has ended.
+        // Nothing more can be delivered to a side that was reset, so the connection may end before
+        // the flow to that side has ended.
         let is_over = to_server.is_over() && to_client.is_over()
             || to_server.phase == Phase::Broken && client == Some(Fault::Reset)
             || to_client.phase == Phase::Broken && server == Some(Fault::Reset);
@@ -207,8 +206,7 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
         }
     }
 
-    /// Returns the reason code of the connection after a timeout. `reason` is the reason code
-    /// of that timeout.
+    /// Returns the reason code of the connection after a timeout whose own code is `reason`.
     pub(super) fn timed_out(&mut self, reason: Reason) -> Reason {
         let (to_server, to_client) = (&self.client_to_server, &self.server_to_client);
         let delivered = match self.first {
@@ -230,8 +228,8 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
     }
 }
 
-/// Applies the fault of one side, if any, to the flow that reads from that side (`from`) and
-/// to the flow that writes to that side (`to`).
+/// If there is a fault on one side, applies it to the flow that reads from that side (`from`) and
+/// to the flow that writes to it (`to`).
 fn settle_side(fault: Option<Fault>, from: &mut Flow<'_>, to: &mut Flow<'_>) {
     match fault {
         // Only the alert may still be sent to this side.

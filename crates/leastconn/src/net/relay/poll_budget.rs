@@ -1,19 +1,20 @@
-//! How many bytes a connection may move in one poll, and how it yields to others.
+//! Determines how many bytes a connection may move in one poll, and how it yields to other
+//! connections.
 //!
-//! Large budgets reduce the CPU cost of bulk transfers but increase the latency of other
-//! connections. Budgets are large while all connections of a worker are bulk transfers, and
-//! small while some of them exchange short messages. While budgets are small, the number of
-//! unsent bytes of a bulk transfer in the kernel is limited as well. Otherwise the kernel
-//! sends these bytes in bursts that occupy the processor for milliseconds. The limit
-//! increases the CPU cost of a bulk transfer by up to 50 %, so it is not always set.
+//! Large budgets reduce the CPU cost of bulk transfers, but increase the latency of other
+//! connections. Budgets are large while all connections of a worker are bulk transfers, and small
+//! while some of them exchange short messages. While budgets are small, the unsent bytes of a bulk
+//! transfer in the kernel are limited as well. Otherwise the kernel would send them in bursts that
+//! occupy the processor for milliseconds. The limit increases the CPU cost of a bulk transfer by up
+//! to 50 %, so it is not always set.
 //!
 //! # Dependency on Tokio's scheduler
 //!
-//! A connection that has used up its budget calls [`yield_to_others`]. Tokio wakes a yielding
-//! task only after the worker has polled the I/O driver. Connections whose sockets have become
-//! ready therefore run first. A task that wakes itself directly enters the run queue, and the
-//! worker polls the I/O driver only after every 61 tasks. Tokio does not guarantee this order;
-//! the test `yielding_lets_ready_sockets_run_first` fails if it changes.
+//! A connection that has used up its budget calls [`yield_to_others`]. Tokio wakes a yielding task
+//! only after the worker has polled the I/O driver, so connections whose sockets have become ready
+//! run first. In contrast, a task that wakes itself directly enters the run queue, and the worker
+//! polls the I/O driver only after every 61 tasks. Tokio does not guarantee this order; the test
+//! `yielding_lets_ready_sockets_run_first` fails if it changes.
 
 use std::{
     cell::Cell,
@@ -28,18 +29,18 @@ use super::SCRATCH;
 /// The small budget in bytes.
 const SHORT: usize = SCRATCH / 4;
 
-/// A connection that moves more bytes than this in one poll is a bulk transfer ("stream").
+/// A connection that moves more bytes than this in one poll is a bulk transfer (a "stream").
 const EXCHANGE: u64 = 16 * 1024;
 
-/// Number of polls for which an observed exchange or bulk transfer remains in effect.
+/// Number of polls for which an observed exchange or bulk transfer stays in effect.
 const MEMORY: u32 = 64;
 
 thread_local! {
-    /// Number of short exchanges on all connections of this worker so far.
+    /// Number of short exchanges so far on all connections of this worker.
     static EXCHANGES: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Makes the runtime poll the current task again after it has polled the I/O driver; see the
+/// Makes the runtime poll the current task again, but only after polling the I/O driver; see the
 /// module documentation.
 pub(super) fn yield_to_others(cx: &mut Context<'_>) {
     // Polling the future once registers the wake-up.
@@ -58,8 +59,8 @@ pub(super) struct PollBudget {
     last: Moved,
 }
 
-/// Direction of the last small transfer. In an exchange, the direction alternates. If all
-/// small transfers have one direction, the connection is a slow stream: no peer waits for a
+/// Direction of the last small transfer. In an exchange, the direction alternates. If all small
+/// transfers go in the same direction, the connection is a slow stream: no peer is waiting for a
 /// response.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Moved {
@@ -70,7 +71,7 @@ enum Moved {
 }
 
 impl PollBudget {
-    /// The number of bytes that the next poll may move.
+    /// Returns the number of bytes that the next poll may move.
     pub(super) fn next(&mut self) -> usize {
         let exchanges = EXCHANGES.get();
         if exchanges != self.seen {
@@ -86,7 +87,7 @@ impl PollBudget {
         }
     }
 
-    /// Records the numbers of bytes that a poll moved to the server and to the client.
+    /// Records how many bytes a poll has moved to the server and to the client.
     pub(super) fn moved(&mut self, [to_server, to_client]: [u64; 2]) {
         if to_server.max(to_client) > EXCHANGE {
             self.stream = MEMORY;
@@ -100,7 +101,7 @@ impl PollBudget {
         };
         let is_answer = moved == Moved::Both || moved != self.last;
         self.last = moved;
-        // A poll of a stream that moves few bytes is not an exchange.
+        // If a stream moves only a few bytes in one poll, this is not an exchange.
         match self.stream.checked_sub(1) {
             Some(left) => self.stream = left,
             None if is_answer => {
@@ -127,7 +128,7 @@ mod tests {
         for round in 0..1000 {
             for stream in [&mut a, &mut b] {
                 assert_eq!(stream.next(), SCRATCH);
-                // In some polls of a bulk transfer only few bytes are available.
+                // In some polls of a bulk transfer, only a few bytes are available.
                 stream.moved([0, if round % 10 == 3 { 100 } else { 128 * 1024 }]);
             }
         }

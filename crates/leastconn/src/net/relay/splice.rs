@@ -1,10 +1,9 @@
 //! Moves bytes between TCP connections inside the kernel with `splice(2)`, through a pipe.
 //!
-//! Splicing pays off for large transfers only. A direction copies until a read fills its
-//! scratch buffer, then splices, and returns to copying when reads become small. A connection
-//! owns a pipe only while the pipe holds bytes. Empty pipes are kept in a pool until the last
-//! connection that has spliced ends. There are at most [`MAX_PIPES`] pipes. A connection that
-//! gets no pipe copies.
+//! Splicing pays off only for large transfers. A direction copies until a read fills its scratch
+//! buffer, then splices, and returns to copying when reads become small. A connection owns a pipe
+//! only while the pipe holds bytes. Empty pipes are kept in a pool until the last connection that
+//! has spliced ends. There are at most [`MAX_PIPES`] pipes; a connection that gets none copies.
 
 use std::{
     io,
@@ -16,7 +15,7 @@ use tokio::{io::Interest, net::TcpStream};
 
 use crate::sync::Mutex;
 
-/// Maximum number of pipes in the process. Each uses two file descriptors.
+/// Maximum number of pipes in the process. Each pipe uses two file descriptors.
 pub const MAX_PIPES: usize = 32;
 
 /// Requested size of a pipe.
@@ -34,13 +33,13 @@ static PIPES: Mutex<Pipes> = Mutex::new(Pipes {
 /// All pipes of the process.
 struct Pipes {
     empty: Vec<Pipe>,
-    /// Number of pipes, both empty and in use.
+    /// Number of pipes, whether empty or in use.
     count: usize,
-    /// Number of directions that have spliced and have not ended.
+    /// Number of directions that have spliced and not yet ended.
     users: usize,
 }
 
-/// Number of bytes that moved through pipes. Tests use it to verify that bytes were spliced.
+/// Number of bytes moved through pipes. Tests use it to verify that bytes were spliced.
 #[cfg(test)]
 static SPLICED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
@@ -49,7 +48,7 @@ static SPLICED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize:
 pub(super) struct Splice {
     /// Whether the last read was large.
     is_bulk: bool,
-    /// The pipe, while it holds bytes that were not yet written.
+    /// The pipe, while it holds bytes that have not been written yet.
     pipe: Option<Pipe>,
     /// Whether `splice` failed permanently, for example because a sandbox forbids it.
     is_refused: bool,
@@ -84,7 +83,7 @@ impl Splice {
             PIPES.lock().users += 1;
         }
         let (mut pipe, moved) = loop {
-            // Wait before taking a pipe: the pool of pipes is shared by all connections.
+            // Wait before taking a pipe, because all connections share the pool of pipes.
             if let Err(error) = ready!(from.poll_read_ready(cx)) {
                 return Poll::Ready(Some(Err(error)));
             }
@@ -113,7 +112,7 @@ impl Splice {
         Poll::Ready(Some(moved))
     }
 
-    /// Moves bytes from the pipe to `to`, as many as it accepts.
+    /// Moves as many bytes from the pipe to `to` as it accepts.
     pub(super) fn poll_push(
         &mut self,
         cx: &mut Context<'_>,
@@ -159,7 +158,7 @@ struct Pipe {
 }
 
 impl Pipe {
-    /// Takes an empty pipe from the pool, or creates one if the limit permits.
+    /// Takes an empty pipe from the pool, or creates one if the limit allows it.
     fn take() -> Option<Self> {
         let mut pipes = PIPES.lock();
         if let Some(pipe) = pipes.empty.pop() {
@@ -183,8 +182,8 @@ impl Pipe {
         use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
         // If the process is out of file descriptors, the caller copies.
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        // The call fails if the size exceeds the kernel's limit for unprivileged users. The
-        // pipe then keeps its default size.
+        // This fails if the size exceeds the kernel's limit for unprivileged users. The pipe then
+        // keeps its default size.
         let _ = fcntl_setpipe_size(&write, PIPE);
         Some(Self {
             read,

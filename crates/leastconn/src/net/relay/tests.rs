@@ -64,7 +64,7 @@ impl Rig {
     }
 }
 
-/// Both ends of a connection with small buffers that fill up quickly.
+/// Both ends of a connection whose buffers are small, so that they fill up quickly.
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpSocket::new_v4().unwrap();
     listener.set_recv_buffer_size(32 * 1024).unwrap();
@@ -151,7 +151,7 @@ async fn answer_after_half_close_is_delivered() {
         first.write_all(b"question").await.unwrap();
         first.shutdown().await.unwrap();
         assert_eq!(read_to_end(second).await.unwrap(), b"question");
-        // A proxy without half-close support would close both sides now.
+        // At this point, a proxy without half-close support would close both sides.
         tokio::time::sleep(50 * MS).await;
         let answer = pattern(0, 1 << 20);
         let (written, read) = tokio::join!(second.write_all(&answer), async {
@@ -196,7 +196,7 @@ async fn traffic_restarts_the_idle_timeout() {
     let mut rig = Rig::with(timeouts).await;
     let start = now();
     let mut last = start;
-    // Each byte restarts the timeout. All bytes together take longer than the timeout.
+    // Each byte restarts the timeout. In total, the bytes take longer than the timeout.
     while last - start < idle + idle / 2 {
         rig.client.write_all(b"x").await.unwrap();
         last = now();
@@ -206,7 +206,7 @@ async fn traffic_restarts_the_idle_timeout() {
     assert!(!rig.relaying.is_finished());
     assert_eq!(rig.reason().await, Reason::IdleTimeout);
     assert!(now() - last >= idle);
-    // Everything was delivered, so the streams are closed in order.
+    // Everything was delivered, so the streams are closed cleanly.
     assert_eq!(read_kind(&mut rig.client).await, None);
     assert_eq!(read_kind(&mut rig.server).await, None);
 }
@@ -283,8 +283,8 @@ async fn reset_is_forwarded_after_pending_bytes() {
     }
 }
 
-/// A write to the server reports the reset. The next read from the server then reports an
-/// ordinary end, which must not be forwarded as an orderly end.
+/// A write to the server reports the reset. The next read from the server then reports an ordinary
+/// end, which must not be forwarded as a clean end.
 #[tokio::test]
 async fn server_reset_during_upload_aborts_the_download() {
     let mut rig = Rig::new().await;
@@ -367,11 +367,11 @@ async fn slow_receiver_gets_all_data_after_a_reset() {
     assert_eq!(received, rig.traffic.received());
 }
 
-/// Writes until the peer's buffers are full, and returns the number of bytes.
+/// Writes until the peer's buffers are full, and returns the number of bytes written.
 async fn fill(stream: &mut TcpStream) -> usize {
     let piece = vec![7; 16 * 1024];
     let mut taken = 0;
-    // The timeout is long enough for a relay that is still reading.
+    // The timeout is long enough for the relay to keep up while it is still reading.
     while let Ok(Ok(written)) = timeout(100 * MS, stream.write(&piece)).await {
         taken += written;
     }
@@ -382,8 +382,8 @@ async fn fill(stream: &mut TcpStream) -> usize {
 async fn slow_reader_blocks_its_sender() {
     let mut rig = Rig::new().await;
     let taken = fill(&mut rig.client).await;
-    // The limit is the size of the kernel buffers of two connections (twice the requested
-    // size; send buffers grow up to 4 MiB) plus one scratch buffer.
+    // The bound is the size of the kernel buffers of two connections (twice the requested size;
+    // send buffers grow up to 4 MiB) plus one scratch buffer.
     assert!(taken < 2 * (4 << 20) + 2 * (64 << 10) + SCRATCH, "{taken}");
     let relayed = rig.traffic.received() as usize;
     assert!(relayed <= taken && taken - relayed <= (4 << 20) + (64 << 10) + SCRATCH);
@@ -404,7 +404,7 @@ async fn early_answer_reaches_an_uploading_client() {
     drop(std::mem::replace(&mut rig.server, unused));
     let mut answer = [0; 9];
     let upload = async {
-        // Upload without reading the response until the upload fails.
+        // Keep uploading without reading the response, until the upload fails.
         while rig.client.write_all(&[0; 1000]).await.is_ok() {
             tokio::time::sleep(MS).await;
         }
@@ -415,7 +415,7 @@ async fn early_answer_reaches_an_uploading_client() {
     assert_eq!(rig.reason().await, Reason::ServerReset);
 }
 
-/// A slow client must receive the whole response if its end was already forwarded.
+/// A slow client must receive the whole response if its end has already been forwarded.
 #[tokio::test]
 async fn half_close_timeout_keeps_a_complete_answer() {
     let timeouts = RelayPolicy {
@@ -424,8 +424,8 @@ async fn half_close_timeout_keeps_a_complete_answer() {
         ..RelayPolicy::default()
     };
     let mut rig = Rig::with(timeouts).await;
-    // The response is larger than the client's receive buffer: the rest stays in the send
-    // buffer of the balancer.
+    // The response is larger than the client's receive buffer, so the rest stays in the balancer's
+    // send buffer.
     let answer = pattern(0, 300_000);
     rig.server.write_all(&answer).await.unwrap();
     rig.server.shutdown().await.unwrap();

@@ -1,8 +1,8 @@
 //! Watches the sockets of senders whose receiver is slow.
 //!
-//! While a flow waits for its writer, it does not read, so that a slow receiver slows down its
-//! sender. A read would report a reset of the sender. Without a read, the connection would
-//! remain until the idle timeout.
+//! A flow that waits for its writer does not read, so that a slow receiver slows down its sender.
+//! Without a read, a reset of the sender would go unnoticed, and the connection would stay open
+//! until the idle timeout.
 
 use std::{
     future::{pending, poll_fn},
@@ -16,7 +16,7 @@ use tokio::{io::Interest, net::TcpStream};
 /// Waits until one of the sockets has a pending error, or until the task is woken for another
 /// reason. Returns which of the sockets have a pending error.
 ///
-/// The caller must have registered its other wakers in the present poll of the task.
+/// The caller must have registered its other wakers during the current poll of the task.
 pub(super) async fn error_or_wakeup(sockets: [Option<&TcpStream>; 2]) -> [bool; 2] {
     let [client, server] = sockets.map(error_of);
     let (mut client, mut server) = (pin!(client), pin!(server));

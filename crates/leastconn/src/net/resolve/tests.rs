@@ -28,7 +28,7 @@ fn failure() -> io::Result<Addresses> {
     Err(io::ErrorKind::TimedOut.into())
 }
 
-/// Waits until a lookup that needs no time has completed.
+/// Waits until a lookup that takes no time has completed.
 async fn looked_up() {
     tokio::task::yield_now().await;
 }
@@ -66,7 +66,7 @@ async fn slow_or_failing_resolver_delays_no_connection() {
     advance(FRESH).await;
     assert_eq!(ask(&cache, failure()).await.unwrap(), found(1).unwrap());
     looked_up().await;
-    // While the resolver fails, it is not queried for each connection.
+    // While the resolver is failing, connections do not each query it.
     assert_eq!(ask(&cache, found(2)).await.unwrap(), found(1).unwrap());
     looked_up().await;
     assert_eq!(ask(&cache, found(2)).await.unwrap(), found(1).unwrap());
@@ -79,7 +79,7 @@ async fn slow_or_failing_resolver_delays_no_connection() {
     assert_eq!(slow.await.unwrap(), found(1).unwrap());
     assert_eq!(ask(&cache, found(2)).await.unwrap(), found(1).unwrap());
     assert_eq!(now(), start);
-    // A late answer is used after its arrival.
+    // A late answer is used once it has arrived.
     sleep(Duration::from_secs(31)).await;
     assert_eq!(ask(&cache, found(2)).await.unwrap(), found(3).unwrap());
 }
@@ -141,7 +141,7 @@ async fn failed_lookup_is_shared_and_keeps_its_error_code() {
             ConnectFault::Exhausted
         );
     }
-    // The next lookup may succeed: this process may have closed files in the meantime.
+    // The next lookup may succeed, because this process may have closed files in the meantime.
     assert_eq!(ask(&cache, found(1)).await.unwrap(), found(1).unwrap());
 }
 

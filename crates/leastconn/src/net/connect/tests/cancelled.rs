@@ -1,4 +1,4 @@
-//! A cancelled dial is not mistaken for a client that has finished.
+//! A cancelled dial does not look like a client that has finished sending.
 
 use std::{
     future::Future,
@@ -17,8 +17,8 @@ async fn cancelled_dial_resets_an_accepted_connection() {
     {
         let mut dial = pin!(dialling(server.local_addr().unwrap()));
         let mut context = Context::from_waker(Waker::noop());
-        // On loopback the kernel connects immediately, but the runtime has not polled the
-        // socket yet.
+        // On loopback, the kernel connects immediately, but the runtime has not polled the socket
+        // yet.
         assert!(dial.as_mut().poll(&mut context).is_pending());
     }
     let (mut accepted, _) = server.accept().await.unwrap();

@@ -1,4 +1,4 @@
-//! Connections that wait in the queue of the pool.
+//! Connections that wait in the pool's queue.
 
 use std::{num::NonZeroU32, sync::Arc};
 

@@ -10,7 +10,7 @@ fn retrying() -> ConnectPolicy {
     ConnectPolicy::default()
 }
 
-/// A pool with the default policies: at most half of the servers are ejected, and ejected
+/// A pool with the default policies: at most half of the servers may be ejected, and ejected
 /// servers are dialled while no server is available.
 fn default_pool(addresses: &[SocketAddr]) -> Pool {
     servers(addresses, PassivePolicy::default(), PanicPolicy::Dial)
@@ -77,7 +77,7 @@ async fn full_and_drained_servers_fail_at_once() {
     assert!(now() - start < Duration::from_secs(1));
 }
 
-/// A pool of a drained server `web0` to which servers may be added.
+/// A pool whose only server, `web0`, is drained and to which servers may be added.
 fn changing_pool(address: SocketAddr) -> Pool {
     let pool = Pool::builder("web").server(ServerSpec::new("web0", address));
     let pool = pool.may_be_empty(true).seed(1).build().unwrap();
@@ -145,7 +145,7 @@ async fn drain_of_all_servers_ends_the_wait() {
 #[tokio::test]
 async fn recovered_server_is_dialled_at_once() {
     let upstream = Upstream::start(Behaviour::Echo).await;
-    // The pool does not dial servers that are down, so only a probe can bring the server up.
+    // The pool does not dial down servers, so only a probe can bring the server up.
     let active = crate::health::ActivePolicy {
         rise: std::num::NonZeroU32::MIN,
         fall: std::num::NonZeroU32::MIN,
@@ -162,14 +162,14 @@ async fn recovered_server_is_dialled_at_once() {
     server(&pool, 0).probed(false);
     let mut policy = retrying();
     policy.retry_for = Duration::from_secs(60);
-    // The delay between rounds is random. One connection alone might start its next round by
+    // The delay between rounds is random, so a single connection might start its next round by
     // chance.
     let mut waiting = JoinSet::new();
     for _ in 0..16 {
         let pool = Arc::clone(&pool);
         waiting.spawn(async move { connect(&pool, &Selector::all(), &policy).await });
     }
-    // Let simulated time pass until the delay between rounds has increased.
+    // Let simulated time pass until the delay between rounds has grown.
     tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(2)).await;
     tokio::time::resume();
@@ -210,7 +210,7 @@ async fn attempts_are_readable_after_cancellation() {
             .await
             .is_err()
     );
-    // On a slow machine, there may be time for only one attempt.
+    // A slow machine may have time for only one attempt.
     assert!(attempts.get() >= 1);
     assert_eq!(server(&pool, 0).in_flight(), 0);
 }

@@ -1,4 +1,4 @@
-//! Preparation steps: the attempt returns the stream of the step, and fails if the step fails.
+//! Preparation steps: the attempt returns the step's stream, and fails if the step fails.
 
 use std::future::pending;
 

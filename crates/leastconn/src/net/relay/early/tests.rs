@@ -38,7 +38,7 @@ impl Rig {
         }
     }
 
-    /// Closes both sides, and returns the reason.
+    /// Closes both sides and returns the reason.
     async fn reason(self) -> Reason {
         let Self {
             client,
@@ -90,7 +90,7 @@ async fn end_without_data_is_an_early_failure() {
         client.write_all(b"question").await.unwrap();
         server.read_exact(&mut [0; 8]).await.unwrap();
         end(server, resets);
-        // The failure counts while the client still holds the connection open.
+        // The failure counts even while the client keeps the connection open.
         read_end(&mut client).await;
         assert_eq!(early_failures(&pool), 1, "{resets}");
         drop(client);
@@ -140,7 +140,7 @@ async fn end_after_a_second_is_no_early_failure() {
     assert_eq!(early_failures(&pool), 0);
 }
 
-/// Two servers and an open connection to `a`. `b` serves connections.
+/// Two servers and an open connection to `a`. The other server, `b`, serves connections.
 async fn pair_of_servers() -> (Pool, Rig) {
     let spec = |name: &str| ServerSpec::new(name, SocketAddr::from(([127, 0, 0, 1], 1)));
     let pool = Pool::builder("pool").servers([spec("a"), spec("b")]);
@@ -183,8 +183,7 @@ async fn end_of_an_older_silent_connection_does_not_clear_early_failures() {
     }
 }
 
-/// Two servers, of which `a` is ejected because its connections failed early, and the trial
-/// connection to `a`.
+/// Two servers, and a trial connection to `a`, which is ejected because of early failures.
 async fn trial() -> (Pool, Rig) {
     let spec = |name: &str| ServerSpec::new(name, SocketAddr::from(([127, 0, 0, 1], 1)));
     let passive = PassivePolicy {
@@ -206,7 +205,7 @@ async fn trial() -> (Pool, Rig) {
     assert_eq!(a.outage().unwrap().reason.as_ref(), ERROR);
     a.probed(true);
     assert!(!a.status().is_up(), "a probe does not prove that it serves");
-    // Only the ejected server may be picked for the trial.
+    // Only the ejected server can be picked, so the connection is its trial.
     b.set_admin(crate::AdminState::Maint);
     let rig = Rig::new(&pool).await;
     b.set_admin(crate::AdminState::Ready);

@@ -27,7 +27,7 @@ use crate::{
 
 const MIB: usize = 1 << 20;
 
-/// Serializes the tests, because the pipe pool is process-wide.
+/// Serializes the tests, because the pipe pool is shared by the whole process.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// A client, a server and the relay between them.
@@ -60,7 +60,7 @@ async fn digest(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
     }
 }
 
-/// Transfers bytes in both directions at once. Each direction ends with a half-close.
+/// Transfers bytes in both directions simultaneously. Each direction ends with a half-close.
 async fn exchange(to_server: usize, to_client: usize) {
     let (mut client, mut server, relaying, traffic) = rig().await;
     let (to_server, to_client) = (pattern(0, to_server), pattern(7, to_client));
@@ -140,7 +140,7 @@ async fn server_reset_is_forwarded_while_splicing() {
     let transfer =
         async { tokio::join!(server.write_all(&bulk), client.read_exact(&mut received)) };
     within(DEADLINE, "all bytes", transfer).await.0.unwrap();
-    // When the server resets the connection, the client has not read everything yet.
+    // When the server resets the connection, the client has not yet read everything.
     let _ = tokio::time::timeout(
         std::time::Duration::from_millis(100),
         server.write_all(&bulk),
@@ -178,7 +178,8 @@ async fn client_reset_is_detected_while_splicing() {
     assert!(sending.await.unwrap().is_err());
 }
 
-/// Waits until the transfer stalls: several checks find the same number of sent bytes.
+/// Waits until the transfer stalls, which means that several checks find the same number of sent
+/// bytes.
 async fn stalled(traffic: &Traffic) {
     let stalled = async {
         let (mut before, mut same) = (0, 0);
@@ -239,8 +240,7 @@ async fn dropping_relay_with_full_pipe_aborts_both_sides() {
     assert_eq!(PIPES.lock().count, 0);
 }
 
-/// The pieces that one side sends: the size of each piece, and the delay before it in
-/// milliseconds.
+/// The pieces that one side sends: the size of each piece and the delay before it, in milliseconds.
 fn pieces() -> impl Strategy<Value = Vec<(usize, u64)>> {
     let size = prop_oneof![1usize..2000, 120_000usize..140_000, 1usize..1_500_000];
     vec((size, prop_oneof![3 => Just(0), 1 => 0u64..3]), 0..8)
@@ -263,8 +263,8 @@ async fn speak(mut stream: impl AsyncWriteExt + Unpin, pieces: &[(usize, u64)]) 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Small and large pieces switch between copying and splicing. A concurrent exchange of short
-    /// messages reduces the poll budget.
+    /// Small and large pieces cause switches between copying and splicing. A concurrent exchange of
+    /// short messages reduces the poll budget.
     #[test]
     fn random_transfers_arrive_intact(to_server in pieces(), to_client in pieces(), beside in any::<bool>()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
