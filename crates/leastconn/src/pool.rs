@@ -1,13 +1,13 @@
-//! The servers of one upstream, and picking among them in one step.
+//! The servers of one upstream, and picking among them in a single step.
 //!
 //! A pick chooses a server (see [`crate::balance`]) and counts the connection on it with a
-//! compare-and-swap of the word that it has read. If another thread has changed the word
-//! since, the pick chooses again. Picks are lock-free, except that they take a lock of each
-//! server that is ejected or has failed in the last second.
+//! compare-and-swap of the server's state word. If another thread has changed the word since it was
+//! read, the pick chooses again. Picks are lock-free, except that they take the lock of each server
+//! that is ejected or has failed in the last second.
 //!
 //! Cost: one cache line and a few nanoseconds per candidate, so a few microseconds for 1,000
-//! servers (`benches/core.rs`). A heap would need a lock, and "power of two choices" would
-//! only approximate least connections (Envoy issue 4481).
+//! servers (`benches/core.rs`). A heap would need a lock, and "power of two choices" would only
+//! approximate least connections (Envoy issue 4481).
 
 mod builder;
 mod candidates;
@@ -49,9 +49,8 @@ use weights::Details;
 /// The servers of one upstream.
 ///
 /// The members can change while the pool is in use ([`Pool::update`]). All other settings are
-/// fixed. To change a policy or the balancing algorithm, build a [successor](Pool::successor)
-/// of the pool. The successor shares the servers, including their connections and their
-/// health.
+/// fixed. To change a policy or the balancing algorithm, build a [successor](Pool::successor) of
+/// the pool. The successor shares the servers, including their connections and health.
 ///
 /// ```
 /// use std::time::Instant;
@@ -77,13 +76,13 @@ use weights::Details;
 pub struct Pool {
     rules: Arc<PickRules>,
     membership: ArcSwap<Membership>,
-    /// The queue of the upstream, shared with predecessors and successors of this pool.
+    /// The queue of the upstream, shared with this pool's predecessors and successors.
     queue: Arc<Queue>,
     /// Serializes updates of the membership.
     updating: Mutex<()>,
     may_be_empty: bool,
-    /// The group of the upstream's servers, shared with predecessors and successors of this
-    /// pool.
+    /// The group that contains the upstream's servers, shared with this pool's predecessors and
+    /// successors.
     group: Arc<ServerGroup>,
     active: Option<ActivePolicy>,
     passive: PassivePolicy,
@@ -92,11 +91,11 @@ pub struct Pool {
     members: tokio::sync::watch::Sender<Arc<[Member]>>,
 }
 
-/// An error of building a pool or of changing its members.
+/// Building a pool or changing its members failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PoolError {
-    /// The pool has no server; see [`PoolBuilder::may_be_empty`].
+    /// There are no servers; see [`PoolBuilder::may_be_empty`].
     #[error("upstream `{0}` has no servers")]
     Empty(UpstreamId),
     /// Two servers have the same name.
@@ -104,19 +103,19 @@ pub enum PoolError {
     DuplicateServer(UpstreamId, ServerId),
 }
 
-/// A member of a pool: a server, which may be shared with other pools, and the settings of
-/// the server in this pool.
+/// A member of a pool: a server, which may be shared with other pools, and its settings in this
+/// pool.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Member {
-    /// The server, with its connection count and its health.
+    /// The server, with its connection count and health.
     pub server: Arc<Server>,
-    /// Share of connections relative to the other members. While the weight of any member is
-    /// a fraction, the weights of all members are multiplied by the same factor; see
+    /// Share of connections relative to the other members. If any member's weight is a fraction,
+    /// the weights of all members are multiplied by the same factor; see
     /// [`Self::effective_weight`].
     pub weight: Weight,
-    /// Maximum of concurrent connections: the configured one or that of the server's agent.
-    /// `None`: unlimited.
+    /// Maximum number of concurrent connections, either as configured or as reported by the
+    /// server's agent. `None`: unlimited.
     pub max_conns: Option<NonZeroU32>,
     /// Whether the server is used only while no other server is available.
     pub backup: bool,
@@ -124,7 +123,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// Returns the weight according to the last update.
+    /// Returns the weight that the last update set.
     pub fn configured_weight(&self) -> Weight {
         self.details.spec.weight
     }
@@ -134,15 +133,17 @@ impl Member {
         self.details.spec.zone.as_ref()
     }
 
-    /// Returns the weight in effect: that of an [operator](Pool::set_weight), else the configured
-    /// weight multiplied by the percentage that the server's [agent](Pool::agent_reported)
-    /// reports, else [`Self::configured_weight`]. Zero: the server gets no new connections.
+    /// Returns the weight in effect. A weight set by an [operator](Pool::set_weight) comes first.
+    /// Otherwise, it is the configured weight multiplied by the percentage that the server's
+    /// [agent](Pool::agent_reported) reports, or [`Self::configured_weight`] without such a report.
+    /// Zero: the server gets no new connections.
     pub fn effective_weight(&self) -> f64 {
         self.details.weight.to_weight()
     }
 
-    /// The weight in effect, in hundredths. The configured weight if the weight in effect is zero,
-    /// so that a weight of zero lowers the available capacity of a zone like a drain.
+    /// Returns the weight in effect, in hundredths. If it is zero, returns the configured weight
+    /// instead, so that a weight of zero lowers the available capacity of a zone in the same way as
+    /// a drain.
     fn capacity(&self) -> u64 {
         let weight = self.details.weight;
         let weight = if weight.is_zero() {
@@ -153,8 +154,8 @@ impl Member {
         weight.get().into()
     }
 
-    /// Whether the server has reached its maximum of concurrent connections, or this balancer
-    /// holds no free slot of it.
+    /// Whether the server has reached its maximum number of concurrent connections, or this
+    /// balancer holds none of its free slots.
     pub(crate) fn is_full(&self, now: Instant) -> bool {
         self.has_reached_max_conns() || self.server.lacks_slot(now)
     }
@@ -164,7 +165,7 @@ impl Member {
         max.is_some_and(|max| self.server.in_flight() >= max.get())
     }
 
-    /// Whether the server could be picked if this balancer held another slot of it.
+    /// Whether the server could be picked if this balancer held one more of its slots.
     pub(crate) fn lacks_only_slot(&self, now: Instant) -> bool {
         self.server.lacks_slot(now)
             && !self.has_reached_max_conns()
@@ -182,40 +183,40 @@ impl Pool {
         PoolBuilder::new(id.into())
     }
 
-    /// Starts building a pool that replaces this pool when the configuration changes. The
-    /// members and settings of this pool are the defaults.
+    /// Starts building a pool that replaces this pool when the configuration changes. It starts
+    /// with the members and settings of this pool.
     ///
     /// A server with the same name and address in both pools is the same server: it keeps its
-    /// connections, its health and its administrative state. If a server that has left this
-    /// pool rejoins while it still has connections, those connections still count. New
-    /// servers begin with slow start if it is enabled in the new pool.
+    /// connections, health and administrative state. If a server that has left this pool rejoins
+    /// while it still has connections, those connections still count. New servers begin with slow
+    /// start if it is enabled in the new pool.
     ///
-    /// Connections that began with this pool can continue to use it, but its members must not
-    /// be [updated](Pool::update) any more.
+    /// Connections that began with this pool can continue to use it, but its members must no longer
+    /// be [updated](Pool::update).
     pub fn successor(&self) -> PoolBuilder<'_> {
         PoolBuilder::succeeding(self)
     }
 
     /// Replaces the members.
     ///
-    /// A server with the same name and address as a present member is the same server. It
-    /// keeps its connections, its health and its administrative state, and gets the new
-    /// weight, limit and backup flag.
+    /// A server with the same name and address as a current member is the same server. It keeps its
+    /// connections, health and administrative state, and gets the new weight, limit and backup
+    /// flag.
     ///
-    /// A member that is not in `servers` leaves the pool and gets no new connections. The
-    /// leases of that server remain valid and still count. If the server rejoins while it has
-    /// leases, the leases still count.
+    /// A member that is not in `servers` leaves the pool and gets no new connections. Its leases
+    /// remain valid and still count, even if the server rejoins later.
     ///
-    /// If the pool has servers already, a server that joins begins with slow start if it is
-    /// enabled. If some servers stay members, a server that joins is unavailable until its
-    /// first successful probe, provided that there are [active checks](PoolBuilder::active).
+    /// If the pool already has servers, a server that joins begins with slow start, provided that
+    /// it is enabled. If some servers remain members and there are [active
+    /// checks](PoolBuilder::active), a server that joins is unavailable until its first successful
+    /// probe.
     ///
-    /// [`Candidates`] that were made before the update keep the old members. [`Selector`]s
+    /// [`Candidates`] that were created before the update keep the old members. [`Selector`]s
     /// follow the update.
     ///
     /// # Errors
-    /// If `servers` is empty and the pool [must not be empty](PoolBuilder::may_be_empty), or
-    /// if two servers have the same name. The members do not change in these cases.
+    /// If `servers` is empty and the pool [must not be empty](PoolBuilder::may_be_empty), or if two
+    /// servers have the same name. In both cases, the members do not change.
     pub fn update(
         &self,
         servers: impl IntoIterator<Item = ServerSpec>,
@@ -223,11 +224,11 @@ impl Pool {
         self.update_with(servers, |_| {})
     }
 
-    /// Like [`Self::update`], but calls `prepare` for each server that joins, before it can be
-    /// picked. For example, `prepare` can set the administrative state.
+    /// Like [`Self::update`], but calls `prepare` for each joining server before it can be picked.
+    /// For example, `prepare` can set the administrative state.
     ///
     /// # Errors
-    /// As [`Self::update`].
+    /// The same as for [`Self::update`].
     pub fn update_with(
         &self,
         servers: impl IntoIterator<Item = ServerSpec>,
@@ -270,7 +271,8 @@ impl Pool {
         self.rules.balance
     }
 
-    /// The maximum of dials in progress on one server; see [`PoolBuilder::max_connecting`].
+    /// Returns the maximum number of dials in progress to one server; see
+    /// [`PoolBuilder::max_connecting`].
     pub fn max_connecting(&self) -> Option<NonZeroU32> {
         self.rules.max_connecting
     }
@@ -280,8 +282,8 @@ impl Pool {
         self.rules.panic
     }
 
-    /// Whether the pool is in panic: no server is available, but at least one server is
-    /// ejected or down. Servers in drain or maint are disregarded, and so is `max_conns`.
+    /// Whether the pool is in panic: no server is available, but at least one server is ejected or
+    /// down. Servers in drain or maint and limits by `max_conns` are disregarded.
     pub fn is_panicking(&self) -> bool {
         self.group.is_panicking()
     }
@@ -292,32 +294,32 @@ impl Pool {
     }
 
     /// Returns the slow start progress of the member `server` at `now`. Returns `None` if the
-    /// server may get its whole share or cannot be picked. The call neither starts nor ends
-    /// slow start.
+    /// server may get its whole share or cannot be picked. This call neither starts nor ends slow
+    /// start.
     pub fn slow_start_of(&self, server: &Server, now: Instant) -> Option<SlowStart> {
         server.slow_start(now, self.rules.ramp)
     }
 
-    /// Returns the own zone, if the pool has servers both in this zone and outside it. The
-    /// second value is whether new connections are sent only to servers in this zone. It
-    /// disregards backups and applies to clients that may use all servers.
+    /// Returns the pool's own zone, provided that the pool has servers both in this zone and
+    /// outside it. The second value tells whether new connections are sent only to servers in this
+    /// zone. It disregards backups and applies to clients that may use all servers.
     pub fn own_zone(&self) -> Option<(&ZoneId, bool)> {
         let membership = self.membership.load();
         let local = membership.all.local()?;
         Some((self.rules.zone.as_ref()?, local.is_mostly_available(false)))
     }
 
-    /// Returns the present members, in the order of the last update.
+    /// Returns the current members, in the order of the last update.
     pub fn members(&self) -> Arc<[Member]> {
         self.membership.load().all.to_shared()
     }
 
-    /// Returns the servers that left the pool and still have connections.
+    /// Returns the servers that have left the pool and still have connections.
     pub fn departed(&self) -> Vec<Arc<Server>> {
         self.membership.load().departed_in_use()
     }
 
-    /// Returns the present member with this name.
+    /// Returns the current member with this name.
     pub fn server(&self, name: &str) -> Option<Arc<Server>> {
         let membership = self.membership.load();
         let mut members = membership.all.members().iter();
@@ -326,20 +328,20 @@ impl Pool {
             .map(|member| Arc::clone(&member.server))
     }
 
-    /// Returns all present members as candidates.
+    /// Returns all current members as candidates.
     pub fn all(&self) -> Candidates {
         self.membership.load().all.clone()
     }
 
-    /// Returns the present members that satisfy `is_allowed`, as candidates.
+    /// Returns those current members that satisfy `is_allowed` as candidates.
     ///
     /// Create the candidates once per client, not for each connection: with
-    /// [`Balance::RoundRobin`] every call begins a new round.
+    /// [`Balance::RoundRobin`], every call begins a new round.
     pub fn subset(&self, is_allowed: impl FnMut(&Server) -> bool) -> Candidates {
         self.membership.load().subset(&self.rules, is_allowed)
     }
 
-    /// Returns the present members that `selector` selects.
+    /// Returns the current members that `selector` selects.
     pub fn candidates(&self, selector: &Selector) -> Candidates {
         selector.resolve(&self.membership.load(), &self.rules)
     }
@@ -349,23 +351,23 @@ impl Pool {
         self.rules.queue
     }
 
-    /// Makes a connection wait for one of the selected servers, after a [pick](Self::pick_for)
-    /// has found none. The future resolves to a lease when a server has a free slot, or becomes
-    /// available. The caller limits the time of waiting.
+    /// Makes a connection wait for one of the selected servers, after a [pick](Self::pick_for) has
+    /// not found any. The future resolves to a lease as soon as a server has a free slot or becomes
+    /// available. The caller must limit the waiting time.
     ///
-    /// Connections of different clients are served in turn; those of one client in order. A
-    /// connection that may use only servers that are full does not delay connections that may
-    /// use other servers. While connections wait for a server, it is not picked for others.
+    /// The connections of different clients are served in turn, and those of one client in order of
+    /// arrival. A connection that may use only full servers does not delay connections that may use
+    /// other servers. While connections wait for a server, it is not picked for new connections.
     ///
-    /// If the queue is full, the newest connection of the client with the most waiting
-    /// connections loses its place. A client therefore cannot fill the queue for others.
+    /// If the queue is full, the client with the most waiting connections loses the newest of them.
+    /// A single client therefore cannot fill the queue.
     ///
-    /// All pools of an upstream share one queue, so a [successor](Self::successor) serves
-    /// connections that wait already.
+    /// All pools of an upstream share one queue, so a [successor](Self::successor) also serves
+    /// connections that are already waiting.
     ///
     /// # Errors
-    /// If the queue is full of connections of clients that have no more of them than `client`,
-    /// or if none of the servers could be picked even if it had a free slot.
+    /// If the queue is full and no client has more waiting connections than `client`, or if none of
+    /// the servers could be picked even with a free slot.
     pub fn enqueue(
         &self,
         selector: &Selector,
@@ -378,39 +380,39 @@ impl Pool {
             .enqueue(selector, client, source, now, waits_for_slots)
     }
 
-    /// Serves waiting connections for which an ejected server has become due for a trial
-    /// connection by `now`. In all other cases, the queue is served by the event itself.
+    /// Serves the connections that wait for an ejected server whose trial is due at `now`. All
+    /// other events serve the queue by themselves.
     pub fn serve_queue(&self, now: Instant) {
         self.queue.serve_at(now);
     }
 
-    /// Returns when the next of the selected servers that are ejected is due for a trial
-    /// connection.
+    /// Returns when the next trial connection is due on any of the selected servers that are
+    /// ejected.
     pub fn next_trial(&self, selector: &Selector) -> Option<Instant> {
         let candidates = self.candidates(selector);
         let members = candidates.members().iter();
         members.filter_map(|member| member.server.trial_at()).min()
     }
 
-    /// Returns how many connections wait for a server, and for how long.
+    /// Returns the number of waiting connections and the longest wait so far.
     pub fn queue_status(&self, now: Instant) -> QueueStatus {
         self.queue.status(now)
     }
 
-    /// Sets where more slots come from, for this pool and for its predecessors and successors.
-    /// With `None`, which is the default, slots are not requested.
+    /// Sets where more slots come from, for this pool and its predecessors and successors. With
+    /// `None`, which is the default, slots are not requested.
     ///
-    /// Slots are requested when the last slot of a server is taken, and when a pick fails that
-    /// another slot would have made possible. A connection that ends on a server with more
-    /// connections than [slots](Server::set_slots) requests that the slot be taken back.
+    /// Slots are requested when a server's last slot is taken, and when a pick fails that would
+    /// have succeeded with another slot. If a server has more connections than
+    /// [slots](Server::set_slots), the end of a connection requests that its slot be taken back.
     ///
-    /// If the pool has no queue, a connection can [wait](Self::enqueue) for slots, at most for
-    /// the time that is part of the source.
+    /// If the pool has no queue, a connection can [wait](Self::enqueue) for slots, but no longer
+    /// than the source allows.
     pub fn set_slot_source(&self, source: Option<SlotSource>) {
         self.group.set_slot_source(source);
     }
 
-    /// How long a connection may wait in the queue.
+    /// Returns how long a connection may wait in the queue.
     #[cfg(feature = "tokio")]
     pub(crate) fn longest_wait(&self) -> Duration {
         if self.rules.queue.size > 0 {
@@ -420,8 +422,8 @@ impl Pool {
         }
     }
 
-    /// Notifies when a server becomes available or unavailable. The value is whether the pool
-    /// is in panic.
+    /// Notifies when a server becomes available or unavailable. The value tells whether the pool is
+    /// in panic.
     #[cfg(feature = "tokio")]
     pub(crate) fn panicking(&self) -> tokio::sync::watch::Receiver<bool> {
         self.group.panicking()
@@ -433,9 +435,10 @@ impl Pool {
         self.members.subscribe()
     }
 
-    /// Whether a server of `selector` could become available after `now`. Returns `true` if one of its
-    /// `candidates` is ejected or down, or available and below `max_conns`. If all of them are in
-    /// drain or maint, or there are none, returns whether a further server may join.
+    /// Whether a server of `selector` could become available after `now`. This is the case if one
+    /// of its `candidates` is ejected or down, or is available and below `max_conns`. If there are
+    /// no candidates, or all of them are in drain or maint, the result is whether a further server
+    /// may join.
     #[cfg(feature = "tokio")]
     pub(crate) fn may_recover(
         &self,
@@ -456,8 +459,8 @@ impl Pool {
         are_withdrawn(candidates) && !self.may_join(selector, candidates)
     }
 
-    /// Whether servers of `selector` are absent, but could become members. Only pools that
-    /// [may be empty](PoolBuilder::may_be_empty) are expected to change their members.
+    /// Whether servers of `selector` are absent but could become members. Only pools that [may be
+    /// empty](PoolBuilder::may_be_empty) are expected to change their members.
     #[cfg(feature = "tokio")]
     fn may_join(&self, selector: &Selector, candidates: &Candidates) -> bool {
         self.may_be_empty && selector.has_absent_servers(candidates)
@@ -472,14 +475,14 @@ fn are_withdrawn(candidates: &Candidates) -> bool {
 
 /// Weights that are changed while the pool is in use.
 impl Pool {
-    /// Sets the weight of the member `server` while the pool is in use, or resets it to the
-    /// weight of its [`ServerSpec`] with `None`. Returns `false` if there is no such member.
+    /// Sets the weight of the member `server` while the pool is in use. With `None`, resets it to
+    /// the weight in its [`ServerSpec`]. Returns `false` if there is no such member.
     ///
-    /// With a weight of zero the server gets no new connections, as in
-    /// [drain](crate::AdminState::Drain). Slow start begins if the weight of a server without
-    /// connections changes from zero. Otherwise the new weight is applied at once.
+    /// With a weight of zero, the server gets no new connections, as in
+    /// [drain](crate::AdminState::Drain). If the weight changes from zero while the server has no
+    /// connections, slow start begins. Otherwise the new weight takes effect immediately.
     ///
-    /// The weight persists as long as the server stays in the pool, also across
+    /// The weight persists as long as the server stays in the pool, including across
     /// [updates](Self::update) and in a [successor](Self::successor).
     ///
     /// ```
@@ -507,9 +510,9 @@ impl Pool {
         true
     }
 
-    /// Records a report of the agent of `server` at `time`, and applies it. The weight that an
-    /// operator has [set](Self::set_weight) and the state that an operator has
-    /// [set](Server::set_admin) take precedence.
+    /// Records a report that the agent of `server` sent at `time`, and applies it. The
+    /// [weight](Self::set_weight) and [state](Server::set_admin) that an operator has set take
+    /// precedence.
     pub fn agent_reported(
         &self,
         server: &Server,
@@ -536,13 +539,13 @@ impl Pool {
         }
     }
 
-    /// Publishes the weights in effect. The caller holds the lock of updates.
+    /// Publishes the weights in effect. The caller must hold the lock for updates.
     fn refresh_weights(&self) {
         let before = self.membership.load_full();
         let mut members = before.all.members().to_vec();
         weights::apply(&mut members);
         for member in &members {
-            // Stop new connections before the new weights are published.
+            // Stop new connections before publishing the new weights.
             if member.details.weight.is_zero() {
                 member.server.set_zero_weight(true);
             }

@@ -4,11 +4,11 @@ use std::fmt;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $code:literal,)+) => {
-        /// How a connection ended, as far as this library decides it. Each connection has
-        /// exactly one reason.
+        /// How a connection ended, as far as this library decides it. Each connection has exactly
+        /// one reason.
         ///
-        /// A program that also authenticates or authorizes clients has reasons of its own. It
-        /// defines an enum that includes them and converts from this one.
+        /// A program that also authenticates or authorizes clients has additional reasons. It can
+        /// define its own enum that includes these reasons and converts from this type.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum Reason {
@@ -19,7 +19,7 @@ macro_rules! reasons {
             /// Every reason, in the order of [`Reason::index`].
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
-            /// The stable code: lower case, words joined by `_`.
+            /// Returns the stable code: lower case, with words joined by `_`.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $code,)+ }
             }
@@ -30,47 +30,47 @@ macro_rules! reasons {
 reasons! {
     /// Both sides finished sending, and all bytes were delivered.
     Ok = "ok",
-    /// The client opens connections faster than its rate limit.
+    /// The client opened connections faster than its rate limit allows.
     RateLimited = "rate_limited",
-    /// The client has reached its maximum of concurrent connections.
+    /// The client has reached its maximum number of concurrent connections.
     TooManyConnections = "too_many_connections",
     /// The balancer has reached one of its own limits.
     Overloaded = "overloaded",
     /// No server that the client may use is available.
     NoServerAvailable = "no_server_available",
-    /// The connection waited for a server, and all servers were at their maximum of connections
-    /// until the timeout of the queue.
+    /// The connection waited for a server, but until the queue timeout, all servers were at their
+    /// maximum number of connections.
     QueueTimeout = "queue_timeout",
     /// All servers that were tried refused the connection or did not answer.
     ConnectFailed = "connect_failed",
     /// No byte was transferred in either direction during the idle timeout.
     IdleTimeout = "idle_timeout",
-    /// One side had finished sending, and the other side sent nothing during the half-close
-    /// timeout.
+    /// One side had finished sending, and the other side sent nothing for the duration of the
+    /// half-close timeout.
     HalfCloseTimeout = "half_close_timeout",
     /// The client reset the connection.
     ClientReset = "client_reset",
-    /// The client closed the connection before a server was connected, and had not sent any
+    /// The client closed the connection before a server was connected and without having sent any
     /// data.
     ClientClosed = "client_closed",
     /// The server reset the connection.
     ServerReset = "server_reset",
-    /// The client's stream ended without the end marker of its protocol, for example TLS
-    /// without `close_notify`. Not a failure: all bytes were delivered.
+    /// The client's stream ended without its protocol's end marker, for example TLS without
+    /// `close_notify`. This is not a failure: all bytes were delivered.
     ClientTruncated = "client_truncated",
-    /// The server's stream ended without the end marker of its protocol, for example TLS
-    /// without `close_notify`. Not a failure: all bytes were delivered.
+    /// The server's stream ended without its protocol's end marker, for example TLS without
+    /// `close_notify`. This is not a failure: all bytes were delivered.
     ServerTruncated = "server_truncated",
-    /// The protocol of one of the streams failed, for example TLS by an invalid record or a
-    /// fatal alert.
+    /// The protocol of one of the streams failed, for example because of an invalid TLS record or a
+    /// fatal TLS alert.
     ProtocolError = "protocol_error",
 }
 
 impl Reason {
-    /// Whether the connection was refused or failed. A truncated stream does not count as a
-    /// failure, because many clients close the connection without `close_notify` after a
-    /// complete exchange. A client that closes before a server is connected does not count as
-    /// a failure either, because monitoring probes do so.
+    /// Whether the connection was refused or failed. A truncated stream is not a failure, because
+    /// many clients close the connection without `close_notify` after a complete exchange. A client
+    /// that closes before a server is connected is not a failure either, because monitoring probes
+    /// do so.
     pub const fn is_failure(self) -> bool {
         !matches!(
             self,
@@ -78,7 +78,7 @@ impl Reason {
         )
     }
 
-    /// Position in [`Reason::ALL`], for use as an array index.
+    /// Returns the position in [`Reason::ALL`], for use as an array index.
     pub const fn index(self) -> usize {
         self as usize
     }

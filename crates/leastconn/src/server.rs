@@ -1,9 +1,8 @@
-//! One server at run time: connection count, states, health.
+//! A server at run time: its connection count, states and health.
 //!
 //! The connection count and the states share one atomic word, the state word. A pick therefore
-//! checks the states and increases the count in a single compare-and-swap. A server that was
-//! set to drain before the compare-and-swap is not picked, and the count never exceeds
-//! `max_conns`.
+//! checks the states and increases the count in a single compare-and-swap. A server that was set to
+//! drain before the compare-and-swap is not picked, and the count never exceeds `max_conns`.
 
 #[cfg(feature = "tokio")]
 pub(crate) mod address_cache;
@@ -47,7 +46,7 @@ use crate::{
     weight::WeightOverride,
 };
 
-/// Mask of the number of connections in flight, in the lower half of the state word.
+/// Mask of the number of connections in flight, which is the lower half of the state word.
 const IN_FLIGHT: u64 = 0xffff_ffff;
 /// An operator has set the server to drain: it gets no new connections.
 const DRAIN: u64 = 1 << 32;
@@ -58,49 +57,48 @@ const DOWN: u64 = 1 << 34;
 /// The server is ejected because connects failed. While other servers are available, an
 /// ejected server is picked only for a trial connection; see [`Server::try_acquire`].
 const EJECTED: u64 = 1 << 35;
-/// `condition` contains a failure that a successful connect must clear. While this bit is not
-/// set, a successful connect does not take the lock of `condition`.
+/// `condition` contains a failure that a successful connect must clear. If this bit is not set, a
+/// successful connect does not take the lock of `condition`.
 const TROUBLED: u64 = 1 << 36;
-/// The server is in slow start, if slow start is enabled in the pool. The first pick that
-/// could choose the server starts the ramp; see [`crate::balance::slow_start`].
+/// The server is in slow start if the pool has slow start enabled. The first pick that could choose
+/// the server starts the ramp; see [`crate::balance::slow_start`].
 const RAMPING: u64 = 1 << 37;
-/// The server was dialled while no server was available. The bit is cleared when the server is
-/// up again.
+/// The server was dialled while no server was available. The bit is cleared when the server is up
+/// again.
 const DIALLED_UNAVAILABLE: u64 = 1 << 38;
 /// There may have been failed connects or early failures in the last second; see
 /// [`Server::recent_failures`].
 const FAILED_RECENTLY: u64 = 1 << 39;
 /// The weight in effect is zero: the server gets no new connections.
 const ZERO_WEIGHT: u64 = 1 << 40;
-/// The agent of the server has set it to drain or maintenance.
+/// The server's agent has set it to drain or maintenance.
 const AGENT_NOT_READY: u64 = 1 << 41;
-/// Connections wait for this server. Its free slots are reserved for them: the server is not
-/// picked otherwise, and a connection that ends on it serves the queue; see
+/// Connections are waiting for this server. Its free slots are reserved for them: other picks do
+/// not choose the server, and a connection that ends on it serves the queue; see
 /// [`crate::pool::queue`].
 const RESERVED: u64 = 1 << 42;
-/// There is external load, or slots limit the connections; see [`external`].
+/// There is external load, or slots limit the number of connections; see [`external`].
 const EXTERNAL: u64 = 1 << 43;
-/// Position of the number of dials in progress, in the highest 20 bits of the word. They are
-/// counted only for pools that limit them.
+/// Position of the number of dials in progress, which is stored in the highest 20 bits of the word.
+/// Dials are counted only for pools that limit them.
 const CONNECTING_SHIFT: u32 = 44;
 const CONNECTING: u64 = u64::MAX << CONNECTING_SHIFT;
 
-/// The server was taken out of service on purpose, so it is not dialled even if no server is
+/// The server was deliberately taken out of service, so it is not dialled even if no server is
 /// available.
 const OUT_OF_SERVICE: u64 = DRAIN | MAINT | ZERO_WEIGHT | AGENT_NOT_READY;
 
 const CLOSED: u64 = OUT_OF_SERVICE | DOWN;
-/// Maximum of connections in flight on one server, a power of two. It ensures that the number of
-/// dials in progress does not overflow.
+/// Maximum number of connections in flight on one server, a power of two. It ensures that the
+/// number of dials in progress cannot overflow.
 const MAX_IN_FLIGHT: u32 = 1 << (u64::BITS - CONNECTING_SHIFT - 1);
-/// One of these bits is set if [`MAX_IN_FLIGHT`] is reached.
+/// One of these bits is set once [`MAX_IN_FLIGHT`] is reached.
 const TOO_MANY_IN_FLIGHT: u64 = IN_FLIGHT & !(MAX_IN_FLIGHT as u64 - 1);
 
 /// A server of a [`Pool`](crate::Pool), with its connection count, health and counters.
 ///
-/// A server is shared by the pool, by the successor of the pool and by
-/// [`Lease`](crate::Lease)s. It exists until the last of these owners is dropped, even if the
-/// server is no longer a member of a pool.
+/// A server is shared by the pool, the pool's successor and [`Lease`](crate::Lease)s. It exists
+/// until the last of these owners is dropped, even if it is no longer a member of any pool.
 #[derive(Debug)]
 pub struct Server {
     word: AtomicU64,
@@ -111,7 +109,7 @@ pub struct Server {
     name_hash: u64,
     address: Address,
     condition: Mutex<Condition>,
-    /// The group of the upstream's servers. Dangling once all pools of the upstream are
+    /// The group that contains the upstream's servers. Dangling once all pools of the upstream are
     /// dropped.
     group: Weak<ServerGroup>,
     /// The start of the ramp in nanoseconds since `epoch`, plus one. Zero: the ramp has not
@@ -126,7 +124,7 @@ pub struct Server {
     agent: Mutex<AgentState>,
     #[cfg(feature = "tokio")]
     pub(crate) addresses: AddressCache,
-    /// The time at which the last completed probe started.
+    /// When the last completed probe started.
     #[cfg(feature = "tokio")]
     pub(crate) last_probe: Mutex<Option<Instant>>,
 }
@@ -135,40 +133,39 @@ pub struct Server {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerStatus {
-    /// Connections being dialled or open.
+    /// Number of connections that are being dialled or open.
     pub in_flight: u32,
-    /// State set by an operator.
+    /// The state set by an operator.
     pub admin: AdminState,
-    /// State set by the agent of the server.
+    /// The state set by the server's agent.
     pub agent_admin: AdminState,
-    /// State according to health checks and connects.
+    /// The state according to health checks and connects.
     pub availability: Availability,
     /// Whether the weight in effect is zero; see [`Pool::set_weight`](crate::Pool::set_weight).
     pub has_zero_weight: bool,
-    /// Successful connects since the server was created.
+    /// Number of successful connects since the server was created.
     pub connections: u64,
-    /// Failed connects since the server was created.
+    /// Number of failed connects since the server was created.
     pub connect_failures: u64,
-    /// Connections since the server was created that the server ended within
+    /// Number of connections since the server was created that the server ended within
     /// [`EARLY`](crate::health::EARLY) without having sent a byte.
     pub early_failures: u64,
-    /// Dials in progress. Counted only if the pool
+    /// Number of dials in progress. Counted only if the pool
     /// [limits](crate::PoolBuilder::max_connecting) them.
     pub connecting: u32,
-    /// Connections that other balancers have last reported; see [`Server::set_external_load`].
+    /// Number of connections that other balancers last reported; see [`Server::set_external_load`].
     pub external_connections: u32,
 }
 
-/// Progress of a server in slow start; see
-/// [`Pool::slow_start_of`](crate::Pool::slow_start_of).
+/// The progress of a server in slow start; see [`Pool::slow_start_of`](crate::Pool::slow_start_of).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SlowStart {
     /// The fraction of its share of new connections that the server may get: at least 0.1,
     /// and less than 1.
     pub share: f64,
-    /// Time left until the server reaches its whole share. The time starts to decrease at the
-    /// first pick that could have chosen the server.
+    /// Time left until the server reaches its whole share. It starts to run with the first pick
+    /// that could have chosen the server.
     pub remaining: Duration,
 }
 
@@ -179,7 +176,7 @@ impl ServerStatus {
         self.availability == Availability::Up
     }
 
-    /// Whether the server gets new connections, unless it is at its maximum.
+    /// Whether the server gets new connections, provided that it is below its maximum.
     pub fn is_available(&self) -> bool {
         let ready = AdminState::Ready;
         let is_ready = self.admin == ready && self.agent_admin == ready;
@@ -224,19 +221,19 @@ impl Server {
         &self.id
     }
 
-    /// Returns the address that connections are opened to.
+    /// Returns the address to which connections are opened.
     pub const fn address(&self) -> &Address {
         &self.address
     }
 
-    /// The name of the upstream, or an empty string if all of its pools are dropped.
+    /// Returns the name of the upstream, or an empty string if all of its pools have been dropped.
     #[cfg(feature = "tokio")]
     pub(crate) fn upstream(&self) -> String {
         let group = self.group.upgrade();
         group.map_or_else(String::new, |group| group.id().to_string())
     }
 
-    /// Connections being dialled or open.
+    /// Returns the number of connections that are being dialled or open.
     pub fn in_flight(&self) -> u32 {
         count(self.word.load(Ordering::Relaxed))
     }
@@ -262,12 +259,12 @@ impl Server {
         }
     }
 
-    /// Sets the administrative state. After this method has returned, a server in drain or
-    /// maint is not picked any more.
+    /// Sets the administrative state. After this method has returned, a server in drain or maint is
+    /// no longer picked.
     ///
-    /// If slow start is enabled in the pool, slow start begins when a server changes from
-    /// maint to ready, or from drain to ready without any connection. In both cases the server
-    /// may have been restarted.
+    /// If the pool has slow start enabled, slow start begins when a server changes from maint to
+    /// ready, or from drain to ready while it has no connections. In both cases, the server may
+    /// have been restarted.
     pub fn set_admin(&self, state: AdminState) {
         let flags = match state {
             AdminState::Ready => 0,
@@ -279,8 +276,8 @@ impl Server {
         });
     }
 
-    /// When and why the server was ejected or went down. Returns `None` if the server is up,
-    /// or if the failure was reported without an error ([`Self::probed`],
+    /// Returns when and why the server was ejected or went down. Returns `None` if the server is
+    /// up, or if the failure was reported without an error ([`Self::probed`],
     /// [`Self::connect_failed`]).
     pub fn outage(&self) -> Option<Outage> {
         self.condition.lock().outage()
@@ -307,7 +304,7 @@ impl Server {
         self.record_failed_connect(began, now, Cause::Other)
     }
 
-    /// Like [`Self::connect_failed`], but with an error. If the failure ejects the server,
+    /// Like [`Self::connect_failed`], but takes an error. If the failure ejects the server,
     /// [`Self::outage`] returns this error.
     pub fn connect_failed_with(&self, began: Instant, now: Instant, failure: Failure<'_>) -> bool {
         self.record_failed_connect(began, now, Cause::Connect(failure))
@@ -321,7 +318,7 @@ impl Server {
         })
     }
 
-    /// The number of completed dials since the server was created, successful or not.
+    /// Returns the number of completed dials since the server was created, successful or not.
     pub fn dials(&self) -> u64 {
         let connections = self.connections.load(Ordering::Relaxed);
         connections + self.connect_failures.load(Ordering::Relaxed)
@@ -336,11 +333,11 @@ impl Server {
         self.with_health(Cause::Other, |health, _| health.connect_succeeded())
     }
 
-    /// Records an early failure: the server ended a connection at `now`, within
+    /// Records an early failure: at `now`, the server ended a connection within
     /// [`EARLY`](crate::health::EARLY) after it was established, without having sent a byte. For
-    /// the next second, picks count the failure like an open connection. `failure` is the error
-    /// that [`Self::outage`] returns if the server is ejected. Returns whether
-    /// [`ServerStatus::is_up`] changed.
+    /// the next second, picks count the failure like an open connection. If the server is ejected,
+    /// [`Self::outage`] returns the error in `failure`. Returns whether [`ServerStatus::is_up`]
+    /// changed.
     pub fn failed_early(&self, established: Instant, now: Instant, failure: Failure<'_>) -> bool {
         self.early_failures.fetch_add(1, Ordering::Relaxed);
         self.add_recent_failure(now);
@@ -349,14 +346,14 @@ impl Server {
         })
     }
 
-    /// Records that the connection established at `established` did not fail early: the server
-    /// sent a byte, or did not end the connection within [`EARLY`](crate::health::EARLY).
-    /// Returns whether [`ServerStatus::is_up`] changed.
+    /// Records that the connection established at `established` did not fail early: the server sent
+    /// a byte, or the connection lasted longer than [`EARLY`](crate::health::EARLY). Returns
+    /// whether [`ServerStatus::is_up`] changed.
     pub fn served(&self, established: Instant) -> bool {
         self.is_troubled() && self.with_health(Cause::Other, |health, _| health.served(established))
     }
 
-    /// Whether the server is not up, or has failures that a success would clear.
+    /// Whether the server is not up or has failures that a success would clear.
     pub(crate) fn is_troubled(&self) -> bool {
         self.word.load(Ordering::Relaxed) & TROUBLED != 0
     }
@@ -374,7 +371,7 @@ impl Server {
         self.update(|word| word | FAILED_RECENTLY);
     }
 
-    /// The number of failed connects and early failures in the last second.
+    /// Returns the number of failed connects and early failures in the last second.
     fn recent_failures(&self, now: Instant) -> u32 {
         let failures = self.recent_failures.lock();
         let count = failures.count(now);
@@ -384,9 +381,8 @@ impl Server {
         count
     }
 
-    /// Changes the health while the group of the upstream's servers is locked. Without this
-    /// lock, two servers could be ejected at the same time and exceed the maximum of ejected
-    /// servers.
+    /// Changes the health while holding the lock of the server group. Without this lock, two
+    /// servers could be ejected at the same time and exceed the maximum number of ejected servers.
     fn with_health(&self, cause: Cause<'_>, change: impl FnOnce(&mut Health, Siblings)) -> bool {
         match self.group.upgrade() {
             Some(group) => group.change(self, cause, change),
@@ -397,8 +393,8 @@ impl Server {
         }
     }
 
-    /// Changes the health and publishes the result in the word. The lock is held until the
-    /// result is published, so that concurrent changes are published in order.
+    /// Changes the health and publishes the result in the state word. The lock is held until then,
+    /// so that concurrent changes are published in order.
     fn change_health(&self, cause: Cause<'_>, change: impl FnOnce(&mut Health)) -> HealthChange {
         let mut condition = self.condition.lock();
         let health = &condition.health;
@@ -426,8 +422,8 @@ impl Server {
         }
     }
 
-    /// Makes a server that has joined a running pool unavailable until its first successful
-    /// probe. Has no effect if the server is not probed.
+    /// Makes a server that has joined a running pool unavailable until its first successful probe.
+    /// Has no effect if the server is not probed.
     pub(crate) fn require_probe(&self) {
         self.change_health(Cause::Other, Health::require_probe);
     }
@@ -439,8 +435,8 @@ impl Server {
         });
     }
 
-    /// Reuses a server that has left its pool and rejoins it while it still has connections.
-    /// These connections still count, and external load and slots still apply. All other state is
+    /// Reuses a server that left its pool and is rejoining it while it still has connections. These
+    /// connections still count, and its external load and slots still apply. All other state is
     /// reset.
     pub(crate) fn revive(&self, active: Option<ActivePolicy>, passive: PassivePolicy) {
         let mut condition = self.condition.lock();
@@ -457,8 +453,8 @@ impl Server {
         self.word.load(Ordering::Acquire) & (CLOSED | EJECTED) == 0
     }
 
-    /// Whether the server is ejected or down, but not taken out of service. Such a server is
-    /// picked only while no server is available, or for a trial connection.
+    /// Whether the server is ejected or down but not taken out of service. Such a server is picked
+    /// only for a trial connection, or while no server is available.
     pub(crate) fn is_unhealthy(&self) -> bool {
         let word = self.word.load(Ordering::Acquire);
         word & OUT_OF_SERVICE == 0 && word & (DOWN | EJECTED) != 0
@@ -481,8 +477,8 @@ impl Server {
         self.word.load(Ordering::Acquire) & CLOSED == 0
     }
 
-    /// Replaces the bits `mask` of the state word, all of which are in [`OUT_OF_SERVICE`], with
-    /// `flags`, and updates the panic state. Slow start begins if `begins_ramp` returns `true` for
+    /// Replaces the bits `mask` of the state word, which must be part of [`OUT_OF_SERVICE`], with
+    /// `flags`. Also updates the panic state. Slow start begins if `begins_ramp` returns `true` for
     /// the previous word.
     fn set_service_flags(&self, mask: u64, flags: u64, begins_ramp: impl Fn(u64) -> bool) {
         if begins_ramp(self.word.load(Ordering::Relaxed)) {
@@ -497,7 +493,7 @@ impl Server {
         }
     }
 
-    /// Returns the previous word.
+    /// Updates the state word with `to`, and returns the previous word.
     fn update(&self, to: impl Fn(u64) -> u64) -> u64 {
         let mut word = self.word.load(Ordering::Relaxed);
         while let Err(seen) =
@@ -518,12 +514,12 @@ impl Server {
         self.update(|word| word | RAMPING);
     }
 
-    /// Ends the ramp: the server has its whole share.
+    /// Ends the ramp, so that the server has its whole share.
     pub(crate) fn end_ramp(&self) {
         self.update(|word| word & !RAMPING);
     }
 
-    /// Like [`Self::end_ramp`], unless the state word has changed from `seen`.
+    /// Like [`Self::end_ramp`], but does nothing if the state word has changed from `seen`.
     pub(crate) fn end_ramp_if_unchanged(&self, seen: u64) {
         let ended = seen & !RAMPING;
         // If the word has changed, a later pick ends the ramp.
@@ -532,8 +528,8 @@ impl Server {
             .compare_exchange(seen, ended, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// Clears the start of an earlier ramp. Must be called before [`RAMPING`] is set;
-    /// otherwise a pick could use the start of the earlier ramp.
+    /// Clears the start of an earlier ramp. Must be called before [`RAMPING`] is set. Otherwise a
+    /// pick could use the start of the earlier ramp.
     fn reset_ramp(&self) {
         self.ramp_start.store(0, Ordering::Relaxed);
     }

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShortDuration(pub Duration);
 
-/// Units and their length in nanoseconds, largest first.
+/// Units and their lengths in nanoseconds, largest first.
 const UNITS: [(&str, f64); 7] = [
     ("d", 86_400e9),
     ("h", 3_600e9),
@@ -15,7 +15,7 @@ const UNITS: [(&str, f64); 7] = [
     ("ns", 1.0),
 ];
 
-/// Counts from this number on would be rounded to four digits.
+/// Counts of this size or above would be rounded to four digits.
 const MAX_COUNT: f64 = 999.5;
 
 impl fmt::Display for ShortDuration {

@@ -52,20 +52,20 @@ name! {
     ServerId
 }
 name! {
-    /// The name of a zone: servers in the own zone are preferred. A zone is for example a data
-    /// centre or an availability zone.
+    /// The name of a zone, for example a data centre or an availability zone. A pool prefers
+    /// servers in its own zone.
     ZoneId
 }
 name! {
-    /// The identity of a client, to which limits apply. Connections with the same identity
-    /// share one token bucket and one count of open connections.
+    /// The identity to which a client's limits apply. Connections with the same identity share one
+    /// token bucket and one count of open connections.
     ClientId
 }
 
 /// A server's share of connections relative to the other servers, from 1 to 65,535.
 ///
 /// A weight of 0 is not possible. To stop new connections to a server, set its state to
-/// [drain](AdminState::Drain) or [override](crate::WeightOverride) its weight.
+/// [drain](AdminState::Drain) or [override](crate::WeightOverride) its weight with 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Weight(u16);
 
@@ -73,7 +73,7 @@ impl Weight {
     /// Weight 1, the default.
     pub const ONE: Self = Self(1);
 
-    /// Returns `None` unless `weight` is from 1 to 65,535.
+    /// Creates a weight. Returns `None` unless `weight` is from 1 to 65,535.
     pub fn new(weight: u32) -> Option<Self> {
         u16::try_from(weight).ok().filter(|&w| w != 0).map(Self)
     }
@@ -90,13 +90,13 @@ impl Default for Weight {
     }
 }
 
-/// What happens to a connection if no server that the client may use is available, but at
-/// least one of these servers is ejected or down.
+/// What happens to a connection if none of the servers that the client may use is available, but at
+/// least one of them is ejected or down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PanicPolicy {
-    /// Dial ejected servers first, then servers that are down. The health information may be
-    /// wrong, and the alternative would be to refuse the connections.
+    /// Dial ejected servers first, then servers that are down. The health information may be wrong,
+    /// and the alternative would be to refuse the connections.
     #[default]
     Dial,
     /// Refuse the connections.
@@ -104,7 +104,7 @@ pub enum PanicPolicy {
 }
 
 impl PanicPolicy {
-    /// Returns the name of the policy: `dial` or `refuse`.
+    /// Returns the policy's name: `dial` or `refuse`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Dial => "dial",
@@ -119,14 +119,14 @@ pub enum AdminState {
     /// The server gets connections if it is healthy.
     #[default]
     Ready,
-    /// The server gets no new connections. Its open connections continue.
+    /// The server gets no new connections. Open connections continue.
     Drain,
-    /// The server gets no connections and is not probed, because it is expected not to work.
+    /// The server is not expected to work, so it gets no connections and is not probed.
     Maint,
 }
 
 impl AdminState {
-    /// Returns the name of the state: `ready`, `drain` or `maint`.
+    /// Returns the state's name: `ready`, `drain` or `maint`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ready => "ready",
@@ -151,13 +151,13 @@ impl AdminState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerSpec {
-    /// The name, unique within the upstream.
+    /// The server's name, unique within the upstream.
     pub id: ServerId,
-    /// The address that connections are opened to.
+    /// The address to which connections are opened.
     pub address: Address,
     /// Share of connections relative to the other servers.
     pub weight: Weight,
-    /// Maximum of concurrent connections. `None`: unlimited.
+    /// Maximum number of concurrent connections. `None`: unlimited.
     pub max_conns: Option<NonZeroU32>,
     /// Whether the server is used only while no other server is available.
     pub backup: bool,
@@ -166,8 +166,7 @@ pub struct ServerSpec {
 }
 
 impl ServerSpec {
-    /// Creates a server with weight 1 and without a maximum of connections, which is not a
-    /// backup.
+    /// Creates a server with weight 1 and without a connection limit. It is not a backup.
     pub fn new(id: impl Into<ServerId>, address: impl Into<Address>) -> Self {
         Self {
             id: id.into(),
@@ -186,7 +185,7 @@ impl ServerSpec {
         self
     }
 
-    /// Sets the maximum of concurrent connections.
+    /// Sets the maximum number of concurrent connections.
     #[must_use]
     pub fn max_conns(mut self, max_conns: impl Into<Option<NonZeroU32>>) -> Self {
         self.max_conns = max_conns.into();
@@ -200,7 +199,7 @@ impl ServerSpec {
         self
     }
 
-    /// Sets the zone of the server. The default is none.
+    /// Sets the zone of the server. By default, there is none.
     #[must_use]
     pub fn zone(mut self, zone: impl Into<Option<ZoneId>>) -> Self {
         self.zone = zone.into();

@@ -1,12 +1,11 @@
-//! Atomics and mutexes of the core. Under `--cfg loom` they come from loom, so that the loom
-//! tests run the same code.
+//! The atomics and mutexes that the core uses. Under `--cfg loom` they come from loom, so that the
+//! loom tests run the same code.
 //!
-//! `Arc` always comes from `std`: loom's `Arc` cannot hold a slice, and the core makes no
-//! decisions based on reference counts.
+//! `Arc` always comes from `std`: loom's `Arc` cannot hold a slice, and the core makes no decisions
+//! based on reference counts.
 //!
-//! The mutexes have no poisoning. Every critical section of this crate keeps its data
-//! consistent at each step. After a panic in one task, other tasks can therefore continue to use
-//! the data.
+//! The mutexes are not poisoned by a panic. Every critical section of this crate keeps its data
+//! consistent at each step, so other tasks can continue to use the data after a task has panicked.
 
 pub(crate) use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Weights that are changed while a server is in use.
+//! Weights that can be changed while a server is in use.
 
 use std::{fmt, str::FromStr};
 
@@ -16,9 +16,9 @@ use crate::spec::Weight;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WeightOverride {
-    /// A weight. Zero stops new connections.
+    /// An absolute weight. Zero stops new connections.
     Absolute(u16),
-    /// A percentage of the configured weight. Zero stops new connections. The result is
+    /// A percentage of the configured weight. Zero stops new connections. The resulting weight is
     /// limited to 65,535.
     Percent(u16),
 }
@@ -53,7 +53,7 @@ impl fmt::Display for WeightOverride {
     }
 }
 
-/// A weight in hundredths, so that a percentage of a weight is a whole number. 0: the server
+/// A weight in hundredths, so that a percentage of a weight is a whole number. Zero: the server
 /// gets no new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hundredths(u32);

@@ -1,4 +1,4 @@
-//! Builds the first pool of an upstream, or a successor of a pool.
+//! Builds an upstream's first pool, or the successor of a pool.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -89,34 +89,34 @@ impl<'a> PoolBuilder<'a> {
         self
     }
 
-    /// Sets whether the pool may have no servers, for example because its members are not
-    /// known yet. The default is `false`: [`Self::build`] and [`Pool::update`] then fail if
-    /// there are no servers, so that a broken source of members cannot remove all servers.
+    /// Sets whether the pool may have no servers, for example because its members are not known
+    /// yet. The default is `false`: [`Self::build`] and [`Pool::update`] then fail if there are no
+    /// servers, so that a faulty source of members cannot remove all of them.
     pub const fn may_be_empty(mut self, may_be_empty: bool) -> Self {
         self.may_be_empty = may_be_empty;
         self
     }
 
-    /// Sets how many consecutive health checks change the state of a server. With `None`,
-    /// which is the default, results of health checks are ignored.
+    /// Sets how many consecutive health checks change a server's state. With `None`, which is the
+    /// default, the results of health checks are ignored.
     pub fn active(mut self, policy: impl Into<Option<ActivePolicy>>) -> Self {
         self.active = policy.into();
         self
     }
 
-    /// Sets when failed connects and early failures eject a server; see [`PassivePolicy`] for
-    /// the default.
+    /// Sets how connect failures and early failures eject a server. [`PassivePolicy`] documents the
+    /// default.
     pub const fn passive(mut self, policy: PassivePolicy) -> Self {
         self.passive = policy;
         self
     }
 
-    /// Sets the maximum of dials in progress on one server. A server at the maximum is picked
-    /// only if every other server of its kind (backup or not) that could be picked is at the
-    /// maximum. `None`, the default: no maximum.
+    /// Sets the maximum number of dials in progress to one server. A server at this maximum is
+    /// picked only if all other servers of its kind (backup or not) that could be picked are also
+    /// at the maximum. With `None`, which is the default, there is no maximum.
     ///
-    /// A dial is in progress until [`Lease::connected`](crate::Lease::connected) is called or
-    /// the lease is dropped. `net::Connect` calls that method.
+    /// A dial is in progress until [`Lease::connected`](crate::Lease::connected) is called or the
+    /// lease is dropped. `net::Connect` calls that method.
     pub const fn max_connecting(mut self, max: Option<NonZeroU32>) -> Self {
         self.max_connecting = max;
         self
@@ -135,34 +135,34 @@ impl<'a> PoolBuilder<'a> {
         self
     }
 
-    /// Sets how long a server takes to reach its whole share of new connections. Slow start
-    /// begins when a server recovers from being down or ejected, when it leaves maintenance,
-    /// and when it joins a running pool. It also begins when a drained server without
-    /// connections becomes ready. With zero, which is the default, a server gets its whole
-    /// share at once. The first servers of a pool always do.
+    /// Sets how long a server takes to reach its whole share of new connections. Slow start begins
+    /// when a server recovers from being down or ejected, when it leaves maintenance, and when it
+    /// joins a running pool. It also begins when a drained server without connections becomes
+    /// ready. With zero, which is the default, a server gets its whole share immediately. The first
+    /// servers of a pool always do.
     ///
-    /// At first the server gets at most a tenth of its share by weight. This limit grows
-    /// linearly up to the whole share. With least connections, a server with fewer connections
-    /// than its share demands gets more, up to 1.4 times its share, and after this duration
-    /// until it has as many connections as its peers. After 60 times this duration, the limit
-    /// doubles with each further period. The time is measured from the first pick that could
-    /// have chosen the server. If all available servers are in slow start, the connections are
-    /// distributed according to their progress.
+    /// At first, the server gets at most a tenth of its share by weight. This limit grows linearly
+    /// up to the whole share. With least connections, a server that has fewer connections than its
+    /// share implies may get more: up to 1.4 times its share, and even after this duration, until
+    /// it has as many connections as its peers. After 60 times this duration, the limit doubles
+    /// with each further period. Time is measured from the first pick that could have chosen the
+    /// server. If all available servers are in slow start, connections are distributed according to
+    /// their progress.
     pub const fn slow_start(mut self, duration: Duration) -> Self {
         self.slow_start = duration;
         self
     }
 
-    /// Sets the own zone. The default is none: the zones of servers are ignored.
+    /// Sets the pool's own zone. By default there is none, and the zones of servers are ignored.
     ///
-    /// While at least half of the weight of the servers in the own zone is available,
-    /// connections are sent only to these servers. Otherwise, the servers of all zones are used
-    /// equally, so that the remaining servers in the own zone are not overloaded. A connection
-    /// is also sent to another zone if all servers in the own zone are at `max_conns` or were
-    /// already tried.
+    /// As long as at least half of the weight of the servers in the own zone is available,
+    /// connections are sent only to these servers. Otherwise the servers of all zones are used
+    /// equally, so that the remaining servers in the own zone are not overloaded. A connection also
+    /// goes to another zone if all servers in the own zone are at `max_conns` or have already been
+    /// tried.
     ///
-    /// The rule applies first to the servers that are not backups, then to the backups. It does
-    /// not apply to servers that are dialled because no server is available.
+    /// The rule applies first to the servers that are not backups, then to the backups. It does not
+    /// apply to servers that are dialled because no server is available.
     pub fn zone(mut self, zone: impl Into<Option<ZoneId>>) -> Self {
         self.zone = zone.into();
         self
@@ -175,9 +175,9 @@ impl<'a> PoolBuilder<'a> {
         self
     }
 
-    /// Sets the seed for tie-breaking and for random choices. With the same seed, the same
-    /// sequence of operations picks the same servers. The default is 0, or for a successor a
-    /// number from the random sequence of the predecessor pool.
+    /// Sets the seed for breaking ties and for random choices. With the same seed, the same
+    /// sequence of operations picks the same servers. The default is 0 or, for a successor, a
+    /// number from its predecessor's random sequence.
     pub const fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
@@ -186,8 +186,8 @@ impl<'a> PoolBuilder<'a> {
     /// Builds the pool.
     ///
     /// # Errors
-    /// If there are no servers and [`Self::may_be_empty`] is not set, or if two servers have
-    /// the same name. The predecessor pool does not change in these cases.
+    /// If there are no servers and [`Self::may_be_empty`] is not set, or if two servers have the
+    /// same name. In both cases, the predecessor pool does not change.
     pub fn build(self) -> Result<Pool, PoolError> {
         let before = self.predecessor.map(|pool| pool.membership.load_full());
         let (queue, group) = match self.predecessor {
@@ -227,8 +227,7 @@ impl<'a> PoolBuilder<'a> {
             members: tokio::sync::watch::Sender::new(Arc::new([])),
         };
         let merge = Merge::new(&pool, self.servers, before.as_deref())?;
-        // No step below can fail, so servers that are shared with the predecessor may be
-        // changed now.
+        // No step below can fail, so the servers shared with the predecessor may now be changed.
         if let (Some(predecessor), Some(before)) = (self.predecessor, &before)
             && predecessor.rules.ramp.is_none()
         {

@@ -9,11 +9,11 @@ use crate::{
     sync::Arc,
 };
 
-/// Members of a pool from which a connection is [picked](super::Pool::pick). The set is a
-/// snapshot: it does not follow later changes of the membership.
+/// Members of a pool from which a connection is [picked](super::Pool::pick). The set is a snapshot:
+/// it does not follow later changes to the membership.
 ///
-/// Clones are cheap and share the state of the balancing algorithm. A
-/// [`Selector`](super::Selector) follows changes of the membership.
+/// Clones are cheap and share the state of the balancing algorithm. To follow changes to the
+/// membership, use a [`Selector`](super::Selector).
 #[derive(Clone, Debug)]
 pub struct Candidates(Arc<Set>);
 
@@ -22,7 +22,7 @@ struct Set {
     members: Arc<[Member]>,
     picker: AnyPicker,
     weights: Weights,
-    /// The candidates in the own zone, if some candidates are in it and some are not.
+    /// The candidates in the pool's own zone, if some candidates are in it and some are not.
     local: Option<Candidates>,
 }
 
@@ -55,23 +55,24 @@ impl Candidates {
         }))
     }
 
-    /// Returns the candidates, in the order of the pool.
+    /// Returns the candidates, in the pool's order.
     pub fn members(&self) -> &[Member] {
         &self.0.members
     }
 
-    /// Whether the set contains no server.
+    /// Whether there are no candidates.
     pub fn is_empty(&self) -> bool {
         self.0.members.is_empty()
     }
 
-    /// Returns the candidates in the own zone, if some candidates are in it and some are not.
+    /// Returns the candidates in the pool's own zone, if some candidates are in it and some are
+    /// not.
     pub(super) fn local(&self) -> Option<&Self> {
         self.0.local.as_ref()
     }
 
-    /// Whether at least half of the weight of the backups (`backup`) or of the primaries is
-    /// available. Returns `false` if none of these servers is available.
+    /// Whether at least half of the weight of the backups (if `backup` is set) or of the primaries
+    /// is available. Returns `false` if none of these servers is available.
     pub(super) fn is_mostly_available(&self, backup: bool) -> bool {
         let members = || self.members().iter().filter(|m| m.backup == backup);
         let capacity = |members: &mut dyn Iterator<Item = &Member>| -> u64 {
@@ -85,7 +86,7 @@ impl Candidates {
         Arc::clone(&self.0.members)
     }
 
-    /// The address of the shared state.
+    /// Returns the address of the shared state.
     pub(super) fn addr(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
     }
@@ -103,7 +104,7 @@ fn sum<'a>(members: impl Iterator<Item = &'a Member>) -> u64 {
     members.map(|member| u64::from(member.weight.get())).sum()
 }
 
-/// The servers that were already tried for a connection. Picks exclude these servers.
+/// The servers that have already been tried for a connection. Picks exclude these servers.
 #[derive(Clone, Debug, Default)]
 pub struct Tried(Vec<Arc<Server>>);
 
@@ -120,7 +121,7 @@ impl Tried {
         self.0.len()
     }
 
-    /// Whether no server was tried.
+    /// Whether no server has been tried.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

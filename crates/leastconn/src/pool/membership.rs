@@ -1,4 +1,4 @@
-//! The members of a pool at one moment, and how one membership is replaced by the next.
+//! The members of a pool at one moment, and how an update replaces them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,10 +22,9 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MembershipChange {
-    /// Servers that joined, in the order of the update.
+    /// Servers that joined, in the order given in the update.
     pub added: Vec<ServerId>,
-    /// Servers that left, in their previous order. A server whose address changed is in both
-    /// lists.
+    /// Servers that left, in their previous order. A server whose address changed is in both lists.
     pub removed: Vec<ServerId>,
 }
 
@@ -39,8 +38,8 @@ impl MembershipChange {
 #[derive(Debug)]
 pub(super) struct Membership {
     pub(super) all: Candidates,
-    /// Servers that left the pool. Leases keep these servers alive. A pick that began before a
-    /// server left can still add a lease.
+    /// Servers that have left the pool. Leases keep them alive. A pick that began before a server
+    /// left can still add a lease to it.
     departed: Vec<Weak<Server>>,
     total_weight: u64,
 }
@@ -94,8 +93,8 @@ impl Membership {
         )
     }
 
-    /// Returns the present members, and the servers that left earlier and are still in use.
-    /// The next membership removes its own members from this list.
+    /// Returns the current members and the servers that left earlier and are still in use. The next
+    /// membership removes its own members from this list.
     pub(super) fn departed(&self) -> Vec<Weak<Server>> {
         let members = self.all.members().iter();
         let members = members.map(|member| Arc::downgrade(&member.server));
@@ -113,8 +112,8 @@ impl Membership {
         members.map(Member::spec).eq(servers)
     }
 
-    /// Ends slow start on all members. In a pool without slow start, every server has its
-    /// whole share, even before its first pick.
+    /// Ends slow start for all members. In a pool without slow start, every server has its whole
+    /// share, even before its first pick.
     pub(super) fn end_ramps(&self) {
         for member in self.all.members().iter() {
             member.server.end_ramp();
@@ -122,22 +121,21 @@ impl Membership {
     }
 }
 
-/// The next members of a pool, validated but not in use yet.
+/// The next members of a pool: validated, but not yet in use.
 pub(super) struct Merge {
     members: Vec<Member>,
     joined: Vec<Arc<Server>>,
-    /// Servers that had left the pool, still have connections, and now rejoin.
+    /// Servers that left the pool, still have connections, and are now rejoining.
     rejoined: Vec<Arc<Server>>,
-    /// Whether the pool had no servers before.
+    /// Whether the pool has had no servers so far.
     is_first: bool,
-    /// Whether a present server stays a member. If none does, new servers are used at once:
-    /// the pool would have no available server until they are probed.
+    /// Whether any current server remains a member. If none does, new servers are used immediately:
+    /// otherwise the pool would have no available server until they are probed.
     some_stay: bool,
 }
 
 impl Merge {
-    /// Finds the servers of `specs` among the servers of `before`. Does not change any
-    /// server.
+    /// Matches the servers of `specs` with the servers of `before`. Does not change any server.
     pub(super) fn new(
         pool: &Pool,
         specs: impl IntoIterator<Item = ServerSpec>,
@@ -209,8 +207,8 @@ impl Merge {
         }
     }
 
-    /// Applies the policies and states to the servers, and returns the new members. Calls
-    /// `prepare` for servers that join.
+    /// Applies the policies and states to the servers and returns the new members. Calls `prepare`
+    /// for each server that joins.
     pub(super) fn commit(mut self, pool: &Pool, prepare: impl Fn(&Server)) -> Arc<[Member]> {
         for server in &self.rejoined {
             server.revive(pool.active, pool.passive);

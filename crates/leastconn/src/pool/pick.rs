@@ -1,5 +1,5 @@
-//! Picks a server: first among available primaries, then among available backups, then among
-//! unavailable servers.
+//! Picks a server: first among the available primaries, then among the available backups, then
+//! among the unavailable servers.
 
 use std::{
     num::NonZeroU32,
@@ -25,12 +25,12 @@ pub struct PickRequest<'a> {
     pub now: Instant,
     /// Servers that must not be picked.
     pub tried: &'a Tried,
-    /// The source of the connection, for [`Balance::SourceHash`](crate::Balance).
+    /// The connection's source, for [`Balance::SourceHash`](crate::Balance).
     pub source: Option<Source>,
 }
 
 impl<'a> PickRequest<'a> {
-    /// Creates a request without a source, for a connection that was not tried on any server
+    /// Creates a request without a source, for a connection that has not been tried on any server
     /// yet.
     pub const fn new(now: Instant) -> Self {
         Self {
@@ -54,7 +54,7 @@ impl<'a> PickRequest<'a> {
     }
 }
 
-/// The settings of a pool on which picks depend. The queue uses them too.
+/// The pool settings on which picks depend. The queue uses them too.
 #[derive(Debug)]
 pub(super) struct PickRules {
     pub(super) upstream: UpstreamId,
@@ -69,33 +69,33 @@ pub(super) struct PickRules {
 }
 
 impl Pool {
-    /// Picks one of `candidates` that is available at `now` and not in `tried`, using the
-    /// pool's [`Balance`](crate::Balance) algorithm, and counts the connection on it. Backups
-    /// are considered only if no other candidate is available. In both steps, servers in the
-    /// own [zone](super::PoolBuilder::zone) are preferred.
+    /// Picks one of `candidates` that is available at `now` and not in `tried`, using the pool's
+    /// [`Balance`](crate::Balance) algorithm, and counts the connection on it. Backups are
+    /// considered only if no other candidate is available. In both cases, servers in the pool's own
+    /// [zone](super::PoolBuilder::zone) are preferred.
     ///
-    /// If no candidate is available and the pool has [`PanicPolicy::Dial`], an ejected
-    /// candidate is picked in the same way. A candidate that is down is picked only if all
-    /// candidates are down. Candidates in drain or maint are never picked.
+    /// If no candidate is available and the pool has [`PanicPolicy::Dial`], an ejected candidate is
+    /// picked in the same way. A candidate that is down is picked only if all candidates are down.
+    /// Candidates in drain or maint are never picked.
     ///
     /// If the pool has a [queue](super::PoolBuilder::queue), two more rules apply. A server for
     /// which connections wait is not picked, even if it has a free slot. If a candidate is
-    /// available but at `max_conns`, no ejected or down candidate is picked: the connection
-    /// should [wait](Self::enqueue) instead.
+    /// available but at `max_conns`, no ejected or down candidate is picked: the connection should
+    /// [wait](Self::enqueue) instead.
     ///
     /// Returns `None` if no candidate can be picked.
     pub fn pick(&self, candidates: &Candidates, tried: &Tried, now: Instant) -> Option<Lease> {
         self.pick_for(candidates, &PickRequest::new(now).tried(tried))
     }
 
-    /// Like [`Self::pick`], but for a request that may have further properties.
+    /// Like [`Self::pick`], but takes a request that may have further properties.
     pub fn pick_for(&self, candidates: &Candidates, request: &PickRequest<'_>) -> Option<Lease> {
         self.rules.pick::<false>(candidates, request)
     }
 }
 
-/// In these methods, `QUEUED` means that the connection waited in the queue, so that slots may be
-/// used that are reserved for the queue.
+/// In these methods, `QUEUED` means that the connection waited in the queue and may therefore use
+/// slots that are reserved for the queue.
 impl PickRules {
     #[inline]
     pub(super) fn pick<const QUEUED: bool>(
@@ -136,7 +136,7 @@ impl PickRules {
                 .or_else(|| pick_from(candidates))
         };
         let limit = self.max_connecting.map(DialLimit::new);
-        // A server at the limit of dials is picked only if all servers of its tier are at it.
+        // A server at the dial limit is picked only if all servers of its tier are at the limit.
         let pick_tier = |backup| {
             limit
                 .and_then(|limit| pick(backup, limit))
@@ -186,13 +186,13 @@ impl PickRules {
         Some(Lease::of_acquired(Arc::clone(server), self.counting))
     }
 
-    /// Picks an ejected candidate that was not tried. A candidate that is down is picked only
-    /// if all candidates are down. While another candidate is ejected, a server that is down
-    /// is not dialled, even if the ejected candidate was already tried or is full. The reason
-    /// is that a server that is down may not answer before the client gives up, and the
-    /// ejected candidate may recover before the next attempt.
+    /// Picks an ejected candidate that has not been tried. A candidate that is down is picked only
+    /// if all candidates are down. As long as any candidate is ejected, down servers are not
+    /// dialled, even if the ejected candidate has already been tried or is full. The reason is that
+    /// a down server may not answer before the client gives up, whereas the ejected candidate may
+    /// recover before the next attempt.
     ///
-    /// If the pool has a queue, a connection waits for a candidate that is only full.
+    /// If the pool has a queue, a connection waits for a candidate that is merely full.
     #[cold]
     fn pick_unavailable<const QUEUED: bool>(
         &self,
@@ -226,8 +226,8 @@ impl PickRules {
         pick_tiers(true)
     }
 
-    /// Returns whether a connection may wait for one of `candidates`, and whether one of them
-    /// may be picked at `now` for a connection that waits.
+    /// Returns whether a connection may wait for one of `candidates`, and whether one of them may
+    /// be picked at `now` for a waiting connection.
     #[cold]
     pub(super) fn outlook(&self, candidates: &Candidates, now: Instant) -> Outlook {
         let any = |is: &dyn Fn(&Member) -> bool| candidates.members().iter().any(is);
@@ -265,16 +265,17 @@ fn request_slots(candidates: &Candidates, request: &PickRequest<'_>) {
 /// The prospects of a connection that would wait for a server.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outlook {
-    /// A candidate could be picked if it were below `max_conns`.
+    /// Whether a candidate could be picked if it were below `max_conns`.
     pub(super) may_wait: bool,
-    /// A candidate is available, and could be picked if this balancer held another slot of it.
+    /// Whether a candidate is available and could be picked if this balancer held one more of its
+    /// slots.
     pub(super) lacks_slots: bool,
-    /// A candidate may be picked now.
+    /// Whether a candidate may be picked now.
     pub(super) has_room: bool,
 }
 
-/// The available servers of one tier (primaries or backups), including an ejected server
-/// whose trial is due. `QUEUED`: slots that are reserved for the queue may be used.
+/// The available servers of one tier (primaries or backups), including ejected servers whose trial
+/// is due. `QUEUED`: slots that are reserved for the queue may be used.
 #[derive(Clone, Copy)]
 struct Tier<'a, const QUEUED: bool> {
     members: &'a [Member],
@@ -290,7 +291,7 @@ impl<const QUEUED: bool> Tier<'_, QUEUED> {
         member.backup == self.backup && !self.tried.iter().any(is_tried)
     }
 
-    /// Whether the server has reached its limit of connections or of dials in progress.
+    /// Whether the server has reached its limit on connections or on dials in progress.
     fn is_full(&self, member: &Member, seen: Candidate) -> bool {
         let max = member.max_conns;
         max.is_some_and(|max| seen.in_flight() >= max.get())
@@ -317,8 +318,8 @@ impl<const QUEUED: bool> Servers for Tier<'_, QUEUED> {
     }
 
     fn steady(&self, now: Instant, ramping: &mut bool) -> impl Iterator<Item = Option<Steady>> {
-        // Copy the tier, so that its fields stay in registers. Otherwise the compiler would
-        // read them from memory again after each atomic load of the loop.
+        // Copy the tier, so that its fields stay in registers. Otherwise the compiler would reload
+        // them from memory after each atomic load in the loop.
         let tier = *self;
         self.members.iter().map(move |member| {
             if !tier.includes(member) {
@@ -357,7 +358,7 @@ impl<const QUEUED: bool> Servers for Tier<'_, QUEUED> {
     }
 }
 
-/// The ejected servers of one tier. With `down`, also the servers of the tier that are down.
+/// The ejected servers of one tier and, if `down` is set, also its down servers.
 struct UnavailableServers<'a, const QUEUED: bool> {
     #[cfg_attr(
         not(feature = "tokio"),

@@ -1,18 +1,18 @@
-//! The queue of an upstream: connections that wait because every server that they may use is
-//! at `max_conns`.
+//! The queue of an upstream, for connections that wait because every server that they may use is at
+//! `max_conns`.
 //!
-//! A connection that waits marks its servers as reserved, in the same atomic word that counts
-//! their connections. A reserved server gets no connections from ordinary picks, and a
-//! connection that ends on it serves the queue. The mark and the count share one word, so a
-//! freed slot is not missed: a connection that ends either sees the mark, or has ended before
-//! the waiting connection reads the count. Without waiting connections, the queue costs
-//! nothing when a connection ends.
+//! A waiting connection marks its servers as reserved, in the same atomic word that counts their
+//! connections. Ordinary picks do not choose a reserved server, and a connection that ends on it
+//! serves the queue. Because the mark and the count share one word, a freed slot cannot be missed:
+//! a connection that ends either sees the mark, or has ended before the waiting connection reads
+//! the count. As long as no connection is waiting, the queue adds no cost to the end of a
+//! connection.
 //!
-//! A freed slot is handed over: the queue picks a server for the waiting connection, counts
-//! the connection on it, and then wakes the task of this connection only.
+//! A freed slot is handed over: the queue picks a server for the waiting connection, counts the
+//! connection on it, and then wakes only the task of this connection.
 //!
-//! A pool shares the queue with its successors. Waiting connections are therefore served with
-//! the newest members and limits.
+//! A pool shares the queue with its successors. Waiting connections are therefore served with the
+//! newest members and limits.
 
 mod order;
 mod waiting;
@@ -39,13 +39,13 @@ use order::{FairOrder, Queued};
 use waiting::Cell;
 pub use waiting::{Displaced, Waiting};
 
-/// The connections that wait at one moment.
+/// A snapshot of the waiting connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueStatus {
     /// Number of waiting connections.
     pub waiting: usize,
-    /// How long the oldest of them has been waiting.
+    /// How long the oldest waiting connection has been waiting.
     pub longest_wait: Option<Duration>,
 }
 
@@ -56,12 +56,12 @@ pub enum EnqueueError {
     /// No server that the connection may use is available, or the pool has no queue.
     #[error("none of the allowed servers is available")]
     NoServerAvailable,
-    /// The queue is full, and this client has as many waiting connections as any other client.
+    /// The queue is full, and no client has more waiting connections than this one.
     #[error("the queue is full")]
     Full,
 }
 
-/// Maximum of connections that wait for slots if the pool has no queue.
+/// Maximum number of connections that wait for slots if the pool has no queue.
 const MAX_WAITING_FOR_SLOTS: usize = 1024;
 
 /// The queue of one upstream.
@@ -71,8 +71,8 @@ pub(super) struct Queue(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     newest: Option<Newest>,
-    /// The latest time that a caller has passed. Picks use it when a connection ends, because
-    /// the end of a lease carries no time.
+    /// The latest time that a caller has passed. The end of a lease carries no time, so picks at
+    /// the end of a connection use this one.
     now: Option<Instant>,
     order: FairOrder<Waiter>,
     /// The servers that are marked as reserved.
@@ -101,7 +101,7 @@ impl Queued for Waiter {
 }
 
 impl Queue {
-    /// Adds a connection, and serves the queue if a server has a free slot.
+    /// Adds a connection, and serves the queue in case a server has a free slot.
     pub(super) fn enqueue(
         self: &Arc<Self>,
         selector: &Selector,
@@ -161,7 +161,7 @@ impl Queue {
         result.map(|()| Waiting::new(Arc::clone(self), client, ticket, cell))
     }
 
-    /// Removes a connection that no longer waits.
+    /// Removes a connection that is no longer waiting.
     fn leave(&self, client: Option<&ClientId>, ticket: u64) {
         let mut state = self.0.lock();
         state.order.remove(client, ticket);
@@ -173,7 +173,7 @@ impl Queue {
         self.serve(|state| state.advance(now));
     }
 
-    /// Uses these rules and members from now on.
+    /// Sets the rules and members to use from now on.
     pub(super) fn set_newest(&self, rules: &Arc<PickRules>, membership: &Arc<Membership>) {
         self.serve(|state| {
             state.newest = Some(Newest {
@@ -249,13 +249,13 @@ impl State {
         newest.rules.outlook(&candidates, now)
     }
 
-    /// Picks servers for waiting connections, in the fair order, until no more can be picked.
-    /// With `freed`, only for connections that may use this server. Returns whether there are
+    /// Picks servers for waiting connections, in fair order, until no more can be picked. With
+    /// `freed`, serves only connections that may use this server. Returns whether there are any
     /// such connections.
     ///
-    /// Connections with the same candidates are all skipped once a pick for one of them has
-    /// failed. So the cost depends on the number of different selectors, and only little on
-    /// the number of waiting connections.
+    /// Once a pick for a connection has failed, all connections with the same candidates are
+    /// skipped. The cost therefore depends on the number of different selectors, and only slightly
+    /// on the number of waiting connections.
     fn serve(&mut self, freed: Option<&ServerId>, wakers: &mut Vec<Waker>) -> bool {
         let (Some(newest), Some(now)) = (&self.newest, self.now) else {
             return false;
@@ -296,7 +296,7 @@ impl State {
         is_awaited
     }
 
-    /// Ends the reservation of a server for which no connection waits.
+    /// Ends the reservation of a server for which no connection is waiting.
     fn release(&mut self, server: &Server) {
         server.end_reservation();
         self.reserved

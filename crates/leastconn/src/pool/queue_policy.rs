@@ -6,9 +6,10 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueuePolicy {
-    /// Maximum of waiting connections. 0, which is the default: connections do not wait.
+    /// Maximum number of waiting connections. With 0, which is the default, connections do not
+    /// wait.
     pub size: usize,
-    /// Maximum time that a connection waits. [`Connect`](crate::net::Connect) applies it.
+    /// Maximum time that a connection waits. [`Connect`](crate::net::Connect) enforces it.
     pub timeout: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! The servers that a client may use, regardless of the present members.
+//! The servers that a client may use, regardless of the current members.
 
 use std::collections::HashSet;
 
@@ -7,12 +7,11 @@ use arc_swap::ArcSwapOption;
 use super::{Candidates, membership::Membership, pick::PickRules};
 use crate::{spec::ServerId, sync::Arc};
 
-/// The servers that a client may use: all servers of a pool, or the servers with certain
-/// names.
+/// The servers that a client may use: all servers of a pool, or only those with certain names.
 ///
-/// A selector follows the membership of the pool: a server that joins under a selected name
-/// is included from the next connection on. Create one selector for each client or rule and
-/// keep it. Clones are cheap, and the candidates are computed only once for each membership.
+/// A selector follows the membership of the pool: when a server joins under a selected name, it is
+/// included from the next connection on. Create one selector per client or rule and keep it. Clones
+/// are cheap, and the candidates are computed only once per membership.
 ///
 /// ```
 /// use leastconn::{Address, Pool, Selector, ServerSpec};
@@ -77,7 +76,7 @@ impl Selector {
         }
     }
 
-    /// Whether the selector includes servers that are not among its present `candidates`, but may
+    /// Whether the selector includes servers that are not among its current `candidates` but may
     /// join later.
     #[cfg(feature = "tokio")]
     pub(super) fn has_absent_servers(&self, candidates: &Candidates) -> bool {
@@ -96,7 +95,7 @@ impl Selector {
         }
     }
 
-    /// Identifies the selector among the selectors that exist.
+    /// Returns a key that distinguishes the selector from all others that currently exist.
     pub(super) fn key(&self) -> SelectorKey {
         SelectorKey(match &self.0 {
             Kind::All => 0,
@@ -106,7 +105,7 @@ impl Selector {
     }
 }
 
-/// Equal for clones of one selector: the address of its shared state.
+/// Equal for all clones of a selector: the address of their shared state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct SelectorKey(usize);
 
@@ -118,8 +117,8 @@ impl Named {
             return resolved.candidates.clone();
         }
         let candidates = membership.subset(rules, |server| self.names.contains(server.id()));
-        // A concurrent call may overwrite this value with the candidates of an older
-        // membership. The next call then computes the candidates again.
+        // A concurrent call may overwrite this value with the candidates of an older membership.
+        // The next call then computes them again.
         self.resolved.store(Some(Arc::new(Resolved {
             membership: Arc::clone(membership),
             candidates: candidates.clone(),
@@ -128,7 +127,7 @@ impl Named {
     }
 }
 
-/// Selects exactly these candidates, even if the membership of the pool changes.
+/// Selects exactly these candidates, even if the pool's membership changes.
 impl From<Candidates> for Selector {
     fn from(candidates: Candidates) -> Self {
         Self(Kind::Fixed(candidates))

@@ -251,7 +251,7 @@ fn ejected_servers_are_preferred_over_down_ones() {
     assert!(pool.is_panicking());
     let leases: Vec<_> = (0..3).map(|_| pick(&pool).unwrap()).collect();
     assert!(leases.iter().all(|lease| name(lease) == "a"));
-    // A server that is down is not preferred to an ejected server that was just tried.
+    // A down server is not preferred to an ejected server that has just been tried.
     let mut tried = Tried::default();
     tried.add(pick(&pool).unwrap());
     assert!(pool.pick(&pool.all(), &tried, *NOW).is_none());
@@ -333,7 +333,7 @@ fn joining_server_waits_for_its_first_good_probe() {
     pool.server("b").unwrap().probed(true);
     pool.server("c").unwrap().probed(false);
     assert!(is_up("b") && !is_up("c"));
-    // If no server stays, waiting would leave the pool without an available server.
+    // If no server stays, waiting for probes would leave the pool without an available server.
     pool.update([spec("d", 4)]).unwrap();
     assert!(is_up("d"));
 }
@@ -401,7 +401,7 @@ fn weight_override_survives_updates_and_successors() {
     assert_eq!(weights(&after), [2.0, 1.0]);
 }
 
-/// Servers `a`, `b` and `c` in the own zone `z`, and `d` and `e` in another one.
+/// Servers `a`, `b` and `c` are in the pool's own zone `z`; `d` and `e` are in another zone.
 fn pool_with_zones(balance: Balance) -> Pool {
     let zone = |name: &str| ZoneId::from(if name < "d" { "z" } else { "y" });
     let servers = ["a", "b", "c", "d", "e"].map(|name| spec(name, 1).zone(zone(name)));
@@ -427,7 +427,7 @@ fn own_zone_is_preferred_while_half_available() {
         let local: BTreeSet<_> = ["a", "b", "c"].map(str::to_owned).into();
         assert!(names(&pool, 60).is_subset(&local), "{balance}");
         assert_eq!(is_local(&pool), Some(("z".to_owned(), true)));
-        // Two of three are more than half.
+        // Two of three servers are more than half.
         pool.server("a").unwrap().probed(false);
         assert!(names(&pool, 60).is_subset(&local), "{balance}");
         pool.server("b").unwrap().set_admin(AdminState::Drain);
@@ -483,7 +483,7 @@ fn weight_zero_lowers_the_capacity_of_a_zone_like_drain() {
         assert!(is_local());
         pool.set_weight("a", Some(zero));
         assert!(!is_local(), "1 of 11");
-        // A fraction multiplies the whole weights of all members.
+        // A fraction scales the whole-number weights of all members.
         pool.set_weight("b", Some(WeightOverride::Percent(50)));
         assert!(!is_local(), "0.5 of 10.5");
         pool.set_weight("b", Some(WeightOverride::Absolute(10)));
@@ -571,7 +571,7 @@ fn servers_at_the_dial_limit_are_passed_over() {
         };
         let mut leases: Vec<_> = (0..4).map(|_| pick(&pool).unwrap()).collect();
         assert_eq!(connecting(), [2, 2, 0], "{balance}");
-        // All are at the limit, so the limit does not apply.
+        // All servers are at the limit, so the limit does not apply.
         drop(pick(&pool).unwrap());
         assert_eq!(connecting(), [2, 2, 0], "{balance}");
         let connected = leases.iter_mut().find(|lease| name(lease) == "b").unwrap();

@@ -1,15 +1,15 @@
 //! Weights that are changed while the pool is in use.
 //!
 //! Such a weight may be a fraction, for example half of weight 1. Picks use whole numbers and
-//! depend only on the ratios of the weights. If any weight of the pool is a fraction, all weights
+//! depend only on the ratios of the weights. If any weight in the pool is a fraction, all weights
 //! are therefore multiplied by the same factor.
 
 use super::Member;
 use crate::{Weight, spec::ServerSpec, sync::Arc, weight::Hundredths};
 
-/// Returns whole weights with the same ratios. If weights up to 65,535 cannot represent the
-/// ratios, the weights are rounded. A weight of zero becomes 1: the server gets no connections,
-/// so its whole weight is not used by picks.
+/// Returns whole-number weights with the same ratios. If weights up to 65,535 cannot represent the
+/// ratios exactly, the weights are rounded. A weight of zero becomes 1: the server gets no
+/// connections, so picks do not use its whole-number weight.
 fn whole_weights(weights: &[Hundredths]) -> impl Iterator<Item = Weight> {
     let divisor = weights
         .iter()
@@ -27,7 +27,7 @@ const fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Sets the weights and connection limits in effect of all members.
+/// Sets the effective weights and connection limits of all members.
 pub(super) fn apply(members: &mut [Member]) {
     let weights: Vec<_> = members
         .iter()
@@ -89,7 +89,7 @@ mod tests {
                 let exact = f64::from(*weight) / largest;
                 let max = f64::from(*self::whole(&weights).iter().max().unwrap());
                 let rounded = f64::from(whole) / max;
-                // One step of the largest weight is 1 / 65,535.
+                // One step, relative to the largest weight, is 1 / 65,535.
                 prop_assert!((exact - rounded).abs() <= 1.0 / 65_535.0 || whole == 1);
             }
         }

@@ -1,4 +1,4 @@
-//! The state of a server according to its agent.
+//! A server's state according to its agent.
 
 use std::time::SystemTime;
 
@@ -8,33 +8,33 @@ use crate::{
     spec::AdminState,
 };
 
-/// The changes by a [report](AgentReport) of an agent.
+/// What an agent's [report](AgentReport) has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AgentChange {
     /// Whether [`ServerStatus::is_up`](super::ServerStatus::is_up) changed.
     pub is_up_changed: bool,
-    /// Whether the weight or the limit changed.
+    /// Whether the weight or the connection limit changed.
     pub settings: bool,
     /// Whether anything changed.
     pub any: bool,
 }
 
 impl Server {
-    /// Returns the state according to the reports of the server's agent. Without an agent check,
-    /// this is the default.
+    /// Returns the state according to the reports of the server's agent. Without agent checks, this
+    /// is the default state.
     pub fn agent(&self) -> AgentState {
         self.agent.lock().clone()
     }
 
-    /// Records a report at `time`. The weight and the limit take effect when the pool applies
-    /// them.
+    /// Records a report at `time`. The weight and the connection limit take effect when the pool
+    /// applies them.
     pub(crate) fn agent_reported(&self, report: &AgentReport, time: SystemTime) -> AgentChange {
         let next = self.agent().after(report);
         self.set_agent(next, time)
     }
 
-    /// Replaces the state of the agent.
+    /// Replaces the state according to the agent.
     pub(crate) fn set_agent(&self, next: AgentState, time: SystemTime) -> AgentChange {
         let before = std::mem::replace(&mut *self.agent.lock(), next.clone());
         let mut is_up_changed = false;

@@ -4,26 +4,26 @@ use std::num::NonZeroU32;
 
 use super::{CONNECTING_SHIFT, MAX_IN_FLIGHT};
 
-/// How a connection is counted on its server: what it adds to the state word.
+/// How a connection is counted on its server: the value that it adds to the state word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counting(u64);
 
 impl Counting {
     pub(crate) const CONNECTION: Self = Self(1);
-    /// As a connection and as a dial in progress.
+    /// Counts as a connection and as a dial in progress.
     pub(crate) const DIAL: Self = Self(1 | 1 << CONNECTING_SHIFT);
 
-    /// The difference of the state word.
+    /// Returns the value to add to the state word.
     pub(super) const fn word(self) -> u64 {
         self.0
     }
 }
 
-/// A maximum of dials in progress on one server.
+/// The maximum number of dials in progress to one server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DialLimit {
-    /// The smallest word at the limit. Dials are counted in the highest bits of the word, so
-    /// one comparison is enough.
+    /// The smallest word at the limit. One comparison is enough, because dials are counted in the
+    /// highest bits of the word.
     first_word: u64,
 }
 

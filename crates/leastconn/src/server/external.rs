@@ -1,42 +1,43 @@
-//! Limits and loads that come from outside this process: other balancers use the same server.
+//! Limits and loads that come from outside this process, because other balancers use the same
+//! server.
 //!
-//! **External load.** Picks compare the own connections plus the external load: the connections
-//! that other balancers last reported, plus an *echo*. The echo estimates what the other
-//! balancers have sent to the server since then: each connection that is picked here adds a
-//! fixed amount, until the next report resets it. Without the echo, all balancers would send
-//! their connections to the server that was least loaded in the last report.
+//! **External load.** Picks compare this balancer's own connections plus the external load, which
+//! has two parts: the connections that other balancers last reported, and an *echo*. The echo
+//! estimates what the other balancers have sent to the server since then: each connection that is
+//! picked here adds a fixed amount, until the next report resets it. Without the echo, all
+//! balancers would send their connections to the server that was least loaded in the last report.
 //!
-//! **Slots.** If several balancers share the `max_conns` of a server, each of them holds some
-//! of its slots. The number of connections must not exceed the slots held. The slots are not
-//! part of the state word. A pick therefore checks them again after it has counted the
-//! connection, and reverts the count if slots were taken away in between. The count and
-//! [`Server::set_slots`] are read-modify-write operations on the same word, and thus ordered:
-//! if the count comes first, `set_slots` returns a number that includes the connection;
-//! otherwise the second check sees the new slots.
+//! **Slots.** If several balancers share the `max_conns` of a server, each of them holds some of
+//! its slots. The number of connections must not exceed the slots held. The slots are not part of
+//! the state word. After counting a connection, a pick therefore checks them again, and reverts the
+//! count if slots were taken away in between. The count and [`Server::set_slots`] are
+//! read-modify-write operations on the same word and are therefore ordered: if the count comes
+//! first, `set_slots` returns a number that includes the connection; otherwise the second check
+//! sees the new slots.
 //!
-//! Without external load and slots, the bit [`EXTERNAL`] of the state word is not set, and picks
-//! do not read the fields of this module.
+//! Without external load and slots, the bit [`EXTERNAL`] of the state word is not set, and picks do
+//! not read the fields of this module.
 
 use std::time::Instant;
 
 use super::{EXTERNAL, RESERVED, Server, SlotRequest, count, counting::Counting, stamp};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Fractional bits of loads.
+/// Number of fractional bits of a load.
 const FRACTION: u32 = 8;
-/// Bits of the load. The higher bits hold the echo of one dial.
+/// Number of bits for the load. The higher bits hold the echo of one dial.
 const LOAD_BITS: u32 = 48;
 const LOAD: u64 = (1 << LOAD_BITS) - 1;
-/// From this load on, no echo is added, so that the load does not overflow.
+/// At or above this load, no echo is added, so that the load cannot overflow.
 const LARGEST_LOAD: u64 = 1 << (LOAD_BITS - 1);
 const MAX_ECHO: f64 = 8.0;
 
-/// External load of a server.
+/// The external load of a server.
 #[derive(Debug)]
 pub(super) struct ExternalLoad {
-    /// The load, and the echo of one dial: both in units of 1/256 connection.
+    /// The load and the echo of one dial, both in units of 1/256 connection.
     packed: AtomicU64,
-    /// The connections of the last report.
+    /// The number of connections in the last report.
     connections: AtomicU64,
 }
 
@@ -59,8 +60,8 @@ impl ExternalLoad {
             .store(connections.into(), Ordering::Relaxed);
     }
 
-    /// Adds the echo of a connection. If the load is reset at the same time, the echo of one
-    /// connection may be that of the previous report.
+    /// Adds the echo of a connection. If the load is reset concurrently, the previous report's echo
+    /// may be used for this connection.
     fn add_echo(&self) {
         let packed = self.packed.load(Ordering::Relaxed);
         if packed & LOAD < LARGEST_LOAD {
@@ -69,7 +70,7 @@ impl ExternalLoad {
         }
     }
 
-    /// The load in connections, rounded to the nearest number.
+    /// Returns the load in connections, rounded to the nearest number.
     fn get(&self) -> u32 {
         let load = self.packed.load(Ordering::Relaxed) & LOAD;
         u32::try_from((load + (1 << (FRACTION - 1))) >> FRACTION).unwrap_or(u32::MAX)
@@ -80,14 +81,14 @@ impl ExternalLoad {
     }
 }
 
-/// Slots of a server that this balancer holds; see [`Server::set_slots`].
+/// The slots of a server that this balancer holds; see [`Server::set_slots`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SlotGrant {
-    /// Maximum of concurrent connections.
+    /// Maximum number of concurrent connections.
     pub slots: u32,
-    /// From this time on, the maximum is [`Self::expired_slots`]. `None`: the grant does not
-    /// expire.
+    /// When the grant expires. From then on, the maximum is [`Self::expired_slots`]. `None`: the
+    /// grant does not expire.
     pub expires: Option<Instant>,
     /// The maximum after the grant has expired.
     pub expired_slots: u32,
@@ -103,8 +104,8 @@ impl SlotGrant {
         }
     }
 
-    /// Makes the grant expire at `time`, after which `slots` is the maximum. A balancer that
-    /// was suspended then does not use slots that were given to others in the meantime.
+    /// Makes the grant expire at `time`, after which `slots` is the maximum. After being suspended,
+    /// a balancer then does not use slots that were meanwhile given to other balancers.
     #[must_use]
     pub const fn expiring(self, time: Instant, slots: u32) -> Self {
         Self {
@@ -115,15 +116,15 @@ impl SlotGrant {
     }
 }
 
-/// The slots that are held, in atomics.
+/// The slots held, in atomic variables.
 #[derive(Debug)]
 pub(super) struct HeldSlots {
-    /// Slots before (lower half) and after (upper half) the grant expires. [`NO_LIMIT`]: the
-    /// slots are not limited.
+    /// The slots before (lower half) and after (upper half) the grant expires. [`NO_LIMIT`]: slots
+    /// do not limit the connections.
     slots: AtomicU64,
-    /// [`stamp`] of the time at which the grant expires.
+    /// The [`stamp`] of the time at which the grant expires.
     expires: AtomicU64,
-    /// Failed picks that a slot of this server would have prevented.
+    /// Number of failed picks that would have succeeded with another slot of this server.
     shortages: AtomicU64,
 }
 
@@ -144,13 +145,13 @@ impl HeldSlots {
 }
 
 impl Server {
-    /// Sets the load of other balancers on this server: the `connections` that they have last
-    /// reported. Each connection that is picked from now on adds `echo_per_dial` connections to
-    /// this load, until the next call. `echo_per_dial` is limited to the range from 0 to 8 and
-    /// rounded to 1/256.
+    /// Sets the load that other balancers cause on this server: the `connections` that they last
+    /// reported. Until the next call, each connection that is picked here adds `echo_per_dial`
+    /// connections to this load. `echo_per_dial` is limited to the range from 0 to 8 and rounded to
+    /// 1/256.
     ///
-    /// Algorithms that compare loads add the external load to the own connections. It does not
-    /// count towards `max_conns`. If both arguments are zero, there is no external load.
+    /// Algorithms that compare loads add the external load to this balancer's own connections. It
+    /// does not count towards `max_conns`. If both arguments are zero, there is no external load.
     pub fn set_external_load(&self, connections: u32, echo_per_dial: f64) {
         self.external_load.set(connections, echo_per_dial);
         let is_flagged = self.word.load(Ordering::Relaxed) & EXTERNAL != 0;
@@ -159,24 +160,25 @@ impl Server {
         }
     }
 
-    /// The load of other balancers, including the echo.
+    /// Returns the load that other balancers cause, including the echo.
     pub fn external_load(&self) -> u32 {
         self.external_load.get()
     }
 
-    /// The connections that other balancers have last reported.
+    /// Returns the number of connections that other balancers last reported.
     pub fn external_connections(&self) -> u32 {
         let connections = self.external_load.connections.load(Ordering::Relaxed);
         u32::try_from(connections).unwrap_or(u32::MAX)
     }
 
-    /// Sets how many of the server's slots this balancer holds from `now` on: the maximum of concurrent
-    /// connections, in addition to `max_conns`. With `None`, which is the default, slots do not
-    /// limit the connections. No connection is closed if the maximum is smaller than the number
-    /// of connections. If the maximum grows, waiting connections are served.
+    /// Sets how many of the server's slots this balancer holds from `now` on. This is a maximum
+    /// number of concurrent connections, in addition to `max_conns`. With `None`, which is the
+    /// default, slots do not limit the connections. If there are more connections than the new
+    /// maximum allows, none of them is closed. If the maximum grows, waiting connections are
+    /// served.
     ///
-    /// Returns the number of connections in flight. Connections that are not included in this
-    /// number respect the new maximum. The slots beyond this number and the new maximum may
+    /// Returns the number of connections in flight. Any connection that is not included in this
+    /// number respects the new maximum. Slots beyond both this number and the new maximum may
     /// therefore be given to other balancers.
     pub fn set_slots(&self, grant: Option<SlotGrant>, now: Instant) -> u32 {
         let expires = grant.and_then(|grant| grant.expires);
@@ -192,7 +194,7 @@ impl Server {
 
     /// Sets the slots before and after `expires`, which is a [`stamp`].
     fn hold_slots(&self, slots: Option<(u32, u32)>, expires: Option<u64>) -> u32 {
-        // `u32::MAX` connections are never reached, so one less is the same limit.
+        // The number of connections never reaches `u32::MAX`, so one less is the same limit.
         let number = |slots: u32| u64::from(slots.min(u32::MAX - 1));
         let slots = slots.map_or(NO_LIMIT, |(slots, expired)| {
             number(expired) << 32 | number(slots)
@@ -207,13 +209,14 @@ impl Server {
         count(word)
     }
 
-    /// The slots that this balancer holds at `now`. `None`: slots do not limit the connections.
+    /// Returns the slots that this balancer holds at `now`, or `None` if slots do not limit the
+    /// connections.
     pub fn slots(&self, now: Instant) -> Option<u32> {
         self.held_slots.is_limited().then(|| self.slot_limit(now))
     }
 
-    /// The number of picks since the server was created that found no server, and that could
-    /// have picked this server if this balancer had held another slot of it.
+    /// Returns the number of failed picks since the server was created that would have succeeded if
+    /// this balancer had held one more slot of this server.
     pub fn slot_shortages(&self) -> u64 {
         self.held_slots.shortages.load(Ordering::Relaxed)
     }
@@ -222,8 +225,8 @@ impl Server {
         self.held_slots.shortages.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Must be called after the external load or the slots have changed. Returns the previous
-    /// word. Writes the word even if the flag stays the same, for the order described above.
+    /// Must be called after the external load or the slots have changed. Returns the previous word.
+    /// Writes the word even if the flag stays the same, to ensure the order described above.
     fn update_external_flag(&self) -> u64 {
         self.update(|word| {
             if self.external_load.is_none() && !self.held_slots.is_limited() {
@@ -234,7 +237,7 @@ impl Server {
         })
     }
 
-    /// The maximum of connections according to the slots.
+    /// Returns the maximum number of connections that the slots allow.
     fn slot_limit(&self, now: Instant) -> u32 {
         let slots = self.held_slots.slots.load(Ordering::Relaxed);
         let expires = self.held_slots.expires.load(Ordering::Relaxed);
@@ -243,12 +246,12 @@ impl Server {
         (if is_expired { slots >> 32 } else { slots }) as u32
     }
 
-    /// Whether the server has a free slot for one more connection.
+    /// Whether the slots allow one more connection.
     pub(super) fn has_slot(&self, word: u64, now: Instant) -> bool {
         word & EXTERNAL == 0 || count(word) < self.slot_limit(now)
     }
 
-    /// Whether slots prevent another connection at `now`.
+    /// Whether the slots prevent another connection at `now`.
     pub(crate) fn lacks_slot(&self, now: Instant) -> bool {
         !self.has_slot(self.word.load(Ordering::Acquire), now)
     }
@@ -261,8 +264,8 @@ impl Server {
         }
     }
 
-    /// Checks the slots again after a connection was counted on the word `seen`, and adds the
-    /// echo. If the connection exceeds the slots, reverts the count.
+    /// Checks the slots again after a connection was counted on the word `seen`, and adds the echo.
+    /// If the connection exceeds the slots, reverts the count.
     pub(super) fn confirm(&self, seen: u64, counting: Counting, now: Instant) -> Confirmed {
         if seen & EXTERNAL == 0 {
             return Confirmed::Yes;
@@ -288,10 +291,10 @@ impl Server {
         }
     }
 
-    /// A connection has ended; `before` is the word before. If it has occupied a slot that is no
-    /// longer held, the slot can be given away.
+    /// Called when a connection has ended; `before` is the state word before that. If the
+    /// connection occupied a slot that is no longer held, the slot can be given away.
     pub(super) fn return_slot(&self, before: u64) {
-        // The expiry is ignored, because there is no time here.
+        // The expiry is ignored, because the current time is not known here.
         let slots = self.held_slots.slots.load(Ordering::Relaxed) as u32;
         if count(before) > slots {
             self.request_slots(SlotRequest::Changed);
@@ -303,8 +306,8 @@ impl Server {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Confirmed {
     Yes,
-    /// The count was reverted. If slots are reserved for the queue, the queue must be served:
-    /// the slots may have grown while the connection was counted.
+    /// The count was reverted. If slots are reserved for the queue, the queue must be served: the
+    /// number of slots may have grown while the connection was counted.
     Reverted {
         is_reserved: bool,
     },

@@ -1,9 +1,8 @@
-//! The servers of one upstream. Some decisions about one server depend on the other servers:
-//! whether another server may be ejected, and whether any server is available.
+//! The servers of one upstream, as a group. Some decisions about one server depend on the other
+//! servers: whether another server may be ejected, and whether any server is available.
 //!
-//! A pool shares the group with its successors, so the group persists across reloads. The
-//! group is locked for changes of health, administrative state and membership, but not for
-//! picks.
+//! A pool shares the group with its successors, so the group persists across reloads. Changes of
+//! health, administrative state and membership lock the group; picks do not.
 
 use std::{fmt, num::NonZeroU32, time::Duration};
 
@@ -14,9 +13,9 @@ use crate::{
     sync::{Arc, Mutex, MutexGuard, Ordering},
 };
 
-/// Is notified of slots that may have become free.
+/// Receives notifications about slots that may have become free.
 pub(crate) trait Slots: fmt::Debug + Send + Sync {
-    /// A connection on `server`, whose slots are reserved, has ended.
+    /// A connection has ended on `server`, whose slots are reserved.
     fn freed(&self, server: &Server);
 
     /// A server has become available or unavailable.
@@ -27,10 +26,10 @@ pub(crate) trait Slots: fmt::Debug + Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SlotRequest {
-    /// A pick has found no server, and a slot would have made it possible.
+    /// A pick has found no server but would have succeeded with another slot.
     Needed,
-    /// The last slot of a server was taken, or a connection has ended on a server with more
-    /// connections than slots.
+    /// A server's last slot was taken, or a connection has ended on a server with more connections
+    /// than slots.
     Changed,
 }
 
@@ -43,11 +42,12 @@ pub struct SlotSource {
 }
 
 impl SlotSource {
-    /// `balancers` share the servers of the pool. A server with `max_conns` that joins the pool
-    /// starts with an equal share of its slots, but with at least one slot.
+    /// Creates a source. `balancers` is the number of balancers that share the pool's servers. When
+    /// a server with `max_conns` joins the pool, this balancer starts with an equal share of its
+    /// slots, but at least one.
     ///
-    /// `request` is called when more slots are needed, or slots can be returned. It may be called
-    /// by every pick and with locks held, so it must neither block nor use a pool.
+    /// `request` is called when more slots are needed or slots can be returned. Any pick may call
+    /// it, even while holding locks, so it must neither block nor use a pool.
     ///
     /// `wait` is the maximum time that a connection waits for a slot if the pool has no queue.
     pub fn new(
@@ -81,8 +81,8 @@ pub(crate) struct ServerGroup {
     state: Mutex<State>,
     slots: Arc<dyn Slots>,
     slot_source: Mutex<Option<SlotSource>>,
-    /// Whether the upstream is in panic. The value is sent whenever a server becomes
-    /// available or unavailable, even if the value itself has not changed.
+    /// Whether the upstream is in panic. The value is sent whenever a server becomes available or
+    /// unavailable, even if the value itself has not changed.
     #[cfg(feature = "tokio")]
     panicking: tokio::sync::watch::Sender<bool>,
 }
@@ -128,14 +128,15 @@ impl ServerGroup {
         }
     }
 
-    /// The slots of a server with `max_conns` that joins. `None`: slots are not limited.
+    /// Returns the slots that this balancer initially holds on a joining server with `max_conns`.
+    /// `None`: slots do not limit the connections.
     pub(crate) fn first_slots(&self, max: NonZeroU32) -> Option<u32> {
         let source = self.slot_source.lock();
         let balancers = source.as_ref()?.balancers;
         Some((max.get() / balancers).max(1))
     }
 
-    /// How long a connection waits for a slot if the pool has no queue.
+    /// Returns how long a connection waits for a slot if the pool has no queue.
     pub(crate) fn slot_wait(&self) -> Duration {
         let source = self.slot_source.lock();
         source.as_ref().map_or(Duration::ZERO, |source| source.wait)
@@ -151,7 +152,7 @@ impl ServerGroup {
         self.state.lock().panic = panic;
     }
 
-    /// Updates the panic state after the administrative state of a server has changed.
+    /// Updates the panic state after a server's administrative state has changed.
     pub(super) fn refresh(&self) {
         self.publish(self.state.lock());
     }
@@ -187,8 +188,8 @@ impl ServerGroup {
         self.state.lock().is_panicking
     }
 
-    /// Publishes the panic state while the lock is held, so that the value published last
-    /// takes all changes into account. Then notifies the queue.
+    /// Publishes the panic state while the lock is held, so that the last published value reflects
+    /// all changes. Then notifies the queue.
     fn publish(&self, mut state: MutexGuard<'_, State>) {
         let before = state.is_panicking;
         state.is_panicking =
@@ -220,7 +221,7 @@ impl ServerGroup {
         }
     }
 
-    /// Notifies when a server becomes available or unavailable. The value is whether the
+    /// Notifies when a server becomes available or unavailable. The value tells whether the
     /// upstream is in panic.
     #[cfg(feature = "tokio")]
     pub(crate) fn panicking(&self) -> tokio::sync::watch::Receiver<bool> {

@@ -1,4 +1,4 @@
-//! The reason and start of a server's outage.
+//! When and why a server's outage started.
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
@@ -11,14 +11,14 @@ pub struct Failure<'a> {
     error: &'a dyn fmt::Display,
 }
 
-/// The period during which a server is ejected or down: its start and its reason.
+/// A period during which a server is ejected or down, with its start and its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outage {
-    /// Time at which the outage started. Later failures do not change this time.
+    /// When the outage started. Later failures do not change this time.
     pub since: SystemTime,
     /// For a server that is down, the error of the last failed probe. For an ejected server, the
-    /// error of the connect that caused the ejection. May contain text that the server sent.
+    /// error of the failure that caused the ejection. May contain text that the server sent.
     pub reason: Arc<str>,
 }
 
@@ -48,11 +48,11 @@ impl fmt::Debug for Failure<'_> {
 pub(super) enum Cause<'a> {
     Probe(Failure<'a>),
     Connect(Failure<'a>),
-    /// The cause is a success, a changed policy, or a failure without an error.
+    /// A success, a changed policy, or a failure without an error.
     Other,
 }
 
-/// The health of a server, and the outage if it is not up.
+/// A server's health and, if the server is not up, its outage.
 #[derive(Debug)]
 pub(super) struct Condition {
     pub(super) health: Health,

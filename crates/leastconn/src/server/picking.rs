@@ -1,4 +1,4 @@
-//! Picking a server: whether it is a candidate, and counting a connection on it.
+//! Picking a server: checking whether it is a candidate, and counting a connection on it.
 
 use std::time::Instant;
 
@@ -9,11 +9,11 @@ use super::{
 use crate::{balance::slow_start::Ramp, health::Availability, sync::Ordering};
 
 impl Server {
-    /// Returns the server if it may be picked at `now` and is not in slow start. Sets
-    /// `ramping` if the server is in slow start.
+    /// Returns the server if it may be picked at `now` and is not in slow start. Sets `ramping` to
+    /// `true` if the server is in slow start.
     ///
-    /// `QUEUED`: the pick is for a connection that waited in the queue, so it may use slots
-    /// that are reserved for the queue.
+    /// `QUEUED`: the pick is for a connection that waited in the queue, so it may use slots that
+    /// are reserved for the queue.
     pub(crate) fn steady<const QUEUED: bool>(
         &self,
         now: Instant,
@@ -21,7 +21,7 @@ impl Server {
     ) -> Option<Candidate> {
         let word = self.word.load(Ordering::Acquire);
         let in_flight = count(word);
-        // One test for everything that is unusual.
+        // A single test covers all unusual states.
         let unusual =
             closed(QUEUED) | EJECTED | RAMPING | FAILED_RECENTLY | EXTERNAL | TOO_MANY_IN_FLIGHT;
         if word & unusual != 0 {
@@ -43,8 +43,7 @@ impl Server {
             return None;
         }
         if word & EJECTED != 0 {
-            // A server on trial gets one connection at a time, so slow start does not apply
-            // to it.
+            // A server on trial gets one connection at a time, so slow start does not apply to it.
             if !self.condition.lock().health.trial_is_due(now) {
                 return None;
             }
@@ -60,7 +59,8 @@ impl Server {
         word & (closed(QUEUED) | TOO_MANY_IN_FLIGHT) == 0 && self.has_slot(word, now)
     }
 
-    /// The connections in flight, plus the failures of the last second and the external load.
+    /// Returns the connections in flight, plus the failures of the last second, plus the external
+    /// load.
     fn load(&self, word: u64, now: Instant) -> u32 {
         let failures = if word & FAILED_RECENTLY == 0 {
             0
@@ -72,8 +72,8 @@ impl Server {
             .saturating_add(self.external_load_of(word))
     }
 
-    /// Like [`Self::steady`], but includes a server in slow start. Clears the slow start
-    /// state of a server whose ramp has ended.
+    /// Like [`Self::steady`], but includes servers in slow start. If the server's ramp has ended,
+    /// clears its slow start state.
     pub(crate) fn available<const QUEUED: bool>(
         &self,
         now: Instant,
@@ -86,7 +86,7 @@ impl Server {
         }
         let Some(share) = self.ramp_share(now, ramp) else {
             self.end_ramp();
-            // If another thread has started a new ramp, the next pick applies that ramp.
+            // If another thread has started a new ramp, the next pick will apply it.
             return self.steady::<QUEUED>(now, &mut ramping);
         };
         let word = self.word.load(Ordering::Acquire);
@@ -97,7 +97,7 @@ impl Server {
         })
     }
 
-    /// Like [`Self::available`], but also returns an ejected server, and with `down` a server
+    /// Like [`Self::available`], but also returns an ejected server and, if `down` is set, a server
     /// that is down. Picks use this method while no server is available.
     pub(crate) fn candidate_if_unavailable<const QUEUED: bool>(
         &self,
@@ -110,13 +110,13 @@ impl Server {
         is_open.then(|| Candidate::steady(word, self.load(word, now)))
     }
 
-    /// Counts one more connection, unless the word has changed from `seen`. Returns whether
-    /// the connection was counted.
+    /// Counts one more connection, unless the word has changed from `seen`. Returns whether the
+    /// connection was counted.
     ///
-    /// On an ejected server, this connection is the trial. The trial is recorded only after
-    /// the connection was counted: if counting fails because another connection ended
-    /// concurrently, the next trial must not be delayed. The lock is held during both steps,
-    /// so that only one trial begins.
+    /// If the server is ejected, this connection is the trial. The trial is recorded only after the
+    /// connection was counted: if counting fails because another connection ends at the same time,
+    /// this must not delay the next trial. The lock is held during both steps, so that only one
+    /// trial begins.
     #[inline]
     pub(crate) fn try_acquire<const QUEUED: bool>(
         &self,
@@ -159,8 +159,8 @@ impl Server {
     }
 
     /// Returns whether the connection is counted. If the count was reverted, serves the queue,
-    /// unless the pick is made by the queue: it then picks again. The caller must not hold the
-    /// lock of `condition`.
+    /// unless the pick was made by the queue itself, which then picks again. The caller must not
+    /// hold the lock of `condition`.
     fn settle<const QUEUED: bool>(&self, confirmed: Confirmed) -> bool {
         if confirmed == (Confirmed::Reverted { is_reserved: true }) && !QUEUED {
             self.slot_freed();
@@ -175,9 +175,9 @@ impl Server {
             .is_ok()
     }
 
-    /// Like [`Self::try_acquire`], but for a server that is picked while no server is
-    /// available. The second value is whether this is the first such connection since the
-    /// server was last available.
+    /// Like [`Self::try_acquire`], but for a server that is picked while no server is available.
+    /// The second value tells whether this is the first such connection since the server was last
+    /// available.
     pub(crate) fn try_acquire_unavailable<const QUEUED: bool>(
         &self,
         seen: u64,
@@ -198,15 +198,15 @@ impl Server {
         (is_counted, is_first)
     }
 
-    /// Ends the dial of a connection that was acquired with [`Counting::DIAL`]. The connection
-    /// still counts as a connection.
+    /// Ends the dial of a connection that was acquired with [`Counting::DIAL`]. It still counts as
+    /// a connection.
     pub(crate) fn dialled(&self) {
         let dial = Counting::DIAL.word() - Counting::CONNECTION.word();
         let before = self.word.fetch_sub(dial, Ordering::AcqRel);
         debug_assert_ne!(connecting(before), 0, "a dial was ended twice");
     }
 
-    /// Decreases the counts that [`Self::try_acquire`] has increased.
+    /// Undoes what [`Self::try_acquire`] added to the counts.
     pub(crate) fn release(&self, counting: Counting) {
         let before = self.word.fetch_sub(counting.word(), Ordering::AcqRel);
         debug_assert_ne!(count(before), 0, "a lease was released twice");
@@ -234,8 +234,8 @@ impl Server {
         }
     }
 
-    /// Reserves the free slots of the server for the queue. Returns `false` if they are
-    /// reserved already.
+    /// Reserves the server's free slots for the queue. Returns `false` if they were already
+    /// reserved.
     pub(crate) fn reserve(&self) -> bool {
         if self.word.load(Ordering::Acquire) & RESERVED != 0 {
             return false;
@@ -248,8 +248,8 @@ impl Server {
         self.update(|word| word & !RESERVED);
     }
 
-    /// The time from which an ejected server may be used for a trial connection. `None`: the
-    /// server is not ejected, or cannot be picked for another reason.
+    /// Returns the time from which an ejected server may be used for a trial connection. `None`:
+    /// the server is not ejected, or cannot be picked for another reason.
     pub(crate) fn trial_at(&self) -> Option<Instant> {
         let word = self.word.load(Ordering::Acquire);
         if word & CLOSED != 0 || word & EJECTED == 0 {
@@ -261,7 +261,7 @@ impl Server {
         }
     }
 
-    /// Whether the server is available at `now`, or may be used for a trial connection. Ignores
+    /// Whether the server is available at `now` or may be used for a trial connection. Ignores
     /// `max_conns` and reservations.
     pub(crate) fn is_available_at(&self, now: Instant) -> bool {
         let word = self.word.load(Ordering::Acquire);
@@ -283,9 +283,10 @@ const fn closed(queued: bool) -> u64 {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
     pub(crate) word: u64,
-    /// Connections in flight plus failures of the last second and external load.
+    /// Connections in flight, plus the failures of the last second, plus the external load.
     pub(crate) load: u32,
-    /// Share that the server has reached in slow start; [`FULL_SHARE`] is the whole share.
+    /// The share that the server has reached in slow start, where [`FULL_SHARE`] is the whole
+    /// share.
     ///
     /// [`FULL_SHARE`]: crate::balance::slow_start::FULL_SHARE
     pub(crate) ramp: Option<u32>,
@@ -300,7 +301,7 @@ impl Candidate {
         }
     }
 
-    /// Connections in flight.
+    /// Returns the number of connections in flight.
     pub(crate) const fn in_flight(self) -> u32 {
         count(self.word)
     }

@@ -1,13 +1,13 @@
-//! Failures of the last second. They count as load, so that a server that fails fast does not
-//! look idle.
+//! Counts the failures of the last second. They count as load, so that a server that fails quickly
+//! does not look idle.
 
 use std::time::{Duration, Instant};
 
 const SLOTS: usize = 10;
-/// A failure counts in its own interval and the next nine, which is 0.9 to 1 second.
+/// A failure counts in its own interval and in the next nine, which is 0.9 to 1 second in total.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Counts failures by interval. The size does not depend on the number of failures.
+/// Counts failures by interval, in constant space.
 #[derive(Debug, Default)]
 pub(super) struct RecentFailures {
     /// The start of interval 0: the time of the first failure.
@@ -72,7 +72,7 @@ mod tests {
         assert_eq!([0, 899].map(|millis| failures.count(at(millis))), [5, 5]);
         assert_eq!([1_000, 1_299].map(|t| failures.count(at(t))), [3, 3]);
         assert_eq!(failures.count(at(1_450)), 0);
-        // A slot of an earlier second is used again.
+        // The slot of an interval from an earlier second is reused.
         failures.add(at(10_420));
         assert_eq!(failures.count(at(10_420)), 1);
         assert_eq!(failures.count(at(1_000_000_000)), 0);

@@ -1,4 +1,4 @@
-//! The weight of a server that is set while the pool is in use.
+//! A server's weight, which can be changed while the pool is in use.
 
 use std::num::NonZeroU32;
 
@@ -15,16 +15,16 @@ impl Server {
         *self.weight_override.lock()
     }
 
-    /// Stores a weight that applies from the next update of the pool. Returns whether the weight
-    /// has changed. Use this method only for servers that are about to join the pool, see
+    /// Stores a weight that applies from the pool's next update on. Returns whether the weight has
+    /// changed. Use this method only for servers that are about to join the pool; see
     /// [`Pool::update_with`](crate::Pool::update_with). For members, use
-    /// [`Pool::set_weight`](crate::Pool::set_weight), which applies the weight at once.
+    /// [`Pool::set_weight`](crate::Pool::set_weight), which applies the weight immediately.
     pub fn set_weight_override(&self, weight: Option<WeightOverride>) -> bool {
         let mut current = self.weight_override.lock();
         std::mem::replace(&mut *current, weight) != weight
     }
 
-    /// Returns the weight in effect. The weight of an operator replaces that of the agent.
+    /// Returns the weight in effect. The operator's weight replaces the agent's.
     pub(crate) fn weight_in_effect(&self, configured: Weight) -> Hundredths {
         let of_agent = || {
             self.agent
@@ -35,14 +35,13 @@ impl Server {
         Hundredths::new(configured, self.weight_override().or_else(of_agent))
     }
 
-    /// Returns the limit of connections in effect. The limit of the agent replaces the
-    /// configured one.
+    /// Returns the connection limit in effect. The agent's limit replaces the configured one.
     pub(crate) fn max_conns_in_effect(&self, configured: Option<NonZeroU32>) -> Option<NonZeroU32> {
         self.agent.lock().max_conns.unwrap_or(configured)
     }
 
-    /// Sets whether the weight in effect is zero. A server that has no connections when its
-    /// weight is no longer zero may have been restarted, so slow start begins, as after drain.
+    /// Sets whether the weight in effect is zero. If the server has no connections when its weight
+    /// changes from zero, it may have been restarted, so slow start begins, as after a drain.
     pub(crate) fn set_zero_weight(&self, is_zero: bool) {
         let flag = if is_zero { ZERO_WEIGHT } else { 0 };
         if self.word.load(Ordering::Acquire) & ZERO_WEIGHT == flag {

@@ -1,5 +1,5 @@
-//! The order in which waiting connections are served: round robin between clients, first in,
-//! first out within a client.
+//! The order in which waiting connections are served: round robin among clients, and first in,
+//! first out for each client.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -13,21 +13,21 @@ pub(super) trait Queued {
 
 /// Waiting connections in fair order.
 ///
-/// Each client with waiting connections has a turn. Turns and tickets are numbers that only
-/// grow. A client that was served goes to the end: it gets a new turn.
+/// Each client with waiting connections has a turn. Turns and tickets are ever-increasing numbers.
+/// A client that has been served gets a new turn and thereby goes to the end.
 #[derive(Debug)]
 pub(super) struct FairOrder<W> {
     lines: HashMap<Option<ClientId>, Line<W>>,
     turns: BTreeMap<u64, Option<ClientId>>,
-    /// Number of waiting connections and turn of each client.
+    /// The number of waiting connections and the turn of each client.
     lengths: BTreeSet<(usize, u64)>,
-    /// Number of waiting connections by selector.
+    /// The number of waiting connections for each selector.
     selectors: HashMap<SelectorKey, usize>,
     len: usize,
     next_number: u64,
 }
 
-/// The waiting connections of one client, by ticket.
+/// One client's waiting connections, by ticket.
 #[derive(Debug)]
 struct Line<W> {
     turn: u64,
@@ -56,17 +56,17 @@ impl<W: Queued> FairOrder<W> {
         self.len == 0
     }
 
-    /// Number of different selectors of the waiting connections.
+    /// Returns the number of different selectors among the waiting connections.
     pub(super) fn selectors(&self) -> usize {
         self.selectors.len()
     }
 
-    /// All waiting connections.
+    /// Iterates over all waiting connections.
     pub(super) fn iter(&self) -> impl Iterator<Item = &W> {
         self.lines.values().flat_map(|line| line.waiters.values())
     }
 
-    /// The oldest waiting connection of each client.
+    /// Iterates over the oldest waiting connection of each client.
     pub(super) fn oldest(&self) -> impl Iterator<Item = &W> {
         let lines = self.lines.values();
         lines.filter_map(|line| line.waiters.values().next())
@@ -80,14 +80,15 @@ impl<W: Queued> FairOrder<W> {
         self.turns.range(turn + 1..).next().map(|(&turn, _)| turn)
     }
 
-    /// The waiting connections of the client with this turn, with their tickets, oldest first.
+    /// Iterates over the waiting connections of the client with this turn, oldest first, with their
+    /// tickets.
     pub(super) fn line(&self, turn: u64) -> impl Iterator<Item = (u64, &W)> {
         let line = self.turns.get(&turn).and_then(|key| self.lines.get(key));
         let waiters = line.into_iter().flat_map(|line| &line.waiters);
         waiters.map(|(&ticket, waiter)| (ticket, waiter))
     }
 
-    /// Adds a connection as the newest of its client. Returns its ticket.
+    /// Adds a connection as its client's newest one. Returns its ticket.
     pub(super) fn push(&mut self, client: Option<ClientId>, waiter: W) -> u64 {
         *self.selectors.entry(waiter.key()).or_default() += 1;
         let (turn, ticket) = (self.next_number, self.next_number + 1);
@@ -106,7 +107,7 @@ impl<W: Queued> FairOrder<W> {
         ticket
     }
 
-    /// Removes the connection with this ticket, which keeps the turn of its client.
+    /// Removes the connection with this ticket. Its client keeps its turn.
     pub(super) fn remove(&mut self, client: Option<&ClientId>, ticket: u64) -> Option<W> {
         self.take(&client.cloned(), ticket, None)
     }
@@ -119,10 +120,10 @@ impl<W: Queued> FairOrder<W> {
         self.take(&client, ticket, Some(next_turn))
     }
 
-    /// Removes the connection that must leave a full queue: the newest connection of the client
-    /// with the most waiting connections. A client does not displace connections of a client
-    /// that would then have fewer than itself. In this case, the connection with this `ticket`,
-    /// the newest of `client`, is removed.
+    /// Removes the connection that must leave a full queue: the newest one of the client with the
+    /// most waiting connections. That client does not lose a connection if it would then have fewer
+    /// than `client`. In this case, the connection with this `ticket`, the newest of `client`, is
+    /// removed instead.
     pub(super) fn displace_for(&mut self, client: Option<&ClientId>, ticket: u64) -> Option<W> {
         let own = client.cloned();
         let own_length = self.lines.get(&own).map_or(0, |line| line.waiters.len());

@@ -49,7 +49,7 @@ fn pick(pool: &Pool, now: Instant) -> Option<Lease> {
     pool.pick(&pool.all(), &Tried::default(), now)
 }
 
-/// Picks all free slots.
+/// Picks servers until no slot is free.
 fn fill(pool: &Pool) -> Vec<Lease> {
     std::iter::from_fn(|| pick(pool, at(0))).collect()
 }
@@ -63,7 +63,7 @@ impl Wake for Wakes {
     }
 }
 
-/// A waiting connection with a waker that counts.
+/// A waiting connection with a waker that counts wake-ups.
 struct Task {
     waiting: std::pin::Pin<Box<Waiting>>,
     wakes: Arc<Wakes>,
@@ -137,7 +137,7 @@ fn slots_are_handed_over_while_the_task_sleeps() {
     let held = pick(&pool, at(0)).unwrap();
     let (first, second) = (Task::all(&pool, "x"), Task::all(&pool, "y"));
     drop(held);
-    // The client of the first task leaves before the task has taken its lease.
+    // The first task's client leaves before the task has taken its lease.
     drop(first);
     assert_eq!(second.wakes(), 1);
     assert_eq!(name(&second.lease()), "a");
@@ -149,7 +149,7 @@ fn new_connections_do_not_overtake() {
     let only_a = Selector::named(["a"]);
     let held = fill(&pool);
     let waiting = Task::wait(&pool, &only_a, "x").unwrap();
-    // A slot becomes free on `b`, for which no connection waits.
+    // A slot becomes free on `b`, for which no connection is waiting.
     let (a, b): (Vec<_>, Vec<_>) = held.into_iter().partition(|lease| name(lease) == "a");
     drop(b);
     let lease = pick(&pool, at(0)).unwrap();
@@ -303,7 +303,8 @@ fn connections_wait_instead_of_dialling_an_ejected_server() {
     let task = Task::all(&pool, "x");
     drop(held);
     assert_eq!(name(&task.lease()), "a");
-    // No server is available: the ejected server is the last resort, also while others wait.
+    // No server is available, so the ejected server is the last resort, even while other
+    // connections wait.
     let held = pick(&pool, at(0)).unwrap();
     let task = Task::all(&pool, "x");
     pool.server("a").unwrap().connect_failed(at(0), at(0));

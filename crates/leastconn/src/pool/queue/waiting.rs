@@ -1,4 +1,4 @@
-//! A connection that waits in the queue, as a future.
+//! A future for a connection that waits in the queue.
 
 use std::{
     pin::Pin,
@@ -12,8 +12,7 @@ use crate::{
     sync::{Arc, Mutex},
 };
 
-/// The connection has lost its place in a full queue to a client with fewer waiting
-/// connections.
+/// The connection has lost its place in a full queue to a client with fewer waiting connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the queue is full, and this client has the most waiting connections")]
 pub struct Displaced;
@@ -21,8 +20,8 @@ pub struct Displaced;
 /// A connection that waits for a server; see [`Pool::enqueue`](crate::Pool::enqueue).
 ///
 /// # Cancel safety
-/// Dropping the future removes the connection from the queue. If a slot was handed over
-/// already, the next waiting connection gets it.
+/// Dropping the future removes the connection from the queue. If a slot has already been handed
+/// over, the next waiting connection gets it.
 #[derive(Debug)]
 #[must_use = "the connection waits only while the future is held"]
 pub struct Waiting {
@@ -61,13 +60,13 @@ impl Drop for Waiting {
         if self.cell.is_waiting() {
             self.queue.leave(self.client.as_ref(), self.ticket);
         }
-        // If a lease was handed over and not taken, it is dropped here, after the lock of the
-        // queue was released: the end of a lease takes that lock.
+        // A lease that was handed over but not taken is dropped here, after the queue's lock was
+        // released: the end of a lease takes that lock.
         drop(self.cell.take());
     }
 }
 
-/// What the queue and the waiting task share.
+/// State shared by the queue and the waiting task.
 #[derive(Debug)]
 pub(super) struct Cell(Mutex<CellState>);
 

@@ -74,11 +74,11 @@ fn reason_comes_from_the_ejecting_connect() {
     let (server, started) = (server(&pool), now());
     server.connect_failed_with(started, started, Failure::new(at(1), &"refused"));
     assert_eq!(server.outage(), outage(1, "refused"));
-    // A failed connect during the ejection does not change the reason.
+    // A connect that fails during the ejection does not change the reason.
     let later = started + Duration::from_secs(1);
     server.connect_failed_with(later, later, Failure::new(at(2), &"timed out"));
     assert_eq!(server.outage(), outage(1, "refused"));
-    // The server is first ejected and then down: the reason is the error of the probe, and the
+    // The server is ejected first and then goes down: the reason is the probe's error, and the
     // start is the start of the ejection.
     server.probe_failed(Failure::new(at(3), &"HTTP status 503"));
     assert_eq!(server.status().availability, Availability::Down);

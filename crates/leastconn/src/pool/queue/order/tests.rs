@@ -73,7 +73,7 @@ fn longest_line_gives_way() {
     for number in 1..=4 {
         order.push(Some(a.clone()), one(number));
     }
-    // The newest connection of `a` leaves until both clients have the same number.
+    // `a` loses its newest connection until both clients have the same number.
     for (number, displaced) in [(5, 4), (6, 3)] {
         let ticket = order.push(Some(b.clone()), one(number));
         assert_eq!(order.displace_for(Some(&b), ticket), Some(one(displaced)));
