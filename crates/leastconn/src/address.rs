@@ -98,13 +98,13 @@ pub enum AddressError {
     #[error("an IPv6 address is written in brackets: `[::1]:80`")]
     UnbracketedV6,
     /// The text in brackets is not an IPv6 address.
-    #[error("not an IPv6 address between the brackets")]
+    #[error("the text in brackets is not an IPv6 address")]
     InvalidV6,
     /// The host is empty, too long, or contains characters that are not allowed in a host name.
-    #[error("not a host name: letters, digits, `-`, `_` and `.`, each label at most 63 long")]
+    #[error("not a host name: use letters, digits, `-`, `_` and `.`, at most 63 characters per label")]
     InvalidHost,
     /// The path of a UNIX socket is empty, too long, or contains a NUL.
-    #[error("the path of a UNIX socket has 1 to {MAX_PATH} bytes and no NUL")]
+    #[error("the path of a UNIX socket must have 1 to {MAX_PATH} bytes and no NUL")]
     InvalidPath,
 }
 

@@ -85,6 +85,6 @@ fn log(pool: &Pool, updated: &Result<crate::MembershipChange, crate::PoolError>)
                 tracing::info!(%upstream, %server, "server left");
             }
         }
-        Err(error) => tracing::warn!(%upstream, %error, "update of members rejected"),
+        Err(error) => tracing::warn!(%upstream, %error, "member update rejected"),
     }
 }

@@ -96,7 +96,7 @@ pub enum Refusal {
         retry_after: Duration,
     },
     /// The client has reached its maximum number of concurrent connections.
-    #[error("the client has reached its maximum of concurrent connections")]
+    #[error("the client has reached its maximum number of concurrent connections")]
     TooManyConnections,
     /// The table has no room for another client.
     #[error("the table of clients is full")]

@@ -1,4 +1,4 @@
-//! Tests of the whole balancer: admission limits, allowed servers and distribution.
+//! Tests of the whole balancer: admission limits, allowed servers, and distribution.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 #[path = "support/rig.rs"]
@@ -31,7 +31,7 @@ async fn concurrent_connections_spread_evenly() {
         let connecting = rig.connect().await;
         arriving.spawn(async move {
             let mut stream = connecting;
-            // The server sends its name when it has accepted the connection.
+            // The server sends its name as soon as it has accepted the connection.
             read_line(&mut stream).await.unwrap();
             stream
         });
@@ -48,7 +48,7 @@ async fn concurrent_connections_spread_evenly() {
     assert_eq!(rig.in_flight(), [0; 4]);
 }
 
-/// Uses default settings.
+/// The balancer uses its default settings.
 #[tokio::test]
 async fn server_that_closes_at_once_gets_few_connections() {
     for behaviour in [Behaviour::AcceptThenClose, Behaviour::AcceptThenReset] {
@@ -60,7 +60,7 @@ async fn server_that_closes_at_once_gets_few_connections() {
         let mut open = Vec::new();
         for _ in 0..200 {
             let mut stream = rig.connect().await;
-            // The server sends its name, or the connection ends.
+            // Either the server sends its name, or the connection ends.
             if let Ok(line) = read_line(&mut stream).await
                 && !line.is_empty()
             {
@@ -78,7 +78,7 @@ async fn server_that_closes_at_once_gets_few_connections() {
     }
 }
 
-/// A protocol in which the server closes each connection without an answer.
+/// Simulates a protocol in which the server closes each connection without an answer.
 #[tokio::test]
 async fn servers_that_all_close_at_once_stay_in_use() {
     let upstreams = [
@@ -117,7 +117,7 @@ async fn rate_limited_client_is_refused_with_retry_after() {
         (900..=1000).contains(&retry_after.as_secs()),
         "{retry_after:?}"
     );
-    // The refused client did not reach a server. Connections that were admitted continue.
+    // The refused client did not reach a server, and the admitted connections continue.
     assert_eq!(upstream.accepted(), 2);
     for stream in &mut admitted {
         assert_eq!(roundtrip(stream, b"pong").await.unwrap(), b"pong");

@@ -1,4 +1,4 @@
-//! Counts stay exact under concurrent picks, drops and drains.
+//! Tests that counts stay exact under concurrent picks, drops and drains.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::{
@@ -65,8 +65,8 @@ fn at_once<T: Send>(threads: usize, run: impl Fn(usize) -> T + Sync) -> Vec<T> {
     })
 }
 
-/// Picks one server on each of `connections` threads. Returns the counts while all leases are
-/// held.
+/// Picks one server on each of `connections` threads. Returns the connection counts while all
+/// leases are held.
 fn spread(pool: &Pool, connections: usize) -> Vec<u32> {
     let leases = at_once(connections, |_| pick(pool).unwrap());
     let counts = in_flight(pool);
@@ -102,12 +102,13 @@ fn concurrent_picks_follow_weights_within_one_connection() {
     }
 }
 
-/// The program that this project replaced counted a connection only after dialling. All
-/// connections that arrived while a server was dialled therefore chose the same server.
+/// The program that this project replaced counted a connection only after dialling. While one
+/// connection was being dialled, all others that arrived chose the same server.
 #[test]
 fn connections_count_before_dialling() {
     let pool = pool((0..4).map(spec));
-    // Pick without dialling, as for connections that arrive while a server is dialled.
+    // Picks without dialling, like connections that arrive while an earlier one is still being
+    // dialled.
     let leases: Vec<_> = (0..8).map(|_| pick(&pool).unwrap()).collect();
     assert_eq!(in_flight(&pool), [2; 4]);
     drop(leases);
@@ -172,8 +173,8 @@ fn max_conns_is_never_exceeded() {
     let open: [AtomicUsize; 3] = Default::default();
     at_once(8, |_| {
         for _ in 0..2_000 {
-            // The counter is increased after the pick and decreased before the lease is
-            // dropped, so it never exceeds the real count.
+            // The counter is increased after the pick and decreased before the lease is dropped, so
+            // it never exceeds the real count.
             let Some(lease) = pick(&pool) else { continue };
             let open = &open[lease.server().id().as_str().parse::<usize>().unwrap()];
             assert!(open.fetch_add(1, Ordering::SeqCst) < 2);
@@ -205,7 +206,7 @@ fn drained_server_is_never_picked() {
         }
         for _ in 0..2_000 {
             server.set_admin(AdminState::Drain);
-            // Open connections may end, but no connection is added.
+            // Open connections may end, but no new connection is added.
             let counts: [u32; 20] = std::array::from_fn(|_| server.in_flight());
             assert!(
                 counts.is_sorted_by(|before, after| before >= after),

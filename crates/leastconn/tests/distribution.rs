@@ -1,9 +1,9 @@
-//! Tests the distribution of each balancing algorithm, and that it picks eligible servers
-//! only.
+//! Tests that each balancing algorithm distributes connections as documented and picks only
+//! eligible servers.
 //!
-//! The tolerances are five standard deviations. If `n` draws succeed with probability `p`
-//! each, the number of successes differs from `n p` by at most `5 sqrt(n p (1 - p))`, except
-//! in one of 1.7 million cases. Seeds are fixed, so the tests are deterministic.
+//! The tolerances are five standard deviations. If each of `n` draws succeeds with probability `p`,
+//! the number of successes differs from `n p` by at most `5 sqrt(n p (1 - p))`, except in one of
+//! 1.7 million cases. Seeds are fixed, so the tests are deterministic.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::{
@@ -34,7 +34,7 @@ const ALL: [Balance; 5] = [
     Balance::SourceHash,
 ];
 
-/// Servers with these weights, named "0", "1" and so on.
+/// Creates servers with these weights, named "0", "1" and so on.
 fn specs(weights: &[u32]) -> Vec<ServerSpec> {
     let spec = |(number, &weight): (usize, &u32)| {
         ServerSpec::new(number.to_string(), SocketAddr::from(([127, 0, 0, 1], 80)))
@@ -61,13 +61,12 @@ fn pick_from(pool: &Pool, candidates: &Candidates, source: IpAddr) -> Option<Lea
     pool.pick_for(candidates, &request)
 }
 
-/// `count` different source addresses.
+/// Returns `count` different source addresses.
 fn sources(count: u32) -> impl Iterator<Item = IpAddr> {
     (0..count).map(|n| Ipv4Addr::from(0x0a00_0000 + n).into())
 }
 
-/// Picks a server for each source, and returns the numbers of the servers. Leases are dropped
-/// immediately.
+/// Picks a server for each source and returns the server numbers. Leases are dropped immediately.
 fn mapped(pool: &Pool, candidates: &Candidates, count: u32) -> Vec<usize> {
     sources(count)
         .map(|source| number(&pick_from(pool, candidates, source).unwrap()))
@@ -143,8 +142,8 @@ fn mapped_ipv4_address_is_the_same_source() {
     );
 }
 
-/// Compares with fixed expected values. If the mapping changed, an upgrade would move clients
-/// to other servers.
+/// Compares with fixed expected values. If the mapping changed between releases, an upgrade would
+/// move clients to other servers.
 #[test]
 fn source_mapping_is_stable_between_releases() {
     let pool = pool(Balance::SourceHash, specs(&[1, 1, 1, 2]), 1);
@@ -164,7 +163,7 @@ fn removed_server_moves_only_its_own_sources() {
     for (before, without) in before.iter().zip(&without) {
         assert!(*without != 1 && (*before == 1 || before == without));
     }
-    // The sources of the missing server are also distributed by weight.
+    // The sources of the removed server are also distributed by weight.
     let moved = before.iter().zip(&without).filter(|(b, _)| **b == 1);
     assert_by_weight(&counts(moved.map(|(_, &to)| to), 4), &[1, 0, 1, 3]);
     server.set_admin(AdminState::Ready);
@@ -216,8 +215,8 @@ fn failed_source_moves_to_its_second_choice() {
 
 #[test]
 fn p2c_compares_two_different_servers() {
-    // Server 0 has more connections, so server 1 must always be picked. If the same server
-    // could be drawn twice, the loaded server would be picked in a quarter of the cases.
+    // Server 0 has more connections, so server 1 must always be picked. If the same server could be
+    // drawn twice, server 0 would be picked in a quarter of the cases.
     let pool = pool(Balance::P2c, specs(&[1, 1]), 1);
     let only = pool.subset(|server| server.id().as_str() == "0");
     let _load: Vec<_> = (0..10).map(|_| pick(&pool, &only).unwrap()).collect();
@@ -228,14 +227,14 @@ fn p2c_compares_two_different_servers() {
 
 #[test]
 fn p2c_picks_idle_servers_by_weight() {
-    // All servers are idle. Of two drawn servers, the server with the larger weight is picked.
-    // If the weights are equal, the server that was drawn first is picked. Server 3 has weight
-    // 3 of 6 and is picked whenever it is drawn.
+    // All servers are idle. Of the two drawn servers, the one with the larger weight is picked. If
+    // their weights are equal, the one that was drawn first is picked. Server 3 has half of the
+    // total weight (3 of 6) and is picked whenever it is drawn.
     let pool = pool(Balance::P2c, specs(&[1, 1, 1, 3]), 1);
     let picked = (0..60_000).map(|_| number(&pick(&pool, &pool.all()).unwrap()));
     let counts = counts(picked, 4);
-    // Server 3 is drawn first with probability 1/2. If another server is drawn first, server
-    // 3 is drawn second with probability 3/5.
+    // Server 3 is drawn first with probability 1/2. If another server is drawn first, server 3 is
+    // drawn second with probability 3/5.
     let chance = 0.5 + 0.5 * 3.0 / 5.0;
     let deviation = (60_000.0 * chance * (1.0f64 - chance)).sqrt();
     let off = (f64::from(counts[3]) - 60_000.0 * chance).abs();
@@ -251,8 +250,8 @@ fn p2c_keeps_weighted_loads_close() {
         .map(|_| pick(&pool, &pool.all()).unwrap())
         .collect();
     for (count, weight) in counts(held.iter().map(number), 10).into_iter().zip(weights) {
-        // There are 24,000 picks and a total weight of 24. With random picks, the tolerance
-        // would have to be 150.
+        // There are 24,000 picks and the total weight is 24. With random picks, the tolerance would
+        // have to be 150.
         let load = f64::from(count) / f64::from(weight);
         assert!((load - 1_000.0).abs() <= 10.0, "{load} of weight {weight}");
     }
@@ -313,8 +312,8 @@ fn each_candidate_set_has_its_own_schedule() {
 }
 
 proptest! {
-    /// In any sequence of consecutive picks, each server gets about `picks * weight / total`.
-    /// The error is at most `1 + servers * weight / total` picks.
+    /// In any sequence of consecutive picks, each server gets about `picks * weight / total`, with
+    /// an error of at most `1 + servers * weight / total` picks.
     #[test]
     fn round_robin_is_even_in_every_window(
         weights in prop::collection::vec(1u32..12, 1..8), seed: u64,
@@ -342,8 +341,7 @@ proptest! {
         }
     }
 
-    /// Each algorithm picks only eligible servers, and picks a server whenever an eligible
-    /// server exists.
+    /// Each algorithm picks only eligible servers, and always picks one if there is any.
     #[test]
     fn pick_returns_eligible_servers_only(
         servers in prop::collection::vec((1u32..5, 0u32..3, any::<bool>(), 0u8..4), 1..8),

@@ -1,7 +1,6 @@
-//! A million identities stay within a memory budget and are released once idle.
+//! Tests that a million identities stay within a memory budget and are released once idle.
 //!
-//! The test has a separate binary, because the allocator counts the memory of the whole
-//! process.
+//! The test has its own binary, because the allocator counts the memory of the whole process.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::{
@@ -15,8 +14,8 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static ALLOCATED: PeakAlloc = PeakAlloc;
 
-/// Number of identities. Debug builds use a quarter, because a debug build needs a second for
-/// 100,000 identities. The tables grow in the same steps and reach the same load factor.
+/// Number of identities. Debug builds use only a quarter, because they need a second for 100,000
+/// identities. The tables grow in the same steps and reach the same load factor.
 const IDENTITIES: usize = if cfg!(debug_assertions) {
     250_000
 } else {
@@ -40,11 +39,11 @@ fn million_identities_fit_and_expire() {
         .rate(RateLimit::new(1.0, NonZeroU32::MIN))
         .max_conns(NonZeroU32::new(1));
     let before = ALLOCATED.current_usage();
-    // Shards fill unevenly: provide some spare capacity.
+    // Shards fill unevenly, so provide some spare capacity.
     let limiter = Limiter::new(IDENTITIES * 11 / 10, epoch);
     for number in 0..IDENTITIES {
         assert!(limiter.admit(&identity(number), &limits, epoch).is_ok());
-        // Check during growth too: overhead is highest just after a table has grown.
+        // Also check while the table is growing: the overhead is highest just after it has grown.
         if number > IDENTITIES / 2 && number % 1_000 == 0 {
             let each = (ALLOCATED.current_usage() - before) / number;
             assert!(each <= BUDGET, "{each} bytes for each of {number}");

@@ -1,14 +1,14 @@
-//! Loom models of the core: every interleaving of two or three threads.
+//! Loom models of the core, which explore every interleaving of two or three threads.
 //!
 //! Run with
 //! ```text
 //! RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
 //!     cargo test -p leastconn --no-default-features --release --test loom
 //! ```
-//! The `tokio` feature is off because Tokio has no networking under `--cfg loom`. A debug
-//! build would be too slow for the number of interleavings. The target directory is separate
-//! because the flag applies to all dependencies and would cause them to be rebuilt. The core
-//! takes the time as an argument, so no clock has to be modelled.
+//! The `tokio` feature is off because Tokio has no networking under `--cfg loom`. A debug build
+//! would be too slow for the number of interleavings. The target directory is separate, because the
+//! flag applies to all dependencies and would cause them to be rebuilt. The core takes the time as
+//! an argument, so no clock has to be modelled.
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a panic fails the model")]
 
@@ -46,8 +46,8 @@ fn spec(name: &str) -> ServerSpec {
     ServerSpec::new(name, std::net::SocketAddr::from(([127, 0, 0, 1], 80)))
 }
 
-/// A pool and all of its servers. A failed connect ejects a server for ten seconds, and
-/// ejected servers are not picked.
+/// A pool with all of its servers. A failed connect ejects a server for ten seconds, and ejected
+/// servers are not picked.
 #[derive(Clone)]
 struct Setup {
     pool: Arc<Pool>,
@@ -72,7 +72,7 @@ impl Setup {
         Self { pool, all }
     }
 
-    /// Uses `balance` instead of least connections.
+    /// Like [`Self::new`], but uses `balance` instead of least connections.
     fn by(servers: impl IntoIterator<Item = ServerSpec>, balance: Balance) -> Self {
         let pool = Pool::builder("pool")
             .servers(servers)
@@ -111,7 +111,7 @@ fn eject_all() -> PassivePolicy {
     passive
 }
 
-/// Explores only interleavings with at most three preemptions, for models whose full
+/// Explores only interleavings with at most three preemptions. Used for models whose full
 /// exploration would take hours.
 fn model_with_bounded_preemption(model: impl Fn() + Sync + Send + 'static) {
     model_with_preemptions(3, model);
@@ -125,9 +125,9 @@ fn model_with_preemptions(bound: usize, model: impl Fn() + Sync + Send + 'static
 
 #[test]
 fn concurrent_picks_differ_by_at_most_one() {
-    // Each thread makes the same number of picks. The total is even, so equal counts are
-    // expected; with an odd total, a difference of one would be correct. With some of the
-    // seeds, both threads prefer the same server.
+    // Each thread makes the same number of picks. The total is even, so equal counts are expected;
+    // with an odd total, a difference of one would be correct. With some of the seeds, both threads
+    // prefer the same server.
     for (each, seed) in (1..=2).flat_map(|each| (0..8).map(move |seed| (each, seed))) {
         loom::model(move || {
             let setup = Setup::seeded([spec("a"), spec("b")], seed);
@@ -208,7 +208,7 @@ fn concurrent_picks_start_one_slow_start() {
         let other = setup.spawn(|setup| setup.pick(at(0)));
         let one = setup.pick(at(0));
         let two = other.join().unwrap();
-        // The pool has only one server, which therefore gets all connections during its ramp.
+        // The pool has only one server, which therefore gets all connections even during its ramp.
         assert!(one.is_some() && two.is_some());
         let other = setup.spawn(|setup| setup.pick(at(10)));
         let three = setup.pick(at(10));
@@ -224,8 +224,8 @@ fn drained_server_is_never_picked() {
         let setup = Setup::new([spec("a")]);
         let other = setup.spawn(|setup| setup.pick(at(0)));
         setup.pool.members()[0].server.set_admin(AdminState::Drain);
-        // The pick of the other thread has either counted its connection already, or will
-        // fail. No connection is added after this line.
+        // The other thread's pick has either counted its connection by now, or will fail. No
+        // connection is added after this line.
         let then = setup.in_flight();
         assert!(setup.pick(at(0)).is_none());
         let lease = other.join().unwrap();
@@ -280,8 +280,8 @@ fn concurrent_failure_and_trial_leave_consistent_state() {
     loom::model(|| {
         let setup = Setup::new([spec("a")]);
         setup.pool.members()[0].server.connect_failed(at(0), at(0));
-        // A connect fails at the time when the trial is due. If the trial has already begun,
-        // this failure ends it.
+        // A connect fails just when the trial is due. If the trial has already begun, this failure
+        // ends it.
         let late = setup.spawn(|setup| {
             setup.pool.members()[0]
                 .server
@@ -294,7 +294,7 @@ fn concurrent_failure_and_trial_leave_consistent_state() {
             "either a trial has begun, or none is due yet"
         );
         drop(trial);
-        // The second ejection lasts twice as long as the first one.
+        // The second ejection lasts twice as long as the first.
         assert!(setup.pick(at(30)).is_some());
     });
 }
@@ -401,7 +401,7 @@ fn concurrent_pick_and_recovery_find_the_server() {
     }
 }
 
-/// A pool of one server with one slot, and a queue.
+/// A pool with a queue and a single server that has one slot.
 fn queueing() -> Setup {
     let pool = Pool::builder("pool")
         .servers([spec("a").max_conns(NonZeroU32::new(1))])

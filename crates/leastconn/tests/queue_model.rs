@@ -1,6 +1,5 @@
-//! Property test of the queue: applies random operations to a pool, and checks after each of
-//! them that no connection waits for a server with a free slot, and that no server exceeds its
-//! limit.
+//! Property test of the queue. Applies random operations to a pool, and checks after each one that
+//! no connection waits for a server with a free slot and that no server exceeds its limit.
 
 #![allow(clippy::unwrap_used, reason = "a violated invariant panics")]
 
@@ -22,7 +21,7 @@ const QUEUE_SIZE: usize = 6;
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// A client connects that may use the servers in the mask. It waits if it finds no server.
+    /// A client that may use the servers in the mask connects. It waits if it finds no server.
     Arrive {
         client: u8,
         allowed: u8,
@@ -34,13 +33,14 @@ enum Op {
     SetAdmin(usize, AdminState),
     ConnectFailed(usize),
     ConnectSucceeded(usize),
-    /// The balancer holds this many slots of the server. `None`: slots do not limit it.
+    /// The balancer is granted this many slots of the server. `None`: slots do not limit the
+    /// connections.
     Slots(usize, Option<u32>),
-    /// Time passes, in seconds.
+    /// Time passes: this many seconds.
     Wait(u8),
-    /// The members are replaced: the limit of each server is 0 (no member) to 3.
+    /// Replaces the members. The values are the servers' limits, from 0 (not a member) to 3.
     Update([u8; SERVERS]),
-    /// A successor with these limits replaces the pool.
+    /// Replaces the pool with a successor that has these limits.
     Succeed([u8; SERVERS]),
 }
 
@@ -68,9 +68,9 @@ fn op() -> impl Strategy<Value = Op> {
 struct World {
     pool: Pool,
     limits: [u32; SERVERS],
-    /// The largest count that a server may have: a lowered limit ends no connections.
+    /// The highest count that each server may have. Lowering a limit does not end connections.
     most: [u32; SERVERS],
-    /// Selectors by mask. Clients of one rule share a selector.
+    /// Selectors, indexed by mask. Clients of one rule share a selector.
     selectors: Vec<Selector>,
     leases: Vec<Lease>,
     waiting: Vec<(u8, Pin<Box<Waiting>>)>,

@@ -1,7 +1,7 @@
-//! Regression tests for the faults of the old program, which this project replaced.
+//! Regression tests for bugs in the old program that this project replaced.
 //!
-//! The old program also accepted any common name in a certificate. The server crate tests this
-//! fault.
+//! The old program also accepted any common name in a certificate. The server crate has a test for
+//! that bug.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 #[path = "support/rig.rs"]
@@ -28,8 +28,8 @@ use leastconn_testkit::{
 use rig::{Rig, builder, raise_descriptor_limit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// The old program counted a connection only after dialling, so simultaneous connections all
-/// chose the same idle server.
+/// The old program counted a connection only after dialling, so simultaneous connections all chose
+/// the same idle server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn connections_are_counted_before_dialling() {
     raise_descriptor_limit();
@@ -61,7 +61,7 @@ async fn connections_are_counted_before_dialling() {
     }
     drop(connected);
 
-    // A server is counted as soon as it is picked, before it is dialled.
+    // A connection counts as soon as a server is picked, before the server is dialled.
     let all: Candidates = pool.all();
     let leases: Vec<_> = (0..4)
         .map(|_| pool.pick(&all, &Tried::default(), now()).unwrap())
@@ -72,8 +72,8 @@ async fn connections_are_counted_before_dialling() {
     drop(leases);
 }
 
-/// When connecting failed, the old program closed the client's connection before it tried the
-/// next server.
+/// When connecting failed, the old program closed the client's connection before trying the next
+/// server.
 #[tokio::test]
 async fn client_stays_connected_during_retries() {
     let (dead, well) = (
@@ -96,8 +96,8 @@ async fn client_stays_connected_during_retries() {
     assert!(retried > 0, "the dead server was never tried first");
 }
 
-/// The old program closed both connections as soon as one side had finished sending. A client
-/// that half-closed its connection after the request therefore lost the response.
+/// The old program closed both connections as soon as one side had finished sending. A client that
+/// half-closed its connection after sending the request therefore lost the response.
 #[tokio::test]
 async fn half_close_does_not_close_both_sides() {
     let upstream = Upstream::start(Behaviour::DelayedResponse {
@@ -114,8 +114,8 @@ async fn half_close_does_not_close_both_sides() {
     assert_eq!(rig.outcome().await.unwrap().reason, Reason::Ok);
 }
 
-/// The old program set a read deadline of two seconds on each server connection, and then
-/// closed the connection.
+/// The old program set a read deadline of two seconds on each server connection, and closed the
+/// connection when it expired.
 #[tokio::test]
 async fn server_may_be_silent_for_over_two_seconds() {
     let upstream = Upstream::named("web0").await;
@@ -129,7 +129,7 @@ async fn server_may_be_silent_for_over_two_seconds() {
     assert_eq!(rig.outcome().await.unwrap().reason, Reason::Ok);
 }
 
-/// The old program performed its first health check only one interval after the start.
+/// The old program did not run its first health check until one interval after the start.
 #[tokio::test]
 async fn first_health_check_is_immediate() {
     let (dead, well) = (
@@ -163,8 +163,8 @@ async fn first_health_check_is_immediate() {
     assert!(now() - started < Duration::from_secs(5));
 }
 
-/// The old program dereferenced a null pointer if a rule allowed a client to use an upstream
-/// that did not exist.
+/// The old program dereferenced a null pointer if a rule allowed a client to use an upstream that
+/// did not exist.
 #[tokio::test]
 async fn unknown_server_name_is_an_error() {
     let upstream = Upstream::start(Behaviour::Echo).await;
@@ -174,7 +174,7 @@ async fn unknown_server_name_is_an_error() {
     assert_eq!(error.to_string(), "there is no server named `webapp9`");
 }
 
-/// The old program never released the token buckets of idle clients.
+/// The old program never freed the token buckets of idle clients.
 #[test]
 fn idle_clients_release_their_buckets() {
     let start: Instant = now();
@@ -185,7 +185,7 @@ fn idle_clients_release_their_buckets() {
         drop(limiter.admit(&client, &limits, start).unwrap());
     }
     assert_eq!(limiter.len(), 10_000);
-    // The buckets are full again after 50 ms.
+    // After 50 ms, the buckets are full again.
     limiter.forget_idle(start + Duration::from_secs(1));
     assert!(limiter.is_empty());
 }

@@ -1,5 +1,5 @@
-//! Property tests of the relay. For any sequence of events on both sides, data arrives
-//! unchanged, each kind of ending is forwarded correctly, and the relay terminates.
+//! Property tests of the relay. For any sequence of events on both sides, data arrives unchanged,
+//! each kind of ending is forwarded correctly, and the relay terminates.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 #[path = "support/scripted.rs"]
@@ -17,7 +17,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         // The number of bytes ranges up to several scratch buffers.
         2 => any::<u16>().prop_map(Step::Bytes),
         3 => Just(Step::Wait),
-        // The sum of all pauses is shorter than each timeout.
+        // All pauses together are shorter than any of the timeouts.
         1 => (1u64..100).prop_map(|ms| Step::Pause(Duration::from_millis(ms))),
     ];
     vec(step, 0..24)
@@ -148,8 +148,7 @@ fn each_ending_has_its_reason() {
             fine.clone(),
             Reason::ClientReset,
         ),
-        // The server half-closes its connection, then closes it without reading the whole
-        // request.
+        // The server half-closes its connection, then closes it without reading the whole request.
         (
             quiet(End::Silent, Take::All),
             quiet(End::Orderly, Take::Closed),
@@ -195,8 +194,8 @@ fn eof_after_reset_is_forwarded_as_reset() {
     assert_eq!(run(&client, &server, None), Some(Reason::ClientReset));
 }
 
-/// Each direction uses up its poll budget. The relay must then wake itself, because no I/O
-/// event will occur.
+/// Each direction uses up its poll budget. The relay must then wake itself, because no I/O event
+/// will occur.
 #[test]
 fn exhausted_poll_budget_reschedules_the_relay() {
     let endless = Script {
@@ -212,8 +211,7 @@ fn exhausted_poll_budget_reschedules_the_relay() {
             let start = tokio::time::Instant::now();
             let reason = check(&endless, &endless, OnTruncation::Reset, None).await;
             assert_eq!(reason, Some(Reason::Ok));
-            // Without the wake-up, the relay would have continued only when the next timer
-            // fired.
+            // Without the wake-up, the relay would not have continued until the next timer fired.
             assert_eq!(start.elapsed(), Duration::ZERO);
         });
 }

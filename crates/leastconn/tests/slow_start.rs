@@ -1,4 +1,4 @@
-//! Simulations of slow start: connections of a fixed duration arrive at a steady rate, and the
+//! Simulations of slow start. Connections of a fixed duration arrive at a steady rate, and the
 //! share of a ramping server is checked in each interval.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -27,7 +27,7 @@ fn specs(weights: &[u32]) -> Vec<ServerSpec> {
     weights.iter().enumerate().map(spec).collect()
 }
 
-/// A simulated site: arrivals at a fixed rate, connections of equal duration, and a clock.
+/// A simulated site with a fixed arrival rate, connections of equal duration, and a clock.
 struct Site {
     pool: Pool,
     now: Instant,
@@ -65,7 +65,7 @@ impl Site {
         }
     }
 
-    /// Simulates `time` and returns the number of connections by server.
+    /// Simulates `time` and returns the number of new connections for each server.
     fn run(&mut self, time: Duration) -> Vec<u32> {
         let end = self.now + time;
         let mut got = vec![0; 16];
@@ -97,8 +97,8 @@ impl Site {
     }
 }
 
-/// Returns an upper bound for the number of successes in `n` draws with this probability. The
-/// number exceeds the bound in one of 3.5 million cases.
+/// Returns an upper bound on the number of successes in `n` draws with this probability. The number
+/// exceeds the bound in one of 3.5 million cases.
 fn at_most(n: u32, chance: f64) -> f64 {
     let n = f64::from(n);
     n * chance + 5.0 * (n * chance * (1.0 - chance)).sqrt()
@@ -106,8 +106,8 @@ fn at_most(n: u32, chance: f64) -> f64 {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// For each of `count` seconds, returns the number of new connections to `server` and the
-/// number of all new connections.
+/// Simulates `count` seconds. For each second, returns the number of new connections to `server`
+/// and the total number of new connections.
 fn seconds(site: &mut Site, server: usize, count: u32) -> Vec<(u32, u32)> {
     (0..count)
         .map(|_| {
@@ -117,7 +117,7 @@ fn seconds(site: &mut Site, server: usize, count: u32) -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// The limit after this number of seconds of slow start, as a multiple of the server's share.
+/// Returns the limit after this many seconds of slow start, as a multiple of the server's share.
 /// `lacking`: the server lacks connections, because connections last longer than slow start.
 fn limit_after(seconds: u32, lacking: bool) -> f64 {
     let ramp = (f64::from(seconds) / SLOW.as_secs_f64()).clamp(0.1, 1.0);
@@ -128,9 +128,8 @@ fn limit_after(seconds: u32, lacking: bool) -> f64 {
     }
 }
 
-/// Checks each second after the recovery of a server whose connections last longer than slow
-/// start, both during and after slow start. `share` is the server's fraction of the total
-/// weight.
+/// Checks each second after the recovery of a server whose connections last longer than slow start,
+/// both during and after slow start. `share` is the server's fraction of the total weight.
 #[track_caller]
 fn assert_ramp(seconds: &[(u32, u32)], share: f64) {
     for (second, &(got, total)) in (1..).zip(seconds) {
@@ -145,8 +144,8 @@ fn assert_ramp(seconds: &[(u32, u32)], share: f64) {
 
 #[test]
 fn least_conn_ramp_is_bounded_each_second() {
-    // Tests both short connections and connections that last much longer than the slow start.
-    // In the second case the ramping server always has the fewest connections.
+    // Test both short connections and connections that last much longer than slow start. In the
+    // latter case, the ramping server always has the fewest connections.
     for lives in [SECOND, 600 * SECOND] {
         for maintained in [false, true] {
             let mut site = Site::new(Balance::LeastConn, &[1, 1, 1, 1], 1_000, lives);
@@ -184,7 +183,7 @@ fn least_conn_ramp_is_bounded_each_second() {
     }
 }
 
-/// 400 connections per server, which last 20 s, and a slow start of 10 s.
+/// Each server has 400 connections, which last 20 s. Slow start takes 10 s.
 #[test]
 fn server_catches_up_within_1_5_times_its_share() {
     let (slow_start, lives) = (10 * SECOND, 20 * SECOND);
@@ -197,7 +196,7 @@ fn server_catches_up_within_1_5_times_its_share() {
     for second in 1..=40 {
         let got = site.run(SECOND);
         let total: u32 = got.iter().sum();
-        // Rounding: the server may get one connection more.
+        // Because of rounding, the server may get one more connection.
         let most = 1.5 * f64::from(total) / 4.0 + 1.0;
         assert!(f64::from(got[2]) <= most, "second {second}: {got:?}");
         counts.push(site.in_flight()[2]);
@@ -210,7 +209,8 @@ fn server_catches_up_within_1_5_times_its_share() {
     );
 }
 
-/// The connections of the returning server end at once, so it never has as many as the others.
+/// Connections on the returning server end immediately, so it never has as many as the other
+/// servers.
 #[test]
 fn limit_ends_without_enough_connections() {
     let mut site = Site::with_slow_start(SECOND, Balance::LeastConn, &[1, 1], 100, 600 * SECOND);
@@ -231,7 +231,7 @@ fn limit_ends_without_enough_connections() {
 
 #[test]
 fn without_slow_start_an_empty_server_gets_all_arrivals() {
-    // Control experiment: without slow start, an empty server gets every new connection.
+    // As a control, show that an empty server gets every new connection without slow start.
     let mut site = Site::with_slow_start(
         Duration::ZERO,
         Balance::LeastConn,
@@ -263,8 +263,8 @@ fn other_algorithms_ramp_by_weight() {
         site.run(5 * SECOND);
         site.set("2", AdminState::Ready);
         let ramp = seconds(&mut site, 2, 60);
-        // The other three servers have their full weight, so the share of the ramping server
-        // is w / (3 + w).
+        // The other three servers have their full weight, so the share of the ramping server is w /
+        // (3 + w).
         for (second, &(got, total)) in (1..).zip(&ramp) {
             let [least, most] = [second - 1, second].map(|at| {
                 let weight = (f64::from(at) / 60.0).max(0.099);
@@ -296,8 +296,8 @@ fn p2c_ramp_is_bounded() {
     site.set("2", AdminState::Ready);
     for (second, (got, total)) in (1..).zip(seconds(&mut site, 2, 60)) {
         let weight = (f64::from(second) / 60.0).max(0.1);
-        // The probability that the server is drawn first, and the probability that it is
-        // drawn first or, after one of the three other servers, second.
+        // Two probabilities: that the server is drawn first, and that it is drawn first or, after
+        // one of the three other servers, second.
         let first = weight / (3.0 + weight);
         let chance = first + (1.0 - first) * weight / (2.0 + weight);
         assert!(
@@ -317,8 +317,8 @@ fn ramp_applies_without_open_connections() {
         site.set("2", AdminState::Ready);
         let ramp = seconds(&mut site, 2, 60);
         let got = |seconds: &[(u32, u32)]| seconds.iter().map(|second| second.0).sum::<u32>();
-        // The server gets 10 %, 50 % and 100 % of its share, which is a third. With p2c it
-        // gets slightly more.
+        // The server gets first 10 %, then 50 % and finally 100 % of its share, which is a third.
+        // With p2c, it gets slightly more.
         let (first, middle, last) = (got(&ramp[..6]), got(&ramp[27..33]), got(&ramp[54..]));
         assert!((150..350).contains(&first), "{balance:?}: {first}");
         assert!((850..1350).contains(&middle), "{balance:?}: {middle}");
@@ -374,7 +374,7 @@ fn newest_of_several_ramping_servers_is_bounded() {
 
 #[test]
 fn joining_member_does_not_end_other_ramps() {
-    // In Envoy issue 29008, a member that joined ended the slow start of all members.
+    // In Envoy issue 29008, a joining member ended the slow start of all members.
     let mut site = Site::new(Balance::LeastConn, &[1, 1, 1], 1_000, 600 * SECOND);
     site.set("2", AdminState::Maint);
     site.run(5 * SECOND);

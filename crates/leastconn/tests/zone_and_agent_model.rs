@@ -1,5 +1,5 @@
-//! Property test of zones, agent reports, weights and removed servers: applies random operations
-//! to a pool, and compares each pick with the documented rules.
+//! Property test of zones, agent reports, weights and removed servers. Applies random operations to
+//! a pool and compares each pick with the documented rules.
 
 #![allow(clippy::unwrap_used, reason = "a violated invariant panics")]
 
@@ -34,15 +34,15 @@ const REPORTS: [&str; 12] = [
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// A client connects that may use the servers in the mask.
+    /// A client that may use the servers in the mask connects.
     Pick(u8),
     /// A connection ends.
     End(usize),
     SetAdmin(usize, AdminState),
-    /// The agent of a server sends one of [`REPORTS`].
+    /// A server's agent sends one of [`REPORTS`].
     Report(usize, usize),
     SetWeight(usize, Option<WeightOverride>),
-    /// The members are replaced by the servers in the mask, or all servers if it is empty. The
+    /// Replaces the members with the servers in the mask, or with all servers if it is empty. The
     /// number determines their settings.
     Update(u8, u8),
     /// A successor replaces the pool.
@@ -101,7 +101,7 @@ impl Expected {
         self.spec.weight.get().into()
     }
 
-    /// The weight of the operator replaces that of the agent.
+    /// The operator's weight replaces the agent's.
     fn weight(&self) -> f64 {
         let percent = |percent: u16| self.configured() * f64::from(percent) / 100.0;
         match (self.weight, self.agent_percent) {
@@ -121,7 +121,7 @@ impl Expected {
         self.agent_max.unwrap_or(self.spec.max_conns)
     }
 
-    /// What the server adds to the capacity of its zone.
+    /// What the server adds to its zone's capacity.
     fn capacity(&self) -> f64 {
         match self.weight() {
             0.0 => self.configured(),
@@ -158,7 +158,7 @@ struct World {
     pool: Pool,
     /// Indexed by server number. `None`: not a member.
     expected: Vec<Option<Expected>>,
-    /// Open connections, also to servers that are no longer members.
+    /// Open connections, including those to servers that are no longer members.
     leases: Vec<(usize, Lease)>,
     now: Instant,
 }
@@ -239,7 +239,7 @@ impl World {
             let number: usize = spec.id.as_str().parse().unwrap();
             self.expected[number] = Some(match before[number].take() {
                 Some(known) => Expected { spec, ..known },
-                // Only the connections of a server survive its absence.
+                // Only a server's connections survive its absence.
                 None => Expected::new(spec),
             });
         }
@@ -250,7 +250,7 @@ impl World {
         u32::try_from(leases.count()).unwrap()
     }
 
-    /// The servers that the rules allow for a pick among the servers in the mask.
+    /// Returns the servers that the rules allow for a pick among the servers in the mask.
     fn eligible(&self, allowed: u8) -> Vec<usize> {
         let members: Vec<(usize, &Expected)> = self
             .expected

@@ -147,7 +147,7 @@ pub enum ConnectError {
         attempts: u32,
     },
     /// The connection has waited in the queue for the maximum time.
-    #[error("all allowed servers were at `max_conns` until the timeout of the queue")]
+    #[error("all allowed servers were at `max_conns` until the queue timeout")]
     QueueTimeout {
         /// Number of attempts.
         attempts: u32,

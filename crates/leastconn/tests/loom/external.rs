@@ -1,4 +1,4 @@
-//! Slots and external load.
+//! Loom models of slots and external load.
 
 use std::sync::Arc;
 

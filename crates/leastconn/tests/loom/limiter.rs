@@ -71,8 +71,8 @@ fn concurrent_drop_admit_and_reap_keep_counts() {
         sweeps.join().unwrap();
         let alice = ClientId::from("alice");
         assert_eq!(limiter.open(&alice), 1);
-        // A permit that was counted on an evicted entry would not be included in the count of
-        // the new entry.
+        // If the permit had been counted on an evicted entry, the new entry's count would not
+        // include it.
         let second = admit(&limiter, limits, at(1)).unwrap();
         assert!(admit(&limiter, limits, at(1)).is_err());
         drop((permit, second));
@@ -82,8 +82,8 @@ fn concurrent_drop_admit_and_reap_keep_counts() {
     });
 }
 
-/// The limiter of a member of a fleet of two, and one reported connection of a client that may
-/// have two.
+/// The limiter of one member in a fleet of two. A client that may have two connections has one,
+/// which has been reported.
 fn shared() -> (Arc<Limiter>, Permit) {
     let limiter = Arc::new(Limiter::new(1, at(0)));
     let mut pending = ask(&limiter);
@@ -192,7 +192,7 @@ fn answer_and_timeout_admit_once() {
         assert!(poll_pending(&mut pending).is_none());
         let asked = report(&limiter).unwrap();
         let times_out = thread::spawn(move || {
-            // One of two connections is the share of one of two members.
+            // The share of one of two members is one of the two connections.
             pending.decide_alone(NonZeroU32::MIN.saturating_add(1), at(0))
         });
         confirm(asked, 1);

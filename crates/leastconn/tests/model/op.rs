@@ -5,39 +5,39 @@ use leastconn::AdminState;
 /// An operation on a pool. Indices are taken modulo the number of servers or leases.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Op {
-    /// A client connects that may use the servers in `allowed`.
+    /// A client that may use the servers in `allowed` connects.
     Pick {
         /// One bit per server.
         allowed: u8,
-        /// One bit per server that was already tried.
+        /// One bit per server that has already been tried.
         tried: u8,
     },
     /// A connection ends.
     Drop(u8),
-    /// Dialling a server failed, and another server is tried.
+    /// Dialling a server fails, and another server is tried.
     Retry(u8),
-    /// A connect to a server failed that began this many seconds ago.
+    /// A connect to a server fails. It began this many seconds ago.
     Failed(u8, u8),
-    /// A connect to a server succeeded.
+    /// A connect to a server succeeds.
     Succeeded(u8),
-    /// A connection is established that was being dialled.
+    /// A connection that was being dialled is established.
     Connected(u8),
-    /// A server ended a connection early that was established this many seconds ago.
+    /// A server ends a connection early. It was established this many seconds ago.
     FailedEarly(u8, u8),
-    /// A server served a connection that was established this many seconds ago.
+    /// A server has served a connection that was established this many seconds ago.
     Served(u8, u8),
-    /// A probe of a server ended with success or failure.
+    /// A probe of a server succeeds or fails.
     Probed(u8, bool),
-    /// The operator sets the state of a server.
+    /// The operator sets a server's state.
     Admin(u8, AdminState),
     /// Other balancers report this many connections to a server, with an echo in quarters of a
     /// connection.
     ExternalLoad(u8, u8, u8),
-    /// The number of slots that the balancer holds of a server. 0: no limit by slots.
+    /// The balancer is granted this many slots of a server. 0: slots do not limit the connections.
     Slots(u8, u8),
-    /// Time passes, in seconds.
+    /// Time passes: this many seconds.
     Wait(u8),
-    /// Replaces the members with the servers in the mask. The policies do not change.
+    /// Replaces the members with the servers in the mask. The policies stay the same.
     Update {
         /// One bit per server. 0: all servers.
         members: u8,
@@ -57,9 +57,9 @@ impl Op {
     /// Decodes an operation. Every operation has an encoding.
     pub(crate) fn from_bytes([kind, a, b, c]: [u8; 4]) -> Self {
         match kind % 21 {
-            // Picks are the most frequent operation, so that servers have connections. Two
-            // random masks are combined: on average 7/8 of the servers are allowed, and 1/4
-            // were already tried.
+            // Picks are the most frequent operation, so that servers have connections. The masks
+            // are combinations of random bytes: on average, 7/8 of the servers are allowed, and 1/4
+            // have already been tried.
             0..=5 => Self::Pick {
                 allowed: a | b | c,
                 tried: b & c,

@@ -1,9 +1,9 @@
-//! A sequential model of a pool. Tests apply sequences of operations to a pool and compare it
-//! with the model.
+//! A sequential model of a pool. Tests apply sequences of operations to a pool and compare it with
+//! the model.
 //!
-//! The property test in `pool_model.rs` uses the model. Each operation is decoded from four
-//! bytes, so that any sequence of bytes is a sequence of operations. The invariants in
-//! [`World::run`] are checked after each operation and at the end.
+//! The property test in `pool_model.rs` uses this model. Each operation is decoded from four bytes,
+//! so any sequence of bytes is a valid sequence of operations. The invariants in [`World::run`] are
+//! checked after each operation and at the end.
 
 #![allow(clippy::expect_used, reason = "a violated invariant panics")]
 
@@ -33,9 +33,9 @@ const SERVERS: u8 = 6;
 struct Expected {
     spec: ServerSpec,
     in_flight: u32,
-    /// Connections in flight that are being dialled by a pool that limits dials.
+    /// Number of connections in flight that a pool with a dial limit is still dialling.
     connecting: u32,
-    /// Whether a connect has succeeded.
+    /// Whether any connect has succeeded.
     has_connected: bool,
     external: External,
     /// Times of failures.
@@ -70,8 +70,8 @@ impl Expected {
                 .is_none_or(|slots| self.in_flight < slots)
     }
 
-    /// Whether the server may be picked while no server is available. If `down` is set,
-    /// servers that are down may be picked too.
+    /// Whether the server may be picked while no server is available. If `down` is set, it may be
+    /// picked even if it is down.
     fn is_dialled_while_unavailable(&self, down: bool) -> bool {
         let is_down = self.health.availability() == Availability::Down;
         self.admin == AdminState::Ready && self.has_room() && (down || !is_down)
@@ -87,8 +87,7 @@ impl Expected {
         self.admin == AdminState::Ready && healthy && self.has_room()
     }
 
-    /// Applies `change` to the health. If the server recovers, it may be in slow start
-    /// afterwards.
+    /// Applies `change` to the health. If the server recovers, it may be in slow start afterwards.
     fn change_health(&mut self, change: impl FnOnce(&mut Health)) {
         let before = self.health.availability();
         change(&mut self.health);
@@ -96,9 +95,9 @@ impl Expected {
         self.may_be_slow |= before != Availability::Up && after == Availability::Up;
     }
 
-    /// Returns the load per weight after one more connection. The value is exact, because
-    /// weights are powers of two. Time passes in whole seconds, so a failure counts until time
-    /// passes.
+    /// Returns the load per weight that the server would have with one more connection. The value
+    /// is exact, because weights are powers of two. Time passes only in whole seconds, so a failure
+    /// counts until the next time that time passes.
     fn weight_of_one_more(&self, now: Instant) -> f64 {
         let failures = self.failures.iter().filter(|&&failure| failure == now);
         (f64::from(self.in_flight + 1 + self.external.connections()) + failures.count() as f64)
@@ -106,7 +105,7 @@ impl Expected {
     }
 }
 
-/// A lease, the number of its server, and whether the connection counts as a dial.
+/// A lease, the number of its server, and whether its connection counts as a dial.
 #[derive(Debug)]
 struct Held {
     server: usize,
@@ -114,7 +113,7 @@ struct Held {
     is_dial: bool,
 }
 
-/// A pool, its model, and the connections that are open.
+/// A pool, its model, and the open connections.
 #[derive(Debug)]
 pub(crate) struct World {
     pool: Pool,
@@ -122,7 +121,7 @@ pub(crate) struct World {
     /// Indexed by server number. `None`: the server is not a member.
     expected: Vec<Option<Expected>>,
     leases: Vec<Held>,
-    /// Leases of servers that are no longer members.
+    /// Leases on servers that are no longer members.
     orphans: Vec<Held>,
     /// The last [`External`] of each server.
     externals: [External; SERVERS as usize],
@@ -130,7 +129,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A pool of all servers. Its settings are derived from `seed`.
+    /// Creates a pool of all servers. Its settings are derived from `seed`.
     pub(crate) fn new(seed: u8, now: Instant) -> Self {
         let policies = policies(seed);
         let (active, passive) = policies;
@@ -159,17 +158,17 @@ impl World {
     ///
     /// # Panics
     /// If an invariant is violated:
-    /// - A server that is draining, in maintenance, full, without a free slot or already tried is
-    ///   not picked.
+    /// - A server is not picked if it is draining, in maintenance, full, without a free slot or
+    ///   already tried.
     /// - A server that is ejected or down is picked only if no other server is eligible and
     ///   the pool does not have `PanicPolicy::Refuse`.
     /// - At most the configured share of servers is ejected.
     /// - A backup is picked only if no other server is eligible.
-    /// - A server at the limit of dials is picked only if all eligible servers are at it.
-    /// - With least connections, no other eligible server has a lower load per weight than
-    ///   the picked server, except for servers in slow start.
+    /// - A server at the dial limit is picked only if all eligible servers are at the limit.
+    /// - With least connections, no other eligible server has a lower load per weight than the
+    ///   picked server, except for servers in slow start.
     /// - A server is picked whenever one is eligible.
-    /// - A server on trial has one connection at a time.
+    /// - A server on trial has only one connection at a time.
     /// - The number of connections in flight on each server equals the number of its leases,
     ///   and is 0 at the end.
     pub(crate) fn run(mut self, ops: impl IntoIterator<Item = Op>) {
@@ -291,7 +290,7 @@ impl World {
         self.pick_beside(allowed, was_tried, &already);
     }
 
-    /// Returns the eligible servers according to the documentation of `Pool::pick`.
+    /// Returns the servers that are eligible according to the documentation of `Pool::pick`.
     fn could_be_picked(&self, allowed: u8, was_tried: u8) -> Vec<usize> {
         let among = |mask: u8, may: &dyn Fn(&Expected) -> bool| -> Vec<usize> {
             let is = |number: &usize| self.expected[*number].as_ref().is_some_and(may);
@@ -333,7 +332,7 @@ impl World {
         ejected
     }
 
-    /// Adds the echo. If the ejection of the picked server has expired, starts its trial.
+    /// Adds the echo. If the picked server's ejection has expired, its trial starts.
     fn was_picked(&mut self, number: usize) {
         let now = self.now;
         if let Some(expected) = &mut self.expected[number] {
@@ -346,7 +345,7 @@ impl World {
         }
     }
 
-    /// Returns the state of the upstream that affects the health of `server`.
+    /// Returns the state of the upstream, as far as it affects the health of `server`.
     fn siblings(&self, server: usize) -> Siblings {
         let members = || self.expected.iter().enumerate();
         let is = |expected: &Expected, availability: fn(Availability) -> bool| {
@@ -463,7 +462,7 @@ impl World {
                     Expected { spec, ..known }
                 }
                 None => {
-                    // A server that rejoins keeps the leases that are still held. All other
+                    // A server that rejoins keeps the leases that are still held. All of its other
                     // state is reset.
                     let (back, stay) = std::mem::take(&mut self.orphans)
                         .into_iter()
@@ -535,7 +534,7 @@ impl World {
             .subset(|server| has(allowed, number_from(server.id().as_str())))
     }
 
-    /// Removes a lease from the model. The caller drops it.
+    /// Removes a lease from the model. The caller must drop it.
     fn take_lease(&mut self, which: u8) -> Option<(usize, Lease)> {
         let which = usize::from(which).checked_rem(self.leases.len())?;
         let Held {

@@ -23,9 +23,9 @@ pub(super) fn policies(seed: u8) -> (Option<ActivePolicy>, PassivePolicy) {
     (active, passive)
 }
 
-/// Derives the algorithm, slow start, panic policy and limit of dials from `seed`. Half of the
-/// pools use least connections, half use slow start, half refuse while no server is available,
-/// and two thirds limit dials.
+/// Derives the algorithm, slow start, panic policy and dial limit from `seed`. Half of the pools
+/// use least connections, half use slow start, half refuse connections while no server is
+/// available, and two thirds limit dials.
 pub(super) fn choosing(pool: PoolBuilder<'_>, seed: u8) -> PoolBuilder<'_> {
     let balance = match seed >> 2 & 7 {
         0 => Balance::P2c,
@@ -45,7 +45,7 @@ pub(super) fn choosing(pool: PoolBuilder<'_>, seed: u8) -> PoolBuilder<'_> {
         .slow_start(Duration::from_secs(u64::from(seed >> 5 & 1) * 7))
 }
 
-/// Returns the servers in the mask `members`. Returns all servers if the mask is empty.
+/// Returns the servers in the mask `members`, or all servers if the mask is empty.
 pub(super) fn specs(members: u8, seed: u8) -> Vec<ServerSpec> {
     let is_member =
         |number: &u8| members.is_multiple_of(1 << SERVERS) || has(members, (*number).into());
@@ -53,7 +53,7 @@ pub(super) fn specs(members: u8, seed: u8) -> Vec<ServerSpec> {
     numbers.map(|number| spec(number, seed)).collect()
 }
 
-/// A server whose weight, limit and backup flag are derived from `seed`.
+/// Creates a server whose weight, limit and backup flag are derived from `seed`.
 pub(super) fn spec(number: u8, seed: u8) -> ServerSpec {
     let draw = seed.wrapping_mul(37).wrapping_add(number.wrapping_mul(101));
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 8_000 + u16::from(number)));

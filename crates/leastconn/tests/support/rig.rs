@@ -73,7 +73,7 @@ impl Drop for Rig {
     }
 }
 
-/// A balancer builder with these servers, which are named web0, web1 and so on.
+/// Creates a balancer builder with these servers, which are named web0, web1 and so on.
 pub(crate) fn builder<'a>(upstreams: impl IntoIterator<Item = &'a Upstream>) -> BalancerBuilder {
     upstreams.into_iter().enumerate().fold(
         Balancer::builder("web"),
@@ -83,7 +83,7 @@ pub(crate) fn builder<'a>(upstreams: impl IntoIterator<Item = &'a Upstream>) -> 
     )
 }
 
-/// Raises the soft limit of open file descriptors to the hard limit.
+/// Raises the soft limit on open file descriptors to the hard limit.
 pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);

@@ -1,5 +1,5 @@
-//! A scripted stream, and a check of the invariants of the relay for any pair of scripts. The
-//! file uses only the public API, so that integration tests can include it.
+//! A scripted stream, and a check of the relay's invariants for any pair of scripts. This file uses
+//! only the public API, so that integration tests can include it.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(crate) enum Step {
     /// Transfers at least one byte, and at most this many bytes.
     Bytes(u16),
-    /// Returns `Pending` once, and is ready at the next poll.
+    /// Returns `Pending` once. The next poll is then ready.
     Wait,
     /// Returns `Pending` for this long.
     Pause(Duration),
@@ -28,11 +28,11 @@ pub(crate) enum Step {
 /// How reading ends after the steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Reading ends in order.
+    /// Reading ends cleanly.
     Orderly,
     /// Reading fails with a reset.
     Reset,
-    /// Reading fails, because the transport has ended without the end marker of the protocol.
+    /// Reading fails, because the transport has ended without the protocol's end marker.
     Truncated,
     /// Reading fails with a protocol error.
     Broken,
@@ -45,7 +45,7 @@ pub(crate) enum End {
 pub(crate) enum Take {
     /// Writes accept everything.
     All,
-    /// Writes fail with `BrokenPipe`, as after an orderly end and a close.
+    /// Writes fail with `BrokenPipe`, as after an orderly end followed by a close.
     Closed,
     /// Writes fail with `ConnectionReset`. The next read then reports an ordinary end, as the
     /// kernel does.
@@ -59,18 +59,18 @@ pub(crate) enum Take {
 /// One side of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
-    /// Results of reads.
+    /// The results of reads.
     pub(crate) reads: Vec<Step>,
     /// How reading ends after the results in `reads`.
     pub(crate) end: End,
-    /// Results of writes, flushes and shutdowns, in one sequence.
+    /// The results of writes, flushes and shutdowns, in a single sequence.
     pub(crate) writes: Vec<Step>,
     /// How writing continues after the results in `writes`.
     pub(crate) take: Take,
 }
 
-/// Returns the byte that a side sends at an offset. The bytes at 251 consecutive offsets
-/// differ. At the same offset, the bytes of the two sides differ.
+/// Returns the byte that a side sends at an offset. The bytes at 251 consecutive offsets are all
+/// different. The two sides send different bytes at the same offset.
 fn byte(side: u8, offset: usize) -> u8 {
     (offset % 251) as u8 ^ side
 }
@@ -162,8 +162,7 @@ impl Scripted {
                     self.writer_broke = true;
                     self.reset = true;
                     self.broke_off = !self.ended;
-                    // A read can still return the bytes in transit. Afterwards it reports the
-                    // end.
+                    // A read can still return the bytes in transit. After that, it reports the end.
                     self.end = End::Orderly;
                     self.read_pause = None;
                     Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
@@ -279,13 +278,13 @@ impl Stream for Scripted {
     }
 }
 
-/// Idle timeout of [`check`].
+/// The idle timeout that [`check`] uses.
 const IDLE: Duration = Duration::from_secs(100);
-/// Half-close timeout of [`check`].
+/// The half-close timeout that [`check`] uses.
 const HALF_CLOSE: Duration = Duration::from_secs(10);
 
-/// Relays between two scripted sides and checks the invariants. If `polls` is set, the relay
-/// is dropped after that many polls. Returns the reason code if the relay has ended before.
+/// Relays between two scripted sides and checks the invariants. If `polls` is set, the relay is
+/// dropped after that many polls. Returns the reason code if the relay has ended before that.
 ///
 /// Must be called in a Tokio runtime with paused time.
 ///
@@ -307,7 +306,7 @@ pub(crate) async fn check(
     let reason = {
         let mut relaying = pin!(relay(&mut down, &mut up, &timeouts, &traffic));
         match polls {
-            // Every script ends or becomes silent. In the latter case, a timeout ends the
+            // Every script either ends or becomes silent. In the latter case, a timeout ends the
             // relay.
             None => Some(relaying.await.reason),
             Some(polls) => {
@@ -327,7 +326,7 @@ pub(crate) async fn check(
     assert_eq!(traffic.received(), up.taken.len() as u64);
     assert_eq!(traffic.sent(), down.taken.len() as u64);
     for (from, to) in [(&down, &up), (&up, &down)] {
-        // The bytes received by one side are a prefix of the bytes sent by the other side.
+        // The bytes received by one side are a prefix of the bytes sent by the other.
         assert!(to.taken.len() <= from.given);
         assert!(
             to.taken
@@ -341,8 +340,8 @@ pub(crate) async fn check(
             "more than one buffer of bytes is undelivered"
         );
         if to.shut {
-            // An end is forwarded only if the sender has ended, and only after all data of
-            // the sender.
+            // An end is forwarded only if the sender has ended, and only after all of the sender's
+            // data.
             assert!(from.ended, "forwarded an end that was not sent");
             assert_eq!(
                 to.taken.len(),
@@ -351,7 +350,7 @@ pub(crate) async fn check(
             );
         }
         match reason {
-            // A connection looks closed in order only if the sender has ended in order.
+            // A connection appears to close cleanly only if the sender has ended cleanly.
             Some(Reason::Ok) => assert!(to.shut && !to.aborted && !from.read_failed),
             Some(Reason::IdleTimeout) if !to.aborted => {
                 assert_eq!(to.taken.len(), from.given, "idle with undelivered bytes");
@@ -376,13 +375,13 @@ pub(crate) async fn check(
             );
         }
     }
-    // Whether nothing can be delivered to this side any more.
+    // Whether nothing more can be delivered to this side.
     let lost =
         |to: &Scripted| to.writer_broke || to.reset || to.read_failed || to.write_protocol_error;
     match reason {
         Some(Reason::ClientReset) => {
             assert!(down.reset || down.writer_broke);
-            // The data of the client was delivered, unless the server failed as well.
+            // The client's data was delivered, unless the server failed as well.
             assert!(lost(&up) || up.flushed == down.given);
         }
         Some(Reason::ServerReset) => assert!(up.reset || up.writer_broke),
