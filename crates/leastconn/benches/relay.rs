@@ -1,5 +1,5 @@
-//! Cost of relaying without a network: `cargo bench -p leastconn --bench relay`.
-//! The results include a minimal client and server.
+//! Cost of relaying, measured without a network: `cargo bench -p leastconn --bench relay`. The
+//! results include the cost of a minimal client and server.
 
 mod support;
 

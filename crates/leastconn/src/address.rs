@@ -101,7 +101,7 @@ pub enum AddressError {
     #[error("the text in brackets is not an IPv6 address")]
     InvalidV6,
     /// The host is empty, too long, or contains characters that are not allowed in a host name.
-    #[error("not a host name: use letters, digits, `-`, `_` and `.`, at most 63 characters per label")]
+    #[error("not a host name: use letters, digits, `-`, `_` and `.`, at most 63 per label")]
     InvalidHost,
     /// The path of a UNIX socket is empty, too long, or contains a NUL.
     #[error("the path of a UNIX socket must have 1 to {MAX_PATH} bytes and no NUL")]

@@ -157,7 +157,7 @@ impl Default for PassivePolicy {
     }
 }
 
-/// The state of an upstream, as far as it affects how probes and connect failures change the health
+/// The part of an upstream's state that affects how probes and connect failures change the health
 /// of one of its servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! Connecting, relaying and probing on Tokio.
+//! Connecting, relaying and probing, based on Tokio.
 
 mod agent;
 pub mod connect;

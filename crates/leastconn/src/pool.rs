@@ -473,7 +473,7 @@ fn are_withdrawn(candidates: &Candidates) -> bool {
     servers.all(|server| !server.is_available() && !server.is_unhealthy())
 }
 
-/// Weights that are changed while the pool is in use.
+/// Changes to weights while the pool is in use.
 impl Pool {
     /// Sets the weight of the member `server` while the pool is in use. With `None`, resets it to
     /// the weight in its [`ServerSpec`]. Returns `false` if there is no such member.

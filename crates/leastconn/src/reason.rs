@@ -4,8 +4,8 @@ use std::fmt;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $code:literal,)+) => {
-        /// How a connection ended, as far as this library decides it. Each connection has exactly
-        /// one reason.
+        /// How a connection ended, for every outcome that this library decides. Each connection has
+        /// exactly one reason.
         ///
         /// A program that also authenticates or authorizes clients has additional reasons. It can
         /// define its own enum that includes these reasons and converts from this type.

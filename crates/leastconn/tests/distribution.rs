@@ -323,7 +323,7 @@ proptest! {
         let picked: Vec<_> = (0..4 * total)
             .map(|_| number(&pick(&pool, &pool.all()).unwrap()))
             .collect();
-        // Each complete round has the exact counts, and all rounds have the same order.
+        // Each complete round matches the weights exactly, and all rounds have the same order.
         let (first, rest) = picked.split_at(total as usize);
         prop_assert_eq!(counts(first.iter().copied(), weights.len()), weights.clone());
         prop_assert!(rest.chunks(total as usize).all(|round| round == first));

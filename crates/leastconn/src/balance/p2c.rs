@@ -1,8 +1,8 @@
 //! Power of two choices: draws two servers at random by weight and picks the less loaded one.
 //!
 //! A pick reads only a few servers, regardless of the size of the pool. It draws random positions
-//! and accepts the server at a drawn position with a probability of the server's share divided by
-//! the largest weight. It stops as soon as two different servers are accepted. If [`MAX_DRAWS`]
+//! and accepts the server at a drawn position with a probability equal to the server's share
+//! divided by the largest weight. It stops as soon as two different servers are accepted. If [`MAX_DRAWS`]
 //! draws do not yield two servers, the pick scans all servers and draws the missing ones with the
 //! same probabilities.
 //!

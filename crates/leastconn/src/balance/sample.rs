@@ -19,8 +19,8 @@ pub(super) const fn scale_below(random: u64, bound: u64) -> u64 {
 /// must not be zero, and their sum must fit into a `u64`.
 ///
 /// One pass over the candidates is enough, because the sum of all shares need not be known.
-/// Candidate `k` replaces the current choice with a probability of its share divided by the sum of
-/// the shares of all candidates up to and including `k`.
+/// Candidate `k` replaces the current choice with a probability equal to its share divided by the
+/// sum of the shares of all candidates up to and including `k`.
 ///
 /// Source: M. T. Chao, "A general purpose unequal probability sampling plan" (1982), for a
 /// sample of size one.

@@ -7,9 +7,9 @@
 //! the fraction of *new* connections that a server gets.
 //!
 //! During the configured `slow_start` time, the server's share grows linearly from a tenth of its
-//! share by weight to the whole. The first tenth, which is also Envoy's default
-//! (`min_weight_percent`), is enough to show that the server works and to warm its caches. With a
-//! lower share, a server of a small site would get no connections at first.
+//! share by weight to the whole. It starts at a tenth, as in Envoy (`min_weight_percent`). This is
+//! enough to show that the server works and to warm its caches. With a lower share, a server of a
+//! small site would get no connections at first.
 //!
 //! With [`Balance::LeastConn`], the limit also depends on how many connections the server lacks;
 //! see [`new_connection_limit`]:
@@ -23,7 +23,7 @@
 //!   [`CATCH_UP_PERIODS`] periods of `slow_start`, the limit therefore doubles with each further
 //!   period, until the server may get every new connection.
 //!
-//! The ramp starts with the first pick that could have chosen the server. Recovering a server
+//! The ramp starts with the first pick that could have chosen the server. Recording a recovery
 //! therefore needs no clock, and time without connections does not count as warm-up.
 //!
 //! [`Balance::LeastConn`]: crate::Balance::LeastConn

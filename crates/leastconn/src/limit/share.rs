@@ -40,7 +40,7 @@ pub enum Sharing {
     Unanswered {
         /// Number of members that accept connections, including this one.
         members: NonZeroU32,
-        /// As for [`Self::Connected`]. If true, this member's share decides every time.
+        /// As for [`Self::Connected`]. If true, every decision is based on this member's share.
         exact: bool,
     },
     /// The last answers are too old to be used. This member enforces its share of the limits.

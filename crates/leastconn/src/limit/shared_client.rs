@@ -56,9 +56,10 @@ const REPEAT_CLOSED: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The limits of the last attempt.
+    /// The limits that applied to the client's last connection attempt.
     limits: Limits,
-    /// Connections that this member has admitted. Decides while the store does not answer.
+    /// The connections that this member has admitted. Used for decisions while the store does not
+    /// answer.
     bucket: Bucket,
     has_answer: bool,
     /// Tokens in use in the whole fleet at `answered`.

@@ -108,7 +108,7 @@ impl Stream for TcpStream {
         let _ = self.set_zero_linger();
     }
 
-    /// Does nothing: closing a socket without unread data sends a FIN.
+    /// Does nothing, because closing a socket that has no unread data sends a FIN.
     fn poll_finish(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

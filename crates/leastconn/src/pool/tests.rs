@@ -369,7 +369,7 @@ fn server_with_zero_weight_gets_no_connections() {
         let status = pool.server("a").unwrap().status();
         assert!(status.is_up() && !status.is_available());
     }
-    // It is not dialled even if no server is available.
+    // The server with zero weight is not dialled even if no server is available.
     for down in ["a", "b", "c"] {
         pool.server(down).unwrap().probed(false);
     }

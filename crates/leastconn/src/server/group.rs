@@ -1,7 +1,7 @@
 //! The servers of one upstream, as a group. Some decisions about one server depend on the other
 //! servers: whether another server may be ejected, and whether any server is available.
 //!
-//! A pool shares the group with its successors, so the group persists across reloads. Changes of
+//! A pool shares the group with its successors, so the group persists across reloads. Changes to
 //! health, administrative state and membership lock the group; picks do not.
 
 use std::{fmt, num::NonZeroU32, time::Duration};

@@ -345,7 +345,7 @@ impl World {
         }
     }
 
-    /// Returns the state of the upstream, as far as it affects the health of `server`.
+    /// Returns the part of the upstream's state that affects the health of `server`.
     fn siblings(&self, server: usize) -> Siblings {
         let members = || self.expected.iter().enumerate();
         let is = |expected: &Expected, availability: fn(Availability) -> bool| {

@@ -54,7 +54,8 @@ impl<'a> EarlyWatch<'a> {
         }
     }
 
-    /// Records the success of a connection that ends after [`EARLY`] without another result.
+    /// Called when the connection ends. If it lasted for [`EARLY`] without another result, records
+    /// a success.
     pub(super) fn end(&mut self) {
         if !self.is_done && self.has_outlasted_failures() {
             self.served();
