@@ -133,10 +133,10 @@ impl Member {
         self.details.spec.zone.as_ref()
     }
 
-    /// Returns the weight in effect. A weight set by an [operator](Pool::set_weight) comes first.
-    /// Otherwise, it is the configured weight multiplied by the percentage that the server's
-    /// [agent](Pool::agent_reported) reports, or [`Self::configured_weight`] without such a report.
-    /// Zero: the server gets no new connections.
+    /// Returns the weight in effect. A weight set by an [operator](Pool::set_weight) takes
+    /// precedence. Otherwise, it is the configured weight multiplied by the percentage that the
+    /// server's [agent](Pool::agent_reported) reports, or [`Self::configured_weight`] without such
+    /// a report. Zero: the server gets no new connections.
     pub fn effective_weight(&self) -> f64 {
         self.details.weight.to_weight()
     }
@@ -402,8 +402,8 @@ impl Pool {
     /// Sets where more slots come from, for this pool and its predecessors and successors. With
     /// `None`, which is the default, slots are not requested.
     ///
-    /// Slots are requested when a server's last slot is taken, and when a pick fails that would
-    /// have succeeded with another slot. If a server has more connections than
+    /// Slots are requested when a server's last slot is taken, and when a pick fails but would have
+    /// succeeded with another slot. If a server has more connections than
     /// [slots](Server::set_slots), the end of a connection requests that its slot be taken back.
     ///
     /// If the pool has no queue, a connection can [wait](Self::enqueue) for slots, but no longer

@@ -2,9 +2,9 @@
 //!
 //! A pick reads only a few servers, regardless of the size of the pool. It draws random positions
 //! and accepts the server at a drawn position with a probability equal to the server's share
-//! divided by the largest weight. It stops as soon as two different servers are accepted. If [`MAX_DRAWS`]
-//! draws do not yield two servers, the pick scans all servers and draws the missing ones with the
-//! same probabilities.
+//! divided by the largest weight. It stops as soon as two different servers are accepted. If
+//! [`MAX_DRAWS`] draws do not yield two servers, the pick scans all servers and draws the missing
+//! ones with the same probabilities.
 //!
 //! Sources: M. Mitzenmacher, "The power of two choices in randomized load balancing" (2001), and
 //! Envoy issue 29873 (the two servers must be different).

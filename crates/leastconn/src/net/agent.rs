@@ -113,8 +113,8 @@ impl AgentChecker {
 
 impl AgentChecker {
     /// Returns the time from the last report of a server's agent until `now`. If the agent has
-    /// never reported, the time starts when it was first asked. Returns `None` for servers whose
-    /// agents are not asked.
+    /// never reported, the time is counted from when it was first asked. Returns `None` for servers
+    /// whose agents are not asked.
     pub fn report_age(&self, server: &ServerId, now: Instant) -> Option<Duration> {
         let reported = self.shared.reported.lock();
         let at = reported.get(server)?;

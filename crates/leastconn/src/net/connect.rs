@@ -50,8 +50,8 @@ pub struct ConnectPolicy {
     /// starts at 100 ms and doubles up to one second. A round starts early if a server becomes
     /// available. If zero, there is only one round.
     pub retry_for: Duration,
-    /// TCP keepalive: how long the connection is without traffic before the kernel probes the
-    /// server; see [`set_keepalive`](super::set_keepalive). `None`: no keepalive.
+    /// TCP keepalive: how long the connection may be idle before the kernel probes the server; see
+    /// [`set_keepalive`](super::set_keepalive). `None`: no keepalive.
     pub keepalive: Option<Duration>,
 }
 
@@ -263,8 +263,8 @@ impl<'a, P: Prepare> Connect<'a, P> {
         Self { source, ..self }
     }
 
-    /// Sets the client. The pool's queue serves clients in turn. All connections without a client
-    /// count as those of a single client.
+    /// Sets the client. The pool's queue serves clients in turn. All connections for which no
+    /// client is set count as one client's connections.
     pub const fn client(mut self, client: &'a ClientId) -> Self {
         self.client = Some(client);
         self

@@ -36,7 +36,7 @@ pub enum Probe {
         status: Vec<RangeInclusive<u16>>,
     },
     /// A MySQL or MariaDB server sends its greeting and answers a login. Any answer counts as a
-    /// success, except an error that concerns all clients. The probe completes the login, because a
+    /// success, except an error that affects all clients. The probe completes the login, because a
     /// server blocks a host after `max_connect_errors` connections that end before login.
     Mysql {
         /// The user to log in as, without a password. The user need not exist. If the name contains
@@ -135,7 +135,7 @@ pub enum ProbeError {
     /// The answer has an unexpected status code.
     #[error("HTTP status {0}")]
     Status(u16),
-    /// The server answered with an error that concerns all clients.
+    /// The server answered with an error that affects all clients.
     #[error("the server answered with an error: {0}")]
     Server(String),
     /// The check itself is invalid, so no connection was opened.

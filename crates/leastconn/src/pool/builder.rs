@@ -155,11 +155,10 @@ impl<'a> PoolBuilder<'a> {
 
     /// Sets the pool's own zone. By default there is none, and the zones of servers are ignored.
     ///
-    /// As long as at least half of the weight of the servers in the own zone is available,
-    /// connections are sent only to these servers. Otherwise the servers of all zones are used
-    /// equally, so that the remaining servers in the own zone are not overloaded. A connection also
-    /// goes to another zone if all servers in the own zone are at `max_conns` or have already been
-    /// tried.
+    /// As long as at least half of the weight of the servers in this zone is available, connections
+    /// are sent only to these servers. Otherwise the servers of all zones are used equally, so that
+    /// the remaining servers in this zone are not overloaded. A connection also goes to another
+    /// zone if all servers in this zone are at `max_conns` or have already been tried.
     ///
     /// The rule applies first to the servers that are not backups, then to the backups. It does not
     /// apply to servers that are dialled because no server is available.

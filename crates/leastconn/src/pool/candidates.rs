@@ -22,7 +22,7 @@ struct Set {
     members: Arc<[Member]>,
     picker: AnyPicker,
     weights: Weights,
-    /// The candidates in the pool's own zone, if some candidates are in it and some are not.
+    /// The candidates in the pool's own zone, if only some of the candidates are in it.
     local: Option<Candidates>,
 }
 
@@ -65,8 +65,7 @@ impl Candidates {
         self.0.members.is_empty()
     }
 
-    /// Returns the candidates in the pool's own zone, if some candidates are in it and some are
-    /// not.
+    /// Returns the candidates in the pool's own zone, if only some of the candidates are in it.
     pub(super) fn local(&self) -> Option<&Self> {
         self.0.local.as_ref()
     }

@@ -115,7 +115,7 @@ impl PickRules {
     }
 
     /// Picks a server if no primary is available (`no_primary`), if the pool limits dials in
-    /// progress, or if some candidates are in the own zone and some are not.
+    /// progress, or if only some of the candidates are in the pool's own zone.
     // Not inlined, so that the common path does not reserve registers and stack for it.
     #[inline(never)]
     fn pick_unusual<const QUEUED: bool>(

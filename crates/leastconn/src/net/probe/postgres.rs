@@ -9,8 +9,8 @@ const PROTOCOL: u32 = 196_608;
 
 const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 
-/// `SQLSTATE` codes that concern all clients: the server is starting, stopping or recovering
-/// (`cannot_connect_now`), or has no free connection (`too_many_connections`).
+/// `SQLSTATE` codes of errors that affect all clients: the server is starting, stopping or
+/// recovering (`cannot_connect_now`), or has no free connection (`too_many_connections`).
 const UNAVAILABLE: [&[u8]; 2] = [b"57P03", b"53300"];
 
 pub(super) async fn check<S: Stream>(
@@ -65,7 +65,7 @@ fn startup(user: &str) -> Vec<u8> {
     startup
 }
 
-/// Returns the error message, or `None` if the error does not concern all clients. Each field is a
+/// Returns the error message, or `None` if the error does not affect all clients. Each field is a
 /// letter followed by a NUL-terminated text.
 fn unavailable(fields: &[u8]) -> Option<&[u8]> {
     let field = |letter: u8| {
