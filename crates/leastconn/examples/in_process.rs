@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // client connections itself.
     let listener = TcpListener::bind("127.0.0.1:0").await?;
 
-    println!("alice opens 12 connections, which is her burst:");
+    println!("alice opens 12 connections and uses up her burst:");
     let (report, clients) = open(&balancer, &listener, "alice", 12).await?;
     for member in balancer.pool().members().iter() {
         let server = &member.server;
