@@ -1,8 +1,8 @@
-//! Compares the cost of TLS records in rustls and in our record layer:
+//! Compares the cost of TLS records in rustls' record layer and in ours:
 //! `cargo bench -p leastconn-tls --bench records [-- --rounds=N] [--work=Upload]`.
 //!
-//! One thread relays between a TLS client and a plain server, which run on other threads.
-//! Only the CPU time of the relaying thread is measured. Compare only figures of one run.
+//! One thread relays between a TLS client and a plain server, which run on other threads. Only the
+//! CPU time of the relaying thread is measured. Compare only figures from the same run.
 #![expect(clippy::unwrap_used, reason = "a benchmark may stop")]
 
 use std::{
@@ -115,7 +115,7 @@ async fn accept(listener: &tokio::net::TcpListener, config: &Arc<ServerConfig>) 
     accepted.map_err(|(error, _)| error.to_string()).unwrap()
 }
 
-/// Starts the balancer's thread. It returns the CPU time in nanoseconds that the relay used.
+/// Starts the balancer thread, which returns the relay's CPU time in nanoseconds.
 fn balancer(
     listener: TcpListener,
     upstream: SocketAddr,
@@ -164,7 +164,7 @@ fn receive_all(from: &mut impl Read) -> usize {
     }
 }
 
-/// CPU time of the balancer's thread in nanoseconds per KiB or echo.
+/// CPU time of the balancer thread, in nanoseconds per KiB or per echo.
 fn run(setup: &Setup, own: bool, work: Work) -> f64 {
     if work == Work::Handshake {
         return handshake(setup, own);
@@ -223,8 +223,8 @@ fn resident() -> usize {
     line.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// Bytes per idle connection: allocated by Rust, and resident memory (which includes the
-/// state of the ciphers).
+/// Bytes per idle connection: memory allocated by Rust, and resident memory, which also includes
+/// the cipher state.
 fn idle(setup: &Setup, own: bool) -> (f64, f64) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -280,7 +280,7 @@ fn idle(setup: &Setup, own: bool) -> (f64, f64) {
     })
 }
 
-/// CPU time of the server's side of a handshake, in nanoseconds.
+/// CPU time of the server side of a handshake, in nanoseconds.
 fn handshake(setup: &Setup, own: bool) -> f64 {
     let front = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = front.local_addr().unwrap();
@@ -312,7 +312,7 @@ fn main() {
         std::env::args().find_map(|argument| argument.strip_prefix(name).map(str::to_owned))
     };
     if let Some(own) = argument("--idle=").and_then(|own| own.parse().ok()) {
-        // Separate processes, so that freed memory of one run does not affect the other.
+        // Use separate processes, so that memory freed by one run does not affect the other.
         let (heap, resident) = idle(&setup, own);
         println!("idle own={own}: {heap:.0} B heap, {resident:.0} B resident");
         return;

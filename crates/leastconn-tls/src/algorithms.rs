@@ -33,8 +33,8 @@ impl Algorithms {
     }
 }
 
-/// Post-quantum groups are first, so that traffic that is recorded today cannot be decrypted
-/// with a future quantum computer.
+/// Post-quantum groups come first, so that traffic recorded today cannot be decrypted with a future
+/// quantum computer.
 const DEFAULT_GROUPS: [NamedGroup; 4] = [
     NamedGroup::X25519MLKEM768,
     NamedGroup::X25519,
@@ -60,9 +60,9 @@ const GROUP_ALIASES: [(&str, &str); 6] = [
     ("curve25519", "X25519"),
 ];
 
-/// The name, OpenSSL's name and the suite of each supported cipher suite, in the default
-/// order. AES-128 suites are first: the SHA-384 of the AES-256 suites makes handshakes
-/// noticeably slower.
+/// The supported cipher suites, each with its IANA and OpenSSL names, in the default order. AES-128
+/// suites come first, because the AES-256 suites use SHA-384, which makes handshakes noticeably
+/// slower.
 const SUITES: [(&str, &str, CipherSuite); 9] = [
     (
         "TLS_AES_128_GCM_SHA256",

@@ -1,11 +1,11 @@
 //! Application-Layer Protocol Negotiation (RFC 7301).
 
-/// Protocol names in order of preference. With an empty list, ALPN is not used.
+/// Protocol names in order of preference. If the list is empty, ALPN is not used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alpn(Vec<String>);
 
 impl Alpn {
-    /// Creates the list. Each name must have 1 to 255 bytes, and no name may occur twice.
+    /// Creates the list. Each name must be 1 to 255 bytes long, and no name may occur twice.
     pub fn new(names: Vec<String>) -> Self {
         Self(names)
     }

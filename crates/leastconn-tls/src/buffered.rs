@@ -1,5 +1,5 @@
-//! A TLS stream with the record layer of rustls: rustls implements the protocol, and this
-//! module reads and writes the TCP socket.
+//! A TLS stream that uses rustls' record layer: rustls implements the protocol, and this module
+//! reads and writes the TCP socket.
 
 mod boundary;
 pub(super) mod suites;
@@ -42,9 +42,9 @@ const RECEIVE: usize = 64 * 1024;
 /// usually contains the end of a record and the beginning of the next record.
 const SMALLEST_READ: usize = 4 * 1024;
 
-/// Number of control records in a row after which the key update counter of rustls is reset.
-/// Without the reset, rustls would refuse the 33rd key update. [`ControlLimit`] limits the
-/// rate of key updates instead.
+/// Number of control records in a row after which rustls' key update counter is reset. Without the
+/// reset, rustls would refuse the 33rd key update. [`ControlLimit`] limits the rate of key updates
+/// instead.
 const RESET_AFTER: u32 = 32;
 
 thread_local! {
@@ -66,23 +66,23 @@ impl Read for TrackedSocket<'_, '_> {
     }
 }
 
-/// The client's or the server's side of a TLS connection: see [`super::TlsStream`] and
+/// The client side or the server side of a TLS connection: see [`super::TlsStream`] and
 /// [`super::client`].
 pub(super) struct Buffered {
     socket: TcpStream,
     session: Box<Connection>,
-    /// Received ciphertext that was not passed to rustls yet, because the reader's buffer was
+    /// Received ciphertext that has not been passed to rustls yet, because the reader's buffer was
     /// full or because of `pause`. Almost always empty.
     unprocessed: Vec<u8>,
     /// Record boundaries in the bytes that were passed to rustls.
     boundary: Boundary,
-    /// An error that occurred in a read after plaintext had been decrypted. That read returned
-    /// the plaintext. The next read returns this error.
+    /// An error that occurred in a read that had already decrypted plaintext. That read returned
+    /// the plaintext, and the next read returns this error.
     failed: Option<io::Error>,
     control: ControlLimit,
     /// Number of control records since the last record with data.
     control_in_a_row: u32,
-    /// Whether rustls may have an answer to a control record that is not sent yet.
+    /// Whether rustls may hold an unsent answer to a control record.
     is_answering: bool,
     /// While this timer runs, no record is passed to rustls, because the peer sent too many
     /// records without data.
@@ -142,8 +142,8 @@ impl Buffered {
     ) -> Result<LastFlight, HandshakeError> {
         loop {
             if let Some(sessions) = sessions.filter(|_| !self.session.is_handshaking()) {
-                // Make the sessions resumable before the last flight is sent: a client that
-                // has received that flight may resume at once.
+                // Make the sessions resumable before the last flight is sent: a client that has
+                // received that flight may resume immediately.
                 sessions.complete(&self.session);
             }
             let last = if self.session.wants_write() {
@@ -158,7 +158,7 @@ impl Buffered {
                 return Ok(last);
             }
             if !early.is_empty() {
-                // If these bytes are not TLS, rustls refuses them at once.
+                // If these bytes are not TLS, rustls refuses them immediately.
                 let before = early;
                 let count = self.session.read_tls(&mut early)?;
                 self.boundary.skip(&before[..count]);
@@ -174,8 +174,8 @@ impl Buffered {
         }
     }
 
-    /// Reads into the buffer of rustls, not into the worker's buffer: data that follows the
-    /// handshake must stay in the socket or in rustls.
+    /// Reads into rustls' buffer, not into the worker's buffer: data that follows the handshake
+    /// must stay in the socket or in rustls.
     fn poll_read_tls(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Self {
             socket,
@@ -281,7 +281,7 @@ impl Buffered {
         Ok(())
     }
 
-    /// Counts a control record. Pauses or ends the connection if there were too many.
+    /// Counts a control record. Pauses or ends the connection if the peer has sent too many.
     fn count_control(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.control.take(net::now()) {
             Verdict::Process => {}
@@ -308,7 +308,8 @@ impl Buffered {
             .map_err(|error| HandshakeError::Tls(error).into_io())
     }
 
-    /// Ends the connection because of `why`. Sends the alert if the socket accepts it now.
+    /// Ends the connection because of the violation `why`. Sends the alert if the socket accepts it
+    /// now.
     fn refuse(&mut self, cx: &mut Context<'_>, why: Violation) -> io::Error {
         if !self.boundary.is_within_given_header() {
             let _ = self.request(Request::for_violation(why));
@@ -317,7 +318,7 @@ impl Buffered {
         io::Error::from(why)
     }
 
-    /// Converts the error of rustls for a refused record into an I/O error.
+    /// Converts rustls' error for a refused record into an I/O error.
     fn explain(&self, error: HandshakeError) -> io::Error {
         match error {
             HandshakeError::Tls(error) if error == suites::UNEXPECTED => {
@@ -378,8 +379,7 @@ impl Buffered {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads about as much ciphertext as `buffer` has room for plaintext, and decrypts the
-    /// ciphertext.
+    /// Reads about as many bytes of ciphertext as `buffer` has room for, and decrypts them.
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -481,12 +481,12 @@ impl AsyncWrite for Buffered {
             let count = this.session.writer().write(bytes)?;
             this.sealed += count.div_ceil(MAX_PLAINTEXT) as u64;
             this.control.sent(count);
-            // Send at once: there may be no later write that would send this data.
+            // Send immediately: there may be no later write to send this data.
             let sent = this.poll_send(cx)?;
             if count > 0 || bytes.is_empty() {
                 return Poll::Ready(Ok(count));
             }
-            // The buffer of rustls is full: wait for the socket.
+            // rustls' buffer is full: wait for the socket.
             ready!(sent);
         }
     }

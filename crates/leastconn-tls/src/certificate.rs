@@ -43,8 +43,8 @@ pub struct Certificate {
     pub issuer_cn: Option<String>,
     /// The serial number in hex, as `openssl x509 -serial` prints it.
     pub serial: String,
-    /// Errors of names that could not be decoded. Such an error refuses the client only if a
-    /// rule that must be evaluated compares the name.
+    /// Errors for names that could not be decoded. The client is refused only if a rule that must
+    /// be evaluated compares such a name.
     pub unreadable: Vec<Ambiguous>,
 }
 
@@ -165,11 +165,10 @@ pub fn spki(certificate: &X509Certificate<'_>) -> String {
     lower_hex(digest(&SHA256, certificate.public_key().raw).as_ref())
 }
 
-/// Replaces a name that cannot be decoded by an empty value, and adds its error to
-/// `unreadable`.
+/// Replaces a name that cannot be decoded with an empty value, and adds its error to `unreadable`.
 ///
 /// # Errors
-/// All other errors, which refuse the certificate for every rule.
+/// All other errors. They refuse the certificate for every rule.
 fn readable<T: Default>(
     name: Result<T, Ambiguous>,
     unreadable: &mut Vec<Ambiguous>,

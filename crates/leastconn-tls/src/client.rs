@@ -1,8 +1,8 @@
 //! TLS to the servers: configuration, verification of the server, and the stream.
 //!
-//! This side always uses the record layer of rustls, whatever `tls_records` says. A server
-//! may send session tickets at any time, which the record layer of this crate does not
-//! parse. Connections to a few near servers would gain little from that layer.
+//! This side always uses rustls' record layer, whatever `tls_records` says. A server may send
+//! session tickets at any time, which this crate's record layer does not parse. Connections to a
+//! few near servers would gain little from that layer.
 //!
 //! Session resumption is off. rustls does not verify the chain of a resumed session, so a
 //! revoked server could continue to resume its session.
@@ -97,14 +97,14 @@ pub fn is_failure(error: &io::Error) -> bool {
 
 /// An established TLS connection to a server.
 ///
-/// Reading distinguishes an orderly end (`close_notify`) from a broken stream. If TLS
-/// caused an error, its inner error is a [`Failure`]. If the TCP stream ended without
-/// `close_notify`, the kind of the error is [`io::ErrorKind::UnexpectedEof`].
+/// Reading distinguishes an orderly end (`close_notify`) from a broken stream. For an error caused
+/// by TLS, the inner error is a [`Failure`]. If the TCP stream ended without `close_notify`, the
+/// kind of the error is [`io::ErrorKind::UnexpectedEof`].
 pub struct ClientStream(Buffered);
 
-/// Does the handshake with a server, whose certificate must be valid for `name`. If `alpn`
-/// is `Some`, only this application protocol is offered. Otherwise the protocols of `config`
-/// are offered.
+/// Performs the handshake with a server, whose certificate must be valid for `name`. If `alpn` is
+/// `Some`, only this application protocol is offered. Otherwise the protocols of `config` are
+/// offered.
 ///
 /// # Errors
 /// TLS errors have a [`Failure`] as inner error. Socket I/O errors are returned unchanged.
@@ -164,7 +164,7 @@ impl ClientStream {
     }
 }
 
-/// Adds explanations to errors of rustls.
+/// Adds explanations to rustls errors.
 fn explained(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match (error.kind(), inner) {

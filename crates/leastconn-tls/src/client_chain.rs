@@ -1,5 +1,5 @@
-//! The certificate chains that clients presented, interned: a chain is stored once, as long
-//! as a connection that presented it is open.
+//! Interned client certificate chains. Each chain is stored once, as long as any connection that
+//! presented it is open.
 //!
 //! Chains are kept to re-authorize open connections when CAs, CRLs or rules change, and
 //! when a certificate expires. If a client has many connections, its certificate is parsed

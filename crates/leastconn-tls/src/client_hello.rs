@@ -112,8 +112,8 @@ pub async fn read_hello(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<H
             bytes.extend_from_slice(&chunk[..count]);
             let parsed = match framing.advance(bytes) {
                 Found::Incomplete => {
-                    // Reserve the missing bytes at once: growing step by step would
-                    // fragment the heap.
+                    // Reserve all missing bytes in one step: repeated growth would fragment the
+                    // heap.
                     bytes.reserve_exact(framing.missing().min(MAX_BYTES - bytes.len()));
                     continue;
                 }
@@ -154,7 +154,7 @@ pub async fn read_hello(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<H
 /// The error for data that cannot follow a ClientHello.
 const UNEXPECTED: Error = Error::PeerMisbehaved(PeerMisbehaved::KeyEpochWithPendingFragment);
 
-/// The error for a ClientHello that exceeds the limit of this crate, but not that of rustls.
+/// The error for a ClientHello that exceeds this crate's limit, but not rustls' limit.
 const TOO_LONG: Error = Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge);
 
 /// Parses the ClientHello in the first `length` bytes with rustls. Takes `bytes` on
@@ -176,7 +176,7 @@ fn parse(bytes: &mut Vec<u8>, length: usize) -> Result<Hello, (Error, Option<Acc
             Err((error, alert)) => return Err((error, Some(alert))),
         }
         if acceptor.read_tls(&mut rest).is_err() {
-            // The buffer of rustls is full.
+            // rustls' buffer is full.
             return Err((TOO_LONG, None));
         }
     }

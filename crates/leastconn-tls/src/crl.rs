@@ -40,8 +40,8 @@ pub struct RevocationList {
     /// The issuer's name in backticks.
     pub issuer: String,
     raw_issuer: Box<[u8]>,
-    /// The issuer's name in canonical form: names that are equal by RFC 5280 are equal byte
-    /// by byte.
+    /// The issuer's name in canonical form: names that are equal under RFC 5280 are equal byte by
+    /// byte.
     canonical_issuer: Box<[u8]>,
     /// `cRLNumber`, big-endian, without leading zeros.
     number: Option<Box<[u8]>>,
@@ -57,8 +57,8 @@ pub struct RevocationList {
 }
 
 impl RevocationList {
-    /// The issuer's name in canonical form: names that are equal by RFC 5280 are equal byte
-    /// by byte.
+    /// The issuer's name in canonical form: names that are equal under RFC 5280 are equal byte by
+    /// byte.
     pub fn canonical_issuer(&self) -> &[u8] {
         &self.canonical_issuer
     }
@@ -191,7 +191,7 @@ pub fn timestamp(time: ASN1Time) -> Timestamp {
     })
 }
 
-/// Explains a parser error. The text of the parser names only the expected ASN.1 element.
+/// Explains a parser error. The parser's own text names only the expected ASN.1 element.
 pub fn malformed(error: x509_parser::nom::Err<X509Error>) -> String {
     match X509Error::from(error) {
         X509Error::Der(_) | X509Error::NomError(_) | X509Error::Generic => {

@@ -34,8 +34,8 @@ pub fn encode(tag: u8, content: &[u8]) -> Vec<u8> {
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Reads the fields of the signed part of a certificate (TBSCertificate), from the serial
-    /// number on.
+    /// Reads the fields of a certificate's signed part (TBSCertificate), starting with the serial
+    /// number.
     pub(crate) fn certificate_fields(signed: &'a [u8]) -> Option<Self> {
         let mut fields = Reader(Reader(signed).content(SEQUENCE)?);
         if fields.peek() == Some(VERSION) {

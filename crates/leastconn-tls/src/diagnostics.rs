@@ -31,8 +31,8 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// Collects data about a handshake in which rustls returned `error`. Call this function in
-    /// the future of the handshake: it takes the rejected certificate from the task-local slot.
+    /// Collects data about a handshake in which rustls returned `error`. Call this function inside
+    /// the handshake future: it takes the rejected certificate from the task-local slot.
     pub(super) fn gather(error: &Error, session: Option<&CommonState>) -> Self {
         let mut diagnostics = Self {
             version: session
@@ -61,7 +61,7 @@ impl Diagnostics {
         diagnostics
     }
 
-    /// Diagnostics for a certificate that is refused after its handshake.
+    /// Diagnostics for a certificate that is refused after the handshake.
     pub fn of(certificate: &[u8]) -> Self {
         Self {
             rejected: RejectedCertificate::from_der(certificate).map(Box::new),
@@ -95,7 +95,7 @@ impl Diagnostics {
     }
 
     /// A prefix for the error text that names the client's offer. For a client without TLS 1.2,
-    /// the error of rustls alone would be misleading: it names a missing extension.
+    /// rustls' error alone would be misleading: it names a missing extension.
     fn preface(&self) -> String {
         if !self.protocols.is_empty() {
             return format!("the client offers {}: ", self.protocols.join(", "));

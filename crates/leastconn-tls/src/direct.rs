@@ -1,9 +1,8 @@
-//! A TLS stream with the record layer of this crate. Received records are opened from the
-//! worker's buffer into the reader's buffer. Sent records are sealed from the writer's
-//! buffer into the worker's buffer. Thus only the ciphers and the kernel copy data.
+//! A TLS stream that uses this crate's record layer. Received records are opened from the worker's
+//! buffer into the reader's buffer. Sent records are sealed from the writer's buffer into the
+//! worker's buffer. As a result, only the ciphers and the kernel copy data.
 //!
-//! An idle connection keeps nothing but keys. Buffers are allocated only as long as they
-//! are needed:
+//! An idle connection keeps nothing but keys. Buffers are allocated only while they are needed:
 //!
 //! - for the beginning of an incomplete record;
 //! - for the rest of a record that did not fit into the reader's buffer;
@@ -80,8 +79,8 @@ impl PartialBuffer {
         self.consumed = 0;
     }
 
-    /// Appends to the remaining bytes. This is only needed for an alert after records that the
-    /// socket did not accept.
+    /// Appends to the remaining bytes. This is needed only for an alert that follows records which
+    /// the socket has not accepted.
     fn append(&mut self, bytes: &[u8]) {
         let mut all = self.remaining().to_vec();
         all.extend_from_slice(bytes);
@@ -110,8 +109,8 @@ impl PartialBuffer {
     }
 }
 
-/// Continues a connection after its handshake with the record layer of this crate.
-/// `unopened` holds the bytes that were received after the client's last flight.
+/// Continues a connection, after its handshake, with this crate's record layer. `unopened` holds
+/// the bytes that were received after the client's last flight.
 ///
 /// # Errors
 /// If the secrets are not usable. The socket is returned with the error.
@@ -150,7 +149,7 @@ struct State<K> {
     unopened: PartialBuffer,
     /// Plaintext that was opened but not read.
     unread: PartialBuffer,
-    /// Sealed records that the socket did not accept yet.
+    /// Sealed records that the socket has not accepted yet.
     unsent: PartialBuffer,
     /// Whether `unsent` ends with an answer to the client. An answer is sent even if the
     /// caller does not write.
@@ -163,8 +162,8 @@ struct State<K> {
     /// Whether the client violated the protocol or truncated the stream. If so, nothing
     /// more is read.
     broken: bool,
-    /// An error that occurred in a read after plaintext had been opened. That read returned
-    /// the plaintext. The next read returns this error.
+    /// An error that occurred in a read that had already opened plaintext. That read returned the
+    /// plaintext, and the next read returns this error.
     failed: Option<io::Error>,
     /// Whether `close_notify` or a fatal alert was sealed. If so, nothing may follow.
     closed: bool,

@@ -1,4 +1,4 @@
-//! Distinguished names: decoding of strings (X.520), and comparison by RFC 5280.
+//! Distinguished names: decoding of strings (X.520), and comparison as in RFC 5280.
 
 use std::char::decode_utf16;
 
@@ -6,8 +6,8 @@ use x509_parser::der_parser::asn1_rs::{Any, FromDer, Tag};
 
 use crate::der;
 
-/// Decodes an attribute value by its ASN.1 string type. Returns `None` if the value is not
-/// a string, or if its bytes are not valid for the type.
+/// Decodes an attribute value according to its ASN.1 string type. Returns `None` if the value is
+/// not a string, or if its bytes are not valid for the type.
 ///
 /// A `TeletexString` must be ASCII: implementations disagree on the meaning of other bytes.
 pub fn decode(value: &Any<'_>) -> Option<String> {
@@ -40,10 +40,9 @@ pub fn decode(value: &Any<'_>) -> Option<String> {
     }
 }
 
-/// The canonical form of a distinguished name: names that are equal by RFC 5280, section
-/// 7.1, have the same form. The form does not depend on string types, case and repeated
-/// spaces. `name` is the complete SEQUENCE. A name that does not parse is returned
-/// unchanged.
+/// The canonical form of a distinguished name: names that are equal under RFC 5280, section 7.1,
+/// have the same form. The form does not depend on string types, case or repeated spaces. `name` is
+/// the complete SEQUENCE. A name that does not parse is returned unchanged.
 pub fn canonical(name: &[u8]) -> Vec<u8> {
     match canonical_rdns(name) {
         Some(rdns) => der::encode(0x30, &rdns.concat()),

@@ -1,5 +1,4 @@
-//! Texts for errors of rustls and rustls-webpki, which by themselves display as names of
-//! enum variants.
+//! Texts for rustls and rustls-webpki errors, which would otherwise display as enum variant names.
 
 mod client;
 mod quoted;
@@ -39,8 +38,8 @@ pub(crate) fn certificate(whose: &str, error: &CertificateError) -> String {
     }
 }
 
-/// Explains an error of rustls-webpki that rustls has no variant for. `own` is the peer's
-/// certificate, and `any` is that certificate or one above it.
+/// Explains a rustls-webpki error for which rustls has no variant. `own` describes the peer's
+/// certificate, and `any` describes that certificate or one above it.
 fn certificate_of_webpki(own: &str, any: &str, error: &webpki::Error) -> String {
     use webpki::Error as E;
     match error {
@@ -101,7 +100,7 @@ pub fn crl(error: &webpki::Error) -> String {
     }
 }
 
-/// Explains an error of a handshake or of a key, without naming the peer.
+/// Explains a handshake error or a key error, without naming the peer.
 pub fn error(error: &Error) -> String {
     match error {
         Error::InvalidMessage(error) => format!("invalid TLS message: {}", message(error)),

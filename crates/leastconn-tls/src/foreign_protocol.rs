@@ -11,7 +11,7 @@ pub enum ForeignProtocol {
     Bytes(Vec<u8>),
     /// Nothing was received, although the client did not close the connection.
     Nothing,
-    /// The client closed the connection, and nothing was received before.
+    /// The client closed the connection before anything was received.
     Closed,
 }
 

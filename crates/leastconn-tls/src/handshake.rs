@@ -95,7 +95,7 @@ async fn finish(
     }
 }
 
-/// Completes the handshake with the record layer of this crate.
+/// Completes the handshake with this crate's record layer.
 async fn direct(
     mut socket: TcpStream,
     received: Vec<u8>,

@@ -6,8 +6,8 @@ use rustls::{AlertDescription, Error};
 
 use crate::{alert, error_text, permit::Evicted, trust::ChainErrorKind};
 
-/// Why a handshake failed. If there is an alert for the error, it was sent to the client,
-/// unless the socket did not accept it at once.
+/// Why a handshake failed. If there is an alert for the error, it was sent to the client, unless
+/// the socket could not accept it immediately.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// A protocol error, or an error in the certificates.

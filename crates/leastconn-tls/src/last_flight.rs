@@ -16,8 +16,8 @@ pub(super) enum LastFlight {
 /// delay the acknowledgement by 40 ms. A client without `TCP_NODELAY` would wait for the
 /// acknowledgement before it sends its first message.
 ///
-/// `TCP_QUICKACK` is not permanent: the kernel returns to delayed acknowledgements by
-/// itself.
+/// `TCP_QUICKACK` is not permanent: the kernel later returns to delayed acknowledgements on its
+/// own.
 pub(super) fn acknowledge(socket: &TcpStream) {
     // Ignore an error: its only consequence is the delay.
     let _ = rustix::net::sockopt::set_tcp_quickack(socket, true);

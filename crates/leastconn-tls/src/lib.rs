@@ -1,15 +1,14 @@
 //! Mutual TLS for a load balancer.
 //!
-//! Clients are authenticated by certificates that a trusted authority issued and that no
-//! CRL revokes, or by a pinned public key. Servers are authenticated by name, URI or key.
-//! rustls does the handshake. rustls-webpki verifies chains, and this crate adds checks
-//! that rustls-webpki does not make. By default, this crate also implements the records
-//! after the handshake ([`settings::RecordLayer`]).
+//! Clients are authenticated by certificates that a trusted authority issued and that no CRL
+//! revokes, or by a pinned public key. Servers are authenticated by name, URI or key. rustls
+//! performs the handshake. rustls-webpki verifies chains, and this crate adds checks that
+//! rustls-webpki does not perform. By default, this crate also implements the records after the
+//! handshake ([`settings::RecordLayer`]).
 //!
-//! The crate does not depend on the format of the configuration file: other crates convert
-//! that file to [`settings`]. It does not authorize clients, either. A handshake yields a
-//! stream and the verified names of the peer. The caller's [`permit::Permit`] decides the
-//! order of handshakes.
+//! The crate does not depend on the format of the configuration file: other crates convert that
+//! file to [`settings`]. Nor does it authorize clients. A handshake yields a stream and the
+//! verified names of the peer. The caller's [`permit::Permit`] decides the order of handshakes.
 //!
 //! Modules, in the order of the data path:
 //!

@@ -3,7 +3,7 @@
 //! - the offered versions, for the log of a failed negotiation;
 //! - the extended master secret, without which TLS 1.2 sessions must not be resumed.
 //!
-//! These fields do not decide the handshake: rustls parses the same bytes for that.
+//! These fields do not decide the handshake: rustls parses the same bytes itself.
 
 use crate::record::{CLIENT_HELLO, content::HANDSHAKE};
 

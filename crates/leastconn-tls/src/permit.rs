@@ -39,7 +39,7 @@ pub trait Permit {
     ) -> impl Future<Output = Result<T, Evicted>>;
 }
 
-/// A permit without a scheduler: each step runs at once, and the handshake is never evicted.
+/// A permit without a scheduler: each step runs immediately, and the handshake is never evicted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unscheduled;
 

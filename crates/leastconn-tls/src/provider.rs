@@ -8,7 +8,7 @@ use crate::{
     settings::{MinVersion, RecordLayer},
 };
 
-/// The cryptography of aws-lc-rs, restricted to `algorithms`.
+/// The aws-lc-rs crypto provider, restricted to `algorithms`.
 pub(super) fn provider(algorithms: &Algorithms, records: RecordLayer) -> CryptoProvider {
     use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, ALL_KX_GROUPS, default_provider};
     let suite = |name: &rustls::CipherSuite| {
@@ -34,7 +34,7 @@ pub(super) fn provider(algorithms: &Algorithms, records: RecordLayer) -> CryptoP
     }
 }
 
-/// The protocol versions, from `min` on, for which there is a cipher suite.
+/// The protocol versions, starting with `min`, that have a cipher suite.
 pub(super) fn versions(
     min: MinVersion,
     provider: &CryptoProvider,

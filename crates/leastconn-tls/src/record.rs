@@ -1,6 +1,6 @@
-//! TLS records after the handshake, without I/O. Records are opened directly into the
-//! reader's buffer, and sealed directly from the writer's buffer. rustls does the handshake
-//! and derives all keys.
+//! TLS records after the handshake, without I/O. Records are opened directly into the reader's
+//! buffer, and sealed directly from the writer's buffer. rustls performs the handshake and derives
+//! all keys.
 //!
 //! Sources: RFC 8446, sections 4.6.3, 5 and 6; RFC 5246, section 6; RFC 5288; RFC 7905.
 //!
@@ -102,7 +102,7 @@ fn alert_name(code: u8) -> String {
     alert::name(AlertDescription::from(code))
 }
 
-/// Returns the payload length of a record that was received after the handshake. Makes all
+/// Returns the payload length of a record that was received after the handshake. Performs all
 /// checks that are possible with the header alone: RFC 8446, 5.1 and 5.2; RFC 5246, 6.2.
 pub(super) fn payload_length(header: [u8; HEADER], is_tls13: bool) -> Result<usize, Violation> {
     let [kind, major, _, high, low] = header;
@@ -144,9 +144,9 @@ pub(crate) enum Content {
     End,
 }
 
-/// Maximum number of empty records and warnings in a row. The limit must be lower than that
-/// of rustls, which refuses the 33rd empty record without an alert. rustls also counts a few
-/// records that [`Buffered`](super::buffered::Buffered) inserts.
+/// Maximum number of empty records and warnings in a row. The limit must be lower than rustls' own
+/// limit: rustls refuses the 33rd empty record without an alert. rustls also counts a few records
+/// that [`Buffered`](super::buffered::Buffered) inserts.
 pub(super) const EMPTY_IN_A_ROW: u8 = 30;
 
 /// Control records that must be sent before anything else.
@@ -301,7 +301,7 @@ impl<K: Rekey> Records<K> {
             return Err(Violation::MalformedKeyUpdate);
         }
         if fits < plaintext.len() {
-            // A KeyUpdate must be the end of its record, because later data has new keys.
+            // A KeyUpdate must end its record, because any data after it is sealed with new keys.
             return Err(Violation::Unexpected);
         }
         if length < self.message.len() {

@@ -1,12 +1,12 @@
-//! The certificate for which a handshake was refused.
+//! The certificate that caused a handshake to be refused.
 //!
 //! All connections of a listener share one verifier, which can return only an error to
 //! rustls. The verifier stores further details in a task-local slot, which is set only while
 //! the future of a handshake is polled. Therefore details of different clients cannot be
 //! mixed up, and verification outside a handshake stores nothing.
 //!
-//! With a verifier per connection, no slot would be needed. But then each connection would
-//! need its own `ServerConfig`.
+//! A verifier per connection would need no slot, but each connection would then need its own
+//! `ServerConfig`.
 
 use std::{borrow::Cow, cell::RefCell};
 
@@ -72,8 +72,8 @@ fn name(content: &[u8]) -> Option<String> {
     Some(bounded(&name.to_string()).into_owned())
 }
 
-/// The first part of a name. It has more than [`LONGEST`] characters as text, if the whole
-/// name has: each relative name and each attribute adds at least two characters.
+/// The first part of a name. If the text of the whole name has more than [`LONGEST`] characters, so
+/// has the text of this part: each relative name and each attribute adds at least two characters.
 fn first_attributes(content: &[u8]) -> Option<Vec<u8>> {
     let mut relative_names = Reader(content);
     let mut kept = Vec::new();
@@ -104,8 +104,8 @@ pub(super) async fn with_slot<F: Future>(handshake: F) -> F::Output {
     REJECTED.scope(RefCell::default(), handshake).await
 }
 
-/// Stores a rejected certificate in the slot of the current handshake. Replaces a certificate
-/// that was stored before. Does nothing outside a handshake.
+/// Stores a rejected certificate in the slot of the current handshake. Replaces any certificate
+/// that was stored earlier. Does nothing outside a handshake.
 pub(super) fn put(der: &[u8], detail: Option<String>) {
     let _ = REJECTED.try_with(|slot| {
         slot.replace(Some(Rejected {

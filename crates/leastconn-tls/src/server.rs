@@ -22,8 +22,8 @@ use crate::{
 pub struct Server {
     pub(super) config: Arc<ServerConfig>,
     /// For each key exchange group, in the order of the settings, a configuration that is
-    /// restricted to this group. With these configurations the order of the settings decides.
-    /// rustls itself would follow the client's preference.
+    /// restricted to this group. With these configurations, the settings decide the order of
+    /// preference. rustls itself would follow the client's order.
     by_group: Arc<[(NamedGroup, Arc<ServerConfig>)]>,
     pub(super) records: RecordLayer,
     pub(super) sessions: Option<Arc<Sessions>>,

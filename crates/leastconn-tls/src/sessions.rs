@@ -8,7 +8,7 @@
 //! - the time since the full handshake;
 //! - the chain, as in a new handshake.
 //!
-//! If a check fails, rustls gets no session, and the client does a full handshake.
+//! If a check fails, rustls gets no session, and the client performs a full handshake.
 //!
 //! Sessions belong to one listener in one configuration and do not survive a reload. Their
 //! number and total size are limited: the oldest session is evicted first. In TLS 1.3 a

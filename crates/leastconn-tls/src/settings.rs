@@ -13,7 +13,7 @@ use crate::{
     pattern::{Spki, UriPattern},
 };
 
-/// TLS settings towards clients.
+/// TLS settings for connections from clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSettings {
     /// The oldest protocol version that is accepted.
@@ -46,7 +46,7 @@ pub struct ServerMaterial {
     pub crls: Arc<CrlStore>,
 }
 
-/// TLS settings towards servers.
+/// TLS settings for connections to servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientSettings {
     /// The oldest protocol version that is accepted.
@@ -137,11 +137,10 @@ pub enum ClientAuth {
 /// behaviour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RecordLayer {
-    /// The record layer of this crate, which works directly on the buffers of the socket
-    /// and the relay.
+    /// This crate's record layer, which works directly on the socket's and the relay's buffers.
     #[default]
     Direct,
-    /// The record layer of rustls, which has internal buffers.
+    /// rustls' record layer, which has internal buffers.
     Rustls,
 }
 
@@ -150,8 +149,8 @@ pub enum RecordLayer {
 /// less than 256 bytes. TLS itself allows 65,535 bytes of names.
 pub const MAX_CA_NAMES: usize = 32_768 - 256;
 
-/// The size in bytes of authority names in a CertificateRequest. `names` are the lengths of
-/// the names in DER.
+/// The size in bytes of authority names in a CertificateRequest. `names` yields the length of each
+/// name in DER.
 pub fn ca_names_length(names: impl Iterator<Item = usize>) -> usize {
     names.map(|length| length + 2).sum()
 }

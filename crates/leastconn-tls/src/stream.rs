@@ -171,7 +171,7 @@ pub fn negotiated(stream: &TlsStream) -> (&'static str, &'static str) {
     let version = stream.negotiated().version;
     let version = version.map_or("unknown", version_name);
     let cipher = match stream.negotiated().suite {
-        // rustls calls these suites `TLS13_…`, IANA calls them `TLS_…`.
+        // rustls calls these suites `TLS13_…`, and IANA calls them `TLS_…`.
         Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",
         Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => "TLS_AES_256_GCM_SHA384",
         Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => "TLS_CHACHA20_POLY1305_SHA256",

@@ -125,8 +125,8 @@ impl Trust {
     }
 }
 
-/// Checks whether a listener would now accept a client with this certificate and these
-/// intermediates, for the command `explain`. The check assumes that the client has the key.
+/// Checks, for the `explain` command, whether a listener would now accept a client with this
+/// certificate and these intermediates. The check assumes that the client has the key.
 ///
 /// # Errors
 /// The outer error means that an authority cannot be used as a trust anchor. The inner error

@@ -1,10 +1,10 @@
-//! The handshake of a connection that continues with the record layer of this crate. rustls
-//! works on the buffers of this module. At the end, it returns the keys and the key schedule
+//! The handshake of a connection that continues with this crate's record layer. rustls works on the
+//! buffers of this module. At the end, it returns the keys and the key schedule
 //! (`KernelConnection`).
 //!
-//! `ServerConnection::dangerous_extract_secrets` is no alternative. It returns the keys
-//! without the key schedule, so that key updates would be impossible. Besides, a
-//! `ServerConnection` may already have decrypted records that followed the handshake.
+//! `ServerConnection::dangerous_extract_secrets` is not an alternative. It returns the keys without
+//! the key schedule, which would make key updates impossible. In addition, a `ServerConnection` may
+//! already have decrypted records that followed the handshake.
 //!
 //! All uses of this rustls API are in this file, because rustls 0.24 changes the API:
 //!
@@ -45,7 +45,7 @@ use super::{
 /// handshake message that rustls accepts, with the headers of its records.
 const MAX_PENDING: usize = 128 * 1024;
 
-/// Size of a read in bytes: more than any flight without a long certificate chain.
+/// Size of a read in bytes: larger than any flight without a long certificate chain.
 const CHUNK: usize = 4 * 1024;
 
 pub(super) struct Handshaken {
@@ -78,7 +78,7 @@ enum Progress {
     Done,
 }
 
-/// Does the handshake. Returns the session, the bytes that were received after the handshake,
+/// Performs the handshake. Returns the session, the bytes that were received after the handshake,
 /// and which side sent the last flight.
 async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
@@ -111,7 +111,7 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         };
         if let (Progress::Done, Some(sessions)) = (&progress, &config.sessions) {
             // Make the sessions resumable before the last flight is sent: a client that has
-            // received that flight may resume at once.
+            // received that flight may resume immediately.
             sessions.complete(&session);
         }
         let last = if answer.is_empty() {
@@ -138,8 +138,7 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Passes one record after the other to rustls, until rustls has an answer or needs more
-/// data.
+/// Passes records to rustls one at a time, until rustls has an answer or needs more data.
 fn advance(
     session: &mut UnbufferedServerConnection,
     received: &mut Vec<u8>,

@@ -1,5 +1,4 @@
-//! The cipher suites of rustls, with decrypters that also accept *requests* from
-//! [`Buffered`].
+//! rustls' cipher suites, with decrypters that also accept *requests* from [`Buffered`].
 //!
 //! rustls has no option to change the following behaviour:
 //!
@@ -9,8 +8,8 @@
 //! - It refuses the 33rd key update between two records with data, although a JDK at its
 //!   key limit sends hundreds.
 //!
-//! A cipher suite sees every record, and the error that it returns selects the alert.
-//! Therefore [`Buffered`] passes requests to the decrypter of the suite.
+//! A cipher suite sees every record, and the error that it returns selects the alert. Therefore
+//! [`Buffered`] passes requests to the suite's decrypter.
 //!
 //! A request is a record whose payload is shorter than an authentication tag. A peer cannot
 //! send a request: [`Buffered`] refuses such headers before rustls sees them.
@@ -40,11 +39,11 @@ use super::super::record::{EMPTY_IN_A_ROW, HEADER, TAG, Violation, content};
 pub(super) const UNEXPECTED: Error =
     Error::PeerMisbehaved(PeerMisbehaved::IllegalMiddleboxChangeCipherSpec);
 
-/// A request of [`Buffered`](super::Buffered) to the decrypter.
+/// A request from [`Buffered`](super::Buffered) to the decrypter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// Return an empty record, which resets the key update counter of rustls. Within a
-    /// handshake message the request has no effect.
+    /// Return an empty record, which resets rustls' key update counter. Within a handshake message,
+    /// the request has no effect.
     ResetKeyUpdates = 0,
     UnexpectedMessage = 1,
     RecordOverflow = 2,
@@ -75,7 +74,7 @@ impl Request {
     }
 }
 
-/// Replaces each suite by a suite whose decrypters accept requests.
+/// Replaces each suite with one whose decrypters accept requests.
 pub(in super::super) fn wrap(suites: &mut [SupportedCipherSuite]) {
     for suite in suites {
         let name = suite.suite();

@@ -161,7 +161,7 @@ fn wildcards_are_kept_literally() {
     assert_eq!(read.dns, ["*.example"]);
 }
 
-/// Compares with the hash of the key that rustls parses.
+/// Compares the hash with that of the key as rustls parses it.
 #[test]
 fn spki_is_the_hash_of_the_public_key() {
     for cert in [leaf("a").build(), leaf("a").rsa().build()] {

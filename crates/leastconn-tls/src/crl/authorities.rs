@@ -70,8 +70,8 @@ impl CrlStore {
         }
     }
 
-    /// The CRL that lists an authority's certificate. The certificate's issuer must have
-    /// the CRL's name, and the same key must have signed the certificate and the CRL.
+    /// The CRL that lists an authority's certificate. The certificate and the CRL must have the
+    /// same issuer name and must be signed with the same key.
     fn listing(
         &self,
         der: &CertificateDer<'_>,

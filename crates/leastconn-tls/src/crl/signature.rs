@@ -6,7 +6,7 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use super::RevocationList;
 use crate::distinguished_name;
 
-/// Why the signature of a CRL is not accepted as that of an authority.
+/// Why a CRL's signature is not accepted as an authority's signature.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SignatureError {
     /// The CRL names another issuer.

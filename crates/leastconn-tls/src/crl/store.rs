@@ -16,7 +16,7 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
     pub list: Arc<RevocationList>,
-    /// Path of its file, as configured.
+    /// Path of the CRL's file, as configured.
     pub file: Arc<str>,
     /// The public keys (SubjectPublicKeyInfo) that verify its signature: keys of authorities
     /// that have the name of the CRL's issuer.
@@ -218,8 +218,8 @@ impl CrlStore {
     }
 }
 
-/// Splits a group of CRLs into the newest CRLs and the others. Different CRLs of the same
-/// age are in force together.
+/// Splits a group of CRLs into the newest CRLs and the rest. Different CRLs of the same age are in
+/// force together.
 fn newest(mut group: Vec<Loaded>) -> (Vec<Loaded>, Vec<Loaded>) {
     let by_number = group.iter().all(|one| one.list.number.is_some());
     let mut unique: Vec<Loaded> = Vec::new();

@@ -1,5 +1,5 @@
-//! A stream over an in-memory socket and a client that behaves arbitrarily, for property
-//! tests and fuzzing.
+//! A stream over an in-memory socket, with a client that behaves arbitrarily, for property tests
+//! and fuzzing.
 
 use std::{pin::Pin, sync::LazyLock, task::Poll};
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::record::{content, drive::pair};
 
-/// The runtime for the timer of a pause.
+/// The runtime that drives the pause timer.
 static RUNTIME: LazyLock<Option<Runtime>> =
     LazyLock::new(|| Builder::new_current_thread().enable_time().build().ok());
 
@@ -45,7 +45,7 @@ pub(crate) fn drive(data: &[u8]) {
     let _entered = RUNTIME.as_ref().map(Runtime::enter);
     let (mut sent, mut read) = (Vec::new(), Vec::new());
     let (mut to_write, mut written, mut back) = (0, 0, Vec::new());
-    // Maximum number of records without data. More of them can cause a pause or a refusal.
+    // Maximum number of records without data. A higher number can cause a pause or a refusal.
     const EMPTY: usize = 30;
     let mut empty = 0;
     // Whether the client sent an invalid record, which the stream may refuse.
@@ -112,8 +112,7 @@ pub(crate) fn drive(data: &[u8]) {
                 read.extend_from_slice(buffer.filled());
             }
             _ => {
-                // Offer up to 70,000 bytes, which can be more than the stream accepts at
-                // once.
+                // Offer up to 70,000 bytes, which can be more than the stream accepts in one call.
                 to_write = (to_write + many).min(written + 70_000);
                 let left = counted(written, to_write - written);
                 if let Poll::Ready(count) = Pin::new(&mut stream).poll_write(&mut context(), &left)

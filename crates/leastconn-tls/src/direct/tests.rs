@@ -31,7 +31,7 @@ use crate::{
 enum Op {
     ClientWrites(usize),
     ServerWrites(usize),
-    /// The client updates its keys and requests a key update of the server.
+    /// The client updates its keys and requests a key update from the server.
     ClientUpdates,
     /// This many bytes from the client arrive at the server.
     Arrives(usize),
@@ -68,7 +68,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     )
 }
 
-/// Certificates, which take time to generate.
+/// Certificates, shared by all cases because generating them takes time.
 struct Setup {
     roots: RootCertStore,
     ecdsa: leastconn_testkit::Cert,
@@ -338,8 +338,8 @@ fn exhausted_key_ends_sending_without_close_notify() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// After any operations of both sides, and with any split of the bytes on the wire: the
-    /// bytes arrive unchanged, the end is reported correctly, and all buffers are empty.
+    /// After any operations on both sides, and with any split of the bytes on the wire, the bytes
+    /// arrive unchanged, the end is reported correctly, and all buffers are empty.
     #[test]
     fn bytes_and_end_of_stream_arrive(
         suite in prop::sample::select(aws_lc_rs::ALL_CIPHER_SUITES),

@@ -21,13 +21,13 @@ pub enum NotPlain {
     /// An empty segment: `//`, or a `/` at the end.
     #[error("with a `*`, a URI cannot have empty segments or a `/` at its end")]
     EmptySegment,
-    /// A segment `.` or `..`, also with parameters.
+    /// A segment `.` or `..`, possibly with parameters.
     #[error("with a `*`, a URI cannot have segments `.` or `..`")]
     DotSegment,
     /// A query, a fragment, or a character that is not allowed in paths.
     #[error("with a `*`, a URI cannot have a query or a fragment, or {0:?} in its path")]
     Path(char),
-    /// A percent-encoding that is not necessary, not UTF-8, or encodes a delimiter.
+    /// A percent-encoding that is unnecessary, is not UTF-8, or encodes a delimiter.
     #[error(
         "with a `*`, a URI can use percent-encoding only for characters that need it, in UTF-8, \
          and not for `/`, `\\`, `?`, `#`, `%`, `*` or control characters"
@@ -202,7 +202,7 @@ mod tests {
     }
 
     proptest! {
-        /// Compares with a parser that decodes percent-encodings.
+        /// Compares the segments with those of a parser that decodes percent-encodings.
         #[test]
         fn decoding_does_not_change_segments(
             path in "([ab./;?#*\\\\]|%2[0-9a-fA-F]|%[0-9a-f]{2}|%){1,12}",

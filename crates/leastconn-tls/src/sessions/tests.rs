@@ -22,7 +22,7 @@ use crate::{
 const HOUR: Duration = Duration::from_hours(1);
 
 thread_local! {
-    /// How far the clock of the sessions is ahead of the real time in this test.
+    /// How far the session clock is ahead of real time in this test.
     static AHEAD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
@@ -171,7 +171,7 @@ async fn resumption_does_not_renew_the_age() {
         }
         AHEAD.set(HOUR);
         assert!(!connect(&server, &client).await.unwrap(), "{records:?}");
-        // The new session has the age of the old session.
+        // The new session keeps the age of the old session.
         AHEAD.set(HOUR + Duration::from_mins(59));
         assert!(connect(&server, &client).await.unwrap(), "{records:?}");
     }
@@ -184,7 +184,7 @@ async fn revoked_client_cannot_resume() {
         let before = server_of(&ca, &[], records);
         assert!(!connect(&before, &client).await.unwrap());
         let now = server_of(&ca, &[&cert], records);
-        // Without the old sessions, the client would do a full handshake, and this test would
+        // Without the old sessions, the client would perform a full handshake, and this test would
         // not test resumption.
         now.inherit(&before);
         let refused = connect(&now, &client).await.unwrap_err();
@@ -230,8 +230,8 @@ async fn sessions_end_with_the_certificate() {
         assert!(!connect(&server, &client).await.unwrap());
         AHEAD.set(Duration::from_mins(29));
         assert!(connect(&server, &client).await.unwrap());
-        // According to the clock of the sessions, the certificate has expired. A full
-        // handshake uses the real time and succeeds.
+        // According to the session clock, the certificate has expired. A full handshake uses the
+        // real time and succeeds.
         AHEAD.set(Duration::from_mins(31));
         assert!(!connect(&server, &client).await.unwrap(), "{records:?}");
     }

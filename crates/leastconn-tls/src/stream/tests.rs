@@ -18,7 +18,7 @@ use tokio_rustls::{TlsConnector, client};
 use super::super::{HandshakeError, HandshakeErrorKind, accept, read_hello};
 use crate::{algorithms::Algorithms, permit::Unscheduled, settings::RecordLayer};
 
-/// Whether a connection uses the record layer of this crate (`true`) or of rustls (`false`).
+/// Whether a connection uses this crate's record layer (`true`) or rustls' (`false`).
 const BOTH: [bool; 2] = [false, true];
 use super::*;
 use std::io::Write;
@@ -304,7 +304,7 @@ async fn other_direction_works_after_half_close() {
 async fn writer_waits_for_the_reader() {
     for own in BOTH {
         let (mut server, client) = pair(own, any_suite(), None).await;
-        // Write until the socket is full. The buffers of the kernel hold some MiB.
+        // Write until the socket is full. The kernel's buffers hold a few MiB.
         let megabyte = vec![0; 1 << 20];
         let mut written = 0;
         while let Ok(count) = tokio::time::timeout(
@@ -320,7 +320,7 @@ async fn writer_waits_for_the_reader() {
     }
 }
 
-/// Does a handshake with `script` as the client. Returns the error of `server` and the result
+/// Performs a handshake with `script` as the client. Returns the error of `server` and the result
 /// of `script`.
 async fn refused(
     server: ServerConfig,

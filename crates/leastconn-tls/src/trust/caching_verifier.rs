@@ -8,7 +8,7 @@
 //! and cache.
 //!
 //! The signature in `CertificateVerify` is verified in every full handshake and never cached.
-//! Errors are not cached, so clients without a certificate of a trusted authority cannot add
+//! Errors are not cached, so clients without a certificate from a trusted authority cannot add
 //! entries.
 
 use parking_lot::Mutex;

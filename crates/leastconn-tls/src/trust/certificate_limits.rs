@@ -15,7 +15,7 @@ pub(super) const MAX_EXTENSIONS: usize = 64;
 /// for the organizational units that [`crate::certificate::MAX_NAMES`] allows.
 pub(super) const MAX_ATTRIBUTES: usize = 1024;
 
-/// Which elements of a client's certificates are too many.
+/// The kind of element that a client's certificates have too many of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooManyElements {
     /// The client's own certificate has too many extensions.
@@ -70,7 +70,7 @@ pub(super) fn check(
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Elements {
     extensions: usize,
-    /// In subject and issuer.
+    /// Attributes of subject and issuer.
     attributes: usize,
 }
 

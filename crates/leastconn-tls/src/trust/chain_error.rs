@@ -14,8 +14,8 @@ use crate::{
 /// Why a chain is not accepted, without the details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainErrorKind {
-    /// The chain does not end at a trusted CA, is not valid for its use, exceeds a limit, or no
-    /// CRL covers it.
+    /// The chain does not end at a trusted CA, is not valid for its use, exceeds a limit, or is not
+    /// covered by a CRL.
     Untrusted,
     /// A certificate is outside its validity period.
     Expired,
@@ -110,7 +110,7 @@ impl ChainError {
         }
     }
 
-    /// Replaces `kept` by `error` if `kept` is `None` or less specific than `error`.
+    /// Replaces `kept` with `error` if `kept` is `None` or less specific than `error`.
     pub(super) fn keep_most_specific(kept: &mut Option<Self>, error: Self) {
         if kept
             .as_ref()
@@ -179,7 +179,7 @@ impl ChainError {
 }
 
 impl ChainErrorKind {
-    /// Classifies an error of rustls.
+    /// Classifies a rustls error.
     pub(crate) const fn of(error: &CertificateError) -> Self {
         match error {
             CertificateError::Expired

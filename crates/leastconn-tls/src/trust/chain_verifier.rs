@@ -1,6 +1,6 @@
-//! Verification of certificate chains. rustls-webpki finds a path and verifies its
-//! signatures, dates and constraints. For each path that it finds, this module checks the
-//! dates of the authority, checks revocation, and applies the checks in `path`.
+//! Verification of certificate chains. rustls-webpki finds a path and verifies its signatures,
+//! dates and constraints. For each path that rustls-webpki finds, this module checks the dates of
+//! the authority, checks revocation, and applies the checks in `path`.
 
 use std::{cell::RefCell, sync::Arc};
 
@@ -131,7 +131,7 @@ impl ChainVerifier {
         self.algorithms.supported_schemes()
     }
 
-    /// Verifies the signature of the peer over a TLS 1.2 handshake.
+    /// Verifies the peer's signature over a TLS 1.2 handshake.
     ///
     /// # Errors
     /// If the certificate is malformed or the signature is wrong.

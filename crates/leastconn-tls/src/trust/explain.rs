@@ -1,5 +1,5 @@
-//! Finds the certificate that caused an error of rustls-webpki. The error itself does not
-//! identify a certificate.
+//! Finds the certificate that caused a rustls-webpki error. The error itself does not identify a
+//! certificate.
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::{

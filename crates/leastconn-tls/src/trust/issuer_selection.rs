@@ -1,15 +1,14 @@
 //! Selection of the intermediates that are used to build paths.
 //!
-//! webpki tries every path from the client's certificate to a trust anchor, and the client
-//! chooses the intermediates. With a dozen self-made CAs of the same name there are 200,000
-//! paths, and webpki gives up only after 46 ms of CPU time. Therefore only intermediates that
-//! an authority has issued are passed to webpki. Starting from the trust anchors, this module
-//! selects each certificate that a trust anchor or a selected issuer signed. A client without
-//! the key of a CA cannot create such certificates.
+//! webpki tries every path from the client's certificate to a trust anchor, and the client chooses
+//! the intermediates. With a dozen self-made CAs that share a name, there are 200,000 paths, and
+//! webpki gives up only after 46 ms of CPU time. Therefore only intermediates that an authority has
+//! issued are passed to webpki. Starting from the trust anchors, this module selects each
+//! certificate that a trust anchor or a selected issuer signed. A client without the key of a CA
+//! cannot create such certificates.
 //!
-//! Selection only removes certificates. webpki verifies the remaining certificates
-//! completely. An error in this module can therefore cause a refusal, but cannot make a
-//! client accepted.
+//! Selection only removes certificates. webpki verifies the remaining certificates completely. A
+//! mistake in this module can therefore cause a client to be refused, but never to be accepted.
 //!
 //! The cost is bounded: each certificate is verified successfully at most once, and failed
 //! checks use up a budget. Chains with fewer than two intermediates have few paths, so they

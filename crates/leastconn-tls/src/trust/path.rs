@@ -1,5 +1,5 @@
-//! Path checks of RFC 5280 that rustls-webpki does not make: limits of trust anchors, key
-//! usage, more kinds of name constraints, and types of keys.
+//! RFC 5280 path checks that rustls-webpki does not perform: limits of trust anchors, key usage,
+//! more kinds of name constraints, and key types.
 
 use rustls::pki_types::TrustAnchor;
 use x509_parser::certificate::X509Certificate;

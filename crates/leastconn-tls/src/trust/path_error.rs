@@ -1,4 +1,4 @@
-//! Errors of the path checks that rustls-webpki does not make.
+//! Errors from the path checks that rustls-webpki does not perform.
 
 use std::fmt;
 
@@ -30,7 +30,7 @@ pub enum PathError {
         /// with such a name is refused.
         is_checked: bool,
     },
-    /// An issuer has a type of key whose signatures are not accepted.
+    /// An issuer has a key type whose signatures are not accepted.
     IssuerKey {
         name: String,
         /// Whether the issuer is a configured authority, not an intermediate.

@@ -5,15 +5,15 @@
 //! name. A chain that is refused for such a reason is verified a second time in a rewritten
 //! form:
 //!
-//! - names are in canonical form, so that names that are equal by RFC 5280, section 7.1,
-//!   are equal byte by byte;
+//! - names are in canonical form, so that names that are equal under RFC 5280, section 7.1, are
+//!   equal byte by byte;
 //! - extensions that can be ignored, because no certificate policy is required, are removed;
 //! - name constraints that [`crate::x509::constraints`] checks are removed.
 //!
-//! Signatures are verified over the original content: wrappers around the signature
-//! algorithms replace the rewritten content of a certificate by its original content.
-//! Different certificates must not have the same rewritten content. Otherwise a certificate
-//! could be accepted with the signature of another certificate.
+//! Signatures are verified over the original content: wrappers around the signature algorithms
+//! replace a certificate's rewritten content with its original content. Different certificates must
+//! not have the same rewritten content. Otherwise a certificate could be accepted with the
+//! signature of another certificate.
 
 use std::borrow::Cow;
 
@@ -38,8 +38,8 @@ const EXTENSIONS: u8 = 0xa3;
 const NAME_CONSTRAINTS: &str = "2.5.29.30";
 
 /// Returns the certificate in a form that rustls-webpki can parse. The certificate is rewritten
-/// only if necessary. Its key stays the same, so the result can be used to verify signatures
-/// of that key.
+/// only if necessary. Its key stays the same, so the result can be used to verify signatures made
+/// with that key.
 pub(crate) fn parseable<'a>(certificate: &'a CertificateDer<'_>) -> Cow<'a, CertificateDer<'a>> {
     if webpki::EndEntityCert::try_from(certificate).is_ok() {
         return Cow::Borrowed(certificate);
@@ -69,7 +69,7 @@ pub(super) struct Rewritten {
 }
 
 impl Rewritten {
-    /// Rewrites a chain. Returns `None` if this cannot remedy `error`, or if a certificate
+    /// Rewrites a chain. Returns `None` if rewriting cannot remedy `error`, or if a certificate
     /// cannot be rewritten.
     pub(super) fn for_error(
         error: &webpki::Error,
@@ -108,7 +108,7 @@ impl Rewritten {
         Some(Self { chain, pairs })
     }
 
-    /// The original of a certificate of [`Self::chain`].
+    /// The original of a certificate in [`Self::chain`].
     pub(super) fn original(
         &self,
         rewritten: &CertificateDer<'_>,

@@ -19,8 +19,8 @@ pub(super) struct ValidityCache {
 }
 
 impl ValidityCache {
-    /// Creates a cache of at most `capacity` chains. The `capacity / 2` chains that were
-    /// used last are always cached.
+    /// Creates a cache of at most `capacity` chains. The `capacity / 2` most recently used chains
+    /// are always cached.
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             current: HashMap::new(),

@@ -1,4 +1,4 @@
-//! Conversion of errors of rustls-webpki to errors of rustls.
+//! Converts rustls-webpki errors to rustls errors.
 
 use std::sync::Arc;
 

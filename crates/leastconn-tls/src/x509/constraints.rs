@@ -259,7 +259,7 @@ fn names_of(certificate: &X509Certificate<'_>) -> Option<Vec<(NameKind, Vec<u8>)
     }
     for attribute in subject.iter_attributes() {
         if *attribute.attr_type() == OID_PKCS9_EMAIL_ADDRESS {
-            // Replace an e-mail address that cannot be decoded by an empty address, which is
+            // Replace an e-mail address that cannot be decoded with an empty address, which is
             // forbidden.
             let text = distinguished_name::decode(attribute.attr_value()).unwrap_or_default();
             all.push((NameKind::MAIL, text.into_bytes()));

@@ -1,4 +1,4 @@
-//! Answers to key updates, and their limits.
+//! Answers to key updates, and limits on key updates.
 
 use super::*;
 
@@ -18,14 +18,14 @@ async fn key_update_request_is_answered_without_data() {
                 read = server.read(&mut nothing) => panic!("{read:?}"),
                 answered = socket.read_exact(&mut header) => drop(answered.unwrap()),
             }
-            // The payload of a key update has 5 bytes of message, a content type and a tag.
+            // The payload of a key update consists of a 5-byte message, a content type and a tag.
             assert_eq!(header, [23, 3, 3, 0, 22]);
         })
         .await;
     }
 }
 
-/// The answer must be sent when the socket drains, although the server writes nothing more.
+/// The answer must be sent when the socket drains, even if the server writes nothing more.
 #[tokio::test]
 async fn key_update_is_answered_when_socket_drains() {
     const MOMENT: std::time::Duration = std::time::Duration::from_millis(300);
@@ -45,8 +45,7 @@ async fn key_update_is_answered_when_socket_drains() {
         let receiving = async {
             let mut plaintext = 0;
             let mut buffer = vec![0; 1 << 16];
-            // Read until all data and a record with the length of a key update were
-            // received.
+            // Read until all data and a record with the length of a key update have been received.
             let mut headers = Headers::default();
             while plaintext < written || headers.last != 22 {
                 let count = socket.read(&mut buffer).await.unwrap();
@@ -127,7 +126,7 @@ async fn frequent_key_update_requests_do_not_end_download() {
                 }
                 assert!(buffer[..count] == pattern(seen as u64, count), "at {seen}");
                 seen += count;
-                // Start after the first megabytes, when a lot of data is in flight.
+                // Start after the first few megabytes, when a lot of data is in flight.
                 if seen > 4 << 20 && requests < 1000 {
                     client.get_mut().1.refresh_traffic_keys().unwrap();
                     client.flush().await.unwrap();

@@ -241,7 +241,7 @@ async fn violations_are_answered_by_the_required_alert() {
     }
 }
 
-/// The test pads the fragments like a JDK.
+/// The test pads the fragments as a JDK does.
 #[tokio::test]
 async fn fragmented_key_updates_are_processed() {
     for own in BOTH {

@@ -23,7 +23,7 @@ fn certificate(issuer: &[u8], subject: &[u8], extensions: usize) -> CertificateD
     encode(SEQUENCE, &encode(SEQUENCE, &fields.concat())).into()
 }
 
-/// A name of relative names that have `attributes` attributes each.
+/// A name with `relative_names` relative names, each of which has `attributes` attributes.
 fn name(relative_names: usize, attributes: usize) -> Vec<u8> {
     let attribute = encode(SEQUENCE, &[0x06, 1, 0x2a, 0x0c, 0]);
     let relative_name = encode(SET, &attribute.repeat(attributes));

@@ -1,4 +1,4 @@
-//! Chain verification by RFC 5280. Each chain is also presented in a TLS handshake.
+//! Chain verification according to RFC 5280. Each chain is also presented in a TLS handshake.
 
 use std::sync::Arc;
 

@@ -73,7 +73,7 @@ prop_compose! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
-    /// The verifier, a TLS handshake and the expectation from RFC 5280 agree.
+    /// The verifier and a TLS handshake both return the result that RFC 5280 requires.
     #[test]
     fn results_agree_for_generated_chains((chain, expected) in case()) {
         let result = chain.verify().err().map(|error| error.kind());

@@ -1,4 +1,4 @@
-//! Errors that are caused by the constraints or the key of an issuer must name this issuer.
+//! Errors caused by an issuer's constraints or key must name that issuer.
 
 use rcgen::{PKCS_RSA_SHA256, PublicKeyData, SignatureAlgorithm};
 

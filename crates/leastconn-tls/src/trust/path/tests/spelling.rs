@@ -1,4 +1,4 @@
-//! Names that are equal by RFC 5280 but are encoded differently.
+//! Names that are equal under RFC 5280 but are encoded differently.
 
 use super::*;
 
@@ -34,8 +34,8 @@ fn intermediate_with_other_spelling_is_found() {
 
 #[test]
 fn signature_of_another_spelling_is_not_accepted() {
-    // The forged certificate has the signature of a certificate for `alice`, but the name
-    // `ALICE`. By RFC 5280 the two names are equal.
+    // The forged certificate has the signature of a certificate for `alice`, but the name `ALICE`.
+    // Under RFC 5280, the two names are equal.
     let good = Chain::simple(client("alice"));
     let forged: Vec<u8> = {
         let bytes = good.leaf.to_vec();
