@@ -16,7 +16,8 @@ pub struct IpNet {
     prefix: u8,
 }
 
-/// Prefix lengths of a source. All addresses of such a network count as the same source.
+/// Prefix lengths that define a source: all addresses in a network of this size count as the same
+/// source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefixes {
     /// Prefix length for IPv4 addresses, at most 32.
@@ -42,8 +43,8 @@ pub enum IpNetError {
     /// The field is the maximum prefix length of the address family.
     #[error("the prefix length must be a number from 0 to {0}")]
     InvalidPrefix(u8),
-    /// The address has bits set beyond the prefix. The text is rejected, because it can mean
-    /// the network or the single host.
+    /// The address has bits set beyond the prefix. The text is rejected, because it could mean
+    /// either the network or the single host.
     #[error(
         "the address has bits set beyond its prefix: write `{0}` for the network, or `{1}` for the one address"
     )]

@@ -62,7 +62,7 @@ struct Packed {
     limits: u32,
 }
 
-/// Converts an index. The index always fits, because a configuration file has at most 16 MiB.
+/// Converts an index. The index always fits, because a configuration file is at most 16 MiB long.
 fn number(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
@@ -212,8 +212,8 @@ impl Clients {
     /// The rules, in order, that may cover `rule`, including `rule` itself. No other rule
     /// can cover it.
     pub fn may_cover(&self, rule: &Rule<'_>) -> Candidates<'_> {
-        // A rule that covers `rule` matches all of its patterns under a key, so it also
-        // matches the first pattern.
+        // A rule that covers `rule` covers all patterns that `rule` has under a key, including the
+        // first.
         let firsts = MatchKey::TEXTS.into_iter();
         let firsts = firsts.filter_map(|key| Some((key, rule.texts(key).next()?)));
         self.index

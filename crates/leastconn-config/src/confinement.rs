@@ -1,5 +1,5 @@
-//! State of the sandbox, which `leastconn-lb` applies, and hints for errors that the
-//! sandbox causes. The error of the kernel does not tell that the sandbox denied access.
+//! State of the sandbox, which `leastconn-lb` applies, and hints for errors that the sandbox
+//! causes. The kernel's error does not say that the sandbox denied access.
 
 use std::{
     fmt,
@@ -81,8 +81,8 @@ pub fn announce() {
     }
 }
 
-/// Hint for an `error` while reading the file at `path`, if the sandbox or the owner and
-/// mode of the file cause it.
+/// Hint for an `error` while reading the file at `path`, if the sandbox, or the file's owner and
+/// mode, caused it.
 pub(crate) fn hint_for_reading(path: &Path, error: &io::Error) -> Option<String> {
     hint(path, error, "reading in", Access::READ_OK).or_else(|| {
         let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
@@ -90,7 +90,7 @@ pub(crate) fn hint_for_reading(path: &Path, error: &io::Error) -> Option<String>
     })
 }
 
-/// Describes owner and mode of a file that cannot be read, and how to make it readable.
+/// Describes the owner and mode of a file that cannot be read, and how to make the file readable.
 fn owner_and_mode(path: &Path) -> String {
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     let process = format!("this process runs as user {user}, group {group}");

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Maximum duration. A longer duration is probably a typing error. The limit also prevents
-/// overflow in sums of times.
+/// Maximum duration. A longer duration is probably a typo. The limit also prevents overflow in sums
+/// of times.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 const UNITS: [(&str, u64); 5] = [

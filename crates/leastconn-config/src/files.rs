@@ -119,7 +119,7 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Contents> {
     Ok(Contents { bytes, metadata })
 }
 
-/// Reads a file of any kind of up to `limit` bytes. Blocks until the end of the file. Use this
+/// Reads a file of any type, up to `limit` bytes long. Blocks until the end of the file. Use this
 /// only for command-line arguments, which may be pipes.
 ///
 /// # Errors
@@ -187,8 +187,8 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// A reader that records progress after each read. Reading a large file from a slow disk is
-/// then not reported as blocked.
+/// A reader that records progress after each read, so that reading a large file from a slow disk is
+/// not reported as blocked.
 struct Advancing<'a> {
     file: File,
     recorded: &'a Recorded,

@@ -38,7 +38,7 @@ pub enum Level {
     Error,
     /// Also warnings.
     Warn,
-    /// Also changes of state, such as reloads.
+    /// Also state changes, such as reloads.
     Info,
     /// Also details for troubleshooting.
     Debug,

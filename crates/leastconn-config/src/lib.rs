@@ -74,7 +74,8 @@ use scratch::Scratch;
 use surroundings::Surroundings;
 pub use text::visible;
 
-/// Maximum size of a configuration file in bytes. A file with 1,000 clients has about 200 KB.
+/// Maximum size of a configuration file in bytes. A file with 1,000 clients is about 200 KB in
+/// size.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
 /// A configuration and its warnings.

@@ -44,7 +44,7 @@ pub struct Config {
     /// Upstreams. All names are distinct. Every upstream that a listener or client refers
     /// to is in this list.
     pub upstreams: Vec<Upstream>,
-    /// In the order of the file. For each client, the rules are tried in this order.
+    /// Client rules, in the order of the file. For each client, they are tried in this order.
     pub clients: Arc<Clients>,
 }
 

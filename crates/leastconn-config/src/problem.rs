@@ -39,8 +39,8 @@ pub struct Problem {
     pub message: String,
     /// Position as byte offsets. `None`: the problem concerns the whole file.
     pub span: Option<Range<usize>>,
-    /// The file that has the problem. Only set for texts that exist only in memory. Such a
-    /// problem has no position.
+    /// The file that has the problem. Set only for text that exists only in memory. Such a problem
+    /// has no position.
     pub file: Option<String>,
     /// A second position and its label.
     pub related: Option<(Range<usize>, String)>,
@@ -84,7 +84,7 @@ impl Problem {
     }
 }
 
-/// The problems of one file. [`fmt::Display`] shows them without colours.
+/// The problems in one file. [`fmt::Display`] shows them without colours.
 #[derive(Clone, Debug)]
 pub struct Problems {
     name: Arc<str>,
@@ -152,7 +152,7 @@ impl Problems {
         &mut self.list[last]
     }
 
-    /// Sorts by position and removes duplicates. Problems of the whole file come last.
+    /// Sorts by position and removes duplicates. Problems with the whole file come last.
     pub(crate) fn sort(&mut self) {
         self.list.sort_by_key(|problem| match &problem.span {
             Some(span) => (false, span.start, span.end),
@@ -161,8 +161,8 @@ impl Problems {
         self.list.dedup();
     }
 
-    /// Replaces each position by the file that `file_at` returns for the position. Use this for
-    /// a text that exists only in memory, where users cannot look up positions.
+    /// Replaces each position with the file that `file_at` returns for the position. Use this for a
+    /// text that exists only in memory, where users cannot look up positions.
     pub(crate) fn replace_spans_by_files(
         &mut self,
         file_at: impl Fn(&Range<usize>) -> Option<String>,
@@ -196,7 +196,7 @@ impl Problems {
         &self.name
     }
 
-    /// Formats the numbers of problems, for example "3 errors, 1 warning".
+    /// Formats the number of errors and of warnings, for example "3 errors, 1 warning".
     pub fn summary(&self) -> String {
         let part = |count: usize, one: &str| match count {
             0 => None,
@@ -286,7 +286,7 @@ impl Problems {
         visible(&out)
     }
 
-    /// Line and column of a byte offset, both from 1. The column counts characters.
+    /// Line and column of a byte offset, both counted from 1. The column counts characters.
     pub fn position(&self, at: usize) -> (usize, usize) {
         // Move positions in a byte order mark to the start of the first line.
         let at = self.boundary(at).max(self.line_starts[0]);

@@ -1,5 +1,5 @@
-//! Creates the checked configuration from the types of the file: converts values, looks up
-//! names, loads files, and checks how the tables fit together.
+//! Creates the checked configuration from the raw types: converts values, looks up names, loads
+//! files, and checks how the tables fit together.
 //!
 //! Invalid parts are reported and left out. Missing required keys are not reported here,
 //! because the schema check has reported them. The result may be used only if no error was
@@ -43,7 +43,7 @@ use super::{
     surroundings::Surroundings,
 };
 
-/// The longest path of a UNIX socket on Linux, in bytes.
+/// Maximum length of a UNIX socket path on Linux, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
 
 /// The address of a server and its position in the file. [`crate::reachable::check`] uses it
@@ -153,7 +153,7 @@ struct Declared {
     used: bool,
 }
 
-/// The error of a value whose problem has already been reported.
+/// The error for a value whose problem has already been reported.
 struct Reported;
 
 /// Whether a duration may be zero.

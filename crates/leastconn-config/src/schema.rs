@@ -21,7 +21,7 @@ static WRITTEN: LazyLock<Value> = LazyLock::new(|| {
 
 pub(crate) static SCHEMA: LazyLock<Lookup> = LazyLock::new(Lookup::new);
 
-/// The schema of the file after environment variables were replaced, with an index of its
+/// The schema of the file after environment variables have been replaced, with an index of its
 /// tables.
 pub(crate) struct Lookup {
     root: Value,
@@ -122,7 +122,7 @@ pub(crate) fn list<'a>(schema: &'a Value, key: &str) -> &'a [Value] {
         .map_or(&[], |list| list)
 }
 
-/// Removes `null`, which TOML does not have, and replaces the `format` of integers by a
+/// Removes `null`, which TOML does not have, and replaces the `format` of integers with a
 /// `maximum`.
 fn plain(schema: &mut Schema) {
     transform_subschemas(&mut plain, schema);
@@ -182,8 +182,8 @@ fn allow_variables(schema: &mut Value) {
 mod tests {
     use super::*;
 
-    /// The schema must contain fixed words only in `oneOf` and `anyOf`, because
-    /// `allow_variables` does not look elsewhere.
+    /// Fixed words may occur only in `oneOf` and `anyOf`, because `allow_variables` looks nowhere
+    /// else in the schema.
     #[test]
     fn fixed_words_may_be_variables() {
         fn check(schema: &Value, path: &str) -> usize {
@@ -212,7 +212,7 @@ mod tests {
             found
         }
         assert!(check(schema(), "") > 10);
-        // `SCHEMA` is for files in which variables were replaced: only fixed words are valid.
+        // `SCHEMA` is for files in which variables have been replaced: only fixed words are valid.
         let level = &SCHEMA.root()["$defs"]["level"];
         assert!(
             list(level, "oneOf")

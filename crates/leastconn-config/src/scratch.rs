@@ -2,9 +2,8 @@
 
 use std::{ops::Deref, panic::resume_unwind, thread};
 
-/// A value of many small allocations that lives only for a short time, such as the parsed
-/// tree of a configuration file. The tree takes ten times as much memory as the resulting
-/// configuration.
+/// A short-lived value that consists of many small allocations, such as the parsed tree of a
+/// configuration file. The tree takes ten times as much memory as the resulting configuration.
 ///
 /// glibc returns only the unused end of a heap to the kernel. On the heap of the calling
 /// thread, a few long-lived allocations after the tree would keep most pages of the tree

@@ -1,4 +1,4 @@
-//! Inputs of the resolution of a configuration, apart from the file itself.
+//! Inputs to resolving a configuration, apart from the file itself.
 
 use std::{collections::HashSet, ops::Range, path::Path};
 

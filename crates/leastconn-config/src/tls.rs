@@ -32,7 +32,7 @@ pub use table::TlsTable;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     pub settings: ServerSettings,
-    /// The table as written, to load its files again.
+    /// The table as written, kept so that its files can be loaded again.
     pub table: TlsTable,
     /// All certificate and CRL files, for metrics.
     pub files: Arc<[CertificateFile]>,
@@ -41,7 +41,7 @@ pub struct Tls {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamTls {
     pub settings: ClientSettings,
-    /// The table as written, to load its files again.
+    /// The table as written, kept so that its files can be loaded again.
     pub table: TlsTable,
     /// All certificate and CRL files, for metrics.
     pub files: Arc<[CertificateFile]>,

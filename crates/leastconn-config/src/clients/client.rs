@@ -28,7 +28,7 @@ pub struct Client {
     /// rule never expires.
     pub expires: Option<Timestamp>,
     pub mode: Mode,
-    /// Whether quiet connections may be closed to even out the servers.
+    /// Whether quiet connections may be closed to rebalance the servers.
     pub rebalance: bool,
 }
 

@@ -27,8 +27,8 @@ pub(super) struct Index {
     nets: Vec<Entry>,
     /// The forms of wildcard patterns that occur, without duplicates.
     forms: Vec<(MatchKey, Form)>,
-    /// The prefix lengths of networks that occur, without duplicates. First of IPv4, then
-    /// of IPv6.
+    /// The prefix lengths of networks that occur, without duplicates. First those of IPv4, then
+    /// those of IPv6.
     prefixes: [Vec<u8>; 2],
 }
 

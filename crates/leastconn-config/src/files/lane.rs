@@ -46,10 +46,10 @@ struct Job {
     abandoned: Option<Blocked>,
 }
 
-/// Reason why work has no result.
+/// The reason why a job has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum NoResult {
-    /// A file operation does not return.
+    /// A file operation has not returned.
     #[error(transparent)]
     Blocked(#[from] Blocked),
     /// The work panicked. The panic message has been logged.
@@ -57,7 +57,7 @@ pub enum NoResult {
     Panicked,
 }
 
-/// A file operation does not return.
+/// A file operation has not returned.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
     "{}: reading it has not returned since {time:.0}; is it on a network mount that does not answer?",
@@ -83,7 +83,7 @@ impl Lane {
     /// immediately until the operation returns.
     ///
     /// # Cancel safety
-    /// If the future is dropped, work that was started runs to its end, and its result is
+    /// If the future is dropped, work that has started runs to completion, and its result is
     /// discarded.
     pub async fn run<T: Send + 'static>(
         &self,

@@ -16,7 +16,7 @@ pub struct ServerSource {
     pub kind: SourceKind,
     /// Default weight of the servers.
     pub weight: Weight,
-    /// Default maximum of concurrent connections to a server. `None`: no limit.
+    /// Default maximum number of concurrent connections to a server. `None`: no limit.
     pub max_conns: Option<NonZeroU32>,
     /// Whether servers are backups by default.
     pub backup: bool,

@@ -9,7 +9,7 @@ use crate::{
     tls::{CertificateFile, UpstreamTls},
 };
 
-/// The fleet that the balancer belongs to. Every field can change by a reload.
+/// The fleet that the balancer belongs to. A reload can change every field.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fleet {
     /// A name as in [`crate::names`], so it contains no braces.
@@ -21,13 +21,13 @@ pub struct Fleet {
     pub password: Option<Secret>,
     /// At least 16 bytes.
     pub secret: Secret,
-    /// TLS to the store, and to sentinels. `None`: plain TCP or a UNIX socket.
+    /// TLS to the store and to the sentinels. `None`: plain TCP or a UNIX socket.
     pub tls: Option<UpstreamTls>,
     /// The name of this balancer in the fleet.
     pub member: Arc<str>,
     pub limits: SharedLimits,
     pub counts: SharedCounts,
-    /// How many members to assume while the store has not been reached since the start.
+    /// Number of members to assume after the start, until the store has been reached.
     pub size: NonZeroU32,
     /// How long after its last exchange a member is removed. At least one second.
     pub gone_after: Duration,
@@ -59,12 +59,12 @@ pub enum FleetStore {
     Sentinel {
         /// At least one.
         sentinels: Vec<Address>,
-        /// The name of the primary at the sentinels.
+        /// The name by which the sentinels know the primary.
         primary: String,
         user: Option<String>,
         password: Option<Secret>,
     },
-    /// Some nodes of a cluster, at least one.
+    /// One or more nodes of a cluster.
     Cluster(Vec<Address>),
 }
 

@@ -12,7 +12,7 @@ pub struct Process {
     pub workers: NonZeroUsize,
     /// Whether `workers` was derived from the number of CPUs.
     pub auto_workers: bool,
-    /// `None`: as many connections as the limit of open files allows.
+    /// `None`: as many connections as the limit on open files allows.
     pub max_connections: Option<NonZeroUsize>,
     pub max_handshakes: NonZeroUsize,
     /// How long open connections may continue after a request to stop.
@@ -22,7 +22,7 @@ pub struct Process {
     pub zone: Option<ZoneId>,
     pub watch: Watch,
     pub tls_records: RecordLayer,
-    /// `None`: the process is restricted, and missing support of the kernel is not an error.
+    /// `None`: the process is restricted, and missing kernel support is not an error.
     pub sandbox: Option<Sandbox>,
 }
 

@@ -45,10 +45,10 @@ pub struct Upstream {
     pub proxy_protocol: Option<Version>,
     /// Active health check. `None`: servers are not probed.
     pub health_check: Option<HealthCheck>,
-    /// Agent check. `None`: no agents are asked.
+    /// Agent check. `None`: no agents are queried.
     pub agent_check: Option<AgentCheck>,
     pub passive: PassivePolicy,
-    /// `None`: connections are not closed to even out the servers.
+    /// `None`: connections are not closed to rebalance the servers.
     pub rebalance: Option<Rebalance>,
     /// TLS settings for connections to servers. `None`: plain TCP.
     pub tls: Option<UpstreamTls>,
@@ -79,10 +79,10 @@ pub struct HealthCheck {
 /// `rebalance` of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rebalance {
-    /// Connections are closed on servers that have more than this multiple of the mean number of
-    /// connections, in proportion to their weight.
+    /// Connections are closed on servers that have more than this multiple of their weighted share
+    /// of the connections.
     pub above: f64,
-    /// Maximum fraction of the upstream's connections that are closed at once.
+    /// Maximum fraction of the upstream's connections that are closed in one round.
     pub most: Ratio,
     /// Only connections that have transferred no byte for this time are closed.
     pub quiet: Duration,

@@ -1,4 +1,4 @@
-//! Presentation of problems in the style of rustc.
+//! Renders problems in the style of rustc.
 
 use std::{
     io::{self, Write},

@@ -10,11 +10,11 @@ use super::value::{At, Opt};
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "admin")]
 pub struct RawAdmin {
-    /// Address and port. Everyone who can connect can read all that it shows: use a loopback
+    /// Address and port. Everyone who can connect can read everything that it shows: use a loopback
     /// address.
     #[schemars(extend("examples" = ["127.0.0.1:9901"]))]
     pub bind: Opt<String>,
-    /// A UNIX socket for `ctl`, mode 0600. Every user who may open it can change everything.
+    /// A UNIX socket for `ctl`, mode 0600. Every user who can open it can change everything.
     #[schemars(extend("examples" = ["leastconn.sock"]))]
     pub socket: Opt<String>,
     /// A file with the bearer token that authorizes changes by requests to `bind`. Without

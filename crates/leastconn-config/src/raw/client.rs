@@ -14,7 +14,7 @@ pub struct RawClient {
     /// The rule's name in logs, metrics and `ctl`.
     #[schemars(required)]
     pub name: Opt<String>,
-    /// Which clients match. All keys must match; of a list, one entry must match.
+    /// Which clients match. All keys must match; for a list, one entry must match.
     #[schemars(required)]
     pub r#match: Opt<RawMatch>,
     /// The upstreams ("web") or single servers ("web/webapp2") that the client may reach.
@@ -28,9 +28,9 @@ pub struct RawClient {
         extend("x-leastconn-if-zero" = "to refuse a client, set `allow = []`")
     )]
     pub max_conns: Opt<u32>,
-    /// The time from which the rule matches no client, with an offset from UTC. Default: never.
+    /// The time at which the rule stops matching clients, with an offset from UTC. Default: never.
     pub expires: Opt<DateTime>,
-    /// Whether quiet connections of the client may be closed to even out the servers, see
+    /// Whether quiet connections of the client may be closed to rebalance the servers. See
     /// `rebalance` of the upstream.
     #[schemars(extend("default" = false))]
     pub rebalance: Opt<bool>,
@@ -88,7 +88,7 @@ pub struct RawRateLimit {
     /// New connections per second.
     #[schemars(required)]
     pub rate: Opt<f64>,
-    /// Maximum number of new connections at once. Default: the rate, rounded up.
+    /// Maximum number of new connections in a burst. Default: the rate, rounded up.
     #[schemars(range(min = 1))]
     pub burst: Opt<u32>,
 }

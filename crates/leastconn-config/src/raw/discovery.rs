@@ -24,8 +24,8 @@ pub struct RawDiscovery {
     /// What happens to the connections of a server that was removed.
     #[schemars(extend("default" = "drain"))]
     pub removed: Opt<OnRemoval>,
-    /// Maximum number of servers of one `dns`, `srv` or `file`. Further servers are ignored
-    /// with an error in the log.
+    /// Maximum number of servers of one `dns`, `srv` or `file`. Further servers are ignored, and an
+    /// error is logged.
     #[schemars(range(min = 1, max = 65535), extend("default" = defaults::DISCOVERY_MAX))]
     pub max: Opt<u32>,
     /// DNS servers: IP addresses with or without a port. Default: those in

@@ -32,7 +32,7 @@ pub struct RawFleet {
     /// A file with the password of the user.
     #[schemars(extend("examples" = ["valkey.password"]))]
     pub password: Opt<String>,
-    /// A file with a secret that all members have. It hides identities of clients from the
+    /// A file with a secret that all members share. The secret hides client identities from the
     /// store, and signs what operators set.
     #[schemars(required, extend("examples" = ["fleet.secret"]))]
     pub secret: Opt<String>,
@@ -59,7 +59,7 @@ pub struct RawFleet {
     /// Whether connections of other members count when a server is picked.
     #[schemars(extend("default" = "on"))]
     pub counts: Opt<SharedCounts>,
-    /// How many members to assume while the store has not been reached since the start.
+    /// Number of members to assume after the start, until the store has been reached.
     #[schemars(range(min = 1, max = 1000), extend("default" = defaults::FLEET_SIZE))]
     pub size: Opt<u32>,
     /// How long after its last exchange a member is removed, from "1s" to "10m".
@@ -78,7 +78,7 @@ pub struct RawStore {
     /// Addresses of sentinels.
     #[schemars(extend("examples" = [["s1:26379", "s2:26379", "s3:26379"]]))]
     pub sentinels: Opt<Vec<At<String>>>,
-    /// The name of the primary at the sentinels.
+    /// The name by which the sentinels know the primary.
     #[schemars(extend("examples" = ["mymaster"]))]
     pub primary: Opt<String>,
     /// The user of the sentinels. Default: their default user.
@@ -86,7 +86,7 @@ pub struct RawStore {
     /// A file with the password of the sentinels. Default: none.
     #[schemars(extend("examples" = ["sentinel.password"]))]
     pub sentinel_password: Opt<String>,
-    /// Addresses of some nodes of a cluster. The others are discovered.
+    /// Addresses of some nodes of a cluster. The remaining nodes are discovered.
     #[schemars(extend("examples" = [["n1:6379", "n2:6379"]]))]
     pub cluster: Opt<Vec<At<String>>>,
 }

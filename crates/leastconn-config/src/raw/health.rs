@@ -56,8 +56,8 @@ pub enum HealthCheckType {
     Tcp,
     /// An HTTP GET request.
     Http,
-    /// A login to MySQL or MariaDB. These count a connection that ends before the login as an
-    /// error, and block a host after too many.
+    /// A login to MySQL or MariaDB. These servers count a connection that ends before the login as
+    /// an error, and block a host after too many errors.
     Mysql,
     /// The start of a PostgreSQL session, which is then closed.
     Postgres,
@@ -88,7 +88,7 @@ pub struct RawAgentCheck {
 }
 
 /// Passive health checks: ejection of servers after failed connects, and of servers that close
-/// connections at once.
+/// connections immediately.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "passive")]
@@ -96,9 +96,9 @@ pub struct RawPassive {
     /// Failed connects within `fail_timeout` after which a server is ejected. 0: never.
     #[schemars(range(min = 0), extend("default" = defaults::MAX_FAILS))]
     pub max_fails: Opt<u32>,
-    /// Connections in a row that fail early, after which a server is ejected. A connection
-    /// fails early if the server ends it within a second without having sent a byte. 0: never,
-    /// which is also the default if `max_fails` is 0.
+    /// Number of consecutive early failures after which a server is ejected. A connection fails
+    /// early if the server ends it within a second without having sent a byte. 0: never, which is
+    /// also the default if `max_fails` is 0.
     #[schemars(range(min = 0), extend("default" = defaults::MAX_EARLY))]
     pub max_early: Opt<u32>,
     /// The period in which failed connects are counted, and the duration of the first
@@ -107,7 +107,7 @@ pub struct RawPassive {
     #[schemars(extend("default" = text(defaults::FAIL_TIMEOUT)))]
     pub fail_timeout: Opt<DurationText>,
     /// Maximum fraction of the upstream's servers that may be ejected at the same time, 0 to
-    /// 1. Unless it is 0, at least one of two or more servers may be ejected.
+    /// 1. Unless it is 0, at least one server may be ejected if there are two or more.
     #[schemars(range(min = 0.0, max = 1.0), extend("default" = defaults::MAX_EJECTED))]
     pub max_ejected: Opt<f64>,
 }

@@ -67,8 +67,8 @@ pub struct RawListener {
     pub starttls: Opt<StartTls>,
     /// Limit on new connections per source, applied before anything else. Default: no limit.
     pub source_rate_limit: Opt<RawSourceRateLimit>,
-    /// With `proxy_protocol = "required"`: addresses or networks of the proxies that may
-    /// connect. All others are refused. Default: everyone may connect and claim any address.
+    /// With `proxy_protocol = "required"`: addresses or networks of the proxies that may connect.
+    /// All other peers are refused. Default: everyone may connect and claim any address.
     #[schemars(extend("examples" = ["10.0.0.0/8", ["10.0.0.5", "10.0.0.6"]]))]
     pub proxy_protocol_from: Opt<OneOrMany>,
     /// TLS with clients. Without it: plain TCP, and clients are identified by their address.
@@ -95,7 +95,7 @@ pub struct RawRoute {
 pub enum ProxyProtocolIn {
     /// There is none.
     Off,
-    /// Connections without one are refused.
+    /// Connections without a header are refused.
     Required,
 }
 
@@ -107,7 +107,7 @@ pub struct RawSourceRateLimit {
     /// New connections per second.
     #[schemars(required)]
     pub rate: Opt<f64>,
-    /// Maximum number of new connections at once. Default: the rate, rounded up.
+    /// Maximum number of new connections in a burst. Default: the rate, rounded up.
     #[schemars(range(min = 1))]
     pub burst: Opt<u32>,
     /// Prefix length of an IPv4 source. 32: each address is a source.

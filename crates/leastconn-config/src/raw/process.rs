@@ -26,7 +26,7 @@ pub struct RawProcess {
     #[schemars(range(min = 1), extend("default" = defaults::MAX_HANDSHAKES))]
     pub max_handshakes: Opt<u32>,
     /// How long open connections may continue after a request to stop. "0s": they are closed
-    /// at once.
+    /// immediately.
     #[schemars(extend("default" = text(defaults::DRAIN_TIMEOUT)))]
     pub drain_timeout: Opt<DurationText>,
     /// Memory use above which no connections are accepted, and the connections with the most
@@ -44,15 +44,16 @@ pub struct RawProcess {
     /// change.
     #[schemars(extend("default" = "on"))]
     pub watch: Opt<Watch>,
-    /// What encrypts and decrypts TLS records after the handshake.
+    /// The implementation that encrypts and decrypts TLS records after the handshake.
     #[schemars(extend("default" = "direct"))]
     pub tls_records: Opt<TlsRecords>,
-    /// Whether the process restricts itself to the files that it needs (Landlock). "on": it
-    /// does not start if the kernel lacks support. Default: it starts and logs a warning.
+    /// Whether the process restricts itself to the files that it needs (Landlock). "on": the
+    /// process does not start if the kernel lacks support. Default: it starts and logs a warning.
     pub sandbox: Opt<Sandbox>,
 }
 
-/// What encrypts and decrypts TLS records. Clients see no difference; the cost differs.
+/// The implementation that encrypts and decrypts TLS records. Clients see no difference; only the
+/// cost differs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "tls_records")]

@@ -18,8 +18,8 @@ pub struct RawTls {
     /// PEM file: the private key of that certificate, not encrypted. Default: the file of
     /// `cert`.
     pub key: Opt<String>,
-    /// PEM file: the authorities (CAs) that may issue client certificates. The system's
-    /// authorities are not used. Certificates that are not a CA's are ignored.
+    /// PEM file: the authorities (CAs) that may issue client certificates. The system's authorities
+    /// are not used. Certificates that are not CA certificates are ignored.
     pub client_ca: Opt<String>,
     /// Public keys of clients that may present a self-signed certificate: each is the
     /// SHA-256 of the SubjectPublicKeyInfo in hexadecimal.
@@ -138,7 +138,8 @@ impl From<settings::MinVersion> for MinVersion {
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "client_auth")]
 pub enum ClientAuth {
-    /// They must: one issued by `client_ca`, or one whose key is in `client_pins`.
+    /// Clients must present a certificate that `client_ca` issued, or whose key is in
+    /// `client_pins`.
     Required,
     /// No certificate is requested. Clients are identified by `source` rules.
     None,

@@ -33,12 +33,12 @@ pub struct RawUpstream {
     /// Number of further servers that are tried when connecting fails.
     #[schemars(range(min = 0, max = 1000), extend("default" = defaults::RETRIES))]
     pub retries: Opt<u32>,
-    /// Connection attempts in progress at which a server is passed over while another server
-    /// is available. 0: no limit.
+    /// Number of connection attempts in progress at which a server is passed over while another
+    /// server is available. 0: no limit.
     #[schemars(range(min = 0), extend("default" = 0))]
     pub max_connecting: Opt<u32>,
-    /// How long a connection keeps trying after all servers that it may use have failed or
-    /// are unavailable. "0s": it fails at once.
+    /// How long a connection keeps trying after all servers that it may use have failed or are
+    /// unavailable. "0s": it fails immediately.
     #[schemars(extend("default" = text(defaults::RETRY_FOR)))]
     pub retry_for: Opt<DurationText>,
     /// What happens to a connection when no server that it may use is available, but some are
@@ -61,8 +61,8 @@ pub struct RawUpstream {
     pub health_check: Opt<RawHealthCheck>,
     /// Agent checks. Default: none.
     pub agent_check: Option<RawAgentCheck>,
-    /// Passive health checks: ejection of servers after failed connects, and of servers that
-    /// close connections at once.
+    /// Passive health checks: ejection of servers after failed connects, and of servers that close
+    /// connections immediately.
     pub passive: Option<RawPassive>,
     /// Closes some quiet connections on servers that have more than their share. Default: never.
     pub rebalance: Option<RawRebalance>,
@@ -80,7 +80,7 @@ pub struct RawUpstream {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "queue")]
 pub struct RawQueue {
-    /// Maximum of waiting connections. 0: a connection does not wait, but is refused.
+    /// Maximum number of waiting connections. 0: connections do not wait, but are refused.
     #[schemars(range(min = 0, max = 100_000), extend("default" = 0))]
     pub size: Opt<u32>,
     /// Time after which a waiting connection is refused.
@@ -152,12 +152,12 @@ pub enum ProxyProtocolOut {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "rebalance")]
 pub struct RawRebalance {
-    /// Connections are closed on servers that have more than this multiple of the mean number of
-    /// connections, in proportion to their weight.
+    /// Connections are closed on servers that have more than this multiple of their weighted share
+    /// of the connections.
     #[schemars(range(min = 1.0), extend("default" = defaults::REBALANCE_ABOVE))]
     pub above: Opt<f64>,
-    /// Maximum number of connections that are closed every ten seconds, in percent of all
-    /// connections of the upstream, but at least one.
+    /// Maximum number of connections that are closed every ten seconds, as a percentage of the
+    /// upstream's connections, but at least one.
     #[schemars(extend("default" = defaults::REBALANCE_MOST, "examples" = ["1%"]))]
     pub most: Opt<String>,
     /// Only connections that have transferred no byte for this time are closed.
@@ -200,8 +200,8 @@ pub struct RawServer {
     /// Whether the server is used only when no other server is available.
     #[schemars(extend("default" = false))]
     pub backup: Opt<bool>,
-    /// The server's zone. If `[process]` has the same zone, the server is preferred to servers
-    /// of other zones.
+    /// The server's zone. If `[process]` has the same zone, the server is preferred to servers in
+    /// other zones.
     #[schemars(extend("examples" = ["eu-west-1a"]))]
     pub zone: Opt<String>,
 }

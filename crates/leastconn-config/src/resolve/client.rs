@@ -75,8 +75,8 @@ impl Resolver<'_> {
         (clients.finish(), places)
     }
 
-    /// Returns a client with only the patterns of `match`. Returns `None` if `match` is
-    /// invalid, which has been reported.
+    /// Returns a client with only the patterns of `match`. Returns `None`, after reporting the
+    /// problem, if `match` is invalid.
     fn matcher(&mut self, raw: &At<RawMatch>) -> Option<Client> {
         self.check_cn(raw.value.cn.as_ref());
         let mut client = Client::default();
@@ -105,7 +105,7 @@ impl Resolver<'_> {
         Some(client)
     }
 
-    /// Warns of common names that look like regular expressions or distinguished names, which
+    /// Warns about common names that look like regular expressions or distinguished names, which
     /// are compared literally.
     fn check_cn(&mut self, raw: Option<&At<OneOrMany>>) {
         for text in raw.into_iter().flat_map(At::each) {

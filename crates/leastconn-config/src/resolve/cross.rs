@@ -13,10 +13,10 @@ use crate::{
     suggest,
 };
 
-/// Maximum number of earlier rules that a rule is compared with. If very many rules have
-/// the same pattern but do not shadow each other, comparing all pairs would take minutes.
-/// With this limit, some warnings are missing in that case. For example, a rule does not
-/// shadow a rule that expires later.
+/// Maximum number of earlier rules that a rule is compared with. If very many rules have the same
+/// pattern but do not shadow each other, for example because each expires later than the rule
+/// before it, comparing all pairs would take minutes. With this limit, some warnings are missing in
+/// that case.
 const MAX_COMPARED: usize = 256;
 
 impl Resolver<'_> {
@@ -64,7 +64,7 @@ impl Resolver<'_> {
             .as_ref()
             .and_then(|process| process.zone.as_ref());
         match own {
-            // Servers in a file may have zones.
+            // Servers listed in a file may have zones.
             Some(_) if has_files => {}
             Some(own) if !own.value.is_empty() && !zones.contains(&*own.value) => {
                 let warning = self
@@ -148,7 +148,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// Warns of rules that are shadowed by an earlier rule.
+    /// Warns about rules that are shadowed by an earlier rule.
     fn check_shadowed_rules(&mut self, clients: &Clients, places: &[Place]) {
         for (position, client) in clients.iter().enumerate() {
             // Candidates are in the order of the file, so all earlier rules come first.

@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// The port of DNS servers for which none is given.
+/// The default port of DNS servers.
 const DNS_PORT: u16 = 53;
 
 impl Resolver<'_> {
@@ -38,7 +38,7 @@ impl Resolver<'_> {
         match (first, present.next()) {
             (Some(_), None) => true,
             (None, _) => {
-                // If the schema check has removed a value, the problem was reported.
+                // If the schema check has removed a value, it has also reported the problem.
                 if !self.pruned(span) {
                     self.problems
                         .error("a server needs `address`, `dns`, `srv` or `file`")
@@ -109,7 +109,7 @@ impl Resolver<'_> {
         Some((source, span.clone()))
     }
 
-    /// Returns whether the source is not listed yet. Reports a duplicate.
+    /// Returns whether this is the first occurrence of the source. Reports duplicates.
     pub(super) fn is_first_source(
         &mut self,
         source: &ServerSource,

@@ -16,12 +16,13 @@ use crate::{
 };
 use store::Url;
 
-/// Limits of `gone_after`. Members exchange every 100 ms, and are cut off after one second
-/// without an exchange.
+/// Limits for `gone_after`. Members perform an exchange every 100 ms, and are cut off after one
+/// second without one.
 const MIN_GONE_AFTER: Duration = Duration::from_secs(1);
 const MAX_GONE_AFTER: Duration = Duration::from_mins(10);
 
-/// After this time, an exchange with the store has failed, and no connection waits for it.
+/// After this time, an exchange with the store has failed, so that no connection needs to wait
+/// longer.
 const MAX_ASK_TIMEOUT: Duration = Duration::from_millis(250);
 
 impl Resolver<'_> {
@@ -81,8 +82,8 @@ impl Resolver<'_> {
         })
     }
 
-    /// The name of this member. An empty `member`, for example of an unset environment
-    /// variable, means the host name.
+    /// The name of this member. An empty `member`, for example from an unset environment variable,
+    /// stands for the host name.
     fn member(&mut self, member: Option<&At<String>>, table: &Range<usize>) -> Option<Arc<str>> {
         if let Some(at) = member.filter(|at| !at.value.is_empty()) {
             let is_valid = self.check_name("member", &at.value, &at.span);
@@ -330,8 +331,7 @@ impl Resolver<'_> {
 struct Store {
     span: Range<usize>,
     value: FleetStore,
-    /// Whether the scheme of the URL demands TLS. `None`: the store is a table, and `ca`
-    /// decides.
+    /// Whether the URL's scheme requires TLS. `None`: the store is a table, and `ca` decides.
     uses_tls: Option<bool>,
 }
 

@@ -22,7 +22,7 @@ impl Resolver<'_> {
             .and_then(|raw| raw.max_fails.as_ref())
             .map_or(defaults::MAX_FAILS, |at| at.value);
         let default = match passive.max_fails {
-            // Ejection was disabled before `max_early` existed.
+            // Before `max_early` existed, `max_fails = 0` disabled ejection completely.
             0 => 0,
             _ => defaults::MAX_EARLY,
         };
@@ -38,7 +38,7 @@ impl Resolver<'_> {
         let part = raw
             .and_then(|raw| raw.max_ejected.as_ref())
             .map_or(defaults::MAX_EJECTED, |at| at.value);
-        // The schema check has rejected values outside 0 to 1.
+        // The schema check has already rejected values outside the range 0 to 1.
         passive.max_ejected = Ratio::new(part).unwrap_or(Ratio::HALF);
         passive
     }
@@ -229,7 +229,7 @@ impl Resolver<'_> {
         })
     }
 
-    /// Warns if a server has no port, so that its agent cannot be asked.
+    /// Warns if a server has no port, so that its agent cannot be queried.
     pub(super) fn check_agent_ports(&mut self, raw: &RawUpstream, upstream: &Upstream) {
         let mut servers = upstream.servers.iter();
         let without_port = servers.find(|server| server.address.port().is_none());

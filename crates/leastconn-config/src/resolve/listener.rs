@@ -38,8 +38,8 @@ impl Resolver<'_> {
         listeners
     }
 
-    /// Returns the listener with an empty name. Returns `None` if the table is invalid, which
-    /// has been reported.
+    /// Returns the listener with an empty name. Returns `None`, after reporting the problem, if the
+    /// table is invalid.
     fn listener(&mut self, table: &At<RawListener>) -> Option<Listener> {
         let raw = &table.value;
         let timeouts = Timeouts {
@@ -285,7 +285,7 @@ impl Resolver<'_> {
         }))
     }
 
-    /// Converts `routes`. Returns `None` if a route is invalid, which has been reported.
+    /// Converts `routes`. Returns `None`, after reporting the problem, if a route is invalid.
     fn routes(&mut self, table: &At<RawListener>) -> Option<Vec<Route>> {
         let Some(raw) = &table.value.routes else {
             return Some(Vec::new());
@@ -333,8 +333,8 @@ impl Resolver<'_> {
     }
 }
 
-/// Converts the value of an optional key. Returns an error if the value is invalid, which has
-/// been reported.
+/// Converts the value of an optional key. Returns an error, after reporting the problem, if the
+/// value is invalid.
 fn optional<T, U>(
     value: Option<&At<T>>,
     read: impl FnOnce(&At<T>) -> Option<U>,

@@ -18,8 +18,7 @@ use crate::{
     size,
 };
 
-/// Minimum of the memory limit in bytes. With a lower limit, no connection would be
-/// accepted.
+/// Minimum memory limit in bytes. With a lower limit, no connection would be accepted.
 const LEAST_MEMORY: u64 = 32 << 20;
 
 /// The standard stream of this process that a path such as `/dev/stdout` refers to.
@@ -83,7 +82,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// Resolves the name of a zone. An empty name, for example of an unset environment variable,
+    /// Resolves the name of a zone. An empty name, for example from an unset environment variable,
     /// means no zone.
     pub(super) fn zone(&mut self, raw: &At<String>) -> Option<ZoneId> {
         let is_valid = !raw.value.is_empty() && self.check_name("zone", &raw.value, &raw.span);

@@ -10,7 +10,7 @@ const MAX_SIZE: u64 = 4096;
 /// guessed.
 const MIN_WORD: usize = 16;
 
-/// The contents of a secret file, without blanks at both ends.
+/// The contents of a secret file, with white space removed at both ends.
 pub(super) struct SecretFile {
     pub(super) bytes: Vec<u8>,
     /// A warning if other users can read the file.
@@ -54,7 +54,7 @@ fn read(path: &Path) -> Result<SecretFile, String> {
     if secret.is_empty() {
         return Err("the file is empty".to_owned());
     }
-    // A readable secret is not an error, because Kubernetes mounts files with this mode in
+    // A world-readable secret is not an error, because Kubernetes mounts files with this mode in
     // containers that have no other users.
     let open = metadata.permissions().mode() & 0o004 != 0;
     let warning = open.then(|| {

@@ -311,7 +311,7 @@ impl Resolver<'_> {
         let address = self.address(text, span);
         let (name, name_span) = match &raw.name {
             None => (text, span),
-            // The address is always allowed as name, because the short form uses it as name.
+            // The address is always allowed as a name, because the short form uses it as the name.
             Some(name) if name.value == *text => (text, span),
             Some(name) => {
                 if !self.check_name("server", &name.value, &name.span) {

@@ -129,8 +129,8 @@ fn one_mistake_causes_one_error() {
     }
 }
 
-/// As above, for values of `tls`. No file of a table exists, so each table causes the errors of
-/// its missing files and one more error.
+/// As above, for values in `tls` tables. None of the files exist, so each table causes one error
+/// for each missing file and one more error.
 #[test]
 fn one_mistake_in_tls_causes_one_error() {
     const LISTENER: &str = "bind =";

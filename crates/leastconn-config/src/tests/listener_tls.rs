@@ -323,7 +323,7 @@ fn expired_ca_is_a_warning() {
     );
     let result = reading(&with_tls(ALL), pki.dir.path());
     let tls = result.config.unwrap().listeners[0].tls.clone().unwrap();
-    // The verifier needs the expired CA to report the reason of a refusal.
+    // The verifier needs the expired CA to report the reason for a refusal.
     assert_eq!(tls.settings.material.client_ca.len(), 2);
     assert_eq!(
         pki.problems(ALL),

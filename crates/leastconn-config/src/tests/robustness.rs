@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{PLAIN, reading};
 
-/// Fragments of text that have a meaning in some context of a configuration file.
+/// Fragments of text that are meaningful somewhere in a configuration file.
 const PIECES: &[&str] = &[
     "[",
     "]",

@@ -18,7 +18,7 @@ name = "db"
 servers = ["10.0.0.2:80"]
 "#;
 
-/// The problems of [`START`] with clients that have these `allow` lists.
+/// The problems in [`START`] with clients that have these `allow` lists.
 fn problems_with(allows: &[&str], change: impl Fn(String) -> String) -> Vec<String> {
     let clients = allows.iter().enumerate().map(|(n, allow)| {
         format!("\n[[client]]\nname = \"c{n}\"\nmatch = {{ cn = \"c{n}\" }}\nallow = {allow}\n")

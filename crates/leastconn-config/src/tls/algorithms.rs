@@ -35,7 +35,7 @@ fn is_only_tls13(group: NamedGroup) -> bool {
 }
 
 impl Loader<'_> {
-    /// Converts `groups` and `ciphers`. Reports problems, also combinations that do not work
+    /// Converts `groups` and `ciphers`. Reports problems, including combinations that do not work
     /// with `min_version` or with the server's key.
     pub(super) fn algorithms(
         &mut self,
@@ -78,7 +78,7 @@ impl Loader<'_> {
         algorithms
     }
 
-    /// Returns the known values of a list, and whether the list has no invalid value.
+    /// Returns the known values of a list, and whether all its values are valid.
     fn list<T: Copy + PartialEq>(
         &mut self,
         at: &At<OneOrMany>,

@@ -26,7 +26,7 @@ const MISTAKES: [(&str, &str); 11] = [
 ];
 
 impl Loader<'_> {
-    /// Converts the protocols in `alpn`. Problems are reported.
+    /// Converts the protocols in `alpn`, and reports problems.
     pub(super) fn alpn(&mut self, alpn: Option<&At<OneOrMany>>) -> Alpn {
         let Some(at) = alpn else {
             return Alpn::default();

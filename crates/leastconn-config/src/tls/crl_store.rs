@@ -1,5 +1,4 @@
-//! Selects the CRLs in force, which are the newest CRL of each issuer and
-//! partition.
+//! Selects the CRLs in force: the newest CRL for each issuer and partition.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -85,7 +84,7 @@ impl Loader<'_> {
         }
     }
 
-    /// Warns of a CRL that is older than the CRL of the running balancer that it will replace.
+    /// Warns about a CRL that is older than the CRL of the running balancer that it will replace.
     fn warn_if_older(&mut self, read: &ReadCrl) {
         let list = &read.loaded.list;
         let running = self.problems.running_lists().unwrap_or_default();
@@ -108,9 +107,9 @@ impl Loader<'_> {
             .note(format!("the list in force is {in_force}"));
     }
 
-    /// Whether an expired CRL is only a warning. This is the case if all its signers have
-    /// expired, too. In a running balancer it is also the case if the CRL does not replace a
-    /// CRL that has not expired.
+    /// Whether an expired CRL causes only a warning. This is the case if all its signers have
+    /// expired, too. In a running balancer it is also the case if the CRL does not replace a CRL
+    /// that has not expired.
     fn tolerates_expired(&self, read: &ReadCrl) -> bool {
         let replaces_current = |running: &[Arc<CrlStore>]| {
             let mut like = running.iter().flat_map(|store| store.like(&read.loaded));
@@ -154,10 +153,10 @@ impl Loader<'_> {
         }
     }
 
-    /// Warns of authorities without a CRL and of revoked authorities. If any authority has
-    /// a CRL, every authority needs a CRL, because certificates of an issuer without a CRL
-    /// are refused. Revoked authorities stay in the trust store, so that their clients are
-    /// refused with the reason `revoked_certificate`.
+    /// Warns about authorities without a CRL and about revoked authorities. If any authority has a
+    /// CRL, every authority needs a CRL, because certificates of an issuer without a CRL are
+    /// refused. Revoked authorities stay in the trust store, so that their clients are refused with
+    /// the reason `revoked_certificate`.
     pub(super) fn check_crl_coverage(
         &mut self,
         authorities: &[CertificateDer<'static>],

@@ -45,9 +45,9 @@ pub struct Dated {
 pub enum Urgency {
     /// Not soon.
     Fine,
-    /// Within seven days, or within the last quarter of the validity if that is shorter.
+    /// Within seven days, or within the last quarter of the validity period if that is shorter.
     Soon,
-    /// Within a day, or within the last eighth of the validity if that is shorter.
+    /// Within a day, or within the last eighth of the validity period if that is shorter.
     Urgent,
     Expired,
 }
@@ -59,8 +59,8 @@ impl Urgency {
 }
 
 impl Dated {
-    /// How soon the item expires. The thresholds depend on the length of the validity.
-    /// Otherwise a CRL that is renewed every day for one day would cause a permanent warning.
+    /// How soon the item expires. The thresholds depend on the length of the validity period.
+    /// Otherwise a CRL that is valid for one day and renewed daily would cause a permanent warning.
     pub fn urgency(&self, now: Timestamp) -> Urgency {
         const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);
         const URGENT: SignedDuration = SignedDuration::from_hours(24);

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{confinement, files};
 
-/// Maximum file size in bytes. CRLs can have several megabytes. Other files are smaller.
+/// Maximum file size in bytes. CRLs can be several megabytes long. Other files are smaller.
 const LARGEST: u64 = 64 * 1024 * 1024;
 
 /// The contents of a file: at least one item of the wanted kind.
@@ -32,8 +32,8 @@ impl Pem {
         Self::of(path, bytes, wanted)
     }
 
-    /// Like [`Self::read`], but reads a file of any kind. Blocks until the writer of a pipe
-    /// closes it.
+    /// Like [`Self::read`], but reads a file of any type. Blocks until the writer of a pipe closes
+    /// it.
     pub(super) fn read_any(path: &Path, wanted: Wanted) -> Result<Self, FileError> {
         Self::of(path, files::read_any(path, LARGEST), wanted)
     }
@@ -91,7 +91,7 @@ impl Pem {
         Ok(pem)
     }
 
-    /// The error for a file that has PEM sections of other kinds only.
+    /// The error for a file that has only PEM sections of other kinds.
     fn lacks(&self, wanted: Wanted) -> FileError {
         let holds = if !self.keys.is_empty() {
             "a private key"

@@ -1,4 +1,4 @@
-//! Checks of the contents of certificates in files.
+//! Checks on the contents of certificates in files.
 
 use std::net::IpAddr;
 
@@ -34,7 +34,7 @@ pub(super) struct Facts {
     for_servers: bool,
     /// Kinds of name constraints that cannot be checked.
     unchecked: Vec<&'static str>,
-    /// The kind of the public key, if the verifier does not accept signatures with it.
+    /// The kind of the public key, if the verifier does not accept signatures made with it.
     unsupported_key: Option<String>,
     /// The OID of a critical extension that is not supported.
     unknown_critical: Option<String>,
@@ -180,8 +180,8 @@ fn ip_in_dns(certificate: &X509Certificate<'_>) -> Vec<String> {
         .collect()
 }
 
-/// The reason why a certificate is not a CA certificate, by the rules of OpenSSL. This check
-/// is needed because the verifier accepts any certificate as a trust anchor.
+/// The reason why a certificate is not a CA certificate, by OpenSSL's rules. This check is needed
+/// because the verifier accepts any certificate as a trust anchor.
 fn not_a_ca(certificate: &X509Certificate<'_>) -> Option<&'static str> {
     let has_constraints = certificate
         .get_extension_unique(&OID_X509_EXT_BASIC_CONSTRAINTS)

@@ -25,7 +25,7 @@ use crate::{
 };
 
 pub(super) struct Loader<'a> {
-    /// The key that names the CA file, for messages: `client_ca` or `ca`.
+    /// The configuration key that names the CA file, for messages: `client_ca` or `ca`.
     pub(super) ca: &'static str,
     surroundings: &'a Surroundings<'a>,
     pub(super) now: Timestamp,
@@ -145,9 +145,9 @@ impl Loader<'_> {
         Some(all)
     }
 
-    /// Reads the private key from the file of `key`, or from that of `cert` if there is no
-    /// `key`. `table` is the position of their table. Returns the key with the position of the
-    /// file. `None` if a problem was reported.
+    /// Reads the private key from the file that `key` names or, without `key`, from the file that
+    /// `cert` names. `table` is the position of the `tls` table. Returns the key with the position
+    /// of the file name. `None` if a problem was reported.
     pub(super) fn key_of<'at>(
         &mut self,
         cert: Option<&'at At<String>>,
@@ -161,7 +161,7 @@ impl Loader<'_> {
             return None;
         }
         let cert = cert?;
-        // Problems of the file itself were reported when its certificates were read.
+        // Problems with the file itself were reported when its certificates were read.
         let pem = Pem::read(
             &self.surroundings.base_dir.join(&cert.value),
             Wanted::Certificates,
@@ -232,9 +232,9 @@ impl Loader<'_> {
         }
     }
 
-    /// Returns the CA certificates of a file, also expired CAs and CAs that are not valid yet:
-    /// the verifier checks their dates in each handshake. Other certificates are left out,
-    /// because the verifier would accept certificates signed with their keys.
+    /// Returns the CA certificates of a file, including CAs that have expired or are not valid yet:
+    /// the verifier checks their dates in each handshake. Other certificates are left out, because
+    /// the verifier would accept certificates signed with their keys.
     ///
     /// If `alone` is given, self-signed certificates that are not CA certificates are added to
     /// `alone`.
@@ -302,7 +302,7 @@ impl Loader<'_> {
         }
     }
 
-    /// Warns of CRLs in the CA file if `crl` does not name the file.
+    /// Warns about CRLs in the CA file if `crl` does not name the file.
     pub(super) fn warn_of_unused_crls(&mut self, crl: Option<&At<OneOrMany>>) {
         let Some((At { value, span }, line)) = self.crl_in_ca_file.take() else {
             return;

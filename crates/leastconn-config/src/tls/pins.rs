@@ -6,7 +6,7 @@ use super::loader::Loader;
 use crate::raw::value::{At, OneOrMany};
 
 impl Loader<'_> {
-    /// Converts a list of pinned keys. Problems are reported.
+    /// Converts a list of pinned keys, and reports problems.
     pub(super) fn pins(&mut self, key: &str, pins: Option<&At<OneOrMany>>) -> Vec<Spki> {
         let Some(at) = pins else {
             return Vec::new();
@@ -36,8 +36,8 @@ impl Loader<'_> {
         all
     }
 
-    /// Warns of `client_pins` that have no effect. Also warns if the listener has both pins
-    /// and a CA, because a pinned client can use the name of another client.
+    /// Warns about `client_pins` that have no effect. Also warns if the listener has both pins and
+    /// a CA, because a pinned client can use the name of another client.
     pub(super) fn check_client_pins(
         &mut self,
         at: &At<OneOrMany>,
