@@ -21,7 +21,7 @@ struct Cli {
     /// List the scenarios.
     #[arg(long)]
     list: bool,
-    /// Seed of all random numbers. The same seed gives the same results.
+    /// Seed for all random numbers. The same seed gives the same results.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Print JSON instead of tables.

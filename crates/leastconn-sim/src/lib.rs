@@ -1,4 +1,4 @@
-//! A deterministic simulator of balancing: the pools of the library `leastconn`, with
+//! A deterministic load-balancing simulator: it runs the pools of the `leastconn` library with
 //! simulated time, clients and servers.
 //!
 //! Modules, in the order of the data: a [`scenario`] consists of a [`site`] and a

@@ -8,7 +8,7 @@ use crate::meter::{Outcome, Second};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
     PeakToMean,
-    /// The percentage of connections that one server has accepted.
+    /// The percentage of connections that one server accepted.
     ShareOf {
         server: usize,
         column: &'static str,
@@ -20,11 +20,11 @@ pub enum Measure {
     MostOpen,
     /// The longest time until a connection was established, in seconds.
     LongestWait,
-    /// New connections per second to the watched server, relative to its fair share: the
-    /// maximum of the means over three seconds. The rate of one second is noisy.
+    /// New connections per second to the watched server, relative to its fair share: the maximum of
+    /// the means over three seconds. The rate in a single second is noisy.
     PeakRate,
-    /// Open connections of the watched server this many seconds after its first connection, in
-    /// percent of its fair share.
+    /// Open connections of the watched server this many seconds after its first connection, as a
+    /// percentage of its fair share.
     ShareAfter(usize),
 }
 
@@ -80,7 +80,7 @@ fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     values.sum::<f64>() / count
 }
 
-/// The mean of each second of the watched server over all simulations that have reached it.
+/// The per-second means for the watched server, each over all simulations that reached that second.
 pub fn seconds(outcomes: &[Outcome]) -> Vec<Second> {
     let longest = outcomes.iter().map(|outcome| outcome.watched.len()).max();
     (0..longest.unwrap_or(0))

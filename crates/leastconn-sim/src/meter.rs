@@ -14,29 +14,29 @@ pub struct Outcome {
     pub connections: u64,
     /// Connections without a usable server.
     pub refused: u64,
-    /// Connections that a server has accepted, and closed at once or never answered.
+    /// Connections that a server accepted, but then closed immediately or never answered.
     pub failed: u64,
-    /// Highest number of connections that were open on one server at a time.
+    /// Highest number of connections that were open on one server at the same time.
     pub most_open: u32,
-    /// Connections that each server has accepted.
+    /// Number of connections that each server accepted.
     pub connects: Vec<u64>,
     /// Time from a client's arrival until its connection to a server is established.
     pub waits: Vec<Duration>,
-    /// One item per second since the watched server has received its first connection.
+    /// One item per second, starting when the watched server received its first connection.
     pub watched: Vec<Second>,
 }
 
 /// One second of the watched server.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Second {
-    /// Connections that the server has accepted in this second, divided by its fair share.
+    /// Connections that the server accepted in this second, divided by its fair share.
     pub rate: f64,
-    /// Open connections at the end of this second, divided by its fair share.
+    /// Connections open on the server at the end of this second, divided by its fair share.
     pub share: f64,
 }
 
 impl Outcome {
-    /// The fraction of all accepted connections that `server` has accepted.
+    /// The fraction of all accepted connections that `server` accepted.
     pub fn share_of(&self, server: usize) -> f64 {
         let all: u64 = self.connects.iter().sum();
         ratio(self.connects[server] as f64, all as f64)
@@ -68,7 +68,7 @@ pub struct Meter {
 struct WatchedMeter {
     watched: Watched,
     began: Option<Duration>,
-    /// Accepted connections of the current second: of the watched server, and of all.
+    /// Connections accepted in the current second: by the watched server, and by all servers.
     own: u32,
     all: u32,
 }
@@ -106,7 +106,7 @@ impl Meter {
         self.is_member[server] = true;
     }
 
-    /// Records the begin of a connection to `server`.
+    /// Records the start of a connection to `server`.
     pub fn opened(&mut self, now: Duration, server: usize) {
         self.advance(now);
         self.in_flight[server] += 1;
@@ -120,7 +120,7 @@ impl Meter {
         self.in_flight[server] = self.in_flight[server].saturating_sub(1);
     }
 
-    /// Records that `server` has accepted a connection of a client that arrived at `arrived`.
+    /// Records that `server` has accepted a connection from a client that arrived at `arrived`.
     pub fn accepted(&mut self, now: Duration, arrived: Duration, server: usize) {
         self.advance(now);
         if self.is_measuring(now) {

@@ -41,7 +41,7 @@ impl Random {
     /// than 1. Below 2, the variance is infinite: a few connections last very long.
     pub fn pareto(&mut self, mean: Duration, shape: f64) -> Duration {
         let min = mean.mul_f64((shape - 1.0) / shape);
-        // A draw beyond a year is cut, because a `Duration` cannot represent all of them.
+        // Cap draws at a year, because a `Duration` cannot represent every draw.
         const YEAR: f64 = 365.0 * 86_400.0;
         let draw = min.as_secs_f64() / self.unit().powf(1.0 / shape);
         Duration::from_secs_f64(draw.min(YEAR))

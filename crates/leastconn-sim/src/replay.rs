@@ -1,7 +1,7 @@
 //! Replay of access logs: how evenly the connections were spread, and how evenly each
 //! balancing algorithm would have spread them.
 //!
-//! The replay assumes that a connection lasts equally long on each server, and that all servers
+//! The replay assumes that a connection lasts the same time on every server, and that all servers
 //! are up.
 
 mod access_log;
@@ -26,7 +26,7 @@ use crate::{
 };
 pub use access_log::{Connection, Log, LogError};
 
-/// An error of a replay.
+/// An error during a replay.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     #[error(transparent)]
@@ -49,7 +49,7 @@ pub enum ReplayError {
 /// What to replay.
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// Access logs, one of each balancer.
+    /// Access logs, one per balancer.
     pub logs: Vec<PathBuf>,
     /// The configuration with the servers, their weights and their limits. `None`: the servers
     /// that the logs name, with equal weights and without limits.
@@ -119,7 +119,7 @@ impl Replay {
                 balancer: connection.balancer,
             })
             .collect();
-        // A log is sorted by the end of connections.
+        // A log is sorted by the end times of the connections.
         arrivals.sort_by_key(|arrival| arrival.at);
         let recorded = recorded(&servers, connections, begin, end);
         let site = Site {
@@ -171,7 +171,7 @@ fn recorded(
             .position(|server| server.name == connection.server);
         if let Some(server) = position {
             if connection.hold.is_zero() {
-                // Its end would come before its begin.
+                // The connection would end before it begins.
                 continue;
             }
             let at = connection.began - begin;
@@ -179,7 +179,7 @@ fn recorded(
             changes.push((at + connection.hold, false, server));
         }
     }
-    // At the same time, connections end before others begin.
+    // At the same point in time, connections end before new connections begin.
     changes.sort_unstable();
     for (at, begins, server) in changes {
         if begins {

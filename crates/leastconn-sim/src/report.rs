@@ -35,11 +35,11 @@ pub struct Row {
     pub algorithm: String,
     /// One value per column.
     pub values: Vec<f64>,
-    /// One item per second since the watched server has received its first connection: the
+    /// One item per second, starting when the watched server received its first connection: the
     /// rate of its new connections, relative to its fair share.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rate: Vec<f64>,
-    /// Likewise its open connections.
+    /// One item per second, likewise: its open connections, relative to its fair share.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub share: Vec<f64>,
 }
@@ -118,8 +118,8 @@ impl fmt::Display for ScenarioReport {
     }
 }
 
-/// Three decimals for small values, and one for large ones. Zero has none, so that it differs
-/// from values that round to zero.
+/// Uses three decimals for small values and one for large values. Zero is written without decimals,
+/// so that it differs from values that round to zero.
 pub(crate) fn format_value(value: f64) -> String {
     if value == 0.0 || (value >= 10.0 && value.fract() == 0.0) {
         format!("{value:.0}")

@@ -63,7 +63,7 @@ fn servers(count: usize) -> Vec<ServerSetup> {
         .collect()
 }
 
-/// Servers with these weights. Weights must be from 1 to 65,535; others count as 1.
+/// Servers with these weights. Weights must be from 1 to 65,535; any other weight counts as 1.
 fn weighted(weights: &[u32]) -> Vec<ServerSetup> {
     let mut servers = servers(weights.len());
     for (server, &weight) in servers.iter_mut().zip(weights) {

@@ -1,4 +1,4 @@
-//! The simulation: processes events in order of time, with pools of the library.
+//! The simulation: processes events in chronological order, with the library's pools.
 
 mod balancer;
 mod event;
@@ -23,7 +23,7 @@ use crate::{
 use balancer::{Balancer, Count};
 use event::{ConnectionId, Event, Events};
 
-/// Time to establish a connection to a server that works, and until a refusal arrives.
+/// Time to establish a connection to a working server, and time until a refusal arrives.
 pub const ROUND_TRIP: Duration = Duration::from_micros(500);
 
 /// Simulates `arrivals` at `site` with one balancing algorithm. The same arguments give the
@@ -268,7 +268,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// Dials for the connections to which the queue has handed a server.
+    /// Dials for the connections to which the queue has assigned a server.
     fn serve_queues(&mut self) {
         let mut context = Context::from_waker(Waker::noop());
         let is_ready =
@@ -371,7 +371,7 @@ impl<'a> Simulation<'a> {
             return;
         };
         if self.conditions[server] == Condition::Frozen && is_served {
-            // The frozen server does not answer any more, so the client waits for its timeout.
+            // The frozen server no longer answers, so the client waits for its timeout.
             let timeout = self.now + self.site.policy.client_timeout;
             self.events.add(timeout, Event::End(id));
             connection.state = State::Open {

@@ -12,12 +12,12 @@ use leastconn::{
 pub struct Site {
     pub servers: Vec<ServerSetup>,
     pub balancers: usize,
-    /// For each balancer, the positions in `servers` of those that its clients may use. Empty:
-    /// all clients may use all servers.
+    /// For each balancer, the positions in `servers` of the servers that its clients may use.
+    /// Empty: all clients may use all servers.
     pub allowed: Vec<Vec<usize>>,
     pub sharing: Sharing,
     pub policy: Policy,
-    /// Changes of servers, in the order of time.
+    /// Changes to servers, in chronological order.
     pub changes: Vec<TimedChange>,
     /// The time that is simulated before measuring starts.
     pub warm_up: Duration,
@@ -27,16 +27,16 @@ pub struct Site {
     pub watched: Option<Watched>,
 }
 
-/// What balancers know of the connections of other balancers.
+/// What each balancer knows about the connections of the other balancers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
     /// Each balancer counts only its own connections.
     OwnCounts,
     /// The balancers exchange their counts.
     Counts {
-        /// The time between two exchanges of a balancer.
+        /// The interval between a balancer's exchanges.
         every: Duration,
-        /// Whether picks add an echo for connections of the others that are not known yet.
+        /// Whether picks add an echo for connections of other balancers that are not known yet.
         has_echo: bool,
     },
 }
@@ -75,11 +75,11 @@ pub struct Policy {
     pub slow_start: Duration,
     pub passive: PassivePolicy,
     pub check: Option<Check>,
-    /// How many connections wait for a server that is below its maximum, and for how long.
+    /// How many connections may wait for a server that is below its maximum, and for how long.
     pub queue: QueuePolicy,
     /// Further servers that are tried if connecting fails.
     pub retries: u32,
-    /// How long a connection waits and tries again after all attempts have failed.
+    /// How long a connection keeps retrying after all attempts have failed.
     pub retry_for: Duration,
     pub connect_timeout: Duration,
     /// How long a client waits for an answer from a server that does not respond.
@@ -116,17 +116,17 @@ pub struct Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     Up,
-    /// The kernel of the server refuses connections: the service does not run.
+    /// The server's kernel refuses connections: the service is not running.
     Refusing,
     /// Connects time out: the machine is off or disconnected.
     Unreachable,
-    /// The server accepts connections and closes them at once.
+    /// The server accepts connections and closes them immediately.
     ClosingAtOnce,
-    /// The kernel of the server accepts connections, but the service never answers.
+    /// The server's kernel accepts connections, but the service never answers.
     Frozen,
 }
 
-/// A change of a server at a point in time.
+/// A change to a server at a point in time.
 #[derive(Clone, Copy, Debug)]
 pub struct TimedChange {
     pub at: Duration,
@@ -139,7 +139,7 @@ pub struct TimedChange {
 pub enum Change {
     /// The condition applies to new connections. Open connections stay open.
     Condition(Condition),
-    /// The service exits: its connections end, their clients reconnect at once, and new
+    /// The service exits: its connections end, their clients reconnect immediately, and new
     /// connections are refused.
     Crash,
     /// The server becomes a member.

@@ -26,7 +26,7 @@ pub struct Arrival {
 pub enum Process {
     /// Independent arrivals at a constant mean rate per second.
     Poisson { rate: f64 },
-    /// `size` connections at once, at the start and then after each `every`.
+    /// `size` simultaneous connections, at the start and then at intervals of `every`.
     Bursts { size: usize, every: Duration },
 }
 
@@ -59,13 +59,13 @@ pub struct Workload {
     pub initial: usize,
     pub process: Option<Process>,
     pub hold: Hold,
-    /// Number of source addresses, of which each connection has a random one.
+    /// Number of source addresses. Each connection uses a random one.
     pub sources: u32,
 }
 
 impl Workload {
-    /// Generates the arrivals of `duration` in order. Each arrival chooses one of `balancers` at
-    /// random.
+    /// Generates the arrivals within `duration`, in order. Each arrival chooses one of `balancers`
+    /// at random.
     pub fn arrivals(&self, duration: Duration, balancers: usize, seed: u64) -> Vec<Arrival> {
         let mut holds = Random::new(seed, 1);
         let mut clients = Random::new(seed, 2);

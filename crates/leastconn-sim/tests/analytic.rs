@@ -58,7 +58,7 @@ fn same_seed_gives_the_same_results() {
     assert!(first != json(4));
 }
 
-/// peak/mean of each way of sharing counts in a scenario.
+/// The peak/mean ratio for each way of sharing counts in a scenario.
 fn shared(name: &str) -> Vec<(String, f64)> {
     let scenarios = scenario::all();
     let mut scenario = scenarios.into_iter().find(|s| s.name == name).unwrap();
@@ -173,8 +173,8 @@ fn server_that_closes_at_once_draws_few_connections() {
             outcome.connects
         );
     }
-    // Without ejection, the server looks idle and draws most connections. Its failures of
-    // the last second count as connections, which limits them.
+    // Without ejection, the server looks idle and draws most connections. Its failures within the
+    // last second count as connections, which limits this.
     site.policy.passive.max_early = 0;
     let outcome = run(&site, &workload, Balance::LeastConn, 1);
     assert!(
@@ -211,7 +211,7 @@ fn queued_connections_get_the_first_free_places() {
             assert_eq!(longest_wait.as_secs(), longest, "{balance}");
         }
     }
-    // Nobody gets a place within half a second.
+    // No connection gets a place within half a second.
     site.policy.queue = QueuePolicy::new(100, SECOND / 2);
     assert_eq!(run(&site, &workload, Balance::LeastConn, 1).refused, 20);
 }

@@ -39,7 +39,7 @@ const GAUGES: [&str; 5] = [
     "leastconn_handshakes_waiting",
 ];
 
-/// A running balancer. Dropping it kills the process. If the process leads its own process
+/// A running balancer. Dropping this value kills the process. If the process leads its own process
 /// group, its successors after an upgrade are killed too.
 #[derive(Debug)]
 pub struct Balancer {
@@ -460,8 +460,8 @@ pub async fn http_get(addr: SocketAddr, path: &str) -> io::Result<(u16, String)>
 impl Drop for Balancer {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap();
-        // Kills successors as well, if the child leads a process group. The ID of the group
-        // cannot be reused until the child is reaped and all members have ended.
+        // Kill successors as well, if the child leads a process group. The group ID cannot be
+        // reused until the child is reaped and all members have ended.
         let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
         let _ = child.kill();
         let _ = child.wait();

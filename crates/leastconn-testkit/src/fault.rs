@@ -27,8 +27,8 @@ struct Control {
     resets: u64,
 }
 
-/// Listens on a loopback port and forwards to the target with [`Faults`]. Dropping it
-/// resets its connections.
+/// Listens on a loopback port and forwards to the target with [`Faults`]. Dropping the proxy resets
+/// its connections.
 #[derive(Debug)]
 pub struct FaultProxy {
     addr: SocketAddr,

@@ -66,7 +66,7 @@ pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Out
     }
 }
 
-/// Returns both ends of a TCP connection over loopback: the connecting and the accepting one.
+/// Returns both ends of a TCP connection over loopback: the connecting end, then the accepting end.
 ///
 /// # Panics
 /// If the connection cannot be opened.

@@ -319,8 +319,8 @@ fn ca_params(name: &str) -> (CertificateParams, KeyPair) {
     (params, KeyPair::generate().unwrap())
 }
 
-/// A random serial number. By default rcgen derives it from the key, and RSA leaves share a
-/// key.
+/// A random serial number. By default, rcgen derives the serial number from the key, but RSA leaves
+/// share a key.
 fn random_serial() -> SerialNumber {
     let mut bytes = [0; 16];
     ::aws_lc_rs::rand::fill(&mut bytes).unwrap();

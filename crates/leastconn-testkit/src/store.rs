@@ -34,7 +34,7 @@ pub use program::StoreKind;
 pub use resp::Reply;
 pub use sentinel::Sentinel;
 
-/// A running server. Dropping it kills the process.
+/// A running server. Dropping this value kills the process.
 #[derive(Debug)]
 pub struct StoreServer {
     options: StoreOptions,
@@ -159,7 +159,7 @@ impl StoreServer {
         self.signal(Signal::STOP);
     }
 
-    /// Continues after [`Self::pause`].
+    /// Resumes the process after [`Self::pause`].
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }

@@ -10,7 +10,7 @@ pub(super) struct Bars {
     title: &'static str,
     /// Scenarios in the chart, with headings.
     shown: &'static [(&'static str, &'static str)],
-    /// Width of the names of rows.
+    /// Width of the row names.
     name: usize,
 }
 

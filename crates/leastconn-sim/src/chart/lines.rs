@@ -24,7 +24,7 @@ const HEIGHT: usize = TOP + PLOT + 62;
 struct Panel {
     heading: &'static str,
     unit: &'static str,
-    /// Largest value on the y axis, and the distance of its labels.
+    /// Largest value on the y axis, and the distance between its labels.
     max: f64,
     step: f64,
     x: usize,

@@ -33,8 +33,8 @@ fn values<'a>(report: &'a ScenarioReport, algorithm: &str) -> &'a [f64] {
     &rows.find(|row| row.algorithm == algorithm).unwrap().values
 }
 
-/// Four connections of ten seconds, of which the recorded balancer has sent three to one
-/// server, and lines without a server.
+/// Four connections of ten seconds, three of which the recorded balancer sent to one server, and
+/// lines without a server.
 fn uneven() -> String {
     let refused =
         "{\"time\":\"2026-11-24T06:30:00Z\",\"outcome\":\"unknown_client\",\"duration_ms\":1}\n";

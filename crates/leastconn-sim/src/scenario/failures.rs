@@ -18,7 +18,7 @@ const WORKLOAD: Workload = Workload {
     sources: 1_000,
 };
 
-/// Four servers, of which the first one changes after five seconds. Measuring starts one
+/// Four servers, the first of which changes its condition after five seconds. Measuring starts one
 /// second later.
 fn failing(condition: Condition) -> Site {
     let mut site = site(servers(4), 6 * SECOND, 30 * SECOND);

@@ -1,4 +1,4 @@
-//! A server that returns or is added while the others have many connections.
+//! A server that returns or is added while the other servers have many connections.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How evenly the algorithms spread connections over servers that work.
+//! How evenly the algorithms spread connections over working servers.
 
 use super::{SECOND, Scenario, Variants, servers, site, weighted};
 use crate::{
@@ -100,7 +100,7 @@ pub(super) fn all() -> Vec<Scenario> {
     ]
 }
 
-/// Three balancers whose clients choose one of them at random.
+/// Three balancers. Each client chooses one of them at random.
 fn several(name: &'static str, summary: &'static str, process: Option<Process>) -> Scenario {
     let hold = match process {
         None => Hold::Fixed(1_000 * SECOND),

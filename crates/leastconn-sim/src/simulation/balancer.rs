@@ -35,7 +35,7 @@ pub(super) struct Balancer {
 }
 
 impl Balancer {
-    /// The balancer at this position.
+    /// Creates the balancer at this position.
     pub(super) fn new(
         site: &Site,
         position: usize,
@@ -72,7 +72,7 @@ impl Balancer {
     }
 
     /// Makes a connection wait for a server, if the pool has a queue with room. All connections
-    /// count as those of one client.
+    /// count as connections of one client.
     pub(super) fn enqueue(&self, source: Source, now: Duration) -> Option<Waiting> {
         let now = self.instant(now);
         let waiting = self.pool.enqueue(&Selector::all(), None, Some(source), now);
@@ -91,8 +91,8 @@ impl Balancer {
         Ok(())
     }
 
-    /// What this balancer reports to the others: for each server, its connections and its dials
-    /// per second.
+    /// The report of this balancer to the other balancers: for each server, its connections and its
+    /// dials per second.
     pub(super) fn report(&mut self, now: Duration) -> Vec<Count> {
         let now = self.instant(now);
         let mut counts = vec![Count::default(); self.rates.len()];
@@ -108,7 +108,7 @@ impl Balancer {
         counts
     }
 
-    /// Applies the sums of the other balancers.
+    /// Applies the totals of the other balancers.
     pub(super) fn apply(&self, others: &[Count], has_echo: bool) {
         for member in self.pool.members().iter() {
             let position = position_of(&member.server);

@@ -1,4 +1,4 @@
-//! Events in the order of time.
+//! Events in chronological order.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,7 +16,7 @@ pub(super) enum Event {
     Retry(ConnectionId),
     /// A connection has waited in the queue for the maximum time.
     QueueTimeout(ConnectionId),
-    /// A balancer reports its counts and receives those of the others.
+    /// A balancer reports its counts and receives the counts of the other balancers.
     Exchange {
         balancer: usize,
     },
@@ -35,7 +35,7 @@ pub(super) enum Event {
         server: usize,
         success: bool,
     },
-    /// The change at this position of the site's changes happens.
+    /// The change at this position in the site's list of changes takes effect.
     Change(usize),
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub(super) struct Lines {
     lines: Arc<Mutex<Vec<String>>>,
-    /// Notifies of every new line. The value is true once the pipe is closed.
+    /// Notifies about every new line. The value is true once the pipe is closed.
     closed: watch::Receiver<bool>,
 }
 

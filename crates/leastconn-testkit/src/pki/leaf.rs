@@ -110,8 +110,8 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
-    /// Replaces the issuer's name by a name that consists of these common names. The
-    /// certificate can then be parsed, but not verified.
+    /// Replaces the issuer's name with a name that consists of these common names. The certificate
+    /// can then be parsed, but not verified.
     pub fn issuer_cns(mut self, names: &[&[u8]]) -> Self {
         let names = names.iter().map(|name| vec![(CN, name.to_vec())]);
         self.issuer = Some(names.collect());
@@ -126,8 +126,8 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
-    /// Replaces all common names by a single name that is tagged UTF8String. `bytes` may
-    /// contain NUL, control characters and invalid UTF-8.
+    /// Replaces all common names with a single name that is tagged UTF8String. `bytes` may contain
+    /// NUL, control characters and invalid UTF-8.
     pub fn raw_cn_bytes(self, bytes: &[u8]) -> Self {
         let mut this = self.no_cn();
         this.subject.push(vec![(CN, bytes.to_vec())]);
@@ -215,7 +215,7 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
-    /// Creates X.509 version 1, without extensions, as `openssl x509 -req` without
+    /// Creates an X.509 version 1 certificate, without extensions, as `openssl x509 -req` without
     /// `-extfile` does in OpenSSL 3.0.
     pub fn version_1(mut self) -> Self {
         self.version_1 = true;

@@ -55,20 +55,20 @@ impl StoreOptions {
         this
     }
 
-    /// The password of the user `default`.
+    /// Sets the password of the user `default`.
     #[must_use]
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
         self.config(&format!("requirepass {password}"))
     }
 
-    /// A further user with rules as for `ACL SETUSER`.
+    /// Adds a user, with rules as for `ACL SETUSER`.
     #[must_use]
     pub fn user(self, name: &str, rules: &str) -> Self {
         self.config(&format!("user {name} {rules}"))
     }
 
-    /// A cluster with one node, which has all hash slots.
+    /// Starts a cluster with one node, which has all hash slots.
     #[must_use]
     pub fn cluster(mut self) -> Self {
         self.cluster = true;
@@ -81,7 +81,7 @@ impl StoreOptions {
         self.config(&format!("replicaof {ip} {port}"))
     }
 
-    /// A line of the configuration file.
+    /// Adds a line to the configuration file.
     #[must_use]
     pub fn config(mut self, line: &str) -> Self {
         self.lines.push(line.to_owned());
@@ -102,7 +102,7 @@ impl StoreOptions {
             format!("logfile {shown}/store.log"),
             "save \"\"".to_owned(),
             "appendonly no".to_owned(),
-            // Replicas receive the data at once.
+            // Replicas receive the data immediately.
             "repl-diskless-sync yes".to_owned(),
             "repl-diskless-sync-delay 0".to_owned(),
         ];

@@ -10,10 +10,10 @@ pub enum StoreKind {
 }
 
 impl StoreKind {
-    /// The kinds that are installed on this machine. Prints which are missing.
+    /// The kinds that are installed on this machine. Prints the missing kinds.
     ///
     /// # Panics
-    /// If there is none.
+    /// If none is installed.
     pub fn installed() -> Vec<Self> {
         let (found, missing): (Vec<Self>, Vec<Self>) = [Self::Redis, Self::Valkey]
             .into_iter()
@@ -25,8 +25,8 @@ impl StoreKind {
         found
     }
 
-    /// Valkey is also searched in the environment that `scripts/setup.sh --test` creates, and
-    /// `LEASTCONN_VALKEY` overrides its path.
+    /// Also searches for Valkey in the environment that `scripts/setup.sh --test` creates.
+    /// `LEASTCONN_VALKEY` overrides the path of Valkey.
     pub fn program(self) -> Option<PathBuf> {
         match self {
             Self::Redis => find_program("redis-server"),

@@ -6,8 +6,8 @@ use tempfile::TempDir;
 use super::{Reply, StoreKind, StoreServer, resp, spawn};
 use crate::{DEADLINE, Port, eventually};
 
-/// A Sentinel, which monitors a primary under the name `mymaster` and alone decides on a
-/// failover, after the primary did not answer for 500 ms. Dropping it kills the process.
+/// A Sentinel that monitors a primary under the name `mymaster`. It alone decides on a failover,
+/// after the primary has not answered for 500 ms. Dropping this value kills the process.
 #[derive(Debug)]
 pub struct Sentinel {
     port: Port,
@@ -17,7 +17,7 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    /// Waits until the sentinel knows `replicas` replicas.
+    /// Starts a sentinel, and waits until it knows `replicas` replicas.
     ///
     /// # Panics
     /// After [`DEADLINE`].
@@ -25,7 +25,7 @@ impl Sentinel {
         Self::start_with(kind, primary, replicas, None).await
     }
 
-    /// `password`: clients of the sentinel need it.
+    /// As [`Self::start`]. If `password` is given, the sentinel requires it from its clients.
     pub async fn start_with(
         kind: StoreKind,
         primary: &StoreServer,
@@ -84,7 +84,7 @@ impl Sentinel {
         format!("{}:{}", reply[0], reply[1]).parse().unwrap()
     }
 
-    /// Promotes a replica while the primary works.
+    /// Promotes a replica while the primary is still working.
     pub async fn fail_over(&self) {
         let before = self.primary().await;
         let reply = self.command(&["SENTINEL", "FAILOVER", "mymaster"]).await;
