@@ -19,7 +19,7 @@ pub enum ForeignProtocol {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Protocol {
     what: &'static str,
-    /// What the operator can do to make the client speak TLS.
+    /// How the operator can make the client speak TLS.
     help: &'static str,
 }
 
@@ -43,7 +43,7 @@ protocols! {
     PROXY_V2: "a PROXY protocol header, version 2",
         "set `proxy_protocol = \"required\"` on the listener, or have the balancer in front send none";
     HTTP: "an HTTP request without TLS", "use https://";
-    SSH: "an SSH client", "wrap it into TLS: `ProxyCommand openssl s_client -quiet …`";
+    SSH: "an SSH client", "tunnel it through TLS: `ProxyCommand openssl s_client -quiet …`";
     SMTP: "an SMTP client", "STARTTLS is not supported for SMTP: use implicit TLS (submissions, smtps)";
     MAIL: "an IMAP, POP3 or FTP client", "STARTTLS is not supported there: use implicit TLS (imaps, pop3s, ftps)";
     RDP: "a Remote Desktop client (RDP)", "RDP begins with a request of its own, which is not supported";

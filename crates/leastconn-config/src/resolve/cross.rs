@@ -20,8 +20,8 @@ use crate::{
 const MAX_COMPARED: usize = 256;
 
 impl Resolver<'_> {
-    /// Performs all checks across tables. `complete`: all listeners and clients of the file
-    /// are valid.
+    /// Performs all checks across tables. `complete`: all listeners and clients in the file are
+    /// valid.
     pub(super) fn check_across_tables(
         &mut self,
         listeners: &[At<Listener>],
@@ -35,8 +35,8 @@ impl Resolver<'_> {
                 .at(declared.span.clone());
         }
         self.check_shadowed_rules(clients, places);
-        // Skip the remaining checks if a part of the file is invalid: they might report that
-        // part as missing.
+        // Skip the remaining checks if part of the file is invalid: they might report that part as
+        // missing.
         if !complete {
             return;
         }
@@ -49,7 +49,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// Warns if the zone of the balancer or the zones of servers have no effect.
+    /// Warns if the balancer's zone or the servers' zones have no effect.
     pub(super) fn check_zones(&mut self, raw: &Raw, upstreams: &[Upstream]) {
         let servers = upstreams.iter().flat_map(|upstream| &upstream.servers);
         let sources = upstreams.iter().flat_map(|upstream| &upstream.sources);
@@ -89,7 +89,7 @@ impl Resolver<'_> {
                     self.problems
                         .warning("`zone` has no effect: the zone of the balancer is not set")
                         .at(zone.span.clone())
-                        .help("write `zone` into the `[process]` table");
+                        .help("set `zone` in the `[process]` table");
                 }
             }
             Some(_) | None => {}

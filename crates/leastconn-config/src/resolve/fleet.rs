@@ -284,7 +284,7 @@ impl Resolver<'_> {
                     duration::text(MAX_GONE_AFTER)
                 ))
                 .at(span.clone())
-                .note("the connections of a member that failed count for so long");
+                .note("the connections of a failed member count for this long");
         }
         time
     }

@@ -258,7 +258,7 @@ impl Resolver<'_> {
                     .warning(format!("two servers have the address {}", server.address))
                     .at(address_span.clone())
                     .related(first.clone(), "the first")
-                    .note("the server gets the connections of both");
+                    .note("the server gets the connections of both entries");
             }
             addresses.insert(server.address.clone(), address_span.clone());
             if let Some(upstream) = upstream {

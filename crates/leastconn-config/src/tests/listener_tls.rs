@@ -229,7 +229,7 @@ fn system_trust_store_is_never_used() {
     let problems = pki.problems(&format!("{own}, client_auth = \"none\", crl = \"ca.crl\""));
     assert_eq!(
         problems,
-        ["error: a CRL needs the `client_ca` that signed it"]
+        ["error: a CRL needs `client_ca` with the authority that signed it"]
     );
     let problems = pki.problems(&format!("{ALL}, client_auth = \"none\""));
     assert!(

@@ -26,7 +26,7 @@ fn is_tls13(suite: CipherSuite) -> bool {
     supported(suite).is_some_and(|suite| suite.tls13().is_some())
 }
 
-/// Whether only TLS 1.3 supports the group, because it is post-quantum.
+/// Whether the group is post-quantum, so that only TLS 1.3 supports it.
 fn is_only_tls13(group: NamedGroup) -> bool {
     matches!(
         group,
@@ -93,7 +93,7 @@ impl Loader<'_> {
             self.problems
                 .error(format!("`{key}` is an empty list"))
                 .at(at.span.clone())
-                .help("remove the key for the default");
+                .help("remove the key to use the default");
         }
         let mut found: Vec<(T, Range<usize>)> = Vec::new();
         for text in &texts {

@@ -149,7 +149,7 @@ impl Loader<'_> {
                 .warning(format!("{} expires at {end}", read.describe()))
                 .at(span)
                 .note("from then on every certificate of its issuer is refused (`crl_expired`)")
-                .help("renew it before: `leastconn-lb pki crl DIR`, or with the tools of your authority");
+                .help("renew it before then, with `leastconn-lb pki crl DIR` or the tools of your authority");
         }
     }
 

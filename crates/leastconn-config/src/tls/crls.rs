@@ -28,7 +28,10 @@ impl Loader<'_> {
     ) {
         let Some(authorities) = authorities else {
             self.problems
-                .error(format!("a CRL needs the `{}` that signed it", self.ca))
+                .error(format!(
+                    "a CRL needs `{}` with the authority that signed it",
+                    self.ca
+                ))
                 .at(text.span.clone());
             return;
         };

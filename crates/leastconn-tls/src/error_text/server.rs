@@ -104,7 +104,7 @@ fn received_alert(alert: AlertDescription) -> String {
     use AlertDescription as A;
     match alert {
         A::CertificateRequired => {
-            "the server demands a certificate, and was sent none: see `cert`".to_owned()
+            "the server demands a certificate, but none was sent: see `cert`".to_owned()
         }
         A::BadCertificate
         | A::UnsupportedCertificate
