@@ -1,7 +1,7 @@
 //! Reads only the address of the admin interface from a configuration file.
 //!
-//! Commands such as `ctl` need only this address. They must work even if the rest of the file
-//! is invalid, or names certificates that the user has no permission to read.
+//! Commands such as `ctl` need only this address. They must work even if the rest of the file is
+//! invalid, or names certificates that the user cannot read.
 
 use std::{
     net::SocketAddr,

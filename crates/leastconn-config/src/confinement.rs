@@ -1,4 +1,4 @@
-//! State of the sandbox, which `leastconn-lb` applies, and hints for errors that the sandbox
+//! The state of the sandbox that `leastconn-lb` applies, and hints for errors that the sandbox
 //! causes. The kernel's error does not say that the sandbox denied access.
 
 use std::{
@@ -31,7 +31,7 @@ pub enum Confinement {
     Unavailable(String),
     /// Confined by Landlock.
     Confined {
-        /// Landlock ABI version of the kernel.
+        /// The kernel's Landlock ABI version.
         abi: i32,
         /// Restrictions that the kernel does not support.
         missing: Vec<&'static str>,

@@ -1,8 +1,8 @@
 //! Environment variables in strings: `${NAME}` and `${NAME:-default}`.
 //!
-//! Values of variables and defaults are not expanded again. As in a shell, the default also
-//! replaces a variable that is set to an empty value. `$$` is replaced by `$`. Any other `$`
-//! is an error, because it looks like the start of a variable.
+//! Values of variables and defaults are not expanded again. As in a shell, the default is also used
+//! if the variable is set to an empty value. `$$` becomes `$`. Any other `$` is an error, because
+//! it looks like the start of a variable.
 
 use std::{collections::HashSet, ops::Range};
 

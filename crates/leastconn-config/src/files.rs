@@ -28,7 +28,7 @@ pub use lane::{Lane, NoResult};
 /// An operation that takes longer than this is reported as blocked.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// Operations that have not returned yet, in the order of their start.
+/// Operations that have not returned yet, in the order in which they started.
 static PENDING: Mutex<BTreeMap<u64, Pending>> = Mutex::new(BTreeMap::new());
 
 /// A file operation that has not returned yet.
@@ -48,8 +48,8 @@ impl Pending {
     }
 }
 
-/// The operation that has been blocked for the longest time. `None` if no operation has been
-/// blocked for two seconds.
+/// The operation that has been blocked longest. `None` if no operation has been blocked for two
+/// seconds.
 pub fn blocked() -> Option<Pending> {
     let oldest = pending().values().min_by_key(|one| one.began).cloned();
     oldest.filter(|one| one.elapsed() >= SLOW)

@@ -1,5 +1,5 @@
-//! Values that are one of a fixed set of words, such as `mode = "shadow"`. The types of the
-//! file and of the checked configuration share these enums.
+//! Values that are one of a fixed set of words, such as `mode = "shadow"`. The raw and the checked
+//! configuration share these enums.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

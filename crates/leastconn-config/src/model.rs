@@ -30,8 +30,8 @@ pub use upstream::{AgentCheck, HealthCheck, ProbeKind, Rebalance, StatusSet, Ups
 pub struct Config {
     /// The configuration file.
     pub path: PathBuf,
-    /// The first 16 hexadecimal digits of the SHA-256 of the file, before environment variables
-    /// are replaced. The members of a fleet compare it.
+    /// The first 16 hexadecimal digits of the SHA-256 of the file, before environment variables are
+    /// replaced. The members of a fleet compare this digest.
     pub digest: String,
     pub process: Process,
     pub log: Log,

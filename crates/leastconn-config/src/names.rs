@@ -1,4 +1,4 @@
-//! The syntax of names of listeners, upstreams, servers, zones and client rules.
+//! The syntax of the names of listeners, upstreams, servers, zones and client rules.
 
 /// Maximum length of a name.
 pub const MAX_LENGTH: usize = 64;

@@ -19,8 +19,8 @@ use super::{
     suggest::{either, nearest},
 };
 
-/// The position that [`check`] returns for the top level of the file. It differs from the
-/// positions of all tables.
+/// The position that [`check`] returns for the top level of the file. It differs from the position
+/// of every table.
 pub(crate) const TOP: usize = usize::MAX;
 
 /// Checks the whole document. Removes the values at the positions in `failed`, which have

@@ -4,7 +4,7 @@ use std::{collections::HashSet, ops::Range, path::Path};
 
 use jiff::Timestamp;
 
-/// Inputs besides the file itself.
+/// Inputs other than the file itself.
 #[derive(Clone, Copy)]
 pub(crate) struct Surroundings<'a> {
     /// Base directory of relative paths.

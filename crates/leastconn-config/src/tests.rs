@@ -71,7 +71,7 @@ match = { source = "10.0.0.0/8" }
 allow = ["web"]
 "#;
 
-/// Returns [`PLAIN`] with `from` replaced by `to`.
+/// Returns [`PLAIN`] with `from` replaced with `to`.
 fn changed(from: &str, to: &str) -> String {
     assert!(PLAIN.contains(from), "{from}");
     PLAIN.replacen(from, to, 1)

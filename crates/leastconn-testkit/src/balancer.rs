@@ -362,7 +362,7 @@ impl Balancer {
         idle.await.unwrap_or_else(|e| panic!("{e}"));
     }
 
-    /// Number of open file descriptors of the balancer process.
+    /// Number of file descriptors that the balancer process has open.
     pub fn open_fds(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
             .unwrap()

@@ -34,9 +34,9 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
-/// Runs each test with both record layers of the balancer, because clients must not see a
-/// difference. A test is an `async` function with one argument: the value of
-/// `[process] tls_records`. The module name of a failed test shows the record layer.
+/// Runs each test with both of the balancer's record layers, because clients must not see a
+/// difference. A test is an `async` function with one argument: the value of `[process]
+/// tls_records`. The module name of a failed test shows the record layer.
 #[macro_export]
 macro_rules! both_record_layers {
     ($(#[$attribute:meta] $test:ident,)+) => {

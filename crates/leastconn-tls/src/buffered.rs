@@ -87,7 +87,7 @@ pub(super) struct Buffered {
     /// While this timer runs, no record is passed to rustls, because the peer sent too many
     /// records without data.
     pause: Option<Pin<Box<Sleep>>>,
-    /// Number of records with data that were encrypted for sending.
+    /// Number of records with data that were sealed for sending.
     sealed: u64,
     close_notify_sent: bool,
 }

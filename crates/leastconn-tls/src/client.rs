@@ -1,8 +1,8 @@
-//! TLS to the servers: configuration, verification of the server, and the stream.
+//! TLS connections to servers: configuration, verification of the server, and the stream.
 //!
 //! This side always uses rustls' record layer, whatever `tls_records` says. A server may send
 //! session tickets at any time, which this crate's record layer does not parse. Connections to a
-//! few near servers would gain little from that layer.
+//! few nearby servers would gain little from that layer.
 //!
 //! Session resumption is off. rustls does not verify the chain of a resumed session, so a
 //! revoked server could continue to resume its session.

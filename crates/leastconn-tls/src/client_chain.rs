@@ -133,7 +133,7 @@ impl ClientChain {
         })
     }
 
-    /// The certificates in the order of the handshake, the leaf first.
+    /// The certificates in handshake order, the leaf first.
     pub const fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
     }

@@ -24,7 +24,7 @@ pub struct Diagnostics {
     /// What was received instead of a ClientHello.
     pub foreign_protocol: Option<ForeignProtocol>,
     pub rejected: Option<Box<RejectedCertificate>>,
-    /// Details of the certificate error. The rustls error does not contain them.
+    /// Details of the certificate error, which rustls' error does not contain.
     pub detail: Option<String>,
     pub alert_sent: Option<String>,
     pub alert_received: Option<String>,

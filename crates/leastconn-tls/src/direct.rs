@@ -2,7 +2,7 @@
 //! buffer into the reader's buffer. Sent records are sealed from the writer's buffer into the
 //! worker's buffer. As a result, only the ciphers and the kernel copy data.
 //!
-//! An idle connection keeps nothing but keys. Buffers are allocated only while they are needed:
+//! An idle connection keeps only its keys. Buffers are allocated only while they are needed:
 //!
 //! - for the beginning of an incomplete record;
 //! - for the rest of a record that did not fit into the reader's buffer;

@@ -60,7 +60,7 @@ impl HandshakeError {
     }
 }
 
-/// The text for an error of rustls.
+/// The text for a rustls error.
 fn text(error: &Error) -> String {
     match error {
         Error::NoCertificatesPresented => "the client presented no certificate".to_owned(),

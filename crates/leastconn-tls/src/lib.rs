@@ -10,7 +10,7 @@
 //! file to [`settings`]. Nor does it authorize clients. A handshake yields a stream and the
 //! verified names of the peer. The caller's [`permit::Permit`] decides the order of handshakes.
 //!
-//! Modules, in the order of the data path:
+//! Modules, in data path order:
 //!
 //! - settings: [`settings`], [`algorithms`], [`alpn`], `provider`, `server`
 //! - ClientHello: `client_hello`, `offer`, [`foreign_protocol`]

@@ -30,7 +30,7 @@ const LONGEST: usize = 256;
 pub(super) struct Rejected {
     /// The contents of the certificate, if it can be parsed.
     pub(super) certificate: Option<Box<RejectedCertificate>>,
-    /// An error text with details that the error of rustls does not contain.
+    /// An error text with details that rustls' error does not contain.
     pub(super) detail: Option<String>,
 }
 

@@ -21,7 +21,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Server {
     pub(super) config: Arc<ServerConfig>,
-    /// For each key exchange group, in the order of the settings, a configuration that is
+    /// For each key exchange group, in the order given in the settings, a configuration that is
     /// restricted to this group. With these configurations, the settings decide the order of
     /// preference. rustls itself would follow the client's order.
     by_group: Arc<[(NamedGroup, Arc<ServerConfig>)]>,

@@ -56,8 +56,8 @@ pub(crate) struct Validity {
 pub struct Trust(Arc<CachingVerifier>);
 
 impl Trust {
-    /// Returns `None` if clients need no certificate. A client may send at most
-    /// `max_intermediates` certificates besides its own.
+    /// Returns `None` if clients need no certificate. A client may send at most `max_intermediates`
+    /// certificates in addition to its own.
     ///
     /// # Errors
     /// If an authority cannot be used as a trust anchor.

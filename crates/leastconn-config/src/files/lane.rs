@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// thread.
 #[derive(Debug, Default)]
 pub struct Lane {
-    /// Locked by the thread that runs a job, until the job ends.
+    /// Held by the thread that runs a job, until the job ends.
     turn: Arc<AsyncMutex<()>>,
     job: Mutex<Option<Job>>,
 }

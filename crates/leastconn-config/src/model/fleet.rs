@@ -15,7 +15,7 @@ pub struct Fleet {
     /// A name as in [`crate::names`], so it contains no braces.
     pub name: Arc<str>,
     pub store: FleetStore,
-    /// The user of the store. `None`: its default user. A user always has a password.
+    /// The user name at the store. `None`: the store's default user. A user always has a password.
     pub user: Option<String>,
     /// `None`: the store needs no password.
     pub password: Option<Secret>,

@@ -42,7 +42,7 @@ pub struct Listener {
     /// Rate limit for the connections of each source. `None`: no limit.
     pub source_rate_limit: Option<SourceRateLimit>,
     pub starttls: StartTls,
-    /// Maximum number of certificates that a client may send besides its own.
+    /// Maximum number of certificates that a client may send in addition to its own.
     pub max_intermediates: usize,
     /// Peers whose connections start with a PROXY header. `None`: no connection starts with
     /// a PROXY header.

@@ -18,7 +18,7 @@ pub struct Process {
     /// How long open connections may continue after a request to stop.
     pub drain_timeout: Duration,
     pub memory_limit: MemoryLimit,
-    /// The zone of the balancer.
+    /// The balancer's zone.
     pub zone: Option<ZoneId>,
     pub watch: Watch,
     pub tls_records: RecordLayer,

@@ -21,7 +21,7 @@ pub struct Upstream {
     pub sources: Vec<ServerSource>,
     /// Settings of `sources`.
     pub discovery: Discovery,
-    /// The zone of the balancer, whose servers are preferred.
+    /// The balancer's own zone. Servers in this zone are preferred.
     pub own_zone: Option<ZoneId>,
     pub balance: Balance,
     /// Duration of the slow-start ramp of recovered and new servers. Zero: no ramp.
@@ -112,7 +112,7 @@ pub enum ProbeKind {
     Http {
         /// The request target, starting with `/`.
         path: String,
-        /// Status codes that make a probe successful.
+        /// Status codes with which a probe succeeds.
         status: StatusSet,
     },
     /// Logs in to MySQL or MariaDB.

@@ -17,11 +17,11 @@ pub struct RawAdmin {
     /// A UNIX socket for `ctl`, mode 0600. Every user who can open it can change everything.
     #[schemars(extend("examples" = ["leastconn.sock"]))]
     pub socket: Opt<String>,
-    /// A file with the bearer token that authorizes changes by requests to `bind`. Without
-    /// it, only requests to `socket` can make changes.
+    /// A file with the bearer token that authorizes requests to `bind` to make changes. Without it,
+    /// only requests to `socket` can make changes.
     #[schemars(extend("examples" = ["admin.token"]))]
     pub token: Opt<String>,
-    /// Host names that requests to `bind` may use, besides `localhost` and IP addresses.
+    /// Host names that requests to `bind` may use, in addition to `localhost` and IP addresses.
     #[schemars(extend("examples" = [["lb.internal"]]))]
     pub hosts: Opt<Vec<At<String>>>,
 }

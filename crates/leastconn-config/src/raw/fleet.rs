@@ -27,7 +27,7 @@ pub struct RawFleet {
     /// cluster.
     #[schemars(required)]
     pub store: Opt<StoreEntry>,
-    /// The user of the store. Default: the store's default user.
+    /// The user name at the store. Default: the store's default user.
     pub user: Opt<String>,
     /// A file with the password of the user.
     #[schemars(extend("examples" = ["valkey.password"]))]
@@ -36,12 +36,12 @@ pub struct RawFleet {
     /// store, and signs what operators set.
     #[schemars(required, extend("examples" = ["fleet.secret"]))]
     pub secret: Opt<String>,
-    /// PEM file: the authorities (CAs) that may issue certificates of the store. Required for
+    /// PEM file: the authorities (CAs) that may issue the store's certificates. Required for
     /// "rediss://". With a table in `store`, it turns TLS on.
     #[schemars(extend("examples" = ["valkey-ca.crt"]))]
     pub ca: Opt<String>,
-    /// The DNS name or IP address that certificates of the store must contain. Default: the
-    /// host that is connected to.
+    /// The DNS name or IP address that the store's certificates must contain. Default: the host
+    /// that is connected to.
     #[schemars(extend("examples" = ["valkey.internal"]))]
     pub server_name: Opt<String>,
     /// PEM file: the certificate that is presented to the store, followed by its

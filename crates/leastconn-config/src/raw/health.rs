@@ -106,7 +106,7 @@ pub struct RawPassive {
     /// long, up to five minutes.
     #[schemars(extend("default" = text(defaults::FAIL_TIMEOUT)))]
     pub fail_timeout: Opt<DurationText>,
-    /// Maximum fraction of the upstream's servers that may be ejected at the same time, 0 to
+    /// Maximum fraction of the upstream's servers that may be ejected at the same time, from 0 to
     /// 1. Unless it is 0, at least one server may be ejected if there are two or more.
     #[schemars(range(min = 0.0, max = 1.0), extend("default" = defaults::MAX_EJECTED))]
     pub max_ejected: Opt<f64>,

@@ -55,7 +55,7 @@ pub struct RawListener {
     /// its stream without close_notify: with a reset, or in an orderly way.
     #[schemars(extend("default" = "reset"))]
     pub on_truncation: Opt<OnTruncation>,
-    /// Maximum number of certificates that a client may send besides its own. A client that
+    /// Maximum number of certificates that a client may send in addition to its own. A client that
     /// sends more is refused.
     #[schemars(range(max = 64), extend("default" = defaults::MAX_INTERMEDIATES))]
     pub max_intermediates: Opt<u32>,

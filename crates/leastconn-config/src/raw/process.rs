@@ -37,7 +37,7 @@ pub struct RawProcess {
         extend("default" = "auto", "examples" = ["512MiB"])
     )]
     pub memory_limit: Opt<String>,
-    /// The zone of the balancer. Servers in the same zone are preferred. "": none.
+    /// The balancer's zone. Servers in the same zone are preferred. "": none.
     #[schemars(extend("default" = "", "examples" = ["eu-west-1a"]))]
     pub zone: Opt<String>,
     /// Whether certificate, key, CA and CRL files are watched and loaded again when they

@@ -139,7 +139,7 @@ pub enum ProxyProtocolOut {
     V1,
     /// Version 2, binary.
     V2,
-    /// Version 2 with fields of the client certificate and the name that the client's rule
+    /// Version 2 with fields from the client certificate, and with the name that the client's rule
     /// matched.
     V2Tls,
     /// Like "v2-tls", with the client certificate in DER.

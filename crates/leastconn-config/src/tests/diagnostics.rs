@@ -90,7 +90,7 @@ fn only_syntax_errors_are_reported_if_any() {
     );
 }
 
-/// Checks that replacing `from` by `to` in [`PLAIN`] causes the expected diagnostic.
+/// Checks that replacing `from` with `to` in [`PLAIN`] causes the expected diagnostic.
 fn check_all(cases: &[(&str, &str, &str)]) {
     for (from, to, expected) in cases {
         let lines = lines(&changed(from, to));

@@ -16,8 +16,7 @@ pub struct CertificateFile {
     pub dated: Vec<Dated>,
 }
 
-/// The kind of contents of a file. See [`CertificateFile::deciding`] for its effect on the
-/// expiry of the file.
+/// What a file contains. See [`CertificateFile::deciding`] for the effect on the file's expiry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FileKind {
     /// A certificate and its intermediates. The chain is valid only while all of them are

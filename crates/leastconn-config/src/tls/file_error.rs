@@ -1,4 +1,4 @@
-//! Why a file that a `tls` table names cannot be used.
+//! Reasons why a file that a `tls` table names cannot be used.
 
 /// The content that a file must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

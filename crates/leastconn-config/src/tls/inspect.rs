@@ -41,7 +41,7 @@ pub(super) struct Facts {
     for_clients: bool,
 }
 
-/// What the balancer uses its own certificate for.
+/// The use of the balancer's own certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// The balancer presents the certificate to clients.
@@ -220,7 +220,7 @@ fn unchecked(certificate: &X509Certificate<'_>) -> Vec<&'static str> {
         .collect()
 }
 
-/// Warnings about a certificate of the balancer and its intermediates.
+/// Warnings about one of the balancer's own certificates and its intermediates.
 pub(super) fn own_certificate(
     own: &Facts,
     above: &[Facts],

@@ -1,4 +1,4 @@
-//! `tls` of an upstream: verification of servers, and the certificate of the balancer.
+//! `tls` of an upstream: verification of servers, and the balancer's own certificate.
 
 use std::{ops::Range, sync::Arc};
 

@@ -121,7 +121,7 @@ impl Log {
     }
 }
 
-/// A time that no connection can have.
+/// A duration that no connection can have.
 struct OutOfRange {
     field: &'static str,
     value: f64,

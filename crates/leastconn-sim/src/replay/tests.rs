@@ -92,7 +92,7 @@ fn log_without_connections_is_an_error() {
 fn connection_of_zero_duration_is_not_counted_as_open() {
     let immediate = line(1, "a", 10).replace("\"duration_ms\":10500", "\"duration_ms\":500");
     let (reports, _) = replay(&(immediate.repeat(5) + &uneven()), None).unwrap();
-    // The most open connections and peak/mean are those of `uneven`.
+    // The maximum of open connections and peak/mean are those of `uneven`.
     assert_eq!(values(&reports[0], "recorded"), [1.5, 3.0, 0.0]);
 }
 

@@ -8,8 +8,8 @@ pub(super) struct Boundary {
     header: [u8; HEADER],
     /// Number of bytes of `header` that were received.
     have: usize,
-    /// Number of bytes of `header` that rustls already has. During the handshake, rustls
-    /// reads from the socket itself and may have read a part of a header.
+    /// Number of bytes of `header` that rustls already has. During the handshake, rustls reads from
+    /// the socket itself and may have read part of a header.
     given: usize,
     /// Number of bytes of the record's payload that were not received yet.
     left: usize,
@@ -66,8 +66,8 @@ impl Boundary {
         (self.header, std::mem::take(&mut self.given))
     }
 
-    /// Whether rustls has only a part of a header. If so, the rest of the header must be passed
-    /// to rustls before any other record.
+    /// Whether rustls has only part of a header. If so, the rest of the header must be passed to
+    /// rustls before any other record.
     pub(super) const fn is_within_given_header(&self) -> bool {
         self.given > 0
     }

@@ -1,9 +1,9 @@
 //! Self-signed server certificates.
 //!
-//! webpki treats every trust anchor as a CA, even if its basic constraints contain CA:FALSE.
-//! With a self-signed certificate as trust anchor, webpki would trust every certificate that
-//! is signed with its key. Therefore each self-signed certificate has its own verifier, which
-//! is used only if the server presents exactly this certificate.
+//! webpki treats every trust anchor as a CA, even if its basic constraints contain CA:FALSE. With a
+//! self-signed certificate as a trust anchor, webpki would trust every certificate that is signed
+//! with its key. Therefore each self-signed certificate has its own verifier, which is used only if
+//! the server presents exactly this certificate.
 
 use rustls::{
     DigitallySignedStruct, Error, SignatureScheme,

@@ -1,5 +1,5 @@
-//! Finds the end of a ClientHello while it is being received. rustls parses the ClientHello
-//! only when it is complete, because its own buffers would be twice as large.
+//! Finds the end of a ClientHello while it is being received. rustls parses the ClientHello only
+//! when it is complete, because rustls' own buffers would be twice as large.
 
 use crate::record::{CLIENT_HELLO, HEADER, MAX_PLAINTEXT, content::HANDSHAKE};
 

@@ -1,11 +1,10 @@
 //! Verification of client certificates with a cache of valid chains.
 //!
-//! Clients reconnect with the same chain, and verifying the signatures of the chain takes
-//! about a sixth of the time of a handshake. The result cannot change while all certificates
-//! and CRLs involved are valid, and while authorities and CRLs stay the same. A successful
-//! verification is therefore cached until the first of these certificates and CRLs expires.
-//! The key of the cache is the SHA-256 of the chain. Each configuration has its own verifier
-//! and cache.
+//! Clients reconnect with the same chain, and verifying a chain's signatures takes about a sixth of
+//! the time of a handshake. The result cannot change while all certificates and CRLs involved are
+//! valid, and while authorities and CRLs stay the same. A successful verification is therefore
+//! cached until the first of these certificates and CRLs expires. The cache key is the SHA-256 of
+//! the chain. Each configuration has its own verifier and cache.
 //!
 //! The signature in `CertificateVerify` is verified in every full handshake and never cached.
 //! Errors are not cached, so clients without a certificate from a trusted authority cannot add

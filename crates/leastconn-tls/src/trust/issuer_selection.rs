@@ -50,8 +50,8 @@ impl IssuerSelection {
     }
 
     /// Returns the intermediates on paths from `end_entity` to `anchors`, in the order of
-    /// `intermediates`. `anchors` must be in the order of the authorities that were passed to
-    /// [`Self::new`]. Their names may be rewritten.
+    /// `intermediates`. `anchors` must be in the same order as the authorities that were passed to
+    /// [`Self::new`]. The anchors' names may be rewritten.
     pub(super) fn select<'a>(
         &self,
         end_entity: &CertificateDer<'_>,

@@ -78,8 +78,8 @@ fn allows_usage(authority: &X509Certificate<'_>, usage: Usage) -> bool {
     }
 }
 
-/// Checks a path, which consists of the peer's certificate and then its issuers, without
-/// the authority.
+/// Checks a path, which consists of the peer's certificate followed by its issuers, without the
+/// authority.
 pub(super) fn check(
     path: &[X509Certificate<'_>],
     authority: &AnchorLimits,

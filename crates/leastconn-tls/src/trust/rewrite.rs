@@ -212,7 +212,7 @@ fn rewrite(certificate: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((content, whole))
 }
 
-/// The extensions with their tag, without those that rewriting removes.
+/// The extensions with their tag, except the extensions that rewriting removes.
 fn extensions(tagged: &[u8], parsed: &X509Certificate<'_>) -> Option<Vec<u8>> {
     let (_, list, _) = split_element(tagged)?;
     let constraints = Constraints::of(parsed);
