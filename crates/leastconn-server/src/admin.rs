@@ -1,10 +1,10 @@
-//! The admin side: health, metrics, API and dashboard. It has its own threads, so that it answers
-//! while all workers are busy, and reserved file descriptors, so that it answers when the process
+//! The admin side: health, metrics, API and dashboard. It has its own threads, so it responds even
+//! while all workers are busy, and reserved file descriptors, so it responds even when the process
 //! has run out of descriptors.
 //!
-//! A reload changes its sockets in two steps, like the sockets of listeners ([`crate::sockets`]):
-//! planning can fail, applying the plan cannot. Unchanged sockets are not touched. The thread runs
-//! even without an address, so that a reload can add one.
+//! A reload changes the admin sockets in two steps, as it does for listener sockets
+//! ([`crate::sockets`]): planning can fail, applying the plan cannot. Unchanged sockets are not
+//! touched. The admin thread runs even if no address is configured, so that a reload can add one.
 
 mod accept;
 mod api;
@@ -48,11 +48,11 @@ use listening::Listening;
 pub use listening::{Changes, Place, Plan, PlanError};
 use reserve::Reserve;
 
-/// The name of the admin side in logs, where a listener has its configured name.
+/// The name that logs use for the admin side. For a listener, they use its configured name.
 pub(crate) const NAME: &str = "admin";
 
-/// Number of blocking threads for expensive requests, which must not delay cheap requests. The
-/// number is small, because the CPUs are for client connections.
+/// Number of blocking threads for expensive requests, which must not delay cheap ones. The number
+/// is small, because the CPUs are needed for client connections.
 const BLOCKING_THREADS: usize = 4;
 
 /// The running admin side. It stops when its [`Thread`] is dropped.
@@ -65,7 +65,7 @@ pub struct Admin {
     history: Arc<History>,
 }
 
-/// The admin thread, which ends when this is dropped. It is separate from [`Admin`], because
+/// The admin thread. It ends when this value is dropped. It is separate from [`Admin`], because
 /// request handlers on this thread hold references to [`Admin`].
 #[derive(Debug)]
 pub struct Thread {
@@ -73,7 +73,7 @@ pub struct Thread {
 }
 
 impl Admin {
-    /// Starts the thread, without any address.
+    /// Starts the thread. It does not listen on any address yet.
     ///
     /// # Errors
     /// If the thread or the reserved descriptors cannot be created.
@@ -110,8 +110,8 @@ impl Admin {
         self.listening.plan(config.admin.as_ref(), inherited)
     }
 
-    /// Applies a plan made for the current state. Pending requests at removed addresses are
-    /// answered.
+    /// Applies a plan, which must have been made for the current state. Pending requests at removed
+    /// addresses are still answered.
     pub fn apply(
         &mut self,
         plan: Plan,
@@ -142,15 +142,15 @@ impl Admin {
         self.listening.share()
     }
 
-    /// Starts accepting. From here on this process, not its predecessor, removes the socket
-    /// files when it ends.
+    /// Starts accepting. From then on, this process instead of its predecessor removes the socket
+    /// files when it exits.
     pub(crate) fn begin(&mut self) {
         self.listening.begin();
     }
 
-    /// Stops accepting, because a successor process now accepts from the sockets. The successor
-    /// does not use the sockets at `unused` paths, so their files are removed. Once the returned
-    /// tasks have ended, this process accepts no more connections.
+    /// Stops accepting, because a successor process now accepts from the sockets. Removes the files
+    /// of the sockets at `unused` paths, which the successor does not use. This process accepts no
+    /// more connections once the returned tasks have ended.
     pub(crate) fn leave(&mut self, unused: &[String]) -> Vec<JoinHandle<()>> {
         self.recording = JoinSet::new();
         self.listening.leave(unused)
@@ -165,8 +165,8 @@ impl Admin {
         self.listening.places()
     }
 
-    /// Stops accepting and removes the socket file. Returns the tasks that the caller must wait
-    /// for, like [`Self::leave`].
+    /// Stops accepting and removes the socket file. Like [`Self::leave`], returns the tasks that
+    /// the caller must wait for.
     pub(crate) fn close(&mut self) -> Vec<JoinHandle<()>> {
         self.recording = JoinSet::new();
         self.listening.close()
@@ -196,7 +196,7 @@ fn router(cx: ApiContext) -> Router {
 
 #[derive(Debug, Deserialize)]
 struct ReadyQuery {
-    /// If given, the process is ready only if this upstream has an available server.
+    /// If set, the process is ready only if this upstream has an available server.
     upstream: Option<String>,
 }
 

@@ -1,7 +1,7 @@
 //! Types of the admin API, shared by the server and by clients such as `ctl` and `top`.
 //!
-//! Field names match the access log and the metrics. Unknown or unconfigured values are
-//! left out. Fields may be added, but not removed.
+//! Field names match the access log and the metrics. Unknown or unconfigured values are omitted.
+//! Fields may be added, but not removed.
 
 mod blocks;
 mod changes;
@@ -50,7 +50,7 @@ pub struct ApiContext {
     pub history: Arc<History>,
 }
 
-/// Number of ended connections by reason code. Codes with a count of 0 are left out.
+/// Number of ended connections by reason code. Codes with a count of 0 are omitted.
 pub type Outcomes = BTreeMap<String, u64>;
 
 fn outcomes(counted: impl Iterator<Item = (ReasonCode, u64)>) -> Outcomes {
@@ -65,7 +65,7 @@ fn time(at: jiff::Timestamp) -> String {
     format!("{at:.3}")
 }
 
-/// Clamps a gauge to 0: a concurrent decrement can be visible before its increment.
+/// Clamps a gauge to 0, because a concurrent decrement can become visible before its increment.
 fn count(gauge: i64) -> u64 {
     u64::try_from(gauge).unwrap_or(0)
 }

@@ -1,6 +1,6 @@
-//! What the admin side needs from the reloader. This is a trait so that the admin side does not
-//! depend on the reloader: the reloader depends on the admin side, whose addresses a reload may
-//! change.
+//! The operations of the reloader that the admin side needs. They are a trait, because the admin
+//! side must not depend on the reloader: the reloader depends on the admin side, whose addresses a
+//! reload may change.
 
 use std::{fmt, future::Future, net::SocketAddr, path::Path, pin::Pin, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! A common trait for accepting on TCP and UNIX sockets.
+//! A common trait for accepting connections on TCP and UNIX sockets.
 
 use std::{future::Future, io};
 

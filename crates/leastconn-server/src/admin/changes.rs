@@ -178,7 +178,8 @@ async fn set_state(
     .await
 }
 
-/// Sends a command to the fleet. `None`: the balancer is not a member of a fleet, or `here` is set.
+/// Sends a command to the fleet. Returns `None` if the balancer is not a member of a fleet, or if
+/// `here` is set.
 async fn send(
     context: &ServerContext,
     here: bool,
@@ -196,7 +197,7 @@ fn is_sent(fleet: Option<&FleetResult>) -> bool {
     fleet.is_some_and(|result| result.error.is_none())
 }
 
-/// The log field for which balancers a command was carried out. `None` without a fleet.
+/// The log field that says which balancers a command was carried out on. `None` without a fleet.
 fn set_for(fleet: Option<&FleetResult>) -> Option<&'static str> {
     fleet.map(|result| match result.error {
         None => Origin::Fleet.as_str(),
@@ -351,7 +352,7 @@ async fn block(
         let context = &cx.context;
         let mut block = set.block;
         if is_sent(fleet.as_ref()) {
-            // The block of the fleet replaces it.
+            // The fleet's block replaces this balancer's own block.
             context.overrides.unblock(&block.target).map_err(replaced)?;
             block.origin = Origin::Fleet;
         }
@@ -492,7 +493,7 @@ async fn reload(
     Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    // This request has no parameters yet. Reject any parameter, because later versions may define
+    // This request has no parameters yet. Reject all parameters, because later versions may define
     // some.
     let body = bytes(body).await?;
     if !body.is_empty() {

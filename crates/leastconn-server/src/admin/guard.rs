@@ -1,20 +1,21 @@
 //! Access control of the admin side.
 //!
-//! UNIX socket: the mode of the file decides who may connect. A browser may be connected to
-//! the socket through a tunnel (`ssh -L`). The rules below apply to browsers, except that no token
-//! is needed. A browser sends `Accept-Language` with each request and `Origin` with each change,
-//! and scripts of a page can remove neither. Other clients are not restricted.
+//! UNIX socket: the mode of the socket file decides who may connect. A browser may reach the socket
+//! through a tunnel (`ssh -L`), so the rules below also apply to browsers here, except that no
+//! token is needed. Browsers are recognized by their headers: they send `Accept-Language` with each
+//! request and `Origin` with each change, and scripts of a page can remove neither. Other clients
+//! are not restricted.
 //!
 //! TCP address: requests can come from any local user, from any host that can reach the address,
-//! and from any web page in a browser on these hosts. So:
+//! and from any web page in a browser on these hosts. Therefore:
 //!
 //! - DNS rebinding: a page can make its own host name resolve to this address, but the browser then
 //!   sends that name in `Host`. Clients and servers are shown only if `Host` is an IP address,
-//!   `localhost` or a configured name. The metrics and health endpoints accept any `Host`: scrapers
-//!   and orchestrators use unknown names, and the responses contain only numbers.
-//! - CSRF: a page can send requests without seeing the answers. Changes need the token, a
-//!   JSON content type (which a page cannot send to another site without a preflight), and
-//!   no `Origin` or `Sec-Fetch-Site` of another site.
+//!   `localhost` or a configured name. The metrics and health endpoints accept any `Host`, because
+//!   scrapers and orchestrators use arbitrary names, and the responses contain only numbers.
+//! - CSRF: a page can send requests without seeing the responses. Changes therefore need the token,
+//!   a JSON content type (which a page cannot send to another site without a preflight), and no
+//!   `Origin` or `Sec-Fetch-Site` that shows another site.
 
 use axum::{
     extract::{Request, State},
@@ -157,8 +158,8 @@ fn refuse(request: &Request, admin: &leastconn_config::Admin) -> Option<Refused>
     (may_be_browser && !is_json(headers)).then_some(Refused::NotJson)
 }
 
-/// Whether all host names in the request are known. A request without a host name is accepted,
-/// because it does not come from a browser: browsers always send one.
+/// Whether all host names in the request are known. A request without a host name is accepted: it
+/// does not come from a browser, because browsers always send one.
 fn has_known_host(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool {
     let in_uri = uri.host().into_iter().map(|host| Some(host.to_owned()));
     let in_headers = headers.get_all(header::HOST).into_iter().map(|host| {
@@ -182,7 +183,7 @@ fn is_known_host(host: &str, hosts: &[String]) -> bool {
     name == "localhost" || name.ends_with(".localhost") || hosts.contains(&name)
 }
 
-/// Whether the browser reports a page of another site as the origin.
+/// Whether the browser reports that the request comes from a page of another site.
 fn is_cross_site(headers: &HeaderMap) -> bool {
     let sites = headers.get_all("sec-fetch-site");
     let by_fetch = |site: &HeaderValue| !matches!(site.as_bytes(), b"same-origin" | b"none");

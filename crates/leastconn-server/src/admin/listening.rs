@@ -1,4 +1,4 @@
-//! Sockets of the admin side. Each socket has a task that serves it.
+//! Sockets of the admin side. Each socket is served by its own task.
 
 use std::{
     fmt,
@@ -79,13 +79,13 @@ impl AsFd for Socket {
 struct Bound {
     wanted: Wanted,
     place: Place,
-    /// File of a UNIX socket; removed when dropped.
+    /// The file of a UNIX socket. Dropping it removes the file.
     file: Option<SocketFile>,
     /// A duplicate of the socket, to be passed to a successor process.
     copy: OwnedFd,
-    /// Dropping it stops accepting; pending requests are answered.
+    /// Dropping this sender stops accepting. Pending requests are still answered.
     open: oneshot::Sender<()>,
-    /// Accepts connections.
+    /// The task that accepts connections.
     task: JoinHandle<()>,
 }
 
@@ -118,7 +118,7 @@ pub struct Changes {
     pub closed: Vec<Place>,
 }
 
-/// A planned change. Every step that can fail has been done.
+/// A planned change. All steps that can fail are complete.
 #[derive(Debug)]
 pub struct Plan(Vec<(Wanted, Source)>);
 
@@ -147,7 +147,8 @@ impl Listening {
     ) -> Result<Plan, Vec<PlanError>> {
         let sources = wanted(config).into_iter().map(|wanted| {
             let kept = self.bound.iter().position(|bound| {
-                // Do not keep a socket whose file was removed, so that the file is created again.
+                // Do not keep a socket whose file was removed, because the file must be created
+                // again.
                 bound.wanted == wanted && bound.file.as_ref().is_none_or(SocketFile::is_there)
             });
             let from = match kept {
@@ -343,8 +344,8 @@ impl Listening {
     }
 }
 
-/// Accepts connections from the time that `begun` becomes true until `closed` completes.
-/// Connections that are open when `closed` completes are served to their end.
+/// Accepts connections from when `begun` becomes true until `closed` completes. Connections that
+/// are open at that time are served to their end.
 async fn accept_until(
     mut socket: Reserved<impl Accept>,
     router: Router,

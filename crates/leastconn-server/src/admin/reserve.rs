@@ -1,11 +1,11 @@
-//! Reserved file descriptors, so that the admin side answers when the process has run out
-//! of them.
+//! Reserved file descriptors, so that the admin side responds even when the process has run out of
+//! descriptors.
 //!
 //! A few spare descriptors are held open. When accept fails for lack of descriptors, one spare is
-//! closed and accept is retried at once. There are several spares, because another thread may take
-//! the freed descriptor first. When an admin connection is closed, the reserve is refilled.
-//! (`max_connections` keeps client connections from using up all descriptors. The reserve is for
-//! other causes: a lowered limit, a system-wide shortage, or probes of many servers at once.)
+//! closed and accept is retried immediately. There are several spares, because another thread may
+//! take the freed descriptor first. The reserve is refilled when an admin connection is closed.
+//! (`max_connections` keeps client connections from using up all descriptors. The reserve covers
+//! other causes: a lowered limit, a system-wide shortage, or simultaneous probes of many servers.)
 
 use std::{
     io,

@@ -1,5 +1,5 @@
-//! One connection to the admin side, with limits that keep a slow or idle client from
-//! locking others out.
+//! One connection to the admin side, with limits that keep slow or idle clients from locking out
+//! other clients.
 
 mod activity;
 
@@ -77,7 +77,7 @@ pub(super) async fn connection(
         // A client that disconnects or does not speak HTTP is not worth logging.
         _ = &mut connection => return,
         _ = closing.wait_for(|&closing| closing) => {}
-        // Without an answered request, there is no response that has to be sent to its end.
+        // If no request has been answered, there is no response to complete.
         () = activity.evicted() => if !activity.has_answered() {
             return;
         },

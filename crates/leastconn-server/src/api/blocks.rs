@@ -18,7 +18,7 @@ pub struct Blocks {
     pub blocks: Vec<Block>,
 }
 
-/// A blocked client: it is refused, and has no open connections.
+/// A blocked client: its new connections are refused, and its open connections are closed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Block {
     /// Blocked identity.
@@ -27,12 +27,12 @@ pub struct Block {
     /// Blocked serial number of a certificate, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// Time at which it was set.
+    /// Time at which the block was set.
     pub since: String,
-    /// Time at which it expires; absent: never.
+    /// Time at which the block expires. Absent if it does not expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
-    /// In a fleet: whether it was set for this balancer or for the whole fleet.
+    /// In a fleet: whether the block was set for this balancer or for the whole fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set_for: Option<SetFor>,
 }
@@ -48,10 +48,10 @@ pub struct SetBlock {
     /// Serial number of a certificate, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// Time until the block expires, such as `24h`; default: it does not expire.
+    /// How long the block lasts, such as `24h`; default: it does not expire.
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
-    /// In a fleet: only this balancer.
+    /// In a fleet: applies only to this balancer.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub here: bool,
 }
@@ -79,7 +79,7 @@ pub struct RemoveBlock {
     /// Blocked serial number, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// In a fleet: only a block of this balancer.
+    /// In a fleet: removes only a block that was set for this balancer.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub here: bool,
 }
@@ -152,10 +152,10 @@ fn texts(target: BlockTarget) -> (Option<String>, Option<String>) {
     }
 }
 
-/// The target of a request.
+/// The target named by a request.
 ///
 /// # Errors
-/// A message if it is not exactly one valid identity or serial number.
+/// Returns a message unless the request names exactly one valid identity or serial number.
 pub(crate) fn target(identity: Option<&str>, serial: Option<&str>) -> Result<BlockTarget, String> {
     match (identity, serial) {
         (Some(identity), None) => {

@@ -13,10 +13,10 @@ use super::FleetResult;
 pub enum ServerState {
     /// It gets new connections.
     Ready,
-    /// It gets no new connections and keeps open ones.
+    /// It gets no new connections, but keeps open ones.
     Drain,
-    /// It gets no new connections, open ones are closed after a grace period, and it is not
-    /// checked.
+    /// It gets no new connections, its open connections are closed after a grace period, and its
+    /// health is not checked.
     Maint,
 }
 
@@ -28,7 +28,7 @@ pub struct SetState {
     /// With `maint`: time until open connections are closed, such as `30s`; default: `10s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace: Option<String>,
-    /// In a fleet: only this balancer.
+    /// In a fleet: applies only to this balancer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub here: bool,
 }
@@ -62,7 +62,7 @@ pub struct SetWeight {
     /// A weight, such as `5`, or a percentage of the configured weight, such as `50%`. 0 stops
     /// new connections, and `100%` resets the weight.
     pub weight: String,
-    /// In a fleet: only this balancer.
+    /// In a fleet: applies only to this balancer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub here: bool,
 }
@@ -86,8 +86,8 @@ pub struct WeightSet {
     pub fleet: Option<FleetResult>,
 }
 
-/// `POST /api/v1/connections/kill`: closes connections that match all given criteria. At
-/// least one is required.
+/// `POST /api/v1/connections/kill`: closes connections that match all given criteria. At least one
+/// criterion is required.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Kill {
@@ -103,7 +103,8 @@ pub struct Kill {
     /// Connection ID.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection: Option<u64>,
-    /// In a fleet: only this balancer. A connection ID always refers to this balancer.
+    /// In a fleet: applies only to this balancer. A connection ID always refers to a connection of
+    /// this balancer.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub here: bool,
 }
@@ -122,7 +123,7 @@ pub struct Killed {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetLogLevel {
-    /// Lowest level that is logged; default: the configured one.
+    /// Lowest level that is logged; default: the configured level.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<Level>,
 }

@@ -1,4 +1,4 @@
-//! Client of the admin API, over the admin socket or address. Opens one connection per
+//! A client for the admin API, over the admin socket or address. It opens one connection per
 //! request.
 
 use std::{
@@ -35,10 +35,10 @@ use super::{
 /// 500 KB.
 const MAX_RESPONSE: usize = 64 * 1024 * 1024;
 
-/// Default timeout of requests.
+/// Default timeout for requests.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Timeout of a reload, which may have many rules to read or wait for another reload.
+/// Timeout for a reload, which may have to read many rules or wait for another reload.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Maximum number of retries while a successor process takes over.
@@ -51,11 +51,11 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 pub enum Target {
     /// Admin socket.
     Socket(PathBuf),
-    /// Admin address, read-only for this client.
+    /// Admin address, which is read-only for this client.
     Address(SocketAddr),
 }
 
-/// Client of one balancer.
+/// A client for the admin API of one balancer.
 #[derive(Clone, Debug)]
 pub struct Client {
     target: Target,
@@ -69,10 +69,10 @@ pub enum ClientError {
     /// Connecting failed.
     #[error("{}", unreachable(target, source))]
     Unreachable { target: Target, source: io::Error },
-    /// Timeout of a read request.
+    /// A read request timed out.
     #[error("no response from {0} within {1:?}")]
     TimedOut(Target, Duration),
-    /// Timeout of a change, which may still have been made.
+    /// A change timed out. It may still have been made.
     #[error("no response from {0} within {1:?}; the change may still be made: check `ctl status`")]
     Unfinished(Target, Duration),
     /// Invalid response.
@@ -148,7 +148,7 @@ impl Client {
         }
     }
 
-    /// Replaces [`DEFAULT_TIMEOUT`]. Reloads have a timeout of their own.
+    /// Replaces [`DEFAULT_TIMEOUT`]. Reloads have their own timeout.
     #[must_use]
     pub const fn within(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -162,7 +162,7 @@ impl Client {
     /// `GET /api/v1/status`
     ///
     /// # Errors
-    /// [`ClientError`]
+    /// See [`ClientError`].
     ///
     /// # Cancel safety
     /// This and all other read requests are cancel safe.
@@ -173,7 +173,7 @@ impl Client {
     /// `GET /api/v1/servers`
     ///
     /// # Errors
-    /// [`ClientError`]
+    /// See [`ClientError`].
     pub async fn servers(&self) -> Result<Servers, ClientError> {
         self.get("servers", &ServersQuery::default()).await
     }
@@ -181,7 +181,7 @@ impl Client {
     /// `GET /api/v1/clients`
     ///
     /// # Errors
-    /// [`ClientError`]
+    /// See [`ClientError`].
     pub async fn clients(&self, query: &ClientsQuery) -> Result<Clients, ClientError> {
         self.get("clients", query).await
     }
@@ -189,7 +189,7 @@ impl Client {
     /// `GET /api/v1/connections`
     ///
     /// # Errors
-    /// [`ClientError`]
+    /// See [`ClientError`].
     pub async fn connections(&self, query: &ConnectionsQuery) -> Result<Connections, ClientError> {
         self.get("connections", query).await
     }
@@ -197,7 +197,7 @@ impl Client {
     /// `GET /api/v1/refusals`
     ///
     /// # Errors
-    /// [`ClientError`]
+    /// See [`ClientError`].
     pub async fn refusals(&self, query: &RefusalsQuery) -> Result<Refusals, ClientError> {
         self.get("refusals", query).await
     }
@@ -205,7 +205,7 @@ impl Client {
     /// `GET /api/v1/history`
     ///
     /// # Errors
-    /// [`ClientError`]
+    /// See [`ClientError`].
     pub async fn history(&self) -> Result<Samples, ClientError> {
         self.get("history", &()).await
     }
@@ -213,7 +213,7 @@ impl Client {
     /// `GET /readyz`. Returns whether the balancer is ready, and the text of the response.
     ///
     /// # Errors
-    /// [`ClientError`]
+    /// See [`ClientError`].
     pub async fn ready(&self) -> Result<(bool, String), ClientError> {
         let (status, body) = self
             .ask(Method::GET, "/readyz", Bytes::new(), self.limit)
@@ -225,7 +225,7 @@ impl Client {
     /// Sets the administrative state of a server.
     ///
     /// # Errors
-    /// [`ClientError`]
+    /// See [`ClientError`].
     ///
     /// # Cancel safety
     /// If the future of a change is dropped, the change may or may not have been made.
@@ -258,7 +258,7 @@ impl Client {
     /// Closes connections.
     ///
     /// # Errors
-    /// [`ClientError`]
+    /// See [`ClientError`].
     pub async fn kill(&self, which: &Kill) -> Result<Killed, ClientError> {
         self.post("connections/kill", which, self.limit).await
     }
@@ -266,7 +266,7 @@ impl Client {
     /// `GET /api/v1/blocks`
     ///
     /// # Errors
-    /// [`ClientError`]
+    /// See [`ClientError`].
     pub async fn blocks(&self) -> Result<Blocks, ClientError> {
         self.get("blocks", &()).await
     }
@@ -274,7 +274,7 @@ impl Client {
     /// `GET /api/v1/fleet`
     ///
     /// # Errors
-    /// [`ClientError`]. Status 404: the balancer is not a member of a fleet.
+    /// See [`ClientError`]. Status 404 means that the balancer is not a member of a fleet.
     pub async fn fleet(&self) -> Result<Fleet, ClientError> {
         self.get("fleet", &()).await
     }
@@ -282,7 +282,7 @@ impl Client {
     /// Refuses a client and closes its connections.
     ///
     /// # Errors
-    /// [`ClientError`]
+    /// See [`ClientError`].
     pub async fn block(&self, block: &SetBlock) -> Result<BlockSet, ClientError> {
         self.post("blocks", block, self.limit).await
     }
@@ -290,7 +290,7 @@ impl Client {
     /// Admits a blocked client again.
     ///
     /// # Errors
-    /// [`ClientError`]
+    /// See [`ClientError`].
     pub async fn unblock(&self, block: &RemoveBlock) -> Result<BlockRemoved, ClientError> {
         self.post("blocks/remove", block, self.limit).await
     }
@@ -298,7 +298,7 @@ impl Client {
     /// Reloads the configuration and waits for the result.
     ///
     /// # Errors
-    /// [`ClientError`]. A rejected configuration is not an error, but a [`Reload`].
+    /// See [`ClientError`]. A rejected configuration is not an error: the [`Reload`] reports it.
     pub async fn reload(&self) -> Result<Reload, ClientError> {
         self.post("reload", &serde_json::json!({}), RELOAD_TIMEOUT)
             .await
@@ -307,7 +307,7 @@ impl Client {
     /// Sets the log level.
     ///
     /// # Errors
-    /// [`ClientError`]
+    /// See [`ClientError`].
     pub async fn set_log_level(&self, level: &SetLogLevel) -> Result<LogLevel, ClientError> {
         self.post("log-level", level, self.limit).await
     }
@@ -317,7 +317,7 @@ impl Client {
         path: &str,
         query: &impl Serialize,
     ) -> Result<T, ClientError> {
-        // Serializing flat queries does not fail.
+        // Serializing a flat query cannot fail.
         let query = serde_urlencoded::to_string(query).unwrap_or_default();
         let question = if query.is_empty() { "" } else { "?" };
         let path = format!("/api/v1/{path}{question}{query}");
@@ -441,7 +441,7 @@ impl Client {
     }
 }
 
-/// Percent-encodes a name as one path segment.
+/// Percent-encodes a name as a single path segment.
 fn segment(name: &str) -> String {
     let mut segment = String::new();
     for byte in name.bytes() {

@@ -15,7 +15,7 @@ use crate::{
 /// Client rules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Clients {
-    /// Up to the limit.
+    /// The rules that match the query, up to its limit.
     pub clients: Vec<Client>,
     /// Number of rules that match the query.
     pub total: usize,
@@ -44,15 +44,15 @@ pub struct Client {
     pub max_conns: Option<u32>,
     /// Open connections.
     pub active: u64,
-    /// Connections since the start: open, refused, failed or ended.
+    /// Connections since the start, whether open, refused, failed or ended.
     pub connections: u64,
-    /// Refused: ended without a server.
+    /// Connections that were refused: they ended without a server.
     #[serde(default)]
     pub refused: u64,
-    /// Ended by a failure after admission.
+    /// Connections that ended with a failure after admission.
     #[serde(default)]
     pub failed: u64,
-    /// Ended without a failure.
+    /// Connections that ended without a failure.
     #[serde(default)]
     pub ended: u64,
     /// Ended connections by reason code.
@@ -62,7 +62,7 @@ pub struct Client {
 /// A token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RateLimit {
-    /// Connections a second, on average.
+    /// Average number of connections per second.
     pub rate: f64,
     /// Maximum burst.
     pub burst: u32,
@@ -72,7 +72,7 @@ pub struct RateLimit {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientsQuery {
-    /// Text in the name, ignoring case.
+    /// Text that the name must contain, ignoring case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<String>,
     /// Order of the rules.
@@ -87,7 +87,7 @@ pub struct ClientsQuery {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientOrder {
-    /// Order of the configuration.
+    /// In the order of the configuration.
     #[default]
     Configuration,
     /// Most open connections first, then most connections.
@@ -119,8 +119,8 @@ impl Clients {
     }
 }
 
-/// Returns the `limit` items for which `counted` is greatest, greatest first, in stable order. The
-/// other items are not sorted, because there may be very many.
+/// Returns the `limit` items with the greatest values of `counted`, greatest first, in stable
+/// order. The other items are not sorted, because there may be very many of them.
 fn most_active<T: Copy>(all: &[T], limit: usize, counted: impl Fn(&T) -> (u64, u64)) -> Vec<T> {
     let numbered = all.iter().enumerate();
     let mut order: Vec<_> = numbered
@@ -145,7 +145,8 @@ impl Client {
         let counted = metrics.client(rule.name());
         let counted = counted.as_deref();
         let active = counted.map_or(0, ClientMetrics::open);
-        // Read this before the outcomes: it must not exceed the number of ended connections.
+        // Read the refusals before the outcomes: they must not exceed the number of ended
+        // connections.
         let refused = counted.map_or(0, ClientMetrics::refused);
         let outcomes = outcomes(counted.into_iter().flat_map(ClientMetrics::outcomes));
         let of = |failures: bool| -> u64 {

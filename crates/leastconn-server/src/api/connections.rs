@@ -18,18 +18,18 @@ use crate::{registry::ConnectionHandle, telemetry::access_log::milliseconds};
 /// Open connections.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Connections {
-    /// Newest first, up to the limit.
+    /// The connections that match the query, newest first, up to its limit.
     pub connections: Vec<Connection>,
     /// Number of open connections that match the query.
     pub total: usize,
 }
 
-/// An open connection. Field names as in the access log.
+/// An open connection. The field names are those of the access log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Connection {
     /// ID, unique within the process.
     pub connection: u64,
-    /// Time of accept.
+    /// Time at which the connection was accepted.
     pub time: String,
     pub stage: Stage,
     pub listener: String,
@@ -95,10 +95,10 @@ pub struct ConnectionsQuery {
     /// Listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener: Option<String>,
-    /// Upstream, or server such as `web/webapp2`.
+    /// Upstream such as `web`, or server such as `web/webapp2`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// Text in an address, client, identity, serial number, server name or server,
+    /// Text that an address, client, identity, serial number, server name or server must contain,
     /// ignoring case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<String>,

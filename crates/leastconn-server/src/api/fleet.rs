@@ -20,11 +20,11 @@ pub struct Fleet {
     /// Time at which this state was entered.
     pub since: String,
     pub store: Store,
-    /// This balancer first, then the others by name.
+    /// This balancer first, then the other members by name.
     pub members: Vec<Member>,
 }
 
-/// The fleet in short.
+/// A summary of the fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FleetSummary {
     /// Name of the fleet.
@@ -36,7 +36,7 @@ pub struct FleetSummary {
     pub members: usize,
     /// Number of members that accept connections.
     pub serving: usize,
-    /// Number of members that run another configuration than this balancer.
+    /// Number of members whose configuration differs from that of this balancer.
     pub other_configurations: usize,
     /// Why the store cannot be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,7 +47,7 @@ pub struct FleetSummary {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FleetState {
-    /// The first second, until the store is reached.
+    /// The store has not been reached yet. This state ends after at most one second.
     Joining,
     /// Limits and counts are shared.
     Joined,
@@ -68,7 +68,7 @@ impl FleetState {
 /// The store of a fleet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Store {
-    /// Address in use, or the configured one.
+    /// Address in use, or the configured address.
     pub address: String,
     /// Duration of the last exchange.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,7 +85,7 @@ pub struct Store {
 pub struct Member {
     /// Name of the member. During an upgrade, two processes have the same name.
     pub member: String,
-    /// Whether it is the process that answers this request.
+    /// Whether this member is the process that answers this request.
     pub this: bool,
     pub status: MemberState,
     /// Version of the program.
@@ -100,7 +100,7 @@ pub struct Member {
     /// Time at which the running configuration was applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration_since: Option<String>,
-    /// Whether it runs another configuration file than the process that answers this request.
+    /// Whether its configuration file differs from that of the process that answers this request.
     pub other_configuration: bool,
     /// Open connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,7 +119,7 @@ pub enum MemberState {
     Leaving,
 }
 
-/// For which balancers a setting applies.
+/// The balancers that a setting applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SetFor {
@@ -129,10 +129,11 @@ pub enum SetFor {
     Fleet,
 }
 
-/// What became of a command for the fleet.
+/// Outcome of a command that was sent to the fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FleetResult {
-    /// Why the command did not reach the fleet. It was then carried out on this balancer only.
+    /// Why the command did not reach the fleet. In that case, it was carried out on this balancer
+    /// only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Number of connections that other members closed.
@@ -144,7 +145,7 @@ pub struct FleetResult {
 }
 
 impl FleetResult {
-    /// Whether all members have carried out the command, or will.
+    /// Whether all members have carried out the command, or will do so.
     pub fn is_complete(&self) -> bool {
         self.error.is_none() && self.missing.is_empty()
     }
@@ -169,7 +170,7 @@ impl FleetResult {
 }
 
 impl Fleet {
-    /// `None`: this balancer is not a member of a fleet.
+    /// Returns `None` if this balancer is not a member of a fleet.
     pub fn of(cx: &ApiContext) -> Option<Self> {
         let status = cx.context.fleet.get()?.status();
         Some(Self {

@@ -33,13 +33,13 @@ pub struct Sample {
     pub time: String,
     /// Open connections at that time.
     pub open: u64,
-    /// Connections accepted a second.
+    /// Connections accepted per second.
     pub accepted_per_second: f64,
-    /// Refused connections a second.
+    /// Connections refused per second.
     pub refused_per_second: f64,
-    /// Bytes a second from clients.
+    /// Bytes received from clients per second.
     pub received_per_second: f64,
-    /// Bytes a second to clients.
+    /// Bytes sent to clients per second.
     pub sent_per_second: f64,
 }
 
@@ -47,7 +47,7 @@ pub struct Sample {
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HistoryQuery {
-    /// Maximum number of samples, the newest ones; default: all.
+    /// Maximum number of samples, of which the newest are returned; default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<usize>,
 }
@@ -56,7 +56,7 @@ pub struct HistoryQuery {
 #[derive(Debug, Default)]
 pub struct History(Mutex<VecDeque<Sample>>);
 
-/// Counter values at the time `at`. They only grow, except when a listener is removed.
+/// Counter values at the time `at`. They only increase, except when a listener is removed.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     at: Timestamp,
@@ -94,7 +94,7 @@ impl History {
     }
 }
 
-/// Takes samples until the future is dropped. Deletes older samples first, because hours may have
+/// Takes samples until the future is dropped. First deletes earlier samples, because hours may have
 /// passed since they were taken.
 pub async fn record(history: Arc<History>, context: Arc<ServerContext>) {
     history.clear();

@@ -34,7 +34,7 @@ pub struct UnhealthyServer {
     pub health: String,
     /// When the server stopped being `up`; later failures do not change it.
     pub since: String,
-    /// As `outage.reason` in `/servers`.
+    /// The same text as `outage.reason` in `/servers`.
     pub reason: String,
 }
 

@@ -1,10 +1,10 @@
 //! Limits and text search for long lists.
 
-/// Default limit on the number of entries in an answer.
+/// Default limit on the number of entries in a response.
 pub const DEFAULT_LIMIT: usize = 1000;
 
-/// Maximum limit of a query. An answer of 10,000 entries has about 5 MB, which stay in memory
-/// until a slow client has received them.
+/// Highest limit that a query may set. A response with 10,000 entries has about 5 MB, which stay in
+/// memory until a slow client has received them.
 const MAX_LIMIT: usize = 10_000;
 
 pub(super) fn limit(requested: Option<usize>) -> usize {

@@ -14,7 +14,7 @@ use crate::telemetry::refusals::{KEPT, RecentRefusal};
 pub struct Refusals {
     /// Newest first.
     pub refusals: Vec<RecentRefusal>,
-    /// Number of kept refusals that match the query.
+    /// Number of stored refusals that match the query.
     pub total: usize,
 }
 
@@ -22,10 +22,10 @@ pub struct Refusals {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RefusalsQuery {
-    /// Only refusals with this text in an address, name, reason or detail, ignoring case.
+    /// Text that an address, name, reason or detail must contain, ignoring case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<String>,
-    /// Maximum number of entries; default: all that are kept (200).
+    /// Maximum number of entries; default: all stored refusals (at most 200).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }

@@ -18,7 +18,7 @@ use crate::upstream::Upstream;
 pub struct Servers {
     /// In the order of the configuration.
     pub servers: Vec<Server>,
-    /// Servers that were removed and still have connections.
+    /// Removed servers that still have connections.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<RemovedServer>,
     /// The sources of discovered servers.
@@ -47,9 +47,9 @@ pub struct Source {
     pub servers: usize,
     /// Seconds since the last answer with servers or, if there was none, since the start.
     pub age_seconds: f64,
-    /// Whether there was an answer with servers.
+    /// Whether there has been an answer with servers.
     pub answered: bool,
-    /// Why the last look-up found no servers, or not all.
+    /// Why the last look-up found no servers, or not all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -58,8 +58,8 @@ pub struct Source {
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServersQuery {
-    /// Maximum servers of each upstream; default: all. Servers that get no connections are
-    /// preferred, then those in slow start, then those with the most connections.
+    /// Maximum number of servers of each upstream; default: all. Servers that get no connections
+    /// are preferred, then those in slow start, then those with the most connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }
@@ -74,12 +74,12 @@ pub struct Server {
     /// Administrative state: `ready`, `drain` or `maint`.
     pub state: String,
     /// `up`, `down` (health checks fail) or `ejected` (connects failed, or the server closed
-    /// connections at once).
+    /// connections immediately).
     pub health: String,
     /// What the server's agent has reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
-    /// While ejected or down: when and why.
+    /// While ejected or down: since when, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outage: Option<Outage>,
     /// Progress of a slow start.
@@ -123,7 +123,7 @@ pub struct Agent {
     /// Why the server is down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub down: Option<String>,
-    /// Weight in percent of the configured weight. Replaced by a weight that an operator has set.
+    /// Weight in percent of the configured weight. A weight set by an operator takes precedence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_percent: Option<u16>,
     /// Maximum open connections; 0: no limit.
@@ -134,10 +134,10 @@ pub struct Agent {
 /// Progress of a slow start.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SlowStart {
-    /// Current maximum fraction of its normal share, from 0.1 to less than 1.
+    /// Fraction of its normal share that the server gets at most, from 0.1 to less than 1.
     pub share: f64,
-    /// Seconds until its full share, counted from the first connection that it could have
-    /// got.
+    /// Seconds until the server gets its full share, counted from the first connection that it
+    /// could have got.
     pub remaining_seconds: f64,
 }
 
@@ -191,7 +191,7 @@ impl Source {
 }
 
 impl Server {
-    /// The administrative state. A state that only the agent has set is marked.
+    /// The administrative state. It is marked if only the agent has set it.
     pub fn state_text(&self) -> String {
         let ready = AdminState::Ready.as_str();
         match &self.agent {

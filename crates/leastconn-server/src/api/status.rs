@@ -39,14 +39,14 @@ pub struct Status {
     /// Last failed upgrade. This process continued to serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_upgrade: Option<FailedUpgrade>,
-    /// Predecessor processes that still serve connections. Everything else in the status is
-    /// about this process.
+    /// Predecessor processes that still serve connections. The rest of the status describes this
+    /// process only.
     #[serde(default)]
     pub old_processes: Vec<OldProcess>,
     /// Whether this client may make changes.
     #[serde(default)]
     pub changes: Changes,
-    /// Threads that serve connections.
+    /// Number of threads that serve connections.
     pub workers: usize,
     pub configuration: Configuration,
     pub log: LogStatus,
@@ -57,11 +57,11 @@ pub struct Status {
     /// The fleet, if the balancer is a member of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet: Option<FleetSummary>,
-    /// Sum of all listeners.
+    /// Totals of all listeners.
     pub connections: Totals,
-    /// In the order of the configuration, then removed ones with open connections.
+    /// Listeners in the order of the configuration, then removed ones with open connections.
     pub listeners: Vec<ListenerStatus>,
-    /// In the order of the configuration.
+    /// Upstreams in the order of the configuration.
     pub upstreams: Vec<UpstreamSummary>,
     /// Certificates and CRLs, soonest expiry first.
     pub certificates: Vec<Certificate>,
@@ -83,11 +83,11 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Changes {
-    /// Yes: it uses the admin socket.
+    /// Yes, because it uses the admin socket.
     Allowed,
-    /// With the token: it uses the admin address, and `[admin] token` is set.
+    /// With the token, because it uses the admin address, and `[admin] token` is set.
     WithToken,
-    /// No: it uses the admin address, and `[admin] token` is not set.
+    /// No, because it uses the admin address, and `[admin] token` is not set.
     #[default]
     SocketOnly,
 }
@@ -124,7 +124,7 @@ pub enum SandboxState {
     On,
     /// Active as far as an older kernel allows.
     Partial,
-    /// Only the restrictions of predecessor processes.
+    /// Only the restrictions inherited from predecessor processes.
     Inherited,
     /// Enabled, but not available.
     Unavailable,
@@ -143,7 +143,7 @@ pub struct Configuration {
     /// Last reload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_reload: Option<Reload>,
-    /// File whose reading blocks a reload.
+    /// File on which a reload is blocked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked: Option<BlockedFile>,
     /// Number of client rules.
@@ -155,8 +155,8 @@ pub struct Configuration {
     pub deviations: Vec<Deviation>,
 }
 
-/// A file operation that has not returned for two seconds or more. Settings that depend on
-/// the file stay unchanged.
+/// A file operation that has not returned for at least two seconds. Settings that depend on the
+/// file stay unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BlockedFile {
     pub file: String,
@@ -180,23 +180,23 @@ pub struct Reload {
 pub enum ReloadOutcome {
     /// The new configuration is running.
     Applied,
-    /// Nothing changed.
+    /// The running configuration has not changed.
     Rejected,
 }
 
 /// A runtime override that differs from the configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Deviation {
-    /// `web/webapp2`, `log.level`.
+    /// What is overridden, such as `web/webapp2` or `log.level`.
     pub what: String,
     /// Current value.
     pub is: String,
     /// Value in the file.
     pub configured: String,
-    /// Time at which it was set.
+    /// Time at which the override was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// In a fleet: whether it was set for this balancer or for the whole fleet.
+    /// In a fleet: whether the override was set for this balancer or for the whole fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set_for: Option<SetFor>,
 }
@@ -226,11 +226,11 @@ pub struct Memory {
 pub struct Totals {
     /// Open connections.
     pub open: u64,
-    /// Maximum open connections.
+    /// Maximum number of open connections, of all listeners together.
     pub limit: u64,
     /// TLS handshakes in progress.
     pub handshakes: u64,
-    /// Handshakes waiting for their turn.
+    /// Handshakes waiting for a permit or a time slice.
     pub handshakes_waiting: u64,
     /// Connections accepted since the start.
     pub accepted: u64,
@@ -246,7 +246,7 @@ pub struct Totals {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ListenerStatus {
     pub name: String,
-    /// Bound addresses; empty after it was removed from the configuration.
+    /// Bound addresses; empty after the listener was removed from the configuration.
     pub addresses: Vec<String>,
     /// Whether TLS is enabled.
     pub tls: bool,
@@ -259,7 +259,7 @@ pub struct ListenerStatus {
     pub open: u64,
     /// TLS handshakes in progress.
     pub handshakes: u64,
-    /// Handshakes waiting for their turn.
+    /// Handshakes waiting for a permit or a time slice.
     pub handshakes_waiting: u64,
     /// Connections accepted since the start.
     pub accepted: u64,

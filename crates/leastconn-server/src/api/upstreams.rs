@@ -16,10 +16,10 @@ pub struct UpstreamSummary {
     pub balance: String,
     /// Number of servers.
     pub servers: usize,
-    /// Servers that can get new connections: healthy, neither in drain nor in maint, and with a
-    /// weight above 0.
+    /// Number of servers that can get new connections: healthy, neither in drain nor in maint, and
+    /// with a weight above 0.
     pub available: usize,
-    /// Servers that are ejected or down, without those in maint.
+    /// Number of servers that are ejected or down, excluding those in maint.
     #[serde(default)]
     pub unhealthy: usize,
     /// The first five unhealthy servers.
@@ -27,16 +27,16 @@ pub struct UpstreamSummary {
     pub unhealthy_servers: Vec<UnhealthyServer>,
     /// Open connections to the servers, including those being opened.
     pub active: u64,
-    /// The balancer's own zone, if some servers are in it and some are not.
+    /// The balancer's own zone, if some but not all servers are in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<OwnZone>,
-    /// Connections that wait in the queue: all their servers are at `max_conns`.
+    /// Number of connections that wait in the queue, because all their servers are at `max_conns`.
     #[serde(default)]
     pub queued: usize,
-    /// Maximum of waiting connections; 0: connections do not wait.
+    /// Maximum number of waiting connections; 0: connections do not wait.
     #[serde(default)]
     pub queue_size: usize,
-    /// How long the oldest of them has been waiting.
+    /// How long the oldest waiting connection has been waiting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub longest_wait_ms: Option<u64>,
 }
@@ -45,8 +45,8 @@ pub struct UpstreamSummary {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OwnZone {
     pub name: String,
-    /// Whether new connections are sent only to servers in this zone. False while less than half
-    /// of their weight is available.
+    /// Whether new connections are sent only to servers in this zone. False while less than half of
+    /// the weight of these servers is available.
     pub preferred: bool,
 }
 
@@ -107,9 +107,8 @@ impl UpstreamSummary {
     }
 }
 
-/// Text lines for upstreams without an available server, for upstreams with waiting connections
-/// and for unhealthy servers: at most `max_lines`, and one more with the number of servers left
-/// out.
+/// Text lines for upstreams without an available server, for upstreams with waiting connections and
+/// for unhealthy servers: at most `max_lines`, plus one line with the number of omitted servers.
 pub fn outage_lines(upstreams: &[UpstreamSummary], max_lines: usize) -> Vec<String> {
     let mut lines: Vec<_> = upstreams
         .iter()

@@ -68,7 +68,7 @@ fn only_known_hosts_are_shown_state() {
             }
         }
     }
-    // HTTP/1.0 does not require `Host`; every browser sends it.
+    // HTTP/1.0 does not require `Host`, but every browser sends it.
     assert_eq!(refuse(&request("GET", "/", &[]), &admin(None)), None);
     for asked in [
         request("GET", "http://evil.com/", &[("host", "localhost")]),
@@ -80,8 +80,8 @@ fn only_known_hosts_are_shown_state() {
     let mut by_socket = request("GET", "/", &[("host", "evil.com")]);
     by_socket.extensions_mut().insert(Caller::Socket(None));
     assert_eq!(refuse(&by_socket, &admin(None)), None);
-    // A browser identifies itself by `Accept-Language` in this case: it sends no `Origin` with a GET
-    // of the same origin, and no `Sec-Fetch-Site` without TLS.
+    // Here only `Accept-Language` identifies a browser: it sends no `Origin` with a same-origin
+    // GET, and no `Sec-Fetch-Site` without TLS.
     for language in ["de,en;q=0.5", ""] {
         let language = HeaderValue::from_static(language);
         let headers = by_socket.headers_mut();
@@ -104,7 +104,7 @@ fn changes_need_token_json_and_same_origin() {
         )
     };
     assert_eq!(with(&[]), None);
-    // A request of the dashboard's own page.
+    // A request from the dashboard's own page.
     let own = ("origin", "http://127.0.0.1:9901");
     assert_eq!(with(&[own, ("sec-fetch-site", "same-origin")]), None);
     assert_eq!(with(&[("origin", "https://127.0.0.1:9901")]), None);
@@ -173,7 +173,7 @@ fn socket_restricts_only_browsers() {
         let named = [&[("host", "x")], headers].concat();
         assert_eq!(ask("POST", &named), None, "{named:?}");
     }
-    // A request of the dashboard, opened through `ssh -L`.
+    // A request from the dashboard, opened through `ssh -L`.
     let (host, origin) = (
         ("host", "localhost:8080"),
         ("origin", "http://localhost:8080"),
@@ -181,7 +181,7 @@ fn socket_restricts_only_browsers() {
     assert_eq!(ask("POST", &[host, origin, json]), None);
     assert_eq!(ask("POST", &[host, origin]), Some(Refused::NotJson));
     assert_eq!(ask("POST", &[host, origin, form]), Some(Refused::NotJson));
-    // Requests of a page of another site, with a known host name and with DNS rebinding.
+    // Requests from a page of another site, with a known host name and with DNS rebinding.
     let evil = ("origin", "http://evil.com:8080");
     assert_eq!(ask("POST", &[host, evil, json]), Some(Refused::CrossSite));
     let rebound = [("host", "evil.com:8080"), evil, json];

@@ -1,5 +1,5 @@
-//! Tracks idle connections, so that the longest idle one can be evicted when there are too
-//! many.
+//! Tracks idle connections, so that the one that has been idle longest can be evicted when there
+//! are too many.
 
 use std::{
     pin::Pin,
@@ -50,7 +50,7 @@ impl Activities {
         one
     }
 
-    /// Number of open connections, without evicted ones.
+    /// Number of open connections, excluding evicted ones.
     pub(in crate::admin) fn count(&mut self) -> usize {
         self.all.retain(|one| Arc::strong_count(one) > 1);
         self.all.len()
@@ -60,7 +60,7 @@ impl Activities {
         self.all.iter().any(|one| one.idle_since().is_some())
     }
 
-    /// Evicts the longest idle connection, if any is idle.
+    /// Evicts the connection that has been idle longest, if any is idle.
     pub(in crate::admin) fn evict(&mut self) {
         let idle = self.all.iter().enumerate();
         let idle = idle.filter_map(|(n, one)| Some(((*one.idle_since())?, n)));

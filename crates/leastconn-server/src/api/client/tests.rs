@@ -7,7 +7,7 @@ use tokio::{
 
 use super::*;
 
-/// Responds to one request with `bytes`. Returns the result of the client, and the request.
+/// Responds to one request with `bytes`. Returns the client's result, and the request.
 async fn answering(bytes: &'static [u8]) -> (Result<Status, ClientError>, String) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.sock");

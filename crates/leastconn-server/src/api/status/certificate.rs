@@ -15,13 +15,13 @@ pub struct Certificate {
     /// certificates are ignored if another one is valid.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// Its `notAfter` or `nextUpdate`.
+    /// The `notAfter` or `nextUpdate` of that certificate or CRL.
     pub not_after: String,
-    /// Whole days until then; negative after expiry.
+    /// Whole days until `not_after`; negative after expiry.
     pub days_left: i64,
     #[serde(default)]
     pub state: CertificateState,
-    /// Expired CA certificates in the file. Their clients are refused.
+    /// Expired CA certificates in the file. Clients whose certificates they issued are refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expired: Vec<String>,
 }
@@ -43,12 +43,13 @@ pub enum CertificateKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CertificateState {
-    /// Not within the periods below.
+    /// Does not expire within the periods below.
     #[default]
     Valid,
-    /// Within seven days, or the last quarter of its validity if that is less.
+    /// Expires within seven days, or within the last quarter of its validity period if that is
+    /// less.
     ExpiresSoon,
-    /// Within a day, or the last eighth of its validity if that is less.
+    /// Expires within a day, or within the last eighth of its validity period if that is less.
     ExpiresNow,
     Expired,
 }
@@ -93,7 +94,7 @@ impl Certificate {
         let deciding = file.deciding(now)?;
         let expired = file.expired(now);
         Some(Self {
-            // As in the `file` label of metrics.
+            // The same text as in the `file` label of metrics.
             file: file.path.display().to_string(),
             kind: file.kind.into(),
             name: plain(&deciding.name),
