@@ -1,11 +1,11 @@
 //! One connection, from accept to the access log.
 //!
-//! Each step needs the result of the previous step: a server is only dialled with a [`Grant`] from
+//! Each step needs the result of the previous step: dialling a server requires a [`Grant`] from
 //! [`authorize`](crate::authorization::authorize) and a [`Permit`] from the client's limits. Every
 //! connection ends with one reason code in its [`AccessRecord`].
 //!
-//! A task is as large as the largest future in it, and a connection spends most of its lifetime
-//! relaying. So the futures of all other phases are boxed.
+//! A task is as large as its largest future, and a connection spends most of its lifetime relaying.
+//! The futures of all other phases are therefore boxed.
 
 pub mod acceptor;
 pub mod access_record;
@@ -69,7 +69,8 @@ pub async fn serve(
             // No alert can be sent before the TLS handshake starts.
             return record.end(ended.reason, ended.detail.as_deref());
         }
-        // Check the rate here, because the client's address was not known at accept.
+        // Check the rate here, because the client's address was not known when the socket was
+        // accepted.
         let source = record.connection().source().ip();
         if let Err(error) = listener.check_source_rate(source, net::now()) {
             record.end(error.reason(), Some(&error.to_string()));
@@ -93,7 +94,7 @@ pub async fn serve(
     }
 }
 
-/// The stream of a failed handshake. It is kept so that the client can read the alert.
+/// The stream of a failed handshake, kept so that the client can read the alert.
 enum FailedStream {
     Tcp(TcpStream),
     Tls(TlsStream),
@@ -208,14 +209,14 @@ async fn proxy<S: Stream>(
     let (reason, detail) = match connection.unless_stopped(relay).await {
         Ok(outcome) => (outcome.reason.into(), ended::relay_detail(&outcome)),
         Err(reason) => {
-            // Reset both connections: neither peer may mistake this for an orderly close.
+            // Reset both connections, so that neither peer mistakes this for an orderly close.
             stream.abort();
             server.abort();
             (reason, ended::stop_detail(reason))
         }
     };
     // Release the lease and the permit before the access record ends: a client that reads the log
-    // may reconnect at once, and must not be refused because its previous connection is still
+    // may reconnect immediately, and must not be refused because its previous connection is still
     // counted.
     drop(connected);
     record.end(reason, detail.as_deref());
@@ -270,7 +271,7 @@ async fn connect<S: Stream>(
         Ended::from(error)
     })?;
     record.connected(&connected.lease, connected.attempts, took);
-    // A reload that ran while this task was connecting did not know the server yet.
+    // If a reload ran while this task was connecting, it did not know the server yet.
     let newest = context.snapshots.load();
     if newest.generation != snapshot.generation {
         let metrics = &context.telemetry.metrics;
@@ -297,7 +298,7 @@ async fn admit<S: Stream>(
 ) -> Result<Permit, Ended> {
     let clients = &context.clients;
     let now = net::now();
-    // Also for the servers that are picked next.
+    // This also covers the servers that are picked next.
     context.member.fence(now);
     match clients.admit(grant.identity(), grant.limits(), now)? {
         ClientDecision::Admitted(permit) => Ok(permit),
@@ -309,8 +310,8 @@ async fn admit<S: Stream>(
     }
 }
 
-/// Completes when draining begins while the connection waits in the queue of its upstream: a
-/// client that has no server yet can connect to another balancer at once.
+/// Completes when draining begins while the connection waits in its upstream's queue: a client that
+/// has no server yet can then connect to another balancer immediately.
 ///
 /// Costs nothing unless the connection waits. Must be polled after the future that connects.
 async fn drained_while_queued(attempts: &Attempts, context: &ServerContext) {
@@ -325,7 +326,7 @@ async fn drained_while_queued(attempts: &Attempts, context: &ServerContext) {
     .await;
 }
 
-/// Authorizes the client under the snapshot that it was accepted with, and authorizes it again if
+/// Authorizes the client under the snapshot with which it was accepted, and authorizes it again if
 /// that snapshot is no longer the newest. The documentation of [`mod@reauthorize`] explains why no
 /// reload is missed.
 fn authorize_newest(

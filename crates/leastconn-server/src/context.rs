@@ -39,7 +39,7 @@ pub struct ServerContext {
     pub memory: Arc<Budget>,
     /// The limit on open connections.
     pub slots: ConnectionSlots,
-    /// Order of TLS handshakes.
+    /// Schedules TLS handshakes.
     pub handshakes: Arc<HandshakeScheduler>,
     /// Token buckets and connection counts of clients.
     pub clients: Arc<ClientAdmission>,
@@ -61,7 +61,7 @@ pub struct ServerContext {
 }
 
 impl ServerContext {
-    /// The context of a process that starts with the snapshot `first`.
+    /// Creates the context of a process that starts with the snapshot `first`.
     pub fn new(first: Snapshot, telemetry: Arc<Telemetry>) -> Self {
         let process = first.config.process.clone();
         let slots = ConnectionSlots::new(descriptors::max_connections(process.max_connections));
@@ -98,16 +98,16 @@ impl ServerContext {
         self.snapshots.load()
     }
 
-    /// Starts to discover servers of upstreams that are new in the running configuration.
+    /// Starts discovery in upstreams that are new in the running configuration.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub fn start_discovery(&self) {
         let apply: Arc<dyn ApplyMembers> = Arc::new(self.overrides.clone());
         self.snapshot().start_discovery(&apply);
     }
 
-    /// Applies the limits in `[process]`. If a limit is lowered, connections and handshakes beyond
+    /// Applies the limits in `[process]`. If a limit is lowered, connections and handshakes above
     /// it continue, and no new ones start until enough of them have ended.
     pub fn resize(&self, process: &Process) {
         let connections = descriptors::max_connections(process.max_connections);
@@ -121,13 +121,13 @@ impl ServerContext {
     pub(crate) fn reload_finished(&self, reload: LastReload) {
         let applied = reload.reasons.is_empty();
         self.lifecycle.set_last_reload(reload);
-        // Count last: a reader that sees the counter change must find the new result.
+        // Count last, so that a reader that sees the counter change also finds the new result.
         self.telemetry.metrics.reloaded(applied);
     }
 
-    /// Removes the metrics of listeners and client rules that are gone from the running
-    /// configuration and have no open connection. No metrics are removed while the returned
-    /// guard is held: hold it while the snapshot is replaced.
+    /// Removes the metrics of listeners and client rules that are no longer in the running
+    /// configuration and have no open connections. No metrics are removed while the returned guard
+    /// is held. Hold it while the snapshot is replaced.
     pub(crate) fn prune_metrics(&self) -> MutexGuard<'_, ()> {
         let pruning = self.pruning.lock();
         let snapshot = self.snapshots.load();

@@ -1,25 +1,25 @@
 //! Schedules handshakes fairly between sources: a flooding source delays only its own handshakes.
 //!
-//! A handshake needs the CPU twice for a short time: each of its two steps contains a signature
-//! operation. When hundreds of handshakes are ready at the same moment, the runtime polls them in
-//! order of arrival, and the handshake of a new client comes last. At a third of a millisecond for
-//! each step, the new client may wait for a hundred milliseconds.
+//! A handshake needs the CPU for two short periods: each of its two steps contains a signature
+//! operation. When hundreds of handshakes are ready at the same time, the runtime polls them in
+//! order of arrival, and a new client's handshake comes last. At a third of a millisecond per step,
+//! the new client may wait for a hundred milliseconds.
 //!
-//! So each handshake acquires a [`HandshakePermit`] first, and a [`TimeSlice`] before each step.
-//! Both are granted round robin over the sources ([`queue`]). A source is a network, by default an
-//! IPv4 address or an IPv6 /64, because one customer usually has a /64. All /64s of a /48 form a
-//! group, and each group gets the same share.
+//! So each handshake acquires a [`HandshakePermit`] first, and then a [`TimeSlice`] before each
+//! step. Both are granted round robin over the sources ([`queue`]). A source is a network: by
+//! default an IPv4 address, or an IPv6 /64 because one customer usually has a /64. All /64s of a
+//! /48 form a group, and each group gets the same share.
 //!
-//! A handshake that waits for its client does no work. It gives up its permit when other handshakes
-//! need one ([`client_waits`]).
+//! A handshake that waits for its client does no work, so it gives up its permit when other
+//! handshakes need one ([`client_waits`]).
 //!
 //! Established connections have priority: after every one or two steps, the next time slice begins
-//! only when the runtime has polled all ready tasks and has asked the kernel for new I/O events
-//! ([`tokio_order`]). So an established connection waits for one or two steps at most. If relaying
+//! only after the runtime has polled all ready tasks and has asked the kernel for new I/O events
+//! ([`tokio_order`]). So an established connection waits for at most one or two steps. If relaying
 //! keeps the CPU busy, handshakes run for longer at a time, which gives them a share of the CPU.
 //!
-//! While only few handshakes are in progress, they are not scheduled. Each handshake then takes an
-//! uncontended lock twice for its permit and once for each step.
+//! While only a few handshakes are in progress, they are not scheduled. Each handshake then takes
+//! an uncontended lock twice for its permit and once for each step.
 
 mod client_waits;
 mod permit;
@@ -41,8 +41,8 @@ use client_waits::ClientWaits;
 pub use permit::{HandshakePermit, TimeSlice};
 use queue::{PermitAnswer, Queue, Source, Ticket};
 
-/// Up to this many handshakes in progress per worker are not scheduled: they delay a new handshake
-/// by only a few milliseconds.
+/// Up to this many handshakes in progress per worker are not scheduled, because they delay a new
+/// handshake by only a few milliseconds.
 const UNSCHEDULED: usize = 16;
 
 /// Maximum number of parked handshakes for each permit. A parked handshake holds about 28 KiB.
@@ -77,7 +77,7 @@ struct State {
 }
 
 impl HandshakeScheduler {
-    /// Creates a scheduler that allows `max_handshakes` in progress, on this number of workers.
+    /// Creates a scheduler for `workers` workers that allows `max_handshakes` in progress.
     pub fn new(max_handshakes: usize, workers: usize) -> Self {
         Self(Mutex::new(State {
             queue: Queue::new(max_handshakes, workers, UNSCHEDULED * workers),
@@ -86,8 +86,8 @@ impl HandshakeScheduler {
         }))
     }
 
-    /// Changes the limit. If the limit is lowered, handshakes in progress beyond it continue, and
-    /// no new handshake starts until enough of them have ended.
+    /// Changes the limit. If it is lowered, handshakes in progress above it continue, and no new
+    /// handshake starts until enough of them have ended.
     pub fn resize(&self, max_handshakes: usize) {
         let notify = {
             let mut state = self.lock();
@@ -152,14 +152,14 @@ impl HandshakeScheduler {
 }
 
 impl State {
-    /// Parks handshakes that wait for their clients, until a permit is free for `source`. Returns
-    /// the tasks to wake: each of them got a permit or was evicted.
+    /// Parks handshakes that wait for their clients until a permit is free for `source`. Returns
+    /// the tasks to wake, each of which got a permit or was evicted.
     fn make_room(&mut self, source: IpNet) -> Vec<Sender<()>> {
         self.park_while(|queue| !queue.has_permit_for(source))
     }
 
     /// While other handshakes wait for a permit, parks handshakes that wait for their clients,
-    /// starting with the handshake that has waited longest.
+    /// starting with the one that has waited longest.
     fn release_idle_permits(&mut self) -> Vec<Sender<()>> {
         self.park_while(Queue::has_permit_waiters)
     }
@@ -189,8 +189,8 @@ fn new_waiter(granted: &mut Option<Receiver<()>>) -> Sender<()> {
     sender
 }
 
-/// Wakes a waiting handshake. Sending fails if the handshake was cancelled. Then [`Waiter::drop`]
-/// has returned the permit or time slice.
+/// Wakes a waiting handshake. Sending fails if the handshake was cancelled. In that case,
+/// [`Waiter::drop`] has returned the permit or time slice.
 fn wake(waiter: Sender<()>) {
     let _ = waiter.send(());
 }
@@ -225,15 +225,15 @@ impl<'a> Waiter<'a> {
             resource,
             is_granted: false,
         };
-        // This never fails, because the queue keeps the sender while this handshake waits.
+        // This cannot fail, because the queue keeps the sender while this handshake waits.
         let _ = granted.await;
         waiter.is_granted = true;
     }
 }
 
 impl Drop for Waiter<'_> {
-    /// Leaves the queue, or returns the permit or time slice if it was granted but the task has not
-    /// noticed yet.
+    /// Leaves the queue. If the permit or time slice was already granted but the task has not
+    /// noticed, returns it instead.
     fn drop(&mut self) {
         if self.is_granted {
             return;

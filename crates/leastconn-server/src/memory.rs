@@ -1,17 +1,19 @@
 //! The memory budget of the process.
 //!
-//! Above the budget no connections are accepted, and the connections with the most buffered
-//! data are closed. This happens before an allocation fails, which would abort the process.
+//! While the budget is exceeded, no connections are accepted, and the connections with the most
+//! buffered data are closed. This happens before an allocation fails, which would abort the
+//! process.
 //!
 //! Usage is read from `/proc/self/statm`: at every sixteenth accepted connection, and by a
 //! dedicated thread, often enough that open connections cannot use up the remaining memory between
 //! two measurements. The allocator may keep freed memory and use it again before it asks the kernel
-//! for more. So memory that connections have freed counts as free even if the kernel does not
-//! report it ([`Tracked`]).
+//! for more. So memory that connections have freed counts as free even if the kernel still counts
+//! it as used ([`Tracked`]).
 //!
-//! Buffers for slow receivers can grow faster than any measurement, as thousands of receivers may
-//! become slow at once. So all buffers together have an allowance, which is a part of the free
-//! memory. Once it is used up, buffers stay small ([`relay::set_buffer_allowance`]).
+//! Buffers for slow receivers can grow faster than memory is measured, because thousands of
+//! receivers may become slow at the same time. So all buffers together have an allowance, which is
+//! a part of the free memory. Once it is used up, buffers stay small
+//! ([`relay::set_buffer_allowance`]).
 
 mod limits;
 mod shed;
@@ -50,7 +52,7 @@ pub struct Budget {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     pub used: u64,
-    /// Above this, connections are refused.
+    /// While usage is above this, connections are refused.
     pub limit: u64,
 }
 
@@ -59,8 +61,8 @@ pub struct Usage {
 struct Tracked {
     limit: Limit,
     last_measured: u64,
-    /// The maximum number of bytes that connections have held, minus the bytes that were returned
-    /// to the kernel since.
+    /// The maximum number of bytes that connections have held, minus the bytes that have been
+    /// returned to the kernel since then.
     held_max: u64,
 }
 
@@ -139,7 +141,7 @@ impl Budget {
                 .collect(),
             None => Vec::new(),
         };
-        // The limit with the least memory left decides.
+        // The limit with the least memory left applies.
         let tightest = usages
             .into_iter()
             .min_by_key(|usage| usage.limit.saturating_sub(usage.used));

@@ -41,7 +41,7 @@ enum Class {
     /// do so.
     Success,
     /// The client was refused. Some of these reasons can also end a connection that has a server,
-    /// for example if its certificate is revoked.
+    /// for example if the client's certificate is revoked.
     Refused,
     /// The connection ended early, although it was not refused.
     Failed,
@@ -78,14 +78,14 @@ reason_codes! {
     Blocked = "blocked", Refused;
     /// The client opens connections faster than its rate limit.
     RateLimited = Reason::RateLimited.as_str(), Refused;
-    /// The client has reached its maximum of concurrent connections.
+    /// The client has reached its maximum number of concurrent connections.
     TooManyConnections = Reason::TooManyConnections.as_str(), Refused;
     /// The balancer has reached one of its own limits.
     Overloaded = Reason::Overloaded.as_str(), Refused;
     /// No server that the client may use is available.
     NoServerAvailable = Reason::NoServerAvailable.as_str(), Refused;
-    /// The connection waited for a server, and all servers were at their maximum of connections
-    /// until the timeout of the queue.
+    /// The connection waited for a server until the timeout of the queue, because all servers were
+    /// at their maximum number of connections.
     QueueTimeout = Reason::QueueTimeout.as_str(), Refused;
     /// All servers that were tried refused the connection or did not answer.
     ConnectFailed = Reason::ConnectFailed.as_str(), Refused;
@@ -119,7 +119,7 @@ reason_codes! {
     Killed = "killed", Failed;
     /// The server was removed by discovery, and `removed = "close"` is set.
     ServerRemoved = "server_removed", Failed;
-    /// The connection was quiet, and its server had more connections than the others.
+    /// The connection was quiet, and its server had more connections than the other servers.
     Rebalanced = "rebalanced", Failed;
 }
 
@@ -134,9 +134,9 @@ const OF_LIBRARY: [ReasonCode; Reason::ALL.len()] = {
     codes
 };
 
-/// Only evaluated at compile time. `Reason` is `#[non_exhaustive]`, so the compiler does not
-/// check that all reasons have an arm: instead, a missing arm panics in [`OF_LIBRARY`], which
-/// is a compile error.
+/// Evaluated only at compile time. `Reason` is `#[non_exhaustive]`, so the compiler does not check
+/// that all reasons have an arm. Instead, a missing arm panics in [`OF_LIBRARY`], which is a
+/// compile error.
 const fn of_library(reason: Reason) -> ReasonCode {
     match reason {
         Reason::Ok => ReasonCode::Ok,

@@ -40,7 +40,7 @@ pub(crate) async fn run(context: Arc<ServerContext>) {
         while rounds.try_join_next().is_some() {}
         running.retain(|_, round| !round.is_finished());
         for upstream in &context.snapshot().config.upstreams {
-            // A round that waits for longer than the interval continues.
+            // A round that takes longer than the interval is not interrupted.
             if let Some(policy) = upstream.rebalance
                 && !running.contains_key(&upstream.id)
             {

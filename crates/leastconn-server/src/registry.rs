@@ -38,7 +38,7 @@ pub struct Registry {
     shards: [Mutex<HashMap<u64, Arc<ConnectionHandle>>>; SHARDS],
 }
 
-/// Keeps a connection registered until dropped.
+/// Keeps a connection registered until it is dropped.
 #[derive(Debug)]
 pub struct ConnectionGuard {
     registry: Arc<Registry>,
@@ -91,8 +91,8 @@ impl Registry {
             .collect()
     }
 
-    /// Calls `visit` with each open connection. `visit` must be short: connections of the same
-    /// shard cannot be added or removed during the call.
+    /// Calls `visit` with each open connection. `visit` must be short, because connections of the
+    /// same shard cannot be added or removed during the call.
     pub fn each(&self, mut visit: impl FnMut(&Arc<ConnectionHandle>)) {
         for shard in &self.shards {
             let shard = shard.lock();
@@ -100,7 +100,7 @@ impl Registry {
         }
     }
 
-    /// Ends all connections and returns how many had not been ended before.
+    /// Ends all connections. Returns how many had not already been ended.
     pub fn stop_all(&self, reason: ReasonCode) -> usize {
         let open = self.list();
         open.iter().filter(|handle| handle.stop(reason)).count()

@@ -22,7 +22,7 @@ use tokio::{
 use super::{access_record::AccessRecord, serve};
 use crate::{context::ServerContext, reason_code::ReasonCode, registry::UnixPeer};
 
-/// At most this many connections are accepted from the backlog when a socket is closed.
+/// Maximum number of connections accepted from the backlog when a socket is closed.
 const MAX_LEFTOVER: u32 = 4096;
 
 /// Minimum time for accepting the backlog when a socket is closed, even if `drain_timeout` is
@@ -36,7 +36,7 @@ const ACCEPT_FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLO
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptCommand {
     Accept,
-    /// Stop: another task or another process accepts from the socket.
+    /// Stop accepting: another task or another process now accepts from the socket.
     HandOver,
     /// Accept the connections in the backlog, then close the socket.
     Close,
@@ -57,7 +57,7 @@ pub trait Incoming: Send + Sync + 'static {
     /// Cancel safe: no connection is lost.
     fn next(&self) -> impl Future<Output = io::Result<(TcpStream, Origin)>> + Send;
 
-    /// Accepts a connection from the backlog, whether or not Tokio knows of one.
+    /// Accepts a connection from the backlog, even if Tokio has not been notified of it.
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] if the backlog is empty.
@@ -99,7 +99,7 @@ fn from_unix(stream: UnixStream) -> io::Result<(TcpStream, Origin)> {
     Ok((net::from_unix(stream)?, Origin::Unix(peer)))
 }
 
-/// Accepts connections for the listener of this name until `command` changes.
+/// Accepts connections for `listener` until `command` changes.
 pub async fn accept_loop(
     socket: Arc<impl Incoming>,
     listener: Arc<str>,
@@ -130,8 +130,8 @@ pub async fn accept_loop(
             }
             Err(error) if is_connection_error(&error) => {}
             Err(error) => {
-                // The process has no free file descriptor or no memory. The connection stays in
-                // the backlog, so retrying at once would spin.
+                // The process has no free file descriptor or no memory. The connection stays in the
+                // backlog, so retrying immediately would spin.
                 let delay = backoff.next_delay(net::random());
                 tracing::warn!(listener = &*listener, %error, retry_in = %ShortDuration(delay), "cannot accept connections");
                 // A command that arrives during the delay is handled in the next iteration.
@@ -151,9 +151,8 @@ async fn next_command(command: &mut watch::Receiver<AcceptCommand>) -> AcceptCom
     next.map_or(AcceptCommand::Close, |command| *command)
 }
 
-/// Accepts the connections in the backlog. These connections are already established, and closing
-/// the socket would reset them. If the process is out of descriptors or memory, waits and tries
-/// again.
+/// Accepts the connections in the backlog. They are already established, and closing the socket
+/// would reset them. If the process is out of descriptors or memory, waits and tries again.
 async fn accept_backlog(socket: &impl Incoming, listener: &str, context: &Arc<ServerContext>) {
     let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
     let mut left = MAX_LEFTOVER;
@@ -172,8 +171,8 @@ async fn accept_backlog(socket: &impl Incoming, listener: &str, context: &Arc<Se
     }
 }
 
-/// Whether accepting failed because of the connection, so that the next one can be accepted at
-/// once. Linux also reports network errors of the new connection, see `accept(2)`.
+/// Whether accepting failed because of the connection itself, so that the next one can be accepted
+/// immediately. Linux also reports network errors of the new connection; see `accept(2)`.
 pub(crate) fn is_connection_error(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),

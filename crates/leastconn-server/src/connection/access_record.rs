@@ -1,6 +1,6 @@
 //! The access record of one accepted socket.
 //!
-//! The record is opened right after accept and ends no later than when it is dropped. So every
+//! The record is opened right after accept and ends at the latest when it is dropped. So every
 //! accepted socket is counted exactly once and has at most one line in the access log, with exactly
 //! one reason code. The record makes no decisions about the connection.
 
@@ -109,7 +109,7 @@ impl AccessRecord {
         self.shadow = decision;
     }
 
-    /// Records that a connection to a server was established at attempt number `attempts`.
+    /// Records that a connection to a server was established on attempt number `attempts`.
     pub fn connected(&mut self, lease: &Lease, attempts: u32, took: Duration) {
         self.attempts = Some(attempts);
         self.connection.state().server = Some(Arc::clone(lease.server()));
@@ -118,8 +118,8 @@ impl AccessRecord {
         histogram.observe(took.as_secs_f64());
     }
 
-    /// Records how long the connection has waited in the queue of its upstream. `None`: it has
-    /// not waited.
+    /// Records how long the connection waited in its upstream's queue. `None` means that it did not
+    /// wait.
     pub fn set_queued(&mut self, queued: Option<Duration>) {
         if let Some(queued) = queued {
             let histogram = &self.telemetry.metrics.queue_seconds;
@@ -295,7 +295,7 @@ impl AccessRecord {
             detail: detail.map(escape),
         };
         let mut text = Vec::with_capacity(512);
-        // Serializing a plain struct into memory does not fail.
+        // Serializing a plain struct into memory cannot fail.
         let _ = serde_json::to_writer(&mut text, &line);
         text.push(b'\n');
         text
@@ -304,8 +304,8 @@ impl AccessRecord {
 
 impl Drop for AccessRecord {
     fn drop(&mut self) {
-        // Usually `end` was called before. If not, the task has panicked, or the runtime was shut
-        // down while the connection was open.
+        // Usually `end` has been called before. Otherwise the task has panicked, or the runtime was
+        // shut down while the connection was open.
         if std::thread::panicking() {
             self.end(ReasonCode::Killed, Some("internal error, please report it"));
         } else {

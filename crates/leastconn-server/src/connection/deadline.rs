@@ -7,8 +7,8 @@ use tokio::time::Sleep;
 use super::{access_record::AccessRecord, ended::Ended};
 use crate::reason_code::ReasonCode;
 
-/// Runs one step. Fails with the reason `late` if the deadline passes, or with the reason of the
-/// other task if another task ends the connection.
+/// Runs one step. Fails with the reason `late` if the deadline passes. If another task ends the
+/// connection, fails with the reason given by that task.
 pub(super) async fn before_deadline<T>(
     record: &AccessRecord,
     deadline: Pin<&mut Sleep>,

@@ -16,7 +16,7 @@ use crate::{
     registry::ConnectionHandle, starttls::StartTlsError,
 };
 
-/// The end of a connection before anything was relayed.
+/// The end of a connection before any data was relayed.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) reason: ReasonCode,
@@ -53,8 +53,8 @@ impl Ended {
         }
     }
 
-    /// Explains a handshake timeout if the client has sent only a part of its ClientHello.
-    /// `received`: the bytes that the client has sent.
+    /// Explains a handshake timeout if the client has sent only part of its ClientHello. `received`
+    /// contains the bytes that the client has sent.
     pub(super) fn after_partial_hello(mut self, received: &[u8]) -> Self {
         if self.reason == ReasonCode::HandshakeTimeout {
             self.detail = Some(match ForeignProtocol::unless_tls(received) {
@@ -108,7 +108,7 @@ impl From<Box<Failed>> for Ended {
     }
 }
 
-/// The access log detail of a connection that another task ended during relaying.
+/// The access log detail for a connection that another task ended while it was relaying.
 pub(super) fn stop_detail(reason: ReasonCode) -> Option<String> {
     let text =
         "the memory limit is reached (`memory_limit`), and this connection had much buffered data";

@@ -38,12 +38,12 @@ impl ReceiveError {
     }
 }
 
-/// Receives a header. `received` must be empty; it collects the bytes read so far, also
-/// when the future is dropped.
+/// Receives a header. `received` must be empty. It collects the bytes read so far, even if the
+/// future is dropped.
 ///
-/// A version 1 header has no length field, and the bytes after it belong to TLS. So the
-/// socket is peeked, and only bytes of the header are read. Each byte is peeked once:
-/// after an incomplete header all peeked bytes are consumed.
+/// A version 1 header has no length field, and the bytes after it belong to TLS. The socket is
+/// therefore peeked, and only bytes of the header are read. Each byte is peeked once: if the header
+/// is still incomplete, all peeked bytes are consumed.
 ///
 /// # Errors
 /// Fails as soon as the received bytes cannot be the start of a header, or when the peer closes the

@@ -1,7 +1,7 @@
 //! Ends connections whose certificate, client rule or `max_lifetime` has expired.
 //!
 //! One task visits all connections every second (more often with a short `max_lifetime`). This
-//! replaces a timer for each connection: visiting ten thousand connections takes a fraction of a
+//! replaces one timer per connection: visiting ten thousand connections takes a fraction of a
 //! millisecond, and each connection stores only two numbers. `max_lifetime` uses the monotonic
 //! clock. Certificates and rules use the wall clock, which is read on every visit: if it is set
 //! forward, expired connections end within a second.
@@ -30,7 +30,7 @@ pub async fn run(context: Arc<ServerContext>) {
     let mut last = Timestamp::now();
     loop {
         sleep(interval(&context.snapshot().config)).await;
-        // Read the clock before the snapshot: then the next visit covers a snapshot that is
+        // Read the clock before the snapshot, so that the next visit covers a snapshot that is
         // installed between these two reads.
         let now = Timestamp::now();
         let snapshot = context.snapshot();
@@ -58,7 +58,7 @@ pub async fn run(context: Arc<ServerContext>) {
     }
 }
 
-/// The interval between visits: a twentieth of the shortest `max_lifetime`, limited to a minimum
+/// The interval between visits: a twentieth of the shortest `max_lifetime`, clamped to a minimum
 /// and a maximum.
 fn interval(config: &Config) -> Duration {
     let lifetimes = config

@@ -1,4 +1,4 @@
-//! Authorizes new connections, and re-authorizes open connections after a reload, after a change of
+//! Authorizes new connections, and re-authorizes open connections after a reload, after a change to
 //! a CRL, and when a certificate or a rule has expired.
 //!
 //! A connection that is authorized under one snapshot must not be missed by a reload that installs
@@ -8,10 +8,10 @@
 //!   [`ConnectionState`], then checks whether its snapshot is still the newest.
 //! - The reload installs its snapshot, then visits every connection under the same lock.
 //!
-//! If the connection takes the lock first, the reload finds and re-authorizes it. If the reload is
-//! first, the connection sees the new generation after it has released the lock and authorizes
-//! itself again. Once the connection has a server, it stores the server's name and checks the
-//! generation in the same way.
+//! If the connection takes the lock first, the reload finds and re-authorizes it. If the reload
+//! takes the lock first, the connection sees the new generation after it has released the lock, and
+//! authorizes itself again. Once the connection has a server, it stores the server's name and
+//! checks the generation in the same way.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -188,8 +188,8 @@ struct Pass<'a> {
     snapshot: &'a Snapshot,
     metrics: &'a Metrics,
     ended: EndedCounts,
-    /// Chains that a listener has found to be invalid, with the reason. Cached, because many
-    /// connections may share a chain.
+    /// Chains that are invalid for a listener, with the reason. Cached, because many connections
+    /// may share a chain.
     invalid: HashMap<(Arc<str>, Fingerprint), ReasonCode>,
 }
 

@@ -20,7 +20,7 @@ fn connection_task_is_small() {
     );
 }
 
-/// A configuration with two servers and a rule with this `allow` for 127.0.0.1.
+/// A configuration with two servers, and with one rule for 127.0.0.1 that has this `allow` list.
 fn config(allow: &str) -> leastconn_config::Config {
     let text = format!(
         r#"

@@ -24,7 +24,7 @@ impl ConnectionSlots {
         }
     }
 
-    /// Takes a slot; `None` if all are taken.
+    /// Takes a slot. Returns `None` if all slots are taken.
     pub fn try_acquire(&self) -> Option<ConnectionSlot> {
         let permit = Arc::clone(&self.semaphore).try_acquire_owned();
         permit.ok().map(ConnectionSlot)
@@ -34,11 +34,11 @@ impl ConnectionSlots {
         *self.max.lock()
     }
 
-    /// Changes the limit. If the limit is lowered, slots that become free are removed until the new
+    /// Changes the limit. If it is lowered, slots are removed as they become free, until the new
     /// limit is reached.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub fn resize(&self, max: usize) {
         let mut current = self.max.lock();
         let before = mem::replace(&mut *current, max);

@@ -28,10 +28,10 @@ use crate::{
     telemetry::metrics::AskOutcome,
 };
 
-/// How often facts are sent if nothing changes but the number of connections.
+/// How often facts are sent while only the number of connections changes.
 const FACTS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What has to change so that this process is in the fleet of a new configuration.
+/// What must change so that this process is a member of the new configuration's fleet, if any.
 #[derive(Debug)]
 pub(crate) enum FleetChange {
     Nothing,
@@ -40,8 +40,9 @@ pub(crate) enum FleetChange {
 }
 
 impl FleetChange {
-    /// Compares the fleet of the `earlier` configuration with the next one. Passwords, secrets and
-    /// certificates were read with the configuration, so a change of them is a change, too.
+    /// Compares the fleet of the `earlier` configuration with that of the next one. Passwords,
+    /// secrets and certificates were read with the configuration, so a change to any of them
+    /// counts, too.
     ///
     /// # Errors
     /// If TLS rejects the configured certificates.
@@ -61,7 +62,7 @@ impl ServerContext {
     /// Joins or leaves a fleet.
     ///
     /// # Panics
-    /// Outside the runtime of connections.
+    /// If called outside the runtime of connections.
     pub(crate) fn apply_fleet(self: &Arc<Self>, change: FleetChange) {
         match change {
             FleetChange::Nothing => {}
@@ -78,8 +79,8 @@ impl ServerContext {
         }
     }
 
-    /// Must be called before `next` becomes the running snapshot: limits new servers to the slots
-    /// that this member holds.
+    /// Limits new servers to the slots that this member holds. Must be called before `next` becomes
+    /// the running snapshot.
     pub(crate) fn adopt_servers(&self, next: &Snapshot) {
         if let Some(servers) = &*self.servers.load() {
             servers.adopt(next, net::now());
@@ -141,8 +142,8 @@ impl ServerContext {
 }
 
 impl ServerContext {
-    /// Counts connections for the limits of the fleet that were admitted before this process
-    /// joined it.
+    /// Counts the connections that were admitted before this process joined the fleet against the
+    /// fleet's limits.
     fn share_open_connections(&self) {
         let open: Vec<_> = self
             .registry
@@ -199,7 +200,7 @@ fn redis_settings(fleet: &Fleet) -> Result<RedisSettings, TlsError> {
     })
 }
 
-/// Reports what operators see of this member in `ctl fleet`.
+/// Reports the facts about this member that `ctl fleet` shows.
 #[derive(Debug)]
 struct FactsReporter {
     context: Weak<ServerContext>,
@@ -234,12 +235,12 @@ impl Participant for FactsReporter {
     fn apply(&self, _exchange: &Exchange<'_>) {}
 }
 
-/// Measures exchanges.
+/// Measures exchanges with the store.
 #[derive(Debug)]
 struct ExchangeMetrics {
     context: Weak<ServerContext>,
-    /// What was counted already. The counters of [`ServerContext::clients`] do not start at zero if this
-    /// process was in another fleet before.
+    /// The counts that the metrics already include. The counters of [`ServerContext::clients`] do
+    /// not start at zero if this process was in another fleet before.
     asked: Mutex<AskCounts>,
 }
 
@@ -275,7 +276,7 @@ impl Participant for ExchangeMetrics {
 #[derive(Debug)]
 struct FleetTarget {
     overrides: Overrides,
-    /// The runtime of connections, on which connections of a server in `maint` are closed.
+    /// The runtime of connections. Connections to a server in `maint` are closed on it.
     runtime: Handle,
 }
 

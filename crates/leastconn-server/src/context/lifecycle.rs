@@ -52,7 +52,7 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// The lifecycle of a process that starts now.
+    /// Creates the lifecycle of a process that starts now.
     pub(super) fn new() -> Self {
         let now = Timestamp::now();
         Self {
@@ -134,7 +134,7 @@ impl Lifecycle {
     pub fn started_fully(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut is_started = self.is_started.subscribe();
         async move {
-            // An error means that the process ends.
+            // An error means that the process is exiting.
             if is_started.wait_for(|&started| started).await.is_err() {
                 std::future::pending().await
             }

@@ -1,12 +1,12 @@
-//! Handshakes that wait for their client.
+//! Handshakes that wait for their clients.
 //!
 //! Such handshakes use memory but no CPU. While permits are free, they keep their permits. When
 //! another handshake needs a permit, the handshake that has waited longest for its client loses its
 //! permit and is *parked*. When the client of a parked handshake answers, the handshake asks for a
 //! permit again. So silent clients cannot keep other handshakes from starting.
 //!
-//! The number of parked handshakes is limited. Beyond the limit, the group with the most parked
-//! handshakes loses the handshake that has been parked longest: that handshake is evicted.
+//! The number of parked handshakes is limited. Beyond the limit, the handshake that has been parked
+//! longest in the group with the most parked handshakes is evicted.
 
 use std::{
     cmp::Reverse,
@@ -57,7 +57,7 @@ impl<S: Source, E> ClientWaits<S, E> {
         id
     }
 
-    /// Parks the handshake with a permit that has waited longest. Returns the source whose
+    /// Parks the handshake that has waited longest while holding a permit. Returns the source whose
     /// permit is to be released.
     pub(super) fn park(&mut self) -> Option<S> {
         let (id, (source, evict)) = self.with_permit.pop_first()?;

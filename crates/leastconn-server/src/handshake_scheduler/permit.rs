@@ -115,8 +115,8 @@ impl HandshakePermit {
         Ok(answer)
     }
 
-    /// Waits for a time slice. Drop the slice before waiting for the network: it is for
-    /// computation only.
+    /// Waits for a time slice. Drop the slice before waiting for the network, because the slice is
+    /// for computation only.
     ///
     /// # Cancel safety
     /// Dropping the future releases its place in the queue.
@@ -187,8 +187,7 @@ pub struct TimeSlice<'a> {
 }
 
 impl TimeSlice<'_> {
-    /// Lets all other tasks run that are ready, and renews the credit. Returns the time
-    /// afterwards.
+    /// Lets all other ready tasks run, then renews the credit. Returns the time afterwards.
     async fn let_others_run(&self, start: Instant) -> Instant {
         run_after_others().await;
         let now = net::now();

@@ -1,8 +1,8 @@
-//! The order of handshakes, without clock and I/O.
+//! The order of handshakes. Uses no clock and no I/O.
 //!
-//! When many handshakes arrive at once, permits and time slices are scarce. Both are shared on two
-//! levels: first between groups of sources (an IPv6 /48, because one site or attacker usually has a
-//! /48), then between the sources of a group (its /64s).
+//! When many handshakes arrive at the same time, permits and time slices are scarce. Both are
+//! shared at two levels: first between groups of sources (an IPv6 /48, because one site or attacker
+//! usually has a /48), then between the sources of a group (its /64s).
 //!
 //! *Permits*: at most `max_permits` handshakes are in progress. A group may take another permit
 //! while it holds fewer than twice the number of free permits. One flooding group holds at most
@@ -11,14 +11,14 @@
 //! permits, and within the group to the source with the fewest permits. A handshake that waits for
 //! its client gives its permit up when others need it; see [`super::client_waits`].
 //!
-//! *Time slices*: at most `max_slices`, the number of workers, handshakes compute at the same
-//! time. Slices are granted round robin over the groups, and within a group round robin over
-//! its sources. While no more than `unscheduled` handshakes are in progress, a step neither
-//! waits nor is counted.
+//! *Time slices*: at most `max_slices` handshakes compute at the same time, one for each worker.
+//! Slices are granted round robin over the groups and, within a group, round robin over its
+//! sources. While no more than `unscheduled` handshakes are in progress, a step neither waits nor
+//! is counted.
 //!
-//! Within a source, permits and time slices are granted in order of request. A request costs two
-//! hash look-ups. While handshakes wait, it also costs a few operations on trees with one entry for
-//! each waiting source.
+//! Within a source, permits and time slices are granted in the order of requests. A request costs
+//! two hash look-ups. While handshakes wait, it also costs a few operations on trees with one entry
+//! for each waiting source.
 //!
 //! References: Choudhury and Hahne, Dynamic queue length thresholds for shared-memory packet
 //! switches (1998), for permits; Nagle, RFC 970, for time slices.
@@ -98,8 +98,8 @@ impl<S: Source, W> Queue<S, W> {
         }
     }
 
-    /// Changes the limit. Permits beyond it remain valid. Returns the waiters that are now
-    /// granted a permit.
+    /// Changes the limit. Permits above it remain valid. Returns the waiters that are now granted a
+    /// permit.
     pub(super) fn resize(&mut self, max_permits: usize) -> Vec<W> {
         self.max_permits = max_permits.max(1);
         self.grant_permits()
@@ -110,12 +110,12 @@ impl<S: Source, W> Queue<S, W> {
         self.last_number
     }
 
-    /// Whether a group that has `permits` permits may get another permit.
+    /// Whether a group that has `permits` permits may get another one.
     const fn may_have_one_more(&self, permits: usize) -> bool {
         permits < SHARE * self.max_permits.saturating_sub(self.permits)
     }
 
-    /// Whether `source` would get a permit at once.
+    /// Whether `source` would get a permit immediately.
     pub(super) fn has_permit_for(&self, source: S) -> bool {
         let group = self.groups.get(&source.group());
         self.may_have_one_more(group.map_or(0, Group::permits))
@@ -131,8 +131,8 @@ impl<S: Source, W> Queue<S, W> {
         source: S,
         new_waiter: impl FnOnce() -> W,
     ) -> PermitAnswer {
-        // Granting the permit at once is fair: while a group has waiters, `has_permit_for` returns
-        // false, so no waiter of the group is overtaken.
+        // Granting the permit immediately is fair: while a group has waiters, `has_permit_for`
+        // returns false, so no waiter of the group is overtaken.
         if self.has_permit_for(source) {
             self.permits += 1;
             self.update(source, |group| group.add_permit(source));

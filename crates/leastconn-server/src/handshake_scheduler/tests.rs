@@ -23,7 +23,7 @@ impl HandshakeScheduler {
     }
 }
 
-/// The output if the future is ready at the first poll.
+/// Returns the output of the future if it is ready at the first poll.
 fn at_once<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     match future
@@ -52,7 +52,7 @@ fn few_handshakes_do_not_wait() {
     let permits: Vec<HandshakePermit> = (0..UNSCHEDULED).map(|_| enter()).collect();
     for permit in &permits {
         let _slice = at_once(permit.time_slice()).unwrap();
-        // A second handshake gets a time slice at once, although `permit` still holds a slice.
+        // A second handshake gets a time slice immediately, although `permit` still holds a slice.
         let _other = at_once(permits[0].time_slice()).unwrap();
     }
     let one_more = enter();
@@ -116,7 +116,7 @@ async fn cancelled_slice_wait_passes_the_slice_on() {
     assert!(scheduler.is_unused());
 }
 
-/// Runs on one thread, so that the order of steps is the same in each run.
+/// This test runs on one thread, so that the order of steps is the same in each run.
 #[tokio::test]
 async fn new_source_is_not_delayed_by_a_flood() {
     const FLOOD: usize = 80;
@@ -145,7 +145,7 @@ async fn new_source_is_not_delayed_by_a_flood() {
     let order = order.borrow();
     assert_eq!(order.len(), 2 * (2 * FLOOD + 1));
     let last = order.iter().rposition(|&id| id == 3).unwrap();
-    // In each round, every source makes one step, so source 3 is done after a few rounds.
+    // In each round, every source takes one step, so source 3 is done after a few rounds.
     assert!(last < 12, "the last step of source 3 was number {last}");
     assert!(scheduler.is_unused());
 }
@@ -199,7 +199,7 @@ async fn handshakes_waiting_for_clients_release_permits() {
     let mut stalled = tokio::task::JoinSet::new();
     let (answer, answered) = tokio::sync::watch::channel(false);
     for n in 0..20 {
-        // Each handshake gets a permit at once, although others are in progress.
+        // Each handshake gets a permit immediately, although others are in progress.
         let permit = at_once(scheduler.acquire(source(n), &waiting)).unwrap();
         let mut answered = answered.clone();
         stalled.spawn(async move {
@@ -225,7 +225,7 @@ async fn too_many_parked_handshakes_evict_the_oldest() {
     let mut stalled = tokio::task::JoinSet::new();
     let one_more = MAX + PARKED * MAX + 1;
     for n in 0..one_more {
-        // From number 10 on, all sources are in one /48, which has the most parked handshakes.
+        // From number 10 on, all sources are in the same /48, which has the most parked handshakes.
         let from = v6(&format!("2001:db8:{}::1", n.min(10)));
         let permit = at_once(scheduler.acquire(from, &waiting)).unwrap();
         stalled.spawn(async move {

@@ -16,8 +16,7 @@ use std::{
     task::{Context, Poll},
 };
 
-/// Lets all tasks run that are runnable now, including tasks that pending I/O events make
-/// runnable.
+/// Lets all runnable tasks run, including tasks that pending I/O events make runnable.
 pub(super) async fn run_after_others() {
     tokio::task::yield_now().await;
     requeue().await;

@@ -1,9 +1,9 @@
 //! Limits on client identities: token buckets and connection counts.
 //!
-//! Clients that are identified by source address and clients that are identified by certificate
-//! have separate tables: an attacker can use any number of source addresses, and must not displace
-//! clients that have a certificate. A full table refuses no
-//! client. It forgets clients without connections, starting with those whose buckets are fullest.
+//! Clients identified by source address and clients identified by certificate have separate tables,
+//! because an attacker can use any number of source addresses and must not displace clients that
+//! have a certificate. A full table refuses no client. Instead, it forgets clients without
+//! connections, starting with those whose buckets are fullest.
 //!
 //! Memory: about 240 bytes for each identity, including a name of up to `MAX_NAME` bytes; at most
 //! 62 MB for sources and 250 MB for certificates. The maximum for certificates is reached only if a
@@ -59,8 +59,7 @@ impl ClientLimiters {
         self.table(client).admit(&key(client), limits, now)
     }
 
-    /// Sets a function that is called when there is something new for
-    /// [`Self::usage_reports`].
+    /// Sets a function that is called when [`Self::usage_reports`] has something new to report.
     #[must_use]
     pub fn on_change(self, on_change: impl Fn(Change) + Send + Sync + Clone + 'static) -> Self {
         Self {
@@ -69,7 +68,7 @@ impl ClientLimiters {
         }
     }
 
-    /// As [`Self::admit`], under limits that the members of a fleet share.
+    /// Like [`Self::admit`], under limits that the members of a fleet share.
     ///
     /// # Errors
     /// If the client is over a limit.
@@ -89,8 +88,8 @@ impl ClientLimiters {
         self.table(client).share_open(&key(client), limits, now);
     }
 
-    /// The usage that the store of the fleet does not know yet, of up to `max` clients. A quarter
-    /// of them is reserved for sources, so that certificates cannot displace them.
+    /// Returns the usage of up to `max` clients that the fleet's store does not know yet. A quarter
+    /// of the reports is reserved for sources, so that certificates cannot displace them.
     pub fn usage_reports(&self, max: usize, now: Instant) -> Vec<UsageReport> {
         let mut reports = self.certificates.usage_reports(max - max / 4, now);
         reports.extend(self.sources.usage_reports(max - reports.len(), now));
@@ -131,7 +130,7 @@ impl ClientLimiters {
         self.certificates.forget_idle(now);
     }
 
-    /// The table for this identity. Rules in shadow mode count under
+    /// The table for this identity. Connections matched by a rule in shadow mode count under
     /// `shadow:RULE:IDENTITY`.
     fn table(&self, client: &ClientId) -> &Limiter {
         let name = client.as_str();
@@ -198,7 +197,7 @@ mod tests {
                 limiters.admit(&client, &slow(), now).unwrap()
             })
             .collect();
-        // A client with a connection is never forgotten: otherwise it could exceed its limit.
+        // A client with a connection is never forgotten, because it could then exceed its limit.
         let first = limiters.admit(&ClientId::from("cn:client0"), &slow(), now);
         assert_eq!(first.unwrap_err(), Refusal::TooManyConnections);
         drop(held);

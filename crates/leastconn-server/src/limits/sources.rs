@@ -1,8 +1,8 @@
 //! Limits the rate at which each source may connect. The limit is checked before any other work.
 //!
 //! Limits on client identities apply only after the handshake, which costs signature operations.
-//! This limit needs only the source address and costs one look-up. If the limit is exceeded, the
-//! socket is closed. The access record is written as for every socket.
+//! This limit needs only the source address and costs one look-up. If it is exceeded, the socket is
+//! closed, and the access record is written as for every socket.
 
 use std::time::{Duration, Instant};
 
@@ -62,7 +62,7 @@ impl SourceLimit {
     /// Counts one connection of `source`.
     ///
     /// While the table is full, unknown sources are admitted: a limit per source does not stop an
-    /// attacker with so many addresses, and refusing unknown sources would lock out all other
+    /// attacker with that many addresses, and refusing unknown sources would lock out all other
     /// clients.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use rustix::process::{Resource, getrlimit};
 /// Percentage of a cgroup limit or resource limit above which connections are refused.
 const USABLE_PERCENT: u64 = 80;
 
-/// If there is no limit, cgroup v1 reports a value above this.
+/// Without a limit, cgroup v1 reports a value above this.
 const NO_LIMIT: u64 = 1 << 60;
 
 /// Environment variable that limits the number of malloc arenas.
@@ -67,7 +67,7 @@ fn usable(bytes: u64) -> u64 {
     bytes / 100 * USABLE_PERCENT
 }
 
-/// Reads the limit of the cgroup. Call it before the sandbox is entered.
+/// Reads the limit of the cgroup. Must be called before the sandbox is entered.
 pub fn read_cgroup() {
     let _ = CGROUP_LIMIT.get_or_init(|| {
         let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -75,7 +75,7 @@ pub fn read_cgroup() {
     });
 }
 
-/// Returns the smallest limit of the groups in `groups` (the text of `/proc/self/cgroup`) and of
+/// Returns the smallest limit of the cgroups in `groups` (the text of `/proc/self/cgroup`) and of
 /// their ancestors.
 fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
     let files = groups.lines().filter_map(|line| {
@@ -91,8 +91,8 @@ fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
     files
         .flat_map(|(root, path, file)| {
             let group = root.join(path);
-            // In a container, the container's own cgroup may be mounted as the root: skip missing
-            // files.
+            // Skip missing files: in a container, the container's own cgroup may be mounted as the
+            // root.
             let all = group
                 .ancestors()
                 .map(Path::to_owned)
@@ -107,10 +107,10 @@ fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
 }
 
 /// If the address space is limited, executes the program again with one malloc arena for all
-/// threads. Each arena reserves 64 MiB of address space: two or three of them would use up a limit
-/// of 300 MiB. The second setting maps large buffers one by one, so that freeing them returns
-/// address space. malloc reads both settings from the environment at the start only. Returns if
-/// there is no limit, if the program was executed again already, or on failure.
+/// threads. Each arena reserves 64 MiB of address space, so two or three of them would use up a
+/// limit of 300 MiB. The second setting maps each large buffer separately, so that freeing it
+/// returns address space. malloc reads both settings from the environment, and only at the start.
+/// Returns if there is no limit, if the program was already executed again, or on failure.
 pub fn restart_with_one_arena() {
     if getrlimit(Resource::As).current.is_none() || env::var_os(ARENAS).is_some() {
         return;
@@ -127,7 +127,7 @@ pub fn restart_with_one_arena() {
         .args(args)
         .env(ARENAS, "1")
         .env("MALLOC_MMAP_THRESHOLD_", "65536");
-    // `exec` returns only on failure. Then the process continues with the default arenas.
+    // `exec` returns only on failure. The process then continues with the default arenas.
     let _ = command.exec();
 }
 

@@ -19,15 +19,16 @@ use crate::{
     registry::{ConnectionHandle, Registry},
 };
 
-/// Interval of measurements while memory would stay below the limit even if all open connections
-/// filled their buffers.
+/// Interval between measurements while memory would stay below the limit even if all open
+/// connections filled their buffers.
 const SLOW: Duration = Duration::from_millis(250);
 
-/// Interval of measurements while open connections could exceed the limit by filling their buffers.
+/// Interval between measurements while open connections could exceed the limit by filling their
+/// buffers.
 const FAST: Duration = Duration::from_millis(10);
 
 /// In addition to the excess, a twentieth of the limit is freed, so that the limit is not reached
-/// again at once.
+/// again immediately.
 const MARGIN: u64 = 20;
 
 /// Keeps the measuring thread running until it is dropped.
@@ -36,8 +37,8 @@ pub(crate) struct MemoryWatch {
     _stop: SyncSender<()>,
 }
 
-/// Keeps connections within the budget, on a dedicated thread, because the workers may be busy when
-/// memory runs out.
+/// Keeps connections within the budget. Uses a dedicated thread, because the workers may be busy
+/// when memory runs out.
 ///
 /// # Errors
 /// If the thread cannot be started.

@@ -1,4 +1,4 @@
-//! Which connections are closed.
+//! Chooses the connections to close.
 
 use std::{cmp::Reverse, collections::HashMap, time::Instant};
 
@@ -66,8 +66,8 @@ fn surplus(policy: &Rebalance, servers: &[ServerLoad]) -> HashMap<ServerId, usiz
     surplus.collect()
 }
 
-/// Chooses the connections to close, newest first: at most the fraction `most` of all connections,
-/// but at least one, and no more than the surplus of each server.
+/// Chooses the connections to close, newest first: at most the fraction `most` of all connections
+/// (but at least one connection), and no more than the surplus of each server.
 pub(super) fn choose<C>(
     policy: &Rebalance,
     servers: &[ServerLoad],

@@ -101,7 +101,7 @@ impl ConnectionState {
         self.client = Some(client);
     }
 
-    /// Removes the matching rule, and no longer counts the connection as an open connection of that
+    /// Removes the matching rule, and stops counting the connection as an open connection of that
     /// rule.
     pub fn take_client(&mut self) -> Option<Arc<ClientMetrics>> {
         let client = self.client.take()?;
@@ -138,7 +138,8 @@ impl ConnectionHandle {
         }
     }
 
-    /// Locks the state. Reloads, the reaper and the API wait for the lock: hold it briefly.
+    /// Locks the state. Hold the lock only briefly, because reloads, the reaper and the API wait
+    /// for it.
     pub fn state(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock()
     }
@@ -235,7 +236,7 @@ impl ConnectionHandle {
     }
 
     /// Starts the `max_lifetime` of the connection. A random part of up to a tenth is subtracted,
-    /// so that connections that were opened together do not all reconnect together.
+    /// so that connections opened at the same time do not all reconnect at the same time.
     pub fn set_max_lifetime(&self, lifetime: Option<Duration>) {
         let Some(lifetime) = lifetime else {
             return;
@@ -267,7 +268,7 @@ impl ConnectionHandle {
         let totals = [self.traffic.received(), self.traffic.sent()];
         let counters = [&self.metrics.received, &self.metrics.sent];
         for ((total, metered), counter) in totals.into_iter().zip(&self.metered).zip(counters) {
-            // Use `fetch_max`: if two calls run concurrently, one of them with an older total, they
+            // Use `fetch_max`: two calls may run concurrently, one of them with an older total, and
             // must not add any byte twice.
             let before = metered.fetch_max(total, Ordering::AcqRel);
             counter.inc_by(total.saturating_sub(before));

@@ -10,13 +10,13 @@ use serde::Serialize;
 /// The process at the other end of a UNIX socket, as the kernel reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnixPeer {
-    /// The process ID, where the kernel knows it.
+    /// The process ID, if the kernel knows it.
     pub pid: Option<i32>,
     pub uid: u32,
 }
 
 impl UnixPeer {
-    /// The address of UNIX clients for `source` rules and source rate limits.
+    /// The address that stands for UNIX clients in `source` rules and source rate limits.
     pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 }
 

@@ -120,7 +120,7 @@ fn certificate_expiry_follows_the_wall_clock() {
     let now = net::now();
     assert_eq!(handle.expired(now, i64::MAX), None);
     handle.set_chain_expiry(Some(1000));
-    // The first time is the last valid second. The others simulate a clock that is set forward
+    // The first time is the last valid second. The other times simulate a clock that is set forward
     // and back.
     for (seconds, expired) in [
         (1000, None),

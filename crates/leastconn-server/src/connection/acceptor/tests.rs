@@ -2,7 +2,7 @@ use std::os::unix;
 
 use super::*;
 
-/// The connections are accepted although Tokio has not polled the socket since they arrived.
+/// The connections are accepted even though Tokio has not polled the socket since they arrived.
 #[tokio::test]
 async fn backlog_is_accepted_without_waiting() {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();

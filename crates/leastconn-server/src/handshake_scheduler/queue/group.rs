@@ -102,7 +102,7 @@ impl<S: Source, W> Group<S, W> {
         waiter.map(|(_, waiter)| waiter)
     }
 
-    /// Removes a waiter for a permit. Returns `false` if it is not queued any more.
+    /// Removes a waiter for a permit. Returns `false` if it is no longer queued.
     pub(super) fn cancel_permit(&mut self, source: S, ticket: Ticket) -> bool {
         let removed = self.update(source, |member| member.permit_waiters.remove(&ticket));
         removed.is_some()
@@ -124,8 +124,8 @@ impl<S: Source, W> Group<S, W> {
         is_first
     }
 
-    /// Returns the next waiter for a time slice, and whether the group has more such waiters. If it
-    /// has, its new position in `Queue::slice_order` is `position`.
+    /// Returns the next waiter for a time slice, and whether the group has more of them. If so,
+    /// `position` becomes the group's new position in `Queue::slice_order`.
     pub(super) fn next_slice(&mut self, position: u64) -> (Option<W>, bool) {
         let Some((_, source)) = self.slice_order.pop_first() else {
             return (None, false);

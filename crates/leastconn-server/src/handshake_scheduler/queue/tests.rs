@@ -42,8 +42,8 @@ struct Model {
     last_id: u32,
     /// Permits held before the last operation.
     permits_before: usize,
-    /// For each group that waits for a time slice: the groups that got a time slice since the wait
-    /// began.
+    /// For each group that waits for a time slice, the groups that have got a time slice since the
+    /// wait began.
     slices_since: BTreeMap<SourceId, BTreeSet<SourceId>>,
 }
 
@@ -177,7 +177,7 @@ impl Model {
                 granted.into_iter().for_each(|id| self.granted_permit(id));
             }
         }
-        // Lowering the limit revokes no permit, but no new one is granted above it.
+        // Lowering the limit revokes no permits, but no new ones are granted above it.
         let permits = self.count(has_permit);
         assert!(permits <= self.queue.max_permits.max(self.permits_before));
         self.permits_before = permits;
@@ -238,7 +238,7 @@ impl Model {
         for group in self.groups(waits_for_permit) {
             assert!(!queue.may_have_one_more(self.count_in_group(group, has_permit)));
         }
-        // The queue keeps nothing of handshakes that have ended.
+        // The queue stores nothing about handshakes that have ended.
         let known: BTreeSet<SourceId> = queue.groups.keys().copied().collect();
         assert_eq!(known, self.groups(|_| true));
         let slice_groups = self.groups(waits_for_slice).len();
