@@ -65,15 +65,15 @@ struct Tasks {
 }
 
 impl Upstream {
-    /// Builds the pool of the servers with an `address` and starts its health checks.
+    /// Builds the pool from the servers with an `address`, and starts its health checks.
     /// [`Self::start_discovery`] adds discovered servers.
     ///
     /// # Errors
-    /// If the configuration has no servers, or two of the same name, or TLS rejects its
+    /// If the configuration has no servers or two servers with the same name, or if TLS rejects its
     /// certificates.
     ///
     /// # Panics
-    /// With health checks, outside a Tokio runtime.
+    /// If health checks are configured and this is called outside a Tokio runtime.
     pub fn start(config: &leastconn_config::Upstream) -> Result<Self, UpstreamError> {
         Self::start_after(config, &DiscoveryHandover::default())
     }
@@ -84,7 +84,7 @@ impl Upstream {
     /// The errors of [`Self::start`].
     ///
     /// # Panics
-    /// With health checks, outside a Tokio runtime.
+    /// If health checks are configured and this is called outside a Tokio runtime.
     pub fn start_after(
         config: &leastconn_config::Upstream,
         handover: &DiscoveryHandover,
@@ -99,11 +99,11 @@ impl Upstream {
     /// may start without members.
     ///
     /// # Errors
-    /// If the first member list has two servers of the same name, or TLS rejects the configured
-    /// certificates.
+    /// If the first member list has two servers with the same name, or if TLS rejects the
+    /// configured certificates.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub fn start_with(
         config: &leastconn_config::Upstream,
         mut discover: impl Discover + 'static,
@@ -141,7 +141,7 @@ impl Upstream {
     /// The errors of [`Self::start`]. After an error, this upstream is unchanged.
     ///
     /// # Panics
-    /// With health checks, outside a Tokio runtime.
+    /// If health checks are configured and this is called outside a Tokio runtime.
     pub fn succeed(&self, config: &leastconn_config::Upstream) -> Result<Self, UpstreamError> {
         check_servers(config)?;
         let connector = new_connector(config)?;
@@ -190,7 +190,7 @@ impl Upstream {
     /// Starts to discover servers. `apply` changes the members. Later calls have no effect.
     ///
     /// # Panics
-    /// If the upstream discovers servers, outside a Tokio runtime.
+    /// If the upstream discovers servers and this is called outside a Tokio runtime.
     pub fn start_discovery(&self, apply: &Arc<dyn ApplyMembers>) {
         let mut tasks = self.tasks.lock();
         if tasks.discovery.is_empty() {
@@ -209,13 +209,13 @@ impl Upstream {
         self.discovery.status()
     }
 
-    /// Adds the discovered servers to what a successor process receives.
+    /// Adds the discovered servers to the data for a successor process.
     pub(crate) fn hand_over_to(&self, handover: &mut DiscoveryHandover) {
         handover.add(self.pool.id(), &self.discovery, net::now());
     }
 
-    /// Waits until each source has had an answer with servers. Completes at once with
-    /// `start = "empty"`.
+    /// Waits until each source has had an answer with servers. Completes immediately if `start =
+    /// "empty"` is set.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -228,8 +228,8 @@ impl Upstream {
         self.discovery.is_waiting()
     }
 
-    /// Looks up each source of servers once and applies the answers. For commands that do not
-    /// run the balancer. Takes at most `limit`.
+    /// Looks up each source of servers once, within `limit`, and applies the answers. For commands
+    /// that do not run the balancer.
     pub async fn discover_once(&self, limit: Duration) {
         self.discovery.look_up_once(limit).await;
         let servers = self.discovery.servers();
@@ -255,7 +255,7 @@ impl Upstream {
     }
 
     /// Completes once every server that was a member at the start has been probed, successfully or
-    /// not. Completes at once if there are no health checks.
+    /// not. Completes immediately if there are no health checks.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -268,7 +268,7 @@ impl Upstream {
         }
     }
 
-    /// For each server whose agent is asked: how long ago the agent has last reported.
+    /// For each server whose agent is queried, the time since the agent's last report.
     pub fn agent_report_ages(&self) -> Vec<(ServerId, Duration)> {
         let tasks = self.tasks.lock();
         let Some(agents) = &tasks.agents else {
@@ -355,7 +355,7 @@ fn configured<'a>(pool: PoolBuilder<'a>, config: &leastconn_config::Upstream) ->
         .may_be_empty(!config.sources.is_empty())
 }
 
-/// Checks whether a pool can be built of the servers with an `address`.
+/// Checks whether a pool can be built from the servers with an `address`.
 fn check_servers(config: &leastconn_config::Upstream) -> Result<(), PoolError> {
     let servers = config.servers.iter().cloned();
     new_pool(config).servers(servers).build().map(drop)

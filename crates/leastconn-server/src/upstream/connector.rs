@@ -69,8 +69,8 @@ impl TlsConnector {
 #[derive(Clone, Debug)]
 pub struct UpstreamConnector {
     tls: Option<Arc<TlsConnector>>,
-    /// The only application protocol to offer to the server. `None` to offer the configured
-    /// protocols.
+    /// The only application protocol to offer to the server. `None` means that the configured
+    /// protocols are offered.
     alpn: Option<Box<str>>,
 }
 
@@ -79,9 +79,9 @@ impl UpstreamConnector {
         Self { tls, alpn: None }
     }
 
-    /// The connector for a client that negotiated the application protocol `alpn`. If the upstream
-    /// is configured to offer this protocol, the connector offers no other, because client and
-    /// server must speak the same protocol.
+    /// Returns the connector for a client that negotiated the application protocol `alpn`. If the
+    /// upstream is configured to offer this protocol, the connector offers no other, because client
+    /// and server must speak the same protocol.
     pub fn for_client(&self, alpn: Option<&str>) -> Self {
         let tls = self.tls.clone();
         let offered = tls.as_ref().map(|tls| &tls.settings.alpn);
@@ -127,7 +127,7 @@ impl ProbeConnector {
         );
         Self {
             connector,
-            // The handshake needs most of the probe's timeout.
+            // Leave most of the probe's timeout to the handshake.
             rejection_timeout: exchanges_no_data.then(|| check.timeout / 4),
         }
     }

@@ -56,13 +56,13 @@ impl LookupError {
     }
 }
 
-/// Replaces the members of a pool and applies the runtime overrides of operators to new members.
+/// Replaces the members of a pool and applies operators' runtime overrides to new members.
 pub trait ApplyMembers: fmt::Debug + Send + Sync {
     /// Replaces the members of `pool`. `on_removal` specifies what happens to the connections of
     /// removed servers.
     ///
     /// # Errors
-    /// If the pool rejects the servers. Its members do not change then.
+    /// If the pool rejects the servers, in which case its members do not change.
     fn apply(
         &self,
         pool: &Arc<Pool>,
@@ -77,9 +77,9 @@ pub(super) struct Discovery {
     listed: Vec<ServerSpec>,
     sources: Vec<(ServerSource, Arc<Source>)>,
     settings: config::Discovery,
-    /// Set when the next generation of the upstream takes over the sources. The lock is held
-    /// from recording an answer until the members of the pool are replaced: a removal is either
-    /// applied before a reload, or found by the first look-up after it.
+    /// Set when the next generation of the upstream takes over the sources. The lock is held from
+    /// when an answer is recorded until the members of the pool are replaced. A removal is
+    /// therefore either applied before a reload, or found by the first look-up after it.
     is_stopped: Mutex<bool>,
     /// Names of ignored duplicates. A warning is logged only for names that are not in this set.
     duplicates: Mutex<HashSet<ServerId>>,
@@ -87,8 +87,8 @@ pub(super) struct Discovery {
 
 impl Discovery {
     /// Creates the sources of an upstream. A source that `predecessor` also has is shared with it,
-    /// so its discovered servers are members from the start. `handover` has the servers that a
-    /// predecessor process has discovered.
+    /// so that its discovered servers are members from the start. `handover` contains the servers
+    /// that a predecessor process has discovered.
     pub(super) fn new(
         config: &config::Upstream,
         predecessor: Option<&Self>,
@@ -128,7 +128,7 @@ impl Discovery {
         !self.sources.is_empty()
     }
 
-    /// All servers. If several have the same name, only the first one is included.
+    /// All servers. If several servers have the same name, only the first one is included.
     pub(super) fn servers(&self) -> Vec<ServerSpec> {
         let discovered = self.sources.iter();
         let discovered = discovered.flat_map(|(config, source)| source.servers(config));
@@ -173,7 +173,7 @@ impl Discovery {
         }
     }
 
-    /// Waits until each source has had an answer with servers. Completes at once if `start` is
+    /// Waits until each source has had an answer with servers. Completes immediately if `start` is
     /// `empty`.
     pub(super) fn first_answers(&self) -> impl Future<Output = ()> + Send + use<> {
         let sources: Vec<_> = match self.settings.start {
@@ -325,7 +325,7 @@ impl Lookup {
     }
 }
 
-/// Waits for changes of a file.
+/// Waits for changes to a file.
 struct FileChanges {
     path: Arc<Path>,
     events: Events,
@@ -344,8 +344,8 @@ impl FileChanges {
         }
     }
 
-    /// Watches the directories of the file. Repeated after each change, because symbolic links
-    /// in the path may have changed.
+    /// Watches the directories of the file. Call this again after each change, because symbolic
+    /// links in the path may have changed.
     async fn watch(&mut self) {
         let files = vec![self.path.to_path_buf()];
         let _ = self.scanner.scan(files, &mut self.events).await;

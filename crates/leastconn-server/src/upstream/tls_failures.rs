@@ -9,7 +9,7 @@ use std::{
 use leastconn::{ServerId, UpstreamId};
 use parking_lot::Mutex;
 
-/// A server and the port of a connection to it: its health check port may have another
+/// A server, and the port of a connection to it, because its health check port may have another
 /// certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Endpoint {
@@ -21,9 +21,9 @@ pub(super) struct Endpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     Handshake,
-    /// After the handshake: a TLS 1.3 server verifies the client certificate only when the
-    /// handshake is complete for the client. Data from the server shows that the client certificate
-    /// was accepted.
+    /// After the handshake: a TLS 1.3 server verifies the client certificate only after the client
+    /// has completed the handshake. Data from the server shows that the client certificate was
+    /// accepted.
     AfterHandshake,
 }
 
@@ -31,7 +31,7 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct TlsFailures {
     upstream: UpstreamId,
-    /// The size of `logged`. Almost always 0, so that working connections take no lock.
+    /// The size of `logged`. It is almost always 0, so working connections take no lock.
     count: AtomicUsize,
     logged: Mutex<HashMap<Endpoint, (Phase, String)>>,
 }
@@ -45,8 +45,8 @@ impl TlsFailures {
         }
     }
 
-    /// Logs a TLS failure, unless the last failure that was logged for the endpoint is the same.
-    /// Ignores other errors, which the caller counts and logs.
+    /// Logs a TLS failure, unless it is the same as the last one logged for the endpoint. Ignores
+    /// other errors, which the caller counts and logs.
     pub(super) fn log_failure(&self, endpoint: &Endpoint, phase: Phase, error: &io::Error) {
         if leastconn_tls::client::is_failure(error)
             && self.record(endpoint, phase, error.to_string())

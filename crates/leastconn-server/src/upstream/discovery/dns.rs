@@ -41,7 +41,7 @@ const RESOLV_CONF_SIZE: u64 = 64 * 1024;
 
 const HOSTS: &str = "/etc/hosts";
 
-/// Maximum size of `/etc/hosts`. Lists of blocked names have a few megabytes.
+/// Maximum size of `/etc/hosts`. Lists of blocked names can have a few megabytes.
 const HOSTS_SIZE: u64 = 16 * 1024 * 1024;
 
 /// Time limit of a look-up, including all retries and the addresses of SRV targets.
@@ -65,7 +65,7 @@ pub(crate) enum DnsError {
     Failed(#[from] NetError),
     #[error("the address {0} cannot be the address of a server")]
     InvalidAddress(IpAddr),
-    /// No server is known, because look-ups of parts failed or records are invalid.
+    /// No server is known, because parts of the look-up failed or records are invalid.
     #[error("{0}")]
     NoUsableRecords(String),
     #[error("no answer within {} s", TIMEOUT.as_secs())]
@@ -166,7 +166,7 @@ impl DnsClient {
         }
     }
 
-    /// Finds the servers of `dns`: the addresses of `host`.
+    /// Finds the servers of a `dns` source: the addresses of `host`.
     pub(super) async fn addresses(&mut self, host: &str, port: u16) -> Result<Answer, DnsError> {
         let look_up = async {
             let server = |address| {
@@ -213,19 +213,20 @@ impl DnsClient {
             Ok(hosts::addresses(&contents.bytes, &name))
         };
         let found: io::Result<_> = self.lane.run(read).await?;
-        // Without a readable file, DNS decides, as in the C library.
+        // If the file cannot be read, DNS decides, as in the C library.
         let mut found = found.unwrap_or_default();
         found.retain(|&address| is_in(self.family, address));
         Ok(found)
     }
 
-    /// Finds the servers of `srv`: the records of `name`. `names` assigns names to the targets.
+    /// Finds the servers of an `srv` source: the records of `name`. `names` assigns names to the
+    /// targets.
     pub(super) async fn records(
         &mut self,
         name: &str,
         names: &mut SrvNames,
     ) -> Result<Answer, DnsError> {
-        // The limit of members, including those that are missing from the answer.
+        // The limit on members, including those that are missing from the answer.
         let most = self.max.saturating_mul(2);
         let look_up = async {
             let resolver = self.resolver().await?;
@@ -448,13 +449,13 @@ const fn is_usable(address: IpAddr) -> bool {
     }
 }
 
-/// A name as text, without the dot at the end.
+/// A name as text, without the trailing dot.
 fn host(name: &Name) -> String {
     let text = name.to_ascii();
     text.trim_end_matches('.').to_owned()
 }
 
-/// The first problem, and the number of the others.
+/// The first problem, and the number of further problems.
 fn join(problems: Vec<String>) -> Option<String> {
     let others = problems.len().saturating_sub(1);
     let first = problems.into_iter().next()?;

@@ -16,8 +16,8 @@ use super::{
     srv_names::{NameHandover, SrvNames},
 };
 
-/// The servers of the sources of all upstreams, as sent to another process, which may be of
-/// another version.
+/// The servers of all upstreams' sources, as sent to another process, which may have another
+/// version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiscoveryHandover {
     #[serde(default)]
@@ -78,8 +78,8 @@ impl DiscoveryHandover {
         self.sources.is_empty()
     }
 
-    /// Returns the sources as JSON of less than `limit` bytes. The sources with the most servers
-    /// are left out if all of them are longer.
+    /// Returns the sources as JSON of less than `limit` bytes. If the JSON would be longer, the
+    /// sources with the most servers are left out.
     pub(crate) fn to_json(&self, limit: usize) -> String {
         let mut handover = self.clone();
         loop {
@@ -101,8 +101,8 @@ impl DiscoveryHandover {
         }
     }
 
-    /// The servers that the predecessor has found for a source, if the source has the same kind
-    /// and location.
+    /// Imports the servers that the predecessor has found for `source`, if the predecessor had a
+    /// source of the same kind and location.
     pub(super) fn import_into(&self, upstream: &UpstreamId, source: &Source, now: Instant) {
         let kind = source.kind.to_string();
         let mut sources = self.sources.iter();

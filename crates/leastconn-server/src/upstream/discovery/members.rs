@@ -1,15 +1,15 @@
-//! Merges the answers of one source into its servers. No I/O and no clock.
+//! Merges the answers of one source into its servers. Uses no I/O and no clock.
 //!
-//! A change of an answer does not always mean that the servers have changed:
+//! A changed answer does not always mean that the servers have changed:
 //!
 //! - An answer without servers changes nothing. DNS servers answer "no such name" while they
 //!   restart or lose their own upstream.
-//! - A server that is missing from an answer stays a member until it has been missing from
-//!   every answer for the hold time. DNS servers may return a part of the records,
-//!   and readiness of a server may flap.
+//! - A server that is missing from an answer stays a member until it has been missing from every
+//!   answer for the hold time. DNS servers may return only some of the records, and the readiness
+//!   of a server may flap.
 //! - Only an answer removes servers. While all look-ups fail, the members stay.
-//! - If a part of a look-up fails, the servers of this part stay ([`UnknownServers`]). Other
-//!   servers are removed as usual, so that a part that always fails does not prevent removal.
+//! - If part of a look-up fails, the servers of this part stay ([`UnknownServers`]). Other servers
+//!   are removed as usual, so that a part that always fails does not prevent removals.
 
 use std::{
     collections::HashMap,
@@ -51,14 +51,14 @@ impl FoundServer {
 pub(crate) struct Answer {
     /// In a stable order: if the limit is exceeded, the first servers become members.
     pub(crate) servers: Vec<FoundServer>,
-    /// Number of further servers, which the look-up has left out because of `max`.
+    /// Number of further servers that the look-up left out because of `max`.
     pub(crate) omitted: usize,
     /// Servers that may exist although `servers` lacks them, because a part of the look-up
     /// failed.
     pub(crate) unknown: Vec<UnknownServers>,
     /// Why a part of the look-up failed, or why records are not used.
     pub(crate) problem: Option<String>,
-    /// How long the answer may be used without a new look-up, if that is limited.
+    /// How long the answer may be used before a new look-up is needed, if that is limited.
     pub(crate) ttl: Option<Duration>,
 }
 
@@ -142,7 +142,7 @@ impl Members {
     /// ignored, including omitted ones.
     ///
     /// # Errors
-    /// If the answer contains no servers. The members do not change then.
+    /// If the answer contains no servers, in which case the members do not change.
     pub(crate) fn merge(
         &mut self,
         now: Instant,
@@ -185,9 +185,9 @@ impl Members {
         Ok(ignored)
     }
 
-    /// The time at which the next member has been missing for `hold`. An answer at that time
-    /// removes it, unless a part of the look-up fails. In the past if the part of a missing
-    /// member has failed since.
+    /// The next time at which a missing member will have been missing for `hold`. An answer at that
+    /// time removes it, unless a part of the look-up fails. The time is in the past if the look-up
+    /// of the member's part has failed since then.
     pub(crate) fn next_removal(&self, hold: Duration) -> Option<Instant> {
         let missing = self.0.iter().filter_map(|member| member.missing_since);
         missing.min()?.checked_add(hold)

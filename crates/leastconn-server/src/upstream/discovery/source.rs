@@ -66,7 +66,7 @@ pub struct SourceStatus {
     pub age: Duration,
     /// Whether there was an answer with servers.
     pub is_answered: bool,
-    /// Why the last look-up has no servers, or why its answer is incomplete.
+    /// Why the last look-up found no servers, or why its answer is incomplete.
     pub error: Option<Arc<str>>,
     pub counts: LookupCounts,
 }
@@ -90,7 +90,7 @@ impl Source {
         }
     }
 
-    /// The members. Fields that the source does not specify have the defaults of `config`.
+    /// The members. Fields that the source does not specify get the defaults of `config`.
     pub(super) fn servers(&self, config: &ServerSource) -> Vec<ServerSpec> {
         let state = self.state.lock();
         let spec = |found: &FoundServer| {
@@ -107,13 +107,13 @@ impl Source {
         self.state.lock().next_lookup
     }
 
-    /// Makes the next look-up due now, because the settings have changed.
+    /// Makes the next look-up due immediately, because the settings have changed.
     pub(super) fn look_up_soon(&self) {
         self.state.lock().next_lookup = now();
     }
 
-    /// The time of the last answer, the members and the names of SRV targets. `None` without an
-    /// answer.
+    /// The time of the last answer, the members and the names of SRV targets. `None` if there has
+    /// been no answer.
     pub(super) fn export(&self) -> Option<(Instant, Vec<FoundServer>, Vec<NameHandover>)> {
         let names = self.names();
         let state = self.state.lock();
@@ -121,7 +121,7 @@ impl Source {
         Some((state.last_answer?, servers, names.export()))
     }
 
-    /// Uses the members that a predecessor process has found until the first answer.
+    /// Until the first answer, uses the members that a predecessor process has found.
     pub(super) fn import(&self, last_answer: Instant, servers: Vec<FoundServer>, names: SrvNames) {
         let mut state = self.state.lock();
         state.members = Members::from(servers);
@@ -239,9 +239,9 @@ impl State {
         let delay = delay(settings.refresh, ttl, self.failures);
         let delay = (delay - share(delay / 10, net::random())).max(MIN_REFRESH);
         let next = now + delay;
-        // Look up when a missing server may be removed, not much later. After a failure the
-        // back-off applies. A time in the past belongs to a server that this answer could not
-        // remove, because a part of the look-up failed.
+        // Look up as soon as a missing server may be removed. After a failure, the back-off applies
+        // instead. A time in the past belongs to a server that this answer could not remove,
+        // because a part of the look-up failed.
         let removal = self.members.next_removal(settings.hold);
         let removal = removal
             .filter(|&removal| merged.is_ok() && removal > now)
@@ -368,7 +368,7 @@ mod tests {
         assert_eq!(record(1, Ok(other.clone())), seconds(5));
         for (second, expected) in [(2, 1), (3, 2), (5, 4), (9, 8), (17, 16), (33, 32)] {
             let next = record(second, Err(DnsError::TimedOut.into()));
-            // Up to a tenth less, so that instances do not look up at the same time.
+            // Up to a tenth shorter, so that instances do not look up at the same time.
             assert!(next <= seconds(expected), "{next:?}");
             assert!(
                 next >= (seconds(expected) * 9 / 10).max(MIN_REFRESH),

@@ -1,4 +1,4 @@
-//! Names of servers from SRV records. No I/O and no clock.
+//! Names of servers from SRV records. Uses no I/O and no clock.
 //!
 //! A server is named after the first label of its target: `web-0` for
 //! `web-0.web.default.svc.cluster.local`. Client rules and overrides refer to this name, so it
@@ -23,7 +23,7 @@ const MAX_NAMES: usize = 4096;
 /// An SRV record and the addresses of its target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SrvRecord {
-    /// In lower case, without the dot at the end.
+    /// In lower case, without the trailing dot.
     pub(super) target: String,
     pub(super) port: u16,
     pub(super) priority: u16,
@@ -37,7 +37,7 @@ type Key = (String, u16);
 #[derive(Clone, Debug, Default)]
 pub(super) struct SrvNames {
     given: BTreeMap<Key, Given>,
-    /// The target that has a name.
+    /// The target that each name is assigned to.
     targets: HashMap<String, Key>,
 }
 
@@ -46,10 +46,10 @@ struct Given {
     name: String,
     /// The address of the server that has the name without a suffix.
     address: IpAddr,
-    /// The addresses in the last answer with this target. Sorted.
+    /// The addresses in the last answer that contained this target. Sorted.
     addresses: Vec<IpAddr>,
     /// Whether a server of this target is a member. Members that are missing from the answer may
-    /// return, and must have the same name then.
+    /// return, and must then have the same name.
     is_member: bool,
 }
 
@@ -101,7 +101,7 @@ impl SrvNames {
         }
         let is_member = |key: &Key| self.given.get(key).is_some_and(|given| given.is_member);
         let mut records: Vec<_> = unique.into_iter().collect();
-        // The sort is stable: otherwise in the order of targets and ports.
+        // The sort is stable: records that compare equal stay in the order of targets and ports.
         records.sort_by_key(|(key, record)| (!is_member(key), record.priority));
         records.truncate(most);
         let kept = records.into_iter().map(|(_, record)| record);
@@ -124,7 +124,7 @@ impl SrvNames {
             };
             let given = self.give((record.target, record.port), lowest);
             if !record.addresses.contains(&given.address) {
-                // The target has moved, for example a restarted pod of a StatefulSet.
+                // The target has moved, for example because a pod of a StatefulSet was restarted.
                 given.address = lowest;
             }
             for &address in &record.addresses {
@@ -152,7 +152,7 @@ impl SrvNames {
         self.given_to(target).map(|given| &*given.name)
     }
 
-    /// The addresses of a target in the last answer with it.
+    /// The addresses of a target in the last answer that contained it.
     pub(super) fn addresses_of(&self, target: &str) -> impl Iterator<Item = IpAddr> {
         self.given_to(target)
             .flat_map(|given| given.addresses.iter().copied())
@@ -219,7 +219,7 @@ impl SrvNames {
     }
 }
 
-/// The shortest name for a target that no other target has.
+/// The shortest name for a target that is not assigned to another target.
 fn free_name(taken: &HashMap<String, Key>, (target, port): &Key) -> String {
     let label = target.split('.').next().unwrap_or_default();
     let full = format!("{target}:{port}");
@@ -347,7 +347,7 @@ mod tests {
         let all = [record(9, 1)].into_iter().chain(all).chain([backup]);
         let (kept, omitted) = given.limit(all.collect(), 4);
         let kept: Vec<_> = kept.iter().map(|record| &*record.target).collect();
-        // The member, the lowest priority value, then the order of names.
+        // First the member, then the lowest priority value, then the order of names.
         assert_eq!(
             kept,
             ["web-8.site", "web-9.site", "web-0.site", "web-1.site"]
@@ -364,12 +364,12 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let held = record("held.one", 80, &["10.0.0.1", "10.0.0.2"]);
-        // The server of the second address is a member, that of the first is not.
+        // The server at the second address is a member, and the one at the first is not.
         found_in(&mut given, vec![held.clone()]);
         found_in(&mut given, answer("a"));
         given.set_members([ServerId::from("held-10.0.0.2")].iter());
         found_in(&mut given, answer("b"));
-        // The names of `a` are free again, that of `held` is not.
+        // The names of `a` are free again, but that of `held` is not.
         assert_eq!(given.given.len(), MAX_NAMES + 2);
         assert_eq!(given.targets.len(), given.given.len());
         let other = record("held.two", 80, &["10.0.0.3"]);

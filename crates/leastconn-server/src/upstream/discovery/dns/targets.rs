@@ -25,17 +25,17 @@ const CONCURRENT_TARGETS: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct SrvAnswer {
     pub(super) records: Vec<SrvRecord>,
-    /// Number of records that are left out because there are too many.
+    /// Number of records that were omitted because there were too many.
     pub(super) omitted: usize,
     pub(super) ttl: u32,
-    /// Targets of which not all addresses are known. In lower case, without the dot at the end.
+    /// Targets for which some addresses are unknown. In lower case, without the trailing dot.
     pub(super) unknown_targets: Vec<String>,
     pub(super) problems: Vec<String>,
 }
 
-/// Finds the addresses of the targets of SRV records: in the additional section, else by a
-/// look-up of each target. `names` has the targets of the previous answer. At most `most` records
-/// are used.
+/// Finds the addresses of the targets of SRV records, in the additional section or else by looking
+/// up each target. `names` contains the targets of the previous answer. At most `most` records are
+/// used.
 pub(super) async fn resolve(
     resolver: &Resolver,
     lookup: &Lookup,
@@ -92,7 +92,7 @@ pub(super) async fn resolve(
                 if addresses.v4_failure.is_some() {
                     found.unknown_targets.push(target.clone());
                 }
-                // Of a target with IPv4 addresses, the IPv6 addresses are not used.
+                // If a target has IPv4 addresses, its IPv6 addresses are not used.
                 let is_affected = !has_v4 || addresses.invalid.is_some();
                 let problem = addresses.problem().filter(|_| is_affected);
                 // The server must not move to an IPv6 address while the look-up of its IPv4
@@ -142,9 +142,9 @@ fn additional(resolver: &Resolver, lookup: &Lookup) -> HashMap<String, Addresses
     known
 }
 
-/// Whether the additional section has all addresses of a target that are used. DNS servers may
-/// leave out records there, for example to keep an answer short. Without a look-up, the name of
-/// the server would then move to an IPv6 address, or a server would be removed.
+/// Whether the additional section contains all addresses of a target that are used. DNS servers may
+/// omit records there, for example to keep an answer short. Without a look-up, the server's name
+/// would then move to an IPv6 address, or a server would be removed.
 fn is_complete(
     family: AddressFamily,
     addresses: &Addresses,
@@ -156,7 +156,8 @@ fn is_complete(
     has_family && names.addresses_of(target).all(|ip| addresses.contains(&ip))
 }
 
-/// Looks up the addresses of all targets. The result lacks those whose task has panicked.
+/// Looks up the addresses of all targets. Targets whose task has panicked are missing from the
+/// result.
 async fn look_up_all(
     resolver: &Resolver,
     targets: &BTreeMap<String, Name>,

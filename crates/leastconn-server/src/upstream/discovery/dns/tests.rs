@@ -63,7 +63,7 @@ fn addresses_that_no_server_can_have_are_rejected() {
 #[derive(Clone, Debug)]
 pub(super) enum Reply {
     Records(Vec<RData>),
-    /// Also records of other names, in the additional section.
+    /// Contains records of other names as well, in the additional section.
     WithAdditional(Vec<RData>, Vec<(Name, RData)>),
     Code(ResponseCode),
 }
@@ -86,7 +86,7 @@ pub(super) fn srv(targets: &[(&str, u16)]) -> Reply {
     Reply::Records(targets.iter().map(data).collect())
 }
 
-/// A client of a DNS server with these replies. The server knows no other names, and has no other
+/// A client of a DNS server with these replies. The server knows no other names, and no other
 /// records of these names.
 pub(super) async fn client(
     replies: &[(&str, RecordType, Reply)],

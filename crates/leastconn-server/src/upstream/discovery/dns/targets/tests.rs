@@ -139,7 +139,7 @@ async fn addresses_missing_from_the_additional_section_are_looked_up() {
     let mut names = SrvNames::default();
     for additional in [
         &[][..],
-        // The IPv4 address of `web-0` is missing, and both of `web-2`.
+        // The IPv4 address of `web-0` and both addresses of `web-2` are missing.
         &[("web-0.site.", "fd00::1")],
         // One address of `web-1` is missing.
         &[("web-0.site.", "10.0.0.1"), ("web-1.site.", "10.0.0.3")],
@@ -184,7 +184,7 @@ async fn records_above_twice_the_maximum_are_not_looked_up() {
     let records = targets.map(|target| (target, 80));
     let mut replies = vec![(NAME, RecordType::SRV, srv(&records))];
     let address = ips(&["10.0.0.1"]);
-    // The look-up of the last target would fail, and be reported.
+    // A look-up of the last target would fail, and the failure would be reported.
     let of_target = |(index, target)| match index {
         4 => (target, RecordType::A, SERVFAIL),
         _ => (target, RecordType::A, address.clone()),
