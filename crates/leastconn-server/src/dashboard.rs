@@ -1,10 +1,10 @@
 //! `GET /`: the dashboard, a single page whose scripts and styles are part of this binary.
 //! It only uses the API at the same address.
 //!
-//! Some of the data comes from clients: names in certificates, server names. The scripts
-//! insert data as text only, and the content security policy allows nothing but the files
-//! below: no inline scripts, no strings as scripts or HTML (`require-trusted-types-for`),
-//! no other origins, no framing.
+//! Some of the data comes from clients, such as names in certificates and server names. The scripts
+//! therefore insert data only as text, and the content security policy allows nothing but the files
+//! below: no inline scripts, no strings as scripts or HTML (`require-trusted-types-for`), no other
+//! origins, no framing.
 
 use std::fmt::Write as _;
 
@@ -75,8 +75,8 @@ pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     router
 }
 
-/// Browsers cache the files but revalidate them each time (`no-cache`): the balancer may have
-/// been upgraded.
+/// Browsers cache the files but revalidate them each time (`no-cache`), because the balancer may
+/// have been upgraded.
 fn respond(kind: &'static str, content: &'static [u8], tag: &str, request: &HeaderMap) -> Response {
     let headers = [
         (header::CONTENT_TYPE, kind),
@@ -98,11 +98,11 @@ fn respond(kind: &'static str, content: &'static [u8], tag: &str, request: &Head
     (headers, content).into_response()
 }
 
-/// ETag of a file, from its content.
+/// ETag of a file, derived from its content.
 fn tag(content: &[u8]) -> String {
     let mut tag = String::from("\"");
     for byte in &digest(&SHA256, content).as_ref()[..8] {
-        // Writing to a `String` does not fail.
+        // Writing to a `String` cannot fail.
         let _ = write!(tag, "{byte:02x}");
     }
     tag + "\""

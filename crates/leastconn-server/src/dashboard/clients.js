@@ -6,7 +6,7 @@ import * as as from "./format.js";
 import { Rates } from "./rates.js";
 
 const SHOWN = 12;
-/** Maximum number of rows; the search finds others. */
+/** Maximum number of rows. The search finds further rules. */
 const MAX_ROWS = 250;
 const rates = new Rates();
 /** Sorting more rules than this is expensive, so they are fetched less often. */

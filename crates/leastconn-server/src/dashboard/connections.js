@@ -1,12 +1,12 @@
 // Open connections, newest first. The balancer performs the search, because the page
-// knows only some of them.
+// has only some of the connections.
 
 import * as control from "./control.js";
 import { $, attribute, el, empty, keyed, text } from "./dom.js";
 import * as as from "./format.js";
 
 const SHOWN = 20;
-/** Maximum number of rows; the search finds others. */
+/** Maximum number of rows. The search finds further connections. */
 const MAX_ROWS = 250;
 let limit = SHOWN;
 let search = "";

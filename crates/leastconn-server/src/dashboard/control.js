@@ -1,8 +1,8 @@
 // The dialog that changes states and closes connections. It always shows the equivalent
 // `ctl` commands, and sends requests if the admin address accepts changes.
 //
-// The token is sent in a header that pages of other origins cannot set. It is kept in a
-// variable only, so that it is lost when the page is reloaded.
+// The token is sent in a header that pages of other origins cannot set. It is kept only
+// in a variable, so reloading the page discards it.
 
 import { post } from "./api.js";
 import { $, attribute, el, keyed, text } from "./dom.js";
@@ -14,7 +14,7 @@ const DEFAULT_FILE = "/etc/leastconn/leastconn.toml";
 let token = "";
 let changes = "socket_only";
 let file = DEFAULT_FILE;
-/** The object of the open dialog; see `open`. */
+/** The `what` argument of the open dialog; see `open`. */
 let subject = null;
 let changed = () => {};
 
@@ -25,7 +25,7 @@ export function start(afterChange) {
     if (event.key === "Enter" && subject.choices.length === 1) choose(subject.choices[0]);
   });
   $("control").addEventListener("close", () => {
-    // The event is asynchronous: another dialog may be open already.
+    // The event is asynchronous, so another dialog may already be open.
     if ($("control").open) return;
     subject = null;
     $("control-token").value = "";
@@ -46,7 +46,7 @@ export function allow(status) {
  * Opens the dialog. `what` has a `key`, a `title`, `describe()` for the current state, and
  * `choices`: { label, description, path, body, done, command, current() }. A choice sends
  * `body` to `path`, and then shows `done`; `command` is the equivalent `ctl` command.
- * With `once`, the dialog is finished after a choice.
+ * With `once`, the dialog accepts only one choice.
  */
 export function open(what) {
   subject = { ...what, busy: false, over: false };
@@ -162,7 +162,7 @@ async function attempt(choice, given) {
   }
 }
 
-/** What a command for the fleet has not done. */
+/** Describes the part of a fleet command that was not carried out. */
 function incomplete(fleet) {
   if (fleet?.error) return `On this balancer only: ${fleet.error}.`;
   if (fleet?.missing?.length) return `Not confirmed by ${fleet.missing.join(", ")}.`;

@@ -1,5 +1,5 @@
-// Creating and updating elements. Text is never parsed as HTML, because responses of the
-// API contain text from clients.
+// Creating and updating elements. Text is never parsed as HTML, because API responses
+// contain text from clients.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -11,8 +11,8 @@ export function el(tag, className, ...children) {
   return element;
 }
 
-/** Sets a text if it differs: unchanged text keeps its selection, and screen readers do
- * not announce it again. */
+/** Sets a text only if it differs, so that unchanged text keeps its selection and is not
+ * announced again by screen readers. */
 export function text(element, value) {
   const wanted = String(value);
   if (element.textContent !== wanted) element.textContent = wanted;
@@ -44,7 +44,7 @@ export function bar(className = "") {
 export function keyed(parent, items, keyOf, make) {
   const known = (parent.rowsByKey ??= new Map());
   const wanted = new Map(items.map((item) => [keyOf(item), item]));
-  // Remove old children first, so that the others need not be moved.
+  // Remove old children first, so that the remaining ones need not be moved.
   for (const [key, row] of known) {
     if (!wanted.has(key)) {
       row.element.remove();

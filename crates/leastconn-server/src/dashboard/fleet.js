@@ -10,7 +10,7 @@ const STATES = {
   cut_off: ["cut off", "bad"],
 };
 
-/** Fetches the fleet if the last `status` has one. */
+/** Fetches the fleet if the last `status` contains one. */
 export async function fetchFleet(status) {
   if (!status?.fleet) return null;
   try {

@@ -17,7 +17,7 @@ import * as upstreams from "./upstreams.js";
 const INTERVAL = 2000;
 /** Delay of a search after the last key press, milliseconds. */
 const SEARCH_DELAY = 250;
-/** Data older than this is marked as stale, milliseconds. */
+/** Age from which data is marked as stale, milliseconds. */
 const STALE_AFTER = 5 * INTERVAL;
 /** Clock difference from which a note is shown, milliseconds. */
 const CLOCK_SKEW = 10_000;
@@ -32,7 +32,7 @@ let lost = false;
 /** Whether the next request asks for the whole history instead of the newest samples. */
 let fullHistory = true;
 
-/** Sends all requests of a round, and shows their responses only if all succeed. */
+/** Sends all requests of a round. Shows their responses only if all requests succeed. */
 async function poll() {
   clearTimeout(timer);
   if (polling) {
@@ -54,7 +54,7 @@ async function poll() {
   } catch (error) {
     failed(error);
   }
-  // Outside of the `try` above: an exception in rendering is not a lost connection.
+  // This is outside the `try` above, because an exception in rendering is not a lost connection.
   try {
     if (answers) show(...answers);
   } finally {
@@ -125,7 +125,7 @@ function stale(yes) {
 /** Shows that the balancer does not respond, and for how long. */
 function failed(error) {
   lost = true;
-  // Samples are missing from now on.
+  // Samples are missing from now on, so fetch the whole history next time.
   fullHistory = true;
   stale(true);
   text($("pulse"), "no response");
@@ -185,7 +185,7 @@ new ResizeObserver(charts.resize).observe($("main"));
 document.addEventListener("visibilitychange", () => {
   clearTimeout(timer);
   if (document.hidden) return;
-  // The page may have been hidden for long: fetch the whole history.
+  // The page may have been hidden for a long time, so fetch the whole history.
   fullHistory = true;
   if (Date.now() - last.at > STALE_AFTER) {
     stale(true);

@@ -1,4 +1,4 @@
-// Announcements for screen readers: important changes, but no values.
+// Announcements for screen readers. Important changes are announced, values are not.
 
 import { $, text } from "./dom.js";
 

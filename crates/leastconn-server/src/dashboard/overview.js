@@ -6,7 +6,7 @@ import { explain, isRefusal, refused } from "./reasons.js";
 
 const SHOWN = 6;
 const DAY = 86_400_000;
-/** Certificates that expire within this time are red, and shown at the top. */
+/** Certificates that expire within this time are red and are also listed at the top. */
 const SOON = 7 * DAY;
 /** Certificates that expire within this time are yellow. */
 const LATER = 30 * DAY;
@@ -33,7 +33,7 @@ export function head(status) {
   lines($("rejected-reasons"), reload?.reasons ?? []);
   const { blocked } = configuration;
   $("blocked").hidden = !blocked;
-  if (blocked) text($("blocked"), `Reading ${blocked.file} is blocked since ${as.when(blocked.since, status.time)}; changes to it are not applied.`);
+  if (blocked) text($("blocked"), `Reading ${blocked.file} has been blocked since ${as.when(blocked.since, status.time)}; changes to it are not applied.`);
   const upgrade = status.failed_upgrade;
   $("upgrade").hidden = !upgrade;
   if (upgrade) text($("upgrade"), `The upgrade at ${as.when(upgrade.time, status.time)} failed, this process continues: ${upgrade.reason}`);

@@ -1,4 +1,4 @@
-// Explanations of the reason codes, which are those of the access log and the metrics.
+// Explanations of the reason codes, which are the same in the access log and the metrics.
 
 /** Outcomes of connections that were never assigned a server. */
 export const REFUSALS = {

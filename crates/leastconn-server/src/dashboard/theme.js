@@ -1,4 +1,4 @@
-// Applies the stored theme before the first paint, so that the page does not flash in
+// Applies the stored theme before the first paint, so that the page does not briefly show
 // other colours. Without a stored theme, the style sheet follows the system.
 "use strict";
 {

@@ -147,7 +147,7 @@ function row({ server }) {
         text(slow, `slow ${as.percent(now.slow_start.share)}`);
         attribute(slow, "title", slowStart(now.slow_start));
       }
-      const extras = [weightText(now), now.zone && `zone ${now.zone}`, now.agent && now.agent.state !== "ready" && `${now.agent.state} by its agent`, now.backup && "backup", now.max_conns && `at most ${as.count(now.max_conns)}`, now.early_failures && `${as.count(now.early_failures)} closed at once`, now.elsewhere && `${as.count(now.elsewhere)} open on other balancers`].filter(Boolean);
+      const extras = [weightText(now), now.zone && `zone ${now.zone}`, now.agent && now.agent.state !== "ready" && `${now.agent.state} by its agent`, now.backup && "backup", now.max_conns && `at most ${as.count(now.max_conns)}`, now.early_failures && `${as.count(now.early_failures)} closed immediately`, now.elsewhere && `${as.count(now.elsewhere)} open on other balancers`].filter(Boolean);
       text(sub, [now.address, ...extras].join(" · "));
       attribute(sub, "title", sub.textContent);
       text(active, as.count(now.active));
