@@ -24,10 +24,10 @@ pub(crate) struct Events {
 pub(crate) type Watches = BTreeMap<PathBuf, i32>;
 
 impl Events {
-    /// Opens inotify, without any watch.
+    /// Opens inotify, without any watches.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub(crate) fn new() -> Self {
         #[expect(
             deprecated,
@@ -40,7 +40,7 @@ impl Events {
         let inotify = open().inspect_err(|error| {
             tracing::warn!(
                 %error,
-                "inotify is not available: changes of files are noticed only every 10 s"
+                "inotify is not available: changes to files are noticed only every 10 s"
             );
         });
         Self {
@@ -54,14 +54,15 @@ impl Events {
         Adder(self.inotify.clone())
     }
 
-    /// Keeps these watches, which [`Adder::add`] has added, and removes all others.
+    /// Keeps `watches`, which were added by [`Adder::add`], and removes all others.
     pub(crate) fn keep(&mut self, watches: Watches) {
         let Some(inotify) = &self.inotify else {
             return;
         };
         for watch in self.watches.values() {
             if !watches.values().any(|kept| kept == watch) {
-                // Fails if the directory was removed: the kernel has removed the watch, too.
+                // This fails if the directory was removed, because the kernel has already removed
+                // the watch.
                 let _ = inotify::remove_watch(inotify.get_ref(), *watch);
             }
         }
@@ -95,20 +96,20 @@ impl Events {
                 return;
             }
             if let Ok(Err(error)) = drained {
-                tracing::error!(%error, "inotify failed: changes of files are noticed only every 10 s");
+                tracing::error!(%error, "inotify failed: changes to files are noticed only every 10 s");
                 return pending().await;
             }
         }
     }
 }
 
-/// Adds watches of directories.
+/// Adds watches on directories.
 #[derive(Clone, Debug)]
 pub(crate) struct Adder(Option<Arc<AsyncFd<OwnedFd>>>);
 
 impl Adder {
     /// Watches a directory. Returns `None` if it does not exist. Call this for each scan, because
-    /// another directory may have this name by now. May block.
+    /// the path may lead to another directory by then. May block.
     pub(crate) fn add(&self, directory: &Path) -> Option<i32> {
         // `MODIFY` is not watched: `CLOSE_WRITE` reports a file when its writer is done, and a log
         // file in the same directory would cause a `MODIFY` event for every line.
