@@ -1,7 +1,8 @@
 //! Authorization: whether a client may connect, and to which servers.
 //!
-//! [`authorize`] is a pure function. It authorizes new connections, and open connections after a
-//! reload, a change of a CRL or an expiry. `leastconn-lb explain` calls it, too.
+//! [`authorize`] is a pure function. It authorizes new connections, and re-authorizes open
+//! connections after a reload, a change to a CRL or an expiry. `leastconn-lb explain` calls it,
+//! too.
 
 mod input;
 pub mod shadow;
@@ -82,7 +83,7 @@ impl Refusal {
     }
 }
 
-/// Decides whether the client may reach a server under `snapshot`, at `now`.
+/// Decides whether the client may reach a server under `snapshot`, at the time `now`.
 ///
 /// Verifies the certificate chain again: the handshake may have started long ago, and an
 /// open connection may have been verified under another snapshot.

@@ -9,12 +9,12 @@ use leastconn_config::text::escape;
 use leastconn_fleet::BlockTarget;
 use leastconn_tls::certificate::Certificate;
 
-/// The blocks in force. Authorization reads them without a lock; without a block, the cost is one
+/// The blocks in force. Authorization reads them without a lock. If there are none, this costs one
 /// atomic load.
 #[derive(Debug, Default)]
 pub struct Blocks(ArcSwapOption<BlockList>);
 
-/// Blocks with the time at which each expires. `None`: it does not expire.
+/// Blocks, each with the time at which it expires. `None` means that it does not expire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BlockList(pub BTreeMap<BlockTarget, Option<Timestamp>>);
 
@@ -31,7 +31,7 @@ impl Blocks {
         self.0.store(list);
     }
 
-    /// The block that applies to this client at `now`.
+    /// Returns the block that applies to this client at `now`.
     pub fn find(
         &self,
         identity: &ClientId,
@@ -81,9 +81,9 @@ impl fmt::Display for BlockedBy {
     }
 }
 
-/// Converts a serial number to lower-case hexadecimal without leading zeros. Accepts the formats
-/// of `openssl x509 -serial` and `-text`: upper or lower case, with or without colons. `None` if
-/// the text is not hexadecimal.
+/// Converts a serial number to lower-case hexadecimal without leading zeros. Accepts the formats of
+/// `openssl x509 -serial` and `-text`: upper or lower case, with or without colons. Returns `None`
+/// if the text is not hexadecimal.
 pub fn normalize_serial(text: &str) -> Option<String> {
     let digits: String = text.chars().filter(|&c| c != ':').collect();
     let is_hex = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());

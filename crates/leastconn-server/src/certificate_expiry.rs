@@ -1,5 +1,5 @@
-//! Logs certificates and CRLs that expire while the process runs: a first warning when expiry is
-//! soon, a second warning when it is urgent, and an error at expiry.
+//! Logs certificates and CRLs that expire while the process runs: a warning when expiry is near, a
+//! second warning when it is urgent, and an error at expiry.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -48,7 +48,7 @@ struct Item {
 struct Event(Item);
 
 impl Monitor {
-    /// Returns the events since the last call. Files of a new configuration cause no event at
+    /// Returns the events since the last call. The files of a new configuration cause no events at
     /// first, because loading the configuration has already logged warnings about them.
     fn observe<'a>(
         &mut self,
@@ -72,8 +72,8 @@ impl Monitor {
         events
     }
 
-    /// Replaces the observed files. Warnings that were logged at the start or when a new file was
-    /// loaded are not repeated. After the start, loading a CRL that has expired is an error.
+    /// Replaces the observed files. Warnings that were already logged, at the start or when a new
+    /// file was loaded, are not repeated. After the start, loading an expired CRL is an error.
     fn update<'a>(
         &mut self,
         files: impl Iterator<Item = &'a CertificateFile>,

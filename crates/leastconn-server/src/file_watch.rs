@@ -1,9 +1,9 @@
 //! Watches files for changes.
 //!
-//! *Directories* are watched, because files are replaced by a rename: a new file over the old one
-//! or, in Kubernetes, a symbolic link to another directory. inotify reports no changes that other
-//! machines make on a network file system, so users of this module also look at their files every
-//! [`SCAN_INTERVAL`].
+//! *Directories* are watched instead of files, because files are replaced by a rename: of a new
+//! file over the old one or, in Kubernetes, of a symbolic link to another directory. inotify does
+//! not report changes that other machines make on a network file system, so users of this module
+//! also check their files every [`SCAN_INTERVAL`].
 
 mod events;
 mod scanner;
@@ -16,14 +16,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 pub(crate) use events::Events;
 pub(crate) use scanner::Scanner;
 
-/// How often files are compared without an event.
+/// How often files are checked for changes without an event.
 pub(crate) const SCAN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Files are read once nothing has changed for this long, because several files may be replaced
 /// together.
 const QUIET_TIME: Duration = Duration::from_millis(200);
 
-/// Files are read no later than this after the first change, even if they are still changing.
+/// Maximum delay between the first change and reading the files, even if they are still changing.
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
 /// Waits until nothing has changed for [`QUIET_TIME`], for at most [`MAX_DELAY`].

@@ -22,7 +22,7 @@ type Filter = reload::Layer<LevelFilter, Registry>;
 type Filtered = Layered<Filter, Registry>;
 type Formatter = Box<dyn Layer<Filtered> + Send + Sync>;
 
-/// The parts that a reload can change.
+/// Handles to the settings that a reload can change.
 struct Handles {
     level: reload::Handle<LevelFilter, Registry>,
     formatter: reload::Handle<Formatter, Filtered>,
@@ -30,8 +30,8 @@ struct Handles {
 
 static HANDLES: OnceLock<Handles> = OnceLock::new();
 
-/// Writes the messages of the whole process, panics included, to standard error. Later calls
-/// have no effect.
+/// Writes all messages of the process, including panics, to standard error. Later calls have no
+/// effect.
 pub fn start(log: &Log) {
     let (filter, level) = reload::Layer::new(filter(log.level));
     let (layer, formatter) = reload::Layer::new(formatter(log.format));
@@ -39,7 +39,7 @@ pub fn start(log: &Log) {
         tracing::error!(%panic, "internal error, please report it");
     }));
     let registry = tracing_subscriber::registry().with(filter).with(layer);
-    // Fails only if a subscriber exists already, from a test or an embedding program.
+    // This fails only if a test or an embedding program has already installed a subscriber.
     if registry.try_init().is_ok() {
         let _ = HANDLES.set(Handles { level, formatter });
     }

@@ -1,8 +1,8 @@
 //! Client rules. They are tried in order, and the first rule that matches decides.
 //!
-//! Only rules that the index of [`Clients`] returns for the client are tried, so the cost
-//! does not grow with their number. Rules in shadow mode decide nothing, and expired rules
-//! match no client. The current time is an argument.
+//! Only the rules that the index of [`Clients`] returns for the client are tried, so the cost does
+//! not grow with the number of rules. Rules in shadow mode decide nothing, and expired rules match
+//! no client. The current time is passed as an argument.
 
 mod grant;
 mod input;
@@ -79,7 +79,8 @@ impl Policy {
     /// Returns the first enforced rule that matches the client at `now`.
     ///
     /// # Errors
-    /// If no rule matches, or an earlier rule uses a name that cannot be read from the certificate.
+    /// If no rule matches, or if an earlier rule uses a name that cannot be read from the
+    /// certificate.
     pub fn identify(&self, input: &RuleInput<'_>, now: Timestamp) -> Result<Matched<'_>, Denied> {
         let mut expired = None;
         for number in self.candidates(input) {
@@ -106,7 +107,7 @@ impl Policy {
     }
 
     /// Fails if a rule before `number` uses a kind of name that the certificate contains in an
-    /// unreadable encoding. That rule might have matched.
+    /// unreadable encoding, because that rule might have matched.
     fn check_readable_before(&self, number: usize, input: &RuleInput<'_>) -> Result<(), Denied> {
         let Some(certificate) = input.certificate else {
             return Ok(());
@@ -148,7 +149,7 @@ impl Policy {
     /// Matches one rule by its number, from 0, regardless of the other rules.
     ///
     /// # Panics
-    /// If there is no rule of that number.
+    /// If there is no rule with that number.
     pub fn try_rule(&self, number: usize, input: &RuleInput<'_>, now: Timestamp) -> RuleMatch<'_> {
         let rule = self.clients.rule(number);
         let identity = match match_rule(&rule, input) {
@@ -202,9 +203,9 @@ fn granted_servers(
         .collect()
 }
 
-/// Matches a client against `rule`, and returns the client's identity. The identity is the value
-/// that matched the rule's first [identity key](MatchKey::is_identity). Under a rule without an
-/// identity key, which may match many clients, each client has its default identity.
+/// Matches a client against `rule`, and returns the client's identity: the value that matched the
+/// rule's first [identity key](MatchKey::is_identity). A rule without an identity key may match
+/// many clients, each of which then has its default identity.
 ///
 /// # Errors
 /// The first key that does not match.

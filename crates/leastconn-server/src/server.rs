@@ -38,7 +38,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long pending responses of the admin API may take after connections have been closed.
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long the end of the process waits for the store of the fleet. If the store does not answer,
+/// How long the process waits for the fleet's store before it exits. If the store does not answer,
 /// the other members forget this process after `gone_after`.
 const FLEET_LEAVE_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -67,7 +67,7 @@ fn join(errors: &[impl ToString]) -> String {
     errors.join("; ")
 }
 
-/// A balancer with bound sockets and running health checks that does not accept yet.
+/// A balancer with bound sockets and running health checks that does not accept connections yet.
 #[derive(Debug)]
 pub struct Prepared {
     context: Arc<ServerContext>,
@@ -79,7 +79,7 @@ pub struct Prepared {
     watching: MemoryWatch,
 }
 
-/// A running balancer. Dropping it stops accepting.
+/// A running balancer. Dropping it stops accepting connections.
 #[derive(Debug)]
 pub struct Server {
     context: Arc<ServerContext>,
@@ -105,16 +105,17 @@ impl Prepared {
     /// Binds all addresses that are not `inherited`, and starts health checks.
     ///
     /// # Errors
-    /// If any part cannot be started. The parts that were started are then stopped again.
+    /// If any part cannot be started. Parts that were already started are stopped again.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub fn new(
         config: Config,
         log: AccessLog,
         inherited: &mut Inherited,
     ) -> Result<Self, StartError> {
-        // Bind addresses first: this step fails most often, and nothing has to be undone yet.
+        // Bind addresses first, because this step fails most often, and nothing has to be undone
+        // yet.
         let sockets = Sockets::default();
         let plan = sockets.plan(&config, inherited).map_err(StartError::Bind)?;
         let (admin, thread) = Admin::start()?;
@@ -157,7 +158,7 @@ impl Prepared {
     /// Begins to accept clients. The admin API answers after [`Server::activate`].
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub fn open(self) -> Server {
         let Self {
             context,
@@ -210,10 +211,10 @@ impl Server {
     /// Binds all addresses, starts health checks, and begins to accept.
     ///
     /// # Errors
-    /// If any part cannot be started. The parts that were started are then stopped again.
+    /// If any part cannot be started. Parts that were already started are stopped again.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub fn start(config: Config, log: AccessLog) -> Result<Self, StartError> {
         let server = Prepared::new(config, log, &mut Inherited::none())?.open();
         server.activate();
@@ -257,10 +258,10 @@ impl Server {
         self.reloader.admin().places()
     }
 
-    /// Hands the sockets over to a successor process, which has copies and accepts from them.
-    /// Closes the sockets in `unused`.
+    /// Hands the sockets over to a successor process, which accepts from copies of them. Closes the
+    /// sockets in `unused`.
     pub async fn hand_over(&mut self, unused: &UnusedSockets) {
-        // A reload in progress depends on the present sockets: wait for it.
+        // Wait for a reload in progress, which depends on the current sockets.
         let files = self.reloader.hold_files().await;
         // Leave the admin sockets before the phase changes, so that the admin API never reports
         // that the service is not ready.
@@ -310,7 +311,7 @@ impl Server {
 
     /// Closes the listening sockets, and waits for the tasks that use them.
     async fn stop_accepting(&mut self) {
-        // A reload in progress finishes first and may hold the lock for long; later reloads
+        // A reload in progress finishes first and may hold the lock for a long time. Later reloads
         // open no sockets.
         let reloader = Arc::clone(&self.reloader);
         let closing = tokio::task::spawn_blocking(move || reloader.sockets().close_all());
@@ -322,7 +323,7 @@ impl Server {
 
     /// Closes the admin API after the pending requests are answered.
     async fn close_admin(&self) {
-        // A reload in progress may hold the lock for long.
+        // A reload in progress may hold the lock for a long time.
         let reloader = Arc::clone(&self.reloader);
         let closing = tokio::task::spawn_blocking(move || {
             let mut admin = reloader.admin();
@@ -348,7 +349,7 @@ impl Drop for Server {
 }
 
 /// Finishes the start when all sources of servers have answered. Checks again after each reload,
-/// which may change the sources.
+/// because a reload may change the sources.
 async fn wait_for_servers(context: Arc<ServerContext>, mut reloads: watch::Receiver<u64>) {
     loop {
         let snapshot = context.snapshot();

@@ -34,7 +34,7 @@ pub struct Snapshot {
     pub config: Config,
     pub upstreams: HashMap<UpstreamId, Arc<Upstream>>,
     pub policy: Arc<Policy>,
-    /// Clients that operators have blocked. All snapshots of a process share it.
+    /// Clients that operators have blocked, shared by all snapshots of a process.
     pub blocks: Arc<Blocks>,
     /// Servers removed from the configuration that may still have connections, with
     /// their upstreams.
@@ -53,7 +53,7 @@ impl Snapshot {
     /// If an upstream cannot be started.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub fn start(config: Config) -> Result<Self, UpstreamError> {
         Self::start_after(config, &DiscoveryHandover::default())
     }
@@ -64,7 +64,7 @@ impl Snapshot {
     /// If an upstream cannot be started.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub fn start_after(
         config: Config,
         handover: &DiscoveryHandover,
@@ -87,7 +87,7 @@ impl Snapshot {
         })
     }
 
-    /// The listener of this name, which may be a removed listener.
+    /// The listener with this name, which may be a removed listener.
     pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
         self.listeners
             .get(name)
@@ -165,13 +165,13 @@ impl Snapshot {
         format!("no servers discovered: {}", sources.join("; "))
     }
 
-    /// The server of this name in the upstream of this name.
+    /// The server with this name in the upstream with this name.
     pub fn server(&self, upstream: &str, server: &str) -> Option<Arc<Server>> {
         let upstream = self.upstreams.get(upstream)?;
         upstream.pool().server(server)
     }
 
-    /// Waits until every server has been probed once, at most for `limit`.
+    /// Waits until every server has been probed once, for at most `limit`.
     pub async fn first_probes(&self, limit: Duration) {
         let rounds: Vec<_> = self.upstreams.values().map(|u| u.first_round()).collect();
         let all = async {
@@ -182,16 +182,16 @@ impl Snapshot {
         let _ = timeout(limit, all).await;
     }
 
-    /// The snapshot that follows this one, without listeners. An unchanged upstream is shared. In a
-    /// changed upstream, servers with the same name and address keep their connection counts and
-    /// health, and health checks start anew. [`Self::stop_checks_for`] stops the health checks of
-    /// this snapshot.
+    /// Creates the snapshot that follows this one, without listeners. Unchanged upstreams are
+    /// shared. In a changed upstream, servers with the same name and address keep their connection
+    /// counts and health, but health checks start anew. [`Self::stop_checks_for`] stops the health
+    /// checks of this snapshot.
     ///
     /// # Errors
     /// The errors of [`Self::start`]. After an error, nothing has changed.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub fn succeed(&self, config: Config) -> Result<Self, UpstreamError> {
         let changed =
             |new: &&leastconn_config::Upstream| self.config.upstream(&new.id) != Some(new);
@@ -213,7 +213,7 @@ impl Snapshot {
                 let earlier = self.upstreams.get(id);
                 earlier.is_some_and(|earlier| Arc::ptr_eq(earlier, next))
             });
-        // Building the index of 100,000 rules takes a noticeable time.
+        // Building the index of 100,000 rules takes noticeable time.
         let policy = if same_upstreams && Arc::ptr_eq(&config.clients, &self.config.clients) {
             Arc::clone(&self.policy)
         } else {
@@ -231,8 +231,8 @@ impl Snapshot {
         })
     }
 
-    /// Servers that are no longer members and still have connections, with their upstreams: those
-    /// removed from the configuration, and those removed by discovery.
+    /// Servers that are no longer members but still have connections, with their upstreams.
+    /// Includes servers removed from the configuration and servers removed by discovery.
     pub fn departed_servers(&self) -> Vec<(UpstreamId, Arc<Server>)> {
         let removed = self.removed_servers.iter().cloned();
         let departed = self.upstreams.iter().flat_map(|(id, upstream)| {
@@ -275,9 +275,9 @@ impl Snapshot {
             .collect()
     }
 
-    /// Stops health checks and discovery of upstreams that `next` does not share. Connections in
-    /// handshake may keep this snapshot alive, and servers in both snapshots must not be
-    /// probed twice.
+    /// Stops health checks and discovery of upstreams that `next` does not share: connections in
+    /// the handshake may keep this snapshot alive, and servers in both snapshots must not be probed
+    /// twice.
     pub fn stop_checks_for(&self, next: &Self) {
         for (id, upstream) in &self.upstreams {
             let same = next.upstreams.get(id);

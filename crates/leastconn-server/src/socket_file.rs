@@ -34,8 +34,8 @@ pub struct SocketError {
     reason: String,
 }
 
-/// The file of a UNIX socket. Dropping it removes the file, if this process owns it and it was
-/// not replaced.
+/// The file of a UNIX socket. Dropping it removes the file, if this process owns the file and it
+/// was not replaced.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -64,7 +64,7 @@ impl SocketFile {
     /// fails.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub(crate) fn listen(path: &Path, mode: u32) -> Result<(UnixListener, Self), SocketError> {
         let failed = |reason: String| SocketError {
             path: path.to_owned(),
@@ -74,8 +74,8 @@ impl SocketFile {
         remove_stale_socket(path).map_err(failed)?;
         let listen = || {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-            // Linux creates the file with the mode of the socket. Other systems need the mode
-            // set afterwards; no client can connect before `listen`.
+            // Linux creates the file with the mode of the socket. On other systems, the mode must
+            // be set afterwards. No client can connect before `listen`.
             let _ = rustix::fs::fchmod(socket.as_fd(), Mode::from_raw_mode(mode));
             socket.bind(&SockAddr::unix(path)?)?;
             fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
@@ -99,7 +99,7 @@ impl SocketFile {
     /// If the file does not exist, or a system call fails.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub(crate) fn adopt(
         socket: StdListener,
         path: &Path,
@@ -195,7 +195,7 @@ fn remove_stale_socket(path: &Path) -> Result<(), String> {
         );
     }
     let connected = Socket::new(Domain::UNIX, Type::STREAM, None).and_then(|socket| {
-        // A stopped process does not accept: do not block when its backlog is full.
+        // Do not block: a stopped process does not accept, so its backlog may be full.
         socket.set_nonblocking(true)?;
         socket.connect(&SockAddr::unix(path)?)
     });

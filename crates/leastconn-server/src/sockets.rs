@@ -158,7 +158,7 @@ impl Sockets {
     /// Duplicates all sockets for another process, each with its name there.
     ///
     /// # Errors
-    /// If the process has no file descriptors left.
+    /// If the process is out of file descriptors.
     pub fn share(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         let sockets = self.tcp.iter();
         let tcp = sockets.map(|socket| {
@@ -208,7 +208,7 @@ impl Sockets {
         self.unix.take_over();
     }
 
-    /// A handle to read the current addresses at any time.
+    /// Returns a handle that reads the current addresses at any time.
     pub fn addresses(&self) -> Addresses {
         self.addresses.clone()
     }

@@ -16,7 +16,7 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// New metrics and no refusals, with this access log.
+    /// Creates telemetry with this access log, without metrics or refusals so far.
     pub fn new(access_log: AccessLog) -> Self {
         Self {
             metrics: Metrics::new(),

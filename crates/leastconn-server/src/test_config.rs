@@ -1,4 +1,4 @@
-//! Configurations of unit tests.
+//! Configurations for unit tests.
 
 /// A listener without TLS that all IPv4 clients may use.
 pub(crate) const PLAIN: &str = r#"

@@ -1,8 +1,8 @@
 //! Evaluates rules in shadow mode, whose decisions are recorded but not enforced.
 //!
-//! A shadow rule is evaluated like an enforced rule: routing, authorization, limits. It has its own
-//! token bucket and connection count, so it does not use up the limits of enforced rules. Whether a
-//! server would have been available is not checked: `ok` means that the client would have been
+//! A shadow rule is evaluated like an enforced rule: routing, authorization and limits. It has its
+//! own token bucket and connection count, so it does not use up the limits of enforced rules. The
+//! availability of servers is not checked: `ok` only means that the client would have been
 //! admitted.
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub struct ShadowDecision {
 }
 
 impl ShadowDecision {
-    /// Stops counting the connection.
+    /// Stops counting the connection against `max_conns`.
     pub fn release(&mut self) {
         self.permit = None;
     }

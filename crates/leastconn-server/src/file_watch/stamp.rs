@@ -1,4 +1,4 @@
-//! Detects whether a file has changed without reading it.
+//! Detects whether a file has changed, without reading the file.
 
 use std::{
     fs, io,
@@ -15,8 +15,8 @@ pub(crate) struct Stamp {
     metadata: Result<Metadata, io::ErrorKind>,
 }
 
-/// The metadata that identifies a version of a file. `changed` (ctime) cannot be set by
-/// programs, so it differs for a file that was copied with its modification time.
+/// The metadata that identifies a version of a file. Programs cannot set `changed` (ctime), so it
+/// differs even for a copy that keeps the modification time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Metadata {
     device: u64,

@@ -74,7 +74,7 @@ async fn unwatched_directory_causes_no_events() {
         &mut events,
         &[two.path().to_owned(), "/nowhere/at/all".into()].into(),
     );
-    // Removing the watch of the first directory is an event.
+    // Removing the watch on the first directory is an event.
     settle(&events).await;
     fs::write(one.path().join("a"), "").unwrap();
     // No further event is reported.

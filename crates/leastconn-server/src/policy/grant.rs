@@ -64,7 +64,7 @@ pub enum Denied {
     /// A rule matches on a name that cannot be read from the certificate.
     #[error("{0}")]
     Ambiguous(Ambiguous),
-    /// Routing chooses no upstream, and the rule allows several upstreams.
+    /// Routing chooses no upstream, but the rule allows several.
     #[error(
         "the rule of client `{client}` allows servers of {upstreams} upstreams, but no route \
          matches and the listener has no `upstream`"
@@ -127,8 +127,8 @@ impl<'a> Matched<'a> {
         &self.identity
     }
 
-    /// The servers that the client may reach through a listener with this `routing`, if
-    /// its ClientHello had the server name `sni`.
+    /// The servers that the client may reach through a listener with this `routing`, if its
+    /// ClientHello contained the server name `sni`.
     ///
     /// # Errors
     /// If the client may reach no server.
@@ -165,10 +165,11 @@ impl<'a> Matched<'a> {
     }
 }
 
-/// Proof that a client was authorized, with the servers that it may use and its limits.
+/// Proof that a client was authorized. It contains the servers that the client may use, and the
+/// client's limits.
 ///
-/// Only [`Matched::grant`] creates a grant, and [`Self::servers`] also requires a [`Permit`]: a
-/// path that skips authorization or the limits does not compile.
+/// Only [`Matched::grant`] creates a grant, and [`Self::servers`] also requires a [`Permit`], so
+/// code that skips authorization or the limits does not compile.
 #[derive(Clone, Debug)]
 pub struct Grant {
     clients: Arc<Clients>,
@@ -181,15 +182,15 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Sets the end of the validity of the client's chain: its last valid second, as UNIX time.
+    /// Sets the last second at which the client's chain is valid, as UNIX time.
     #[must_use]
     pub(crate) const fn with_valid_until(mut self, valid_until: Option<i64>) -> Self {
         self.valid_until = valid_until;
         self
     }
 
-    /// The last second of the validity of the client's chain, as UNIX time; `None` if no
-    /// certificate was required.
+    /// The last second at which the client's chain is valid, as UNIX time; `None` if no certificate
+    /// was required.
     pub const fn valid_until(&self) -> Option<i64> {
         self.valid_until
     }
@@ -212,8 +213,8 @@ impl Grant {
         &self.upstream
     }
 
-    /// The pool and the servers in it that the client may use. The permit proves that the
-    /// client is within its limits.
+    /// The pool, and the servers in it that the client may use. The permit proves that the client
+    /// is within its limits.
     pub fn servers(&self, _permit: &Permit) -> (&Pool, &Selector) {
         (self.upstream.pool(), &self.selector)
     }

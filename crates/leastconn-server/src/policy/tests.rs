@@ -27,7 +27,7 @@ struct RuleText {
     ou: Vec<&'static str>,
     issuer_cn: Vec<&'static str>,
     source: Vec<&'static str>,
-    /// UNIX time.
+    /// The expiry of the rule, as UNIX time.
     expires: Option<i64>,
     mode: Mode,
 }
@@ -188,7 +188,7 @@ fn refusal_names_the_first_expired_rule() {
             .map(|m| m.client().to_owned())
     };
     assert_eq!(rule_at(9).unwrap(), "1");
-    // A rule has expired at the time `expires`, not only after it.
+    // A rule is already expired at the time `expires`, not only after it.
     assert_eq!(rule_at(10).unwrap(), "2");
     let denied = rule_at(20).unwrap_err();
     assert_eq!(denied.reason(), ReasonCode::UnknownClient);

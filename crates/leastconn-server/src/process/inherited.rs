@@ -1,14 +1,13 @@
 //! Listening sockets inherited from systemd or from a predecessor process.
 //!
 //! systemd and predecessors pass sockets with the protocol of sd_listen_fds(3): `LISTEN_FDS`
-//! descriptors from 3 on, named by `LISTEN_FDNAMES`, for the process `LISTEN_PID`. A predecessor
-//! cannot set `LISTEN_PID`: the child's PID is not known before fork, and setting the variable after
-//! fork needs unsafe code.
-//! Instead, it sets `LEASTCONN_UPGRADE` to its own PID, and the child checks that this is the PID
-//! of its parent.
+//! descriptors starting at 3, with their names in `LISTEN_FDNAMES`, for the process `LISTEN_PID`. A
+//! predecessor cannot set `LISTEN_PID`, because the child's PID is not known before fork, and
+//! setting the variable after fork needs unsafe code. Instead, it sets `LEASTCONN_UPGRADE` to its
+//! own PID, and the child checks that this is the PID of its parent.
 //!
-//! A socket is used by the listener that is configured for its address. The name only
-//! matters if the configured port is 0.
+//! A socket is used by the listener that is configured for its address. The name matters only if
+//! the configured port is 0.
 
 use std::{
     io, mem,
@@ -80,8 +79,8 @@ impl Inherited {
         Self::default()
     }
 
-    /// Takes all inherited descriptors. Call once, before opening files or starting threads:
-    /// descriptor numbers are reused, and the environment is changed.
+    /// Takes all inherited descriptors. Call this once, before opening files or starting threads,
+    /// because descriptor numbers are reused and the environment is changed.
     pub fn take() -> Self {
         let variable = |name: &str| std::env::var(name).ok();
         let parent = getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
@@ -93,7 +92,7 @@ impl Inherited {
             ..Self::default()
         };
         let overrides = variable(OVERRIDES).filter(|_| this.is_upgrade());
-        // Ignore overrides that another version has written in an unknown format.
+        // Ignore overrides in an unknown format, which may come from another version.
         this.overrides = overrides.and_then(|text| serde_json::from_str(&text).ok());
         let discovered = variable(DISCOVERED).filter(|_| this.is_upgrade());
         let discovered = discovered.and_then(|text| serde_json::from_str(&text).ok());
@@ -168,8 +167,8 @@ impl Inherited {
         &self.problems
     }
 
-    /// Takes the socket bound to `address`. If the port is 0, takes the socket with this name and
-    /// IP address.
+    /// Takes the socket bound to `address`. If the port is 0, takes the socket with the name `name`
+    /// and the same IP address.
     pub fn take_tcp(&mut self, name: &str, address: SocketAddr) -> Option<TcpListener> {
         let found = self.sockets.iter().position(|passed| match passed.socket {
             Listening::Tcp(_, at) if address.port() == 0 => {
@@ -184,8 +183,8 @@ impl Inherited {
         }
     }
 
-    /// Takes the UNIX socket at `path`. The second value is true if a balancer created the
-    /// socket's file. A balancer must then remove the file when it exits.
+    /// Takes the UNIX socket at `path`. The second value is true if the socket's file was created
+    /// by a balancer, in which case a balancer must also remove it on exit.
     pub fn take_unix(&mut self, path: &Path) -> Option<(UnixListener, bool)> {
         let found = self
             .sockets

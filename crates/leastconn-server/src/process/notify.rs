@@ -42,7 +42,7 @@ pub fn ready_as_main_process() {
     send(&format!("READY=1\nMAINPID={}", std::process::id()));
 }
 
-/// Reports that a reload has started. A call of [`ready`] must follow.
+/// Reports that a reload has started. A call to [`ready`] must follow.
 pub fn reloading() {
     let now = clock_gettime(ClockId::Monotonic);
     let microseconds = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;

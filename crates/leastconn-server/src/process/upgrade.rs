@@ -4,15 +4,15 @@
 //!    socket pair. The successor loads the configuration, probes the servers, accepts
 //!    connections beside this process, and sends `ready`. If it fails, exits or times out,
 //!    this process continues unchanged.
-//! 2. This process stops accepting and sends `go`. The backlog is shared, so waiting connections
-//!    are accepted by the successor. From then on the successor provides the service.
+//! 2. This process stops accepting and sends `go`. The backlog is shared, so the successor accepts
+//!    the waiting connections. From then on, the successor provides the service.
 //! 3. This process serves its open connections to their end. Over the same socket pair, the
-//!    successor forwards reloads, kills and requests to reopen log files: they also apply to
-//!    these connections. This process reports how many connections it still has.
-//! 4. At the next upgrade the successor passes its ends of all these socket pairs to its own
-//!    successor: the newest process always talks to all [`PredecessorChannels`] directly.
+//!    successor forwards reloads, kills and requests to reopen log files, because they also apply
+//!    to these connections. This process reports how many connections it still has.
+//! 4. At the next upgrade, the successor passes its ends of all these socket pairs to its own
+//!    successor, so the newest process always talks to all [`PredecessorChannels`] directly.
 //! 5. A predecessor that is PID 1 of a container must not exit before the newest process, because
-//!    the kernel would then kill all processes of the container: see [`Pid1`].
+//!    the kernel would then kill all processes of the container; see [`Pid1`].
 
 pub mod channel;
 mod pid1;
@@ -111,8 +111,8 @@ impl Drop for Started {
     }
 }
 
-/// Starts the new binary with `sockets`, the overrides `overrides` and the `discovered` servers,
-/// and waits at most `limit` until it is ready.
+/// Starts the new binary with `sockets`, `overrides` and the `discovered` servers, and waits for at
+/// most `limit` until it is ready.
 ///
 /// # Cancel safety
 /// Dropping the future kills the new process.
@@ -224,8 +224,7 @@ impl ReadySuccessor {
         self.child.0.as_ref().map_or(0, Child::id)
     }
 
-    /// Tells the process that it provides the service from now on. The process is no longer killed
-    /// on drop.
+    /// Tells the process that it now provides the service. The process is no longer killed on drop.
     pub async fn go(mut self, reload: bool, overrides: OverrideHandover) -> Successor {
         // Overrides may have changed while the successor started.
         let overrides = (overrides != self.overrides).then_some(overrides);

@@ -50,7 +50,7 @@ impl Reloader {
         let mut admin = self.admin();
         let admin_plan = is_serving.then(|| admin.plan(&config, &mut Inherited::none()));
         let admin_plan = admin_plan.transpose().map_err(Rejected::unavailable)?;
-        // A process that accepts no more connections stays in the fleet that it is in.
+        // A process that accepts no more connections stays in its current fleet.
         let fleet = match is_serving {
             true => FleetChange::plan(current.config.fleet.as_ref(), config.fleet.as_ref())?,
             false => FleetChange::Nothing,
@@ -126,8 +126,8 @@ impl Reloader {
             let name = Arc::clone(&config.name);
             next.listeners.insert(name, Arc::new(listener));
         }
-        // Look at the sockets before the connections: an accept loop registers its last connection
-        // before it ends.
+        // Check the sockets before the connections, because an accept loop registers its last
+        // connection before it ends.
         let leaving = sockets.leaving();
         let open: HashSet<_> = {
             let open = self.context.registry.list();

@@ -29,7 +29,7 @@ impl Rejected {
         Self::Reasons(errors.iter().map(ToString::to_string).collect())
     }
 
-    /// The errors, one line each.
+    /// The errors, one per line.
     pub(super) fn lines(&self) -> Vec<String> {
         match self {
             Self::Problems(problems) => problems.error_lines().collect(),

@@ -44,20 +44,20 @@ pub struct Reloader {
     /// Held during a reload and while TLS files are loaded, so that only one of these runs at a
     /// time.
     pub(super) reload_lock: tokio::sync::Mutex<()>,
-    /// Held while sockets may change, or must not change. Taken before `reload_lock`.
+    /// Held while sockets may change, and while they must not change. Taken before `reload_lock`.
     sockets_lock: Arc<tokio::sync::Mutex<()>>,
-    /// Whether a requested reload has not started yet. Requests that arrive before it starts are
-    /// merged into it.
+    /// Whether a reload was requested and has not started yet. Requests that arrive before it
+    /// starts are merged into it.
     is_requested: AtomicBool,
     /// The lane that reads the configuration.
     config_lane: Lane,
     /// The lanes that read the files of each `tls` table.
     pub(super) tls_lanes: Mutex<HashMap<TlsOwner, Arc<Lane>>>,
-    /// The errors of changed files, as they were logged last.
+    /// The errors of changed files that were logged last.
     pub(super) file_errors: Mutex<Vec<String>>,
-    /// Notified when a configuration was applied.
+    /// Notified when a configuration has been applied.
     pub(super) applied: Notify,
-    /// The number of times that the whole configuration was reloaded and applied.
+    /// How often the whole configuration has been reloaded and applied.
     reloads: watch::Sender<u64>,
 }
 
@@ -65,7 +65,7 @@ impl Reloader {
     /// Creates the reloader of the server with this `context`, `sockets` and `admin` side.
     ///
     /// # Panics
-    /// Outside the runtime of connections.
+    /// If called outside the runtime of connections.
     pub fn new(context: Arc<ServerContext>, sockets: Sockets, admin: Admin) -> Self {
         Self {
             context,
@@ -107,7 +107,7 @@ impl Reloader {
         self.applied.notified().await;
     }
 
-    /// A value that changes whenever the whole configuration was reloaded and applied.
+    /// A value that changes whenever the whole configuration has been reloaded and applied.
     pub fn reloads(&self) -> watch::Receiver<u64> {
         self.reloads.subscribe()
     }
@@ -182,7 +182,7 @@ impl Reloader {
             self.reloads.send_modify(|reloads| *reloads += 1);
         }
         if is_serving {
-            // The server is ready after a rejected reload, too.
+            // The server is ready even after a rejected reload.
             notify::ready();
         }
         Ok(reload)

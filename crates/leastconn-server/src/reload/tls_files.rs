@@ -24,13 +24,13 @@ impl Reloader {
         self.reload_lock.lock().await
     }
 
-    /// Loads the files of all `tls` tables and applies changes; the rest of the configuration is
-    /// not read. A listener or upstream whose files have errors keeps its current certificates and
-    /// CRLs; all others use their new ones. Returns whether all files are valid. An error is not
-    /// logged again until it changes.
+    /// Loads the files of all `tls` tables and applies changes, without reading the rest of the
+    /// configuration. A listener or upstream whose files have errors keeps its current certificates
+    /// and CRLs, and all others use their new ones. Returns whether all files are valid. An error
+    /// is not logged again until it changes.
     ///
     /// # Cancel safety
-    /// Started loads are completed.
+    /// If the future is dropped, loads that have started are still completed.
     pub(crate) async fn reload_files(self: &Arc<Self>) -> bool {
         let _lock = self.reload_lock.lock().await;
         let loaded = self.start_loads().join_all().await;
@@ -70,7 +70,7 @@ impl Reloader {
                 Err(error) => bad.push(Rejected::from(error)),
             }
         }
-        // Sorted, to be compared with the errors that were logged last.
+        // Sort the errors, to compare them with those that were logged last.
         bad.sort_by_key(Rejected::lines);
         let had_errors = !self.file_errors().is_empty();
         let has_changes = !changed.is_empty();

@@ -25,7 +25,7 @@ pub(super) type Load = Box<dyn FnOnce() -> LoadResult + Send>;
 /// The table with the warnings, or the errors.
 pub(super) type LoadResult = Result<(LoadedTls, Problems), Problems>;
 
-/// Functions that load the files of each `tls` table.
+/// Returns a function for each `tls` table that loads its files.
 pub(super) fn loads(config: &Config) -> HashMap<TlsOwner, Load> {
     let listeners = config.listeners.iter().filter_map(|listener| {
         let tls = listener.tls.clone()?;

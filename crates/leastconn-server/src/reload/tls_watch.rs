@@ -1,9 +1,9 @@
-//! Watches the files of `tls` tables (certificates, keys, authorities and CRLs) and loads
-//! them when they change. Client rules and the rest of the configuration are loaded by an
-//! explicit reload only.
+//! Watches the files of `tls` tables (certificates, keys, authorities and CRLs) and loads them when
+//! they change. Client rules and the rest of the configuration are loaded only by an explicit
+//! reload.
 //!
-//! The contents of events are ignored: the files are compared with their previous
-//! stamps, because many files may change at once.
+//! The contents of events are ignored. Instead, the files are compared with their previous stamps,
+//! because many files may change at the same time.
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
@@ -15,16 +15,16 @@ use crate::file_watch::{Events, SCAN_INTERVAL, Scanner, settle};
 
 /// Loads files when they change, for as long as the future is polled.
 pub(crate) async fn watch(reloader: Arc<Reloader>, mut events: Events) {
-    // The files were read before they were watched, so they are loaded once more.
+    // The files were read before they were watched, so load them once more.
     let mut previous = None;
     let mut are_valid = true;
     let mut scanner = Scanner::default();
     loop {
         let files = files(&reloader.snapshots().load().config);
-        // A change after the scan causes an event, and so another scan.
+        // A change after the scan causes an event, and therefore another scan.
         let stamps = scanner.scan(files, &mut events).await;
-        // Loading is retried after an error: the process may have been out of file descriptors, and
-        // certificates that a new CRL revokes are accepted until it is loaded.
+        // Retry loading after an error: the process may have been out of file descriptors, and
+        // until a new CRL is loaded, certificates that it revokes are accepted.
         if !stamps.is_empty() && (!are_valid || previous.as_ref() != Some(&stamps)) {
             previous = Some(stamps);
             are_valid = reloader.reload_files().await;

@@ -8,8 +8,8 @@ use super::Snapshot;
 
 /// The newest [`Snapshot`]. Reading takes no lock.
 ///
-/// Each connection loads the snapshot when the connection is accepted, and keeps this snapshot
-/// until a server is connected.
+/// Each connection loads the snapshot when it is accepted, and keeps that snapshot until a server
+/// is connected.
 #[derive(Debug)]
 pub struct SnapshotHandle(ArcSwap<Snapshot>);
 

@@ -108,9 +108,9 @@ impl Listener {
         }
     }
 
-    /// The TLS configuration for the next generation of this listener. Parts that did
-    /// not change are shared, including the cache of verified chains. `running` is the
-    /// configuration that this listener was made from.
+    /// The TLS configuration for the next generation of this listener. Unchanged parts are shared,
+    /// including the cache of verified chains. `running` is the configuration from which this
+    /// listener was made.
     ///
     /// # Errors
     /// If rustls rejects the new configuration.
@@ -144,7 +144,7 @@ impl Listener {
         }))
     }
 
-    /// The next generation of this listener, with the result of [`Self::next_tls`].
+    /// Creates the next generation of this listener from the result of [`Self::next_tls`].
     pub fn succeed(
         &self,
         config: &leastconn_config::Listener,
@@ -154,8 +154,8 @@ impl Listener {
         Self::build(config, tls, metrics, self.next_source_limit(config))
     }
 
-    /// An unchanged limit keeps its token buckets: new buckets would allow every source another
-    /// burst.
+    /// Returns the source limit of the next generation. An unchanged limit keeps its token buckets,
+    /// because new buckets would allow every source another burst.
     fn next_source_limit(&self, config: &leastconn_config::Listener) -> Option<Arc<SourceLimit>> {
         let limit = config.source_rate_limit?;
         match &self.source_limit {

@@ -1,9 +1,10 @@
 //! Serializes the creation of UNIX sockets in one directory.
 //!
-//! Checking that no process listens on a socket, removing its file and listening there are three
-//! steps. If two balancers start at the same time, one could remove the socket that the other has
-//! just created. A lock on the directory prevents that: the directory exists already, the lock
-//! leaves nothing behind, and the kernel releases it when the process ends.
+//! Three steps create a socket: checking that no process listens on an existing socket, removing
+//! its file, and listening at the path. If two balancers start at the same time, one could remove
+//! the socket that the other has just created. A lock on the directory prevents that. The directory
+//! already exists, the lock leaves nothing behind, and the kernel releases it when the process
+//! ends.
 
 use std::{os::fd::OwnedFd, path::Path, thread, time::Duration};
 
@@ -12,8 +13,8 @@ use rustix::{
     io::Errno,
 };
 
-/// Attempts to take the lock. Balancers hold it for less than a millisecond, but other programs
-/// may hold it for longer.
+/// Number of attempts to take the lock. Balancers hold it for less than a millisecond, but other
+/// programs may hold it for longer.
 const ATTEMPTS: usize = 100;
 
 /// Pause between two attempts.
@@ -30,7 +31,7 @@ pub(super) fn lock_directory_of(path: &Path) -> Option<OwnedFd> {
     let opened = match open(directory, flags, Mode::empty()) {
         Ok(opened) => opened,
         Err(error) => {
-            // Creating the socket will fail too and report the reason.
+            // Creating the socket will also fail, and report the reason.
             tracing::debug!(%error, directory = %directory.display(), "cannot lock directory of UNIX socket");
             return None;
         }

@@ -86,7 +86,7 @@ fn one_of_many_starts_replaces_a_stale_socket() {
             let error = result.unwrap_err().to_string();
             assert!(error.contains("another process listens there"), "{error}");
         }
-        // The socket at the path is that of the successful call.
+        // The socket at the path belongs to the successful call.
         let (listener, file) = succeeded.into_iter().next().unwrap().unwrap();
         assert!(file.is_there());
         let _client = UnixStream::connect(&path).unwrap();
@@ -113,7 +113,7 @@ async fn socket_of_a_service_manager_is_not_removed() {
     let passed = StdListener::bind(&path).unwrap();
     drop(SocketFile::adopt(passed.try_clone().unwrap(), &path, false).unwrap());
     assert!(path.exists());
-    // A process that never took over does not remove the file of the predecessor either.
+    // A process that never took over does not remove the predecessor's file either.
     drop(SocketFile::adopt(passed.try_clone().unwrap(), &path, true).unwrap());
     assert!(path.exists());
     let (socket, mut file) = SocketFile::adopt(passed, &path, true).unwrap();

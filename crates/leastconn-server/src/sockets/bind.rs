@@ -82,7 +82,7 @@ pub fn bind(
 }
 
 /// Sets the options of an inherited listening socket, so that accepted sockets have the same
-/// options as those of a socket that this process opened.
+/// options as those accepted from a socket that this process opened.
 ///
 /// # Errors
 /// If an option cannot be set.

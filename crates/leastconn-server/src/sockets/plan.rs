@@ -43,7 +43,7 @@ pub enum PlanError {
     /// An address cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The process has no file descriptors left.
+    /// The process is out of file descriptors.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// A UNIX socket cannot be created.
@@ -78,7 +78,7 @@ impl Sockets {
     /// One error for each address on which listening failed. New sockets are closed again.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub fn plan(&self, config: &Config, inherited: &mut Inherited) -> Result<Plan, Vec<PlanError>> {
         let wanted = wanted(config);
         let kept = self.kept(&wanted);
@@ -114,7 +114,7 @@ impl Sockets {
     /// For each wanted address, the index of the bound socket that is kept for it.
     ///
     /// Addresses that stay with their listener are assigned first. A port that the kernel chose
-    /// stays with its listener; any other address may move to another listener.
+    /// stays with its listener, but any other address may move to another listener.
     fn kept(&self, wanted: &[Wanted]) -> Vec<Option<usize>> {
         let mut kept: Vec<Option<usize>> = vec![None; wanted.len()];
         for same_listener in [true, false] {

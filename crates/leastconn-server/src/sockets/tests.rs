@@ -9,7 +9,7 @@ use crate::{
     telemetry::{Telemetry, access_log::AccessLog},
 };
 
-/// A configuration with these listeners: name and `bind`.
+/// A configuration with these listeners, each given by its name and `bind`.
 fn config(listeners: &[(&str, &str)]) -> Config {
     let mut text = "[[upstream]]\nname = \"web\"\nhealth_check = { type = \"none\" }\nservers = [\"127.0.0.1:1\"]\n[[client]]\nname = \"a\"\nmatch = { source = \"0.0.0.0/0\" }\nallow = \"web\"\n".to_owned();
     for (name, bind) in listeners {

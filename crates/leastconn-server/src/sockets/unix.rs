@@ -1,5 +1,5 @@
-//! UNIX sockets of listeners. They are planned and applied together with the TCP sockets, but
-//! accepted by separate tasks, so that they add no cost to accepting TCP connections.
+//! UNIX sockets of listeners. They are planned and applied together with the TCP sockets, but have
+//! their own accept tasks, so that they add no cost to accepting TCP connections.
 
 use std::{
     io,
@@ -126,11 +126,11 @@ impl UnixSockets {
             .collect()
     }
 
-    /// Duplicates all sockets for another process. The `bool` tells whether a balancer owns the
-    /// file of the socket.
+    /// Duplicates all sockets for another process. The `bool` is true if a balancer owns the
+    /// socket's file.
     ///
     /// # Errors
-    /// If the process has no file descriptors left.
+    /// If the process is out of file descriptors.
     pub(super) fn share(&self) -> io::Result<Vec<(bool, OwnedFd)>> {
         let sockets = self.sockets.iter();
         sockets
@@ -165,7 +165,7 @@ impl UnixSockets {
     }
 
     /// Takes over the socket files that the predecessor has left. The mode of the files is changed
-    /// only now: if the upgrade had failed, the predecessor would have needed the old mode.
+    /// only now, because the predecessor would need the old mode after a failed upgrade.
     pub(super) fn take_over(&mut self) {
         for socket in &mut self.sockets {
             socket.file.take_over();
@@ -216,7 +216,8 @@ impl UnixSocket {
         }
     }
 
-    /// Removes the file first, so that no more clients can connect. The backlog is still accepted.
+    /// Removes the file first, so that no more clients can connect. Connections in the backlog are
+    /// still accepted.
     fn close(self) -> (Arc<str>, JoinHandle<()>) {
         drop(self.file);
         self.command.send_replace(AcceptCommand::Close);

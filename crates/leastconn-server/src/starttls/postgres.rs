@@ -1,5 +1,5 @@
-//! PostgreSQL: a client sends `SSLRequest`, and starts the TLS handshake after the answer `S`.
-//! Before that, it may request GSSAPI encryption. That request is answered with `N`.
+//! PostgreSQL: a client sends `SSLRequest`, and starts the TLS handshake after it has received `S`.
+//! Before that, it may request GSSAPI encryption, and gets the answer `N`.
 //!
 //! See "SSL Session Encryption" in the chapter "Frontend/Backend Protocol" of the
 //! PostgreSQL documentation. As with PostgreSQL, a client may also start with the
@@ -51,7 +51,7 @@ fn request(bytes: &[u8]) -> Option<Request> {
         return Some(Request::Direct);
     }
     // No message before authentication is longer than 10,000 bytes, so the length starts with two
-    // bytes of 0.
+    // zero bytes.
     let starts_with = |at: usize, expected: u8| bytes.get(at).is_none_or(|byte| *byte == expected);
     if !starts_with(0, 0) || !starts_with(1, 0) {
         return Some(Request::Other);
@@ -72,7 +72,7 @@ fn request(bytes: &[u8]) -> Option<Request> {
 /// Answers requests until the client starts the TLS handshake. No byte of the handshake is
 /// read from the socket.
 ///
-/// `received` gets the bytes of the last request, also when the future is dropped.
+/// `received` gets the bytes of the last request, even if the future is dropped.
 ///
 /// # Errors
 /// If the client does not request TLS. An error message may have been sent: close the
@@ -124,7 +124,7 @@ pub async fn negotiate(
     ))
 }
 
-/// Reads one request from the socket. Reads only the first bytes of a longer message, and nothing
+/// Reads one request from the socket. Reads only the first bytes of a longer message, and no bytes
 /// of a TLS handshake.
 async fn next_request(
     socket: &mut TcpStream,
@@ -170,7 +170,7 @@ fn error_response() -> Vec<u8> {
     const FIELDS: [(u8, &str); 5] = [
         (b'S', "FATAL"),
         (b'V', "FATAL"),
-        // invalid_authorization_specification, as PostgreSQL answers if TLS is required.
+        // invalid_authorization_specification: PostgreSQL's own answer if TLS is required.
         (b'C', "28000"),
         (b'M', "this server only accepts TLS connections"),
         (

@@ -31,7 +31,7 @@ pub use sink::OpenError;
 /// Capacity of the queue in bytes. A busy balancer writes this much in about one second.
 const QUEUE: usize = 16 * 1024 * 1024;
 
-/// How long the process waits at its end for queued lines to be written.
+/// How long the process waits for queued lines to be written before it exits.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Handle of the access log. Cheap to clone.
@@ -42,7 +42,7 @@ pub struct AccessLog(Arc<Shared>);
 struct Shared {
     queue: Queue,
     is_on: AtomicBool,
-    /// Whether connections of unidentified clients are left out.
+    /// Whether connections of unidentified clients are not logged.
     identified_only: AtomicBool,
     /// Asks the writer to reopen the file.
     reopen: AtomicBool,
@@ -78,7 +78,7 @@ impl Shared {
     }
 }
 
-/// Writes the queued lines when dropped: keep it until the process ends.
+/// Writes the queued lines when dropped. Keep it until the process ends.
 #[derive(Debug)]
 #[must_use]
 pub struct Flusher {

@@ -134,7 +134,7 @@ impl Metrics {
             }));
     }
 
-    /// Metrics of a listener; created on first use.
+    /// Metrics of a listener, created on first use.
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         self.series.listeners.get_or_create(name)
     }
@@ -150,12 +150,12 @@ impl Metrics {
         self.reloads.get_or_create(&Reload { outcome }).inc();
     }
 
-    /// Metrics of a client rule, if it was ever used.
+    /// Metrics of a client rule, if it has ever been used.
     pub fn client(&self, name: &str) -> Option<Arc<ClientMetrics>> {
         self.series.clients.get(name)
     }
 
-    /// Metrics of a client rule; created on first use.
+    /// Metrics of a client rule, created on first use.
     pub fn client_or_new(&self, name: &str) -> Arc<ClientMetrics> {
         self.series.clients.get_or_create(name)
     }

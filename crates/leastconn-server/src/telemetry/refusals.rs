@@ -1,5 +1,5 @@
-//! Recently refused connections, for `ctl refusals` and the dashboard. The access log also
-//! contains these connections, but may be filtered or on another machine.
+//! Recently refused connections, for `ctl refusals` and the dashboard. The access log also contains
+//! these connections, but may be filtered or stored on another machine.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use parking_lot::{Mutex, MutexGuard};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Number of refusals kept.
+/// Number of refusals that are kept.
 pub const KEPT: usize = 200;
 
 /// Limits on the names of a certificate, so that a flood of refusals needs little memory.
@@ -24,7 +24,7 @@ pub struct RecentRefusals(Mutex<VecDeque<RecentRefusal>>);
 pub struct RecentRefusal {
     /// ID of the connection.
     pub connection: u64,
-    /// Time of accept.
+    /// Time at which the connection was accepted.
     pub time: String,
     /// Name of the listener.
     pub listener: String,

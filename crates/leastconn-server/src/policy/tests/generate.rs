@@ -68,7 +68,7 @@ fn some_of(all: &'static [&'static str]) -> impl Strategy<Value = Vec<&'static s
     prop::collection::vec(prop::sample::select(all), 0..3)
 }
 
-/// Empty in three of four cases.
+/// Yields an empty list in three of four cases.
 fn few_of(all: &'static [&'static str]) -> impl Strategy<Value = Vec<&'static str>> {
     prop_oneof![3 => Just(Vec::new()), 1 => some_of(all)]
 }

@@ -11,7 +11,7 @@ fn allow(upstream: &str, server: Option<&str>) -> Allow {
     }
 }
 
-/// A policy with the upstreams `web` and `db`, and one rule with this `allow`.
+/// A policy with the upstreams `web` and `db`, and with one rule that has this `allow` list.
 fn policy(allow: Vec<Allow>) -> Policy {
     let upstreams = [upstream("web", &["w1", "w2"]), upstream("db", &["d1"])].into();
     let rule = RuleText {
@@ -137,7 +137,7 @@ fn grant_is_limited_to_named_servers() {
             .unwrap();
         let (pool, selector) = grant.servers(&permit);
         let candidates = pool.candidates(selector);
-        // The leases are held, so that each pick returns another server.
+        // Hold the leases, so that each pick returns another server.
         let mut leases = Vec::new();
         for _ in 0..servers.len() {
             let lease = pool.pick(&candidates, &leastconn::Tried::default(), now);

@@ -1,4 +1,4 @@
-//! The index of client rules: only few of many rules are tried for a client.
+//! The index of client rules: only a few of many rules are tried for a client.
 
 use super::{
     generate::{NETS, PATTERNS},

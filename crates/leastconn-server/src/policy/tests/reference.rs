@@ -1,4 +1,4 @@
-//! Straightforward implementations that the index is compared with.
+//! Straightforward implementations to compare the index with.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn uri_matches(pattern: &str, uri: &str) -> bool {
     if !pattern.contains('*') {
         return pattern == uri;
     }
-    // Patterns with `*` never match these ambiguous URIs, which `generate.rs` contains.
+    // Patterns with `*` never match these ambiguous URIs, which occur in `generate.rs`.
     if ["..", "*", "?", "%2F", "a//"]
         .iter()
         .any(|part| uri.contains(part))
@@ -68,8 +68,7 @@ fn net_contains(net: &str, address: IpAddr) -> bool {
 }
 
 /// Reference implementation: tries all rules in order. Returns the first enforced rule that
-/// matches, and the first shadow rule that matches before it. Each rule is returned with the
-/// client's identity.
+/// matches, and the first matching shadow rule before it, each with the client's identity.
 pub(super) fn try_all(
     rules: &[RuleText],
     input: &RuleInput<'_>,

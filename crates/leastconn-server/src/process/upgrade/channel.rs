@@ -1,6 +1,6 @@
-//! Messages between the processes of an upgrade: one JSON object per line over a UNIX
-//! socket. The processes may have different versions: unknown messages are ignored, and
-//! the meaning of existing ones must never change.
+//! Messages between the processes of an upgrade: one JSON object per line over a UNIX socket. The
+//! processes may have different versions, so unknown messages are ignored, and the meaning of
+//! existing messages must never change.
 
 use std::{
     io::{self, Write},
@@ -96,7 +96,7 @@ pub enum Pid1Message {
     Newest { pid: i32 },
 }
 
-/// Sends one message. Blocks only while the buffer of the socket is full.
+/// Sends one message. Blocks only while the socket's buffer is full.
 pub fn send(mut to: &UnixStream, message: &impl Serialize) -> io::Result<()> {
     to.write_all(&line(message)?)
 }
@@ -117,7 +117,7 @@ pub struct Channel {
 
 impl Channel {
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let stream = tokio::net::UnixStream::from_std(stream)?;

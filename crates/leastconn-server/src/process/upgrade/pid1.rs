@@ -2,7 +2,7 @@
 //!
 //! When PID 1 exits, the kernel kills all other processes of the container. So PID 1 keeps running
 //! without sockets, forwards signals to the newest process, and reaps exited processes. It exits
-//! when the newest process does, with the same code.
+//! when the newest process does, with the same exit code.
 
 use std::{
     collections::VecDeque,
@@ -25,8 +25,8 @@ use super::{
     channel::{Channel, Pid1Message},
 };
 
-/// Number of recent exit codes kept: a later message may announce one of these processes as the
-/// newest process.
+/// Number of recent exit codes that are kept, because a later message may announce one of these
+/// processes as the newest.
 const MAX_EXITS: usize = 64;
 
 /// How long to wait for messages that a process may have sent before it exited.
@@ -42,8 +42,8 @@ pub struct Pid1 {
     newest: Pid,
     /// Exit code of the newest process, once it has exited.
     exit_code: Option<u8>,
-    /// Set when the newest process has exited: deadline for a message that names another newest
-    /// process.
+    /// Set when the newest process has exited: the deadline for a message that names another
+    /// process as the newest.
     deadline: Option<Instant>,
     /// The channel on which later processes announce themselves.
     announcements: Option<Channel>,
@@ -52,7 +52,7 @@ pub struct Pid1 {
 }
 
 impl Pid1 {
-    /// Call after `successor` took over. Later processes write to the other end of
+    /// Call this after `successor` has taken over. Later processes write to the other end of
     /// `announcements`.
     pub fn new(successor: &Successor, announcements: UnixStream) -> io::Result<Self> {
         let newest = successor

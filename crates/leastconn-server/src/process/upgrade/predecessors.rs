@@ -1,5 +1,5 @@
 //! Predecessor processes that still have connections. The newest process notifies all of them. In
-//! an upgrade, it passes the sockets that are connected to them on to its successor.
+//! an upgrade, it passes its sockets to them on to its successor.
 
 use std::{
     io,
@@ -55,7 +55,7 @@ impl Updates {
 /// The predecessors of this process.
 #[derive(Debug)]
 pub struct PredecessorChannels {
-    /// A reference dangles once the predecessor has exited.
+    /// Each reference dangles once its predecessor has exited.
     streams: Vec<Weak<UnixStream>>,
     task: JoinHandle<()>,
     /// Dropping the sender ends the task.
@@ -63,11 +63,11 @@ pub struct PredecessorChannels {
 }
 
 impl PredecessorChannels {
-    /// Notifies all predecessors that this process took over, and then of all `updates`. Stores
-    /// the number of open connections that each predecessor reports in `left`.
+    /// Notifies all predecessors that this process has taken over, and then of all `updates`.
+    /// Stores in `left` the number of open connections that each predecessor reports.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// If called outside a Tokio runtime.
     pub fn notify(
         streams: Vec<UnixStream>,
         updates: Updates,
@@ -102,7 +102,7 @@ impl PredecessorChannels {
         self.reopens.send_replace(());
     }
 
-    /// Sends pending updates, then ends the task: a successor sends later updates.
+    /// Sends pending updates, then ends the task. The successor sends later updates.
     pub async fn leave(self) {
         drop(self.reopens);
         // If the task panicked, the panic has been logged.
@@ -160,8 +160,7 @@ async fn send_updates(
     }
 }
 
-/// Sends a message. If the buffer of the socket is full, the predecessor hangs, and the socket is
-/// closed.
+/// Sends a message. A full socket buffer means that the predecessor hangs, so the socket is closed.
 fn send_or_close(stream: &UnixStream, message: &NewestMessage) {
     let Err(error) = send(stream, message) else {
         return;
@@ -172,7 +171,7 @@ fn send_or_close(stream: &UnixStream, message: &NewestMessage) {
             "predecessor process does not read its messages: no more are sent"
         );
     }
-    // A part of the line may have been sent, which would corrupt the next message.
+    // Part of the line may have been sent, which would corrupt the next message.
     let _ = shutdown(stream, Shutdown::Both);
 }
 
@@ -257,7 +256,7 @@ mod tests {
         });
         let shared = shared.await.unwrap();
 
-        // The predecessor receives updates sent before the handover first, and then the updates of
+        // The predecessor first receives the updates sent before the handover, and then those of
         // the successor.
         kills.send(Forward::Kill(of("late"))).unwrap();
         newer.reopen_logs();

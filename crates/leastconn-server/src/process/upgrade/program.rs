@@ -11,8 +11,8 @@ use std::{
 use leastconn_config::files;
 use rustix::fs::{Access, access};
 
-/// The path by which this process was started. The file may have been replaced since: by a
-/// package manager, or by a symbolic link that points to a new version.
+/// The path with which this process was started. The file may have been replaced since then: by a
+/// package manager, or by a symbolic link to a new version.
 ///
 /// # Errors
 /// If there is no such program.

@@ -119,7 +119,7 @@ impl Sink {
         self.last_error.as_ref()
     }
 
-    /// Reopens the file by its path. If that fails, keeps the open file.
+    /// Reopens the file by its path. If that fails, the open file stays in use.
     pub(super) fn reopen(&mut self) {
         if let Output::File { target, path } = &mut self.output {
             match open(path) {
@@ -161,7 +161,7 @@ fn count_lines(text: &[u8]) -> u64 {
 }
 
 impl Output {
-    /// Returns how many bytes were written, and the error if some were not.
+    /// Returns how many bytes were written, and the error if some bytes were not.
     fn write(&mut self, bytes: &[u8], give_up: impl Fn() -> bool) -> (usize, Option<io::Error>) {
         let Target { file, is_regular } = match self {
             Self::Off => return (bytes.len(), None),
@@ -208,7 +208,7 @@ fn is_ready(file: &File, give_up: impl Fn() -> bool) -> bool {
         match poll(&mut writable, Some(&POLL_INTERVAL)) {
             Ok(0) if give_up() => return false,
             Ok(0) | Err(Errno::INTR) => {}
-            // In case of an error, the write returns it.
+            // If there is an error, the write returns it.
             Ok(_) | Err(_) => return true,
         }
     }

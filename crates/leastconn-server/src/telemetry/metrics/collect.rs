@@ -22,7 +22,7 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     /// Upstream, server and open connections of servers that were removed from the
     /// configuration. A name may occur more than once.
     fn removed_servers(&self) -> Vec<(String, String, u64)>;
-    /// Upstream and server of each agent that is asked, and the seconds since its last report.
+    /// Upstream and server of each agent that is queried, and the seconds since its last report.
     fn agents(&self) -> Vec<(String, String, f64)>;
     /// The upstreams whose servers are discovered.
     fn discoveries(&self) -> Vec<DiscoveryState>;
@@ -30,8 +30,8 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     fn upstreams(&self) -> Vec<(String, bool)>;
     /// All upstreams, and how many connections wait in their queues.
     fn queues(&self) -> Vec<(String, usize)>;
-    /// Upstreams with servers both in the own zone and outside it, and whether new connections
-    /// are sent only to the own zone.
+    /// Upstreams with servers both inside and outside the balancer's own zone, and whether new
+    /// connections are sent only to that zone.
     fn own_zones(&self) -> Vec<(String, bool)>;
     /// Certificate and CRL files. A file occurs once for each of its uses.
     fn file_validity(&self) -> Vec<FileValidity>;
@@ -57,7 +57,7 @@ pub struct DiscoveryState {
     pub upstream: String,
     /// Number of discovered servers.
     pub servers: usize,
-    /// Time since the last answer with servers, of the source for which this time is longest.
+    /// Time since the last answer with servers, for the source where it is longest.
     pub stale_seconds: f64,
     /// Number of look-ups by outcome.
     pub lookups: [(&'static str, u64); 3],

@@ -1,4 +1,4 @@
-//! Metrics of the member of a fleet. They are shown only while the process is a member.
+//! Metrics of a fleet member. They are shown only while the process is a member of a fleet.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use prometheus_client::{
 use super::family::{family, single};
 use crate::fleet::FleetState;
 
-/// Counters of a member of a fleet. They continue when a reload changes the fleet.
+/// Counters of a fleet member. They keep their values when a reload changes the fleet.
 #[derive(Debug)]
 pub struct FleetMetrics {
     /// Duration of successful exchanges with the store.
@@ -24,7 +24,7 @@ pub struct FleetMetrics {
     asks: [Counter; AskOutcome::ALL.len()],
 }
 
-/// What became of a connection that waited for the store.
+/// The outcome for a connection that waited for the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AskOutcome {
     /// The store admitted it.
@@ -53,7 +53,7 @@ pub struct FleetGauges {
     pub state: FleetState,
     /// Members that are alive, including this one.
     pub members: usize,
-    /// Upstream, server, and connections of other members to it.
+    /// Upstream and server, and the number of open connections of other members to it.
     pub elsewhere: Vec<(String, String, u64)>,
 }
 
@@ -76,7 +76,7 @@ struct ServerLabels {
 impl Default for FleetMetrics {
     fn default() -> Self {
         Self {
-            // An exchange takes 0.1 ms on one machine, and fails after 250 ms.
+            // An exchange takes 0.1 ms if the store is on the same machine, and fails after 250 ms.
             exchange_seconds: Histogram::new(exponential_buckets(0.000_125, 2.0, 12)),
             exchange_failures: Counter::default(),
             asks: Default::default(),

@@ -13,8 +13,8 @@ pub enum Format {
 }
 
 impl Format {
-    /// Returns the format for an `Accept` header. Returns OpenMetrics only if the header names it
-    /// with at least the quality of `text/plain`.
+    /// Returns the format for an `Accept` header: OpenMetrics only if the header names it with at
+    /// least the quality of `text/plain`.
     pub fn negotiate(accept: Option<&str>) -> Self {
         let (mut open_metrics, mut text) = (0.0, 0.0);
         for item in accept.unwrap_or_default().split(',') {

@@ -1,8 +1,8 @@
 //! The standard `process_*` metrics: CPU time, memory, open files.
 //!
-//! They are read from `/proc` through files that are opened once, because they matter most
-//! when the process has run out of descriptors or the sandbox forbids opening files.
-//! Unavailable values are left out.
+//! They are read from `/proc` through files that stay open, because they matter most when the
+//! process has run out of descriptors or the sandbox forbids opening files. Unavailable values are
+//! omitted.
 
 use std::{
     fmt,
@@ -34,7 +34,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Call at process start: the current time becomes the start time.
+    /// Call this at process start, because the current time becomes the start time.
     pub(super) fn new() -> Self {
         let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Self {
@@ -142,7 +142,7 @@ mod tests {
         assert!(process.open_files().unwrap() >= 3);
     }
 
-    /// The fallback for kernels before 6.2.
+    /// Tests the fallback for kernels before 6.2.
     #[test]
     fn directory_can_be_counted_repeatedly() {
         let dir = tempfile::tempdir().unwrap();

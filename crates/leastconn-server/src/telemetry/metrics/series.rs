@@ -104,7 +104,7 @@ pub(super) trait Named {
     fn new(name: &Arc<str>) -> Self;
 }
 
-/// Metrics by name of the listener or rule.
+/// Metrics by the name of the listener or rule.
 #[derive(Debug)]
 pub(super) struct Table<T>(RwLock<HashMap<Arc<str>, Entry<T>>>);
 
