@@ -90,15 +90,15 @@ pub(super) fn routes() -> Router<ApiContext> {
         .merge(super::changes::routes())
         .method_not_allowed_fallback(async |method: Method| {
             let message = match method {
-                Method::GET | Method::HEAD => "use POST: this changes something",
-                _ => "use GET to read and POST to change something",
+                Method::GET | Method::HEAD => "use POST for requests that make changes",
+                _ => "use GET to read and POST to make changes",
             };
             error(StatusCode::METHOD_NOT_ALLOWED, message)
         })
         .fallback(async || {
             error(
                 StatusCode::NOT_FOUND,
-                "no such resource; /api/v1/openapi.json lists all",
+                "no such resource; /api/v1/openapi.json lists all resources",
             )
         })
 }

@@ -339,7 +339,7 @@ async fn block(
         BlockError::Replaced => replaced(Replaced),
         BlockError::TooMany => ApiError(
             StatusCode::CONFLICT,
-            "there are too many blocks: refuse these clients by rules in the configuration"
+            "there are too many blocks; refuse clients with rules in the configuration instead"
                 .to_owned(),
         ),
     })?;
@@ -435,7 +435,7 @@ fn kill_matching(
         ..Kill::default()
     };
     if *request == unfiltered {
-        return bad("name the connections: `client`, `identity`, `server` or `connection`");
+        return bad("specify the connections: `client`, `identity`, `server` or `connection`");
     }
     let server = match &request.server {
         None => None,

@@ -105,7 +105,7 @@ impl IntoResponse for Refused {
             ),
             Self::CrossSite => (
                 StatusCode::FORBIDDEN,
-                "changes from pages of other sites are not accepted",
+                "changes from pages of other sites are rejected",
             ),
             Self::NoToken => (
                 StatusCode::FORBIDDEN,

@@ -345,7 +345,7 @@ impl Listening {
 }
 
 /// Accepts connections from when `begun` becomes true until `closed` completes. Connections that
-/// are open at that time are served to their end.
+/// are open at that time are served until they end.
 async fn accept_until(
     mut socket: Reserved<impl Accept>,
     router: Router,

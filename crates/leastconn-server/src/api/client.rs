@@ -31,8 +31,8 @@ use super::{
     ServersQuery, SetBlock, SetLogLevel, SetState, SetWeight, StateSet, Status, WeightSet,
 };
 
-/// Maximum size of a response in bytes. A list of 1,000 connections with long names has about
-/// 500 KB.
+/// Maximum size of a response in bytes. A list of 1,000 connections with long names takes about 500
+/// KB.
 const MAX_RESPONSE: usize = 64 * 1024 * 1024;
 
 /// Default timeout for requests.
@@ -83,7 +83,7 @@ pub enum ClientError {
     Refused { status: StatusCode, message: String },
     /// The response has an unknown format.
     #[error(
-        "cannot parse the response from {0}: {1}; this program has version {version}, is the balancer's different?",
+        "cannot parse the response from {0}: {1}; this program has version {version}; does the balancer have another version?",
         version = env!("CARGO_PKG_VERSION")
     )]
     NotUnderstood(Target, serde_json::Error),
@@ -103,7 +103,7 @@ fn unreachable(target: &Target, error: &io::Error) -> String {
     let Target::Socket(path) = target else {
         return match error.kind() {
             io::ErrorKind::ConnectionRefused => format!(
-                "connection refused by {target}: the balancer is not running, or `bind` of [admin] is different"
+                "connection refused by {target}: the balancer is not running, or `bind` in [admin] is different"
             ),
             _ => format!("cannot connect to {target}: {error}"),
         };
@@ -115,13 +115,13 @@ fn unreachable(target: &Target, error: &io::Error) -> String {
             "there is no socket {path}: the balancer is not running, or has another configuration; use --socket or --config"
         ),
         io::ErrorKind::PermissionDenied => format!(
-            "no access to {path}: only root and the user of the balancer may use its socket"
+            "no access to {path}: only root and the user that runs the balancer may use its socket"
         ),
         io::ErrorKind::ConnectionRefused if !is_socket() => {
             format!("{path} is not a socket; use --config for a configuration file")
         }
         io::ErrorKind::ConnectionRefused => format!(
-            "connection refused by {path}: its balancer ended without removing it; the next one replaces it"
+            "connection refused by {path}: its balancer exited without removing it; the next balancer replaces it"
         ),
         io::ErrorKind::InvalidInput => {
             format!("{path} is too long for a socket: the limit is 107 bytes")

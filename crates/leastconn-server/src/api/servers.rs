@@ -90,7 +90,7 @@ pub struct Server {
     pub source: Option<String>,
     /// Configured share of new connections, relative to other servers.
     pub weight: u16,
-    /// Weight in effect, if it differs from `weight`. With 0 the server gets no new connections.
+    /// Weight in effect, if it differs from `weight`. With 0, the server gets no new connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective_weight: Option<f64>,
     /// Maximum open connections.

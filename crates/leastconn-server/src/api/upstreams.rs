@@ -11,7 +11,7 @@ use crate::snapshot::Snapshot;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UpstreamSummary {
     pub name: String,
-    /// Balancing algorithm, as `balance` in the configuration.
+    /// Balancing algorithm, as configured by `balance`.
     #[serde(default)]
     pub balance: String,
     /// Number of servers.

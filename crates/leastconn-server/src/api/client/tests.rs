@@ -33,7 +33,7 @@ async fn connect_errors_suggest_a_remedy() {
     assert!(missing.contains("there is no socket"), "{missing}");
     drop(StdListener::bind(dir.path().join("stale")).unwrap());
     let stale = at("stale").status().await.unwrap_err().to_string();
-    assert!(stale.contains("ended without removing it"), "{stale}");
+    assert!(stale.contains("exited without removing it"), "{stale}");
     std::fs::write(dir.path().join("file"), "").unwrap();
     let file = at("file").status().await.unwrap_err().to_string();
     assert!(file.contains("is not a socket"), "{file}");

@@ -12,7 +12,7 @@ pub struct Certificate {
     #[serde(default)]
     pub kind: CertificateKind,
     /// Subject of the certificate, or issuer of the CRL, that expires first. Expired CA
-    /// certificates are ignored if another one is valid.
+    /// certificates are ignored if another CA certificate in the file is valid.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// The `notAfter` or `nextUpdate` of that certificate or CRL.
