@@ -110,8 +110,7 @@ impl From<Box<Failed>> for Ended {
 
 /// The access log detail for a connection that another task ended while it was relaying.
 pub(super) fn stop_detail(reason: ReasonCode) -> Option<String> {
-    let text =
-        "the memory limit is reached (`memory_limit`), and this connection had much buffered data";
+    let text = "the memory limit is reached (`memory_limit`), and this connection had a lot of buffered data";
     (reason == ReasonCode::Overloaded).then(|| text.to_owned())
 }
 

@@ -37,7 +37,7 @@ impl BindError {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => " (another process has it: `ss -ltnp` shows which)",
+        io::ErrorKind::AddrInUse => " (another process uses it: `ss -ltnp` shows which)",
         io::ErrorKind::PermissionDenied => {
             " (ports below 1024 need the capability CAP_NET_BIND_SERVICE)"
         }

@@ -43,7 +43,7 @@ impl TlsConnector {
         let name = self.settings.name_of(server.address()).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "the host of the server is not a name or address that a certificate can contain",
+                "the server's host is not a name or address that a certificate can contain",
             )
         })?;
         let endpoint = Endpoint {

@@ -1,7 +1,7 @@
 //! DNS look-ups: addresses and SRV records, with their TTLs.
 //!
 //! Answers are not cached: the caller decides when to look up again. Truncated answers are
-//! requested again over TCP. The addresses of `dns` may also come from `/etc/hosts`.
+//! requested again over TCP. The addresses of a `dns` source may also come from `/etc/hosts`.
 
 mod hosts;
 mod targets;
@@ -50,8 +50,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit of one query, after which it is repeated or sent to the next DNS server.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Minimum of [`QUERY_TIMEOUT`] as set by `options timeout:` in `/etc/resolv.conf`, where 0 is
-/// valid.
+/// Minimum time limit of one query, because `options timeout:` in `/etc/resolv.conf` may be 0.
 const MIN_QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a look-up found no records.
@@ -63,7 +62,7 @@ pub(crate) enum DnsError {
     NoRecords(&'static str),
     #[error("{0}")]
     Failed(#[from] NetError),
-    #[error("the address {0} cannot be the address of a server")]
+    #[error("no server can have the address {0}")]
     InvalidAddress(IpAddr),
     /// No server is known, because parts of the look-up failed or records are invalid.
     #[error("{0}")]
@@ -108,7 +107,8 @@ struct Current {
 struct Resolver {
     dns: TokioResolver,
     search: Vec<Name>,
-    /// Names with fewer dots are looked up in the search domains first, other names last.
+    /// Names with fewer dots are looked up in the search domains first. Other names are looked up
+    /// there last.
     ndots: usize,
     family: AddressFamily,
 }
@@ -324,9 +324,9 @@ impl Resolver {
         })
     }
 
-    /// Looks up `name` in the search domains, like the resolver of the C library. Stops at the
-    /// first name that has records. Also stops at the first failure, because the name in a later
-    /// domain may belong to another service.
+    /// Looks up `name` in the search domains, like the C library's resolver. Stops at the first
+    /// name that has records. Also stops at the first failure, because the name in a later domain
+    /// may belong to another service.
     async fn searched<T>(
         &self,
         name: &str,
@@ -440,8 +440,8 @@ const fn is_in(family: AddressFamily, address: IpAddr) -> bool {
     }
 }
 
-/// Whether a server can have this address. DNS filters answer `0.0.0.0` and `::`; connections to
-/// these reach the host of the balancer itself.
+/// Whether a server can have this address. DNS filters answer with `0.0.0.0` and `::`, but
+/// connections to these addresses reach the balancer's own host.
 const fn is_usable(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => !v4.is_unspecified() && !v4.is_multicast() && !v4.is_broadcast(),
