@@ -100,9 +100,8 @@ enum FailedStream {
     Tls(TlsStream),
 }
 
-/// Performs the TLS handshake before `deadline`. The client gets a permit of the handshake
-/// scheduler only once it has sent its ClientHello, so silent sockets do not delay
-/// handshakes.
+/// Performs the TLS handshake before `deadline`. The client gets a permit from the handshake
+/// scheduler only after it has sent its ClientHello, so silent sockets do not delay handshakes.
 async fn handshake(
     mut socket: TcpStream,
     deadline: Instant,
@@ -192,8 +191,8 @@ async fn proxy<S: Stream>(
     context: Arc<ServerContext>,
     record: &mut AccessRecord,
 ) {
-    // `connect` takes the snapshot: a long-lived connection must not keep old rules and
-    // upstreams alive.
+    // `connect` takes ownership of the snapshot, because a long-lived connection must not keep old
+    // rules and upstreams alive.
     let connecting = connect(&mut stream, snapshot, listener, &context, record);
     let mut connected = match Box::pin(connecting).await {
         Ok(connected) => connected,

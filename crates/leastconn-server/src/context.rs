@@ -53,7 +53,7 @@ pub struct ServerContext {
     pub fleet: FleetSlot,
     /// This process as a member of a fleet.
     pub member: FleetMember,
-    /// Server counts and slots. `None`: this balancer acts alone.
+    /// Server counts and slots. `None` if this balancer acts alone.
     servers: ArcSwapOption<SharedServers>,
     /// Predecessor processes that still have connections.
     pub predecessors: Arc<Predecessors>,

@@ -4,7 +4,7 @@
 //! buffered data are closed. This happens before an allocation fails, which would abort the
 //! process.
 //!
-//! Usage is read from `/proc/self/statm`: at every sixteenth accepted connection, and by a
+//! Usage is read from `/proc/self/statm`: on every sixteenth accepted connection, and by a
 //! dedicated thread, often enough that open connections cannot use up the remaining memory between
 //! two measurements. The allocator may keep freed memory and use it again before it asks the kernel
 //! for more. So memory that connections have freed counts as free even if the kernel still counts
@@ -110,7 +110,7 @@ impl Budget {
         self.is_exceeded.load(Ordering::Relaxed)
     }
 
-    /// Counts an accepted connection, and measures memory at every sixteenth connection.
+    /// Counts an accepted connection, and measures memory on every sixteenth connection.
     pub fn connection_accepted(&self) {
         let accepted = self.accepted.fetch_add(1, Ordering::Relaxed);
         if accepted.is_multiple_of(MEASURE_EVERY) {

@@ -192,8 +192,8 @@ impl ReasonCode {
         !matches!(self.class(), Class::Success)
     }
 
-    /// Whether a connection without a server that ends with this reason was refused. Some of these
-    /// reasons can also end a connection that has a server.
+    /// Whether a connection that ends with this reason before it has a server was refused. Some of
+    /// these reasons can also end a connection that has a server.
     pub const fn is_refusal(self) -> bool {
         matches!(self.class(), Class::Refused)
     }

@@ -1,7 +1,7 @@
 //! Closes some quiet connections on servers that have more than their share, so that their clients
 //! reconnect to other servers.
 //!
-//! Without this, long-lived connections never move: a server that was added or has returned stays
+//! Without this, long-lived connections never move: a server that was added or has come back stays
 //! almost idle. Only clients whose rule has `rebalance = true` are affected.
 //!
 //! In a fleet, the connections of the other members count when shares are compared, and each member

@@ -221,7 +221,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Starts the service, or takes it over from a predecessor. From now on, this process answers
+    /// Starts the service, or takes it over from a predecessor. From then on, this process answers
     /// the admin API, carries out overrides and owns the files of UNIX sockets.
     pub fn activate(&self) {
         self.context.overrides.activate();

@@ -16,7 +16,7 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Creates telemetry with this access log, without metrics or refusals so far.
+    /// Creates telemetry with this access log, and with empty metrics and refusals.
     pub fn new(access_log: AccessLog) -> Self {
         Self {
             metrics: Metrics::new(),

@@ -214,8 +214,8 @@ impl Upstream {
         handover.add(self.pool.id(), &self.discovery, net::now());
     }
 
-    /// Waits until each source has had an answer with servers. Completes immediately if `start =
-    /// "empty"` is set.
+    /// Waits until each source has had an answer with servers. With `start = "empty"`, completes
+    /// immediately.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -234,7 +234,8 @@ impl Upstream {
         self.discovery.look_up_once(limit).await;
         let servers = self.discovery.servers();
         if !servers.is_empty() {
-            // Without listed servers and answers, the pool stays empty. The names are distinct.
+            // An error means that there are neither listed servers nor answers, because the names
+            // are distinct. The pool then stays empty.
             let _ = self.pool.update(servers);
         }
     }

@@ -70,7 +70,7 @@ fn interval(config: &Config) -> Duration {
     })
 }
 
-/// Ends connections beyond their `max_lifetime`, and returns those whose certificate has
+/// Ends connections that exceed their `max_lifetime`, and returns those whose certificate has
 /// expired.
 fn end_too_old(context: &ServerContext, now: Timestamp) -> Vec<Arc<ConnectionHandle>> {
     let (instant, seconds) = (net::now(), now.as_second());

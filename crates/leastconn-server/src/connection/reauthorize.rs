@@ -31,8 +31,8 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// Authorizes a new connection and stores the result in its state, so that reloads
-/// re-authorize it from now on.
+/// Authorizes a new connection and stores the result in its state, so that reloads re-authorize it
+/// from then on.
 ///
 /// # Errors
 /// If the client is refused.

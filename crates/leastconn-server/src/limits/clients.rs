@@ -5,10 +5,10 @@
 //! have a certificate. A full table refuses no client. Instead, it forgets clients without
 //! connections, starting with those whose buckets are fullest.
 //!
-//! Memory: about 240 bytes for each identity, including a name of up to `MAX_NAME` bytes; at most
-//! 62 MB for sources and 250 MB for certificates. The maximum for certificates is reached only if a
-//! million certificates are used within the time that a bucket takes to fill. In a fleet, each
-//! limited identity needs about twice as much.
+//! Each identity takes about 240 bytes, including a name of up to `MAX_NAME` bytes. In total,
+//! sources take at most 62 MB and certificates at most 250 MB. The maximum for certificates is
+//! reached only if a million certificates are used within the time that a bucket takes to fill. In
+//! a fleet, each limited identity needs about twice as much.
 
 use std::{borrow::Cow, num::NonZeroU32, time::Instant};
 

@@ -11,7 +11,7 @@ fn statm_is_read_in_bytes() {
     assert_eq!(Statm::parse("", 4096), None);
 }
 
-/// Freed memory counts as free once, whether the allocator keeps or returns it.
+/// Freed memory counts as free exactly once, whether the allocator keeps it or returns it.
 #[test]
 fn freed_memory_counts_as_free() {
     let new = || {

@@ -28,7 +28,7 @@ pub fn raise_limit() {
     }
 }
 
-/// Maximum open connections: the configured number, but no more than the descriptor limit
+/// Maximum number of open connections: the configured number, but no more than the descriptor limit
 /// allows. The reserve keeps clients from using up the descriptors of the admin side and of
 /// health checks.
 pub fn max_connections(configured: Option<NonZeroUsize>) -> usize {

@@ -1,7 +1,7 @@
 //! Notifications to the service manager, sd_notify(3).
 //!
 //! Each notification is one datagram to the socket in `NOTIFY_SOCKET`: a path or, if it starts with
-//! `@`, an abstract name. Without the variable nothing is sent. Sending never blocks: if the
+//! `@`, an abstract name. Without the variable, nothing is sent. Sending never blocks: if the
 //! socket's buffer is full, the notification is lost and a warning is logged.
 
 use std::{

@@ -2,11 +2,11 @@
 //!
 //! 1. [`start`] runs the new binary with copies of the listening sockets and one end of a
 //!    socket pair. The successor loads the configuration, probes the servers, accepts
-//!    connections beside this process, and sends `ready`. If it fails, exits or times out,
+//!    connections alongside this process, and sends `ready`. If it fails, exits or times out,
 //!    this process continues unchanged.
 //! 2. This process stops accepting and sends `go`. The backlog is shared, so the successor accepts
 //!    the waiting connections. From then on, the successor provides the service.
-//! 3. This process serves its open connections to their end. Over the same socket pair, the
+//! 3. This process serves its open connections until they end. Over the same socket pair, the
 //!    successor forwards reloads, kills and requests to reopen log files, because they also apply
 //!    to these connections. This process reports how many connections it still has.
 //! 4. At the next upgrade, the successor passes its ends of all these socket pairs to its own
@@ -162,7 +162,7 @@ async fn begin(
     let (ours, theirs) = UnixStream::pair()?;
     sockets.push((OLD.to_owned(), theirs.into()));
     pass(&mut command, sockets);
-    // Use a blocking thread: fork takes long in a large process, because it copies the page tables.
+    // Use a blocking thread: fork is slow in a large process, because it copies the page tables.
     let started = tokio::task::spawn_blocking(move || {
         // Dropping the command closes this process's copies of the passed descriptors, so
         // that the end of the channel is noticed when the child exits.
@@ -262,8 +262,8 @@ impl Successor {
         self.pid
     }
 
-    /// Reports the open connections of this process to the newest process. Returns false if the
-    /// report could not be sent.
+    /// Reports the number of open connections of this process to the newest process. Returns false
+    /// if the report could not be sent.
     pub fn report(&self, connections: usize) -> bool {
         let status = PredecessorStatus::Serves {
             pid: std::process::id(),
@@ -282,7 +282,7 @@ impl Successor {
         }
     }
 
-    /// Receives the next message of the newest process.
+    /// Receives the next message from the newest process.
     ///
     /// # Cancel safety
     /// Cancel safe.

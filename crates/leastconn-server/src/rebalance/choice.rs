@@ -31,8 +31,8 @@ pub(super) struct QuietConnection<C> {
     pub(super) connection: C,
 }
 
-/// Mean connections per unit of weight of the available servers. `None` if there are fewer than two
-/// such servers or no connections.
+/// Mean number of connections per unit of weight, over the available servers. `None` if there are
+/// fewer than two such servers or no connections.
 fn mean(servers: &[ServerLoad]) -> Option<f64> {
     let available = || servers.iter().filter(|server| server.is_available);
     let connections: f64 = available().map(ServerLoad::total).sum();
@@ -40,7 +40,7 @@ fn mean(servers: &[ServerLoad]) -> Option<f64> {
     (available().count() > 1 && connections > 0.0).then(|| connections / weight)
 }
 
-/// Returns the available servers with more than `above` times the mean connections.
+/// Returns the available servers with more than `above` times the mean number of connections.
 pub(super) fn overloaded(
     policy: &Rebalance,
     servers: &[ServerLoad],

@@ -22,7 +22,7 @@ pub(super) enum LoadedTls {
 /// Loads the files of one `tls` table. Blocks.
 pub(super) type Load = Box<dyn FnOnce() -> LoadResult + Send>;
 
-/// The table with the warnings, or the errors.
+/// The loaded table and its warnings, or the errors.
 pub(super) type LoadResult = Result<(LoadedTls, Problems), Problems>;
 
 /// Returns a function for each `tls` table that loads its files.

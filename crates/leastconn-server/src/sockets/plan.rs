@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{process::inherited::Inherited, socket_file::SocketError};
 
-/// The planned changes for a configuration. Every step that can fail has been done.
+/// The planned changes for a configuration. All steps that can fail are complete.
 #[derive(Debug)]
 pub struct Plan {
     pub(super) tcp: Vec<(Wanted, Source)>,

@@ -47,7 +47,7 @@ struct UnixSocket {
     task: JoinHandle<()>,
 }
 
-/// The planned changes for a configuration. Every step that can fail has been done.
+/// The planned changes for a configuration. All steps that can fail are complete.
 #[derive(Debug)]
 pub(super) struct Plan(Vec<(Wanted, Source)>);
 

@@ -153,9 +153,9 @@ async fn next_request(
     }
 }
 
-/// Fails if bytes follow a request before it is answered. A client waits for the answer, so
-/// such bytes may have been injected by a man in the middle, and must not be treated as data of
-/// the authenticated client: CVE-2021-23222.
+/// Fails if bytes follow a request before it is answered. A client waits for the answer, so such
+/// bytes may have been injected by a man in the middle, and must not be treated as data from the
+/// authenticated client (CVE-2021-23222).
 fn reject_pipelined(socket: &TcpStream) -> Result<(), StartTlsError> {
     match socket.try_read(&mut [0; 1]) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),

@@ -42,7 +42,7 @@ pub struct AccessLog(Arc<Shared>);
 struct Shared {
     queue: Queue,
     is_on: AtomicBool,
-    /// Whether connections of unidentified clients are not logged.
+    /// Whether only connections of identified clients are logged.
     identified_only: AtomicBool,
     /// Asks the writer to reopen the file.
     reopen: AtomicBool,

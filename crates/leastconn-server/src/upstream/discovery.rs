@@ -1,4 +1,4 @@
-//! Discovery of the servers of an upstream: `dns`, `srv` and `file` in `servers`.
+//! Discovery of an upstream's servers: `dns`, `srv` and `file` in `servers`.
 //!
 //! For each source, a task repeats the look-up and merges the answers into the members of the
 //! source ([`members`]). After each look-up, the task applies the complete server list of the

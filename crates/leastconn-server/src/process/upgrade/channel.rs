@@ -35,8 +35,8 @@ pub enum StartMessage {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NewestMessage {
-    /// The newest process took over. Predecessors reload the configuration, because the newest
-    /// process has loaded it and it may have changed.
+    /// The newest process has taken over. Predecessors reload the configuration, because the
+    /// version that the newest process has loaded may differ from theirs.
     TookOver { pid: u32 },
     /// The newest process reloaded the configuration.
     Reloaded {},
@@ -69,7 +69,7 @@ pub enum PredecessorMessage {
         #[serde(default)]
         reload: bool,
         /// Overrides, if they changed since the successor was started.
-        // The name must not change: see the head of this module.
+        // The name must not change: see the module documentation.
         #[serde(default, rename = "by_hand", skip_serializing_if = "Option::is_none")]
         overrides: Option<OverrideHandover>,
     },

@@ -43,7 +43,7 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     fn blocked_seconds(&self) -> f64;
     /// Access log lines lost so far.
     fn lost_log_lines(&self) -> u64;
-    /// `None`: the process is not a member of a fleet.
+    /// `None` if the process is not a member of a fleet.
     fn fleet(&self) -> Option<FleetGauges>;
     /// Whether new connections are accepted.
     fn is_ready(&self) -> bool;

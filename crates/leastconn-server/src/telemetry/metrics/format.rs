@@ -45,7 +45,7 @@ impl Format {
 }
 
 /// Converts OpenMetrics to Prometheus text. prometheus-client only writes OpenMetrics. For
-/// the types used here the formats differ in two points: in Prometheus text, `_total` is
+/// the types used here, the formats differ in two ways: in Prometheus text, `_total` is
 /// part of a counter's family name, and there is no `# EOF` line.
 pub(super) fn to_prometheus(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len() + 1024);

@@ -46,7 +46,7 @@ impl ClientMetrics {
         u64::try_from(self.open.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
-    /// Refused connections: ended without a server.
+    /// Refused connections, which ended without a server.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
@@ -70,7 +70,7 @@ impl ClientMetrics {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Counts an ended connection. `is_refused`: the connection never had a server.
+    /// Counts an ended connection. `is_refused` means that it never had a server.
     pub fn count_end(&self, reason: ReasonCode, is_refused: bool) {
         self.count(reason);
         if is_refused {
@@ -335,7 +335,8 @@ impl Series {
     }
 }
 
-/// Exports only reasons that occurred: with many rules, a series for each reason would be too many.
+/// Exports only reasons that have occurred, because a series for each rule and reason would be too
+/// many.
 fn ended(
     clients: &[(Arc<str>, Arc<ClientMetrics>)],
 ) -> impl Iterator<Item = (ClientEnded, ConstCounter<u64>)> {

@@ -49,7 +49,7 @@ impl FoundServer {
 /// The result of a successful look-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// In a stable order: if the limit is exceeded, the first servers become members.
+    /// The servers in a stable order. If the limit is exceeded, the first ones become members.
     pub(crate) servers: Vec<FoundServer>,
     /// Number of further servers that the look-up left out because of `max`.
     pub(crate) omitted: usize,

@@ -61,8 +61,8 @@ pub(crate) enum ServerFileError {
 /// Reads a file. Blocks the thread.
 ///
 /// # Errors
-/// If the file cannot be read, or if any part of it is invalid: using only the valid part would
-/// remove servers.
+/// If the file cannot be read, or if any part of it is invalid, because using only the valid part
+/// would remove servers.
 pub(crate) fn read(path: &Path) -> Result<Answer, ServerFileError> {
     let contents = files::read(path, LARGEST)?;
     parse(&contents.bytes, path)

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::members::FoundServer;
 
-/// Above this number of names, names of targets that are missing from the answer are dropped,
-/// unless their servers are still members.
+/// If there are more names than this, the names of targets that are missing from the answer are
+/// dropped, unless their servers are still members.
 const MAX_NAMES: usize = 4096;
 
 /// An SRV record and the addresses of its target.

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::is_usable;
 
-/// The usable addresses of `name` in the contents of a hosts file. Like the resolver of the C
-/// library, compares the name as it is configured, without search domains.
+/// The usable addresses of `name` in the contents of a hosts file. Like the C library's resolver,
+/// compares the name as configured, without search domains.
 pub(super) fn addresses(contents: &[u8], name: &str) -> BTreeSet<IpAddr> {
     let text = String::from_utf8_lossy(contents);
     let address = |line: &str| {

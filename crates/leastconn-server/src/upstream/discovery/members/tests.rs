@@ -189,8 +189,8 @@ fn the_first_servers_stay_if_there_are_too_many() {
     assert_eq!(names(&members), ["d", "e", "f", "g"]);
 }
 
-/// One step of a random sequence: seconds since the previous step, the servers in the answer,
-/// and whether the answer is complete. `None`: the look-up failed.
+/// One step of a random sequence: seconds since the previous step, the servers in the answer, and
+/// whether the answer is complete. `None` means that the look-up failed.
 type Step = (u64, Option<(BTreeSet<u8>, bool)>);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {

@@ -82,7 +82,7 @@ async fn srv_records_without_usable_targets_are_a_failure() {
 
 const NAME: &str = "_http._tcp.site.";
 
-/// The reply to the query of [`NAME`], with addresses of the targets in the additional section.
+/// The reply to the query for [`NAME`], with addresses of the targets in the additional section.
 fn with_additional(targets: &[(&str, u16)], addresses: &[(&str, &str)]) -> Reply {
     let Reply::Records(records) = srv(targets) else {
         unreachable!("`srv` returns records");
