@@ -110,7 +110,8 @@ impl From<Box<Failed>> for Ended {
 
 /// The access log detail for a connection that another task ended while it was relaying.
 pub(super) fn stop_detail(reason: ReasonCode) -> Option<String> {
-    let text = "the memory limit is reached (`memory_limit`), and this connection had a lot of buffered data";
+    let text =
+        "the memory limit is reached (`memory_limit`), and this connection buffered a lot of data";
     (reason == ReasonCode::Overloaded).then(|| text.to_owned())
 }
 
