@@ -47,7 +47,7 @@ pub struct FleetSummary {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FleetState {
-    /// The store has not been reached yet. This state ends after at most one second.
+    /// Within the first second, before the store is reached.
     Joining,
     /// Limits and counts are shared.
     Joined,

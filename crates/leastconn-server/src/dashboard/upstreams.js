@@ -172,7 +172,7 @@ const slowStart = ({ share, remaining_seconds: left }) =>
 const STATES = [
   ["ready", "Ready", "New connections are sent to this server."],
   ["drain", "Drain", "No new connections. Open connections continue."],
-  ["maint", "Maint", "No new connections. Open connections are closed after a grace period, and health checks are ignored."],
+  ["maint", "Maint", "No new connections. Open connections are closed after a grace period, and its health is not checked."],
 ];
 
 /** The dialog that sets the state of a server. */
