@@ -1,4 +1,4 @@
-# The image: one static binary and a user that is not root.
+# The image contains one static binary, which runs as a non-root user.
 #
 #   docker build -t leastconn-lb:local .
 #
@@ -35,12 +35,12 @@ COPY LICENSE-MIT LICENSE-APACHE .docker-build/leastconn-lb* /
 FROM ${BUILDER_IMAGE} AS build
 WORKDIR /src
 # Static glibc: name resolution by files and DNS needs no shared objects. With --target, the
-# flag does not apply to build scripts. Line tables would be three quarters of the binary;
-# function names for backtraces remain.
+# flag does not apply to build scripts. Line tables are stripped, because they would be three
+# quarters of the binary. Function names remain for backtraces.
 ENV RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=debuginfo
 # First compile the dependencies with empty crates, in a layer that is reused until a manifest
-# or the lock file changes. Benchmarks in the manifests do not exist yet, which cargo rejects,
-# so they are removed here; the manifests are copied again below.
+# or the lock file changes. cargo rejects manifests that list benchmarks whose files do not exist
+# yet, so these entries are removed here. The original manifests are copied again below.
 COPY Cargo.toml Cargo.lock ./
 COPY crates/leastconn/Cargo.toml crates/leastconn/
 COPY crates/leastconn-lb/Cargo.toml crates/leastconn-lb/
@@ -57,7 +57,7 @@ RUN for crate in crates/* bench; do mkdir "$crate/src" && : > "$crate/src/lib.rs
  && echo 'fn main() {}' > crates/leastconn-lb/src/main.rs \
  && cargo build --locked --release -p leastconn-lb --target "$(uname -m)-unknown-linux-gnu"
 # Then compile the workspace. Cargo compares modification times, and the empty crates are newer
-# than the files of the checkout, hence touch.
+# than the checked-out files, so the files must be touched.
 COPY . .
 RUN find crates -name '*.rs' -exec touch {} + \
  && cargo build --locked --release -p leastconn-lb --target "$(uname -m)-unknown-linux-gnu" \

@@ -1,6 +1,6 @@
-# `make` lists the targets. All of them need cargo and a C compiler. Further programs
-# that a target needs are checked by scripts/setup.sh, which installs them (as root, on
-# Debian and Ubuntu) or prints what is missing.
+# `make` lists the targets. All of them need cargo and a C compiler. scripts/setup.sh checks
+# for the other programs that a target needs. As root on Debian and Ubuntu, it installs them;
+# otherwise it prints what is missing.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -65,7 +65,7 @@ simulate-upstreams: ## Start two web servers on 127.0.0.1:8081 and 8082, for mak
 	@scripts/simulate-upstreams.sh start
 
 .PHONY: stop-upstreams
-stop-upstreams: ## Stop these web servers
+stop-upstreams: ## Stop the web servers of make simulate-upstreams
 	@scripts/simulate-upstreams.sh stop
 
 .PHONY: certs
@@ -126,8 +126,8 @@ test-race: loom ## Run the loom models, then the multi-threaded tests repeatedly
 loom: ## Run the loom model tests only
 	RUSTFLAGS="--cfg loom" $(CARGO) test --locked --release -p leastconn --no-default-features --target-dir target/loom --test loom
 
-# RUSTC_BOOTSTRAP: cargo-fuzz uses unstable compiler flags. `-s none`: a sanitizer needs
-# a standard library built for it, and this code has no `unsafe` for it to check.
+# RUSTC_BOOTSTRAP: cargo-fuzz uses unstable compiler flags. `-s none`: a sanitizer needs a
+# standard library that is built with it, and this code has no `unsafe` blocks to check.
 .PHONY: fuzz
 fuzz: ## Fuzz the TLS record layer, PROXY headers, certificates and patterns, FUZZ_SECONDS=60 each (needs: cargo install cargo-fuzz)
 	@cargo fuzz --version >/dev/null 2>&1 || { echo 'cargo-fuzz is missing: cargo install --locked cargo-fuzz'; exit 1; }
@@ -258,7 +258,7 @@ docker-compose: certs ## Start two web servers and the balancer on port 9443; te
 	$(COMPOSE) up -d --build
 
 .PHONY: docker-compose-down
-docker-compose-down: ## Stop and remove these containers
+docker-compose-down: ## Stop and remove the containers of make docker-compose
 	$(COMPOSE) down
 
 .PHONY: docker-test
@@ -267,5 +267,5 @@ docker-test: ## Start docker-compose.yml briefly and check which client reaches 
 	@deploy/docker-test.sh
 
 .PHONY: docker-test-full
-docker-test-full: ## The same with an image compiled by the Dockerfile
+docker-test-full: ## Like docker-test, with an image compiled by the Dockerfile
 	@deploy/docker-test.sh --full

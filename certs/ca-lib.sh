@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# Functions of a small certificate authority (CA), sourced by the scripts in this
+# Functions for a small certificate authority (CA), sourced by the scripts in this
 # directory.
 #
 # A CA is a directory with ca.crt, ca.key.pem, ca.crl, and db/, the database of

@@ -32,7 +32,7 @@ fi
 if [ -n "$CERT" ]; then
   openssl x509 -in "$CERT" -noout 2>/dev/null || die "$CERT is not a certificate"
   openssl verify -no_check_time -partial_chain -CAfile "$CA/ca.crt" "$CERT" >/dev/null 2>&1 ||
-    die "$CERT was not issued by this CA, which cannot revoke it"
+    die "$CERT was not issued by this CA, so this CA cannot revoke it"
   SERIAL=$(openssl x509 -in "$CERT" -noout -serial)
   SERIAL=${SERIAL#serial=}
   if awk -F '\t' -v s="$SERIAL" '$1 == "R" && $4 == s { found = 1 } END { exit !found }' "$CA/db/index.txt"; then

@@ -26,8 +26,8 @@ ask() { # CERT KEY
   ERROR=$(cat "$ERRORS")
 }
 
-# curl may miss the alert: if it has sent a request already, a TCP reset can overtake the
-# alert. s_client sends nothing, and so receives it.
+# curl may miss the alert: if it has already sent a request, a TCP reset can overtake the
+# alert. s_client sends nothing, so it receives the alert.
 alert() { # CERT KEY
   { sleep 3; } | openssl s_client -connect "$ADDRESS" -servername "$NAME" -CAfile "$CERTS/ca/ca.crt" \
     -cert "$1" -key "$2" 2>&1 | sed -n 's/.*\(alert [a-z ]*\).*/\1/p' | head -n 1

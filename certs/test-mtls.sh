@@ -5,7 +5,7 @@
 #   client1.lb.com   may use both servers
 #   client2.lb.com   may use webapp2 only
 #   stranger.lb.com  has a trusted certificate, but matches no rule
-#   no certificate, an expired one: refused
+#   clients without a certificate, or with an expired one, are refused
 #
 # Exit code 0 if everything is as expected, else 1 with a message.
 #

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests docker-compose.yml: builds the image, starts two web servers and the balancer, and
-# connects clients with different rights. Removes everything at the end, also after a
+# connects clients with different rights. Removes everything at the end, even after a
 # failure.
 #
 #   deploy/docker-test.sh          image from a static binary that cargo builds here

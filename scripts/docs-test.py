@@ -9,7 +9,7 @@ therefore free, and every process that the page starts ends with it. A page fail
 command that fails.
 
     ```sh run               commands that must succeed
-    ```sh run fails         commands of which the last one must fail
+    ```sh run fails         commands; the last one must fail
     ```toml file=NAME       text that is saved as NAME
     <!-- run                commands that a reader does not see: preparation, and checks of
     -->                     what the visible commands have done

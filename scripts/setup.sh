@@ -47,7 +47,7 @@ BAD=''
 MISSING=()
 want() { have "$1" || MISSING+=("$2"); }
 
-# aws-lc, the cryptographic library of rustls, is written in C. It ships assembly for
+# aws-lc, the cryptographic library that rustls uses, is written in C. It ships assembly for
 # Linux on x86-64 and arm64; other platforms also need cmake.
 want cc gcc
 if have cc && ! printf '#include <stdlib.h>\nint main(void){return 0;}' | cc -x c -fsyntax-only - 2>/dev/null; then
@@ -117,7 +117,7 @@ if [ ${#MISSING[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && have apt-get; then
     echo "setup: installing ${MISSING[*]}" >&2
     log=$(mktemp)
-    # policy-rc.d keeps the installed services stopped: tests start nginx and others
+    # policy-rc.d keeps the installed services stopped: the tests start nginx and other servers
     # themselves, on other ports.
     policy=''
     if [ ! -e /usr/sbin/policy-rc.d ]; then
@@ -153,7 +153,7 @@ else
     problem "cargo is installed but does not run: $(cargo --version 2>&1 | head -n 1)"
   elif ! version_at_least "$found" "$RUST"; then
     if have rustup; then fix="rustup toolchain install stable && rustup default stable"; else fix="see https://rustup.rs"; fi
-    problem "Rust $found is too old, $RUST or later is needed: $fix"
+    problem "Rust $found is too old; $RUST or later is needed: $fix"
   elif [ -n "$LINT" ]; then
     cargo fmt --version >/dev/null 2>&1 || problem "rustfmt is missing: rustup component add rustfmt"
     cargo clippy --version >/dev/null 2>&1 || problem "clippy is missing: rustup component add clippy"
@@ -170,7 +170,7 @@ fi
 
 # --- Python modules --------------------------------------------------------------
 
-# Clients and servers of some protocols, and Valkey, which Debian 12 does not have. Tests whose
+# Clients and servers for some protocols, and Valkey, which is not in Debian 12. Tests whose
 # module is missing are skipped.
 python_env=target/test-python
 python_list=scripts/test-python.txt

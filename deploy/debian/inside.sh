@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the package inside the temporary Debian of deploy/debian/test.sh. Do not run this script
+# Tests the package inside the temporary Debian that test.sh creates. Do not run this script
 # elsewhere: it installs packages, writes to /etc, and purges packages. MODE is systemd or
 # chroot. LANDLOCK is the Landlock version of the kernel, or below 1 if it has none.
 set -euo pipefail
@@ -45,7 +45,7 @@ start() {
     systemctl start leastconn || die "systemctl start: $(journalctl -q --no-pager -n 5 -u leastconn)"
   else
     install -d -m 0755 -o leastconn -g leastconn /run/leastconn
-    # `exec`, so that the PID is that of the program.
+    # `exec`, so that PID is the process ID of the program.
     (umask 027 && exec setpriv --reuid leastconn --regid leastconn --clear-groups --ambient-caps +net_bind_service --inh-caps +net_bind_service \
       leastconn-lb run --config $CONF 2>/test/messages) &
     PID=$!
@@ -325,7 +325,7 @@ if with_systemd; then
   is 'restarts' 0 "$(systemctl show -P NRestarts leastconn)"
   only web2 || die 'the upgrade lost the override'
   leastconn-lb ctl ready web/web1 >/dev/null || die 'ctl ready after the upgrade'
-  # The new program is in the sandbox of the predecessor and in its own.
+  # The new program is in its predecessor's sandbox and in its own.
   is 'the sandbox of the new program' $CONFINED "$(sandbox)"
   ok "handed over: none of $(wc -l <asked) requests during the upgrade was refused"
 else

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints the licences of all crates that the release binary contains.
 
-Uses the metadata of cargo: the normal dependencies of leastconn-lb on this platform, without
+Uses cargo's metadata: the normal dependencies of leastconn-lb on this platform, without
 build-time dependencies (procedural macros and their dependencies)."""
 
 import json
@@ -21,7 +21,7 @@ def metadata():
 
 
 def contained(data, own=False):
-    """Returns the packages in the binary, those of this project only if `own`."""
+    """Returns the packages in the binary, including those of this project if `own` is set."""
     packages = {package["id"]: package for package in data["packages"]}
     nodes = {node["id"]: node for node in data["resolve"]["nodes"]}
     root = next(id for id, package in packages.items() if package["name"] == "leastconn-lb")

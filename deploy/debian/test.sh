@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests the Debian package in a temporary Debian whose only network is its loopback: install,
-# configure, start by systemd, serve clients, reload, rotate, upgrade, remove, purge; also
-# `make install`. The checks are in deploy/debian/inside.sh.
+# configure, start with systemd, serve clients, reload, rotate, upgrade, remove and purge. Also
+# tests `make install`. The checks are in deploy/debian/inside.sh.
 #
 #   deploy/debian/test.sh             builds the package first (as root)
 #

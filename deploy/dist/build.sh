@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds target/dist/leastconn-lb-VERSION-ARCH-linux.tar.gz: a static binary with manual pages,
 # completions, systemd units, documentation, licences and a software bill of materials
-# (CycloneDX), and SHA256SUMS beside it. The same commit and toolchain give the same bytes: no
-# path of this machine and no time except that of the commit gets into the files.
+# (CycloneDX), and SHA256SUMS beside it. The same commit and toolchain give the same bytes: the
+# files contain no path of this machine, and no time other than that of the commit.
 #
 #   DIST_BINARY        a static leastconn-lb to use instead of building one
 #   DIST_TARGET        target triple; default: this machine's, with glibc
@@ -28,8 +28,8 @@ umask 022
 program=${DIST_BINARY:-}
 if [ -z "$program" ]; then
   home=${CARGO_HOME:-$HOME/.cargo}
-  # With --target, the flags do not apply to build scripts. Line tables would be three quarters of
-  # the binary; function names for backtraces remain.
+  # With --target, the flags do not apply to build scripts. Line tables are stripped, because they
+  # would be three quarters of the binary. Function names remain for backtraces.
   RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$PWD=/src --remap-path-prefix=$home=/cargo" \
     CFLAGS="-ffile-prefix-map=$PWD=/src -ffile-prefix-map=$home=/cargo" \
     CARGO_PROFILE_RELEASE_STRIP=debuginfo \

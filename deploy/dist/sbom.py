@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Prints a software bill of materials of the release binary: CycloneDX 1.6, JSON.
+"""Prints a software bill of materials for the release binary: CycloneDX 1.6, JSON.
 
-It has the crates that the binary contains (the normal dependencies of leastconn-lb on this
-platform), with versions, licences, checksums of Cargo.lock and dependencies. The same commit
+It lists the crates that the binary contains (the normal dependencies of leastconn-lb on this
+platform), with versions, licences, checksums from Cargo.lock, and dependencies. The same commit
 always gives the same output: SOURCE_DATE_EPOCH is the only time in it."""
 
 import datetime
@@ -30,7 +30,7 @@ def component(package, checksums):
         "purl": purl(package),
     }
     if package["license"]:
-        # An old separator of cargo, which SPDX expressions do not have.
+        # `/` is an old separator of cargo, which is not valid in SPDX expressions.
         entry["licenses"] = [{"expression": package["license"].replace("/", " OR ")}]
     checksum = checksums.get((package["name"], package["version"]))
     if checksum:

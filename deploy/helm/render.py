@@ -3,10 +3,10 @@
 
     render.py LIBRARY [VALUES.yaml]…
 
-Uses `helm` if it is installed (LIBRARY is then ignored). Otherwise LIBRARY is the shared library of the PyPI package
-helm-sdkpy, which contains Helm. That library has no `template`, but `lint` executes the templates
-and logs what they pass to `fail`. Therefore a copy of the chart is linted in which all templates
-are rendered into the argument of `fail`.
+Uses `helm` if it is installed (LIBRARY is then ignored). Otherwise LIBRARY is the shared library
+of the PyPI package helm-sdkpy, which contains Helm. That library has no `template`, but `lint`
+executes the templates and logs what they pass to `fail`. Therefore this script makes a copy of the
+chart that renders all templates into the argument of `fail`, and lints that copy.
 """
 
 import base64
@@ -57,7 +57,7 @@ def by_library(path, files):
         chart = Path(directory) / "leastconn"
         shutil.copytree(CHART, chart)
         values(chart, files)
-        # First unchanged, for the problems that `lint` detects: 2 is a warning, 3 an error.
+        # First lint the unchanged chart, to find its problems. Severity 2 is a warning, 3 an error.
         found = [message for message in lint(library, chart)["Messages"] or [] if message["Severity"] > 1]
         if found:
             sys.exit(f"render: {json.dumps(found)}")

@@ -50,7 +50,7 @@ def schemas(documents):
 
 
 def restricted(pod, container):
-    """Requirements of the restricted level on a pod."""
+    """Checks a pod against the restricted level."""
     of_pod, of_container = pod["securityContext"], container["securityContext"]
     expect(of_pod["runAsNonRoot"] is True and of_pod["runAsUser"] != 0, "the pod may run as root")
     expect(of_pod["seccompProfile"]["type"] == "RuntimeDefault", "no seccomp profile")
@@ -131,7 +131,7 @@ def together(documents):
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     expect(set(volumes) == {mount["name"] for mount in mounts.values()}, "volumes and mounts differ")
-    expect(volumes["conf"]["configMap"]["name"] == config_map["metadata"]["name"], "the Deployment mounts another ConfigMap than that of the configuration")
+    expect(volumes["conf"]["configMap"]["name"] == config_map["metadata"]["name"], "the Deployment mounts a ConfigMap other than that of the configuration")
     for mount in mounts.values():
         expect("subPath" not in mount, "files that are mounted by subPath are never updated")
     mounted = {f"/etc/leastconn/conf/{key}" for key in ["leastconn.toml"]}

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Validates the manifests against the Kubernetes schemas and against each other with check.py,
-# and with kubernetes-validate from PyPI in a virtual environment (target/kubernetes). Does the same
-# with the rendered Helm chart. If
-# kubectl is installed, also validates the output of kustomize. Needs no cluster. The
-# configuration in leastconn.toml is tested by shipped_configurations.rs of leastconn-lb.
+# Validates the manifests against the Kubernetes schemas and against each other, with check.py and
+# with kubernetes-validate from PyPI in a virtual environment (target/kubernetes). Does the same
+# with the rendered Helm chart and, if kubectl is installed, with the output of kustomize. Needs no
+# cluster. The configuration in leastconn.toml is tested by shipped_configurations.rs of
+# leastconn-lb.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the units with systemd: no errors, and an exposure of at most 2.0 of 10.
+# Checks the units with systemd: no errors, and an exposure of at most 2.0 out of 10.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
