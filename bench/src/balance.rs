@@ -1,6 +1,6 @@
 //! `balance`: compares how leastconn-lb and other balancers distribute connections, for example
-//! when servers are full, broken or restarted. Each situation runs on all balancers at the same
-//! time, with the same arrivals and a fixed duration.
+//! when servers are full, broken or restarted. Each situation takes a fixed time. All balancers
+//! run it concurrently, with the same sequence of clients.
 
 mod client;
 mod config;
@@ -30,10 +30,10 @@ pub struct BalanceArgs {
     /// Run only situations whose names contain one of these words; see --list.
     #[arg(long, value_name = "WORD,…", value_delimiter = ',')]
     only: Vec<String>,
-    /// Compare with these peers [default: all installed ones]; `none`: leastconn only.
+    /// Peers to compare with [default: all that are installed]; `none` runs only leastconn.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     peers: Option<Vec<String>>,
-    /// Seed of arrivals and durations.
+    /// Seed for the random arrival times and durations of connections.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Path of leastconn-lb.
@@ -54,7 +54,7 @@ pub struct BalanceArgs {
     list: bool,
 }
 
-/// An error of the program itself. Failures of balancers are shown in the table.
+/// An error in the benchmark itself. Failures of balancers appear in the table.
 #[derive(Debug, thiserror::Error)]
 pub enum BalanceError {
     #[error("{0}")]

@@ -1,6 +1,6 @@
-//! `compare`: measures leastconn-lb and other balancers. Every round measures each case on
-//! all balancers, one after the other, so that changes in the speed of the machine affect
-//! all balancers. The order of the balancers rotates from case to case.
+//! `compare`: measures leastconn-lb and other balancers. Each round measures each case on all
+//! balancers, one after the other, so that changes in the machine's speed affect all of them
+//! alike. The order of the balancers rotates from case to case.
 
 pub mod balancer;
 pub mod case;
@@ -45,20 +45,20 @@ pub struct CompareArgs {
     /// Measure only cases whose names contain one of these words; see --list.
     #[arg(long, value_name = "WORD,…", value_delimiter = ',')]
     only: Vec<String>,
-    /// Compare with these peers [default: all installed ones]; `none`: leastconn only.
+    /// Peers to compare with [default: all that are installed]; `none` runs only leastconn.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     peers: Option<Vec<String>>,
     /// Measure fewer cases, for a shorter time and with fewer connections. Fails only if
     /// leastconn has errors, not if a result is missing.
     #[arg(long)]
     quick: bool,
-    /// Seconds per measurement, without warm-up [default: 2; quick: 0.3].
+    /// Seconds per measurement, excluding warm-up [default: 2; quick: 0.3].
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
     /// Worker threads of each balancer, each on its own CPU.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     workers: u8,
-    /// Record layer of leastconn [default: that of leastconn].
+    /// Record layer of leastconn [default: leastconn's own default].
     #[arg(long, value_enum)]
     records: Option<Records>,
     /// Path of leastconn-lb.
@@ -93,7 +93,7 @@ pub enum CompareError {
     NoBinary(PathBuf),
     #[error("leastconn: {0}")]
     Start(#[from] StartError),
-    /// There is only one CPU, but load and balancer need separate CPUs.
+    /// There is only one CPU, but the load generator and the balancer need separate CPUs.
     #[error("only one CPU: load and balancer would share it. Use --unpinned to measure anyway")]
     OneCpu,
     #[error("{0}")]
@@ -148,7 +148,7 @@ struct Bench {
     notes: Vec<String>,
     samples: Vec<Sample>,
     progress: Progress,
-    /// Holds certificates, configurations and logs; deleted at the end.
+    /// Holds certificates, configurations and logs. Deleted at the end of the run.
     _directory: tempfile::TempDir,
 }
 
@@ -363,7 +363,7 @@ impl Bench {
         }
     }
 
-    /// Starts all balancers. Peers that fail to start are left out with a note.
+    /// Starts all balancers. Peers that fail to start are left out, and a note says so.
     async fn start_balancers(&mut self) -> Result<BTreeMap<Kind, Balancer>, CompareError> {
         let mut running = BTreeMap::new();
         for program in self.programs.clone() {
@@ -417,7 +417,7 @@ impl Bench {
     }
 }
 
-/// The command line, without the directory of the program.
+/// Returns the command line, with the directory of the program removed.
 fn command_line() -> String {
     let mut words = std::env::args();
     let program = words.next().unwrap_or_default();
@@ -457,8 +457,8 @@ fn programs(args: &CompareArgs, notes: &mut Vec<String>) -> Result<Vec<Program>,
     Ok(programs)
 }
 
-/// Assigns CPUs. The balancer gets the first CPUs, one per worker. Load and servers share
-/// the last CPU.
+/// Assigns CPUs. The balancer gets the first CPUs, one per worker. The load generator and the
+/// servers share the last CPU.
 fn assign_cpus(
     cpus: &[usize],
     workers: usize,

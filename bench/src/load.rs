@@ -33,22 +33,22 @@ use crate::machine;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Connect, echo once, close, repeatedly.
+    /// Repeatedly connect, echo once and close.
     Connect,
-    /// As connect, with Nagle's algorithm on. Latency is measured from the end of the
+    /// Like `connect`, but with Nagle's algorithm on. Latency is measured from the end of the
     /// handshake to the echo.
     FirstEcho,
     /// Echo on open connections.
     Echo,
     /// Download streams from the servers.
     Download,
-    /// As download, with client and servers at the lowest scheduling priority.
+    /// Like `download`, but with the client and the servers at the lowest scheduling priority.
     Background,
     /// Upload streams to the servers.
     Upload,
     /// Open connections without traffic.
     Idle,
-    /// Handshakes that the balancer must refuse, repeatedly.
+    /// Repeat handshakes that the balancer must refuse.
     Refused,
     /// Handshakes from 250 addresses of 127.9.0.0/16 that stall after the ClientHello.
     Stall,
@@ -73,8 +73,8 @@ pub struct LoadArgs {
     /// Number of concurrent connections.
     #[arg(long, value_name = "N", default_value_t = 16)]
     connections: usize,
-    /// Start this many operations (connections, echoes) per second regardless of how long
-    /// they take, and measure latency from the time each was due. Default: start the next
+    /// Start this many operations (connections, echoes) per second regardless of how long they
+    /// take, and measure latency from the time at which each was due. Default: start the next
     /// operation when the previous one is done.
     #[arg(long, value_name = "R")]
     rate: Option<f64>,
@@ -115,7 +115,7 @@ struct TlsArgs {
     /// Connect with TLS (X25519 only, so that all balancers do the same work).
     #[arg(long, requires = "ca")]
     tls: bool,
-    /// CA certificates that the balancer's certificate is verified with, PEM.
+    /// CA certificates for verifying the balancer's certificate, PEM.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Client certificate and chain, PEM.
@@ -124,7 +124,7 @@ struct TlsArgs {
     /// Key of the client certificate, PEM.
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
-    /// Directory of client certificates, used in turn: NAME.crt and NAME.key.
+    /// Directory with client certificates (NAME.crt and NAME.key), which are used in turn.
     #[arg(long, value_name = "DIR", conflicts_with = "cert")]
     certs: Option<PathBuf>,
     /// Name that the balancer's certificate must contain.
@@ -139,7 +139,7 @@ struct TlsArgs {
     /// Resume TLS sessions if the balancer supports it.
     #[arg(long)]
     resume: bool,
-    /// Do not verify the balancer's certificate, which saves CPU time of the load.
+    /// Do not verify the balancer's certificate, to save CPU time in the load generator.
     #[arg(long)]
     trusting: bool,
 }
@@ -173,8 +173,8 @@ pub enum LoadError {
 /// Runs the load and prints the result.
 ///
 /// # Errors
-/// If the load cannot start, or every operation failed. Errors of individual connections
-/// are part of the result.
+/// If the load cannot start, or if every operation failed. Errors of individual connections are
+/// part of the result.
 pub fn run(args: &LoadArgs) -> Result<(), LoadError> {
     machine::raise_open_files();
     if let Some(cpu) = args.cpu {

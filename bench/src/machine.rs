@@ -99,7 +99,8 @@ pub fn lower_priority() -> io::Result<()> {
     Ok(())
 }
 
-/// Raises the soft limit of open files to the hard limit. Returns the limit that then applies.
+/// Raises the soft limit on open files to the hard limit. Returns the limit that applies
+/// afterwards.
 pub fn raise_open_files() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -118,7 +119,7 @@ pub fn raise_open_files() -> usize {
 /// Runs `future` on a current-thread runtime with a `LocalSet`.
 ///
 /// # Errors
-/// Errors of `future`, and of creating the runtime.
+/// Returns errors of `future`, and errors from creating the runtime.
 pub fn block_on<T, E: From<io::Error>>(future: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

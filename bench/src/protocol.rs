@@ -1,4 +1,4 @@
-//! Protocol between load generator and servers. The first byte of a request selects the
+//! Protocol between the load generator and the servers. The first byte of a request selects the
 //! operation, so that one server handles every kind of load.
 //!
 //! | request | server |
@@ -46,7 +46,7 @@ impl Request {
     /// Reads the next request; `None` at the end of the stream.
     ///
     /// # Errors
-    /// Errors of the connection, and `InvalidData` for an invalid request.
+    /// I/O errors of the connection, and `InvalidData` for an invalid request.
     pub async fn read<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<Option<Self>> {
         let mut kind = [0];
         if reader.read(&mut kind).await? == 0 {

@@ -29,8 +29,8 @@ const CHUNK: usize = 128 * 1024;
 static ZEROS: [u8; CHUNK] = [0; CHUNK];
 
 thread_local! {
-    /// The buffer is per thread and not per connection, because thousands of connections
-    /// may be open.
+    /// The buffer is per thread rather than per connection, because thousands of connections may
+    /// be open.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into());
 }
 
@@ -54,8 +54,8 @@ pub struct ServersArgs {
     with_stdin: bool,
 }
 
-/// Runs the servers until SIGINT or SIGTERM. Prints the line `ready ADDRESS…` once they
-/// listen.
+/// Runs the servers until SIGINT or SIGTERM. Prints the line `ready ADDRESS…` once they are
+/// listening.
 ///
 /// # Errors
 /// If an address cannot be bound.
@@ -107,7 +107,7 @@ async fn accept(listener: TcpListener) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 tokio::task::spawn_local(async move {
-                    // Errors that clients cause are not reported.
+                    // Errors caused by clients are not reported.
                     let _ = serve(stream).await;
                 });
             }
@@ -151,7 +151,7 @@ async fn send(stream: &mut TcpStream, count: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The thread of background streams, started by the first background stream.
+/// The thread for background streams. The first background stream starts it.
 static BACKGROUND: LazyLock<io::Result<Sender<StdTcpStream>>> = LazyLock::new(|| {
     let (sender, receiver) = channel(64);
     std::thread::Builder::new()
@@ -183,8 +183,7 @@ fn background(mut streams: Receiver<StdTcpStream>) -> io::Result<()> {
 
 async fn echo(stream: &mut TcpStream) -> io::Result<()> {
     loop {
-        // Write from the scratch buffer, and copy only those bytes that the socket does not
-        // accept.
+        // Write from the scratch buffer, and copy only the bytes that the socket does not accept.
         let (count, left) = read_some(stream, CHUNK, |bytes| {
             let taken = stream.try_write(bytes).unwrap_or(0);
             bytes[taken..].to_vec()
@@ -197,8 +196,8 @@ async fn echo(stream: &mut TcpStream) -> io::Result<()> {
     }
 }
 
-/// Reads at most `want` bytes, and passes the bytes to `see`. Returns the number of bytes and
-/// the result of `see`.
+/// Reads at most `want` bytes and passes them to `see`. Returns the number of bytes and the result
+/// of `see`.
 async fn read_some<T>(
     stream: &TcpStream,
     want: usize,

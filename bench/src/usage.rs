@@ -1,11 +1,10 @@
 //! CPU time and memory of a process and its descendants, read from `/proc`.
 //!
-//! CPU time is the sum of the first field of `schedstat` over all threads, in nanoseconds. CPU
-//! time varies far less than throughput. The sum does not include threads that have ended. The
-//! times of the process are therefore read as well: `stat` contains the user and system time
-//! of all its threads and of its ended children. These times have a resolution of 10 ms. The
-//! times of the process are used only if they exceed the sum over the threads by more than the
-//! rounding error.
+//! CPU time varies far less than throughput. It is the sum of the first field of `schedstat` over
+//! all threads, in nanoseconds. This sum omits threads that have ended. Therefore the process
+//! times in `stat` are read as well: they include the user and system time of all threads and of
+//! ended children, but have a resolution of only 10 ms. The process times are used only if they
+//! exceed the sum over the threads by more than the rounding error.
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +35,8 @@ pub struct Usage {
 
 #[derive(Clone, Debug, Default)]
 struct Process {
-    /// Start time in ticks since boot. The start times differ if a process ID was reused.
+    /// Start time in ticks since boot. A different start time means that the process ID was
+    /// reused.
     start_time: u64,
     threads: BTreeMap<u32, u64>,
     ticks: u64,
@@ -59,7 +59,7 @@ impl Usage {
         Ok(Self { processes })
     }
 
-    /// CPU time that was used since the reading `earlier`.
+    /// Returns the CPU time used since the reading `earlier`.
     pub fn since(&self, earlier: &Self) -> Cpu {
         let tick = 1_000_000_000 / clock_ticks_per_second().max(1);
         self.processes
@@ -78,8 +78,8 @@ impl Usage {
     }
 }
 
-/// CPU time in nanoseconds, between two readings, of the `most` busiest threads named
-/// `name`, in descending order.
+/// Returns the CPU time of the `most` busiest threads named `name` between two readings, in
+/// nanoseconds and in descending order.
 pub fn threads_between(
     process: u32,
     name: &str,
@@ -146,7 +146,7 @@ impl Process {
     }
 }
 
-/// Process IDs of all descendants.
+/// Returns the process IDs of all descendants.
 pub fn descendants(root: u32) -> Vec<u32> {
     let mut found = Vec::new();
     let mut look_at = vec![root];
@@ -344,8 +344,8 @@ mod tests {
             .unwrap();
         assert!(descendants(own).contains(&child.id()));
         assert!(start_time(child.id()).is_some());
-        // End the child before the first comparison, because only whole ticks of its CPU
-        // time remain known after its end.
+        // End the child before the first comparison: after its end, only whole ticks of its CPU
+        // time are known.
         drop(child.stdin.take());
         child.wait().unwrap();
         assert!(start_time(child.id()).is_none());

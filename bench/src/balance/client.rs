@@ -10,18 +10,18 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-/// The first byte of each connection.
+/// The first byte that is sent on each connection.
 const HELLO: u8 = b'E';
 
-/// The results of clients.
+/// Outcomes of the clients.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
     pub(super) served: u64,
-    /// The connection was closed or reset without an answer.
+    /// Connections that were closed or reset without an answer.
     pub(super) failed: u64,
-    /// There was no answer in time.
+    /// Clients that got no answer in time.
     pub(super) timed_out: u64,
-    /// The longest time from the connect to the answer.
+    /// The longest time from connect to answer.
     pub(super) longest_wait: Duration,
 }
 
@@ -41,8 +41,8 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// Starts each client at its arrival time. The arrival selects the balancer.
-    /// Returns the results, which are complete when the last client has ended.
+    /// Starts each client at its arrival time. Each arrival selects a balancer. The returned
+    /// results are complete once the last client has finished.
     pub(super) fn start(
         self,
         arrivals: Vec<Arrival>,
@@ -62,8 +62,8 @@ impl Clients {
         results
     }
 
-    /// Opens a connection and holds it. If it ends early, the client connects again for the
-    /// remaining time.
+    /// Opens a connection and keeps it open for `hold`. If the connection ends early, the client
+    /// reconnects for the remaining time.
     async fn connect(self, address: SocketAddr, hold: Duration, tally: Option<Rc<RefCell<Tally>>>) {
         let mut left = hold;
         loop {
@@ -98,7 +98,7 @@ async fn open(address: SocketAddr, answer_timeout: Duration) -> io::Result<TcpSt
     Ok(stream)
 }
 
-/// Sends the first byte, and waits for the number of the server.
+/// Sends the first byte and waits for the server's number.
 ///
 /// # Errors
 /// If the connection ends without an answer, or if there is no answer in time.

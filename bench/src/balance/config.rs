@@ -4,21 +4,21 @@ use std::{fmt::Write, fs, io, net::SocketAddr, path::Path, process::Command};
 
 use crate::compare::program::{Kind, Program, nginx_module};
 
-/// The settings of a situation. Everything else has the default of the balancer.
+/// The settings of a situation. All other settings keep each balancer's defaults.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Settings {
     pub(super) servers: Vec<SocketAddr>,
     pub(super) check: Option<Check>,
-    /// Maximum of concurrent connections of each server. Where the balancer can queue, further
+    /// Maximum number of concurrent connections per server. If the balancer can queue, further
     /// connections wait.
     pub(super) max_conns: Option<u32>,
     pub(super) slow_start_seconds: Option<u32>,
 }
 
-/// A health check every second.
+/// A health check that runs every second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Check {
-    /// Only connects.
+    /// Connects without sending data.
     Tcp,
     /// Sends a byte and expects an answer within a second.
     Talking,
@@ -28,7 +28,7 @@ pub(super) enum Check {
 pub(super) fn is_supported(kind: Kind, settings: &Settings) -> bool {
     match kind {
         Kind::Leastconn | Kind::Haproxy => true,
-        // Health checks and slow start are in the commercial version only.
+        // In nginx, health checks and slow start exist only in the commercial version.
         Kind::Nginx => settings.check.is_none() && settings.slow_start_seconds.is_none(),
         Kind::Envoy => settings.max_conns.is_none(),
         Kind::Traefik => {
@@ -87,8 +87,8 @@ pub(super) fn prepare(
     Ok(command)
 }
 
-/// Returns the JSON Schema of the configuration. Keys that this version of leastconn-lb does not
-/// support are omitted from the configuration.
+/// Returns the JSON Schema of leastconn's configuration. The configuration omits keys that this
+/// version does not support.
 fn keys(program: &Program) -> String {
     let output = Command::new(&program.path).arg("schema").output();
     output.map_or_else(

@@ -21,7 +21,7 @@ use crate::{
     machine,
 };
 
-/// Maximum time until a balancer relays.
+/// Time limit for a balancer to start relaying connections.
 const START: Duration = Duration::from_secs(20);
 
 /// A balancer that relays connections. It is stopped when dropped.
@@ -31,10 +31,10 @@ pub(super) struct Balancer {
 }
 
 impl Balancer {
-    /// Starts the balancer and waits until it relays.
+    /// Starts the balancer and waits until it relays connections.
     ///
     /// # Errors
-    /// If the balancer does not support the settings, or does not relay in time.
+    /// If the balancer does not support the settings or does not relay connections in time.
     pub(super) async fn start(
         program: &Program,
         settings: &Settings,

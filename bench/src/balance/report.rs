@@ -117,7 +117,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Three decimals for small values, one for large ones, and none for integers.
+/// Formats small values with three decimals, large values with one, and integers with none.
 fn format_value(value: f64) -> String {
     if value.fract() == 0.0 {
         format!("{value:.0}")

@@ -1,5 +1,5 @@
-//! Servers that can fail in different ways. They count connections of clients, but not of health
-//! checks.
+//! Servers that can fail in different ways. They count the connections of clients, but not those
+//! of health checks.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-/// The first byte of a health check, and the answer.
+/// The first byte of a health check, and the server's answer.
 const PROBE: (u8, u8) = (b'P', b'K');
 
 /// How a server treats new connections.
@@ -25,9 +25,9 @@ const PROBE: (u8, u8) = (b'P', b'K');
 pub(super) enum Behaviour {
     /// Answers each connection with the number of the server.
     Serve,
-    /// Closes each connection at once.
+    /// Closes each connection immediately.
     Close,
-    /// Resets each connection at once.
+    /// Resets each connection immediately.
     Reset,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Servers {
     log: Rc<Log>,
 }
 
-/// Measures the connections of all servers.
+/// Counts the connections to all servers.
 struct Log {
     meter: RefCell<Option<(Instant, Meter)>>,
     open: RefCell<Vec<u32>>,
@@ -85,7 +85,7 @@ impl Servers {
         self.servers.iter().map(|server| server.address).collect()
     }
 
-    /// Starts to measure after `warm_up`.
+    /// Starts measuring after `warm_up`.
     pub(super) fn measure(&self, warm_up: Duration, watched: Option<Watched>) {
         let count = self.servers.len();
         let mut meter = Meter::new(vec![1.0; count], vec![true; count], warm_up, watched);
@@ -97,7 +97,7 @@ impl Servers {
         *self.log.meter.borrow_mut() = Some((Instant::now(), meter));
     }
 
-    /// Ends measuring.
+    /// Ends the measurement and returns its outcome.
     pub(super) fn finish(&self) -> Outcome {
         let meter = self.log.meter.borrow_mut().take();
         meter.map_or_else(Outcome::default, |(start, meter)| {
@@ -114,7 +114,7 @@ impl Servers {
         self.servers[server].behaviour.set(behaviour);
     }
 
-    /// Stops accepting and serving, like a process that was stopped by SIGSTOP: the kernel still
+    /// Stops accepting and serving, like a process that is stopped by SIGSTOP: the kernel still
     /// accepts connections.
     pub(super) fn freeze(&self, server: usize) {
         self.servers[server].stop_accepting();
@@ -178,7 +178,7 @@ impl Server {
         match self.behaviour.get() {
             Behaviour::Close => return,
             Behaviour::Reset => {
-                // Errors mean that the connection has ended already.
+                // An error means that the connection has already ended.
                 let _ = stream.set_zero_linger();
                 return;
             }
@@ -186,7 +186,7 @@ impl Server {
         }
         let server = Rc::clone(self);
         let task = spawn_local(async move {
-            // Errors that clients cause are not reported.
+            // Errors caused by clients are not reported.
             let _ = server.serve(stream).await;
         });
         let mut connections = self.connections.borrow_mut();
@@ -207,7 +207,7 @@ impl Server {
     }
 }
 
-/// Counts an open connection.
+/// Counts a connection as open until dropped.
 struct Open<'a> {
     log: &'a Log,
     server: usize,
@@ -249,7 +249,7 @@ mod tests {
     use leastconn_sim::workload::{Hold, Workload};
     use tokio::time::sleep;
 
-    /// Ten clients that connect to the server directly.
+    /// Runs ten clients that connect directly to the server.
     async fn tally(address: SocketAddr) -> Tally {
         let workload = Workload {
             initial: 10,

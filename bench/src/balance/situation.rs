@@ -44,7 +44,7 @@ pub(super) const SITUATIONS: [Situation; 8] = [
     },
     Situation {
         name: "closes",
-        summary: "one of 4 servers accepts connections and closes them at once, after the first second",
+        summary: "one of 4 servers accepts connections and closes them immediately, after the first second",
         values: &[("clients that it gets %", "5")],
         run: |environment| Box::pin(failing(environment, Behaviour::Close, None)),
     },
@@ -56,13 +56,13 @@ pub(super) const SITUATIONS: [Situation; 8] = [
     },
     Situation {
         name: "resets",
-        summary: "one of 4 servers accepts connections and resets them at once, after the first second",
+        summary: "one of 4 servers accepts connections and resets them immediately, after the first second",
         values: &[("clients that it gets %", "2")],
         run: |environment| Box::pin(failing(environment, Behaviour::Reset, None)),
     },
     Situation {
         name: "full",
-        summary: "100 clients at once on 4 servers with at most 20 connections, duration 1 s",
+        summary: "100 simultaneous clients on 4 servers with at most 20 connections each, duration 1 s",
         values: &[
             ("refused", "0"),
             ("most on a server", "20"),
@@ -133,7 +133,7 @@ async fn steady(environment: Rc<Environment>) -> io::Result<Vec<f64>> {
     Ok(vec![servers.finish().peak_to_mean])
 }
 
-/// One of four servers fails. A client without an answer was sent to the failed server.
+/// One of four servers fails. A client without an answer must have been sent to the failed server.
 async fn failing(
     environment: Rc<Environment>,
     behaviour: Behaviour,
@@ -171,7 +171,7 @@ async fn full(environment: Rc<Environment>) -> io::Result<Vec<f64>> {
             ..Settings::default()
         })
         .await?;
-    // The connection that tested the balancer must have ended.
+    // Wait until the connection that tested whether the balancer relays has ended.
     wait_until(|| servers.open() == 0).await?;
     let workload = Workload {
         initial: 100,
@@ -215,7 +215,7 @@ async fn restart(environment: Rc<Environment>) -> io::Result<Vec<f64>> {
         sources: 1,
     };
     let mut arrivals = initial.arrivals(SECOND, 1, environment.seed);
-    // Spread the arrivals, because the backlogs are limited.
+    // Spread the arrivals over time, because the backlogs are limited.
     for (number, arrival) in (0..).zip(&mut arrivals) {
         arrival.at = Duration::from_millis(number);
     }
@@ -235,10 +235,10 @@ async fn restart(environment: Rc<Environment>) -> io::Result<Vec<f64>> {
     sleep(2 * SECOND).await;
     servers.measure(Duration::ZERO, Some(watched));
     servers.restart(0).await?;
-    // Half a minute is enough for the return of the server and 15 s after it.
+    // Half a minute covers the server's return and the 15 s after it.
     sleep(30 * SECOND).await;
     let seconds = servers.finish().watched;
-    // Means of two seconds: a single second is noisy.
+    // Average over two seconds, because single seconds are noisy.
     let peak = seconds
         .windows(2)
         .take(15)
@@ -270,7 +270,7 @@ async fn balancers(environment: Rc<Environment>) -> io::Result<Vec<f64>> {
     let mut sum = 0.0;
     for round in 0..ROUNDS {
         wait_until(|| servers.open() == 0).await?;
-        // Wait until the balancers have detected the end of the connections.
+        // Give the balancers time to notice that the connections have ended.
         sleep(SECOND / 5).await;
         let arrivals = workload.arrivals(SECOND, 3, environment.seed + round);
         CLIENTS.start(arrivals, addresses.clone());
@@ -302,7 +302,7 @@ async fn frozen(environment: Rc<Environment>) -> io::Result<Vec<f64>> {
     );
     sleep(2 * SECOND).await;
     servers.freeze(0);
-    // The last clients arrive after 10 s, and wait for 5 s.
+    // The last clients arrive after 10 s and wait up to 5 s for an answer.
     sleep(14 * SECOND).await;
     let tally = *tally.borrow();
     Ok(vec![tally.timed_out as f64, tally.clients() as f64])

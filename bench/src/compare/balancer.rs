@@ -39,19 +39,19 @@ impl fmt::Display for Records {
 pub struct Job {
     /// Directory with `ca.crt`, `server.crt`, `server.key`, `server-full.pem`.
     pub pki: PathBuf,
-    /// Directory that will contain a separate directory for each balancer.
+    /// Directory in which each balancer gets its own subdirectory.
     pub run: PathBuf,
     pub servers: Vec<SocketAddr>,
     /// Worker threads or processes.
     pub workers: usize,
     /// Record layer of leastconn; `None`: its default.
     pub records: Option<Records>,
-    /// Number of client rules up to and including the rule of the measured client.
+    /// Number of client rules up to and including the rule that matches the measured client.
     pub identities: usize,
     /// Number of concurrent connections that the balancer must support.
     pub max_connections: usize,
     pub cpus: Vec<usize>,
-    /// CPUs that load and servers use.
+    /// CPUs for the load generator and the servers.
     pub own_cpus: Vec<usize>,
 }
 
@@ -61,11 +61,11 @@ pub struct Balancer {
     ports: Ports,
 }
 
-/// Ports of the listeners of a balancer, on loopback.
+/// Loopback ports of a balancer's listeners.
 #[derive(Clone, Copy, Debug)]
 struct Ports {
     tls: u16,
-    /// Port of the listener for TLS with session resumption.
+    /// Port of the TLS listener with session resumption.
     resumed: u16,
     plain: u16,
 }
@@ -85,8 +85,8 @@ impl Ports {
 pub enum StartError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The balancer exited, or did not relay an echo in time. The fields are the reason and
-    /// the end of its output.
+    /// The balancer exited or did not relay an echo in time. Contains the reason and the last
+    /// lines of the balancer's output.
     #[error("not ready: {0}\n{1}")]
     NotReady(String, String),
 }
@@ -142,7 +142,7 @@ impl Balancer {
         Ok(())
     }
 
-    /// The address for clients with this transport.
+    /// Returns the address to which clients with this transport connect.
     pub fn target(&self, transport: Transport, tls: Option<&Tls>) -> Target {
         let port = match transport {
             Transport::Mtls => self.ports.tls,
@@ -163,8 +163,8 @@ impl Balancer {
     }
 }
 
-/// A port that is free now. If another program takes it first, the balancer fails to
-/// start.
+/// Returns a port that is currently free. If another program takes the port first, the balancer
+/// fails to start.
 fn free_port() -> io::Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(listener.local_addr()?.port())
@@ -176,7 +176,7 @@ fn prepare(program: &Program, job: &Job, directory: &Path, ports: Ports) -> io::
     let module = module.map_or_else(String::new, |path| {
         format!("load_module {};", path.display())
     });
-    // Omit the key by default, because older versions of leastconn do not know this key.
+    // Omit the key by default, because older versions of leastconn do not know it.
     let records = job.records.map_or_else(String::new, |records| {
         format!("tls_records = \"{records}\"")
     });
@@ -234,8 +234,8 @@ fn prepare(program: &Program, job: &Job, directory: &Path, ports: Ports) -> io::
     Ok(command)
 }
 
-/// Fills in a template. Lines with `@SERVER@` (or its parts `@HOST@`, `@PORT@`) are
-/// repeated for each server, lines with `@IDENTITY@` for each client rule but the last.
+/// Fills in a template. A line with `@SERVER@`, `@HOST@` or `@PORT@` is repeated for each server.
+/// A line with `@IDENTITY@` is repeated for each client rule except the last.
 fn render(
     template: &str,
     values: &[(&str, String)],
@@ -325,7 +325,7 @@ mod tests {
             prepare(&program, &job, &place, ports).unwrap();
             for entry in fs::read_dir(&place).unwrap() {
                 let text = fs::read_to_string(entry.unwrap().path()).unwrap();
-                // "@type" belongs to the syntax of Envoy.
+                // "@type" is Envoy syntax, not a placeholder.
                 let is_placeholder = |name: &&str| {
                     !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
                 };

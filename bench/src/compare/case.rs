@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::load::{Mode, Spec};
 
-/// Protocol of the clients.
+/// Protocol that the clients use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
@@ -38,7 +38,7 @@ pub enum Work {
     Memory { connections: usize },
     /// Latency of echoes during a stream.
     Fairness,
-    /// Latency of connections and echoes of other clients during an attack.
+    /// Latency of other clients' connections and echoes during an attack.
     Flood(Attack),
 }
 
@@ -46,7 +46,7 @@ pub enum Work {
 pub enum Attack {
     /// Valid handshakes from two sources.
     Handshakes,
-    /// Untrusted certificates with very many candidate paths.
+    /// Untrusted certificates with a very large number of candidate paths.
     Maze,
     /// Handshakes from 250 sources that stall after the ClientHello.
     Stalled,
@@ -104,19 +104,19 @@ impl fmt::Display for Unit {
     }
 }
 
-/// One case. Each case is a line of the table.
+/// One case, which is one line of the table.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// The name that is compared with the words of `--only`.
+    /// Name of the case, in which `--only` searches for its arguments.
     pub name: String,
     pub transport: Transport,
     pub work: Work,
-    /// Set for cases that are measured with leastconn only. The cost of such a case is
-    /// compared with the cost of the first case with the same kind of growth.
+    /// Set for cases that only leastconn runs. The cost of such a case is compared with that of
+    /// the first case with the same kind of growth.
     pub growth: Option<Growth>,
 }
 
-/// The number that grows from case to case, and its value in this case.
+/// The quantity that grows from case to case, with its value in this case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Growth {
     /// Number of servers of the upstream.
@@ -164,7 +164,7 @@ impl Case {
 /// Number of clients that connect concurrently.
 const CONNECTING: usize = 16;
 
-/// Number of concurrent echoes in the cases with a growing number of open connections.
+/// Number of concurrent echoes in the cases in which the number of open connections grows.
 const BUSY: usize = 64;
 
 const fn load(mode: Mode, connections: usize) -> Spec {
@@ -179,8 +179,8 @@ const fn load(mode: Mode, connections: usize) -> Spec {
     }
 }
 
-/// Returns all cases, or the cases of a quick run. No case has more than `most` connections.
-/// Cases with peers have no more connections than HAProxy can handle; see [`with_pipes`].
+/// Returns all cases, or the cases of a quick run. No case has more than `most` connections. Cases
+/// that peers also run have no more connections than HAProxy can handle; see [`with_pipes`].
 pub fn all(quick: bool, most: usize) -> Vec<Case> {
     let mut cases = Vec::new();
     let mut add = |name: String, transport, work, growth| {
@@ -296,16 +296,14 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
     cases
 }
 
-/// Returns the maximum number of connections with HAProxy if other balancers can handle
-/// `most`. HAProxy reserves half a pipe per connection, and a pipe has two file
-/// descriptors. HAProxy does not start if connections and pipes exceed the limit of open
-/// files.
+/// Returns how many connections HAProxy can handle if other balancers can handle `most`. HAProxy
+/// reserves half a pipe per connection, and a pipe has two file descriptors. HAProxy does not
+/// start if connections and pipes exceed the limit on open files.
 pub fn with_pipes(most: usize) -> usize {
     most / 5 * 4
 }
 
-/// Selects the cases whose names contain one of `words`. If `words` is empty, selects all
-/// cases.
+/// Selects the cases whose names contain one of `words`, or all cases if `words` is empty.
 pub fn select(cases: Vec<Case>, words: &[String]) -> Vec<Case> {
     let wanted = |case: &Case| words.is_empty() || words.iter().any(|w| case.name.contains(w));
     cases.into_iter().filter(wanted).collect()

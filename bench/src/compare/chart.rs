@@ -7,7 +7,7 @@ use super::{
     report::{Line, Report, short},
 };
 
-/// Cases in the chart.
+/// Names of the cases that the chart shows.
 const SHOWN: [&str; 8] = [
     "connect-mtls",
     "memory-mtls",
@@ -42,7 +42,7 @@ const STYLE: &str = "\
     \x20 .peer { fill: #545d68 }\n\
     }";
 
-/// Draws the chart; `None` if nothing was measured.
+/// Draws the chart. Returns `None` if nothing was measured.
 pub fn draw(report: &Report) -> Option<String> {
     let lines = shown(&report.lines);
     if lines.is_empty() {

@@ -21,7 +21,7 @@ use crate::{machine, usage};
 /// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// A running program. Dropping it stops the program and its descendants.
+/// A running program. On drop, the program and its descendants are stopped.
 #[derive(Debug)]
 pub struct Child {
     process: Process,
@@ -29,9 +29,9 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts a program on `cpus`, with its output in `log`. A child inherits the CPUs of
-    /// the thread that starts it, so the calling thread is pinned to `cpus` during the
-    /// start and to `back_on` afterwards.
+    /// Starts a program on `cpus` and writes its output to `log`. A child inherits the CPU
+    /// affinity of the thread that starts it. Therefore the calling thread is pinned to `cpus`
+    /// during the start, and to `back_on` afterwards.
     ///
     /// # Errors
     /// If the program or a CPU does not exist.
@@ -93,7 +93,7 @@ impl Child {
         )
     }
 
-    /// The last lines of the output, for error messages.
+    /// Returns the last lines of the output, for error messages.
     pub fn log_tail(&self) -> String {
         let text = self.output();
         let lines: Vec<&str> = text.lines().collect();

@@ -30,17 +30,17 @@ use crate::{
 pub struct Settings {
     /// Duration of the measurement.
     pub seconds: Duration,
-    /// Duration of load before the measurement.
+    /// Duration of the load before the measurement starts.
     pub warm_up: Duration,
     /// TLS settings of the authorized client.
     pub tls: Tls,
     /// TLS settings of the authorized client, with session resumption.
     pub resuming: Tls,
-    /// Directory of certificates.
+    /// Directory with the certificates.
     pub pki: PathBuf,
     /// Directory for logs of child processes.
     pub run: PathBuf,
-    /// CPUs of load and servers.
+    /// CPUs for the load generator and the servers.
     pub own_cpus: Vec<usize>,
     /// Address of one server.
     pub server: SocketAddr,
@@ -58,7 +58,7 @@ pub struct Sample {
     pub unit: Unit,
     /// Duration of the measurement; 0 if it failed.
     pub seconds: f64,
-    /// CPU time that the balancer used per second. 1 means one fully used CPU.
+    /// CPU seconds that the balancer used per second. 1 means one fully used CPU.
     pub cpu_busy: Option<f64>,
     /// Whether part of the CPU time has a resolution of only 10 ms.
     pub cpu_coarse: bool,
@@ -74,12 +74,12 @@ pub struct Sample {
     pub connections: usize,
     /// Negotiated TLS version and cipher suite.
     pub negotiated: String,
-    /// In cases with resumption, the share of resumed sessions.
+    /// Share of resumed sessions. Only in cases with resumption.
     pub resumed: Option<f64>,
     /// Number of failures by kind.
     pub errors: BTreeMap<String, u64>,
-    /// In cases that compare workers, the CPU time of each worker in nanoseconds, in
-    /// descending order.
+    /// CPU time of each worker in nanoseconds, in descending order. Only in cases that compare
+    /// workers.
     pub worker_cpu_ns: Vec<u64>,
     /// Details of the fairness case.
     pub fairness: Option<Fairness>,
@@ -92,8 +92,8 @@ pub struct Sample {
 pub struct Fairness {
     /// p99 without a stream.
     pub p99_alone_ns: u64,
-    /// p99 during a stream that bypasses the balancer. The value shows how much the client and
-    /// the server of the stream slow down the echoes.
+    /// p99 during a stream that bypasses the balancer. It shows how much the stream's client and
+    /// server slow down the echoes.
     pub p99_beside_straight_ns: u64,
     /// p99 during a stream through the balancer.
     pub p99_beside_ns: u64,
@@ -231,9 +231,9 @@ async fn idle(
 }
 
 /// Measures echoes without a stream, during a stream directly to a server, and during a stream
-/// through the balancer. Client and server of the stream run at the lowest priority, so that
-/// they compete with the echoes only for the balancer. The result of the direct stream shows
-/// how much client and server still slow down the echoes.
+/// through the balancer. The stream's client and server run at the lowest priority, so that they
+/// compete with the echoes only inside the balancer. The result of the direct stream shows how
+/// much the client and the server still slow down the echoes.
 async fn fairness(
     case: &Case,
     balancer: &Balancer,
@@ -241,7 +241,7 @@ async fn fairness(
     sample: &mut Sample,
 ) -> Result<(), MeasureError> {
     const ECHOES: usize = 4;
-    // Without pauses the echoes would use a whole CPU, and leave no CPU time for the stream.
+    // Without pauses, the echoes would use a whole CPU and leave no CPU time for the stream.
     const PAUSE: Duration = Duration::from_millis(1);
     let target = balancer.target(case.transport, tls(case, settings).as_ref());
     let address = target.address;
@@ -312,7 +312,7 @@ async fn measure_beside_stream(
     session.start_counting();
     sleep(settings.seconds).await;
     let tally = session.stop_counting();
-    // The stream gets little CPU time, so it may take long to finish.
+    // The stream gets little CPU time, so it may take a long time to finish.
     stream
         .wait(settings.seconds * 3 + Duration::from_secs(20))
         .await?;
@@ -373,7 +373,7 @@ impl Sample {
         }
     }
 
-    /// Whether the measurement failed. A finished measurement may have errors as well.
+    /// Whether the measurement failed. A finished measurement may also have errors.
     pub fn has_failed(&self) -> bool {
         self.seconds == 0.0
     }
@@ -400,7 +400,7 @@ impl Sample {
         self.add_errors(&tally.errors);
     }
 
-    /// Adds the errors of one phase of the measurement to the errors of the other phases.
+    /// Adds the errors of one phase to those of the other phases of the measurement.
     fn add_errors(&mut self, errors: &BTreeMap<String, u64>) {
         for (kind, count) in errors {
             *self.errors.entry(kind.clone()).or_default() += count;
@@ -429,8 +429,8 @@ pub fn bytes_per_identity(
 /// Number of CAs in the certificate maze.
 const MAZE: usize = 12;
 
-/// Writes the certificates of balancers and clients, and an untrusted chain with very
-/// many candidate paths, to `directory`.
+/// Writes the certificates of balancers and clients to `directory`, and an untrusted chain with a
+/// very large number of candidate paths.
 ///
 /// # Errors
 /// If a file cannot be written.
@@ -440,7 +440,7 @@ pub fn write_pki(directory: &Path) -> io::Result<()> {
     let both = format!("{}{}", server.cert_pem, server.key_pem);
     std::fs::write(directory.join("server-full.pem"), both)?;
     ca.leaf("bench.lb.com").build().write(directory, "client");
-    // All CAs have the same name, so each CA is a candidate issuer of all other CAs.
+    // All CAs have the same name, so each CA is a candidate issuer of every other CA.
     let maze: Vec<_> = (0..MAZE)
         .map(|_| leastconn_testkit::TestCa::new("maze"))
         .collect();

@@ -45,8 +45,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Looks for a peer in `installed`, into which `bench/peers.sh` installs packages from
-    /// PyPI, and then in `PATH`.
+    /// Looks for a peer first in `installed`, where `bench/peers.sh` installs packages from PyPI,
+    /// and then in `PATH`.
     pub fn find(kind: Kind, installed: &Path) -> Option<Self> {
         let path = match kind {
             Kind::Leastconn => return None,
@@ -63,7 +63,7 @@ impl Program {
         Self::at(kind, path)
     }
 
-    /// The program at `path`; `None` if it cannot be run.
+    /// Returns the program at `path`, or `None` if it cannot be run.
     pub fn at(kind: Kind, path: PathBuf) -> Option<Self> {
         let argument = match kind {
             Kind::Leastconn | Kind::Envoy => "--version",
@@ -99,7 +99,7 @@ fn in_path(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// A file `name` in the directory or in one of its subdirectories.
+/// Returns the file `name` in the directory or in one of its subdirectories.
 fn below(directory: &Path, name: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(directory).ok()?.flatten();
     let inside = entries.map(|entry| entry.path().join(name));

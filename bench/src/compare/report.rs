@@ -1,4 +1,4 @@
-//! Summarizes samples as a table and JSON, and for the chart.
+//! Summarizes samples for the table, the JSON file and the chart.
 
 use std::fmt::Write;
 
@@ -53,11 +53,11 @@ pub struct Line {
     pub p99_ratio: Option<Ratio>,
 }
 
-/// Ratio to the best peer, which is the peer with the smallest median.
+/// Ratio to the best peer, that is, the peer with the smallest median.
 #[derive(Debug, Serialize)]
 pub struct Ratio {
     pub peer: Kind,
-    /// Spread of the ratios per round.
+    /// Spread of the per-round ratios.
     pub ratio: Spread,
 }
 

@@ -12,7 +12,8 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Spread of values in any order; `None` without values. Ignores infinities and NaN.
+    /// Returns the spread of values in any order, or `None` if there are no values. Ignores
+    /// infinities and NaN.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().filter(|v| v.is_finite()).collect();
         values.sort_by(f64::total_cmp);
@@ -26,9 +27,9 @@ impl Spread {
         Some(Self { median, min, max })
     }
 
-    /// Spread of the ratios of pairs of values. The values of a pair must be from the same
-    /// round, because the speed of the machine may change between rounds. For the same reason,
-    /// ratios per round are better than the ratio of two medians.
+    /// Returns the spread of the ratios of pairs of values. Both values of a pair must be from the
+    /// same round, because the machine's speed may change between rounds. For the same reason,
+    /// per-round ratios are better than the ratio of two medians.
     pub fn of_ratios(pairs: impl IntoIterator<Item = (f64, f64)>) -> Option<Self> {
         Self::of(pairs.into_iter().map(|(a, b)| a / b))
     }

@@ -57,7 +57,7 @@ pub struct TlsOptions {
     /// Use the post-quantum key exchange X25519MLKEM768 instead of X25519.
     pub post_quantum: bool,
     pub resume: bool,
-    /// Do not verify the balancer's certificate, which saves CPU time of the load.
+    /// Do not verify the balancer's certificate, to save CPU time in the load generator.
     pub trusting: bool,
     /// Number of clients per identity. Each client stores its own TLS sessions.
     pub clients: usize,
@@ -135,22 +135,22 @@ impl TlsOptions {
     }
 }
 
-/// Whether Nagle's algorithm is on: the kernel then delays small segments until earlier
-/// data is acknowledged.
+/// State of Nagle's algorithm. While it is on, the kernel delays small segments until earlier data
+/// is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nagle {
-    /// Nagle's algorithm is on, which is the default of sockets.
+    /// Nagle's algorithm is on, as it is for sockets by default.
     On,
     /// `TCP_NODELAY`.
     Off,
 }
 
-/// The address of the balancer, and how to connect to it.
+/// The balancer's address, and how to connect to it.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub address: SocketAddr,
     pub tls: Option<Tls>,
-    /// Whether to send a [`Request`] first, which the servers of this program need.
+    /// Whether to start with a [`Request`], which `leastconn-bench servers` needs.
     pub announce: bool,
     pub from: Option<IpAddr>,
 }
@@ -209,7 +209,7 @@ impl Target {
         self.connect_with(Nagle::Off).await
     }
 
-    /// As [`Self::connect`], with or without Nagle's algorithm.
+    /// Like [`Self::connect`], with or without Nagle's algorithm.
     ///
     /// # Errors
     /// The [`Failure`] contains the step that failed.
@@ -281,7 +281,7 @@ impl Target {
         Ok(socket)
     }
 
-    /// Connects with TLS, and waits until the balancer refuses the client.
+    /// Connects with TLS and waits until the balancer refuses the client.
     ///
     /// # Errors
     /// If connecting fails, or the balancer accepts the client.
@@ -396,7 +396,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Converts an I/O error of `step`.
+    /// Returns a function that converts an I/O error into a failure of `step`.
     pub fn at(step: Step) -> impl Fn(io::Error) -> Self {
         move |error| {
             let tls = error

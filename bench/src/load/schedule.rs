@@ -4,10 +4,9 @@ use std::{cell::Cell, time::Duration};
 
 use tokio::time::Instant;
 
-/// Start times of operations. With a rate (open loop), operation `k` is due at `start +
-/// k/rate` even if earlier operations are not done. Latency counts from the time at which
-/// the operation was due, so that it includes the time for which a stalled balancer delays
-/// the start.
+/// Start times of operations. With a rate (open loop), operation `k` is due at `start + k/rate`
+/// even if earlier operations are not done. Latency counts from the due time, so that it includes
+/// any time for which a stalled balancer delays the start.
 #[derive(Debug)]
 pub struct Schedule {
     start: Instant,

@@ -1,5 +1,5 @@
-//! A load session opens connections, runs workers on them, and counts the operations of the
-//! workers during a period.
+//! A load session opens connections, runs workers on them, and counts the workers' operations
+//! during a period.
 
 use std::{
     cell::{Cell, RefCell},
@@ -24,7 +24,7 @@ use super::{
 /// Maximum number of connections that are opened concurrently.
 const OPENERS: usize = 64;
 
-/// A running load. Dropping it stops the load and closes the connections.
+/// A running load. On drop, the load stops and its connections are closed.
 #[derive(Debug)]
 pub struct Session {
     shared: Rc<Shared>,
@@ -91,7 +91,7 @@ impl Session {
         }
     }
 
-    /// Starts counting operations. Errors are also counted before this call.
+    /// Starts counting operations. Errors are counted even before this call.
     pub fn start_counting(&self) {
         self.began.set(Instant::now());
         self.shared.counting.set(true);
@@ -135,7 +135,7 @@ impl Session {
         tally
     }
 
-    /// Stops the load. Operations in progress are completed, streams are aborted.
+    /// Stops the load. Operations in progress are completed, but streams are aborted.
     pub async fn stop(mut self) {
         const GRACE: Duration = Duration::from_secs(2);
         self.shared.stop.set(true);
@@ -156,7 +156,7 @@ impl Session {
     }
 }
 
-/// Opens all connections, several concurrently.
+/// Opens all connections, several of them at a time.
 async fn open(
     target: &Target,
     spec: Spec,

@@ -23,7 +23,7 @@ pub struct Spec {
     pub size: usize,
     /// Operations per second; `None`: as many as possible.
     pub rate: Option<f64>,
-    /// Pause of a worker after each echo.
+    /// Time for which a worker pauses after each echo.
     pub pause: Option<Duration>,
     /// Stop counting after this many operations.
     pub count: Option<u64>,

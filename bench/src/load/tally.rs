@@ -17,7 +17,7 @@ pub struct Tally {
     pub operations: u64,
     /// Successful connections with a resumed TLS session.
     pub resumed: u64,
-    /// Payload bytes in the direction of the load.
+    /// Payload bytes in the measured direction.
     pub bytes: u64,
     /// Number of failures by step and kind.
     pub errors: BTreeMap<String, u64>,

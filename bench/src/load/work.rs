@@ -20,7 +20,7 @@ pub const STALLED_SOURCES: u8 = 250;
 /// Bytes per read or write.
 const CHUNK: usize = 128 * 1024;
 
-/// Opens a connection, and sends the request of the mode.
+/// Opens a connection and sends the mode's request.
 pub(super) async fn open(
     target: &Target,
     mode: Mode,
@@ -69,8 +69,7 @@ impl Worker {
         }
     }
 
-    /// Waits until the next operation is due. Returns the time from which its latency
-    /// counts.
+    /// Waits until the next operation is due. Returns the time from which latency is measured.
     async fn next_due(&self) -> Instant {
         match self.shared.schedule.next_due() {
             Some(due) => {
@@ -181,7 +180,7 @@ impl Worker {
         }
     }
 
-    /// Moves bytes of one stream. Each worker has one connection.
+    /// Transfers the data of one stream. Each worker has one connection.
     async fn stream(mut self) {
         let Some(connection) = self.connections.first_mut() else {
             return;

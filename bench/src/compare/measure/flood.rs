@@ -1,4 +1,4 @@
-//! Effects of a handshake flood on other clients.
+//! Measures how a handshake flood affects other clients.
 
 use std::{
     collections::BTreeMap,
@@ -21,27 +21,27 @@ use crate::{
 /// Concurrent handshakes of each flooding client.
 pub const CONCURRENT_HANDSHAKES: usize = 200;
 
-/// Connections per second of the newcomer, the client whose latency is measured.
+/// Connections per second that the newcomer opens. The newcomer is the client whose latency is
+/// measured.
 pub const NEWCOMERS_PER_SECOND: f64 = 5.0;
 
 /// Source addresses of the flooding clients.
 const FLOOD_SOURCES: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
 
-/// Handshakes per second of the floods that have a fixed rate.
+/// Handshakes per second in floods with a fixed rate.
 pub const MAZE_HANDSHAKES_PER_SECOND: f64 = 40.0;
 pub const STALLED_HANDSHAKES_PER_SECOND: f64 = 300.0;
 
 /// Source address of the newcomer.
 const NEWCOMER_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 4);
 
-/// Factor by which the measurement is extended. The default of two seconds would be only
-/// ten connections of the newcomer.
+/// Factor by which the measurement is longer than in other cases. In the default of two seconds,
+/// the newcomer would open only ten connections.
 const DURATION_FACTOR: u32 = 5;
 
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Flood {
-    /// Median latency of the newcomer. Latency counts from the time at which a connection
-    /// was due until its echo.
+    /// Median latency of the newcomer, from the time at which a connection was due until its echo.
     pub newcomer_p50_ns: u64,
     /// Maximum latency of the newcomer.
     pub newcomer_longest_ns: u64,
@@ -49,8 +49,8 @@ pub struct Flood {
     pub newcomers: u64,
     /// Connections per second of all flooding clients.
     pub flood_per_second: f64,
-    /// CPU time that the balancer used per second. 1 means one fully used CPU. If the value
-    /// is much less, the load generator was the bottleneck.
+    /// CPU seconds that the balancer used per second. 1 means one fully used CPU. A much lower
+    /// value means that the load generator was the bottleneck.
     pub cpu_busy: f64,
     /// Latency of echoes on open connections before the flood.
     pub echo_p99_quiet_ns: u64,
@@ -58,11 +58,10 @@ pub struct Flood {
     pub echo_p99_ns: u64,
 }
 
-/// Measures the latency of other clients during an attack: of a newcomer that opens a few
-/// connections per second, and of echoes on open connections. The attackers are processes at
-/// the lowest priority, because their own latency is not measured. The attackers do not verify
-/// the balancer's certificate, so that the balancer runs out of CPU time before the attackers
-/// do.
+/// Measures what other clients experience during an attack: the latency of a newcomer that opens a
+/// few connections per second, and the latency of echoes on open connections. The attackers are
+/// processes at the lowest priority, because their own latency is not measured. They do not verify
+/// the balancer's certificate, so that the balancer runs out of CPU time before they do.
 pub(super) async fn flood(
     attack: Attack,
     case: &Case,
@@ -98,8 +97,7 @@ pub(super) async fn flood(
 
     echoing.stop().await;
 
-    // Measure the newcomer and the echoes separately, because the echoes use CPU time as
-    // well.
+    // Measure the newcomer and the echoes separately, because the echoes also use CPU time.
     let coming = Session::start(newcomer_target, newcomers).await?;
     let floods = Floods::start(
         attack,
