@@ -66,7 +66,7 @@ enum Command {
     Check(CheckArgs),
     /// Show how a client with a given certificate would be handled, and why.
     Explain(explain::ExplainArgs),
-    /// Translate the configuration of another program. What has no equivalent is kept as
+    /// Translate another program's configuration. Directives without an equivalent are kept as
     /// comments.
     #[command(
         after_help = "Exit codes: 0 everything was carried over; 1 something was left out; \
@@ -84,8 +84,8 @@ enum Command {
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Show a live view of a running balancer in the terminal.
     Top(top::TopArgs),
-    /// Print the ACL rule that the fleet's user in Valkey or Redis needs, as a line of an ACL file.
-    /// Add the password to it.
+    /// Print the Valkey or Redis ACL rule for the fleet's user, as a line of an ACL file. The line
+    /// does not contain the password: add it.
     FleetAcl(ConfigArgs),
     /// Print the configuration's JSON Schema.
     Schema {
@@ -118,7 +118,7 @@ pub struct ConfigArgs {
 struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Accepted only to print a hint: the file is given with --config.
+    /// Accepted only to print a hint that the file must be given with --config.
     #[arg(hide = true, conflicts_with = "config")]
     file: Option<PathBuf>,
 }

@@ -39,11 +39,11 @@ pub const CA_CERT: &str = "ca.crt";
 pub const CA_KEY: &str = "ca.key";
 pub const CA_CRL: &str = "ca.crl";
 
-/// Maximum validity period: one hundred years. A certificate can express no date after the
-/// year 9999.
+/// Maximum validity period: one hundred years. A certificate cannot express dates after the year
+/// 9999.
 pub const MAX_DAYS: u32 = 36_500;
 
-/// Maximum file size. A CRL with a million entries has about 40 MB.
+/// Maximum file size. A CRL with a million entries takes about 40 MB.
 const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
 
 const KEEP_CA: &str = "choose another directory, or move the old CA away first";
@@ -88,7 +88,7 @@ pub enum PkiError {
         "{path} is the CA certificate, which a CRL cannot revoke: remove it from `client_ca` instead"
     )]
     RevokesItself { path: PathBuf },
-    /// A name that a certificate cannot carry, or that the balancer would refuse.
+    /// A name that a certificate cannot contain, or that the balancer would refuse.
     #[error("{kind} {value:?} cannot be used: {reason}")]
     Name {
         /// Kind of name, such as "the DNS name".

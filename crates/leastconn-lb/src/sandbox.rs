@@ -22,7 +22,7 @@
 //! - the directories of the configuration and of all files that it names
 //! - `/etc` and `/usr`: name resolution reads files and loads libraries there at any time, and
 //!   package managers and DHCP clients replace these files. Root could read the secrets in
-//!   `/etc`, so a process of root can read only certain files there.
+//!   `/etc`, so a process running as root can read only certain files there.
 //! - `/proc`: a rule for `/proc/self` would be lost when the kernel drops its inode, and would
 //!   not apply to a successor process. Landlock forbids tracing unconfined processes, so their
 //!   environment, memory and open files in `/proc` stay unreadable.

@@ -40,8 +40,8 @@ pub fn run(
     let (results_tx, results_rx) = mpsc::sync_channel(1);
     let (wake_tx, wake_rx) = mpsc::sync_channel(1);
     let thread_query = Arc::clone(&query);
-    // The thread is not joined, because it may be waiting for an answer. It ends when the
-    // receiver is dropped, at the latest with the process.
+    // The thread is not joined, because it may be waiting for an answer. It ends when the receiver
+    // is dropped or the process exits.
     thread::Builder::new()
         .name("fetch".to_owned())
         .spawn(move || fetch_loop(fetch, interval, &thread_query, results_tx, wake_rx))?;
@@ -95,7 +95,8 @@ fn show(
             Action::Fetch => {
                 let mut query = query.lock();
                 *query = Query::search(view.search());
-                // Fails if a wake-up is already pending, which also causes a new request.
+                // This fails if a wake-up is already pending. The pending wake-up causes a new
+                // request, too.
                 let _ = wake.try_send(());
             }
             Action::Quit => return Ok(()),

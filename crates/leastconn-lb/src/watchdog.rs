@@ -16,7 +16,7 @@ use tokio::{
 use leastconn::ShortDuration;
 use leastconn_server::process::notify;
 
-/// Sends keep-alives, twice per watchdog timeout, while no worker hangs. Returns at once if
+/// Sends keep-alives, twice per watchdog timeout, while no worker hangs. Returns immediately if
 /// there is no watchdog.
 pub(crate) async fn watchdog() {
     let Some(watchdog_timeout) = notify::watchdog_timeout() else {

@@ -16,10 +16,10 @@ use tokio::task::JoinSet;
 use super::{INVALID, fail};
 use crate::figures::count;
 
-/// Time limit for looking up sources of servers.
+/// Time limit for looking up discovered servers.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Maximum number of discovered servers that are listed for a source.
+/// Maximum number of discovered servers that are listed per source.
 const SHOWN_SERVERS: usize = 10;
 
 /// Checks `path`, or the file that `run` would use, and prints every problem on standard
@@ -72,7 +72,7 @@ pub fn check(path: &Path, colours: bool) -> (String, String, bool) {
     (problems.render(colours), summary, ok)
 }
 
-/// Looks up the sources of servers of all upstreams at the same time.
+/// Queries the discovery sources of all upstreams concurrently.
 fn look_up(config: Option<&Config>) -> Vec<(UpstreamId, SourceStatus)> {
     let upstreams = config.map_or(&[][..], |config| &config.upstreams);
     let with_sources = upstreams.iter().filter(|one| !one.sources.is_empty());
@@ -103,7 +103,7 @@ fn look_up(config: Option<&Config>) -> Vec<(UpstreamId, SourceStatus)> {
     found
 }
 
-/// Returns one line for each source with servers.
+/// Returns one line for each discovery source that has found servers.
 fn discovered(sources: &[(UpstreamId, SourceStatus)]) -> String {
     let answered = sources.iter().filter(|(_, source)| source.is_answered);
     let lines = answered.map(|(upstream, source)| {

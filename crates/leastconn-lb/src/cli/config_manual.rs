@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-/// Tables in the order in which people write them. Further tables follow in alphabetical order.
+/// Tables in the order in which they usually appear in a file. All others follow alphabetically.
 const ORDER: [&str; 7] = [
     "process", "log", "admin", "listener", "upstream", "client", "defaults",
 ];
@@ -81,7 +81,8 @@ impl Page {
             .unwrap_or(schema)
     }
 
-    /// The schema of the table that `schema` describes, and whether it is a list of tables.
+    /// Returns the schema of the table that `schema` describes, and whether it is a list of
+    /// tables.
     fn table_of(&self, schema: &'static Value) -> Option<(&'static Value, bool)> {
         let schema = self.deref(schema);
         if schema.get("properties").is_some() {
@@ -94,7 +95,7 @@ impl Page {
         variants.iter().find_map(|variant| self.table_of(variant))
     }
 
-    /// Writes the section of the table at `path`, and those of the tables in it.
+    /// Writes the section of the table at `path`, and the sections of its subtables.
     fn table(&mut self, path: &str, schema: &'static Value, is_section: bool) {
         let Some((table, is_list)) = self.table_of(schema) else {
             return;
@@ -152,7 +153,7 @@ impl Page {
         }
     }
 
-    /// The values of an enumeration that have descriptions.
+    /// Returns the values of an enumeration that have descriptions.
     fn values(&self, schema: &'static Value) -> Vec<(String, String)> {
         let variants = self.deref(schema).get("oneOf").and_then(Value::as_array);
         let variants = variants.into_iter().flatten();
@@ -164,7 +165,7 @@ impl Page {
             .collect()
     }
 
-    /// The type of a value, in words.
+    /// Describes the type of a value for readers.
     fn kind(&self, schema: &'static Value) -> String {
         let schema = self.deref(schema);
         if let Some(value) = schema.get("const") {
@@ -172,7 +173,7 @@ impl Page {
         }
         for key in ["anyOf", "oneOf"] {
             if let Some(variants) = schema.get(key).and_then(Value::as_array) {
-                // A variant with a `pattern` only allows environment variables.
+                // A variant with a `pattern` exists only to allow environment variables.
                 let variants = variants.iter().filter(|one| one.get("pattern").is_none());
                 let kinds: Vec<_> = variants.map(|one| self.kind(one)).collect();
                 return kinds.join(" or ");
@@ -223,7 +224,7 @@ fn properties(
     properties.into_iter().flatten()
 }
 
-/// Escapes `text` on one line, with code in backticks set in bold.
+/// Returns `text` escaped and on one line. Code in backticks is set in bold.
 fn marked(text: &str) -> String {
     let mut out = String::new();
     for (number, part) in text.split('`').enumerate() {
@@ -247,7 +248,7 @@ fn escaped(text: &str) -> String {
         match c {
             '\\' => out.push_str("\\e"),
             '-' => out.push_str("\\-"),
-            // Inside the argument of a request, a quotation mark would end the argument.
+            // A quotation mark would end the argument of a request.
             '"' => out.push_str("\\(dq"),
             '\n' => out.push(' '),
             c => out.push(c),

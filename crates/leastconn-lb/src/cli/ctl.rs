@@ -108,7 +108,7 @@ enum Command {
         server: ServerName,
         #[command(flatten)]
         here: HereArgs,
-        /// Grace period for open connections; "0s" closes them at once [default: 10s].
+        /// Grace period for open connections; "0s" closes them immediately [default: 10s].
         #[arg(long, value_name = "DURATION")]
         grace: Option<String>,
     },
@@ -127,7 +127,7 @@ enum Command {
         server: ServerName,
         #[command(flatten)]
         here: HereArgs,
-        /// A weight, or a percentage of the configured weight; 0 sends no new connections, 100%
+        /// A weight, or a percentage of the configured weight; 0 stops new connections, 100%
         /// resets the weight.
         #[arg(value_name = "N|N%")]
         weight: WeightOverride,
@@ -189,7 +189,7 @@ struct KillArgs {
     connection: Option<u64>,
 }
 
-/// Not in the group of filters, because it is no filter.
+/// Separate from the filters, because clap's group of filters requires at least one of them.
 #[derive(Clone, Copy, Debug, Args)]
 struct HereArgs {
     /// In a fleet: only on this balancer.
@@ -458,7 +458,7 @@ async fn unknown_name(
             ..ClientsQuery::default()
         };
         let found = client.clients(&by_name).await?;
-        // A truncated list does not show that the client does not exist.
+        // A truncated list does not prove that the client does not exist.
         if found.total == found.clients.len() {
             let known: Vec<_> = found.clients.into_iter().map(|rule| rule.client).collect();
             check(name, "client", "clients", &known);
@@ -536,7 +536,7 @@ async fn kill(
     complete(killed.fleet.as_ref())
 }
 
-/// Reports what a command for the fleet has not done. Returns the exit code.
+/// Prints what a command for the fleet has left undone. Returns the exit code.
 fn complete(fleet: Option<&FleetResult>) -> Result<u8, CtlError> {
     let Some(incomplete) = fleet.and_then(show::fleet::incomplete) else {
         return Ok(DONE);

@@ -116,7 +116,7 @@ fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
     Ok((printed, explanation.admitted))
 }
 
-/// Discovers the servers of all upstreams at present.
+/// Discovers the current servers of all upstreams.
 fn discover(snapshot: &Snapshot) -> Result<(), String> {
     let upstreams = snapshot.upstreams.values();
     let upstreams: Vec<_> = upstreams
@@ -146,8 +146,8 @@ fn runtime() -> Result<Runtime, String> {
 /// Time limit for asking the running balancer.
 const BLOCKS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Applies the blocks of the balancer that runs with this configuration. If none answers at the
-/// admin socket, no client is blocked.
+/// Asks the running balancer for its blocks, over the admin socket of this configuration, and
+/// applies them. If no balancer answers, no client counts as blocked.
 fn apply_blocks(snapshot: &Snapshot) -> Result<(), String> {
     let admin = snapshot.config.admin.as_ref();
     let Some(socket) = admin.and_then(|admin| admin.socket.as_ref()) else {

@@ -8,7 +8,7 @@ use std::{
 
 use super::{INVALID, fail};
 
-/// The user in the rule if the configuration names none.
+/// User name in the rule if the configuration contains none.
 const DEFAULT_USER: &str = "leastconn";
 
 /// Prints the rule as a line of an ACL file. Exits with 2 if the configuration is invalid or has

@@ -45,7 +45,7 @@ enum Program {
     Haproxy,
     Nginx,
     Stunnel,
-    /// The file contains its command line.
+    /// The file contains ghostunnel's command line.
     Ghostunnel,
 }
 
@@ -66,7 +66,7 @@ struct Translation {
     toml: String,
     /// All comments that refer to a line of the source.
     notes: Vec<Note>,
-    /// Number of listeners, of upstreams and of client rules.
+    /// Numbers of listeners, upstreams and client rules.
     counts: [usize; 3],
 }
 
@@ -106,7 +106,7 @@ fn translate(program: Program, path: &Path) -> Result<Translation, String> {
     finish(program, &file, imported)
 }
 
-/// Plans and writes an imported configuration.
+/// Plans an imported configuration and renders it.
 fn finish(program: Program, file: &str, mut imported: Imported) -> Result<Translation, String> {
     let plan = plan::plan(&mut imported)
         .map_err(|access::TooMany| format!("{file}: the access rules have too many cases"))?;

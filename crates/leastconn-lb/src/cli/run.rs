@@ -60,7 +60,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     for warning in warnings.bare_lines() {
         tracing::warn!("{warning}");
     }
-    // The warnings hold the text of the configuration file. Free it.
+    // The warnings hold the text of the configuration file. Free that memory.
     drop(warnings);
     for problem in inherited.problems() {
         tracing::warn!("{problem}");

@@ -116,7 +116,7 @@ pub(super) fn validate_together(uris: &[String]) -> Result<(), PkiError> {
 }
 
 /// Returns the common name as an alternative name if a server certificate has no alternative
-/// names. Clients compare the name of a server only with the alternative names.
+/// names. Clients compare a server's name only with the alternative names.
 pub(super) fn server_name(leaf: &Leaf) -> Result<Option<SanType>, PkiError> {
     let has_names = !leaf.dns.is_empty() || !leaf.uris.is_empty() || !leaf.ips.is_empty();
     if has_names || leaf.usage == Usage::Client {

@@ -387,7 +387,7 @@ fn files_of_another_ca_are_rejected() {
         "{refused}"
     );
 
-    // A CRL of a CA with the same name but another key.
+    // Use the CRL of a CA that has the same name but another key.
     std::fs::copy(two.path().join(CA_CRL), one.path().join(CA_CRL)).unwrap();
     let refused = pki(one.path(), &["revoke", "DIR", "DIR/a.crt"]).unwrap_err();
     assert!(refused.to_string().contains("signature"), "{refused}");

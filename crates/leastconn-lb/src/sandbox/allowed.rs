@@ -16,21 +16,20 @@ type Rights = BitFlags<AccessFs>;
 
 const READ: Rights = make_bitflags!(AccessFs::{ReadFile | ReadDir});
 pub(super) const EXECUTE: Rights = make_bitflags!(AccessFs::{ReadFile | ReadDir | Execute});
-/// Create log files and append to them. Log rotation renames the files from outside the
-/// sandbox.
+/// Create log files and append to them. Log rotation renames the files from outside the sandbox.
 const LOG: Rights = make_bitflags!(AccessFs::{WriteFile | MakeReg});
 /// Create sockets, remove stale ones, and open the directory to lock it.
 const SOCKET: Rights = make_bitflags!(AccessFs::{MakeSock | RemoveFile | ReadDir});
 const READ_FILE: Rights = make_bitflags!(AccessFs::{ReadFile});
 const WRITE_FILE: Rights = make_bitflags!(AccessFs::{WriteFile});
 
-/// Contains the files for name resolution and the dynamic loader's cache. A process of a user
-/// other than root can read the whole directory: these files are replaced by renaming, and
-/// file permissions protect the secrets.
+/// Contains the files for name resolution and the dynamic loader's cache. A process that does not
+/// run as root can read the whole directory: these files are replaced by renaming, and file
+/// permissions protect the secrets.
 const ETC: &str = "/etc";
 
-/// Files of `/etc` that a process of root may read. All of `/etc` would include secrets
-/// that root can read, and Landlock cannot exclude single files of an allowed directory.
+/// Files in `/etc` that a process running as root may read. All of `/etc` would include secrets
+/// that root can read, and Landlock cannot exclude individual files in an allowed directory.
 const ETC_OF_ROOT: [&str; 16] = [
     "/etc/resolv.conf",
     "/etc/hosts",
@@ -139,9 +138,9 @@ impl Allowed {
         allowed
     }
 
-    /// Allows single files of `/etc`, and the directories outside of `/etc` to which
-    /// symbolic links among them point. After such a file has been replaced, it can no
-    /// longer be read.
+    /// Allows individual files in `/etc`. If one of them is a symbolic link to a file outside of
+    /// `/etc`, also allows the directory of that file. Once a file in `/etc` has been replaced, it
+    /// can no longer be read.
     fn etc_of_root(&mut self) {
         for path in ETC_OF_ROOT.map(Path::new) {
             let trail = Trail::of(path);
@@ -228,7 +227,7 @@ impl Allowed {
     }
 }
 
-/// Returns two paths of this program: the one by which it was started, and that of the
+/// Returns two paths of this program: the path by which it was started, and the path of the
 /// running executable.
 fn programs() -> impl Iterator<Item = PathBuf> {
     let called = env::args_os().next().map(PathBuf::from);
@@ -244,8 +243,8 @@ fn programs() -> impl Iterator<Item = PathBuf> {
     called.into_iter().chain(env::current_exe().ok())
 }
 
-/// Directories of the dynamic loaders in `mappings`, in the format of `/proc/PID/maps`. To start a
-/// program, the kernel also executes its loader.
+/// Returns the directories of the dynamic loaders in `mappings`, which has the format of
+/// `/proc/PID/maps`. To start a program, the kernel also executes its loader.
 pub(super) fn loaders(mappings: &str) -> Vec<PathBuf> {
     let files = mappings
         .lines()
@@ -253,7 +252,7 @@ pub(super) fn loaders(mappings: &str) -> Vec<PathBuf> {
     let mut found: Vec<_> = files
         .filter(|file| {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            // The loaders of glibc and musl. The loader of musl is its C library.
+            // The loaders of glibc and musl. musl's loader is its C library.
             name.starts_with("ld-") || name.starts_with("libc.musl-") || name == "libc.so"
         })
         .filter_map(|file| file.parent()?.canonicalize().ok())

@@ -37,7 +37,7 @@ fn restrict(allowed: &Allowed, abstract_sockets: bool) -> Result<RestrictionStat
         .scope(scope)?
         .create()?;
     for (path, rights) in allowed.iter() {
-        // Paths of other distributions do not exist here and are skipped.
+        // Some paths exist only on other distributions. They are skipped.
         if let Ok(file) = PathFd::new(path) {
             // Adding a rule fails for files outside of a file system, such as anonymous
             // pipes, which are not restricted anyway.

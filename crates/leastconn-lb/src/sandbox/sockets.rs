@@ -1,10 +1,10 @@
 //! A seccomp filter for the kinds of sockets that a confined process can open.
 //!
-//! Landlock only covers TCP and abstract UNIX sockets. With packet sockets, a process of root
-//! could read all traffic of the machine, and kernel code for rarely used protocol families
-//! has many bugs. The filter allows only the sockets that the balancer and name resolution
-//! use: UNIX, IPv4 and IPv6 streams and datagrams, and netlink for routing and socket
-//! diagnosis. It denies `io_uring`, which can open sockets without passing the filter.
+//! Landlock only covers TCP and abstract UNIX sockets. With packet sockets, a process running as
+//! root could read all of the machine's traffic, and kernel code for rarely used protocol families
+//! has many bugs. The filter allows only the sockets that the balancer and name resolution use:
+//! UNIX, IPv4 and IPv6 streams and datagrams, and netlink for routing and socket diagnosis. It
+//! denies `io_uring`, which can open sockets without passing the filter.
 //!
 //! A successor process inherits the filter and adds its own.
 

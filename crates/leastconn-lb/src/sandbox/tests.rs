@@ -58,8 +58,8 @@ impl ConfinedThread {
         Self::with(allowed, false)
     }
 
-    /// Whether this kernel has the restriction `name`, see `kernel::missing`. Prints a message
-    /// if it has not.
+    /// Whether this kernel supports the restriction `name`; see `kernel::missing`. Prints a
+    /// message if it does not.
     fn has_restriction(&self, name: &str) -> bool {
         let Confinement::Confined { missing, .. } = &self.confinement else {
             panic!("{:?}", self.confinement);
@@ -465,7 +465,8 @@ fn abstract_sockets_need_the_service_managers_setting() {
         let Some(confined) = ConfinedThread::with(Allowed::default(), allowed) else {
             return;
         };
-        // Signals and abstract sockets are restricted since the same version of Landlock.
+        // The same version of Landlock introduced the restrictions on signals and on abstract
+        // sockets.
         if !confined.has_restriction("signalling other processes") {
             return;
         }

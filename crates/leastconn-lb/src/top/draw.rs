@@ -185,7 +185,7 @@ fn alerts(answers: &Answers) -> Vec<Line<'static>> {
     lines
 }
 
-/// What needs attention in the fleet.
+/// Describes a condition of the fleet that needs attention, if there is one.
 fn fleet_alert(fleet: &FleetSummary) -> Option<Line<'static>> {
     let error = fleet.error.as_deref().unwrap_or_default();
     let name = &fleet.name;

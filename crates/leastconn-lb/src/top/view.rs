@@ -80,7 +80,7 @@ pub(super) struct Sort {
 }
 
 impl Sort {
-    /// Names in alphabetical order; of numbers, the largest first.
+    /// Sorts names in alphabetical order, and numbers with the largest first.
     fn by(column: &'static str) -> Self {
         let is_text = matches!(
             column,
@@ -124,7 +124,7 @@ impl View {
         self.sorts[self.tab as usize]
     }
 
-    /// Sorts by the next column, or after the last column by none.
+    /// Sorts by the next column. After the last column, restores the balancer's order.
     pub(super) fn sort_by_next(&mut self) {
         let columns = self.tab.sort_columns();
         let next = match self.sort() {

@@ -189,7 +189,7 @@ pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
 }
 
 /// Returns whether to list the file as expiring. Many CRLs are valid for less than
-/// [`EXPIRY_DAYS`], so for a CRL the state decides, which depends on the length of its
+/// [`EXPIRY_DAYS`]. For a CRL, the state decides instead, because it depends on the length of the
 /// validity period.
 fn expires_soon(file: &Certificate) -> bool {
     match file.kind {
@@ -477,8 +477,8 @@ pub(super) fn refusals(refusals: &Refusals, style: &OutputStyle) -> String {
     table.render(style) + &not_shown(refusals.refusals.len(), refusals.total)
 }
 
-/// Returns a line with the number of rows beyond the limit, or an empty string if there are
-/// none.
+/// Returns a line with the number of rows that the limit leaves out, or an empty string if there
+/// are none.
 fn not_shown(shown: usize, total: usize) -> String {
     match total.saturating_sub(shown) {
         0 => String::new(),

@@ -218,8 +218,8 @@ async fn connect_many(client: &Client, count: usize) -> Result<Vec<Connection>, 
     Ok(done)
 }
 
-/// Waits up to 3 seconds until `condition` holds for the number of open connections and the
-/// health of the server `name`.
+/// Waits up to 3 seconds until `condition` holds for the server `name`. The condition checks the
+/// number of open connections and the health.
 async fn wait_until(environment: &Environment, name: &str, condition: impl Fn(u32, bool) -> bool) {
     let poll = async {
         while !environment

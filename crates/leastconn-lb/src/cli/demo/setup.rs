@@ -31,8 +31,8 @@ pub(super) const MALLORY: &str = "mallory.demo";
 /// Connections that [`GREEDY`] can open before its rate limit applies.
 pub(super) const BURST: usize = 20;
 
-/// Temporary directory of the demo. It contains private keys, so it is removed on drop, also
-/// after a panic.
+/// Temporary directory of the demo. It contains private keys, so it is removed on drop, even after
+/// a panic.
 pub(super) struct Directory(PathBuf);
 
 impl Directory {
@@ -120,7 +120,7 @@ impl Environment {
             .ok_or_else(|| format!("there is no client {name}").into())
     }
 
-    /// Name, number of open connections and health of each server.
+    /// Returns the name, number of open connections and health of each server.
     pub(super) fn in_flight(&self) -> Vec<(&'static str, u32, bool)> {
         let state = self.server.context().snapshot();
         let web = state
@@ -136,7 +136,7 @@ impl Environment {
             .collect()
     }
 
-    /// The access log lines written so far.
+    /// Returns the access log lines written so far.
     pub(super) fn log(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.dir.join("access.log")).unwrap_or_default();
         text.lines()

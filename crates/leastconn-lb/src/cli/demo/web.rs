@@ -32,7 +32,7 @@ impl Web {
         let name = self.name;
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            // The connection tasks belong to this task, so that aborting it also closes the
+            // The connection tasks belong to this task, so that aborting this task also closes the
             // connections.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {

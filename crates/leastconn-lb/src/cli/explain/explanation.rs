@@ -24,7 +24,7 @@ use leastconn_tls::{
     client_chain::{ChainStore, ClientChain},
 };
 
-/// The client to explain.
+/// The client whose handling is explained.
 pub(super) struct Query<'a> {
     /// The client certificate, then intermediates; empty if the client sends none.
     pub(super) chain: &'a [CertificateDer<'static>],
@@ -87,7 +87,7 @@ pub(super) struct ListenerResult {
     pub(super) upstream: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) servers: Vec<String>,
-    /// The sources of the upstream's servers, with what they have found.
+    /// The upstream's discovery sources, with the servers that they have found.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) discovery: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

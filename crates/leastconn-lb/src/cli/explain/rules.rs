@@ -66,7 +66,7 @@ pub(super) fn trace(policy: &Policy, input: &RuleInput<'_>, now: Timestamp) -> R
     }
 }
 
-/// The first key, in the order of evaluation, that the rule requires.
+/// Returns the first key, in evaluation order, that the rule requires.
 fn first_key(rule: &Rule<'_>) -> MatchKey {
     let mut keys = MatchKey::TEXTS.into_iter();
     keys.find(|&key| rule.texts(key).len() > 0)
@@ -134,7 +134,7 @@ fn differs(key: MatchKey, rule: &Rule<'_>, input: &RuleInput<'_>) -> String {
     format!("requires {} {required}; {actual}", key.as_str())
 }
 
-/// Puts the first [`MAX_VALUES`] texts in backquotes and joins them by `separator`.
+/// Puts the first [`MAX_VALUES`] texts in backquotes and joins them with `separator`.
 fn quoted(texts: impl ExactSizeIterator<Item = String>, separator: &str) -> String {
     let more = texts.len().saturating_sub(MAX_VALUES);
     let shown: Vec<_> = texts

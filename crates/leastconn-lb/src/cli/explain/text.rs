@@ -46,7 +46,7 @@ impl Page {
             .push_str(&format!("  {name:<12} {}\n", visible(text)));
     }
 
-    /// Adds one line per text. Only the first line shows the name.
+    /// Adds one line per text. Only the first line starts with `name`.
     fn rows<'a>(&mut self, name: &str, texts: impl IntoIterator<Item = &'a str>) {
         let mut name = name;
         for text in texts {

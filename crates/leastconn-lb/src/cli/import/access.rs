@@ -1,11 +1,11 @@
-//! Access rules of the source programs as decision lists. As with `[[client]]` rules, the first
-//! entry that matches a client decides.
+//! Represents access rules of the source programs as decision lists. As with `[[client]]` rules,
+//! the first entry that matches a client decides.
 
 use std::collections::BTreeMap;
 
 use super::networks::network;
 
-/// Maximum number of entries of a list. A negated condition can double the number.
+/// Maximum number of entries in a list. A negated condition can double the number.
 const LARGEST: usize = 5_000;
 
 /// The property of a client that a predicate compares. All except [`Self::Sni`] are keys of
@@ -46,8 +46,8 @@ pub(crate) struct Predicate(BTreeMap<Key, Vec<String>>);
 enum Both {
     Never,
     Exactly(Predicate),
-    /// The conjunction cannot be expressed. This predicate matches all of its clients, and
-    /// others.
+    /// The conjunction cannot be expressed. This predicate matches all clients of the conjunction,
+    /// but also others.
     Within(Predicate),
 }
 
@@ -145,8 +145,8 @@ fn meet(key: Key, a: &[String], b: &[String]) -> Option<Vec<String>> {
     if subset(b, a) {
         return Some(b.to_vec());
     }
-    // A certificate can have several values of these keys. It may match each list with a
-    // different value.
+    // A certificate can have several values for these keys, and can match each list with a
+    // different one.
     if matches!(key, Key::Ou | Key::Dns | Key::Uri) {
         return None;
     }
@@ -169,7 +169,7 @@ fn meet(key: Key, a: &[String], b: &[String]) -> Option<Vec<String>> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Refuse,
-    /// The rules do not refuse the client. Further rules may.
+    /// The rules do not refuse the client. Later rules may.
     Accept,
     To(String),
 }
@@ -195,8 +195,9 @@ pub(crate) enum Condition {
 }
 
 impl Condition {
-    /// Replaces each [`Self::Unknown`] with a constant. With `holds`, the result is true whenever
-    /// the condition may be true. Otherwise, it is true only if the condition is certainly true.
+    /// Replaces each [`Self::Unknown`] with a constant. If `holds` is set, the result is true
+    /// whenever the condition may be true. Otherwise, it is true only if the condition is
+    /// certainly true.
     pub(crate) fn resolved(&self, holds: bool) -> Self {
         let all = |list: &[Self]| list.iter().map(|part| part.resolved(holds)).collect();
         match self {
@@ -262,7 +263,7 @@ pub(crate) fn first_of(cases: &[(Predicate, List)], rest: &List) -> Result<List,
 }
 
 /// Restricts the entries of a list to clients that match a predicate. If a restriction cannot be
-/// expressed, the entry refuses the clients.
+/// expressed, the entry refuses its clients.
 fn within(predicate: &Predicate, list: &List) -> List {
     let mut narrowed = Vec::new();
     for (also, verdict) in list {
@@ -301,7 +302,7 @@ pub(crate) fn simplified(list: List) -> List {
         }
         kept.push((predicate, verdict));
     }
-    // Remove entries directly before the last one that have the same verdict.
+    // Remove entries directly before the last one if they have the same verdict.
     while let [.., (_, before), (_, last)] = kept.as_slice()
         && before == last
     {
@@ -310,8 +311,8 @@ pub(crate) fn simplified(list: List) -> List {
     kept
 }
 
-/// Returns the entries that apply to clients whose server name (SNI) is covered by `name`. With
-/// `None`: to clients whose server name is not in the list.
+/// Returns the entries that apply to clients whose server name (SNI) is covered by `name`. If
+/// `name` is `None`, returns the entries for clients whose server name is not in the list.
 pub(crate) fn at_sni(list: &List, name: Option<&str>) -> List {
     let applies = list.iter().filter_map(|(predicate, verdict)| {
         let mut predicate = predicate.clone();
@@ -343,8 +344,8 @@ pub(crate) fn server_names(list: &List) -> Vec<String> {
     names
 }
 
-/// Extends combined rules by the list of another listener. Each entry of the result has one
-/// verdict for each listener.
+/// Adds the list of another listener to the combined rules. Each entry of the result has one
+/// verdict per listener.
 pub(crate) fn product(
     rules: &[(Predicate, Vec<Verdict>)],
     list: &List,

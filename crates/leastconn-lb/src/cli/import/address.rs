@@ -20,8 +20,8 @@ pub(crate) fn bracketed(host: &str) -> String {
     }
 }
 
-/// Returns one address for each port of `FIRST-LAST`. Returns `None` if this is not a range of
-/// ports, or too large.
+/// Returns one address for each port of `FIRST-LAST`. Returns `None` if `range` is not a range of
+/// ports or is too large.
 pub(crate) fn with_ports(host: &str, range: &str) -> Option<Vec<String>> {
     let (first, last) = range.split_once('-').unwrap_or((range, range));
     let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);

@@ -13,19 +13,19 @@ pub(crate) const WIDER: &str = "client rules do not compare whole distinguished 
 pub(crate) const CASE: &str = "client rules compare names with case, the source does not: the rule \
     matches only this spelling";
 
-/// Common names that a regular expression looks for.
+/// Common names that a regular expression matches.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CommonNames {
     pub(crate) names: Vec<String>,
-    /// The expression matches no common names but these.
+    /// The expression matches no other common names.
     pub(crate) is_exact: bool,
-    /// The expression also restricts other attributes, as `^CN=a$` and `^CN=a,` do, so that a
-    /// rule for the names matches more certificates.
+    /// The expression also restricts other attributes, as `^CN=a$` and `^CN=a,` do. A rule for the
+    /// names alone therefore matches more certificates.
     pub(crate) is_wider: bool,
 }
 
-/// The predicate for a subject such as `/OU=a/CN=b` or `CN=b,OU=a`. It is wider than the
-/// subject, because attributes that a certificate has in addition are not compared.
+/// Returns the predicate for a subject such as `/OU=a/CN=b` or `CN=b,OU=a`. It is wider than the
+/// subject, because it ignores further attributes of a certificate.
 ///
 /// # Errors
 /// If `name` has attributes that client rules cannot compare, or no common name.
@@ -58,8 +58,8 @@ pub(crate) fn subject(name: &str) -> Result<Predicate, String> {
     Ok(predicate)
 }
 
-/// The common names that a regular expression on a subject in the notation of RFC 2253 looks
-/// for. Dots without a backslash stand for dots.
+/// Returns the common names that a regular expression on an RFC 2253 subject matches. Unescaped
+/// dots are treated as literal dots.
 pub(crate) fn common_names(expression: &str) -> Option<CommonNames> {
     let (start, rest) = expression.split_once("CN=")?;
     let starts_exactly = matches!(start, "^" | "(^|,)" | "(?:^|,)" | "(,|^)" | "^(.*,)?");
@@ -96,7 +96,7 @@ pub(crate) fn common_names(expression: &str) -> Option<CommonNames> {
     })
 }
 
-/// The attributes of a distinguished name and their values.
+/// Returns the attributes of a distinguished name, with their values.
 fn attributes(name: &str) -> Vec<(String, String)> {
     let (separator, name) = match name.strip_prefix('/') {
         Some(rest) => ('/', rest),

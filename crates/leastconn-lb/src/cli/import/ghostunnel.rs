@@ -14,14 +14,14 @@ use super::{
 };
 use arguments::{Arguments, commands};
 
-/// ghostunnel's `--connect-timeout` and `--shutdown-timeout`, in milliseconds.
+/// ghostunnel's defaults for `--connect-timeout` and `--shutdown-timeout`, in milliseconds.
 const CONNECT_TIMEOUT: u64 = 10_000;
 const SHUTDOWN_TIMEOUT: u64 = 300_000;
 
 /// Imports a file with one or more command lines, such as a script or a systemd unit.
 ///
 /// # Errors
-/// If there is no command line of ghostunnel in it.
+/// If the file contains no ghostunnel command line.
 pub(crate) fn import(file: &Rc<str>, text: &str) -> Result<Imported, String> {
     let commands = commands(file, text)?;
     if commands.is_empty() {
@@ -117,14 +117,14 @@ impl Tunnel {
         }
     }
 
-    /// No client may use the tunnel.
+    /// Refuses all clients of the tunnel.
     fn refuse(&mut self, reason: &str) {
         self.service.table.note(self.place.left_out(reason));
         self.service.refused.push(reason.to_owned());
     }
 }
 
-/// Options of the process.
+/// Translates options of the process.
 fn process(arguments: &Arguments, imported: &mut Imported) {
     let shutdown = arguments
         .duration("shutdown-timeout")
@@ -150,7 +150,7 @@ fn process(arguments: &Arguments, imported: &mut Imported) {
     }
 }
 
-/// The certificate of `--cert` and `--key`, or of a PEM file of `--keystore`.
+/// Translates `--cert` and `--key`, or a `--keystore` in PEM format.
 fn certificate(arguments: &Arguments, tls: &mut Table) -> Result<(), &'static str> {
     if let Some(cert) = arguments.one("cert") {
         tls.set("cert", Value::text(cert));

@@ -1,4 +1,4 @@
-//! Configurations of HAProxy.
+//! HAProxy configurations.
 
 mod acl;
 mod bind;
@@ -26,7 +26,7 @@ use rules::Surroundings;
 /// Imports the text of a file in `dir`.
 ///
 /// # Errors
-/// If the text is not a configuration of HAProxy.
+/// If the text is not an HAProxy configuration.
 pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<Imported, String> {
     let mut sections = sections::sections(lexer::lines(file, text)?)?;
     if sections.proxies.is_empty() && sections.global.is_empty() {
@@ -90,14 +90,14 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
     Ok(imported)
 }
 
-/// Names of upstreams by the names of backends, in which HAProxy allows more characters.
+/// Maps backend names to upstream names: HAProxy allows more characters in its names.
 struct UpstreamNames {
     by_backend: HashMap<String, String>,
     names: Names,
 }
 
 impl UpstreamNames {
-    /// Backends whose names are valid keep them.
+    /// Keeps the names of backends that are also valid as names of upstreams.
     fn new(backs: &[Back]) -> Self {
         let mut this = Self {
             by_backend: HashMap::new(),
@@ -113,8 +113,8 @@ impl UpstreamNames {
         this
     }
 
-    /// The upstream of a backend. A backend that is not in the file has a name of its own too,
-    /// so that no other upstream is used instead.
+    /// Returns the upstream of a backend. A backend that is missing from the file also gets its
+    /// own name, so that no other upstream is used instead.
     fn name(&mut self, backend: &str) -> String {
         let known = self.by_backend.get(backend).cloned();
         known.unwrap_or_else(|| {
@@ -191,7 +191,8 @@ fn evaluate(
     Ok(())
 }
 
-/// Sets the idle timeout: the shorter timeout of client and server, or `timeout tunnel`.
+/// Sets the idle timeout to `timeout tunnel` or else to the shorter of the client and server
+/// timeouts.
 fn timeouts(service: &mut Service, front: &Front, used: &[&Back]) {
     let shortest = |name: &str| used.iter().filter_map(|back| back.timeouts.get(name)).min();
     let client = front.timeouts.get("client");

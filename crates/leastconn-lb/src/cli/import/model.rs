@@ -20,7 +20,7 @@ impl Value {
         Self::Text(text.into())
     }
 
-    /// One string, or a list of strings if there are several.
+    /// Returns one string, or a list of strings if there are several.
     pub(crate) fn strings(texts: &[String]) -> Self {
         match texts {
             [one] => Self::text(one),
@@ -37,7 +37,7 @@ impl Value {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) file: Rc<str>,
-    /// Counted from 1.
+    /// Line number, starting at 1.
     pub(crate) line: usize,
     pub(crate) text: String,
 }
@@ -45,7 +45,7 @@ pub(crate) struct Place {
 /// How a directive was translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The directive has no equivalent, or an equivalent with differences. The exit code is 1.
+    /// The directive has no equivalent, or only one that behaves differently. The exit code is 1.
     LeftOut,
     /// The directive needs no equivalent, or the translation needs an explanation.
     Remark,
@@ -106,7 +106,7 @@ impl Table {
         self.notes.push(note);
     }
 
-    /// Sets `health_check` to none. Without the key, leastconn checks servers by default.
+    /// Sets `health_check` to `none`, because leastconn checks servers by default.
     pub(crate) fn disable_health_checks(&mut self) {
         let none = vec![("type", Value::text("none"))];
         self.set("health_check", Value::Table(none));
@@ -159,9 +159,9 @@ pub(crate) struct Service {
     pub(crate) binds: Vec<String>,
     pub(crate) table: Table,
     pub(crate) tls: Option<Table>,
-    /// Whether clients present a certificate that is verified.
+    /// Whether clients present a certificate and the certificate is verified.
     pub(crate) certificates: bool,
-    /// Restrictions of the source without an equivalent. If there are any, no client may use the
+    /// Restrictions in the source that have no equivalent. If there are any, no client may use the
     /// listener.
     pub(crate) refused: Vec<String>,
     /// The decision for each client.

@@ -1,4 +1,4 @@
-//! Configurations of nginx with a `stream` block.
+//! nginx configurations with a `stream` block.
 
 mod listen;
 mod map;
@@ -20,7 +20,7 @@ use settings::Settings;
 /// Imports the text of a file in `dir`.
 ///
 /// # Errors
-/// If the text is not a configuration of nginx, or an included file cannot be read.
+/// If the text is not an nginx configuration, or if an included file cannot be read.
 pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<Imported, String> {
     let mut imported = Imported::default();
     let dir = dir.unwrap_or(Path::new(""));
@@ -46,7 +46,7 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
                 Ok(workers) => imported.process.set("workers", Value::Integer(workers)),
                 Err(_) => imported.process.set("workers", Value::text("auto")),
             },
-            // A file for the `stream` block, without the block around it.
+            // The file holds the content of a `stream` block, without the block around it.
             "upstream" | "server" | "map" | "limit_conn_zone" | "geo" => {
                 is_nginx = true;
                 stream.push(directive.clone());
@@ -88,12 +88,12 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
     Ok(imported)
 }
 
-/// All `server` blocks of `stream`.
+/// Translates all `server` blocks of `stream`.
 fn services(stream: &[Directive], imported: &mut Imported) {
     let mut names = Names::default();
     let mut upstreams = Names::default();
     let mut bound = HashSet::new();
-    // The target of `proxy_pass`, and the upstream that it became.
+    // Each target of `proxy_pass`, with the upstream that it became.
     let mut known: Vec<(String, Backend)> = Vec::new();
     for block in stream.iter().filter(|line| line.name() == "server") {
         let settings = Settings {
@@ -215,7 +215,7 @@ mod tests {
         }
     }
 
-    /// The decision for each common name, and whether a note says that case differs.
+    /// Returns the decision for each common name, and whether a note says that case differs.
     fn decisions(map: &str) -> (Vec<String>, bool) {
         let text = format!(
             "map $ssl_client_s_dn $target {{

@@ -117,7 +117,7 @@ pub(crate) fn plan(imported: &mut Imported) -> Result<Plan, TooMany> {
     })
 }
 
-/// One unit per server name, then one for all other connections.
+/// Returns one unit per server name, followed by one for all other connections.
 fn split(number: usize, service: &Service) -> Vec<Unit> {
     let names = server_names(&service.access);
     let all = names.iter().map(Some).chain([None]);

@@ -1,4 +1,4 @@
-//! Configurations of stunnel.
+//! stunnel configurations.
 
 mod options;
 mod service;
@@ -15,7 +15,7 @@ use options::{Section, sections};
 /// Imports the text of a file in `dir`.
 ///
 /// # Errors
-/// If there is no service in it.
+/// If the text contains no service.
 pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<Imported, String> {
     let (global, sections) = sections(file, text)?;
     if sections.is_empty() {
@@ -32,7 +32,7 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
         let (service, backend) = service::translate(&section, dir);
         translated.push((section, service, backend));
     }
-    // Services with `sni = MASTER:PATTERN` are server names of another service.
+    // Services with `sni = MASTER:PATTERN` define server names of another service.
     let virtual_services: Vec<_> = translated
         .iter()
         .filter_map(|(section, service, backend)| {

@@ -20,7 +20,7 @@ pub(crate) const TLS13: [&str; 3] = [
     "TLS_CHACHA20_POLY1305_SHA256",
 ];
 
-/// OpenSSL's names of groups, with the name in the configuration.
+/// OpenSSL's names of groups, with their names in the configuration.
 const GROUPS: [(&str, &str); 8] = [
     ("x25519mlkem768", "X25519MLKEM768"),
     ("secp256r1mlkem768", "SecP256r1MLKEM768"),

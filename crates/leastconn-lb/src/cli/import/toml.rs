@@ -105,7 +105,7 @@ pub(crate) fn inline(value: &Value) -> String {
     match value {
         Value::Text(text) => quoted(text),
         Value::Integer(number) => number.to_string(),
-        // Without trailing zeros: the keys of the configuration accept integers as well.
+        // Omit trailing zeros: the configuration also accepts integers for these keys.
         Value::Float(number) => {
             let text = format!("{number:.6}");
             let text = text.trim_end_matches('0');

@@ -1,4 +1,4 @@
-//! The three questions of `init`, and the checks of their answers.
+//! The three questions of `init`, and the validation of the answers.
 
 use std::{
     io::{self, BufRead, Write},
@@ -50,7 +50,7 @@ pub(super) struct Answers {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Servers(pub(super) Vec<String>);
 
-/// Where clients connect.
+/// Address at which clients connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
     /// Name or IP address in the server certificate.
@@ -175,7 +175,7 @@ impl Servers {
         Ok(Self(servers))
     }
 
-    /// The protocol of all servers, guessed from their ports.
+    /// Returns the protocol of all servers, guessed from their ports.
     pub(super) fn protocol(&self) -> Protocol {
         let of = |address: &String| match address.rsplit_once(':') {
             Some((_, "5432" | "5433")) => Protocol::Postgres,

@@ -33,7 +33,7 @@ pub(super) fn write(dir: &Path, answers: &Answers) -> Result<String, PkiError> {
     refuse_existing(&config, HINT)?;
     refuse_existing(&pki, HINT)?;
     let mut written = certificates(&pki, answers)?;
-    // The configuration comes last, so that it never names files that do not exist.
+    // Write the configuration last, so that it never names files that do not exist.
     let text = configuration(answers);
     write_public(&config, &text, Overwrite::Refuse { hint: HINT })?;
     written.push(config);
@@ -65,7 +65,7 @@ fn certificates(pki: &Path, answers: &Answers) -> Result<Vec<PathBuf>, PkiError>
         usage: Usage::Client,
         ..Leaf::default()
     };
-    // Both are issued before anything is written, because names can be invalid.
+    // Issue both certificates before anything is written, because names can be invalid.
     let leaves = [
         ("server", authority.issue(&server)?),
         (&*answers.client, authority.issue(&client)?),
@@ -86,9 +86,9 @@ fn certificates(pki: &Path, answers: &Answers) -> Result<Vec<PathBuf>, PkiError>
     Ok(written)
 }
 
-/// Formats a TOML string. `text` has no control characters.
+/// Formats a TOML string. `text` must contain no control characters.
 fn quoted(text: &str) -> String {
-    // JSON and TOML escape the remaining characters in the same way. `$$` is a `$`.
+    // JSON and TOML escape the remaining characters in the same way. `$$` stands for `$`.
     Value::from(text).to_string().replace('$', "$$")
 }
 

@@ -31,13 +31,14 @@ use leastconn_server::{
 /// the predecessor keeps serving, because it already knows the state of the servers.
 const FIRST_PROBES_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a successor waits for the first answers of sources that have no servers from the
-/// predecessor. On a timeout, the upgrade fails and the predecessor keeps serving. Shorter than
-/// [`upgrade::READY_TIMEOUT`].
+/// How long a successor waits for the first answers of discovery sources for which it has received
+/// no servers from the predecessor. On a timeout, the upgrade fails and the predecessor keeps
+/// serving. This time must be shorter than [`upgrade::READY_TIMEOUT`].
 const FIRST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a start waits for the first answer of the store of the fleet. Clients that connect in
-/// the meantime wait in the backlog. On a timeout, the process starts as if it were cut off.
+/// How long a starting process waits for the first answer of the fleet's store. Clients that
+/// connect in the meantime wait in the backlog. On a timeout, the process starts as if it were cut
+/// off.
 const FLEET_ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A successor that is ready to take over.
@@ -82,8 +83,8 @@ pub(super) async fn serve(
         }
         state.first_probes(FIRST_PROBES_TIMEOUT).await;
     }
-    // Without the numbers of the other members, limits are divided by their number: wait a moment
-    // for the store before clients are accepted.
+    // Until the numbers of the other members are known, limits are divided by the number of
+    // members. Therefore, wait a moment for the store before accepting clients.
     let member = &prepared.context().member;
     member.first_answer(FLEET_ANSWER_TIMEOUT).await;
     // Subscribe before the first command can arrive.
@@ -118,9 +119,9 @@ struct Service {
     /// Channel to pid 1 of the container, unless this process is pid 1.
     pid1: Option<UnixStream>,
     watchdog: Option<JoinHandle<()>>,
-    /// Whether the process was ready when it was announced.
+    /// Whether the process was already ready when its start was logged.
     is_ready: bool,
-    /// Waits until the process is ready.
+    /// The task that waits until the process is ready.
     starting: Option<JoinHandle<()>>,
     summary: JoinHandle<()>,
 }
@@ -167,7 +168,7 @@ impl Service {
             self.start_watchdog();
             return Ok(());
         };
-        // Sending fails if the predecessor has exited. Then this process takes over anyway.
+        // Sending fails if the predecessor has exited. This process then takes over anyway.
         let _ = channel::send(&predecessor, &StartMessage::Ready(unused));
         self.predecessor = Some(Predecessor {
             channel: Channel::new(predecessor)?,
@@ -184,7 +185,7 @@ impl Service {
             notify::ready();
             return;
         }
-        // The start may have finished since the announcement. Then this completes at once.
+        // If the start has finished since the announcement, this completes immediately.
         let started = server.context().lifecycle.started_fully();
         self.starting = Some(tokio::spawn(async move {
             started.await;
@@ -197,8 +198,8 @@ impl Service {
         self.watchdog = Some(tokio::spawn(watchdog()));
     }
 
-    /// Takes the service over after the predecessor has stopped accepting. From now on, the
-    /// admin side of this process answers.
+    /// Takes over the service after the predecessor has stopped accepting. From now on, the admin
+    /// side of this process answers.
     fn take_over(&mut self, server: &Server) {
         notify::ready_as_main_process();
         self.start_watchdog();
@@ -327,8 +328,8 @@ impl Service {
         }
     }
 
-    /// The channels that a successor inherits, and this process's end of the channel to pid 1
-    /// if this process is pid 1.
+    /// Returns the channels that a successor inherits. If this process is pid 1, also returns its
+    /// own end of the channel to pid 1.
     fn streams(&self) -> io::Result<(Vec<Passed>, Option<UnixStream>)> {
         let draining = self.draining.as_ref().map(PredecessorChannels::share);
         let mut passed = draining.transpose()?.unwrap_or_default();
@@ -365,7 +366,7 @@ impl Service {
             // successor reports itself as ready after it has taken over.
             notify::main_pid(pid);
         }
-        // Requests by signals that arrived during the upgrade. They are forwarded below.
+        // Requests from signals that arrived during the upgrade. They are forwarded below.
         let mut to_forward = Vec::new();
         while let Some(request) = self.signals.pending().await {
             match request {

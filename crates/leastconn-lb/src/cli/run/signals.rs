@@ -45,8 +45,8 @@ impl Request {
 /// large configuration takes time.
 #[derive(Debug)]
 pub(super) struct EarlySignals {
-    /// While this flag is set, SIGTERM and SIGINT end the process at once: there are no
-    /// connections to drain.
+    /// While this flag is set, SIGTERM and SIGINT end the process immediately, because there are
+    /// no connections to drain.
     starting: Arc<AtomicBool>,
     /// All other requests. Each flag is set when the signal of that request arrives.
     postponed: [(Request, Arc<AtomicBool>); 3],

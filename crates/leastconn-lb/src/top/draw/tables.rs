@@ -95,7 +95,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, answers: &Answers, ar
     frame.render_stateful_widget(table, area, &mut view.table);
 }
 
-/// The width of each column with room for its longest name. Other texts have no such width.
+/// Returns the width that each column needs. Only a column of names needs room for its longest
+/// text.
 fn needs(columns: &[Column], rows: &Rows) -> Vec<u16> {
     let need = |(position, column): (usize, &Column)| match column.width {
         Constraint::Length(width) => width,
@@ -109,7 +110,7 @@ fn needs(columns: &[Column], rows: &Rows) -> Vec<u16> {
     columns.iter().enumerate().map(need).collect()
 }
 
-/// The column to drop next if the table is wider than `width`.
+/// Returns the column to drop next if the table is wider than `width`.
 fn column_to_drop(columns: &[Column], needs: &[u16], width: u16) -> Option<usize> {
     let needed = columns.iter().zip(needs).map(|(column, need)| {
         let need = if column.is_name() {
@@ -125,7 +126,8 @@ fn column_to_drop(columns: &[Column], needs: &[u16], width: u16) -> Option<usize
     (needed > width.saturating_add(SPACING) && rank > 0).then_some(position)
 }
 
-/// The widths of the columns of names: as needed, or if they do not fit, in proportion.
+/// Returns the widths of the name columns: as wide as needed, or shrunk in proportion if they do
+/// not fit.
 fn name_widths(columns: &[Column], needs: &[u16], width: u16) -> Vec<Option<u16>> {
     let spacing = SPACING * u16::try_from(columns.len().saturating_sub(1)).unwrap_or(0);
     let of = |are_names: bool| -> u16 {
@@ -199,8 +201,8 @@ impl Entry {
         }
     }
 
-    /// The cell for a column of `width`. A longer text loses its middle, because names that
-    /// differ at all often differ at the end.
+    /// Returns the cell for a column of `width`. A longer text loses its middle, because similar
+    /// names often differ only at the end.
     fn into_cell(self, width: Option<usize>) -> Cell<'static> {
         let text = match width {
             Some(width) => shortened(&self.text, width),
@@ -243,7 +245,7 @@ fn transferred(bytes: u64) -> Entry {
     right(figures::bytes(bytes), bytes as f64)
 }
 
-/// A count, which as a float has at most 53 exact bits.
+/// Returns a cell for a count. As a float, the count is exact up to 53 bits.
 fn count(count: u64) -> Entry {
     right(figures::number(count), count as f64)
 }
@@ -469,8 +471,8 @@ fn certificates(answers: &Answers) -> (Columns, Rows) {
         );
         let style = match (certificate.kind, certificate.state, certificate.days_left) {
             (_, CertificateState::Expired, _) => bad,
-            // Many CRLs are valid for only a few days, so for a CRL the state decides,
-            // which depends on the length of its validity period.
+            // Many CRLs are valid for only a few days. For a CRL, the state decides, because it
+            // depends on the length of the validity period.
             (CertificateKind::Crl, CertificateState::Valid, _) => good,
             (CertificateKind::Crl, CertificateState::ExpiresSoon, _) => soon,
             (CertificateKind::Crl, ..) | (_, _, ..7) => bad,

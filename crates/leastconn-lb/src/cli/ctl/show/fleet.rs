@@ -115,7 +115,7 @@ pub(super) fn summary(fleet: &FleetSummary, style: &OutputStyle) -> String {
     line
 }
 
-/// For which balancers a setting applies. Empty without a fleet.
+/// Describes which balancers a setting applies to. Empty without a fleet.
 pub(super) fn set_for(set_for: Option<SetFor>) -> &'static str {
     match set_for {
         None => "",
@@ -124,7 +124,7 @@ pub(super) fn set_for(set_for: Option<SetFor>) -> &'static str {
     }
 }
 
-/// What a command for the fleet has not done. `None`: it is complete.
+/// Describes what a command for the fleet has left undone, or returns `None` if it is complete.
 pub(in crate::cli::ctl) fn incomplete(result: &FleetResult) -> Option<String> {
     if let Some(error) = &result.error {
         return Some(format!("done on this balancer only: {error}"));

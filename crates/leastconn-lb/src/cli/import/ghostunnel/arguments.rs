@@ -1,4 +1,4 @@
-//! Words of command lines, and their flags.
+//! Splits command lines into words and flags.
 
 use std::rc::Rc;
 
@@ -76,7 +76,7 @@ const KNOWN: [&str; 43] = [
 pub(crate) struct Arguments {
     pub(crate) place: Place,
     flags: Vec<(String, String)>,
-    /// Flags without an equivalent, and why.
+    /// Flags without an equivalent, with the reason.
     pub(crate) left_out: Vec<(String, &'static str)>,
 }
 
@@ -116,7 +116,7 @@ impl Arguments {
         this
     }
 
-    /// The last value of a flag.
+    /// Returns the last value of a flag.
     pub(crate) fn one(&self, name: &str) -> Option<&str> {
         let mut flags = self.flags.iter().rev();
         flags
@@ -124,7 +124,7 @@ impl Arguments {
             .map(|(_, value)| value.as_str())
     }
 
-    /// All values of flags with these names.
+    /// Returns all values of flags with these names.
     pub(crate) fn all(&self, names: &[&str]) -> Vec<String> {
         let flags = self.flags.iter();
         let flags = flags.filter(|(flag, _)| names.contains(&flag.as_str()));
@@ -135,13 +135,14 @@ impl Arguments {
         self.one(name).is_some_and(|value| value != "false")
     }
 
-    /// A duration in milliseconds.
+    /// Returns a duration in milliseconds.
     pub(crate) fn duration(&self, name: &str) -> Option<u64> {
         units::milliseconds(self.one(name)?, 1000)
     }
 }
 
-/// The command lines in a text: the words after `ghostunnel`, from `server` or `client` on.
+/// Finds the command lines in a text. Each starts with the word `server` or `client` that follows
+/// `ghostunnel`.
 pub(crate) fn commands(file: &Rc<str>, text: &str) -> Result<Vec<(Place, Vec<String>)>, String> {
     let mut commands = Vec::new();
     let mut joined = String::new();
@@ -162,7 +163,7 @@ pub(crate) fn commands(file: &Rc<str>, text: &str) -> Result<Vec<(Place, Vec<Str
             let name = word.rsplit(['/', '=', '-']).next().unwrap_or(word);
             name == "ghostunnel" || name == "ghostunnel.exe"
         });
-        // A file can also contain the arguments only.
+        // A file may contain only the arguments, without the name of the program.
         let start = program.map_or(0, |at| at + 1);
         let is_command = words
             .get(start)
@@ -183,8 +184,8 @@ pub(crate) fn commands(file: &Rc<str>, text: &str) -> Result<Vec<(Place, Vec<Str
     Ok(commands)
 }
 
-/// Words as in a shell: quotes and backslashes, but no expansion. Returns `None` if a quote is
-/// not closed.
+/// Splits a line into words like a shell: with quotes and backslashes, but without expansion.
+/// Returns `None` if a quote is not closed.
 fn words(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;

@@ -57,7 +57,7 @@ pub(super) fn client(tunnel: &mut Tunnel, arguments: &Arguments) {
     tunnel.backend.tls = Some(tls);
 }
 
-/// The target must not be dialled without TLS.
+/// Refuses all clients, because the target must not be dialled without TLS.
 fn refuse(tunnel: &mut Tunnel, reason: &str) {
     tunnel.backend.refused.push(reason.to_owned());
     tunnel.backend.table.note(tunnel.place.left_out(reason));

@@ -46,7 +46,7 @@ pub(super) fn server(tunnel: &mut Tunnel, arguments: &Arguments) {
     }
 }
 
-/// One rule per flag: a client needs to match only one.
+/// Returns one rule per flag, because a client needs to match only one of them.
 fn access(tunnel: &mut Tunnel, arguments: &Arguments, name: &str) -> List {
     let to = || Verdict::To(name.to_owned());
     let mut list = List::new();

@@ -1,4 +1,4 @@
-//! Conditions of HAProxy: `acl` lines and anonymous ACLs.
+//! HAProxy conditions: `acl` lines and anonymous ACLs.
 
 use std::{
     collections::HashMap,
@@ -19,17 +19,17 @@ use super::{
 /// The context of a condition.
 #[derive(Debug)]
 pub(crate) struct Scope<'a> {
-    /// Words after the name, of each line of an ACL.
+    /// For each ACL, the words after its name on each of its lines.
     pub(crate) acls: HashMap<String, Vec<Vec<String>>>,
     /// Whether the listener terminates TLS.
     pub(crate) tls: bool,
     /// Whether clients present verified certificates.
     pub(crate) certificates: bool,
-    /// Keys and tables of `track-sc`, by counter.
+    /// Keys and tables of the `track-sc` rules, by counter.
     pub(crate) tracked: HashMap<String, (Tracked, Option<String>)>,
     /// Directory of the source, for relative files.
     pub(crate) dir: Option<&'a Path>,
-    /// Period of `conn_rate` of each stick table, in milliseconds.
+    /// The `conn_rate` period of each stick table, in milliseconds.
     pub(crate) tables: &'a HashMap<String, u64>,
     /// The name of the proxy and of its stick table.
     pub(crate) proxy: &'a str,
@@ -46,7 +46,7 @@ pub(crate) enum Tracked {
 /// A limit in a condition.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Limit {
-    /// More than this number of new connections in a period. The period is in milliseconds.
+    /// More than this number of new connections in a period, which is given in milliseconds.
     Rate(Tracked, u64, u64),
     /// More than this number of open connections.
     Open(Tracked, u64),
@@ -63,10 +63,10 @@ pub(crate) struct Parsed {
     pub(crate) client_dependent: bool,
     /// Whether a test compares a whole subject, of which client rules compare only a part.
     pub(crate) compares_subject: bool,
-    /// Whether a test ignores case in the source, and its condition does not.
+    /// Whether a test ignores case in the source, but the translated condition does not.
     pub(crate) ignores_case: bool,
-    /// The rule refuses clients or has a negated test, so a test must not match fewer clients
-    /// than in the source.
+    /// Whether the rule refuses clients or has a negated test. A test must then not match fewer
+    /// clients than in the source.
     refuses: bool,
 }
 
@@ -148,7 +148,7 @@ fn unknown(parsed: &mut Parsed, reason: String, client_dependent: bool) -> Condi
     Condition::Unknown
 }
 
-/// One test: a fetch, flags, and values.
+/// Parses one test: a fetch, flags and values.
 fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
     let Some((criterion, mut rest)) = words.split_first() else {
         return unknown(parsed, "the condition is empty".to_owned(), true);
@@ -275,7 +275,7 @@ fn networks(values: &[String], parsed: &mut Parsed) -> Condition {
     }
 }
 
-/// A test of a text. `any_case`: the source ignores case.
+/// Translates a test of a text. `any_case` means that the source ignores case.
 fn texts(
     key: Key,
     method: &str,
@@ -361,7 +361,7 @@ fn limit(fetch: &str, argument: &str, values: &[String], scope: &Scope<'_>) -> O
     }
 }
 
-/// Counters and keys of `tcp-request … track-scN KEY [table NAME]`.
+/// Parses the counter, the key and the table of `tcp-request … track-scN KEY [table NAME]`.
 pub(crate) fn tracked(line: &Line) -> Option<(String, (Tracked, Option<String>))> {
     let counter = line.word(2).strip_prefix("track-sc")?;
     let key = match line.word(3).to_ascii_lowercase().as_str() {
@@ -374,7 +374,7 @@ pub(crate) fn tracked(line: &Line) -> Option<(String, (Tracked, Option<String>))
     Some((counter.to_owned(), (key, table)))
 }
 
-/// The period of `conn_rate(PERIOD)` in a `stick-table` line, in milliseconds.
+/// Returns the period of `conn_rate(PERIOD)` in a `stick-table` line, in milliseconds.
 pub(crate) fn rate_period(line: &Line) -> Option<u64> {
     let words = line.words.iter().flat_map(|word| word.split_inclusive(')'));
     let mut rates = words.filter_map(|word| {
@@ -384,7 +384,7 @@ pub(crate) fn rate_period(line: &Line) -> Option<u64> {
     units::milliseconds(rates.next()?, 1).filter(|period| *period > 0)
 }
 
-/// The lines of a file of values, without comments.
+/// Returns the lines of a file of values, without comments.
 pub(crate) fn read(dir: Option<&Path>, file: &str) -> Option<Vec<String>> {
     let candidates = [Some(PathBuf::from(file)), dir.map(|dir| dir.join(file))];
     let text = candidates

@@ -16,9 +16,9 @@ use super::{
 #[derive(Debug, Default)]
 pub(crate) struct Global {
     pub(crate) bases: Bases,
-    /// Options of all `bind` lines with TLS.
+    /// Options for all `bind` lines with TLS.
     bind: Vec<String>,
-    /// Options of all `server` lines.
+    /// Options for all `server` lines.
     server: Vec<String>,
 }
 
@@ -132,7 +132,7 @@ pub(crate) fn read(lines: &[Line], imported: &mut Imported, dir: Option<&Path>) 
 }
 
 impl Global {
-    /// Inserts the defaults of `global` into the lines of a section.
+    /// Prepends the defaults from `global` to the lines of a section.
     pub(crate) fn prepend_defaults(&self, proxy: &mut Proxy) {
         for line in &mut proxy.lines {
             let is_tls = line.words.iter().any(|word| word == "ssl");

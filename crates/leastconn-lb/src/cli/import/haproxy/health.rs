@@ -9,7 +9,7 @@ use super::{
     server::Checks,
 };
 
-/// HAProxy's interval between two checks, in milliseconds.
+/// HAProxy's default interval between two checks, in milliseconds.
 const INTERVAL: u64 = 2_000;
 
 /// The health check settings of a backend.
@@ -154,7 +154,7 @@ impl Health {
         table.notes.append(&mut self.notes);
     }
 
-    /// Translates one `send` and one `expect string` after it. All other steps are omitted.
+    /// Translates one `send` and the `expect string` that follows it. All other steps are omitted.
     fn steps(&mut self, keys: &mut Vec<(&'static str, Value)>) {
         let (mut send, mut expect) = (None, None);
         for line in std::mem::take(&mut self.steps) {

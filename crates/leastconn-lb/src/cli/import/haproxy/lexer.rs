@@ -1,4 +1,4 @@
-//! Splits lines of HAProxy's configuration into words.
+//! Splits the lines of an HAProxy configuration into words.
 
 use std::rc::Rc;
 
@@ -20,7 +20,7 @@ impl Line {
     }
 }
 
-/// All lines with words.
+/// Returns all lines that contain words.
 ///
 /// # Errors
 /// If a quote is not closed.
@@ -93,7 +93,8 @@ pub(crate) fn words(line: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// An environment variable after its dollar sign: `NAME`, `{NAME}` or `{NAME-default}`.
+/// Reads the name of an environment variable after the dollar sign: `NAME`, `{NAME}` or
+/// `{NAME-default}`.
 fn variable(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> String {
     let mut name = String::new();
     if chars.next_if_eq(&'{').is_some() {

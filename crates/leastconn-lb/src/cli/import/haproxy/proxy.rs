@@ -36,7 +36,7 @@ pub(crate) struct Back {
     pub(crate) timeouts: Timeouts,
 }
 
-/// Timeouts by their names, in milliseconds.
+/// Timeouts by name, in milliseconds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Timeouts(HashMap<String, u64>);
 
@@ -186,7 +186,7 @@ impl Reader<'_> {
                 | "client-hs" | "queue",
                 Some(ms),
             ) => {
-                // 0 replaces a value of `defaults` by none.
+                // 0 removes a timeout that `defaults` has set.
                 if ms > 0 {
                     self.timeouts.0.insert(name.to_owned(), ms);
                 } else {

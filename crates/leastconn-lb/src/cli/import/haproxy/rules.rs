@@ -22,7 +22,7 @@ pub(crate) struct Rules {
     proxy: String,
     is_front: bool,
     acls: HashMap<String, Vec<Vec<String>>>,
-    /// `tcp-request` lines of the three stages.
+    /// The `tcp-request` lines of each of the three stages.
     stages: [Vec<Line>; 3],
     uses: Vec<Line>,
     default: Option<Line>,
@@ -34,7 +34,7 @@ pub(crate) struct Rules {
 #[derive(Debug, Default)]
 pub(crate) struct Evaluated {
     pub(crate) list: List,
-    /// Limits with their lines, and whether they apply to all clients.
+    /// Limits with their lines, and whether each limit applies to all clients.
     pub(crate) limits: Vec<(Limit, Place, bool)>,
     pub(crate) notes: Vec<Note>,
     pub(crate) refused: Vec<String>,
@@ -115,7 +115,7 @@ impl Rules {
             },
             "use_backend" => self.uses.push(line.clone()),
             "default_backend" => self.default = Some(line.clone()),
-            // Its period is read separately.
+            // The period of the table is read separately.
             "stick-table" => {}
             "tcp-response" => self
                 .notes
@@ -134,8 +134,8 @@ impl Rules {
         true
     }
 
-    /// Returns the decision for each client: refused, or the backend. In a backend section:
-    /// refused or accepted.
+    /// Returns the decision for each client: refused, or the backend. In a backend section, the
+    /// decision is refused or accepted.
     pub(crate) fn evaluate(&self, surroundings: Surroundings<'_>) -> Result<Evaluated, TooMany> {
         let mut evaluated = Evaluated {
             notes: self.notes.clone(),
@@ -169,7 +169,7 @@ impl Rules {
         Ok(evaluated)
     }
 
-    /// One stage of `tcp-request` rules.
+    /// Evaluates one stage of `tcp-request` rules.
     fn stage(
         &self,
         lines: &[Line],
@@ -233,7 +233,7 @@ impl Rules {
         Ok(list)
     }
 
-    /// `use_backend` and `default_backend`.
+    /// Evaluates `use_backend` and `default_backend`.
     fn backends(&self, scope: &Scope<'_>, evaluated: &mut Evaluated) -> Result<List, TooMany> {
         let to = |name: &str| always(Verdict::To(name.to_owned()));
         let mut list = match self.default_backend() {
@@ -291,7 +291,8 @@ fn resolved(parsed: &Parsed, holds: bool) -> Condition {
     }
 }
 
-/// Tests of whole subjects are noted even in rules that reject: `reject unless` admits clients.
+/// Adds a note for each test of a whole subject, even in rules that reject: `reject unless` admits
+/// clients.
 fn note_wider(parsed: &Parsed, place: &Place, notes: &mut Vec<Note>) {
     if parsed.compares_subject {
         notes.push(place.left_out(dn::WIDER));
@@ -335,7 +336,7 @@ pub(crate) fn limit_key(limit: Limit) -> Tracked {
     }
 }
 
-/// At most `number` connections in `period` milliseconds.
+/// Returns the rate limit that allows `number` connections in `period` milliseconds.
 pub(crate) fn rate(number: u64, period: u64) -> Rate {
     let number = number.max(1);
     Rate {

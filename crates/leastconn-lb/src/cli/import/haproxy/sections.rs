@@ -1,10 +1,11 @@
-//! Sections of HAProxy's configuration, and what they inherit from `defaults`.
+//! Sections of an HAProxy configuration, and what they inherit from `defaults`.
 
 use std::collections::HashMap;
 
 use super::lexer::Line;
 
-/// A `frontend`, `backend` or `listen` section. Starts with the lines of its `defaults` section.
+/// A `frontend`, `backend` or `listen` section. It starts with the lines of its `defaults`
+/// section.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) name: String,
@@ -95,7 +96,7 @@ pub(crate) fn sections(lines: Vec<Line>) -> Result<Sections, String> {
     Ok(all)
 }
 
-/// The name in a header, and the section after `from`.
+/// Returns the name in a header, and the name of the section after `from`.
 fn head_names(line: &Line) -> (String, Option<String>) {
     let words = &line.words[1..];
     let position = words.iter().position(|word| word == "from");

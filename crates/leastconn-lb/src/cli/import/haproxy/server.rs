@@ -27,9 +27,9 @@ pub(crate) struct Server {
     pub(crate) observe: Option<u64>,
     /// Milliseconds.
     pub(crate) slow_start: Option<u64>,
-    /// `maxqueue`. `None`: not limited.
+    /// `maxqueue`; `None` if the queue is not limited.
     pub(crate) max_queue: Option<u64>,
-    /// Not used: its weight is 0, or it is disabled.
+    /// Set if the server is not used because its weight is 0 or it is disabled.
     pub(crate) left_out: Option<Note>,
     pub(crate) notes: Vec<Note>,
 }
@@ -44,7 +44,7 @@ pub(crate) struct Checks {
     pub(crate) port: Option<u64>,
 }
 
-/// Parses a `server` line. `defaults` are the words of `default-server` lines.
+/// Parses a `server` line. `defaults` contains the words of the `default-server` lines.
 pub(crate) fn server(line: &Line, defaults: &[String], bases: &Bases) -> Server {
     let own = line.words.get(3..).unwrap_or(&[]);
     let mut server = Server {
@@ -74,7 +74,7 @@ struct Parser<'a> {
     tls: Table,
     is_tls: bool,
     verify_none: bool,
-    /// Whether a name of the server is verified.
+    /// Whether the server's name is verified.
     names: bool,
 }
 

@@ -10,7 +10,7 @@ use super::{
     parser::Directive,
 };
 
-/// Largest depth of maps whose values are other variables.
+/// Maximum depth of maps whose values refer to other variables.
 const DEEPEST: usize = 8;
 
 /// The context in which variables are evaluated.
@@ -27,9 +27,8 @@ pub(crate) struct Scope<'a> {
 /// Why a variable cannot be translated.
 pub(crate) type Reason = String;
 
-/// Returns the value of `$name` for each client, as a target of `proxy_pass`. Clients with an empty
-/// value are refused. Clients whose value cannot be translated are refused, and `notes` has the
-/// reason.
+/// Returns the value of `$name` for each client, as a target of `proxy_pass`. Clients are refused
+/// if their value is empty or cannot be translated. In the second case, `notes` gets the reason.
 pub(crate) fn values(
     name: &str,
     scope: Scope<'_>,
@@ -94,8 +93,8 @@ fn list(
                 }
                 let ignores_case = key.ignores_case(line.name(), &condition);
                 cases.push((order, condition, targets, ignores_case));
-                // Clients that differ in case get the default value instead. They must not be
-                // admitted by it if the source refuses them or sends them elsewhere.
+                // Clients whose names differ in case get the default value instead. The default
+                // must not admit them if the source refuses them or sends them elsewhere.
                 if ignores_case && !default.is_empty() && default != value {
                     notes.push((
                         line.clone(),
@@ -139,12 +138,12 @@ fn list(
     first_of(&cases, &rest).map_err(|TooMany| "the maps have too many cases".to_owned())
 }
 
-/// A case of a map. The last value is whether nginx compares it case-insensitively, although client
-/// rules are case-sensitive.
+/// A case of a map. The last value tells whether nginx compares it case-insensitively, although
+/// client rules are case-sensitive.
 type Case = (Order, Condition, List, bool);
 
-/// Adds to case-insensitive cases the other spellings of their names in the map. Without them, a
-/// later case for another spelling would decide for clients of an earlier case.
+/// Adds to each case-insensitive case the other spellings of its name that occur in the map.
+/// Otherwise, a later case with another spelling would decide for clients of the earlier case.
 fn add_spellings(cases: &mut [Case]) {
     let all: Vec<(Key, String)> = cases
         .iter()
@@ -185,14 +184,14 @@ fn add_spellings(cases: &mut [Case]) {
     }
 }
 
-/// The order of evaluation of the cases of a map in nginx.
+/// The order in which nginx evaluates the cases of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Order {
     Exact,
     /// More specific networks and longer names come first.
     Specific(std::cmp::Reverse<usize>),
     Expression,
-    /// A case without an equivalent. All clients without an earlier case are refused.
+    /// A case without an equivalent. All clients that match no earlier case are refused.
     Unknown,
 }
 
@@ -240,7 +239,7 @@ impl Source {
         })
     }
 
-    /// Whether nginx ignores case in a case of the map, and the condition does not.
+    /// Whether nginx compares this case of the map case-insensitively, but the condition does not.
     fn ignores_case(&self, text: &str, condition: &Condition) -> bool {
         let (Self::Subject(_), Condition::Is(predicate)) = (self, condition) else {
             return false;
@@ -255,8 +254,8 @@ impl Source {
                 .any(|(_, names)| names.iter().any(has_letter))
     }
 
-    /// The clients with this value. `refuses`: they are refused, so it must not match fewer
-    /// clients than in the source.
+    /// Returns the condition for clients with this value. If `refuses` is set, they are refused,
+    /// so the condition must not match fewer clients than the source.
     fn case(
         &self,
         text: &str,
@@ -332,12 +331,12 @@ impl Source {
     }
 }
 
-/// The text of a case. A backslash escapes a first character with a special meaning.
+/// Returns the text of a case. A backslash escapes a first character that has a special meaning.
 fn without_escape(text: &str) -> &str {
     text.strip_prefix('\\').unwrap_or(text)
 }
 
-/// The regular expression of a case.
+/// Returns the regular expression of a case.
 fn expression(text: &str) -> Option<&str> {
     text.strip_prefix("~*").or(text.strip_prefix('~'))
 }

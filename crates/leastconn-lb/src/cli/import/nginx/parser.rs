@@ -1,4 +1,4 @@
-//! Parses nginx's configuration into directives.
+//! Parses an nginx configuration into directives.
 
 use std::{
     fs, io,
@@ -44,8 +44,8 @@ enum Token {
     Close,
 }
 
-/// All directives of a text. Included files are read, except in `http` blocks. `notes` receives
-/// a note for each `include` with a pattern in a directory that does not exist.
+/// Returns all directives of a text. Included files are read, except in `http` blocks. Adds a note
+/// to `notes` for each `include` whose pattern is in a directory that does not exist.
 ///
 /// # Errors
 /// If the text is not well-formed, or a file or directory cannot be read.
@@ -66,7 +66,7 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    /// Parses the directives of one file, and keeps `include` directives.
+    /// Parses the directives of one file. `include` directives are kept.
     fn parse(file: &'a Rc<str>, text: &'a str) -> Result<Vec<Directive>, String> {
         let mut parser = Self {
             file,
@@ -249,8 +249,9 @@ fn expanded(
     Ok(all)
 }
 
-/// The files of an `include`: one, or those that match a pattern in the last part of the path,
-/// sorted. `None` if the directory of a pattern does not exist, which nginx accepts.
+/// Returns the files of an `include`, sorted: a single file, or all files that match a pattern in
+/// the last component of the path. Returns `None` if the directory of a pattern does not exist,
+/// which nginx accepts.
 fn files(dir: &Path, pattern: &str) -> Result<Option<Vec<PathBuf>>, String> {
     let path = dir.join(pattern);
     if !pattern.contains(['*', '?', '[']) {
@@ -333,7 +334,7 @@ mod tests {
         assert_eq!(directives.len(), 1);
         assert_eq!(notes.len(), 1);
         assert_eq!(notes[0].place.line, 2);
-        // A file is in the place of the directory.
+        // A file exists where the pattern needs a directory.
         let text = "a b;\ninclude Cargo.toml/*.conf;";
         let error = parse(&"t".into(), text, dir, &mut notes).unwrap_err();
         assert!(error.starts_with("t:2: cannot read "), "{error}");

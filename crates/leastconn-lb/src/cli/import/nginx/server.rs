@@ -15,7 +15,7 @@ use super::{
     upstream,
 };
 
-/// nginx's `proxy_timeout` and `ssl_handshake_timeout`, in milliseconds.
+/// nginx's defaults for `proxy_timeout` and `ssl_handshake_timeout`, in milliseconds.
 const IDLE_TIMEOUT: u64 = 600_000;
 const HANDSHAKE_TIMEOUT: u64 = 60_000;
 
@@ -49,7 +49,7 @@ const NOT_NEEDED: [&str; 26] = [
     "proxy_session_drop",
 ];
 
-/// Directives that are translated together with others.
+/// Directives that are translated together with other directives.
 const KNOWN: [&str; 35] = [
     "listen",
     "proxy_pass",
@@ -159,7 +159,7 @@ fn service(name: String, listen: &Listen, pass: &Directive, settings: Settings<'
     service
 }
 
-/// Notes for directives that are not translated.
+/// Adds notes for directives that are not translated.
 fn remarks(service: &mut Service, settings: Settings<'_>) {
     for line in settings.server {
         let (name, place) = (line.name(), &line.place);
@@ -280,7 +280,7 @@ fn tls(service: &mut Service, settings: Settings<'_>) {
     service.tls = Some(tls);
 }
 
-/// `allow`, `deny` and `proxy_pass`.
+/// Translates `allow`, `deny` and `proxy_pass`.
 fn access(
     service: &mut Service,
     listen: &Listen,
@@ -358,7 +358,7 @@ fn access(
     chain(&passes, &Verdict::Accept, &targets).map_err(|_| "too many rules".to_owned())
 }
 
-/// `limit_conn`.
+/// Translates `limit_conn`.
 fn limits(service: &mut Service, settings: Settings<'_>) {
     if settings.is_on("limit_conn_dry_run") {
         return;

@@ -34,7 +34,7 @@ impl<'a> Settings<'a> {
         self.one(name).is_some_and(|line| line.word(1) == "on")
     }
 
-    /// A duration in milliseconds.
+    /// Returns a duration in milliseconds.
     pub(crate) fn duration(self, name: &str) -> Option<u64> {
         units::milliseconds(self.one(name)?.word(1), 1000)
     }

@@ -10,11 +10,11 @@ use super::{
     settings::Settings,
 };
 
-/// nginx's `proxy_connect_timeout`, in milliseconds.
+/// nginx's default for `proxy_connect_timeout`, in milliseconds.
 const CONNECT_TIMEOUT: u64 = 60_000;
 
-/// The upstream of `proxy_pass TARGET` with the settings of a `server` block. `block` is the
-/// `upstream` block of that name, if there is one.
+/// Returns the upstream of `proxy_pass TARGET` with the settings of a `server` block. `block` is
+/// the `upstream` block with that name, if there is one.
 pub(crate) fn backend(
     target: &str,
     place: &Place,
@@ -59,7 +59,7 @@ pub(crate) fn backend(
     backend
 }
 
-/// The lines of an `upstream` block.
+/// Translates the lines of an `upstream` block.
 fn members(block: &Directive, table: &mut Table, servers: &mut Vec<ServerLine>) {
     let mut names = Names::default();
     let mut passive: Option<Vec<(&'static str, Value)>> = None;
@@ -141,7 +141,7 @@ fn member(
     Ok((line.word(1).to_owned(), server))
 }
 
-/// `HOST:PORT` or `unix:PATH`.
+/// Parses `HOST:PORT` or `unix:PATH`.
 fn address(text: &str) -> Option<String> {
     if text.starts_with("unix:") {
         return Some(text.to_owned());
@@ -152,7 +152,7 @@ fn address(text: &str) -> Option<String> {
     (is_port && is_host).then(|| text.to_owned())
 }
 
-/// Timeouts and retries.
+/// Translates timeouts and retries.
 fn connecting(table: &mut Table, settings: Settings<'_>, servers: usize) {
     let timeout = settings
         .duration("proxy_connect_timeout")
@@ -187,7 +187,7 @@ fn connecting(table: &mut Table, settings: Settings<'_>, servers: usize) {
     }
 }
 
-/// `proxy_ssl_*`.
+/// Translates the `proxy_ssl_*` directives.
 fn tls(backend: &mut Backend, table: &mut Table, target: &str, settings: Settings<'_>) {
     let place = settings.one("proxy_ssl").map(|line| line.place.clone());
     let Some(place) = place else { return };
@@ -234,7 +234,7 @@ fn tls(backend: &mut Backend, table: &mut Table, target: &str, settings: Setting
     backend.tls = Some(tls);
 }
 
-/// `ssl_protocols`: the oldest version.
+/// Translates the oldest version in `ssl_protocols`.
 pub(crate) fn protocols(tls: &mut Table, line: Option<&Directive>) {
     let Some(line) = line else { return };
     let has = |version: &str| line.arguments().iter().any(|word| word == version);
@@ -254,7 +254,7 @@ pub(crate) fn protocols(tls: &mut Table, line: Option<&Directive>) {
     }
 }
 
-/// `ssl_ciphers`: cipher suites of TLS 1.2; all of TLS 1.3 stay.
+/// Translates `ssl_ciphers`, the cipher suites of TLS 1.2. All TLS 1.3 suites stay enabled.
 pub(crate) fn ciphers(tls: &mut Table, line: &Directive) {
     let (names, unknown) = tls_names::ciphers(line.word(1));
     if !unknown.is_empty() {

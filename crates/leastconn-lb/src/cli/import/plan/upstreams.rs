@@ -45,7 +45,7 @@ impl Planner {
             names: Names::default(),
             merged: Vec::new(),
         };
-        // Reserve the names of the source, also for upstreams that no listener uses.
+        // Reserve the names in the source, including those of upstreams that no listener uses.
         for backend in backends {
             let _ = this.names.unique(&backend.name);
         }
@@ -105,7 +105,7 @@ impl Planner {
         }
     }
 
-    /// An upstream that no client may use.
+    /// Returns the name of an upstream that no client may use.
     fn refused(&mut self) -> String {
         if !self.backends.iter().any(|backend| backend.name == REFUSED) {
             let mut table = Table::default();
@@ -190,7 +190,8 @@ impl Planner {
             .filter(|backend| used.contains(&backend.name))
             .cloned()
             .collect();
-        // What is sent to a server must not change. Other settings can be those of one backend.
+        // What the servers receive must not change. All other settings may be those of one
+        // backend.
         let same = |a: &Backend, b: &Backend| {
             a.tls == b.tls && a.table.get("proxy_protocol") == b.table.get("proxy_protocol")
         };
@@ -250,7 +251,7 @@ impl Planner {
         Target::One(name)
     }
 
-    /// Returns all upstreams, including the ones that no listener uses.
+    /// Returns all upstreams, including those that no listener uses.
     pub(super) fn finish(mut self) -> Vec<Backend> {
         let rest: Vec<_> = self
             .backends

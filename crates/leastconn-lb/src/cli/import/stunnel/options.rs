@@ -1,4 +1,4 @@
-//! Sections and options of stunnel's configuration.
+//! Sections and options of an stunnel configuration.
 
 use std::rc::Rc;
 
@@ -7,12 +7,12 @@ use super::super::{model::Place, units};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
     pub(crate) place: Place,
-    /// In lower case.
+    /// Name of the option, in lower case.
     pub(crate) name: String,
     pub(crate) value: String,
 }
 
-/// A service with its options. Options of services before the first section are its defaults.
+/// A service with its options. Service options before the first section are the defaults.
 #[derive(Clone, Debug)]
 pub(crate) struct Section {
     pub(crate) name: String,

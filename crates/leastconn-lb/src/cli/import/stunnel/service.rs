@@ -1,4 +1,4 @@
-//! Services of stunnel.
+//! stunnel services.
 
 mod client;
 mod server;
@@ -16,7 +16,7 @@ use super::{
     options::{Section, Setting},
 };
 
-/// Options that are translated, or have no effect with other values than those in [`remarks`].
+/// Options that are translated, or that have an effect only with the values in [`remarks`].
 const KNOWN: [&str; 30] = [
     "accept",
     "connect",
@@ -69,7 +69,7 @@ const NOT_NEEDED: [&str; 15] = [
     "securitylevel",
 ];
 
-/// An option of the process.
+/// Translates an option of the process.
 pub(super) fn global(option: &Setting, imported: &mut Imported) {
     let note = match option.name.as_str() {
         "include" | "engine" | "enginectrl" | "enginedefault" => {
@@ -80,7 +80,7 @@ pub(super) fn global(option: &Setting, imported: &mut Imported) {
     imported.process.note(note);
 }
 
-/// The listener and the upstream of a service.
+/// Translates a service to a listener and an upstream.
 pub(super) fn translate(section: &Section, dir: Option<&Path>) -> (Service, Backend) {
     let mut service = Service {
         name: section.name.clone(),
@@ -120,7 +120,7 @@ pub(super) fn translate(section: &Section, dir: Option<&Path>) -> (Service, Back
     (service, backend)
 }
 
-/// Notes for options without an equivalent.
+/// Adds notes for options without an equivalent.
 fn remarks(section: &Section, service: &mut Service) {
     for option in &section.options {
         let (name, place) = (option.name.as_str(), &option.place);
@@ -163,7 +163,7 @@ fn remarks(section: &Section, service: &mut Service) {
     }
 }
 
-/// `connect`, `failover` and `TIMEOUTconnect`.
+/// Translates `connect`, `failover` and `TIMEOUTconnect`.
 fn servers(section: &Section, backend: &mut Backend) {
     let in_turn = section
         .one("failover")
@@ -228,7 +228,7 @@ fn protocol(section: &Section, service: &mut Service, backend: &mut Backend) {
     }
 }
 
-/// `[HOST:]PORT` or a path.
+/// Parses `[HOST:]PORT` or a path.
 fn listen(text: &str) -> Result<String, String> {
     if text.starts_with('/') {
         return Ok(format!("unix:{text}"));

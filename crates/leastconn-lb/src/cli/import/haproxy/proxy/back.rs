@@ -71,8 +71,8 @@ impl Reader<'_> {
         }
     }
 
-    /// The queue, if a server has `maxconn`. HAProxy limits the queue of each server, so `size` is
-    /// the sum of these limits.
+    /// Returns the queue if a server has `maxconn`. HAProxy limits the queue of each server, so
+    /// `size` is the sum of these limits.
     fn queue(&self, servers: &[&(Line, Server)]) -> Option<Value> {
         let is_limited = |server: &Server| {
             let limit = server.table.get("max_conns");
@@ -94,7 +94,7 @@ impl Reader<'_> {
         Some(Value::Table(queue))
     }
 
-    /// Adds the servers, and the settings that they have in common.
+    /// Adds the servers, and the settings that they share.
     fn servers(&mut self, backend: &mut Backend, table: &mut Table) {
         let servers = std::mem::take(&mut self.servers);
         let usable: Vec<_> = servers

@@ -8,7 +8,7 @@ use super::super::{
     acl::{Scope, read},
 };
 
-/// The cases of `%[FETCH,map(FILE,DEFAULT)]`.
+/// Returns the cases of `%[FETCH,map(FILE,DEFAULT)]`.
 pub(super) fn dynamic_backends(
     expression: &str,
     scope: &Scope<'_>,

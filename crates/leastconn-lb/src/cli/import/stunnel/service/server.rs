@@ -14,7 +14,7 @@ use super::{
     tls::{Verify, authorities, certificate, common, pins},
 };
 
-/// TLS from clients.
+/// Translates a service with TLS from clients.
 pub(super) fn server(
     section: &Section,
     service: &mut Service,
@@ -100,7 +100,7 @@ fn peers(service: &mut Service, tls: &mut Table, ca: &Setting, dir: Option<&Path
     ];
 }
 
-/// Translates `checkHost` of clients: a DNS name in the subject alternative names.
+/// Translates `checkHost` for clients: a DNS name in the subject alternative names.
 fn names(section: &Section, service: &mut Service, backend: &Backend) {
     let hosts: Vec<_> = section
         .all("checkhost")

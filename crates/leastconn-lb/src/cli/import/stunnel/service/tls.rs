@@ -1,4 +1,4 @@
-//! TLS options of clients and of servers.
+//! TLS options for both clients and servers.
 
 use std::path::Path;
 
@@ -10,12 +10,13 @@ use super::super::{
     options::{Section, Setting},
 };
 
-/// How certificates of the peer are verified.
+/// How the peer's certificate is verified.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verify {
     None,
     Chain,
-    /// The peer's certificate must be in `CAfile`. `chain`: its authorities as well.
+    /// The peer's certificate must be in `CAfile`. With `chain`, its authorities must be there,
+    /// too.
     Peer {
         chain: bool,
     },
@@ -48,8 +49,8 @@ impl Verify {
     }
 }
 
-/// Pins of the certificates in `CAfile`. Returns `None` if there are none, or if the file cannot
-/// be read.
+/// Returns pins of the certificates in `CAfile`. Returns `None` if there are none, or if the file
+/// cannot be read.
 pub(super) fn pins(ca: &Setting, dir: Option<&Path>) -> Option<Vec<String>> {
     let path = dir.unwrap_or(Path::new("")).join(&ca.value);
     pem::key_pins(&path).filter(|pins| !pins.is_empty())
@@ -71,7 +72,7 @@ pub(super) fn certificate(cert: &Setting, section: &Section, tls: &mut Table) {
     }
 }
 
-/// Versions, cipher suites and groups.
+/// Translates TLS versions, cipher suites and groups.
 pub(super) fn common(section: &Section, tls: &mut Table) {
     let only = section.one("sslversion");
     let min = section.one("sslversionmin").or(only);
