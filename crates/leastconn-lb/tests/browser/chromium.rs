@@ -21,7 +21,7 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 /// A running browser. Killed when dropped.
 pub(crate) struct Chromium {
     _child: Child,
-    // Dropped after the browser has been killed.
+    // Must be dropped after the browser has been killed.
     _profile: TempDir,
     stdin: tokio::sync::Mutex<ChildStdin>,
     last: AtomicU64,
@@ -66,7 +66,7 @@ impl Chromium {
                 "--disable-dev-shm-usage",
                 "--disable-gpu",
                 "--no-first-run",
-                // Without these options, Chromium sends network requests of its own.
+                // Without these options, Chromium sends network requests on its own.
                 "--disable-background-networking",
                 "--disable-component-update",
                 "--disable-sync",

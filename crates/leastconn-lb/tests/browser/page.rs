@@ -75,8 +75,8 @@ impl Page {
         }
     }
 
-    /// Waits for two more requests of the page. After that, it shows no data from before
-    /// this call.
+    /// Waits until the page has sent two more requests. After that, the page shows no data from
+    /// before this call.
     pub(crate) async fn wait_rounds(&self) {
         for _ in 0..2 {
             let shown = self.eval("document.body.dataset.shown").await;

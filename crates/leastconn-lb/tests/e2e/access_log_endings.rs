@@ -14,8 +14,7 @@ use crate::support::{
     CLIENT1, NO_PROBES, Running, Site, TLS, cn, entry, refused, refusing_address, reset, talk, tcp,
 };
 
-/// Fields of a connection whose TLS handshake succeeded, with SNI and a client
-/// certificate.
+/// Fields of a connection whose TLS handshake succeeded with SNI and a client certificate.
 const TLS_DONE: [&str; 5] = ["serial", "sni", "tls_version", "cipher", "handshake_ms"];
 
 /// Returns the fields of a record with this outcome: the required fields, then `?`, then the

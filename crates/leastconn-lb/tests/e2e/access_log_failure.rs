@@ -70,8 +70,8 @@ async fn full_device_drops_records() {
     let lb = site.start().await;
     serve(&lb, 20).await;
     lb.wait_metric(LOST, 20.0, DEADLINE).await;
-    // The message appears only once, because a message for each lost record could fill the
-    // disk of standard error.
+    // The message appears only once: a message for each lost record could fill the disk to which
+    // standard error is written.
     let message = "access log lines lost";
     let is_warning = |event: &serde_json::Value| event["fields"]["message"] == message;
     let event = lb.wait_log(is_warning, DEADLINE).await;
@@ -106,7 +106,7 @@ async fn closed_stdout_drops_records() {
 #[tokio::test]
 async fn missing_directory_on_reopen_drops_records() {
     let web = Upstream::named("web1").await;
-    // A sandbox rule covers the removed directory, not a new directory of the same name.
+    // A sandbox rule covers the removed directory, but not a new directory with the same name.
     let site = Site::plain(&[&web])
         .log("access = \"log/access.log\"")
         .process("sandbox = \"off\"");
@@ -127,7 +127,7 @@ async fn missing_directory_on_reopen_drops_records() {
 
     std::fs::create_dir(&dir).unwrap();
     lb.signal(Signal::USR1);
-    // The balancer creates the file at once, not with the next record, because log rotation
+    // The balancer creates the file immediately, not with the next record, because log rotation
     // waits for the file.
     let path = dir.join("access.log");
     eventually(DEADLINE, || async {

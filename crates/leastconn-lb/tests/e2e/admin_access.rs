@@ -126,7 +126,7 @@ async fn changes_need_the_token_and_same_origin() {
         401,
     )
     .await;
-    // Requests that a browser would send for a page of another site.
+    // Requests that a browser would send on behalf of another site's page.
     for more in [
         "origin: http://evil.com",
         "origin: null",

@@ -34,8 +34,7 @@ fn time_request(addr: SocketAddr, path: &str) -> Duration {
     leastconn::net::now() - start
 }
 
-/// Measures latencies on a separate thread, so that the load of the test itself does not
-/// count.
+/// Measures latencies on a separate thread, so that the test's own load does not distort them.
 async fn assert_prompt(addr: SocketAddr, rounds: usize, what: &str) {
     let measuring = tokio::task::spawn_blocking(move || {
         let paths = ["/healthz", "/readyz", "/metrics"];

@@ -75,7 +75,7 @@ async fn open_connections_match_their_later_records() {
 
     drop(stream);
     let record = lb.wait_records(1).await.swap_remove(0);
-    // An open connection and its access record have these fields in common.
+    // An open connection and its access record share these fields.
     for key in [
         "connection",
         "time",

@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use crate::ctl::{SOCKET, ctl};
 use crate::support::{NO_PROBES, Running, Site, connect_from, entry, named_servers, talk, tcp};
 
-/// Returns a site with one listener for all local clients, and one upstream that has these
-/// servers with these weights.
+/// Returns a site with one listener for all local clients, and one upstream with these servers and
+/// weights.
 fn site(servers: &[Upstream], weights: &[u32], lines: &[&str]) -> Site {
     let servers: Vec<_> = servers
         .iter()
@@ -161,8 +161,8 @@ async fn source_hash_moves_only_while_its_server_is_down() {
     .await
     .unwrap();
 
-    // After a restart, each source is still mapped to the same server, although the servers
-    // have another order. After a change to `least_conn`, the connections that `source_hash`
+    // After a restart, each source is still mapped to the same server, although the servers are
+    // listed in another order. After a change to `least_conn`, the connections that `source_hash`
     // placed still count.
     lb.quiet().await;
     drop(lb);

@@ -162,8 +162,8 @@ async fn block_expires() {
     lb.quiet().await;
 }
 
-/// Both processes of an upgrade obey: the successor refuses the client, and the predecessor closes
-/// its connection.
+/// A block applies to both processes of an upgrade: the successor refuses the client, and the
+/// predecessor closes its connection.
 #[tokio::test]
 async fn block_applies_in_both_processes_of_an_upgrade() {
     let web = Upstream::named("web1").await;

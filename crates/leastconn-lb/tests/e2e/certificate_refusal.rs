@@ -21,7 +21,7 @@ both_record_layers! {
     client_certificate_in_client_ca_issues_nothing,
 }
 
-/// Asserts that the client is refused in both TLS versions, with this outcome and alert.
+/// Asserts that the client is refused with this outcome and this alert in both TLS versions.
 async fn assert_refused(lb: &Running, client: TlsClient, outcome: &str, expected: Alert) {
     for (version, client) in [("1.2", client.clone().tls12()), ("1.3", client.tls13())] {
         let before = lb.records().len();

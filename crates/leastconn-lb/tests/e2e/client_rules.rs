@@ -1,6 +1,6 @@
-//! Client rules are tried in the order of the file. All keys of a rule must match; of a
-//! list, one element must match. Types of names are never mixed, and nothing in a
-//! certificate is a wildcard.
+//! Client rules are tried in the order of the file. All keys of a rule must match. If a key has a
+//! list, one of its values must match. Names of different types are never compared with each
+//! other, and nothing in a certificate acts as a wildcard.
 
 use leastconn_testkit::{Cert, Upstream, client::read_to_close};
 

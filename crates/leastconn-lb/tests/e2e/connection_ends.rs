@@ -1,6 +1,6 @@
-//! Tests how each side can end a connection, and what the other side receives. A matrix of
-//! cases combines the side that ends, the transports, the record layer, the kind of end and
-//! the speed of the reader.
+//! Tests how each side can end a connection, and what the other side then receives. A matrix of
+//! cases combines the ending side, the transports, the record layer, the kind of end and the speed
+//! of the reader.
 
 mod matrix;
 mod peer;
@@ -41,7 +41,7 @@ async fn every_kind_of_end_is_forwarded(records: Records) {
     matrix::run(records).await;
 }
 
-/// A client that closes only its sending direction, without `close_notify`.
+/// The client closes only its sending direction, without `close_notify`.
 async fn truncating_peer_still_receives_pending_data(records: Records) {
     let rig = Rig::start(records, &[]).await;
     for version in [Transport::Tls12, Transport::Tls13] {
@@ -108,9 +108,9 @@ async fn reset_by_the_receiver_ends_lingering(records: Records) {
     rig.quiet().await;
 }
 
-/// The server responds and closes while the client still sends, and the client reads late.
-/// A process that closes a socket with unread input sends a RST. This RST must not overtake
-/// the response.
+/// The server responds and closes while the client is still sending, and the client reads late. A
+/// process that closes a socket with unread input sends a RST. This RST must not overtake the
+/// response.
 async fn early_response_reaches_an_uploading_client(records: Records) {
     let rig = Rig::start(records, &[]).await;
     let all = Transport::ALL.into_iter();

@@ -1,5 +1,5 @@
-//! Limits on connections and handshakes: connections above a limit are refused and counted,
-//! and the others are served.
+//! Limits on connections and handshakes: connections above a limit are refused and counted, and
+//! all other connections are served.
 
 use leastconn_testkit::client::{read_line, read_to_close};
 use leastconn_testkit::{DEADLINE, Upstream, within};
@@ -68,7 +68,7 @@ async fn silent_sockets_do_not_use_handshake_permits() {
 #[tokio::test]
 async fn refused_clients_reach_no_server() {
     let web = Upstream::named("web1").await;
-    // A refusal that keeps its place in a limit makes a later client wait or fail.
+    // If a refused connection still counted against a limit, a later client would wait or fail.
     let lb = Site::new()
         .process("max_connections = 5")
         .listener("main", &["upstream = \"web\"", TLS])

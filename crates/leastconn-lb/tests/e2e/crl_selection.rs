@@ -1,4 +1,4 @@
-//! Selection of the CRL that applies if there are several.
+//! If there are several CRLs, the correct one is applied.
 
 use std::io::Write;
 

@@ -179,8 +179,8 @@ async fn overrides_survive_a_reload_and_are_shown() {
         "{text}"
     );
 
-    // An override belongs to the name of the server. It stays if the address or the other
-    // servers change.
+    // An override belongs to the server's name. It remains if the address or the other servers
+    // change.
     let third = Upstream::named("web3").await;
     let moved = config.replace(&web1.addr().to_string(), &third.addr().to_string());
     assert_ne!(moved, config);

@@ -1,4 +1,4 @@
-//! Data arrives unchanged, even if both sides send at once. If one side does not read, the
+//! Data arrives unchanged, even if both sides send simultaneously. If one side does not read, the
 //! balancer stops reading from the other side and does not use more memory.
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! If no file descriptors are free, the balancer pauses accepting without using CPU time,
-//! and continues when descriptors are free again.
+//! If no file descriptors are free, the balancer stops accepting and waits without using CPU time.
+//! It continues when descriptors are free again.
 
 use std::process::Command;
 use std::time::Duration;
@@ -87,7 +87,7 @@ async fn accepting_pauses_without_spinning_and_recovers() {
 }
 
 /// A shutdown while accepting is paused must serve the clients in the backlog. Closing the
-/// listening socket at once would reset their connections.
+/// listening socket immediately would reset their connections.
 #[tokio::test]
 async fn clients_in_the_backlog_are_served_at_shutdown() {
     use leastconn_testkit::Signal;
@@ -152,7 +152,7 @@ async fn admin_answers_without_free_descriptors() {
     // The balancer must use almost no CPU time in this second.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(ticks(&lb) - before <= 10);
-    // Connections above the limit were closed at once.
+    // Connections above the limit were closed immediately.
     for stream in silent.iter_mut().skip(100) {
         assert!(read_to_close(stream).await.unwrap_or_default().is_empty());
     }

@@ -1,4 +1,4 @@
-//! Servers that a file lists: changes, invalid contents, reloads and overrides.
+//! Servers from a file: changes, invalid contents, reloads and overrides.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -21,7 +21,7 @@ impl ServerFile {
         Self(site.dir.path().join("web.json"))
     }
 
-    /// Lists `servers`. Replaces the file by a rename.
+    /// Writes a list of `servers`. The file is replaced by a rename.
     fn list(&self, servers: &[&Upstream]) {
         let entry = |s: &&Upstream| json!({ "name": s.name(), "address": s.addr().to_string() });
         let servers: Vec<_> = servers.iter().map(entry).collect();

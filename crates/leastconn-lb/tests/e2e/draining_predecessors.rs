@@ -1,5 +1,5 @@
-//! Reloads, new CRLs and operator commands also apply to connections of draining processes:
-//! of a process that shuts down, and of the predecessors after upgrades.
+//! Reloads, new CRLs and operator commands also apply to connections of draining processes.
+//! Draining processes are a process that is shutting down, and the predecessors after upgrades.
 
 use leastconn_testkit::client::{TlsStream, read_line, roundtrip};
 use leastconn_testkit::{Cert, DEADLINE, Signal, Upstream, within};

@@ -1,4 +1,4 @@
-//! Ejection of servers that accept connections and close them at once.
+//! Ejection of servers that accept connections and close them immediately.
 
 use leastconn_testkit::client::read_line;
 use leastconn_testkit::{Behaviour, DEADLINE, Upstream, eventually};
@@ -10,7 +10,8 @@ use crate::support::{NO_PROBES, Running, Site, entries, talk, tcp};
 
 const TCP_PROBES: &str = r#"health_check = { interval = "100ms", rise = 1, fall = 1 }"#;
 
-/// Starts servers of which the first has the behaviour `first`. The others send their names.
+/// Starts several servers. The first one has the behaviour `first`, and the others send their
+/// names.
 async fn start(first: Behaviour, lines: &[&str]) -> (Vec<Upstream>, Running) {
     let mut servers = vec![Upstream::start(first).await];
     for number in 2..=4 {

@@ -1,4 +1,4 @@
-//! Signals are handled from the start of the process. No signal has its default action.
+//! Signals are handled from the start of the process. None of them has its default action.
 
 use std::{path::Path, process::Stdio};
 

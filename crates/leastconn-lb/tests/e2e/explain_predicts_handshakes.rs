@@ -31,8 +31,8 @@ fn explained(lb: &Running) -> (String, String) {
     (of("outcome"), of("detail"))
 }
 
-/// The OpenSSL command that creates the key, the extensions of the certificate, and a part of
-/// the expected detail. The detail is empty if the certificate must be accepted, and `?` if
+/// The OpenSSL command that creates the key, the extensions of the certificate, and a part of the
+/// expected detail. An empty detail means that the certificate must be accepted. `?` means that
 /// acceptance and refusal are both correct.
 type Case = (String, &'static str, &'static str);
 

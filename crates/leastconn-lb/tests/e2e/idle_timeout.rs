@@ -1,5 +1,5 @@
-//! Connections without traffic end when their timeout has passed, and not earlier. These
-//! tests have to wait for the timeouts.
+//! Connections without traffic end when their timeout has passed, but not earlier. These tests
+//! have to wait for the timeouts.
 
 use std::time::Duration;
 

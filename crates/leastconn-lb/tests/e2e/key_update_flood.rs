@@ -88,7 +88,7 @@ async fn key_update_flood_ends_the_connection(records: Records) {
     lb.quiet().await;
 }
 
-/// Data between key updates resets the counter of rustls, but not that of the balancer.
+/// Data between key updates resets rustls' counter, but not the balancer's.
 async fn data_between_key_updates_does_not_help(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;

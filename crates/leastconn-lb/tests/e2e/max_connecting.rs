@@ -1,4 +1,4 @@
-//! Servers that accept connections slowly get a limited number of connection attempts.
+//! Servers that accept connections slowly receive a limited number of connection attempts.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::support::{NO_PROBES, Site, entry, tcp};
 
-/// A server whose backlog is full: the kernel answers no further connects.
+/// A server whose backlog is full: the kernel answers no further connection attempts.
 async fn overloaded() -> (TcpListener, Vec<TcpStream>) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -44,8 +44,8 @@ async fn slow_server_gets_at_most_max_connecting_attempts() {
             format!("leastconn_server_connections_active{{upstream=\"web\",server=\"{server}\"}}");
         lb.metrics().await[&normalise(&name)] as usize
     };
-    // Without the limit, half of the clients would wait for the slow server. One client at a
-    // time: if both servers were at the limit, the slow one could be picked.
+    // Without the limit, half of the clients would wait for the slow server. The clients connect
+    // one at a time: if both servers were at the limit, the slow one could be picked.
     let (mut connected, mut waiting) = (Vec::new(), Vec::new());
     for clients in 1..=12 {
         let mut stream = tcp(lb.main()).await;

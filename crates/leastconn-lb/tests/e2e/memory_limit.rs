@@ -1,4 +1,4 @@
-//! If memory is short, the process refuses and closes connections instead of aborting.
+//! When memory runs short, the process refuses and closes connections instead of aborting.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 
 use crate::support::{BIN, NO_PROBES, Running, Site, entries, entry, talk, tcp};
 
-/// Number of clients that do not read. Without a memory limit, each client would hold
-/// 128 KiB, together 500 MiB. This is more than the limit in each test.
+/// Number of clients that do not read. Without a memory limit, each client would hold 128 KiB, and
+/// all of them 500 MiB. This is more than the limit in each test.
 const SLOW: usize = 4000;
 
 /// Limits the address space of the program to `mib` MiB.

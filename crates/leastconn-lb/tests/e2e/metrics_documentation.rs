@@ -126,7 +126,7 @@ async fn start_with_traffic() -> (Running, Upstream) {
     let [a, b] = dead;
     let site = Site::new()
         .process("zone = \"a\"")
-        // There is no store. The metrics of a fleet exist nevertheless.
+        // There is no store, but the metrics of a fleet exist anyway.
         .fleet("lb1", "\"unix:///nowhere/store.sock\"", "")
         .listener("main", &["upstream = \"web\"", TLS])
         .listener("plain", &["upstream = \"web\""])
@@ -229,8 +229,7 @@ async fn documented_metrics_exist_in_a_scrape() {
         if name != "LeastconnDown" {
             assert_known(expression, &scraped);
         }
-        // The table lists an alert in the rows of all metrics that the alert uses, and in no
-        // other row.
+        // The table lists each alert in the rows of exactly those metrics that the alert uses.
         for (metric, ..) in &scraped {
             let row = format!("| `{metric}` |");
             let row = page.lines().find(|line| line.starts_with(&row)).unwrap();

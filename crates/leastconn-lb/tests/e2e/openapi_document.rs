@@ -158,7 +158,7 @@ async fn responses_match_the_openapi_document() {
     for (path, _) in posts.filter(|(_, methods)| methods.get("post").is_some()) {
         assert!(tested.contains(&&**path), "{path} was not tested");
     }
-    // Check that the validation can fail.
+    // Make sure that the validation can fail.
     let form = answer(&document, "/connections/kill", "post");
     for wrong in [
         json!({}),

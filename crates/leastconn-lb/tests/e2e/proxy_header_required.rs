@@ -207,8 +207,8 @@ async fn header_bytes_do_not_extend_the_deadline() {
     lb.quiet().await;
 }
 
-/// With `drain_timeout = "0s"`, a shutdown closes a connection that waits for its header at
-/// once.
+/// With `drain_timeout = "0s"`, a shutdown immediately closes a connection that is waiting for its
+/// header.
 #[tokio::test]
 async fn shutdown_does_not_wait_for_headers() {
     let web = Upstream::named("web1").await;

@@ -26,8 +26,8 @@ async fn server() -> Upstream {
     Upstream::start(Behaviour::ProxyHeader).await
 }
 
-/// Exchanges data, closes the connection in order, and returns the line in which the server
-/// reports the header.
+/// Exchanges data, closes the connection cleanly, and returns the line in which the server reports
+/// the header.
 async fn reported_header<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> String {
     let line = read_line(&mut stream).await.unwrap();
     let sent = b"and the client's own bytes";
@@ -264,8 +264,7 @@ async fn retried_server_gets_the_header() {
     lb.quiet().await;
 }
 
-/// Health checks send a header without addresses. Health checks of a separate port send no
-/// header.
+/// Health checks send a header without addresses. Health checks on a separate port send no header.
 #[tokio::test]
 async fn health_checks_send_a_local_header() {
     for (word, expected) in [
@@ -297,7 +296,7 @@ async fn health_checks_send_a_local_header() {
         lb.expect_record(0, "ok").await;
         lb.quiet().await;
     }
-    // Health checks of a separate port send no header: the first bytes are those of `send`.
+    // Health checks on a separate port send no header: the first bytes are those of `send`.
     let (web, health) = (server().await, Upstream::start(Behaviour::Echo).await);
     let port = health.addr().port();
     let check = format!(

@@ -55,7 +55,7 @@ async fn record_of(lb: &Running, stream: &TcpStream) -> Value {
         .await
 }
 
-/// 100 clients on 4 servers with 20 slots each. Each client keeps its connection for a second.
+/// 100 clients share 4 servers with 20 slots each. Each client keeps its connection for a second.
 #[tokio::test]
 async fn burst_of_clients_is_served_within_max_conns() {
     let servers = named_servers(4).await;
@@ -140,7 +140,7 @@ async fn leaving_client_frees_its_place() {
     drop(leaving);
     wait_queued(&lb, 0).await;
     lb.expect_record(0, "client_closed").await;
-    // The place and then the slot go to the next client.
+    // The next client gets the place in the queue, and then the slot.
     let mut next = tcp(lb.address("plain")).await;
     wait_queued(&lb, 1).await;
     drop(held);
@@ -150,7 +150,7 @@ async fn leaving_client_frees_its_place() {
     lb.quiet().await;
 }
 
-/// One client fills the queue. Another client takes half of the places and of the slots.
+/// One client fills the queue. Another client gets half of the places and half of the slots.
 #[tokio::test]
 async fn clients_share_the_queue() {
     let servers = named_servers(1).await;

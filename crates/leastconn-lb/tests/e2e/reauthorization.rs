@@ -24,7 +24,7 @@ async fn open(client: &TlsClient, lb: &Running) -> Open {
 /// Waits until the balancer has closed the connection.
 async fn wait_closed(stream: &mut Open) {
     let mut rest = Vec::new();
-    // The balancer may close by an error or a FIN, but must not send more data.
+    // The balancer may close with an error or a FIN, but must not send more data.
     let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
     assert!(rest.is_empty());
 }
@@ -141,7 +141,7 @@ async fn changed_rules_end_only_forbidden_connections() {
     let mut two = open(&lb.client("two.lb.com"), &lb).await;
     let mut three = open(&lb.client("three.lb.com"), &lb).await;
 
-    // A new name or limit of a rule ends no connection. Metrics use the new name.
+    // Changing the name or a limit of a rule ends no connection. Metrics use the new name.
     let renamed = lb
         .config()
         .replace("name = \"one\"", "name = \"uno\"")

@@ -9,7 +9,7 @@ use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries};
 
 const CLIENT2: &str = "client2.lb.com";
 
-/// A round begins every ten seconds.
+/// Time limit for a round. A round begins every ten seconds.
 const ROUND: Duration = Duration::from_secs(30);
 
 #[tokio::test]

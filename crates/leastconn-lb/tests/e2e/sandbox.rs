@@ -193,8 +193,8 @@ async fn files_may_be_anywhere_without_the_sandbox() {
     lb.quiet().await;
 }
 
-/// The configuration refers to certificates through a symlink, which is outside of the
-/// configuration's directory. Deployment tools switch such a symlink to new certificates.
+/// The configuration refers to certificates through a symlink outside of the configuration's
+/// directory. Deployment tools switch such a symlink to new certificates.
 #[tokio::test]
 async fn certificates_are_renewed_inside_the_sandbox() {
     let web = Upstream::named("web1").await;

@@ -126,8 +126,8 @@ async fn lifecycle_is_reported() {
     assert!(news.try_recv().is_err(), "unexpected notifications");
 }
 
-/// If the client that requested a reload disconnects, the reload still finishes. Without a
-/// notification, the service manager would wait for the end of the reload.
+/// If the client that requested a reload disconnects, the reload still finishes. Otherwise, the
+/// service manager would get no notification and would wait for the end of the reload.
 #[tokio::test]
 async fn end_of_an_abandoned_reload_is_reported() {
     let web = Upstream::named("web1").await;

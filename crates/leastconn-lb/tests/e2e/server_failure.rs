@@ -16,7 +16,7 @@ use crate::support::{
     DEBUG_SLACK, NO_PROBES, Running, Site, entries, entry, refusing_address, talk, tcp,
 };
 
-/// These health checks detect refused connections at once, but do not treat slow answers as
+/// These health checks detect refused connections immediately, but do not treat slow answers as
 /// failures.
 const QUICK_PROBES: &str =
     r#"health_check = { interval = "100ms", timeout = "10s", rise = 2, fall = 1 }"#;

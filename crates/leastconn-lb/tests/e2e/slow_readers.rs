@@ -1,5 +1,5 @@
-//! Clients and servers that do not read: the balancer stops the sender, the memory per
-//! connection is bounded, and other clients are served.
+//! Clients and servers that do not read: the balancer stops reading from the sender, the memory
+//! per connection is bounded, and other clients are served.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! A listener's `source_rate_limit` is checked before anything else is done for a
+//! A listener's `source_rate_limit` is checked before the balancer does anything else for a
 //! connection.
 
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, connect_from, entries, t
 /// The rate is so low that no token is added during a test.
 const THREE: &str = "source_rate_limit = { rate = 0.001, burst = 3 }";
 
-/// Asserts that the connection is reset or closed at once, without data.
+/// Asserts that the connection is immediately reset or closed, without data.
 async fn assert_closed(address: [u8; 4], addr: SocketAddr) {
     // The balancer may reset the connection before connecting has returned.
     let Ok(mut stream) = connect_from(address, addr).await else {

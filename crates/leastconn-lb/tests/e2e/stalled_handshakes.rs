@@ -1,4 +1,4 @@
-//! Stalled handshakes of many sources do not delay other clients. A handshake stalls if the
+//! Stalled handshakes from many sources do not delay other clients. A handshake stalls if the
 //! client sends nothing after its ClientHello.
 //!
 //! The sources are proxied addresses, because one machine does not have enough addresses of

@@ -18,8 +18,8 @@ both_record_layers! {
     unix_server_is_reached_through_tls,
 }
 
-/// Sends the server's name as a line, then echoes. A health check closes its connection at
-/// once.
+/// Sends the server's name as a line, then echoes. A health check closes its connection
+/// immediately.
 pub(crate) fn serve(path: &Path, name: &'static str) -> tokio::task::JoinHandle<()> {
     let listener = UnixListener::bind(path).unwrap();
     tokio::spawn(async move {

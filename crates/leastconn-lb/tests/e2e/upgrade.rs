@@ -24,7 +24,7 @@ use crate::support::upgrading::{
 };
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, talk, tcp};
 
-/// Number of connections and of upgrades.
+/// Numbers of connections and upgrades.
 fn size() -> (usize, usize) {
     match std::env::var_os("LEASTCONN_LONG") {
         Some(_) => (100_000, 20),
@@ -32,7 +32,7 @@ fn size() -> (usize, usize) {
     }
 }
 
-/// Opens a connection, exchanges data and closes it in order.
+/// Opens a connection, exchanges data and closes the connection cleanly.
 async fn plain(addr: SocketAddr) -> io::Result<()> {
     let stream = TcpStream::connect(addr).await?;
     let name = talk(stream).await?;

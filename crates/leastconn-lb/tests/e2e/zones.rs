@@ -63,7 +63,7 @@ async fn own_zone_is_used_while_half_available() {
         "{status}"
     );
 
-    // A reload changes the own zone.
+    // A reload changes the balancer's own zone.
     for server in ["web/a1", "web/a2"] {
         ctl(&lb, &["ready", server]).await.ok();
     }

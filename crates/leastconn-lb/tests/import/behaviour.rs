@@ -271,7 +271,7 @@ stream {
 async fn nginx_and_the_balancer_decide_the_same() {
     let site = Site::new().await;
     let prefix = site.dir.path().display().to_string();
-    // nginx resolves relative modules by its prefix.
+    // nginx resolves relative module paths against its prefix.
     let modules = "/usr/lib/nginx/modules/ngx_stream_module.so";
     let source = NGINX.replace("modules/ngx_stream_module.so", modules);
     site.write("nginx.conf", &source);

@@ -1,7 +1,8 @@
-//! `leastconn-lb import`: source files with the expected configurations, which `check` accepts.
+//! `leastconn-lb import`: each source file is translated to the expected configuration, which
+//! `check` accepts.
 //!
-//! The expected configuration of `NAME.cfg` is `NAME.toml`. `UPDATE_EXPECTED=1` writes the
-//! files instead of comparing them.
+//! The expected configuration of `NAME.cfg` is `NAME.toml`. `UPDATE_EXPECTED=1` writes the files
+//! instead of comparing them.
 // Helpers panic like the tests that call them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

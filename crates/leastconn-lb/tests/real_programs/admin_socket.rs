@@ -42,7 +42,7 @@ async fn curl_uses_the_admin_socket() {
         assert_eq!(code, "400", "{path}: {error}");
         assert!(error.contains("there is no body"), "{path}: {error}");
     }
-    // A browser would send this header with a request of a page of another site.
+    // A browser would send this header with requests from another site's page.
     let origin = ["-H", "Origin: http://evil.com"];
     let (code, _) = curl(&[&origin[..], &["-d", "{}", "http://x/api/v1/reload"]].concat()).await;
     assert_eq!(code, "421");

@@ -24,7 +24,7 @@ with pika.BlockingConnection(parameters) as connection:
 print("done")
 "#;
 
-/// The script of RabbitMQ that does not switch to another user.
+/// RabbitMQ's start script that does not switch to another user.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
 #[tokio::test]

@@ -101,7 +101,7 @@ impl Dns {
         eventually(DEADLINE, answers).await.unwrap();
     }
 
-    /// Ends dnsmasq, so that nothing answers.
+    /// Stops dnsmasq, so that nothing answers.
     async fn pause(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().await.unwrap();
@@ -194,11 +194,11 @@ async fn failing_answers_change_nothing() {
     dns.set(&[]);
     site.wait_lookups("empty", 2.0).await;
     assert_eq!(site.names().await, all);
-    // No answer.
+    // Nothing answers.
     dns.pause().await;
     site.wait_lookups("failed", 1.0).await;
     assert_eq!(site.names().await, all);
-    // SERVFAIL.
+    // The server answers SERVFAIL.
     let socket = UdpSocket::bind(dns.address()).await.unwrap();
     let failing = tokio::spawn(async move {
         let mut query = [0; 512];

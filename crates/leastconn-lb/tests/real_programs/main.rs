@@ -1,10 +1,10 @@
 //! Tests of the binary with real software: servers (nginx, Redis, PostgreSQL and others),
 //! other balancers (HAProxy) and clients (curl, openssl, psql, Python and others).
 //!
-//! `scripts/setup.sh --test` installs what the tests need. The tests of single protocols
-//! are skipped with a message if their server or client is missing. All other tests fail
-//! without their programs. All tests use temporary directories and free ports;
-//! the exception is `/run/sshd`, which sshd needs as root.
+//! `scripts/setup.sh --test` installs what the tests need. The tests of individual protocols are
+//! skipped with a message if their server or client is missing. All other tests fail without their
+//! programs. All tests use temporary directories and free ports. The only exception is
+//! `/run/sshd`, which sshd needs as root.
 // Helpers panic like the tests that call them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

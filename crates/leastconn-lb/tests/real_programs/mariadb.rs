@@ -81,7 +81,7 @@ async fn mariadb_client_connects_through_socat() {
     let aborted = counter("Aborted_connects").await;
     let connections = counter("Connections").await;
     within(DEADLINE, "three health checks", async {
-        // Every query uses a connection as well.
+        // Every query also uses a connection.
         let mut queries = 1;
         while counter("Connections").await < connections + queries + 3 {
             queries += 1;

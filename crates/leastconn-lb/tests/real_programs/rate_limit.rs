@@ -6,8 +6,8 @@ use crate::{
 
 #[tokio::test]
 async fn rate_limit_applies_per_client() {
-    // The rate in the example adds a token every 50 ms, and curl needs about that time for
-    // 21 handshakes. This rate adds no token during the test.
+    // The rate in the example adds a token every 50 ms, and curl needs about that long for 21
+    // handshakes. This rate adds no token during the test.
     let site = Site::start_with(|config| {
         replace(&config, "rate = 20, burst = 20", "rate = 0.001, burst = 20")
     })

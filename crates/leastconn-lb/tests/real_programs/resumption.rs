@@ -64,8 +64,8 @@ async fn openssl_resumption_is_logged(layer: RecordLayer) {
     site.finish().await;
 }
 
-/// OpenSSL configuration that turns the extended master secret off. s_client has no option
-/// for this.
+/// OpenSSL configuration that disables the extended master secret. s_client has no option for
+/// this.
 const NO_EXTENDED_MASTER_SECRET: &str = "
 openssl_conf = init
 [init]

@@ -1,6 +1,5 @@
-//! The configurations of the Debian package and of the Kubernetes manifests authorize the
-//! client that they name, once certificates exist. The tests replace the addresses of the
-//! servers.
+//! Once certificates exist, the configurations in the Debian package and in the Kubernetes
+//! manifests authorize the client that they name. The tests replace the addresses of the servers.
 
 use std::{fs, net::SocketAddr, path::Path};
 
@@ -174,7 +173,7 @@ async fn debian_configuration_serves() {
     check_and_serve(&dir, &config).await;
 }
 
-/// Starts the configuration of a pod with two servers instead of those that `servers` replaces.
+/// Starts a pod's configuration, in which `servers` replaces the servers with two test servers.
 async fn assert_pod_serves(shipped: &str, servers: impl Fn(&str, [&Nginx; 2]) -> String) {
     let dir = pki().await;
     let (web1, web2) = (

@@ -49,8 +49,8 @@ async fn refusals_send_specific_alerts(layer: RecordLayer) {
                 "{version} {client:?}"
             );
         }
-        // Authorization fails after the handshake, so the connection is closed in order,
-        // without an alert.
+        // Authorization fails after the handshake, so the connection is closed cleanly, without an
+        // alert.
         let mut openssl = s_client(&site.certs, site.address(), Some("stranger"));
         let output = run_with(openssl.arg(version), Input::Open(b"")).await.ok();
         assert!(!output.all().contains("alert"), "{version}: {output:#?}");

@@ -117,8 +117,8 @@ struct SServer {
 }
 
 impl SServer {
-    /// Starts a server that requires a client certificate issued by `ca.crt`. `options` are
-    /// added to the command.
+    /// Starts a server that requires a client certificate issued by `ca.crt`. The command gets the
+    /// additional `options`.
     async fn start(dir: &Path, options: &[&str]) -> Self {
         let port = Port::reserve();
         let mut process = Command::new(path("openssl"))

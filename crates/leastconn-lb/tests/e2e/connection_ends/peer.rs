@@ -134,7 +134,8 @@ impl Peer {
         within(DEADLINE, "sending", sending).await.unwrap();
     }
 
-    /// Closes the sending direction: with TLS by `close_notify` and FIN, otherwise by FIN.
+    /// Closes the sending direction: with `close_notify` and a FIN if there is TLS, otherwise with
+    /// a FIN.
     pub(super) async fn finish(&mut self) {
         match self {
             Self::Plain(stream) => stream.shutdown().await,

@@ -46,7 +46,7 @@ pub(crate) async fn eventually_refused(
 }
 
 /// Exchanges data with a server that sends its name and then echoes. Closes the connection
-/// in order, and returns the name.
+/// cleanly, and returns the name.
 pub(crate) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<String> {
     use tokio::io::AsyncWriteExt;
     let name = read_line(&mut stream).await?;

@@ -106,7 +106,7 @@ impl Site {
         self
     }
 
-    /// Makes the balancer a member of the fleet `test`. `lines` are further keys.
+    /// Makes the balancer a member of the fleet `test`. `lines` contains further keys.
     pub(crate) fn fleet(mut self, member: &str, store: &str, lines: &str) -> Self {
         use std::os::unix::fs::PermissionsExt;
         let secret = self.dir.path().join("fleet.secret");
@@ -118,7 +118,7 @@ impl Site {
         self
     }
 
-    /// Adds a client rule; `matcher` is the content of `match`, `lines` are further keys.
+    /// Adds a client rule. `matcher` is the content of `match`, and `lines` contains further keys.
     pub(crate) fn client(mut self, name: &str, matcher: &str, allow: &str, lines: &str) -> Self {
         self.tables += &format!(
             "[[client]]\nname = \"{name}\"\nmatch = {{ {matcher} }}\nallow = [\"{allow}\"]\n{lines}\n\n"
@@ -195,7 +195,7 @@ pub(crate) fn entries(servers: &[&Upstream]) -> Vec<String> {
         .collect()
 }
 
-/// Returns the TOML table of a server. `more` has further keys, after a comma.
+/// Returns the TOML table of a server. `more` contains further keys, after a comma.
 pub(crate) fn entry(name: &str, address: SocketAddr, more: &str) -> String {
     format!("{{ name = \"{name}\", address = \"{address}\"{more} }}")
 }

@@ -49,7 +49,7 @@ pub(crate) fn message(event: &Value) -> &str {
     event["fields"]["message"].as_str().unwrap_or_default()
 }
 
-/// Closes a connection in order.
+/// Closes a connection cleanly.
 pub(crate) async fn finish(mut stream: TlsStream<TcpStream>) {
     stream.shutdown().await.unwrap();
     read_to_close(&mut stream).await.unwrap();
@@ -68,8 +68,7 @@ pub(crate) fn open_files(pid: u32) -> usize {
         .count()
 }
 
-/// Waits until a process has exited. It may remain a zombie, because its parent is not the
-/// test.
+/// Waits until a process has exited. It may remain a zombie, because the test is not its parent.
 pub(crate) async fn wait_process_exit(pid: u32) {
     let ended = eventually(DEADLINE, || async {
         let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
