@@ -81,10 +81,10 @@ pub struct LoadArgs {
     /// Bytes per echo.
     #[arg(long, value_name = "BYTES", default_value_t = 64)]
     size: usize,
-    /// Seconds of measurement.
+    /// Duration of the measurement in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     duration: f64,
-    /// Seconds of load before the measurement.
+    /// Duration of the load before the measurement, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
     warm_up: f64,
     /// Stop after this many operations, or at the end of the duration.

@@ -42,7 +42,7 @@ pub struct Job {
     /// Directory in which each balancer gets its own subdirectory.
     pub run: PathBuf,
     pub servers: Vec<SocketAddr>,
-    /// Worker threads or processes.
+    /// Number of worker threads or processes.
     pub workers: usize,
     /// Record layer of leastconn; `None`: its default.
     pub records: Option<Records>,

@@ -1,4 +1,4 @@
-//! The summary that `check` prints.
+//! Tests of the summary that `check` prints.
 
 use super::check;
 

@@ -318,8 +318,8 @@ fn describe_source(source: &SourceStatus) -> String {
     }
 }
 
-/// Checks the limits as if the client had no open connections and a full token bucket. Records
-/// the servers that the client may use.
+/// Checks the limits as if the client had no open connections and its token bucket were full.
+/// Records the servers that the client may use.
 fn admit(grant: &Grant, result: &mut ListenerResult) -> Result<(), Refusal> {
     let permit = Limiter::new(1, net::now())
         .admit(

@@ -26,7 +26,7 @@ pub(crate) fn import(file: &Rc<str>, text: &str) -> Result<Imported, String> {
     let commands = commands(file, text)?;
     if commands.is_empty() {
         return Err(format!(
-            "{file}: there is no `ghostunnel server` or `ghostunnel client` in it"
+            "{file}: there is no `ghostunnel server` or `ghostunnel client` command"
         ));
     }
     let mut imported = Imported::default();

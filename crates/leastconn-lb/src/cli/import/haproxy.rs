@@ -30,7 +30,7 @@ use rules::Surroundings;
 pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<Imported, String> {
     let mut sections = sections::sections(lexer::lines(file, text)?)?;
     if sections.proxies.is_empty() && sections.global.is_empty() {
-        return Err(format!("{file}: there is no section of HAProxy in it"));
+        return Err(format!("{file}: there is no HAProxy section"));
     }
     let mut imported = Imported::default();
     let global = global::read(&sections.global, &mut imported, dir);
@@ -138,7 +138,7 @@ fn other_section(line: &lexer::Line) -> super::model::Note {
     match line.word(0) {
         "resolvers" => line
             .place
-            .left_out("host names are resolved by the resolver of the system (/etc/resolv.conf)"),
+            .left_out("host names are resolved by the system's resolver (/etc/resolv.conf)"),
         "peers" => line
             .place
             .left_out("limits and counts are not shared between balancers"),

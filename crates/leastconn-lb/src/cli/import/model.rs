@@ -197,7 +197,7 @@ pub(crate) struct Backend {
     pub(crate) table: Table,
     pub(crate) tls: Option<Table>,
     pub(crate) servers: Vec<ServerLine>,
-    /// Why no client may use the upstream.
+    /// Reasons why no client may use the upstream.
     pub(crate) refused: Vec<String>,
     /// Comments that do not refer to a line of the source.
     pub(crate) comments: Vec<String>,

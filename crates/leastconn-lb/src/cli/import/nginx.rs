@@ -82,7 +82,7 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
         }
     }
     if !is_nginx {
-        return Err(format!("{file}: there is no `stream` block in it"));
+        return Err(format!("{file}: there is no `stream` block"));
     }
     services(&stream, &mut imported);
     Ok(imported)

@@ -19,7 +19,7 @@ use options::{Section, sections};
 pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<Imported, String> {
     let (global, sections) = sections(file, text)?;
     if sections.is_empty() {
-        return Err(format!("{file}: there is no service of stunnel in it"));
+        return Err(format!("{file}: there is no stunnel service"));
     }
     let mut imported = Imported::default();
     for option in &global {

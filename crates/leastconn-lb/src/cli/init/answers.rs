@@ -19,10 +19,10 @@ pub(super) enum AnswerError {
     #[error("`{value}` is not the address of a server: {reason}; use HOST:PORT or unix:PATH")]
     Server { value: String, reason: String },
     #[error(
-        "`{value}` is not a place where clients can connect: {reason}; use NAME:PORT or IP:PORT"
+        "`{value}` is not an address where clients can connect: {reason}; use NAME:PORT or IP:PORT"
     )]
     Bind { value: String, reason: String },
-    #[error("`{value}` is not a usable name of a client: {reason}")]
+    #[error("`{value}` is not a usable client name: {reason}")]
     Client { value: String, reason: String },
     #[error("the answers end before the last question")]
     EndOfInput,

@@ -26,7 +26,10 @@ fn invalid_answers_are_asked_again() {
         "{output}"
     );
     assert!(output.contains("[localhost:9443]: "), "{output}");
-    assert!(output.contains("`:5` is not a usable name"), "{output}");
+    assert!(
+        output.contains("`:5` is not a usable client name"),
+        "{output}"
+    );
 }
 
 #[test]

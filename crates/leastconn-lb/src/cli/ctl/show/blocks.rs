@@ -1,4 +1,4 @@
-//! Blocked clients.
+//! Renders blocked clients.
 
 use leastconn_server::api::{Block, BlockRemoved, BlockSet, Blocks};
 

@@ -1,4 +1,4 @@
-//! Removed servers, and the sources of discovered servers.
+//! Renders removed servers, and the sources of discovered servers.
 
 use leastconn_server::api::{RemovedServer, Source};
 

@@ -1,4 +1,4 @@
-//! The fleet: members, store, and results of commands for the fleet.
+//! Renders the fleet: its members, its store, and the results of commands for the fleet.
 
 use leastconn_server::api::{
     Fleet, FleetResult, FleetState, FleetSummary, Member, MemberState, SetFor,
@@ -93,7 +93,7 @@ fn tone(state: FleetState) -> Tone {
     }
 }
 
-/// One line for `ctl status`.
+/// Returns one line for `ctl status`.
 pub(super) fn summary(fleet: &FleetSummary, style: &OutputStyle) -> String {
     let state = style.paint(fleet.state.as_str(), tone(fleet.state));
     let mut line = format!("{}, {state} since {}", fleet.name, fleet.since);

@@ -15,7 +15,7 @@ pub(super) fn client(tunnel: &mut Tunnel, arguments: &Arguments) {
     let Some(ca) = arguments.one("cacert") else {
         return refuse(
             tunnel,
-            "there is no `--cacert`: the authorities of the system are never used",
+            "there is no `--cacert`: the system's CA certificates are never used",
         );
     };
     tls.set("ca", Value::text(ca));

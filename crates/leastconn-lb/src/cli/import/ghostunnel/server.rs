@@ -28,7 +28,7 @@ pub(super) fn server(tunnel: &mut Tunnel, arguments: &Arguments) {
         tunnel.service.access = access(tunnel, arguments, &name);
     } else {
         tls.set("client_auth", Value::text("none"));
-        tunnel.refuse("there is no `--cacert`: the authorities of the system are never used");
+        tunnel.refuse("there is no `--cacert`: the system's CA certificates are never used");
     }
     tunnel.service.tls = Some(tls);
     let mode = arguments.one("proxy-protocol-mode");

@@ -108,7 +108,7 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
                 1
             }
             "crt-ignore-err" | "ca-ignore-err" => {
-                tls.note(place.left_out("errors of certificates are never ignored"));
+                tls.note(place.left_out("certificate errors are never ignored"));
                 2
             }
             "maxconn" => {
@@ -120,7 +120,7 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
                 bind.refused
                     .push("connections of all interfaces would be accepted".to_owned());
                 bind.table
-                    .note(place.left_out("listeners are not bound to interfaces"));
+                    .note(place.left_out("a listener cannot be bound to an interface"));
                 2
             }
             "v4v6"

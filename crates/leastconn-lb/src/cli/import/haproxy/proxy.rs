@@ -118,7 +118,7 @@ impl Reader<'_> {
             "balance" => self.balance = Some(line.clone()),
             "timeout" => self.timeout(line),
             "clitimeout" | "srvtimeout" | "contimeout" => {
-                self.note(place.left_out("replace it by `timeout` first"));
+                self.note(place.left_out("replace it with `timeout` first"));
             }
             "retries" => self.retries = value.parse().ok(),
             "maxconn" => {

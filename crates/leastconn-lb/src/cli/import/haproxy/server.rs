@@ -220,9 +220,11 @@ impl Parser<'_> {
                 return 2;
             }
             "resolvers" => {
-                server.notes.push(place.remark(
-                    "host names are resolved by the resolver of the system when connecting",
-                ));
+                server
+                    .notes
+                    .push(place.remark(
+                        "host names are resolved by the system's resolver when connecting",
+                    ));
                 return 2;
             }
             "minconn"
@@ -328,7 +330,7 @@ impl Parser<'_> {
             );
         } else if ca.is_none() || system {
             server.refused =
-                Some("the authorities of the system are never used: set `tls`".to_owned());
+                Some("the system's CA certificates are never used: set `tls`".to_owned());
             server.notes.push(
                 self.place
                     .left_out("`ca-file` is missing, or names no file"),

@@ -76,7 +76,7 @@ pub(crate) fn common(
             }
         }
         "ssl-max-ver" => {
-            table.note(place.left_out("the newest TLS version cannot be limited"));
+            table.note(place.left_out("a maximum TLS version cannot be set"));
         }
         "no-sslv3"
         | "no-tlsv10"
@@ -92,7 +92,7 @@ pub(crate) fn common(
             return Some(1);
         }
         "no-tlsv13" | "force-tlsv12" => {
-            table.note(place.left_out("the newest TLS version cannot be limited"));
+            table.note(place.left_out("a maximum TLS version cannot be set"));
             return Some(1);
         }
         "allow-0rtt" => {

@@ -98,7 +98,7 @@ fn list(
                 if ignores_case && !default.is_empty() && default != value {
                     notes.push((
                         line.clone(),
-                        format!("{}; clients without a case are refused", dn::CASE),
+                        format!("{}; clients that match no case are refused", dn::CASE),
                     ));
                     cases.push((
                         Order::Unknown,
@@ -113,7 +113,7 @@ fn list(
             Err(reason) => {
                 notes.push((
                     line.clone(),
-                    format!("{reason}; clients without a case before are refused"),
+                    format!("{reason}; clients that match no earlier case are refused"),
                 ));
                 cases.push((
                     Order::Unknown,

@@ -105,7 +105,7 @@ impl<'a> Parser<'a> {
             }
         }
         if nested || !words.is_empty() {
-            return Err(format!("{}: the end of the file is unexpected", self.file));
+            return Err(format!("{}: unexpected end of file", self.file));
         }
         self.depth -= 1;
         Ok(directives)

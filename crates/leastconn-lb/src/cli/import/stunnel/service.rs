@@ -135,7 +135,7 @@ fn remarks(section: &Section, service: &mut Service) {
             "transparent" if option.value != "none" => {
                 "source addresses are not kept; use `proxy_protocol`"
             }
-            "sslversionmax" if option.value != "all" => "the newest TLS version cannot be limited",
+            "sslversionmax" if option.value != "all" => "a maximum TLS version cannot be set",
             name if NOT_NEEDED.contains(&name) => {
                 service.table.note(place.remark("not needed"));
                 continue;
@@ -187,11 +187,7 @@ fn servers(section: &Section, backend: &mut Backend) {
             table.set("backup", Value::Boolean(true));
         }
         if !in_turn && number > 1 {
-            table.note(
-                option
-                    .place
-                    .left_out("backup servers have no order among each other"),
-            );
+            table.note(option.place.left_out("backup servers have no order"));
         }
         backend.servers.push(ServerLine::Server {
             name: format!("server{}", number + 1),

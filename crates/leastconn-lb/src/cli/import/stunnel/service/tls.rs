@@ -87,11 +87,7 @@ pub(super) fn common(section: &Section, tls: &mut Table) {
         tls.set("min_version", Value::text("1.3"));
     }
     if let Some(option) = only.filter(|option| option.value == "TLSv1.2") {
-        tls.note(
-            option
-                .place
-                .left_out("the newest TLS version cannot be limited"),
-        );
+        tls.note(option.place.left_out("a maximum TLS version cannot be set"));
     }
     let mut suites: Vec<String> = Vec::new();
     for (name, is_tls12) in [("ciphersuites", false), ("ciphers", true)] {
