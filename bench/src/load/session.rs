@@ -97,7 +97,7 @@ impl Session {
         self.shared.counting.set(true);
     }
 
-    /// Whether the number of operations in [`Spec::count`] is reached.
+    /// Whether the number of operations in [`Spec::count`] has been reached.
     pub fn is_done(&self) -> bool {
         self.shared.stop.get()
     }
@@ -171,8 +171,8 @@ async fn open(
         let (opened, failures, started) = (opened.clone(), failures.clone(), started.clone());
         let (target, payload) = (target.clone(), payload.to_vec());
         openers.spawn_local(async move {
-            // Stop after a few failures, because the remaining connections would probably
-            // time out as well.
+            // Stop after a few failures, because the remaining connections would probably also
+            // time out.
             while started.get() < spec.connections && failures.borrow().len() < 3 {
                 started.set(started.get() + 1);
                 match work::open(&target, spec.mode, &payload).await {

@@ -11,7 +11,7 @@ use super::{
     tally::Tally,
 };
 
-/// What load to generate.
+/// Specification of the load to generate.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
     pub mode: Mode,

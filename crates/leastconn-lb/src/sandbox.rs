@@ -109,8 +109,8 @@ pub fn confine(config: &Config) -> Result<(), Unmet> {
     Ok(())
 }
 
-/// Returns whether the service manager listens at an abstract socket. If so, a successor
-/// must be able to reach it, too.
+/// Returns whether the service manager listens at an abstract socket. If so, a successor must also
+/// be able to reach it.
 fn reach_abstract_sockets() -> bool {
     use std::os::unix::ffi::OsStrExt;
     std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| socket.as_bytes().starts_with(b"@"))

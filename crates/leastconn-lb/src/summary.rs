@@ -53,8 +53,8 @@ pub fn announce(server: &Server) -> bool {
     is_ready
 }
 
-/// Logs which servers are up after the first health checks. Runs as a task of its own, so
-/// that it does not delay the start.
+/// Logs which servers are up after the first health checks. Runs as a separate task, so that it
+/// does not delay the start.
 pub async fn upstreams(context: Arc<ServerContext>) {
     let state = context.snapshot();
     state.first_probes(FIRST_PROBES_TIMEOUT).await;

@@ -95,8 +95,8 @@ fn show(
             Action::Fetch => {
                 let mut query = query.lock();
                 *query = Query::search(view.search());
-                // This fails if a wake-up is already pending. The pending wake-up causes a new
-                // request, too.
+                // This fails if a wake-up is already pending. The pending wake-up also causes a
+                // new request.
                 let _ = wake.try_send(());
             }
             Action::Quit => return Ok(()),

@@ -1,8 +1,8 @@
 //! `explain`: how a client with a given certificate would be handled, and why.
 //!
-//! `explain` makes no decision of its own. It calls the code that handles connections, in the
-//! same order: the certificate verifier, [`authorize`](leastconn_server::authorization::authorize)
-//! and the limiter.
+//! `explain` makes no decisions itself. It calls the code that handles connections, in the same
+//! order: the certificate verifier, [`authorize`](leastconn_server::authorization::authorize) and
+//! the limiter.
 
 mod explanation;
 mod rules;

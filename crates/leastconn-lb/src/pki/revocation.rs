@@ -50,7 +50,8 @@ impl RevocationList {
     /// Reads the CRL in `path` and increments its number.
     ///
     /// # Errors
-    /// [`PkiError::Read`]; [`PkiError::Malformed`], also if `authority` did not sign it.
+    /// [`PkiError::Read`], or [`PkiError::Malformed`] if the file is invalid or `authority` did
+    /// not sign it.
     pub fn load(path: &Path, authority: &Authority) -> Result<Self, PkiError> {
         let pem = read_file(path).map_err(|source| PkiError::Read {
             path: path.to_owned(),

@@ -92,7 +92,7 @@ impl Allowed {
         Self::by_user(config, geteuid().is_root())
     }
 
-    /// Like [`by`](Self::by), for root or for another user.
+    /// Like [`by`](Self::by), for root or for any other user.
     pub(super) fn by_user(config: &Config, is_root: bool) -> Self {
         let mut allowed = Self::default();
         for path in SYSTEM {

@@ -1,5 +1,5 @@
-//! Tests of the sandbox. Each test confines a thread of its own, because a thread cannot
-//! leave its sandbox.
+//! Tests of the sandbox. Each test confines a separate thread, because a thread cannot leave its
+//! sandbox.
 
 use std::{
     fs::{self, OpenOptions},
@@ -516,7 +516,7 @@ fn trail_has_places_and_siblings_of_links() {
             through_proc: false,
         }
     );
-    // The directory of a missing file is resolved, too.
+    // The directory of a missing file is also resolved.
     let missing = Trail::of(&dir.join("current/../v2/missing"));
     assert_eq!(missing.places, [dir.join("store/a/v2")]);
     // Resolving a path stops at a loop of links.

@@ -177,7 +177,7 @@ async fn accessibility_tree_is_complete() {
         "{chart:?}"
     );
 
-    // If `scripts/setup.sh --browser` has downloaded axe-core, run its checks, too.
+    // If `scripts/setup.sh --browser` has downloaded axe-core, also run its checks.
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/browser/axe.min.js");
     let Ok(axe) = std::fs::read_to_string(&file) else {
         eprintln!("without axe-core: {} does not exist", file.display());

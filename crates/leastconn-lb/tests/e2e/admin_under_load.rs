@@ -149,9 +149,8 @@ async fn admin_answers_with_thousands_of_connections() {
     lb.quiet().await;
 }
 
-/// If more connections arrive than the admin address accepts at once, it closes the
-/// connection that has been idle longest. It does not close a connection whose request is
-/// incomplete.
+/// If more connections arrive than the admin address allows concurrently, it closes the connection
+/// that has been idle longest. It does not close a connection whose request is incomplete.
 #[tokio::test]
 async fn idle_admin_connections_do_not_block_others() {
     use tokio::io::AsyncReadExt;

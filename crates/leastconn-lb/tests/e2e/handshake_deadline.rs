@@ -108,7 +108,7 @@ async fn dripping_client_hello_does_not_extend_the_deadline(records: Records) {
     let hello = client_hello(lb.ca());
     let mut stream = tcp(lb.main()).await;
     let mut tick = interval(Duration::from_millis(50));
-    // After a stall of the test, the client must not catch up with several bytes at once.
+    // If the test stalls, the client must not catch up by sending several bytes together.
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let drip = async {
         for byte in hello {

@@ -97,7 +97,7 @@ async fn responses_match_the_openapi_document() {
     within(DEADLINE, "the greeting", read_line(&mut stream))
         .await
         .unwrap();
-    // Fail a reload, so that the optional fields are present, too.
+    // Fail a reload, so that the optional fields are also present.
     lb.write_config("nonsense");
     let socket = ["--socket", "lb.sock"];
     let mut tested = Vec::new();

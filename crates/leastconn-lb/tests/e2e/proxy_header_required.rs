@@ -169,7 +169,7 @@ async fn header_bytes_do_not_extend_the_deadline() {
         assert_eq!(record["detail"], "handshake timeout before a PROXY header");
         let mut stream = tcp(lb.main()).await;
         let mut tick = interval(Duration::from_millis(50));
-        // After a stall of the test, the client must not catch up with several bytes at once.
+        // If the test stalls, the client must not catch up by sending several bytes together.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let drip = async {
             // At this speed, sending the whole header would take twenty seconds.

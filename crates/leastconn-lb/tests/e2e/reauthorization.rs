@@ -292,7 +292,7 @@ async fn client_admitted_during_a_reload_is_reauthorized() {
         let clients: Vec<_> = (0..60)
             .map(|_| {
                 tokio::spawn(async move {
-                    // If the balancer closes the connection at once, connecting may fail.
+                    // If the balancer closes the connection immediately, connecting may fail.
                     let mut stream = TcpStream::connect(addr).await.ok()?;
                     let _ = stream.read_u8().await;
                     Some(stream)

@@ -89,8 +89,8 @@ async fn lifecycle_is_reported() {
         let time = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=");
         assert!(time.unwrap().parse::<u64>().unwrap() > 0);
         assert_eq!(pid, first);
-        // The manager is notified after a rejected reload, too, because the service is
-        // ready again.
+        // The manager is also notified after a rejected reload, because the service is ready
+        // again.
         assert_eq!(next(&mut news).await, (first, "READY=1".to_owned()));
     }
     // A failed upgrade is logged, but not reported to the manager.

@@ -282,7 +282,7 @@ async fn hung_server_is_down_until_its_probe_answers() {
         drop(stream);
         assert_eq!(lb.expect_record(n, "ok").await["server"], "web2");
     }
-    // A response with an error status is a failure, too.
+    // A response with an error status is also a failure.
     hung.set_behaviour(Behaviour::Http(503));
     hung.wait_accepted(hung.accepted() + 4).await;
     lb.wait_metric(&up("web1"), 0.0, Duration::ZERO).await;

@@ -31,7 +31,7 @@ async fn weight_changes_the_share_of_a_server() {
     let series = r#"leastconn_server_weight{server="web1",upstream="web"}"#;
     lb.wait_metric(series, 0.5, DEADLINE).await;
 
-    // The override survives a reload, also if the configured weight changes.
+    // The override survives a reload, even if the configured weight changes.
     let end = format!("{}\" }}", web1.addr());
     let heavier = lb
         .config()

@@ -1,8 +1,7 @@
 //! Stalled handshakes from many sources do not delay other clients. A handshake stalls if the
 //! client sends nothing after its ClientHello.
 //!
-//! The sources are proxied addresses, because one machine does not have enough addresses of
-//! its own.
+//! The sources are proxied addresses, because one machine does not have enough addresses.
 
 use std::time::Duration;
 

@@ -46,7 +46,7 @@ async fn broken_configuration_exits_2_with_all_errors() {
     ] {
         assert!(error.stderr.contains(text), "{text} is missing in {error}");
     }
-    // The summary is on a line of its own.
+    // The summary is on a separate line.
     let last = error.stderr.lines().last().unwrap();
     assert!(last.starts_with("leastconn-lb: "), "{last:?}");
 }

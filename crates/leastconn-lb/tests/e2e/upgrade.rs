@@ -217,7 +217,7 @@ async fn upgrade_reads_the_current_configuration() {
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
     let error = plain(removed).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-    // Reloads work after the upgrade, too.
+    // Reloads also work after the upgrade.
     assert_eq!(lb.http_get("/readyz").await.0, 200);
     lb.write_config(&config.replace("[log]", "max_handshakes = 100\n[log]"));
     signal(pid, Signal::HUP);

@@ -30,7 +30,7 @@ async fn start(site: Site) -> Option<(Running, u32)> {
     Some((lb, first))
 }
 
-/// Returns the PIDs of the children of all threads of a process.
+/// Returns the PIDs of a process's children, whichever thread started them.
 fn children(pid: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
     let files = tasks.into_iter().flatten().flatten();

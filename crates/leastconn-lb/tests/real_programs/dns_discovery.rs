@@ -246,7 +246,7 @@ async fn flapping_addresses_stay() {
     }
 }
 
-/// The records are those of a headless Service in Kubernetes.
+/// The records look like those of a headless Service in Kubernetes.
 #[tokio::test]
 async fn srv_records_name_servers() {
     let domain = "web.default.svc.cluster.test";

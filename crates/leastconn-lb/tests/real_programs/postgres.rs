@@ -27,7 +27,7 @@ struct Postgres {
     process: Child,
 }
 
-/// Directory of the programs of the newest installed version.
+/// Directory with the programs of the newest installed PostgreSQL version.
 fn programs() -> PathBuf {
     let mut versions: Vec<_> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()

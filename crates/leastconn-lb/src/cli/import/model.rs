@@ -159,7 +159,7 @@ pub(crate) struct Service {
     pub(crate) binds: Vec<String>,
     pub(crate) table: Table,
     pub(crate) tls: Option<Table>,
-    /// Whether clients present a certificate and the certificate is verified.
+    /// Whether clients present verified certificates.
     pub(crate) certificates: bool,
     /// Restrictions in the source that have no equivalent. If there are any, no client may use the
     /// listener.
@@ -171,7 +171,7 @@ pub(crate) struct Service {
     pub(crate) limits: Limits,
     /// The directives that set `limits`.
     pub(crate) limited_by: Vec<Place>,
-    /// The name of the counter of `limits`. Listeners with the same counter share their limits.
+    /// The name of the counter for `limits`. Listeners with the same counter share their limits.
     pub(crate) counter: Option<String>,
 }
 

@@ -256,7 +256,7 @@ mod tests {
             let map = format!("'{case}' ''; '~(^|,)CN=good(,|$)' other; default web;");
             let expected = ["bad refused", "good other", "* refused"].map(str::to_owned);
             assert_eq!(decisions(&map), (expected.to_vec(), true), "{case}");
-            // The other spelling in a later case is refused as well.
+            // The other spelling in a later case is also refused.
             let map = format!("'{case}' ''; '~(^|,)CN=BAD(,|$)' web; default '';");
             assert_eq!(decisions(&map).0, ["* refused"], "{case}");
         }

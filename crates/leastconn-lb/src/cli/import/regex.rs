@@ -42,7 +42,7 @@ impl Pattern {
 }
 
 /// Returns the patterns of a regular expression that matches a whole text. Literals, escapes and
-/// groups of alternatives are supported, also after `.*\.` or `[^.]+\.`. Returns `None` for all
+/// groups of alternatives are supported, even after `.*\.` or `[^.]+\.`. Returns `None` for all
 /// other expressions.
 pub(crate) fn patterns(expression: &str) -> Option<Vec<Pattern>> {
     if let Some(domain) = expression.strip_prefix("\\.") {

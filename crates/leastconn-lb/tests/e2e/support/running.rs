@@ -128,7 +128,7 @@ impl Running {
         self.quiet_with(0).await;
     }
 
-    /// Like [`Self::quiet`], with `more` listening sockets than at the start.
+    /// Like [`Self::quiet`], but with `more` additional listening sockets since the start.
     pub(crate) async fn quiet_with(&self, more: isize) {
         self.idle_with(more).await;
         let metrics = self.metrics().await;

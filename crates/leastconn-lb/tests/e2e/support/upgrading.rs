@@ -16,7 +16,7 @@ pub(crate) async fn start(site: Site) -> Running {
     site.start_with(own_process_group).await
 }
 
-/// Puts the process and its descendants into a process group of their own.
+/// Puts the process and its descendants into a separate process group.
 pub(crate) fn own_process_group(command: &mut Command) {
     command.process_group(0);
 }

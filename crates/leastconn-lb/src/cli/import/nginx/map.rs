@@ -198,7 +198,7 @@ enum Order {
 /// The variable that a map compares.
 enum Source {
     Names(Key),
-    /// A subject. The common name of the issuer is compared by `issuer_cn`.
+    /// The distinguished name of the subject or, with the key `issuer_cn`, of the issuer.
     Subject(Key),
     Address,
     /// A constant text.
@@ -245,7 +245,7 @@ impl Source {
             return false;
         };
         let text = without_escape(text);
-        // nginx ignores case in plain texts as well.
+        // nginx also ignores case in plain texts.
         let in_source = text.starts_with("~*") || expression(text).is_none();
         let has_letter = |name: &String| name.contains(|c: char| c.is_ascii_alphabetic());
         in_source
