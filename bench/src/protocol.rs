@@ -18,7 +18,7 @@ pub const ACKNOWLEDGED: u8 = b'A';
 /// Byte count of a stream that ends only when the connection ends.
 pub const ENDLESS: u64 = u64::MAX;
 
-/// A request of a client.
+/// A client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     Echo,

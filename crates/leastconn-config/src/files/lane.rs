@@ -143,7 +143,7 @@ impl Lane {
             let elapsed = pending.elapsed();
             if elapsed >= SLOW && !job.is_reported {
                 job.is_reported = true;
-                tracing::warn!(file = %pending.path.display(), since = %pending.time, "file operation blocked");
+                tracing::warn!(file = %pending.path.display(), since = %pending.time, "file operation takes long");
             }
             job.abandoned = (elapsed >= limit).then(|| pending.into());
         }

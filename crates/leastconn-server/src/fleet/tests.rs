@@ -304,7 +304,7 @@ async fn decision_after_a_pause_cuts_off_by_itself() {
     let running = start(Answer::Good);
     until(50).await;
     running.recorder.take();
-    // The fleet thread does not run.
+    // Stop the exchanges, as if the process were paused.
     running.task.abort();
     until(1_000).await;
     let (membership, shared) = (Arc::clone(&running.membership), Arc::clone(&running.shared));

@@ -48,7 +48,7 @@ impl Applied {
     pub(super) fn log(&self) {
         let (sockets, admin) = (&self.sockets, &self.admin);
         if !self.is_serving {
-            tracing::info!("configuration reloaded for open connections");
+            tracing::info!("reloaded configuration applied to open connections");
             return;
         }
         for (listener, address) in &sockets.closed {

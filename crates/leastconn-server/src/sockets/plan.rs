@@ -75,7 +75,8 @@ impl Sockets {
     /// Plans the changes for `config`, and binds new addresses that are not `inherited`.
     ///
     /// # Errors
-    /// One error for each address on which listening failed. New sockets are closed again.
+    /// One error for each address on which listening failed. Sockets that were already bound by this
+    /// call are closed.
     ///
     /// # Panics
     /// If called outside a Tokio runtime.

@@ -256,7 +256,7 @@ impl Endpoint {
 fn client(name: &str) -> Result<String, AnswerError> {
     let reason = match name {
         "ca" | "server" => "its files would replace other files",
-        // The name is also the name of the rule and of the files.
+        // The rule and the certificate files get this name.
         _ if !leastconn_config::names::is_name(name) || name.starts_with(['.', '-']) => {
             "use letters, digits, dots, hyphens and underscores, at most 64"
         }

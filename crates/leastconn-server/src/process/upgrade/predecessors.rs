@@ -42,7 +42,7 @@ impl Updates {
                     Ok(Forward::Blocks(blocks)) => return NewestMessage::Blocked(blocks),
                     Err(broadcast::error::RecvError::Lagged(missed)) => tracing::warn!(
                         missed,
-                        "too many `ctl kill` or `ctl block` commands at once: predecessor processes missed some, repeat them"
+                        "predecessor processes missed some of the `ctl kill` and `ctl block` commands; repeat the commands"
                     ),
                     // The sender is gone, because this process is ending.
                     Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
@@ -63,8 +63,8 @@ pub struct PredecessorChannels {
 }
 
 impl PredecessorChannels {
-    /// Notifies all predecessors that this process has taken over, and then of all `updates`.
-    /// Stores in `left` the number of open connections that each predecessor reports.
+    /// Tells all predecessors that this process has taken over, then forwards all `updates` to
+    /// them. Stores the number of open connections that each predecessor reports in `left`.
     ///
     /// # Panics
     /// If called outside a Tokio runtime.
