@@ -85,6 +85,22 @@ fn quiet(end: End, take: Take) -> Script {
     }
 }
 
+/// The client does not accept the server's data before its protocol error, and the server does not
+/// accept the client's data.
+#[test]
+fn data_for_a_side_with_a_protocol_error_is_discarded() {
+    let pause = |ms| Step::Pause(Duration::from_millis(ms));
+    let client = Script {
+        reads: vec![pause(1), Step::Bytes(100), Step::Bytes(100)],
+        end: End::Broken,
+        writes: vec![pause(2)],
+        take: Take::All,
+    };
+    let server = quiet(End::Silent, Take::Stuck);
+    let reason = run_with(&client, &server, OnTruncation::Reset, None);
+    assert_eq!(reason, Some(Reason::HalfCloseTimeout));
+}
+
 #[test]
 fn each_ending_has_its_reason() {
     let fine = quiet(End::Orderly, Take::All);
