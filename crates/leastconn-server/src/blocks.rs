@@ -1,18 +1,30 @@
 //! Clients that operators have blocked: by identity, or by the serial number of their certificate.
 
+mod identity;
+
 use std::{collections::BTreeMap, fmt};
 
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use leastconn::ClientId;
-use leastconn_config::text::escape;
+use leastconn_config::{IpNet, Prefixes, text::escape};
 use leastconn_fleet::BlockTarget;
 use leastconn_tls::certificate::Certificate;
+
+pub use identity::normalize_identity;
+use identity::source_network;
 
 /// The blocks in force. Authorization reads them without a lock. If there are none, this costs one
 /// atomic load.
 #[derive(Debug, Default)]
-pub struct Blocks(ArcSwapOption<BlockList>);
+pub struct Blocks(ArcSwapOption<InForce>);
+
+#[derive(Debug)]
+struct InForce {
+    list: BlockList,
+    /// The blocked source networks.
+    sources: BTreeMap<IpNet, BlockTarget>,
+}
 
 /// Blocks, each with the time at which it expires. `None` means that it does not expire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,8 +39,8 @@ pub struct BlockedBy {
 
 impl Blocks {
     pub fn replace(&self, list: BlockList) {
-        let list = (!list.0.is_empty()).then(|| list.into());
-        self.0.store(list);
+        let in_force = (!list.0.is_empty()).then(|| InForce::new(list).into());
+        self.0.store(in_force);
     }
 
     /// Returns the block that applies to this client at `now`.
@@ -38,31 +50,58 @@ impl Blocks {
         certificate: Option<&Certificate>,
         now: Timestamp,
     ) -> Option<BlockedBy> {
-        let list = self.0.load();
-        list.as_ref()?.find(identity, certificate, now)
+        let in_force = self.0.load();
+        in_force.as_ref()?.find(identity, certificate, now)
     }
 }
 
-impl BlockList {
+impl InForce {
+    fn new(list: BlockList) -> Self {
+        let sources = list.0.keys().filter_map(|target| match target {
+            BlockTarget::Identity(identity) => Some((source_network(identity)?, target.clone())),
+            BlockTarget::Serial(_) => None,
+        });
+        Self {
+            sources: sources.collect(),
+            list,
+        }
+    }
+
     fn find(
         &self,
         identity: &ClientId,
         certificate: Option<&Certificate>,
         now: Timestamp,
     ) -> Option<BlockedBy> {
+        let source = source_network(identity.as_str());
+        let of_source = source.into_iter().flat_map(|source| self.of_source(source));
         let identity = BlockTarget::Identity(escape(identity.as_str()));
         let serial = certificate.and_then(|certificate| {
             let serial = normalize_serial(&certificate.serial)?;
             Some(BlockTarget::Serial(serial))
         });
-        [Some(identity), serial]
-            .into_iter()
-            .flatten()
-            .find_map(|target| {
-                let until = *self.0.get(&target)?;
-                let applies = until.is_none_or(|until| until > now);
-                applies.then_some(BlockedBy { target, until })
-            })
+        let of_client = [Some(identity), serial].into_iter().flatten();
+        of_client.chain(of_source.cloned()).find_map(|target| {
+            let until = *self.list.0.get(&target)?;
+            let applies = until.is_none_or(|until| until > now);
+            applies.then_some(BlockedBy { target, until })
+        })
+    }
+
+    /// The blocked networks that contain `source` or are part of it. All addresses of `source` are
+    /// one client, so a block of one address blocks this client.
+    fn of_source(&self, source: IpNet) -> impl Iterator<Item = &BlockTarget> {
+        let wider = (0..source.prefix()).rev().filter_map(move |prefix| {
+            let prefixes = Prefixes {
+                v4: prefix,
+                v6: prefix,
+            };
+            self.sources.get(&IpNet::of(source.address(), prefixes))
+        });
+        // Networks are sorted by address, then by prefix.
+        let narrower = self.sources.range(source..);
+        let narrower = narrower.take_while(move |(network, _)| source.covers(network));
+        narrower.map(|(_, target)| target).chain(wider)
     }
 }
 
@@ -143,5 +182,38 @@ mod tests {
         assert_eq!(blocks.find(&ClientId::from("cn:web2"), None, at(9)), None);
         blocks.replace(BlockList::default());
         assert_eq!(blocks.find(&identity, None, at(9)), None);
+    }
+
+    #[test]
+    fn blocked_network_applies_to_sources_that_overlap_with_it() {
+        let blocks = Blocks::default();
+        let is_blocked = |block: &str, source: &str| {
+            let target = normalize_identity(&format!("source:{block}")).unwrap();
+            blocks.replace(BlockList(
+                [(BlockTarget::Identity(target), Some(at(10)))].into(),
+            ));
+            let client = ClientId::from(format!("source:{source}"));
+            assert_eq!(blocks.find(&client, None, at(10)), None, "expired");
+            blocks.find(&client, None, at(9)).is_some()
+        };
+        for (block, source, expected) in [
+            ("10.0.0.7/32", "10.0.0.7", true),
+            ("10.0.0.7", "10.0.0.8", false),
+            ("10.0.0.0/8", "10.1.2.3", true),
+            ("10.0.0.0/8", "11.1.2.3", false),
+            ("0.0.0.0/0", "10.1.2.3", true),
+            ("0.0.0.0/0", "2001:db8::/64", false),
+            // The listener counts a /24 as one client.
+            ("10.0.0.7", "10.0.0.0/24", true),
+            ("10.0.1.7", "10.0.0.0/24", false),
+            ("2001:db8::1", "2001:db8::/64", true),
+            ("2001:db8:0:1::1", "2001:db8::/64", false),
+            ("2001:db8::/32", "2001:db8:0:1::/64", true),
+            ("::1", "::1", true),
+        ] {
+            assert_eq!(is_blocked(block, source), expected, "{block} {source}");
+        }
+        let client = ClientId::from("cn:10.0.0.7");
+        assert_eq!(blocks.find(&client, None, at(9)), None);
     }
 }

@@ -214,6 +214,11 @@ async fn invalid_blocks_are_rejected() {
             "expected cn:NAME",
         ),
         (&["block", "--identity", "ou:x"], 2, "expected cn:NAME"),
+        (
+            &["block", "--identity", "spki:abcd"],
+            2,
+            "invalid identity \"spki:abcd\"",
+        ),
         (&["block", "--serial", "xyz"], 2, "expected hexadecimal"),
         (
             &["block", "--identity", "cn:a", "--for", "0s"],

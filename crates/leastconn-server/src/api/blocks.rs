@@ -1,13 +1,13 @@
 //! `GET /api/v1/blocks`, `POST /api/v1/blocks` and `POST /api/v1/blocks/remove`
 
-use leastconn_config::{MatchKey, text::escape};
+use leastconn_config::text::escape;
 use leastconn_fleet::BlockTarget;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ApiContext, FleetResult, SetFor, time};
 use crate::{
-    blocks::{BlockList, display_serial, normalize_serial},
+    blocks::{BlockList, display_serial, normalize_identity, normalize_serial},
     overrides,
 };
 
@@ -155,23 +155,11 @@ fn texts(target: BlockTarget) -> (Option<String>, Option<String>) {
 /// The target named by a request.
 ///
 /// # Errors
-/// Returns a message unless the request names exactly one valid identity or serial number.
+/// Returns a message unless the request names exactly one identity or serial number that a client
+/// can have.
 pub(crate) fn target(identity: Option<&str>, serial: Option<&str>) -> Result<BlockTarget, String> {
     match (identity, serial) {
-        (Some(identity), None) => {
-            let (key, name) = identity.split_once(':').unwrap_or_default();
-            let mut keys = MatchKey::TEXTS.into_iter();
-            let is_key = key == MatchKey::Source.as_str()
-                || keys.any(|known| known.is_identity() && known.as_str() == key);
-            if !is_key || name.is_empty() {
-                return Err(format!(
-                    "invalid identity {:?}: expected cn:NAME, dns:NAME, uri:URI, spki:HASH or \
-                     source:ADDRESS, as listed by `ctl connections`",
-                    escape(identity)
-                ));
-            }
-            Ok(BlockTarget::Identity(identity.to_owned()))
-        }
+        (Some(identity), None) => normalize_identity(identity).map(BlockTarget::Identity),
         (None, Some(serial)) => normalize_serial(serial)
             .map(BlockTarget::Serial)
             .ok_or_else(|| {

@@ -1,0 +1,120 @@
+//! Identities as operators write them.
+
+use leastconn_config::{IpNet, MatchKey, Spki, text::escape};
+use leastconn_tls::spiffe;
+
+/// Converts an identity to the form in which it is displayed and compared: names in lower case
+/// where case does not matter, `spki` without colons, and `source` as a network.
+///
+/// # Errors
+/// Returns a message if no client can have this identity.
+pub fn normalize_identity(text: &str) -> Result<String, String> {
+    let (key, value) = text.split_once(':').unwrap_or_default();
+    let key = MatchKey::all()
+        .find(|known| known.as_str() == key)
+        .filter(|&key| key.is_identity() || key == MatchKey::Source)
+        .filter(|_| !value.is_empty());
+    let Some(key) = key else {
+        return Err(invalid(
+            text,
+            "expected cn:NAME, dns:NAME, uri:URI, spki:HASH or source:ADDRESS, as listed by `ctl \
+             connections`",
+        ));
+    };
+    let value = match key {
+        MatchKey::Cn if value.chars().any(char::is_control) => {
+            return Err(invalid(text, "a name has no control characters"));
+        }
+        MatchKey::Dns | MatchKey::Uri if !is_visible(value) => {
+            return Err(invalid(
+                text,
+                "DNS names and URIs consist of visible ASCII characters, without spaces",
+            ));
+        }
+        MatchKey::Dns => value.to_ascii_lowercase(),
+        MatchKey::Uri if spiffe::has_spiffe_scheme(value) && !is_cut(value) => {
+            spiffe::check(value).map_err(|error| invalid(text, &error.to_string()))?;
+            value.to_owned()
+        }
+        MatchKey::Spki => {
+            let hash = Spki::parse(value).map_err(|error| invalid(text, &error.to_string()))?;
+            hash.as_str().to_owned()
+        }
+        MatchKey::Source => {
+            let network = IpNet::parse(value).map_err(|error| invalid(text, &error.to_string()))?;
+            network.to_string()
+        }
+        MatchKey::Cn | MatchKey::Uri | MatchKey::Ou | MatchKey::IssuerCn => value.to_owned(),
+    };
+    Ok(escape(&format!("{}:{value}", key.as_str())))
+}
+
+/// The network of an identity such as `source:10.0.0.0/24`.
+pub(super) fn source_network(identity: &str) -> Option<IpNet> {
+    let (key, value) = identity.split_once(':')?;
+    let value = (key == MatchKey::Source.as_str()).then_some(value)?;
+    IpNet::parse(value).ok()
+}
+
+fn invalid(identity: &str, reason: &str) -> String {
+    format!("invalid identity {:?}: {reason}", escape(identity))
+}
+
+fn is_visible(value: &str) -> bool {
+    is_cut(value) || value.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Whether the value was cut because of its length when it was displayed.
+fn is_cut(value: &str) -> bool {
+    value.contains("…[cut, ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_are_normalized() {
+        let hash = "0123456789abcdef".repeat(4);
+        let upper = hash.to_uppercase();
+        for (text, expected) in [
+            ("cn:Web 1", "cn:Web 1"),
+            ("cn:a\u{202e}b", r"cn:a\u{202e}b"),
+            ("dns:DB.Example.com", "dns:db.example.com"),
+            ("uri:spiffe://lb.com/Web", "uri:spiffe://lb.com/Web"),
+            (&format!("spki:{upper}"), &format!("spki:{hash}")),
+            ("source:10.0.0.7/32", "source:10.0.0.7"),
+            ("source:2001:DB8::1", "source:2001:db8::1"),
+            ("source:::ffff:10.0.0.7", "source:10.0.0.7"),
+            ("source:10.0.0.0/8", "source:10.0.0.0/8"),
+        ] {
+            let normal = normalize_identity(text).unwrap();
+            assert_eq!(normal, expected, "{text}");
+            assert_eq!(normalize_identity(&normal).unwrap(), normal, "{text}");
+        }
+        let long = escape(&format!("uri:spiffe://lb.com/{}", "a".repeat(2000)));
+        assert_eq!(normalize_identity(&long).unwrap(), long);
+    }
+
+    #[test]
+    fn identities_that_no_client_can_have_are_rejected() {
+        for text in [
+            "",
+            "client1",
+            "cn:",
+            "ou:x",
+            "CN:a",
+            "cn:a\n",
+            "dns:db.example.com ",
+            "uri:urn:ä",
+            "uri:spiffe://lb.com/*",
+            "spki:abcd",
+            "source:localhost",
+            "source:10.0.0.7/24",
+            "source:10.0.0.7 ",
+        ] {
+            let error = normalize_identity(text).unwrap_err();
+            assert!(error.starts_with("invalid identity "), "{error}");
+        }
+    }
+}
