@@ -124,11 +124,7 @@ pub async fn start(
 ) -> Result<ReadySuccessor, UpgradeError> {
     let path = program::path().map_err(UpgradeError::Program)?;
     let mut command = same_command(&path);
-    match serde_json::to_string(&overrides) {
-        Ok(text) if text.len() < MAX_VARIABLE => command.env(OVERRIDES, text),
-        // The overrides are too large for the environment: they are sent with `go`.
-        _ => command.env_remove(OVERRIDES),
-    };
+    let overrides = pass_overrides(&mut command, overrides);
     if discovered.is_empty() {
         command.env_remove(DISCOVERED);
     } else {
@@ -139,6 +135,21 @@ pub async fn start(
         overrides,
         ..successor
     })
+}
+
+/// Passes the overrides in the environment, unless they are too large. Returns the overrides that
+/// the command starts with: [`ReadySuccessor::go`] sends the overrides if they differ.
+fn pass_overrides(command: &mut Command, overrides: OverrideHandover) -> OverrideHandover {
+    match serde_json::to_string(&overrides) {
+        Ok(text) if text.len() < MAX_VARIABLE => {
+            command.env(OVERRIDES, text);
+            overrides
+        }
+        _ => {
+            command.env_remove(OVERRIDES);
+            OverrideHandover::default()
+        }
+    }
 }
 
 /// Runs `path` with the arguments of this process.
@@ -226,7 +237,7 @@ impl ReadySuccessor {
 
     /// Tells the process that it now provides the service. The process is no longer killed on drop.
     pub async fn go(mut self, reload: bool, overrides: OverrideHandover) -> Successor {
-        // Overrides may have changed while the successor started.
+        // Overrides may have changed while the successor started, or were too large to be passed.
         let overrides = (overrides != self.overrides).then_some(overrides);
         let pid = self.pid();
         self.child.0 = None;

@@ -68,7 +68,7 @@ pub enum PredecessorMessage {
         /// A reload was requested during the upgrade.
         #[serde(default)]
         reload: bool,
-        /// Overrides, if they changed since the successor was started.
+        /// Overrides, if they differ from those that the successor was started with.
         // The name must not change: see the module documentation.
         #[serde(default, rename = "by_hand", skip_serializing_if = "Option::is_none")]
         overrides: Option<OverrideHandover>,

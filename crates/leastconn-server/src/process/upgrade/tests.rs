@@ -77,3 +77,37 @@ async fn failed_successor_is_noticed_and_not_reaped() {
     assert_eq!(ended.unwrap().unwrap().exit_status(), Some(1));
     assert!(!successor.has_failed(), "already reaped");
 }
+
+/// Overrides with this many blocks.
+fn with_blocks(count: usize) -> OverrideHandover {
+    let block = |n| serde_json::json!({ "identity": format!("cn:client{n}.lb.com"), "since": "" });
+    let blocks: Vec<_> = (0..count).map(block).collect();
+    serde_json::from_value(serde_json::json!({ "blocks": blocks })).unwrap()
+}
+
+#[tokio::test]
+async fn overrides_that_are_not_in_the_environment_are_sent_with_go() {
+    for (count, is_in_environment) in [(10, true), (3000, false)] {
+        let overrides = with_blocks(count);
+        let mut command = Command::new("/bin/sh");
+        let passed = pass_overrides(&mut command, overrides.clone());
+        let variable = command.get_envs().find(|(name, _)| *name == OVERRIDES);
+        assert_eq!(variable.unwrap().1.is_some(), is_in_environment, "{count}");
+
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let successor = ReadySuccessor {
+            child: Started(None),
+            channel: Channel::new(ours).unwrap(),
+            overrides: passed,
+            unused: UnusedSockets::default(),
+        };
+        let mut theirs = Channel::new(theirs).unwrap();
+        let (_successor, go) = tokio::join!(successor.go(false, overrides.clone()), theirs.next());
+        let sent = (!is_in_environment).then_some(overrides);
+        let expected = PredecessorMessage::Go {
+            reload: false,
+            overrides: sent,
+        };
+        assert_eq!(go, Some(expected), "{count}");
+    }
+}
