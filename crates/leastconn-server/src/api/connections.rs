@@ -181,7 +181,7 @@ impl Connection {
             source: handle.display_source().to_string(),
             proxy: handle.display_proxy().map(|proxy| proxy.to_string()),
             client: state.client().map(ToString::to_string),
-            identity: state.identity.as_ref().map(|id| escape(id.as_str())),
+            identity: state.current_identity().map(|id| escape(id.as_str())),
             serial: handle
                 .chain()
                 .map(|chain| escape(&chain.certificate.serial)),

@@ -221,8 +221,7 @@ impl AccessRecord {
             proxy: connection.display_proxy().map(|proxy| proxy.to_string()),
             client: client.map(str::to_owned),
             identity: state
-                .identity
-                .as_ref()
+                .current_identity()
                 .map(|identity| text(identity.as_str())),
             names: names
                 .take(refusals::MAX_NAMES)
@@ -257,8 +256,7 @@ impl AccessRecord {
             proxy: connection.display_proxy(),
             client,
             identity: state
-                .identity
-                .as_ref()
+                .current_identity()
                 .map(|identity| escape(identity.as_str())),
             serial: connection
                 .chain()

@@ -52,16 +52,16 @@ pub fn authorize_new(
     match &decision {
         Ok(grant) => {
             state.set_client(grant.client(), metrics);
-            state.identity = Some(grant.identity().clone());
+            state.set_identity(grant.identity().clone());
             state.upstream = Some(grant.upstream().pool().id().clone());
             store_grant(&mut state, handle, grant, snapshot, listener);
         }
         Err(refusal) => {
             if let Some((client, identity)) = refusal.matched() {
                 state.set_client(client, metrics);
-                state.identity = Some(identity.clone());
+                state.set_identity(identity.clone());
             } else {
-                state.identity = Some(input.for_rules(listener).identity());
+                state.set_identity(input.for_rules(listener).identity());
             }
         }
     }
@@ -120,6 +120,7 @@ pub fn reauthorize(
         return Some(ReasonCode::PolicyChanged);
     }
     state.set_client(grant.client(), metrics);
+    state.change_identity(grant.identity());
     store_grant(&mut state, handle, &grant, snapshot, listener);
     None
 }

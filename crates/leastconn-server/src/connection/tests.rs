@@ -22,12 +22,18 @@ fn connection_task_is_small() {
 
 /// A configuration with two servers, and with one rule for 127.0.0.1 that has this `allow` list.
 fn config(allow: &str) -> leastconn_config::Config {
+    config_with("", allow)
+}
+
+/// Like [`config`], with another line for the listener.
+fn config_with(line: &str, allow: &str) -> leastconn_config::Config {
     let text = format!(
         r#"
         [[listener]]
         name = "main"
         bind = "127.0.0.1:0"
         upstream = "web"
+        {line}
         [[upstream]]
         name = "web"
         health_check = {{ type = "none" }}
@@ -201,4 +207,32 @@ async fn ended_connection_is_not_counted_by_reauthorization() {
     let ended = reauthorize(handle, &snapshot, metrics, Timestamp::now());
     assert_eq!(ended, None);
     assert_eq!(metrics.client(&client).unwrap().open(), 0);
+}
+
+#[tokio::test]
+async fn kill_finds_the_identity_of_the_last_authorization() {
+    let scene = Scene::new("\"web\"");
+    let (mut record, granted) = scene.authorize(scene.accepted());
+    granted.unwrap();
+    record.connected(&lease(&scene, 1), 1, Duration::ZERO);
+    let line = "source_rate_limit = { rate = 1000, prefix_v4 = 24 }";
+    scene.replace(config_with(line, "\"web\""));
+    assert!(scene.reauthorize_all().is_empty());
+    {
+        let state = record.connection().state();
+        let current = state.current_identity().unwrap();
+        assert_eq!(current.as_str(), "source:127.0.0.0/24");
+        // The limits still count it under the identity that was admitted.
+        assert_eq!(
+            state.identity.as_ref().unwrap().as_str(),
+            "source:127.0.0.1"
+        );
+    }
+    let kill = |identity: &str| {
+        let filter = serde_json::json!({ "identity": identity });
+        let filter = serde_json::from_value(filter).unwrap();
+        scene.context.overrides.kill(&filter).unwrap()
+    };
+    assert_eq!(kill("source:127.0.0.1"), 0);
+    assert_eq!(kill("source:127.0.0.0/24"), 1);
 }

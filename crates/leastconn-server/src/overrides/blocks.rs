@@ -193,8 +193,7 @@ fn close_blocked(registry: &Registry, blocks: &Blocks) -> usize {
         let state = handle.state();
         // A connection without a generation is not authorized yet, and will see the blocks.
         let identity = state
-            .identity
-            .as_ref()
+            .current_identity()
             .filter(|_| state.generation.is_some());
         let certificate = handle.chain().map(|chain| &*chain.certificate);
         identity.is_some_and(|identity| blocks.find(identity, certificate, now).is_some())
@@ -300,3 +299,6 @@ impl ActiveBlocks {
 fn after(now: Timestamp, duration: Duration) -> Timestamp {
     now.saturating_add(duration).unwrap_or(Timestamp::MAX)
 }
+
+#[cfg(test)]
+mod tests;

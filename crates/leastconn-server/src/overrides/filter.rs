@@ -77,7 +77,7 @@ impl ConnectionFilter {
 
     pub(super) fn matches(&self, id: u64, state: &ConnectionState) -> bool {
         let is_identity = |wanted: &String| {
-            let identity = state.identity.as_ref();
+            let identity = state.current_identity();
             identity.is_some_and(|identity| escape(identity.as_str()) == *wanted)
         };
         self.connection.is_none_or(|wanted| wanted == id)

@@ -71,7 +71,10 @@ pub enum Expired {
 /// held during an authorization, so that no task sees a partly updated state.
 #[derive(Debug, Default)]
 pub struct ConnectionState {
+    /// The identity under which the connection was admitted, and counts against limits.
     pub identity: Option<ClientId>,
+    /// The identity of the last authorization, if a reload has changed it.
+    changed_identity: Option<ClientId>,
     /// Metrics of the matching rule. The connection is counted there as open.
     client: Option<Arc<ClientMetrics>>,
     pub upstream: Option<UpstreamId>,
@@ -85,6 +88,24 @@ pub struct ConnectionState {
 }
 
 impl ConnectionState {
+    /// The identity of the last authorization. A new connection of the client has this identity, so
+    /// it is the one to display, and the one that blocks and kills apply to.
+    pub fn current_identity(&self) -> Option<&ClientId> {
+        self.changed_identity.as_ref().or(self.identity.as_ref())
+    }
+
+    /// Sets the identity at admission.
+    pub fn set_identity(&mut self, identity: ClientId) {
+        self.identity = Some(identity);
+        self.changed_identity = None;
+    }
+
+    /// Sets the identity of a later authorization.
+    pub fn change_identity(&mut self, identity: &ClientId) {
+        let is_changed = self.identity.as_ref() != Some(identity);
+        self.changed_identity = is_changed.then(|| identity.clone());
+    }
+
     /// The name of the matching rule.
     pub fn client(&self) -> Option<&Arc<str>> {
         self.client.as_ref().map(|client| client.name())
