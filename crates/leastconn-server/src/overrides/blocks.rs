@@ -35,6 +35,19 @@ impl SetBlock {
     fn is_in_force(&self, now: Timestamp) -> bool {
         self.until.is_none_or(|until| until > now)
     }
+
+    /// One block that lasts as long as both.
+    fn join(self, other: Self) -> Self {
+        Self {
+            since: self.since.min(other.since),
+            until: later(self.until, other.until),
+        }
+    }
+}
+
+/// The later of two expiry times.
+fn later(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.zip(other).map(|(one, other)| one.max(other))
 }
 
 /// A block in force.
@@ -219,9 +232,7 @@ impl ActiveBlocks {
         let mut list = BTreeMap::new();
         for (target, set) in self.here.iter().chain(&self.fleet) {
             list.entry(target.clone())
-                .and_modify(|until: &mut Option<Timestamp>| {
-                    *until = until.zip(set.until).map(|(one, other)| one.max(other));
-                })
+                .and_modify(|until| *until = later(*until, set.until))
                 .or_insert(set.until);
         }
         BlockList(list)
@@ -245,7 +256,7 @@ impl ActiveBlocks {
     /// Turns the blocks of the fleet into blocks of this balancer.
     pub(super) fn keep_fleet(&mut self) {
         for (target, set) in std::mem::take(&mut self.fleet) {
-            self.here.entry(target).or_insert(set);
+            add(&mut self.here, target, set);
         }
     }
 
@@ -291,9 +302,17 @@ impl ActiveBlocks {
                 true => &mut self.fleet,
                 false => &mut self.here,
             };
-            blocks.insert(target, set);
+            add(blocks, target, set);
         }
     }
+}
+
+/// Adds a block. If the target is already blocked, it stays blocked until both blocks have expired.
+fn add(blocks: &mut BTreeMap<BlockTarget, SetBlock>, target: BlockTarget, set: SetBlock) {
+    blocks
+        .entry(target)
+        .and_modify(|earlier| *earlier = earlier.join(set))
+        .or_insert(set);
 }
 
 fn after(now: Timestamp, duration: Duration) -> Timestamp {

@@ -29,3 +29,38 @@ fn connections_are_closed_by_the_identity_of_the_last_authorization() {
         assert_eq!(close_blocked(&registry, &blocks), closed, "{blocked}");
     }
 }
+
+/// Blocks of one target here and in the fleet, which expire at these times.
+fn both(here: Option<Timestamp>, fleet: Option<Timestamp>) -> ActiveBlocks {
+    let since = Timestamp::UNIX_EPOCH;
+    let blocks = |until| [(identity("cn:a"), SetBlock { since, until })].into();
+    ActiveBlocks {
+        here: blocks(here),
+        fleet: blocks(fleet),
+    }
+}
+
+#[test]
+fn later_expiry_is_kept_when_two_blocks_become_one() {
+    let (soon, late) = (Timestamp::from_second(10), Timestamp::from_second(20));
+    let (soon, late) = (soon.ok(), late.ok());
+    for (here, fleet, expected) in [
+        (soon, None, None),
+        (None, soon, None),
+        (soon, late, late),
+        (late, soon, late),
+    ] {
+        let expected = BTreeMap::from([(identity("cn:a"), expected)]);
+        let mut blocks = both(here, fleet);
+        let exported = blocks.export();
+        assert_eq!(blocks.list().0, expected, "{here:?} {fleet:?}");
+        blocks.keep_fleet();
+        assert!(blocks.fleet.is_empty());
+        assert_eq!(blocks.list().0, expected, "left: {here:?} {fleet:?}");
+
+        let mut imported = ActiveBlocks::default();
+        imported.import(&exported, false);
+        assert!(imported.fleet.is_empty());
+        assert_eq!(imported.list().0, expected, "imported: {here:?} {fleet:?}");
+    }
+}
