@@ -25,6 +25,9 @@ pub(super) struct ActiveBlocks {
     fleet: BTreeMap<BlockTarget, SetBlock>,
 }
 
+/// The blocks of the fleet, kept during an import.
+pub(super) struct FleetBlocks(BTreeMap<BlockTarget, SetBlock>);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SetBlock {
     since: Timestamp,
@@ -251,6 +254,14 @@ impl ActiveBlocks {
         let has_changed = blocks != self.fleet;
         self.fleet = blocks;
         has_changed
+    }
+
+    pub(super) fn of_fleet(&self) -> FleetBlocks {
+        FleetBlocks(self.fleet.clone())
+    }
+
+    pub(super) fn restore_fleet(&mut self, blocks: FleetBlocks) {
+        self.fleet = blocks.0;
     }
 
     /// Turns the blocks of the fleet into blocks of this balancer.

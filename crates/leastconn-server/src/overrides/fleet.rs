@@ -46,13 +46,18 @@ impl Origin {
 /// here. Empty without a fleet.
 #[derive(Debug, Default)]
 pub(super) struct FleetSettings {
+    /// Whether the store has answered.
+    pub(super) is_known: bool,
     states: BTreeMap<ServerKey, (AdminState, Duration)>,
     weights: BTreeMap<ServerKey, WeightOverride>,
 }
 
 impl FleetSettings {
     fn of(state: &OperatorState) -> Self {
-        let mut settings = Self::default();
+        let mut settings = Self {
+            is_known: true,
+            ..Self::default()
+        };
         for set in &state.states {
             let known = [AdminState::Drain, AdminState::Maint];
             let known = known.into_iter().find(|known| known.as_str() == set.state);

@@ -66,10 +66,21 @@ impl Overrides {
     /// Replaces the overrides with those of the predecessor. Unknown servers and states are
     /// ignored. The predecessor closes connections to servers in `maint` until this process is
     /// [activated](Self::activate).
+    ///
+    /// What this process has received from the fleet stays: the predecessor may have been cut off,
+    /// or in another fleet or none.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime, if the fleet has set a server to `maint`.
     pub fn import(&self, handover: &OverrideHandover) {
         let mut active = self.lock();
         let snapshot = &*self.snapshots.load();
+        let blocks = active.fleet.is_known.then(|| active.blocks.of_fleet());
         active.import(handover, snapshot);
+        if let Some(blocks) = blocks {
+            active.blocks.restore_fleet(blocks);
+            self.reconcile(&mut active, snapshot);
+        }
         self.publish_blocks(&active.blocks);
         logging::change(&active.with_level(&snapshot.config.log));
     }

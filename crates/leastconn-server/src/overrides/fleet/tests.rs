@@ -11,8 +11,8 @@ use leastconn_fleet::{
 use super::*;
 use crate::{overrides::Override, registry::Registry, snapshot::SnapshotHandle};
 
-fn config(servers: &str) -> Config {
-    let text = format!(
+fn text(servers: &str) -> String {
+    format!(
         r#"
         [[listener]]
         name = "main"
@@ -27,8 +27,11 @@ fn config(servers: &str) -> Config {
         match = {{ source = "127.0.0.1" }}
         allow = ["web"]
         "#
-    );
-    let loaded = leastconn_config::load_text("test.toml", &text, Path::new("/"));
+    )
+}
+
+fn config(servers: &str) -> Config {
+    let loaded = leastconn_config::load_text("test.toml", &text(servers), Path::new("/"));
     loaded
         .unwrap_or_else(|problems| panic!("{problems}"))
         .config
@@ -44,7 +47,30 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let snapshot = Snapshot::start(config(TWO)).unwrap();
+        Self::with(config(TWO))
+    }
+
+    /// A balancer with `[fleet]`.
+    fn in_fleet() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("secret"), "0123456789abcdef0123456789abcdef").unwrap();
+        let fleet = r#"
+            [fleet]
+            name = "edge"
+            store = "unix:///run/store.sock"
+            secret = "secret"
+        "#;
+        let text = format!("{}{fleet}", text(TWO));
+        let loaded = leastconn_config::load_text("test.toml", &text, dir.path());
+        Self::with(
+            loaded
+                .unwrap_or_else(|problems| panic!("{problems}"))
+                .config,
+        )
+    }
+
+    fn with(config: Config) -> Self {
+        let snapshot = Snapshot::start(config).unwrap();
         let snapshots = Arc::new(SnapshotHandle::new(snapshot));
         Self {
             overrides: Overrides::new(Arc::clone(&snapshots), Arc::<Registry>::default()),
@@ -285,4 +311,51 @@ async fn settings_of_the_fleet_are_handed_over() {
     };
     old.overrides.set_forwarded_blocks(&blocks);
     assert!(old.is_blocked("cn:a") && old.is_blocked("cn:b"));
+}
+
+/// The predecessor has not received what was set last, or has no `[fleet]`.
+#[tokio::test]
+async fn handover_does_not_replace_settings_of_the_fleet() {
+    let old = Scene::in_fleet();
+    let mut outdated = state("web2", "drain");
+    outdated.weights = weight("web2", "50%").weights;
+    outdated.blocks = block("cn:b", None).blocks;
+    old.apply(&outdated);
+    let here = BlockTarget::Identity("cn:c".to_owned());
+    old.overrides.block(here, None).unwrap();
+
+    let new = Scene::in_fleet();
+    new.overrides.import(&old.overrides.export());
+    assert_eq!(new.state("web2"), AdminState::Drain);
+    let mut current = state("web1", "maint");
+    current.weights = weight("web1", "7").weights;
+    current.blocks = block("cn:a", Some(Duration::from_secs(60))).blocks;
+    new.apply(&current);
+    for old in [old, Scene::new()] {
+        new.overrides.import(&old.overrides.hand_over());
+        assert_eq!(new.state("web1"), AdminState::Maint);
+        assert_eq!(new.state("web2"), AdminState::Ready);
+        assert_eq!((new.weight("web1"), new.weight("web2")), (7.0, 1.0));
+        assert!(new.is_blocked("cn:a") && !new.is_blocked("cn:b"));
+        assert_eq!(new.is_blocked("cn:c"), old.is_blocked("cn:c"));
+        assert_eq!(new.origins(), [Origin::Fleet, Origin::Fleet]);
+    }
+}
+
+/// The store has not answered yet.
+#[tokio::test]
+async fn settings_of_the_predecessor_apply_until_the_first_answer() {
+    let old = Scene::in_fleet();
+    let mut all = state("web1", "drain");
+    all.blocks = block("cn:a", None).blocks;
+    old.apply(&all);
+    let new = Scene::in_fleet();
+    new.overrides.import(&old.overrides.export());
+    new.overrides.import(&old.overrides.hand_over());
+    assert_eq!(new.state("web1"), AdminState::Drain);
+    assert!(new.is_blocked("cn:a"));
+    assert_eq!(new.origins(), [Origin::Fleet]);
+    new.apply(&OperatorState::default());
+    assert_eq!(new.state("web1"), AdminState::Ready);
+    assert!(!new.is_blocked("cn:a"));
 }
