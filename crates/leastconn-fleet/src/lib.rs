@@ -16,6 +16,7 @@ pub mod keys;
 pub mod member;
 pub mod memory;
 pub mod operator;
+mod operator_history;
 mod operator_log;
 pub mod redis;
 pub mod report;
@@ -35,6 +36,7 @@ pub use memory::{Faults, InMemory, MemoryServer};
 pub use operator::{
     Acknowledgement, BlockTarget, Command, CommandId, CommandRecord, OperatorState,
 };
+pub use operator_history::OperatorHistory;
 pub use redis::Redis;
 pub use report::{Batch, ClientReport, Counts, Facts, Report, ServerCount, SlotReport};
 pub use secret::Secret;

@@ -23,7 +23,7 @@ const KEEP_REMOVED: u64 = 24 * 3600 * 1_000_000;
 /// The content of an entry, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-enum Content {
+pub(crate) enum Content {
     State {
         upstream: String,
         server: String,
@@ -49,15 +49,18 @@ enum Content {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Target {
+pub(crate) enum Target {
     Identity(String),
     Serial(String),
 }
 
+/// The latest entry of each field.
+pub(crate) type SignedEntries = BTreeMap<String, (StoredEntry, Content)>;
+
 pub(crate) struct OperatorLog {
     fleet: String,
     secret: Secret,
-    entries: BTreeMap<String, (StoredEntry, Content)>,
+    entries: SignedEntries,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -77,14 +80,36 @@ impl OperatorLog {
         }
     }
 
+    /// Takes the entries of an earlier session. An entry with another signature is signed again,
+    /// with a greater stamp, so that it replaces the old one in the store.
+    pub(crate) fn resume(&mut self, earlier: SignedEntries) {
+        for (field, (entry, content)) in earlier {
+            let resumed = match self.verified(&field, &entry.to_string()) {
+                Some((entry, _)) => Some(entry),
+                None => self.sign(field.clone(), entry.stamp.saturating_add(1), &content),
+            };
+            if let Some(entry) = resumed {
+                self.entries.insert(field, (entry, content));
+            }
+        }
+    }
+
+    pub(crate) const fn entries(&self) -> &SignedEntries {
+        &self.entries
+    }
+
     /// The signed entry of a command. `None`: the command is not a state.
     pub(crate) fn entry(&self, now: u64, command: &Command) -> Option<StoredEntry> {
         let content = Content::new(now, command)?;
         let field = content.field();
         let known = self.entries.get(&field);
         let stamp = known.map_or(now, |(known, _)| now.max(known.stamp + 1));
+        self.sign(field, stamp, &content)
+    }
+
+    fn sign(&self, field: String, stamp: u64, content: &Content) -> Option<StoredEntry> {
         let expires = content.expires(stamp);
-        let json = serde_json::to_string(&content).ok()?;
+        let json = serde_json::to_string(content).ok()?;
         let signature = self
             .secret
             .sign(&self.signed(&field, &stamp.to_string(), &json));

@@ -15,6 +15,7 @@ use crate::{
     keys::ServerKey,
     member::{MemberId, MemberStatus},
     operator::Command,
+    operator_history::OperatorHistory,
     operator_log::OperatorLog,
     report::{Counts, Facts, Report},
     settings::FleetSettings,
@@ -46,6 +47,9 @@ pub(crate) struct Session {
     sent_facts: bool,
     peers: BTreeMap<MemberId, Peer>,
     log: OperatorLog,
+    history: OperatorHistory,
+    /// The time of the last answer to the previous session.
+    resumed: Option<u64>,
     operators_version: String,
     events: Events,
     last_event: String,
@@ -89,7 +93,9 @@ impl Default for Peer {
 impl Session {
     /// `id` differs from the IDs of other sessions of the process.
     pub(crate) fn new(settings: &FleetSettings, id: u64) -> Self {
-        let log = OperatorLog::new(&settings.name, settings.secret.clone());
+        let mut log = OperatorLog::new(&settings.name, settings.secret.clone());
+        let earlier = settings.history.known();
+        log.resume(earlier.entries);
         let events = Events::new(&settings.name, settings.secret.clone());
         Self {
             id,
@@ -105,6 +111,8 @@ impl Session {
             sent_facts: false,
             peers: BTreeMap::new(),
             log,
+            history: settings.history.clone(),
+            resumed: earlier.now,
             operators_version: String::new(),
             events,
             last_event: String::new(),
@@ -275,6 +283,7 @@ impl Session {
         let beat = answer.beat;
         let absent = self
             .now
+            .or(self.resumed)
             .is_some_and(|last| beat.now.saturating_sub(last) > STALE_AFTER);
         if absent {
             self.log.clear();
@@ -304,6 +313,7 @@ impl Session {
         } else if self.log.expire(beat.now) {
             self.update_states(beat.now);
         }
+        self.history.update(beat.now, None);
         self.events
             .receive(beat.now, &request.member, &beat.events, &mut self.view);
         // A new store may have smaller IDs, and keys without expiry.
@@ -328,6 +338,7 @@ impl Session {
 
     fn update_states(&mut self, now: u64) {
         let state = self.log.state(now);
+        self.history.update(now, Some(self.log.entries()));
         if self.states != Some(state.version) {
             self.states = Some(state.version);
             self.view.operators = Some(Arc::new(state));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::secret::Secret;
+use crate::{operator_history::OperatorHistory, secret::Secret};
 
 #[derive(Clone, Debug)]
 pub struct FleetSettings {
@@ -15,6 +15,9 @@ pub struct FleetSettings {
     pub gone_after: Duration,
     /// Members to assume until the store has answered. At least 1.
     pub size: u32,
+    /// What operators have set, from an earlier connection of this process to the same fleet. The
+    /// new connection keeps it up to date.
+    pub history: OperatorHistory,
 }
 
 impl FleetSettings {
@@ -25,6 +28,7 @@ impl FleetSettings {
             secret,
             gone_after: Duration::from_secs(3),
             size: 3,
+            history: OperatorHistory::default(),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use leastconn::net;
 use leastconn_config::Process;
+use leastconn_fleet::OperatorHistory;
 use leastconn_tls::client_chain::ChainStore;
 
 use crate::{
@@ -55,6 +56,8 @@ pub struct ServerContext {
     pub member: FleetMember,
     /// Server counts and slots. `None` if this balancer acts alone.
     servers: ArcSwapOption<SharedServers>,
+    /// What operators have set for the fleet. A reload that changes `[fleet]` keeps it.
+    operator_history: Mutex<OperatorHistory>,
     /// Predecessor processes that still have connections.
     pub predecessors: Arc<Predecessors>,
     pruning: Mutex<()>,
@@ -89,6 +92,7 @@ impl ServerContext {
             fleet: FleetSlot::default(),
             member,
             servers: ArcSwapOption::empty(),
+            operator_history: Mutex::default(),
             predecessors: Arc::default(),
             pruning: Mutex::default(),
         }

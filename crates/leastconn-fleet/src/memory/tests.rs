@@ -6,8 +6,8 @@ use std::{
 
 use super::{Faults, InMemory, MemoryServer};
 use crate::{
-    Batch, ClientKey, ClientReport, Command, FleetSettings, MemberId, Report, Secret, Store,
-    StoreError, View,
+    Batch, ClientKey, ClientReport, Command, FleetSettings, MemberId, OperatorHistory, Report,
+    Secret, Store, StoreError, View,
     cases::{self, Bench, Executor, MEMBERS, settings},
 };
 
@@ -146,6 +146,73 @@ fn foreign_entries_are_ignored_and_reported() {
     assert_eq!(view.invalid_signatures, 2);
     assert_eq!(view.operators, None);
     assert_eq!(view.kills, []);
+}
+
+fn with_secret(secret: &str, history: &OperatorHistory) -> FleetSettings {
+    FleetSettings {
+        history: history.clone(),
+        ..FleetSettings::new("test", Secret::new(secret))
+    }
+}
+
+#[test]
+fn operator_states_survive_a_change_of_the_secret() {
+    let server = MemoryServer::new();
+    let mut bench = Bench::new(Memory::new(&server));
+    let (first, second) = (bench.report(0).clone(), bench.report(1).clone());
+    let histories = [OperatorHistory::default(), OperatorHistory::default()];
+    let mut one = server.connect(&with_secret("first secret", &histories[0]));
+    let mut other = server.connect(&with_secret("first secret", &histories[1]));
+    let mut report = first.clone();
+    report.commands = vec![drain("web1")];
+    one.exchange_now(&report).unwrap();
+    assert_eq!(drained(&other.exchange_now(&second).unwrap()), ["web1"]);
+
+    // The first member is reloaded.
+    let mut one = server.connect(&with_secret("second secret", &histories[0]));
+    assert_eq!(drained(&one.exchange_now(&first).unwrap()), ["web1"]);
+    // The other one keeps the state, and its commands are not applied to the first one yet.
+    assert_eq!(other.exchange_now(&second).unwrap().operators, None);
+    let mut report = second.clone();
+    report.commands = vec![drain("web2")];
+    assert_eq!(
+        drained(&other.exchange_now(&report).unwrap()),
+        ["web1", "web2"]
+    );
+    assert_eq!(one.exchange_now(&first).unwrap().operators, None);
+
+    let mut other = server.connect(&with_secret("second secret", &histories[1]));
+    let view = other.exchange_now(&second).unwrap();
+    assert_eq!(drained(&view), ["web1", "web2"]);
+    assert_eq!(
+        drained(&one.exchange_now(&first).unwrap()),
+        ["web1", "web2"]
+    );
+    // A member that starts with the new secret finds no other signature.
+    let third = bench.report(2).clone();
+    let mut starting = server.connect(&with_secret("second secret", &OperatorHistory::default()));
+    let view = starting.exchange_now(&third).unwrap();
+    assert_eq!(drained(&view), ["web1", "web2"]);
+    assert_eq!(view.invalid_signatures, 0);
+}
+
+#[test]
+fn operator_states_survive_a_change_of_the_store() {
+    let (server, next_server) = (MemoryServer::new(), MemoryServer::new());
+    let mut bench = Bench::new(Memory::new(&server));
+    let mut report = bench.report(0).clone();
+    let history = OperatorHistory::default();
+    let settings = with_secret("secret", &history);
+    let mut member = server.connect(&settings);
+    report.commands = vec![drain("web1")];
+    member.exchange_now(&report).unwrap();
+    report.commands.clear();
+    let mut member = next_server.connect(&settings);
+    assert_eq!(drained(&member.exchange_now(&report).unwrap()), ["web1"]);
+    // A member that starts receives it from the new store.
+    let other = bench.report(1).clone();
+    let mut starting = next_server.connect(&with_secret("secret", &OperatorHistory::default()));
+    assert_eq!(drained(&starting.exchange_now(&other).unwrap()), ["web1"]);
 }
 
 #[test]

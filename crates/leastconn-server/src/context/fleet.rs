@@ -9,8 +9,8 @@ use std::{
 use leastconn::net;
 use leastconn_config::{Fleet, FleetStore, SharedCounts};
 use leastconn_fleet::{
-    Endpoint, Facts, FleetSettings, OperatorState, Password, Redis, RedisSettings, Report, Secret,
-    StoreTls,
+    Endpoint, Facts, FleetSettings, OperatorHistory, OperatorState, Password, Redis, RedisSettings,
+    Report, Secret, StoreTls,
 };
 use leastconn_tls::{TlsError, client::client_config};
 use parking_lot::Mutex;
@@ -36,7 +36,11 @@ const FACTS_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) enum FleetChange {
     Nothing,
     Leave,
-    Join(Box<(Fleet, RedisSettings)>),
+    Join {
+        settings: Box<(Fleet, RedisSettings)>,
+        /// Whether the process was a member of a fleet with another name.
+        is_renamed: bool,
+    },
 }
 
 impl FleetChange {
@@ -52,7 +56,10 @@ impl FleetChange {
             None => Ok(Self::Leave),
             Some(next) => {
                 let redis = redis_settings(next)?;
-                Ok(Self::Join(Box::new((next.clone(), redis))))
+                Ok(Self::Join {
+                    settings: Box::new((next.clone(), redis)),
+                    is_renamed: earlier.is_some_and(|earlier| earlier.name != next.name),
+                })
             }
         }
     }
@@ -69,14 +76,28 @@ impl ServerContext {
             FleetChange::Leave => {
                 self.member.leave(&self.fleet);
                 self.servers.store(None);
-                self.overrides.leave_fleet();
+                self.keep_operator_state();
                 tracing::info!("fleet left: no longer configured");
             }
-            FleetChange::Join(plan) => {
-                let (fleet, redis) = *plan;
+            FleetChange::Join {
+                settings,
+                is_renamed,
+            } => {
+                let (fleet, redis) = *settings;
+                if is_renamed {
+                    // The new fleet must not receive what was set for the old one.
+                    self.member.leave(&self.fleet);
+                    self.keep_operator_state();
+                }
                 self.join_fleet(&fleet, redis);
             }
         }
+    }
+
+    /// Keeps what is set for the fleet, which this process leaves, as settings of this balancer.
+    fn keep_operator_state(&self) {
+        self.overrides.leave_fleet();
+        *self.operator_history.lock() = OperatorHistory::default();
     }
 
     /// Limits new servers to the slots that this member holds. Must be called before `next` becomes
@@ -92,6 +113,11 @@ impl ServerContext {
         let mut settings = FleetSettings::new(&*fleet.name, secret.clone());
         settings.gone_after = fleet.gone_after;
         settings.size = fleet.size.get();
+        // The previous membership ends later, and must not change the new history.
+        let mut history = self.operator_history.lock();
+        *history = history.copy();
+        settings.history = history.clone();
+        drop(history);
         let clients = self.clients.join(ClientSettings {
             secret,
             mode: fleet.limits,
