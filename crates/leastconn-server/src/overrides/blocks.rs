@@ -14,7 +14,9 @@ use crate::{
     registry::{ConnectionHandle, Registry},
 };
 
-/// Maximum number of blocks. Rules in the configuration are the place for more.
+/// Number of blocks from which no further client can be blocked. Rules in the configuration are the
+/// place for more. Members that block clients at the same time may exceed it: all blocks of the
+/// fleet apply.
 const MAX_BLOCKS: usize = 10_000;
 
 /// The blocks that operators have set. A target can be blocked both here and in the fleet, and
@@ -111,7 +113,8 @@ impl Overrides {
         let blocks = &mut active.blocks;
         blocks.remove_expired(now);
         let earlier = blocks.here.get(&target);
-        if earlier.is_none() && blocks.here.len() >= MAX_BLOCKS {
+        let is_new = earlier.is_none() && !blocks.fleet.contains_key(&target);
+        if is_new && blocks.here.len() + blocks.fleet.len() >= MAX_BLOCKS {
             return Err(BlockError::TooMany);
         }
         let set = SetBlock {
@@ -244,7 +247,7 @@ impl ActiveBlocks {
     /// Replaces the blocks of the fleet. Returns whether they changed.
     pub(super) fn set_fleet(&mut self, state: &OperatorState) -> bool {
         let now = Timestamp::now();
-        let blocks = state.blocks.iter().take(MAX_BLOCKS).map(|block| {
+        let blocks = state.blocks.iter().map(|block| {
             let earlier = self.fleet.get(&block.target);
             let until = block.remaining.map(|remaining| after(now, remaining));
             let since = earlier.map_or(now, |earlier| earlier.since);

@@ -9,7 +9,11 @@ use leastconn_fleet::{
 };
 
 use super::*;
-use crate::{overrides::Override, registry::Registry, snapshot::SnapshotHandle};
+use crate::{
+    overrides::{BlockError, Override},
+    registry::Registry,
+    snapshot::SnapshotHandle,
+};
 
 fn text(servers: &str) -> String {
     format!(
@@ -53,7 +57,11 @@ impl Scene {
     /// A balancer with `[fleet]`.
     fn in_fleet() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("secret"), "0123456789abcdef0123456789abcdef").unwrap();
+        std::fs::write(
+            dir.path().join("secret"),
+            "0123456789abcdef0123456789abcdef",
+        )
+        .unwrap();
         let fleet = r#"
             [fleet]
             name = "edge"
@@ -358,4 +366,23 @@ async fn settings_of_the_predecessor_apply_until_the_first_answer() {
     new.apply(&OperatorState::default());
     assert_eq!(new.state("web1"), AdminState::Ready);
     assert!(!new.is_blocked("cn:a"));
+}
+
+#[tokio::test]
+async fn no_block_of_the_fleet_is_dropped() {
+    let scene = Scene::new();
+    let target = |number: u32| BlockTarget::Identity(format!("cn:{number:05}"));
+    let blocks = (0..10_001).map(|number| Block {
+        target: target(number),
+        remaining: None,
+    });
+    scene.apply(&OperatorState {
+        blocks: blocks.collect(),
+        ..OperatorState::default()
+    });
+    assert!(scene.is_blocked("cn:10000"));
+    // A command for the fleet blocks the client on this balancer first.
+    let block = |number| scene.overrides.block(target(number), None);
+    assert_eq!(block(10_001).unwrap_err(), BlockError::TooMany);
+    block(10_000).unwrap();
 }
