@@ -21,6 +21,7 @@ both_stores! {
     kill_closes_connections_on_all_members,
     block_refuses_the_client_on_all_members,
     command_without_store_acts_here_and_says_so,
+    reload_of_the_secret_or_store_keeps_drains_and_blocks,
 }
 
 /// The time in which a command must reach the other members.
@@ -158,5 +159,39 @@ async fn command_without_store_acts_here_and_says_so(kind: StoreKind) {
     assert_eq!(output.code, 1, "{output:?}");
     wait_server_state(&all[0], "web1", "drain").await;
     wait_server_state(&all[1], "web1", "ready").await;
+    stop(all).await;
+}
+
+async fn reload_of_the_secret_or_store_keeps_drains_and_blocks(kind: StoreKind) {
+    let store = StoreServer::start(kind).await;
+    let next_store = StoreServer::start(kind).await;
+    let web = named_servers(2).await;
+    let web: Vec<_> = web.iter().collect();
+    let url = format!("{:?}", store.url());
+    let all = members(2, &url, &web, "", "").await;
+    ctl(&all[0], &["drain", "web/web1"]).await.ok();
+    ctl(&all[0], &["block", "--identity", "source:127.0.0.1"])
+        .await
+        .ok();
+    wait_server_state(&all[1], "web1", "drain").await;
+
+    let is_kept = async |member: &Running| {
+        let (_, name) = connect(member.main(), 2).await.expect("an admitted client");
+        assert_eq!(name, "web2");
+        assert!(connect(member.main(), 1).await.is_none());
+    };
+    for (count, member) in (1..).zip(&all) {
+        let secret = member.dir().join("fleet.secret");
+        std::fs::write(secret, "another-secret-of-the-test").unwrap();
+        let config = member
+            .config()
+            .replace(&url, &format!("{:?}", next_store.url()));
+        assert_eq!(member.reload(&config).await, "applied");
+        wait_members(member, count).await;
+        is_kept(member).await;
+    }
+    is_kept(&all[0]).await;
+    ctl(&all[1], &["ready", "web/web1"]).await.ok();
+    wait_server_state(&all[0], "web1", "ready").await;
     stop(all).await;
 }
