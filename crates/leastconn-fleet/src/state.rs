@@ -106,4 +106,23 @@ impl State {
         let live = self.clients.values().filter(|client| client.expires > now);
         live.count()
     }
+
+    /// A typed state cannot hold odd numbers: clients and servers have none then.
+    #[cfg(test)]
+    pub(crate) fn write_odd_values(&mut self) {
+        let odd = "\u{fffd}".to_owned();
+        self.clients.clear();
+        self.slots.clear();
+        self.since = Some(0);
+        let entry = StoredEntry {
+            field: odd.clone(),
+            stamp: 0,
+            expires: 0,
+            value: odd.clone(),
+        };
+        self.operators = BTreeMap::from([(odd.clone(), entry)]);
+        self.operators_version = OperatorsVersion::default();
+        let last = self.events.last().map_or((0, 0), |(id, _)| *id);
+        self.events.push(((last.0, last.1 + 1), odd));
+    }
 }

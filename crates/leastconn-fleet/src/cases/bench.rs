@@ -18,6 +18,11 @@ pub(crate) trait Executor {
     fn leave(&mut self, member: usize, id: &MemberId);
     /// Limited clients that have a key.
     fn clients(&mut self) -> usize;
+    /// Writes values that no member writes: one state of operators and one event, which count as
+    /// invalid, and fields of all hashes, which have no effect.
+    fn write_odd_values(&mut self);
+    /// Replaces all keys by keys of another type.
+    fn replace_keys(&mut self);
 }
 
 pub(crate) const MEMBERS: usize = 4;
@@ -82,6 +87,14 @@ impl Bench {
 
     pub(crate) fn leave(&mut self, member: usize) {
         self.executor.leave(member, &self.reports[member].member);
+    }
+
+    pub(crate) fn write_odd_values(&mut self) {
+        self.executor.write_odd_values();
+    }
+
+    pub(crate) fn replace_keys(&mut self) {
+        self.executor.replace_keys();
     }
 
     pub(crate) fn clients(&mut self) -> usize {

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use super::{Bench, Case};
 use crate::{
-    Acknowledgement, BlockTarget, Command, CommandRecord, OperatorState,
+    Acknowledgement, BlockTarget, ClientKey, ClientReport, Command, CommandRecord, OperatorState,
+    ServerKey, SlotReport,
     operator::{Block, ServerState, ServerWeight},
 };
 
@@ -22,6 +23,11 @@ pub(super) const CASES: &[(&str, Case)] = &[
     (
         "old_kills_are_not_carried_out",
         old_kills_are_not_carried_out,
+    ),
+    ("odd_values_are_ignored", odd_values_are_ignored),
+    (
+        "keys_of_another_type_are_replaced",
+        keys_of_another_type_are_replaced,
     ),
 ];
 
@@ -232,4 +238,64 @@ fn old_kills_are_not_carried_out(bench: &mut Bench) {
     assert_eq!(bench.beat(1).kills.len(), 1);
     bench.advance(20.0);
     assert_eq!(bench.beat(2).kills, []);
+}
+
+/// Uses all keys. Returns the connections of other members and the slots held.
+fn use_all(bench: &mut Bench, member: usize) -> (u32, u32) {
+    let client = ClientReport {
+        client: ClientKey([7; 16]),
+        admitted: 1,
+        ask: 1,
+        rate: 10.0,
+        burst: 20,
+        max_conns: 50,
+        open: 1,
+    };
+    let slot = SlotReport {
+        server: ServerKey(42),
+        max: 20,
+        want: 4,
+        open: 2,
+    };
+    let others = bench.limit(member, client).others_open;
+    (others, bench.slots(member, slot).held)
+}
+
+fn odd_values_are_ignored(bench: &mut Bench) {
+    for member in [0, 1] {
+        bench.set_facts(member, 1);
+        use_all(bench, member);
+    }
+    bench.command(0, kill("k1"));
+    bench.command(1, state("web1", "drain"));
+    bench.advance(0.1);
+    bench.beat(0);
+    bench.write_odd_values();
+    bench.disconnect(0);
+    // An event and a state, which is received again when the member has restored its own state.
+    assert_eq!(bench.beat(0).invalid_signatures, 3);
+    assert_eq!(use_all(bench, 0), (0, 4));
+    assert_eq!(use_all(bench, 1), (2, 4));
+    // The member has restored the state that the odd values replaced.
+    assert_eq!(states(&changed(bench, 2)), [("web1", "drain")]);
+    bench.command(1, state("web1", "ready"));
+    assert_eq!(states(&changed(bench, 0)), []);
+}
+
+fn keys_of_another_type_are_replaced(bench: &mut Bench) {
+    for member in [0, 1] {
+        bench.set_facts(member, 1);
+        use_all(bench, member);
+    }
+    bench.command(0, kill("k1"));
+    bench.command(1, state("web1", "drain"));
+    bench.beat(0);
+    bench.replace_keys();
+    // The first exchange may fail, which breaks the connection.
+    bench.disconnect(0);
+    assert!(bench.beat(0).forgotten);
+    bench.advance(5.0);
+    assert_eq!(use_all(bench, 0), (0, 4));
+    assert_eq!(use_all(bench, 1), (2, 4));
+    assert_eq!(states(&changed(bench, 2)), [("web1", "drain")]);
 }

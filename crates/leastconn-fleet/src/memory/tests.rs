@@ -9,6 +9,7 @@ use crate::{
     Batch, ClientKey, ClientReport, Command, FleetSettings, MemberId, OperatorHistory, Report,
     Secret, Store, StoreError, View,
     cases::{self, Bench, Executor, MEMBERS, settings},
+    state::State,
 };
 
 pub(crate) struct Memory {
@@ -46,6 +47,14 @@ impl Executor for Memory {
         let mut leaving = std::pin::pin!(self.members[member].leave(id));
         let mut context = Context::from_waker(Waker::noop());
         assert_eq!(leaving.as_mut().poll(&mut context), Poll::Ready(Ok(())));
+    }
+
+    fn write_odd_values(&mut self) {
+        self.server.shared.lock().state.write_odd_values();
+    }
+
+    fn replace_keys(&mut self) {
+        self.server.shared.lock().state = State::default();
     }
 
     fn clients(&mut self) -> usize {

@@ -14,6 +14,19 @@ local day = 86400000
 local me, gone_after = ARGV[1], tonumber(ARGV[3])
 local now_text = string.format('%.0f', now)
 
+-- A key of another type, which no member has written, is replaced.
+local function repair(key, command, ...)
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) then
+    redis.call('PEXPIRE', key, 0)
+  end
+end
+-- Only after a failure and every 20 s, because it takes time.
+if ARGV[4] == '1' then
+  for i = 1, 4 do repair(KEYS[i], 'HGET', me) end
+  repair(KEYS[5], 'XRANGE', '-', '+', 'COUNT', 1)
+end
+
 local own_session, own_sequence = string.match(ARGV[2], '^(%d+) (%d+)$')
 -- Names of the other members after that of this one, for HMGET.
 local names, others, gone = { me }, {}, {}
@@ -75,7 +88,8 @@ end
 local has_counts = counts[1] and string.sub(counts[1], 1, 8) == ARGV[6]
 local has_facts = facts[1]
 
-local version = redis.call('HGET', KEYS[4], 'v') or '0.0'
+local version = redis.call('HGET', KEYS[4], 'v') or ''
+version = string.match(version, '^%d+%.%d+$') or '0.0'
 local entries = false
 if version ~= ARGV[8] then entries = { version, redis.call('HGETALL', KEYS[4]) } end
 

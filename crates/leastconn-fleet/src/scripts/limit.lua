@@ -11,8 +11,26 @@ local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local second, day, keep_open = 1000000, 86400000, 3600000
 local me, batch = ARGV[1], tonumber(ARGV[3])
 
+-- A key of another type, which no member has written, is replaced.
+local function hash(key)
+  local fields = redis.pcall('HGETALL', key)
+  if fields.err then
+    if string.find(fields.err, 'WRONGTYPE', 1, true) then redis.call('PEXPIRE', key, 0) end
+    fields = redis.call('HGETALL', key)
+  end
+  return fields
+end
+
+-- Values that no member has written count as `default`.
+local most = 4294967295
+local function number(text, default)
+  local value = tonumber(text)
+  if not value or not (value >= 0) then return default end
+  return value
+end
+
 local live = {}
-local members = redis.call('HGETALL', KEYS[1])
+local members = hash(KEYS[1])
 for i = 1, #members, 2 do live[members[i]] = members[i + 1] end
 local heard, sequence, last = string.match(live[me] or '', '^(%d+) (%d+ %d+) (%d+)$')
 if sequence ~= ARGV[2] then
@@ -31,17 +49,17 @@ local function limit(key, a)
   if repeated then admitted, ask = 0, 0 end
 
   local used, at, others, stored, bucket = 0, now, 0, false, false
-  local fields = redis.call('HGETALL', key)
+  local fields = hash(key)
   for i = 1, #fields, 2 do
     local field, value = fields[i], fields[i + 1]
     if field == '.used' then
-      used, bucket = tonumber(value), true
+      used, bucket = number(value, 0), true
     elseif field == '.at' then
-      at = tonumber(value)
+      at = number(value, now)
     elseif field == me then
       stored = value
     elseif live[field] then
-      others = others + tonumber(value)
+      others = math.min(others + number(value, 0), most)
     else
       redis.call('HDEL', key, field)
     end

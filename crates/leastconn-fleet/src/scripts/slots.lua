@@ -9,13 +9,24 @@ local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local hour = 3600000
 local me = ARGV[1]
 
+-- A key of another type, which no member has written, is replaced.
+local function hash(key)
+  local fields = redis.pcall('HGETALL', key)
+  if fields.err then
+    if string.find(fields.err, 'WRONGTYPE', 1, true) then redis.call('PEXPIRE', key, 0) end
+    fields = redis.call('HGETALL', key)
+  end
+  return fields
+end
+local most = 4294967295
+
 local live = {}
-local members = redis.call('HGETALL', KEYS[1])
+local members = hash(KEYS[1])
 for i = 1, #members, 2 do live[members[i]] = members[i + 1] end
 if string.match(live[me] or '', '^%d+ (%d+ %d+)') ~= ARGV[2] then
   return redis.error_reply('STALE a later request of this member has been applied')
 end
-local since = tonumber(live['.since'] or '0')
+local since = tonumber(live['.since']) or 0
 local settling = since <= now and now - since < tonumber(ARGV[3])
 
 local answer = {}
@@ -24,14 +35,14 @@ for i = 2, #KEYS do
   local max, want = tonumber(ARGV[a]), tonumber(ARGV[a + 1])
   local open, own = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
   local others, unmet, stored = 0, 0, false
-  local fields = redis.call('HGETALL', key)
+  local fields = hash(key)
   for j = 1, #fields, 2 do
     if fields[j] == me then
       stored = fields[j + 1]
     elseif live[fields[j]] then
       local held, wanted = string.match(fields[j + 1], '^(%d+) (%d+)$')
-      others = others + tonumber(held or '0')
-      unmet = unmet + math.max(0, tonumber(wanted or '0') - tonumber(held or '0'))
+      others = math.min(others + tonumber(held or '0'), most)
+      unmet = math.min(unmet + math.max(0, tonumber(wanted or '0') - tonumber(held or '0')), most)
     else
       redis.call('HDEL', key, fields[j])
     end

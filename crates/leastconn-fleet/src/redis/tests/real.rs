@@ -92,6 +92,37 @@ impl Executor for Real {
         assert_eq!(left, Ok(()));
     }
 
+    fn write_odd_values(&mut self) {
+        let script = r"
+            for _, key in ipairs(redis.call('KEYS', 'lc1:{test}:*')) do
+              if redis.call('TYPE', key).ok == 'hash' then
+                redis.call('HSET', key, 'odd', '\255', '\255', '-1 x', '.since', 'x')
+                if string.find(key, ':l:', 1, true) then
+                  redis.call('HSET', key, '.used', 'x', '.at', 'nan')
+                  for i = 0, 3 do redis.call('HSET', key, ARGV[i + 1], '-7') end
+                elseif string.find(key, ':s:', 1, true) then
+                  for i = 0, 3 do redis.call('HSET', key, ARGV[i + 1], '-7 x') end
+                end
+              end
+            end
+            redis.call('DEL', 'lc1:{test}:h')
+            redis.call('HSET', 'lc1:{test}:h', 'v', '\255', '\255', '\255')
+            redis.call('XADD', 'lc1:{test}:k', '*', '\255', '\255')";
+        let ids: Vec<MemberId> = (0..4).map(|member| MemberId::new("lb", member)).collect();
+        let mut command = vec!["EVAL", script, "0"];
+        command.extend(ids.iter().map(MemberId::as_str));
+        self.runtime.block_on(self.server.command(&command));
+    }
+
+    fn replace_keys(&mut self) {
+        let script = r"
+            for _, key in ipairs(redis.call('KEYS', 'lc1:{test}:*')) do
+              if key ~= 'lc1:{test}:now' then redis.call('SET', key, 'x') end
+            end";
+        let command = ["EVAL", script, "0"];
+        self.runtime.block_on(self.server.command(&command));
+    }
+
     fn clients(&mut self) -> usize {
         let keys = self.runtime.block_on(self.server.keys());
         let clients = keys.iter().filter(|key| key.starts_with("lc1:{test}:l:"));
