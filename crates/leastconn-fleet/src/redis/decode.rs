@@ -7,6 +7,7 @@ use ::redis::Value;
 use super::failure::Failure;
 use crate::{
     exchange::{Answer, BeatAnswer, MemberAnswer, Request},
+    keys::ServerKey,
     member::MemberId,
     view::{ClientView, SlotView},
 };
@@ -37,12 +38,7 @@ pub(super) fn answer(request: &Request, values: Vec<Value>) -> Result<Answer, Fa
             let views = each(next()?, slots.claims.len(), numbers::<3>)?;
             let servers = slots.claims.iter().map(|claim| claim.server);
             let views = servers.zip(views);
-            let views = views.map(|(server, [held, free, unmet])| SlotView {
-                server,
-                held: small(held),
-                free: small(free),
-                unmet: small(unmet),
-            });
+            let views = views.map(|(server, numbers)| slot(server, numbers));
             views.collect()
         }
         None => Vec::new(),
@@ -112,6 +108,17 @@ fn client(value: Value) -> Result<ClientView, Failure> {
     })
 }
 
+fn slot(server: ServerKey, [held, free, unmet]: [u64; 3]) -> SlotView {
+    let held = small(held);
+    SlotView {
+        server,
+        held,
+        // The sum of both is a number of slots too.
+        free: small(free).min(u32::MAX - held),
+        unmet: small(unmet),
+    }
+}
+
 fn each<T>(
     value: Value,
     length: usize,
@@ -177,4 +184,17 @@ fn blob(value: Value) -> Result<Option<Vec<u8>>, Failure> {
 
 fn invalid() -> Failure {
     Failure::unexpected("EVALSHA")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_can_be_added() {
+        for numbers in [[u64::MAX; 3], [u64::from(u32::MAX), 1, 0], [1, u64::MAX, 0]] {
+            let view = slot(ServerKey(1), numbers);
+            assert_eq!(view.held.checked_add(view.free), Some(u32::MAX));
+        }
+    }
 }
