@@ -127,7 +127,10 @@ impl Redis {
             let pipeline = self.encoder.pipeline(request, connection.scripts());
             match send(connection, &pipeline, request).await {
                 Ok(answer) => return Ok(answer),
-                Err(Failure::Moved { host, port }) if redirections < REDIRECTIONS => {
+                // The password is sent to the other node, so only a cluster is trusted with this.
+                Err(Failure::Moved { host, port })
+                    if redirections < REDIRECTIONS && self.settings.endpoint.is_cluster() =>
+                {
                     redirections += 1;
                     let Some(address) = Failure::moved(connection.address(), &host, &port) else {
                         let failure = Failure::Moved { host, port };

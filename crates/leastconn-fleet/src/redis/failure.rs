@@ -108,7 +108,7 @@ impl Failure {
         match self {
             Self::Moved { host, port } => StoreError::Unavailable(format!(
                 "{address}: the cluster redirects to {host}:{port}, which is not valid or \
-                 redirects again"
+                 redirects again. Is the server configured as `cluster`?"
             )),
             Self::NoScript => StoreError::Unavailable(format!(
                 "{address}: the scripts were removed while they were used"

@@ -231,6 +231,10 @@ async fn cluster_redirections_are_followed() {
         let node = StoreServer::start_with(StoreOptions::new(kind).cluster()).await;
         let empty = StoreServer::start_empty_node(kind).await;
         empty.join_cluster(&node).await;
+        // Only the nodes of a configured cluster receive the password.
+        let mut single = member(Endpoint::Server(empty.address().into()));
+        let error = exchange(&mut single).await.unwrap_err();
+        assert!(error.contains("configured as `cluster`"), "{error}");
         let mut member = member(Endpoint::Cluster(vec![empty.address().into()]));
         exchange(&mut member).await.unwrap();
         let shown = member.server().unwrap();
