@@ -5,7 +5,7 @@
 //! than the stamp of the entry that it replaces. Every member keeps the entries that it knows.
 //! If a failover loses a command, or the store restarts empty, the members restore their entries, and the
 //! stamps decide. Removing a state (`ready`, `100%`, `unblock`) is an entry too, which is kept
-//! for a day, so that a member that was cut off does not restore the old state.
+//! for a day, as is a block that has ended, so that a member that was cut off does not restore the old state.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -61,6 +61,8 @@ pub(crate) struct OperatorLog {
     fleet: String,
     secret: Secret,
     entries: SignedEntries,
+    /// The time of the last call of `expire`.
+    checked: u64,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -77,6 +79,7 @@ impl OperatorLog {
             fleet: fleet.to_owned(),
             secret,
             entries: BTreeMap::new(),
+            checked: 0,
         }
     }
 
@@ -103,7 +106,7 @@ impl OperatorLog {
         let content = Content::new(now, command)?;
         let field = content.field();
         let known = self.entries.get(&field);
-        let stamp = known.map_or(now, |(known, _)| now.max(known.stamp + 1));
+        let stamp = known.map_or(now, |(known, _)| now.max(known.stamp.saturating_add(1)));
         self.sign(field, stamp, &content)
     }
 
@@ -145,12 +148,17 @@ impl OperatorLog {
         merge
     }
 
-    /// Removes expired entries. Returns whether any was removed.
+    /// Removes expired entries. Returns whether any was removed, or a block has ended.
     pub(crate) fn expire(&mut self, now: u64) -> bool {
         let before = self.entries.len();
+        let checked = std::mem::replace(&mut self.checked, now);
+        let contents = self.entries.values().map(|(_, content)| content);
+        let ended = contents
+            .into_iter()
+            .any(|content| content.has_ended(now) != content.has_ended(checked));
         self.entries
             .retain(|_, (entry, _)| entry.expires == 0 || entry.expires > now);
-        self.entries.len() < before
+        ended || self.entries.len() < before
     }
 
     /// Forgets all entries: those of the store are newer.
@@ -164,6 +172,10 @@ impl OperatorLog {
         for (entry, content) in self.entries.values() {
             digest.update(entry.field.as_bytes());
             digest.update(&entry.stamp.to_be_bytes());
+            digest.update(&[u8::from(content.has_ended(now))]);
+            if content.has_ended(now) {
+                continue;
+            }
             match content.clone() {
                 Content::State { state, .. } if state == "ready" => {}
                 Content::State {
@@ -269,11 +281,18 @@ impl Content {
         }
     }
 
+    fn has_ended(&self, now: u64) -> bool {
+        matches!(self, Self::Block { until: Some(until), .. } if *until <= now)
+    }
+
     fn expires(&self, stamp: u64) -> u64 {
         let removed = match self {
             Self::State { state, .. } => state == "ready",
             Self::Weight { weight, .. } => weight == "100%",
-            Self::Block { until, .. } => return until.unwrap_or(0),
+            // The ended block is kept, as the removal of a state is.
+            Self::Block { until, .. } => {
+                return until.map_or(0, |until| until.max(stamp).saturating_add(KEEP_REMOVED));
+            }
             Self::Unblock { .. } => true,
         };
         if removed {

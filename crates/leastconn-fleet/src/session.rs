@@ -27,6 +27,8 @@ use crate::{
 const REPEAT_AFTER: u64 = 20 * 1_000_000;
 /// A member that was cut off for longer takes the operator states of the store as they are.
 const STALE_AFTER: u64 = 12 * 3600 * 1_000_000;
+/// The version of the operator states of a store that has never had any.
+const NO_OPERATORS: &str = "0.0";
 /// Requests of one exchange. Two are needed if another member has just changed the same state.
 const ROUNDS: u32 = 4;
 
@@ -39,6 +41,9 @@ pub(crate) struct Session {
     acknowledged: u64,
     /// The time of the last answer.
     now: Option<u64>,
+    /// Whether `now` is from the current connection. A command is signed only then: after an
+    /// outage, the earlier time is too old.
+    time_is_current: bool,
     /// The next request carries everything.
     repeat: bool,
     repeated_at: u64,
@@ -104,6 +109,7 @@ impl Session {
             sequence: 0,
             acknowledged: 0,
             now: None,
+            time_is_current: false,
             repeat: true,
             repeated_at: 0,
             sent_counts: None,
@@ -131,6 +137,7 @@ impl Session {
     /// another one now.
     pub(crate) fn disconnected(&mut self) {
         self.repeat = true;
+        self.time_is_current = false;
     }
 
     /// The first request of an exchange.
@@ -199,7 +206,7 @@ impl Session {
         let mut operate = Operate::default();
         self.requested.clear();
         operate.entries.append(&mut self.restore);
-        let Some(now) = self.now else {
+        let Some(now) = self.now.filter(|_| self.time_is_current) else {
             return operate;
         };
         for command in std::mem::take(&mut self.commands) {
@@ -285,10 +292,16 @@ impl Session {
             .now
             .or(self.resumed)
             .is_some_and(|last| beat.now.saturating_sub(last) > STALE_AFTER);
-        if absent {
+        // A store that has restarted empty has nothing newer.
+        let has_states = beat
+            .operators
+            .as_ref()
+            .is_some_and(|(version, _)| version != NO_OPERATORS);
+        if absent && has_states {
             self.log.clear();
         }
         self.now = Some(beat.now);
+        self.time_is_current = true;
         if self.repeated_at == 0 {
             self.repeated_at = beat.now;
         }

@@ -26,6 +26,18 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ),
     ("odd_values_are_ignored", odd_values_are_ignored),
     (
+        "block_that_ended_replaces_the_one_before",
+        block_that_ended_replaces_the_one_before,
+    ),
+    (
+        "commands_are_signed_with_the_current_time",
+        commands_are_signed_with_the_current_time,
+    ),
+    (
+        "states_survive_a_long_outage_and_a_restart",
+        states_survive_a_long_outage_and_a_restart,
+    ),
+    (
         "keys_of_another_type_are_replaced",
         keys_of_another_type_are_replaced,
     ),
@@ -297,5 +309,40 @@ fn keys_of_another_type_are_replaced(bench: &mut Bench) {
     bench.advance(5.0);
     assert_eq!(use_all(bench, 0), (0, 4));
     assert_eq!(use_all(bench, 1), (2, 4));
+    assert_eq!(states(&changed(bench, 2)), [("web1", "drain")]);
+}
+
+fn block_that_ended_replaces_the_one_before(bench: &mut Bench) {
+    bench.command(0, block(None));
+    assert_eq!(changed(bench, 1).blocks.len(), 1);
+    bench.command(0, block(Some(60)));
+    bench.advance(61.0);
+    bench.beat(0);
+    // Any change removes expired entries from the store.
+    bench.command(0, state("web1", "drain"));
+    // This member knows the first block only.
+    bench.disconnect(1);
+    assert_eq!(changed(bench, 1).blocks, []);
+    assert_eq!(changed(bench, 2).blocks, []);
+}
+
+fn commands_are_signed_with_the_current_time(bench: &mut Bench) {
+    bench.beat(0);
+    bench.disconnect(0);
+    bench.advance(600.0);
+    bench.command(0, block(Some(60)));
+    let expected = Some(Duration::from_secs(60));
+    assert_eq!(changed(bench, 1).blocks[0].remaining, expected);
+}
+
+fn states_survive_a_long_outage_and_a_restart(bench: &mut Bench) {
+    bench.command(0, state("web1", "drain"));
+    assert_eq!(states(&changed(bench, 1)), [("web1", "drain")]);
+    bench.replace_keys();
+    bench.advance(13.0 * 3600.0);
+    for member in [0, 1] {
+        bench.disconnect(member);
+        bench.beat(member);
+    }
     assert_eq!(states(&changed(bench, 2)), [("web1", "drain")]);
 }
