@@ -96,7 +96,8 @@ async fn ejected_server_shows_the_connect_error() {
     let mut servers = entries(&[&web]);
     servers.push(entry("web2", refusing_address(), ""));
     let lb = site(&[NO_PROBES], &servers).start().await;
-    for _ in 0..8 {
+    // Each connection goes to either server with equal probability until web2 is ejected.
+    for _ in 0..40 {
         talk(tcp(lb.main()).await).await.unwrap();
     }
     let outage = web2(&lb, "ejected").await["outage"].take();
