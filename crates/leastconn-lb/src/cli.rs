@@ -23,6 +23,8 @@ use std::{
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use leastconn_config::Config;
+
 /// TCP load balancer with mutual TLS and per-client authorization.
 ///
 /// Clients authenticate with a certificate. Rules map each client to the
@@ -171,6 +173,19 @@ fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     // `eprintln!` would panic if standard error is closed.
     let _ = writeln!(io::stderr(), "leastconn-lb: {error}");
     ExitCode::from(code)
+}
+
+/// Loads the configuration for a command that only reads it, and returns it with its path. Prints
+/// all problems if the configuration is invalid.
+fn load_configuration(path: Option<PathBuf>) -> Result<(PathBuf, Config), String> {
+    let path = leastconn_config::find(path).map_err(|error| error.to_string())?;
+    match leastconn_config::load_with_expired(&path) {
+        Ok(loaded) => Ok((path, loaded.config)),
+        Err(problems) => {
+            problems.print();
+            Err(format!("{}: invalid configuration", path.display()))
+        }
+    }
 }
 
 /// A single-threaded runtime for commands that query a running balancer.

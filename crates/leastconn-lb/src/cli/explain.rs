@@ -21,7 +21,7 @@ use clap::Args;
 use jiff::Timestamp;
 use tokio::{runtime::Runtime, task::JoinSet};
 
-use super::{ConfigArgs, DONE, FAILED, INVALID, fail};
+use super::{ConfigArgs, DONE, FAILED, INVALID, fail, load_configuration};
 use explanation::{Explanation, Query};
 use leastconn_config::Config;
 use leastconn_server::{
@@ -69,14 +69,7 @@ pub(super) fn run(args: ExplainArgs) -> ExitCode {
 const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(3);
 
 fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
-    let path = leastconn_config::find(args.config.config).map_err(|error| error.to_string())?;
-    let config = match leastconn_config::load_with_expired(&path) {
-        Ok(loaded) => loaded.config,
-        Err(problems) => {
-            problems.print();
-            return Err(format!("{}: invalid configuration", path.display()));
-        }
-    };
+    let (_, config) = load_configuration(args.config.config)?;
     let chain = match &args.cert {
         None => Vec::new(),
         Some(cert) => leastconn_config::read_certificates(cert)

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use super::{INVALID, fail};
+use super::{INVALID, fail, load_configuration};
 
 /// User name in the rule if the configuration contains none.
 const DEFAULT_USER: &str = "leastconn";
@@ -25,14 +25,7 @@ pub(super) fn run(path: Option<PathBuf>) -> ExitCode {
 }
 
 fn rule(path: Option<PathBuf>) -> Result<String, String> {
-    let path = leastconn_config::find(path).map_err(|error| error.to_string())?;
-    let config = match leastconn_config::load_with_expired(&path) {
-        Ok(loaded) => loaded.config,
-        Err(problems) => {
-            problems.print();
-            return Err(format!("{}: invalid configuration", path.display()));
-        }
-    };
+    let (path, config) = load_configuration(path)?;
     let fleet = config
         .fleet
         .ok_or_else(|| format!("{} has no `[fleet]`", path.display()))?;
