@@ -1,22 +1,17 @@
 //! `ctl block`: a blocked client is disconnected and refused, until it is unblocked or the block
 //! expires.
 
-use std::time::Duration;
-
-use leastconn_testkit::client::{TlsStream, read_line, roundtrip};
-use leastconn_testkit::{Cert, DEADLINE, Signal, Upstream, eventually, within};
+use leastconn_testkit::client::read_line;
+use leastconn_testkit::{Cert, DEADLINE, Signal, Upstream, eventually};
 use serde_json::Value;
-use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use crate::{
     ctl::{SOCKET, ctl, ctl_json},
     support::{
         CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused,
-        upgrading::{finish, shut_down_all, start, upgrade},
+        upgrading::{assert_open, finish, open, shut_down_all, start, upgrade, wait_closed},
     },
 };
-
-type Stream = TlsStream<TcpStream>;
 
 const CLIENT2: &str = "client2.lb.com";
 
@@ -27,21 +22,6 @@ fn site(web: &Upstream) -> Site {
         .client("client1", &cn(CLIENT1), "web", "")
         .client("client2", &cn(CLIENT2), "web", "")
         .admin(SOCKET)
-}
-
-async fn open(lb: &Running, cert: &Cert) -> Stream {
-    let mut stream = lb.client_with(cert).connect(lb.main()).await.unwrap();
-    read_line(&mut stream).await.unwrap();
-    stream
-}
-
-async fn assert_open(stream: &mut Stream) {
-    assert_eq!(roundtrip(stream, b"on").await.unwrap(), b"on");
-}
-
-async fn wait_closed(mut stream: Stream) {
-    let mut rest = Vec::new();
-    let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
 }
 
 /// Connects, and returns the record of the refused connection.
@@ -260,6 +240,5 @@ async fn invalid_blocks_are_rejected() {
     let output = ctl(&lb, &["kill", "--here"]).await;
     assert_eq!(output.code, 2, "{output:?}");
     lb.signal(Signal::TERM);
-    let ended = tokio::time::timeout(Duration::from_secs(30), lb.wait_exit(DEADLINE)).await;
-    assert_eq!(ended.unwrap().code(), Some(0));
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
 }

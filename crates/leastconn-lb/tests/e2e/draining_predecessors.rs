@@ -1,16 +1,14 @@
 //! Reloads, new CRLs and operator commands also apply to connections of draining processes.
 //! Draining processes are a process that is shutting down, and the predecessors after upgrades.
 
-use leastconn_testkit::client::{TlsStream, read_line, roundtrip};
-use leastconn_testkit::{Cert, DEADLINE, Signal, Upstream, within};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use leastconn_testkit::{Cert, DEADLINE, Signal, Upstream};
 
 use crate::ctl::{SOCKET, ctl};
-use crate::support::upgrading::{finish, message, signal, start, upgrade, wait_process_exit};
+use crate::support::upgrading::{
+    Stream, assert_open, finish, message, open, signal, start, upgrade, wait_closed,
+    wait_process_exit,
+};
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
-
-type Stream = TlsStream<TcpStream>;
 
 const CLIENT2: &str = "client2.lb.com";
 
@@ -28,21 +26,6 @@ fn without_client2(lb: &Running) -> String {
     let rule = config.rfind("[[client]]").unwrap();
     assert!(config[rule..].contains(CLIENT2));
     config[..rule].to_owned()
-}
-
-async fn open(lb: &Running, cert: &Cert) -> Stream {
-    let mut stream = lb.client_with(cert).connect(lb.main()).await.unwrap();
-    read_line(&mut stream).await.unwrap();
-    stream
-}
-
-async fn assert_open(stream: &mut Stream) {
-    assert_eq!(roundtrip(stream, b"on").await.unwrap(), b"on");
-}
-
-async fn wait_closed(mut stream: Stream) {
-    let mut rest = Vec::new();
-    let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
 }
 
 /// Three processes, each the successor of the previous process. A process has either one

@@ -2,11 +2,11 @@
 
 use std::{os::unix::process::CommandExt, path::Path, process::Command};
 
-use leastconn_testkit::client::{TlsStream, read_to_close};
-use leastconn_testkit::{DEADLINE, Signal, eventually, metrics};
+use leastconn_testkit::client::{TlsStream, read_line, read_to_close, roundtrip};
+use leastconn_testkit::{Cert, DEADLINE, Signal, eventually, metrics, within};
 use rustix::process::{Pid, kill_process};
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::{Running, Site};
@@ -49,8 +49,27 @@ pub(crate) fn message(event: &Value) -> &str {
     event["fields"]["message"].as_str().unwrap_or_default()
 }
 
+pub(crate) type Stream = TlsStream<TcpStream>;
+
+/// Opens a connection that a server has answered.
+pub(crate) async fn open(lb: &Running, cert: &Cert) -> Stream {
+    let mut stream = lb.client_with(cert).connect(lb.main()).await.unwrap();
+    read_line(&mut stream).await.unwrap();
+    stream
+}
+
+pub(crate) async fn assert_open(stream: &mut Stream) {
+    assert_eq!(roundtrip(stream, b"on").await.unwrap(), b"on");
+}
+
+/// Waits until the balancer has closed the connection.
+pub(crate) async fn wait_closed(mut stream: Stream) {
+    let mut rest = Vec::new();
+    let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
+}
+
 /// Closes a connection cleanly.
-pub(crate) async fn finish(mut stream: TlsStream<TcpStream>) {
+pub(crate) async fn finish(mut stream: Stream) {
     stream.shutdown().await.unwrap();
     read_to_close(&mut stream).await.unwrap();
 }
