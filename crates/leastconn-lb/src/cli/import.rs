@@ -15,7 +15,7 @@ mod regex;
 mod render;
 mod stunnel;
 mod tls_names;
-mod toml;
+pub(super) mod toml;
 mod units;
 
 use std::{

@@ -127,7 +127,7 @@ pub(crate) fn inline(value: &Value) -> String {
 }
 
 /// Formats a TOML string.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
         match c {

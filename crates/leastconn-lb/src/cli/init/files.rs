@@ -5,9 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::Value;
-
-use super::answers::{Answers, Protocol};
+use super::{
+    super::import::toml::quoted,
+    answers::{Answers, Protocol},
+};
 use crate::pki::{
     Authority, CA_CRL, Leaf, Lock, Overwrite, PkiError, RevocationList, Usage, refuse_existing,
     write_private, write_public,
@@ -84,12 +85,6 @@ fn certificates(pki: &Path, answers: &Answers) -> Result<Vec<PathBuf>, PkiError>
         written.extend([cert, key]);
     }
     Ok(written)
-}
-
-/// Formats a TOML string. `text` must contain no control characters.
-fn quoted(text: &str) -> String {
-    // JSON and TOML escape the remaining characters in the same way. `$$` stands for `$`.
-    Value::from(text).to_string().replace('$', "$$")
 }
 
 fn configuration(answers: &Answers) -> String {
