@@ -175,48 +175,13 @@ mod tests {
         super::{
             access::{Key, Verdict},
             dn,
-            model::Kind,
+            model::{Imported, Kind},
         },
         import,
     };
 
-    #[test]
-    fn cases_narrower_than_their_rules_are_noted() {
-        for (case, is_noted) in [
-            ("CN=a", true),
-            ("CN=a,OU=b", true),
-            ("~^CN=a$", true),
-            ("~^CN=a,", true),
-            ("~*CN=a$", true),
-            ("~(^|,)CN=a(,|$)", false),
-            ("~CN=a", false),
-        ] {
-            let text = format!(
-                "map $ssl_client_s_dn $target {{
-                    '{case}' web;
-                }}
-                upstream web {{
-                    server 127.0.0.1:1;
-                }}
-                server {{
-                    listen 8443 ssl;
-                    ssl_certificate server.pem;
-                    ssl_certificate_key server.key;
-                    ssl_client_certificate ca.crt;
-                    ssl_verify_client on;
-                    proxy_pass $target;
-                }}",
-            );
-            let imported = import(&"t".into(), &text, None).unwrap();
-            let notes = &imported.services[0].table.notes;
-            let noted: Vec<_> = notes.iter().filter(|n| n.reason == dn::WIDER).collect();
-            assert_eq!(!noted.is_empty(), is_noted, "{case}: {notes:?}");
-            assert!(noted.iter().all(|note| note.place.line == 2), "{case}");
-        }
-    }
-
-    /// Returns the decision for each common name, and whether a note says that case differs.
-    fn decisions(map: &str) -> (Vec<String>, bool) {
+    /// Imports a server with client certificates that passes clients to the value of this map.
+    fn imported(map: &str) -> Imported {
         let text = format!(
             "map $ssl_client_s_dn $target {{
                 {map}
@@ -232,7 +197,31 @@ mod tests {
                 proxy_pass $target;
             }}",
         );
-        let imported = import(&"t".into(), &text, None).unwrap();
+        import(&"t".into(), &text, None).unwrap()
+    }
+
+    #[test]
+    fn cases_narrower_than_their_rules_are_noted() {
+        for (case, is_noted) in [
+            ("CN=a", true),
+            ("CN=a,OU=b", true),
+            ("~^CN=a$", true),
+            ("~^CN=a,", true),
+            ("~*CN=a$", true),
+            ("~(^|,)CN=a(,|$)", false),
+            ("~CN=a", false),
+        ] {
+            let imported = imported(&format!("'{case}' web;"));
+            let notes = &imported.services[0].table.notes;
+            let noted: Vec<_> = notes.iter().filter(|n| n.reason == dn::WIDER).collect();
+            assert_eq!(!noted.is_empty(), is_noted, "{case}: {notes:?}");
+            assert!(noted.iter().all(|note| note.place.line == 2), "{case}");
+        }
+    }
+
+    /// Returns the decision for each common name, and whether a note says that case differs.
+    fn decisions(map: &str) -> (Vec<String>, bool) {
+        let imported = imported(map);
         let service = &imported.services[0];
         let decisions = service.access.iter().map(|(predicate, verdict)| {
             let names = predicate
