@@ -1,6 +1,6 @@
 //! A configuration without TLS.
 
-/// An admin address.
+/// The table of an admin address on a free port.
 pub(crate) const ADMIN: &str = "[admin]\nbind = \"127.0.0.1:0\"\n";
 
 /// A configuration with one listener `main` in front of the upstream `web`, for all local clients.

@@ -98,7 +98,7 @@ pub(super) fn summary(fleet: &FleetSummary, style: &OutputStyle) -> String {
     let state = style.paint(fleet.state.as_str(), tone(fleet.state));
     let mut line = format!("{}, {state} since {}", fleet.name, fleet.since);
     line.push_str(&format!(", {}", figures::count(fleet.members, "member")));
-    let leaving = fleet.members - fleet.serving.min(fleet.members);
+    let leaving = fleet.members.saturating_sub(fleet.serving);
     if leaving > 0 {
         line.push_str(&format!(" ({leaving} leaving)"));
     }

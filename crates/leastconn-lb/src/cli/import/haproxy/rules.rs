@@ -92,7 +92,6 @@ impl Rules {
         rules
     }
 
-    /// The default backend.
     pub(crate) fn default_backend(&self) -> Option<&str> {
         self.default.as_ref().map(|line| line.word(1))
     }

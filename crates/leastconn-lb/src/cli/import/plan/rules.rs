@@ -11,7 +11,6 @@ use super::{
     Unit,
 };
 
-/// A client rule.
 #[derive(Debug)]
 pub(crate) struct Rule {
     pub(crate) name: String,
