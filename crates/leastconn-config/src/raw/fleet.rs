@@ -1,14 +1,11 @@
 //! `[fleet]`
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
-};
+use serde::{Deserialize, Deserializer};
 
-use super::value::{At, DurationText, Opt};
+use super::value::{At, DurationText, Form, Opt, TextOrTable};
 use crate::{
     defaults::{self, text},
     keyword::{SharedCounts, SharedLimits},
@@ -100,24 +97,12 @@ pub enum StoreEntry {
 
 impl<'de> Deserialize<'de> for StoreEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Forms;
-        impl<'de> Visitor<'de> for Forms {
-            type Value = StoreEntry;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a URL or a table")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<StoreEntry, E> {
-                Ok(StoreEntry::Url(text.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<StoreEntry, A::Error> {
-                RawStore::deserialize(MapAccessDeserializer::new(map))
-                    .map(|store| StoreEntry::Table(Box::new(store)))
-            }
-        }
-        deserializer.deserialize_any(Forms)
+        deserializer
+            .deserialize_any(TextOrTable::new("a URL or a table"))
+            .map(|form| match form {
+                Form::Text(url) => Self::Url(url),
+                Form::Table(table) => Self::Table(table),
+            })
     }
 }
 

@@ -1,18 +1,15 @@
 //! `[[upstream]]` and its servers.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
-};
+use serde::{Deserialize, Deserializer};
 
 use super::{
     discovery::RawDiscovery,
     health::{RawAgentCheck, RawHealthCheck, RawPassive},
     tls::RawUpstreamTls,
-    value::{At, DurationText, Opt},
+    value::{At, DurationText, Form, Opt, TextOrTable},
 };
 use crate::defaults::{self, text};
 
@@ -216,24 +213,12 @@ pub enum ServerEntry {
 
 impl<'de> Deserialize<'de> for ServerEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Forms;
-        impl<'de> Visitor<'de> for Forms {
-            type Value = ServerEntry;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address or a table")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<ServerEntry, E> {
-                Ok(ServerEntry::Address(text.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ServerEntry, A::Error> {
-                RawServer::deserialize(MapAccessDeserializer::new(map))
-                    .map(|server| ServerEntry::Table(Box::new(server)))
-            }
-        }
-        deserializer.deserialize_any(Forms)
+        deserializer
+            .deserialize_any(TextOrTable::new("an address or a table"))
+            .map(|form| match form {
+                Form::Text(address) => Self::Address(address),
+                Form::Table(table) => Self::Table(table),
+            })
     }
 }
 

@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt, marker::PhantomData, ops::Range};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, SeqAccess, Visitor},
+    de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
 /// A key that may be absent.
@@ -226,6 +226,43 @@ impl JsonSchema for Workers {
                 { "type": "integer", "minimum": 1, "maximum": 1024 },
             ],
         })
+    }
+}
+
+/// Deserializes a text or a table. An untagged enum of `serde` would lose the positions.
+pub(super) struct TextOrTable<T> {
+    expecting: &'static str,
+    of: PhantomData<T>,
+}
+
+pub(super) enum Form<T> {
+    Text(String),
+    Table(Box<T>),
+}
+
+impl<T> TextOrTable<T> {
+    pub(super) const fn new(expecting: &'static str) -> Self {
+        Self {
+            expecting,
+            of: PhantomData,
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrTable<T> {
+    type Value = Form<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expecting)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Form<T>, E> {
+        Ok(Form::Text(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Form<T>, A::Error> {
+        let table = T::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Form::Table(Box::new(table)))
     }
 }
 
