@@ -1,4 +1,4 @@
-//! The syntax of the names of listeners, upstreams, servers, zones and client rules.
+//! The syntax of names, such as those of listeners, servers, client rules and fleet members.
 
 /// Maximum length of a name.
 pub const MAX_LENGTH: usize = 64;

@@ -81,25 +81,16 @@ impl FleetStore {
 
 impl fmt::Display for FleetStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |f: &mut fmt::Formatter<'_>, addresses: &[Address]| {
-            for (position, address) in addresses.iter().enumerate() {
-                let separator = if position == 0 { " " } else { ", " };
-                write!(f, "{separator}{address}")?;
-            }
-            Ok(())
+        let list = |addresses: &[Address]| {
+            let texts: Vec<_> = addresses.iter().map(Address::to_string).collect();
+            texts.join(", ")
         };
         match self {
             Self::Server(address) => address.fmt(f),
             Self::Sentinel {
                 sentinels, primary, ..
-            } => {
-                write!(f, "{primary} of sentinels")?;
-                list(f, sentinels)
-            }
-            Self::Cluster(nodes) => {
-                f.write_str("cluster")?;
-                list(f, nodes)
-            }
+            } => write!(f, "{primary} of sentinels {}", list(sentinels)),
+            Self::Cluster(nodes) => write!(f, "cluster {}", list(nodes)),
         }
     }
 }
