@@ -240,7 +240,7 @@ fn read_text(
     };
     let path = PathBuf::from(problems.name());
     let (config, Uses { addresses, sources }) =
-        resolve::resolve(raw, (path, digest(text)), &surroundings, &mut problems);
+        resolve::resolve(raw, path, digest(text), &surroundings, &mut problems);
     drop(parsed);
     problems.sort();
     Reading {

@@ -75,7 +75,8 @@ pub(crate) struct Uses {
 /// Creates the configuration. The result is valid only if `problems` has no error.
 pub(crate) fn resolve(
     raw: &Raw,
-    (path, digest): (PathBuf, String),
+    path: PathBuf,
+    digest: String,
     surroundings: &Surroundings<'_>,
     problems: &mut Problems,
 ) -> (Config, Uses) {
@@ -384,12 +385,6 @@ impl Resolver<'_> {
             .error(message)
             .at(text.span.clone())
             .help(help);
-    }
-
-    fn warn_of_open_file(&mut self, warning: Option<String>, span: &Range<usize>) {
-        if let Some(warning) = warning {
-            self.problems.warning(warning).at(span.clone());
-        }
     }
 
     /// Resolves a path relative to the configuration file.

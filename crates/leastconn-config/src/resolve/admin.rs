@@ -1,10 +1,6 @@
 //! `[admin]`
 
-use std::{
-    ops::Range,
-    os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
-};
+use std::{os::unix::ffi::OsStrExt, path::PathBuf};
 
 use super::{MAX_SOCKET_PATH, Resolver, secret_file};
 use crate::{
@@ -92,26 +88,13 @@ impl Resolver<'_> {
 
     fn token(&mut self, at: &At<String>) -> Option<Token> {
         let path = self.path(&at.value);
-        match secret_file::read_word(&path) {
-            Ok(file) => {
-                self.warn_of_open_file(file.warning, &at.span);
-                Some(Token::new(&file.bytes))
-            }
-            Err(trouble) => {
-                self.no_token(&trouble, &path, &at.span);
-                None
-            }
-        }
-    }
-
-    fn no_token(&mut self, trouble: &str, path: &Path, span: &Range<usize>) {
-        self.problems
-            .error(format!("no token in {}: {trouble}", path.display()))
-            .at(span.clone())
-            .help(format!(
-                "create one: (umask 077; openssl rand -hex 32 > {})",
-                path.display()
-            ));
+        let help = format!(
+            "create one: (umask 077; openssl rand -hex 32 > {})",
+            path.display()
+        );
+        let read = secret_file::read_word;
+        let token = self.read_secret("token", &path, &at.span, read, help)?;
+        Some(Token::new(&token))
     }
 
     fn host(&mut self, at: &At<String>) -> Option<String> {

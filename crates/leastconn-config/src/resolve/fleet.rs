@@ -11,7 +11,10 @@ use crate::{
     defaults, duration,
     model::{Fleet, FleetStore, Listener, Secret},
     names,
-    raw::{RawFleet, RawUpstreamTls, StoreEntry, value::At},
+    raw::{
+        RawFleet, RawUpstreamTls, StoreEntry,
+        value::{At, DurationText},
+    },
     tls::{self, UpstreamTls},
 };
 use store::Url;
@@ -62,8 +65,8 @@ impl Resolver<'_> {
             .as_ref()
             .and_then(|at| self.store_of(at, &mut secret_files));
         let tls = store.as_ref().and_then(|store| self.store_tls(raw, store));
-        let gone_after = self.gone_after(raw, gone_after.as_ref().map(|at| &at.span));
-        let ask_timeout = self.ask_timeout(raw, ask_timeout.as_ref().map(|at| &at.span), listeners);
+        let gone_after = self.gone_after(gone_after.as_ref());
+        let ask_timeout = self.ask_timeout(ask_timeout.as_ref(), &raw.span, listeners);
         let size = size.as_ref().map_or(defaults::FLEET_SIZE, |at| at.value);
         Some(Fleet {
             name: name?.value,
@@ -107,40 +110,22 @@ impl Resolver<'_> {
     fn fleet_secret(&mut self, at: &At<String>, files: &mut Vec<PathBuf>) -> Option<Secret> {
         let path = self.path(&at.value);
         files.push(path.clone());
-        match secret_file::read_word(&path) {
-            Ok(file) => {
-                self.warn_of_open_file(file.warning, &at.span);
-                Some(Secret::new(file.bytes))
-            }
-            Err(trouble) => {
-                self.problems
-                    .error(format!("no secret in {}: {trouble}", path.display()))
-                    .at(at.span.clone())
-                    .help(format!(
-                        "create one, and copy it to all members: (umask 077; openssl rand -hex 32 > {})",
-                        path.display()
-                    ));
-                None
-            }
-        }
+        let help = format!(
+            "create one, and copy it to all members: (umask 077; openssl rand -hex 32 > {})",
+            path.display()
+        );
+        let read = secret_file::read_word;
+        let secret = self.read_secret("secret", &path, &at.span, read, help)?;
+        Some(Secret::new(secret))
     }
 
     fn password(&mut self, key: &str, at: &At<String>, files: &mut Vec<PathBuf>) -> Option<Secret> {
         let path = self.path(&at.value);
         files.push(path.clone());
-        match secret_file::read_password(&path) {
-            Ok(file) => {
-                self.warn_of_open_file(file.warning, &at.span);
-                Some(Secret::new(file.bytes))
-            }
-            Err(trouble) => {
-                self.problems
-                    .error(format!("no password in {}: {trouble}", path.display()))
-                    .at(at.span.clone())
-                    .help(format!("`{key}` is a file that contains the password"));
-                None
-            }
-        }
+        let help = format!("`{key}` is a file that contains the password");
+        let read = secret_file::read_password;
+        let password = self.read_secret("password", &path, &at.span, read, help)?;
+        Some(Secret::new(password))
     }
 
     fn check_user(
@@ -169,8 +154,7 @@ impl Resolver<'_> {
     fn store_of(&mut self, at: &At<StoreEntry>, files: &mut Vec<PathBuf>) -> Option<Store> {
         match &at.value {
             StoreEntry::Url(text) => {
-                let url = self.store_url(text, &at.span)?;
-                let Url { address, uses_tls } = url;
+                let Url { address, uses_tls } = self.store_url(text, &at.span)?;
                 Some(Store {
                     span: at.span.clone(),
                     value: FleetStore::Server(address),
@@ -271,10 +255,9 @@ impl Resolver<'_> {
         }
     }
 
-    fn gone_after(&mut self, raw: &At<RawFleet>, span: Option<&Range<usize>>) -> Duration {
-        let value = raw.value.gone_after.as_ref();
-        let time = self.duration("gone_after", value, defaults::GONE_AFTER, Zero::Refused);
-        if let Some(span) = span
+    fn gone_after(&mut self, at: Option<&At<DurationText>>) -> Duration {
+        let time = self.duration("gone_after", at, defaults::GONE_AFTER, Zero::Refused);
+        if let Some(at) = at
             && !(MIN_GONE_AFTER..=MAX_GONE_AFTER).contains(&time)
         {
             self.problems
@@ -283,7 +266,7 @@ impl Resolver<'_> {
                     duration::text(MIN_GONE_AFTER),
                     duration::text(MAX_GONE_AFTER)
                 ))
-                .at(span.clone())
+                .at(at.span.clone())
                 .note("the connections of a failed member count for this long");
         }
         time
@@ -291,13 +274,12 @@ impl Resolver<'_> {
 
     fn ask_timeout(
         &mut self,
-        raw: &At<RawFleet>,
-        span: Option<&Range<usize>>,
+        at: Option<&At<DurationText>>,
+        table: &Range<usize>,
         listeners: &[At<Listener>],
     ) -> Duration {
-        let value = raw.value.ask_timeout.as_ref();
-        let time = self.duration("ask_timeout", value, defaults::ASK_TIMEOUT, Zero::Refused);
-        let span = span.unwrap_or(&raw.span);
+        let time = self.duration("ask_timeout", at, defaults::ASK_TIMEOUT, Zero::Refused);
+        let span = at.map_or(table, |at| &at.span);
         if time > MAX_ASK_TIMEOUT {
             self.problems
                 .error(format!(

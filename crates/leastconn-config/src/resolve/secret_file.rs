@@ -1,7 +1,8 @@
 //! Files with one secret: the admin token, and the secrets and passwords of a fleet.
 
-use std::{os::unix::fs::PermissionsExt, path::Path};
+use std::{ops::Range, os::unix::fs::PermissionsExt, path::Path};
 
+use super::Resolver;
 use crate::files;
 
 const MAX_SIZE: u64 = 4096;
@@ -12,9 +13,38 @@ const MIN_WORD: usize = 16;
 
 /// The contents of a secret file, with white space removed at both ends.
 pub(super) struct SecretFile {
-    pub(super) bytes: Vec<u8>,
+    bytes: Vec<u8>,
     /// A warning if other users can read the file.
-    pub(super) warning: Option<String>,
+    warning: Option<String>,
+}
+
+impl Resolver<'_> {
+    /// Reads the secret in the file at `path` with `read`. Returns `None`, after reporting the
+    /// problem with this `help`, if it is invalid. `what` is its kind, for messages.
+    pub(super) fn read_secret(
+        &mut self,
+        what: &str,
+        path: &Path,
+        span: &Range<usize>,
+        read: fn(&Path) -> Result<SecretFile, String>,
+        help: String,
+    ) -> Option<Vec<u8>> {
+        match read(path) {
+            Ok(SecretFile { bytes, warning }) => {
+                if let Some(warning) = warning {
+                    self.problems.warning(warning).at(span.clone());
+                }
+                Some(bytes)
+            }
+            Err(trouble) => {
+                self.problems
+                    .error(format!("no {what} in {}: {trouble}", path.display()))
+                    .at(span.clone())
+                    .help(help);
+                None
+            }
+        }
+    }
 }
 
 /// Reads a random word of at least 16 characters of printable ASCII.
