@@ -5,8 +5,8 @@
 //! `drain` regardless of other changes in the file, even of its address, until an operator sets it
 //! to `ready` or the server is removed from the file. The same applies to weights, until an
 //! operator sets a weight of 100 %. Overrides of a discovered server are kept while the server is
-//! absent, for up to a week, and apply again when it rejoins. The log level stays until an operator resets it or the
-//! level in the file changes.
+//! absent, for up to a week, and apply again when it rejoins. The log level stays until an operator
+//! resets it or the level in the file changes.
 
 mod blocks;
 mod discovered;
@@ -73,6 +73,10 @@ pub enum Forward {
 
 type ServerKey = (UpstreamId, ServerId);
 
+fn server_key(upstream: &str, server: &str) -> ServerKey {
+    (UpstreamId::from(upstream), ServerId::from(server))
+}
+
 #[derive(Debug, Default)]
 struct ActiveOverrides {
     servers: BTreeMap<ServerKey, ServerOverride>,
@@ -81,7 +85,7 @@ struct ActiveOverrides {
     fleet: FleetSettings,
     level: Option<(Level, Timestamp)>,
     /// Since when discovered servers with overrides are absent.
-    absences: HashMap<(UpstreamId, ServerId), Instant>,
+    absences: HashMap<ServerKey, Instant>,
     /// Whether the overrides were handed over to a successor process.
     is_replaced: bool,
 }
@@ -107,6 +111,12 @@ pub enum SetServerError {
     NoSuchServer,
     /// A successor process has replaced this one.
     Replaced,
+}
+
+impl From<Replaced> for SetServerError {
+    fn from(Replaced: Replaced) -> Self {
+        Self::Replaced
+    }
 }
 
 /// The result of [`Overrides::set_server`].
@@ -200,13 +210,11 @@ impl Overrides {
         (upstream, server): (&str, &str),
     ) -> Result<AdminState, SetServerError> {
         let active = self.lock();
-        active
-            .ensure_active()
-            .map_err(|Replaced| SetServerError::Replaced)?;
+        active.ensure_active()?;
         if let Some(found) = self.snapshots.load().server(upstream, server) {
             return Ok(found.status().admin);
         }
-        let key = (UpstreamId::from(upstream), ServerId::from(server));
+        let key = server_key(upstream, server);
         let absent = active.servers.get(&key);
         absent
             .map(|value| value.state)
@@ -229,11 +237,9 @@ impl Overrides {
         // Hold the lock until the override is stored, so that a reload is applied either before or
         // after this change.
         let mut active = self.lock();
-        active
-            .ensure_active()
-            .map_err(|Replaced| SetServerError::Replaced)?;
+        active.ensure_active()?;
         let Some(found) = self.snapshots.load().server(upstream, server) else {
-            let key = (UpstreamId::from(upstream), ServerId::from(server));
+            let key = server_key(upstream, server);
             // An override of a discovered server outlives the server. `ready` removes it.
             let absent = active.servers.get(&key).map(|value| value.state);
             let was = absent.filter(|_| state == AdminState::Ready);

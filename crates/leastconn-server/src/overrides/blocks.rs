@@ -86,6 +86,12 @@ pub enum BlockError {
     Replaced,
 }
 
+impl From<Replaced> for BlockError {
+    fn from(Replaced: Replaced) -> Self {
+        Self::Replaced
+    }
+}
+
 /// The result of [`Overrides::block`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockChange {
@@ -106,9 +112,7 @@ impl Overrides {
         duration: Option<Duration>,
     ) -> Result<BlockChange, BlockError> {
         let mut active = self.lock();
-        active
-            .ensure_active()
-            .map_err(|Replaced| BlockError::Replaced)?;
+        active.ensure_active()?;
         let now = Timestamp::now();
         let blocks = &mut active.blocks;
         blocks.remove_expired(now);

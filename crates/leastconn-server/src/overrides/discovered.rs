@@ -108,9 +108,9 @@ impl ActiveOverrides {
 }
 
 /// Closes the connections to a removed server after `grace`. Ends when no connections are left,
-/// when the server is a member again, or when a reload has removed the upstream: its connections
-/// are served to their end. The loop is necessary because a connection that is still
-/// being dialled cannot be closed yet.
+/// when the server is a member again, or when a reload has removed the upstream, whose connections
+/// are served to their end. The loop is necessary because a connection that is still being dialled
+/// cannot be closed yet.
 async fn close_connections(
     overrides: Overrides,
     pool: Arc<Pool>,

@@ -7,11 +7,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use leastconn::{AdminState, ServerId, UpstreamId, WeightOverride};
+use leastconn::{AdminState, WeightOverride};
 use leastconn_fleet::OperatorState;
 use tokio::runtime::Handle;
 
-use super::{ActiveOverrides, Overrides, Replaced, ServerKey, SetServerError};
+use super::{
+    ActiveOverrides, Overrides, ServerKey, SetServerError, server_key, weights::CONFIGURED,
+};
 use crate::snapshot::Snapshot;
 
 /// Where a setting was made.
@@ -63,7 +65,7 @@ impl FleetSettings {
             let known = known.into_iter().find(|known| known.as_str() == set.state);
             match known {
                 Some(state) => {
-                    let key = key(&set.upstream, &set.server);
+                    let key = server_key(&set.upstream, &set.server);
                     settings.states.insert(key, (state, set.grace));
                 }
                 None => tracing::warn!(
@@ -77,9 +79,8 @@ impl FleetSettings {
         for set in &state.weights {
             match set.weight.parse() {
                 Ok(weight) => {
-                    settings
-                        .weights
-                        .insert(key(&set.upstream, &set.server), weight);
+                    let key = server_key(&set.upstream, &set.server);
+                    settings.weights.insert(key, weight);
                 }
                 Err(_) => tracing::warn!(
                     upstream = set.upstream,
@@ -99,7 +100,7 @@ impl FleetSettings {
 
     pub(super) fn weight(&self, key: &ServerKey) -> WeightOverride {
         let set = self.weights.get(key).copied();
-        set.unwrap_or(WeightOverride::Percent(100))
+        set.unwrap_or(CONFIGURED)
     }
 
     pub(super) fn grace(&self, key: &ServerKey) -> Duration {
@@ -107,10 +108,6 @@ impl FleetSettings {
             .get(key)
             .map_or(super::DEFAULT_GRACE, |(_, grace)| *grace)
     }
-}
-
-fn key(upstream: &str, server: &str) -> ServerKey {
-    (UpstreamId::from(upstream), ServerId::from(server))
 }
 
 impl Overrides {
@@ -163,10 +160,8 @@ impl Overrides {
     ) -> Result<u32, SetServerError> {
         let _entered = runtime.enter();
         let mut active = self.lock();
-        active
-            .ensure_active()
-            .map_err(|Replaced| SetServerError::Replaced)?;
-        let key = key(upstream, server);
+        active.ensure_active()?;
+        let key = server_key(upstream, server);
         if let Some(value) = active.servers.get_mut(&key) {
             value.origin = Origin::Fleet;
         }

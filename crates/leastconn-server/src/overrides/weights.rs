@@ -3,11 +3,14 @@
 use std::{collections::BTreeMap, mem};
 
 use jiff::Timestamp;
-use leastconn::{Pool, ServerId, UpstreamId, WeightOverride};
+use leastconn::{Member, Pool, ServerId, UpstreamId, WeightOverride};
 use serde::{Deserialize, Serialize};
 
-use super::{Origin, Override, Overrides, Replaced, ServerKey, SetServerError, parse_time};
+use super::{Origin, Override, Overrides, ServerKey, SetServerError, parse_time, server_key};
 use crate::snapshot::Snapshot;
+
+/// The weight in the file, which needs no override.
+pub(super) const CONFIGURED: WeightOverride = WeightOverride::Percent(100);
 
 /// The weights that differ from the configuration file.
 #[derive(Debug, Default)]
@@ -64,16 +67,10 @@ impl Overrides {
         (upstream, server): (&str, &str),
     ) -> Result<WeightChange, SetServerError> {
         let active = self.lock();
-        active
-            .ensure_active()
-            .map_err(|Replaced| SetServerError::Replaced)?;
+        active.ensure_active()?;
         let snapshot = self.snapshots.load();
-        let pool = snapshot.upstreams.get(upstream).map(|up| up.pool());
-        let pool = pool.ok_or(SetServerError::NoSuchServer)?;
-        let members = pool.members();
-        let mut members = members.iter();
-        let member = members.find(|m| m.server.id().as_str() == server);
-        if let Some(member) = member {
+        let pool = pool_of(&snapshot, upstream)?;
+        if let Some(member) = member_of(pool, server) {
             let weight = member.effective_weight();
             return Ok(WeightChange {
                 was: weight,
@@ -81,7 +78,7 @@ impl Overrides {
                 configured: member.configured_weight().get(),
             });
         }
-        let key = (UpstreamId::from(upstream), ServerId::from(server));
+        let key = server_key(upstream, server);
         let absent = active.weights.0.get(&key);
         let absent = absent.ok_or(SetServerError::NoSuchServer)?;
         Ok(WeightChange {
@@ -104,18 +101,10 @@ impl Overrides {
         // Hold the lock until the override is stored, so that a reload is applied either before or
         // after this change.
         let mut active = self.lock();
-        active
-            .ensure_active()
-            .map_err(|Replaced| SetServerError::Replaced)?;
+        active.ensure_active()?;
         let snapshot = self.snapshots.load();
-        let pool = snapshot.upstreams.get(upstream).map(|up| up.pool());
-        let pool = pool.ok_or(SetServerError::NoSuchServer)?;
-        let member = || {
-            let members = pool.members();
-            let mut members = members.iter();
-            members.find(|m| m.server.id().as_str() == server).cloned()
-        };
-        let Some(before) = member() else {
+        let pool = pool_of(&snapshot, upstream)?;
+        let Some(before) = member_of(pool, server) else {
             return active.weights.reset_absent(upstream, server, weight);
         };
         pool.set_weight(server, unless_configured(weight));
@@ -125,7 +114,7 @@ impl Overrides {
             false => Origin::Here,
         };
         active.weights.store(key, weight, origin);
-        let after = member().ok_or(SetServerError::NoSuchServer)?;
+        let after = member_of(pool, server).ok_or(SetServerError::NoSuchServer)?;
         Ok(WeightChange {
             was: before.effective_weight(),
             weight: after.effective_weight(),
@@ -134,15 +123,27 @@ impl Overrides {
     }
 }
 
-/// 100 % is the configured weight, which needs no override.
+fn pool_of<'a>(snapshot: &'a Snapshot, upstream: &str) -> Result<&'a Pool, SetServerError> {
+    let upstream = snapshot.upstreams.get(upstream);
+    let pool = upstream.map(|upstream| upstream.pool());
+    pool.ok_or(SetServerError::NoSuchServer)
+}
+
+fn member_of(pool: &Pool, server: &str) -> Option<Member> {
+    let members = pool.members();
+    let mut members = members.iter();
+    members.find(|m| m.server.id().as_str() == server).cloned()
+}
+
+/// `None` for [`CONFIGURED`].
 fn unless_configured(weight: WeightOverride) -> Option<WeightOverride> {
-    Some(weight).filter(|&weight| weight != WeightOverride::Percent(100))
+    Some(weight).filter(|&weight| weight != CONFIGURED)
 }
 
 impl Weights {
     fn store(&mut self, key: ServerKey, weight: WeightOverride, origin: Origin) {
         let previous = self.0.remove(&key);
-        if unless_configured(weight).is_none() && origin == Origin::Fleet {
+        if weight == CONFIGURED && origin == Origin::Fleet {
             return;
         }
         let since = previous
@@ -185,9 +186,8 @@ impl Weights {
             if current.is_some_and(|set| set.origin == Origin::Here) {
                 continue;
             }
-            let configured = WeightOverride::Percent(100);
-            let weight = of_fleet.get(&key).copied().unwrap_or(configured);
-            if current.map_or(configured, |set| set.weight) == weight {
+            let weight = of_fleet.get(&key).copied().unwrap_or(CONFIGURED);
+            if current.map_or(CONFIGURED, |set| set.weight) == weight {
                 continue;
             }
             let (upstream, server) = &key;
@@ -215,8 +215,8 @@ impl Weights {
         server: &str,
         weight: WeightOverride,
     ) -> Result<WeightChange, SetServerError> {
-        let key = (UpstreamId::from(upstream), ServerId::from(server));
-        if weight != WeightOverride::Percent(100) {
+        let key = server_key(upstream, server);
+        if weight != CONFIGURED {
             return Err(SetServerError::NoSuchServer);
         }
         let previous = self.0.remove(&key).ok_or(SetServerError::NoSuchServer)?;
@@ -235,12 +235,12 @@ impl Weights {
     }
 
     /// Forgets the weight of an absent server.
-    pub(super) fn remove(&mut self, server: &(UpstreamId, ServerId)) -> Option<WeightOverride> {
+    pub(super) fn remove(&mut self, server: &ServerKey) -> Option<WeightOverride> {
         self.0.remove(server).map(|set| set.weight)
     }
 
     #[cfg(test)]
-    pub(super) fn insert(&mut self, server: (UpstreamId, ServerId), weight: WeightOverride) {
+    pub(super) fn insert(&mut self, server: ServerKey, weight: WeightOverride) {
         self.store(server, weight, Origin::Here);
     }
 
@@ -314,7 +314,7 @@ impl Weights {
                 continue;
             }
             if let Some(weight) = weight {
-                let key = (UpstreamId::from(upstream), ServerId::from(server));
+                let key = server_key(upstream, server);
                 let set = SetWeight {
                     weight,
                     since: parse_time(&imported.since),
