@@ -18,7 +18,7 @@ use tokio::{net::unix::UCred, time::timeout};
 use tracing::field::{DisplayValue, display};
 
 use super::{
-    response::{ApiError, respond, try_respond},
+    response::{ApiError, respond, run_blocking, try_respond},
     serve::Caller,
 };
 use crate::{
@@ -291,9 +291,7 @@ async fn kill(
     let handle = handle.filter(|_| !request.here && request.connection.is_none());
     let filter = serde_json::to_string(&request).unwrap_or_default();
     let context = Arc::clone(&cx.context);
-    let kill = move || kill_matching(&context, &request, &caller);
-    let killed = tokio::task::spawn_blocking(kill).await;
-    let mut killed = killed.unwrap_or_else(|_| bad("internal error, please report it"))?;
+    let mut killed = run_blocking(move || kill_matching(&context, &request, &caller)).await??;
     if let Some(handle) = handle {
         let report = handle.kill(filter).await;
         match &report {
@@ -331,10 +329,7 @@ async fn block(
     };
     // Block the client here first, so that it is refused even while the store does not answer.
     let (context, for_here) = (Arc::clone(&cx.context), target.clone());
-    let set = tokio::task::spawn_blocking(move || context.overrides.block(for_here, duration));
-    let set = set
-        .await
-        .or_else(|_| bad("internal error, please report it"))?;
+    let set = run_blocking(move || context.overrides.block(for_here, duration)).await?;
     let set = set.map_err(|error| match error {
         BlockError::Replaced => replaced(Replaced),
         BlockError::TooMany => ApiError(

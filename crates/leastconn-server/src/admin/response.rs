@@ -31,20 +31,28 @@ pub(super) async fn respond<T: Serialize + Send + 'static>(
 pub(super) async fn try_respond<T: Serialize + Send + 'static>(
     compute: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<Response, ApiError> {
-    let result =
-        task::spawn_blocking(move || compute().map(|value| serde_json::to_vec(&value))).await;
-    match result {
-        Ok(Ok(Ok(body))) => {
-            Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
-        }
-        Ok(Err(error)) => Err(error),
-        // Either a serialization error, which does not occur for plain structs, or a panic, which
-        // has been logged.
-        Ok(Ok(Err(_))) | Err(_) => Err(ApiError(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal error, please report it".to_owned(),
-        )),
-    }
+    let body = run_blocking(move || compute().map(|value| serde_json::to_vec(&value))).await??;
+    // Serializing a plain struct cannot fail.
+    let body = body.map_err(|_| internal_error())?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// Runs `compute` on a blocking thread.
+///
+/// # Errors
+/// If `compute` panics, which is logged.
+pub(super) async fn run_blocking<T: Send + 'static>(
+    compute: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let result = task::spawn_blocking(compute).await;
+    result.map_err(|_| internal_error())
+}
+
+fn internal_error() -> ApiError {
+    ApiError(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "internal error, please report it".to_owned(),
+    )
 }
 
 /// `{"error": message}`
