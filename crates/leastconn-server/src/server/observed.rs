@@ -15,18 +15,13 @@ pub(super) struct ObservedContext(pub(super) Arc<ServerContext>);
 
 impl ObservedContext {
     fn connections_elsewhere(&self) -> Vec<(String, String, u64)> {
-        let snapshot = self.0.snapshot();
-        let pools = snapshot.pools();
-        let servers = pools.flat_map(|pool| {
-            let members = pool.members();
-            let servers = members.iter().map(|member| {
-                let status = member.server.status();
-                let (upstream, server) = (pool.id().to_string(), member.server.id().to_string());
-                (upstream, server, status.external_connections.into())
-            });
-            servers.collect::<Vec<_>>()
-        });
-        servers.collect()
+        let servers = self.servers().into_iter();
+        servers
+            .map(|(upstream, member)| {
+                let connections = member.server.status().external_connections.into();
+                (upstream, member.server.id().to_string(), connections)
+            })
+            .collect()
     }
 }
 

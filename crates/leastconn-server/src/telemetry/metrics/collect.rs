@@ -11,7 +11,7 @@ use prometheus_client::{
 };
 
 use super::{
-    family::{family, single},
+    family::{ServerLabels, family, single},
     fleet::{FleetGauges, FleetMetrics},
 };
 
@@ -79,12 +79,6 @@ pub struct FileValidity {
 pub(super) struct Collect<O> {
     pub(super) observed: O,
     pub(super) fleet: Arc<FleetMetrics>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
-struct ServerLabels {
-    upstream: String,
-    server: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -7,6 +7,12 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
+pub(super) struct ServerLabels {
+    pub(super) upstream: String,
+    pub(super) server: String,
+}
+
 pub(super) fn single(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,

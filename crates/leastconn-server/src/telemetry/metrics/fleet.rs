@@ -12,7 +12,7 @@ use prometheus_client::{
     },
 };
 
-use super::family::{family, single};
+use super::family::{ServerLabels, family, single};
 use crate::fleet::FleetState;
 
 /// Counters of a fleet member. They keep their values when a reload changes the fleet.
@@ -65,12 +65,6 @@ struct StateLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AskLabels {
     outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ServerLabels {
-    upstream: String,
-    server: String,
 }
 
 impl Default for FleetMetrics {
