@@ -1,7 +1,7 @@
 //! `GET /api/v1/fleet`
 
 use jiff::Timestamp;
-use leastconn_fleet::{Facts, MemberStatus};
+use leastconn_fleet::MemberStatus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -218,16 +218,9 @@ fn members(status: &FleetStatus) -> Vec<Member> {
 
 impl Member {
     fn of(member: &fleet::MemberState, own_digest: Option<&str>) -> Self {
-        let facts = member.facts.clone().unwrap_or_default();
-        let Facts {
-            version,
-            host,
-            config_digest,
-            config_since,
-            connections,
-        } = facts;
-        let known = member.facts.is_some();
-        let since = Timestamp::from_second(config_since).ok();
+        let facts = member.facts.as_ref();
+        let digest = facts.map(|facts| &*facts.config_digest);
+        let since = facts.and_then(|facts| Timestamp::from_second(facts.config_since).ok());
         Self {
             member: member.name.clone(),
             this: member.is_self,
@@ -235,12 +228,14 @@ impl Member {
                 MemberStatus::Serving => MemberState::Serving,
                 MemberStatus::Leaving => MemberState::Leaving,
             },
-            other_configuration: known && own_digest.is_some_and(|own| own != config_digest),
-            version: known.then_some(version),
-            host: known.then_some(host),
-            configuration: known.then_some(config_digest),
-            configuration_since: since.filter(|_| known).map(time),
-            connections: known.then_some(connections),
+            other_configuration: digest
+                .zip(own_digest)
+                .is_some_and(|(digest, own)| digest != own),
+            version: facts.map(|facts| facts.version.clone()),
+            host: facts.map(|facts| facts.host.clone()),
+            configuration: digest.map(str::to_owned),
+            configuration_since: since.map(time),
+            connections: facts.map(|facts| facts.connections),
             last_heard_seconds: member.last_heard.as_secs_f64(),
         }
     }

@@ -224,8 +224,7 @@ impl Server {
             .iter()
             .map(|member| Self {
                 source: sources.remove(member.server.id()),
-                elsewhere: in_fleet.then(|| member.server.status().external_connections),
-                ..Self::of(pool, member, now)
+                ..Self::of(pool, member, in_fleet, now)
             })
             .enumerate()
             .collect();
@@ -244,7 +243,7 @@ impl Server {
         (is_well, self.slow_start.is_none(), Reverse(self.active))
     }
 
-    fn of(pool: &Pool, member: &Member, now: Instant) -> Self {
+    fn of(pool: &Pool, member: &Member, in_fleet: bool, now: Instant) -> Self {
         let status = member.server.status();
         let (configured, weight) = (member.configured_weight().get(), member.effective_weight());
         let slow = pool.slow_start_of(&member.server, now);
@@ -267,7 +266,7 @@ impl Server {
             backup: member.backup,
             zone: member.zone().map(ToString::to_string),
             active: status.in_flight,
-            elsewhere: None,
+            elsewhere: in_fleet.then_some(status.external_connections),
             connections: status.connections,
             connect_failures: status.connect_failures,
             early_failures: status.early_failures,
