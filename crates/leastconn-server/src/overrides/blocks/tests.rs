@@ -10,7 +10,7 @@ fn identity(text: &str) -> BlockTarget {
 }
 
 #[test]
-fn connections_are_closed_by_the_identity_of_the_last_authorization() {
+fn blocks_apply_to_the_identity_last_authorized() {
     let registry = Arc::new(Registry::default());
     let metrics = Metrics::default();
     let listener = metrics.listener("main");

@@ -254,7 +254,7 @@ async fn unknown_servers_are_remembered_for_reloads() {
 }
 
 #[tokio::test]
-async fn blocks_of_the_fleet_and_of_this_balancer_add_up() {
+async fn blocks_of_fleet_and_balancer_add_up() {
     let scene = Scene::new();
     scene.apply(&block("cn:a", None));
     assert!(scene.is_blocked("cn:a"));

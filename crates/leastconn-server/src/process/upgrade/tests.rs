@@ -86,7 +86,7 @@ fn with_blocks(count: usize) -> OverrideHandover {
 }
 
 #[tokio::test]
-async fn overrides_that_are_not_in_the_environment_are_sent_with_go() {
+async fn overrides_missing_in_the_environment_are_sent_with_go() {
     for (count, is_in_environment) in [(10, true), (3000, false)] {
         let overrides = with_blocks(count);
         let mut command = Command::new("/bin/sh");

@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn names_above_the_limit_are_dropped_unless_they_belong_to_members() {
+    fn names_above_the_limit_stay_only_for_members() {
         let mut given = SrvNames::default();
         let answer = |target: &str| {
             (0..=MAX_NAMES)

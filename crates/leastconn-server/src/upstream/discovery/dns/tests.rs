@@ -212,7 +212,7 @@ async fn hosts_file_takes_precedence_over_dns() {
 }
 
 #[tokio::test]
-async fn configured_dns_servers_and_absolute_names_bypass_the_hosts_file() {
+async fn dns_servers_and_absolute_names_bypass_hosts_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("hosts");
     std::fs::write(&path, "10.0.0.1 web web.\n").unwrap();

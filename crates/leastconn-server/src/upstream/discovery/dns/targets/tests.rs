@@ -153,7 +153,7 @@ async fn addresses_missing_from_the_additional_section_are_looked_up() {
 }
 
 #[tokio::test]
-async fn server_stays_at_its_ipv4_address_while_the_lookup_of_it_fails() {
+async fn failed_lookup_leaves_server_at_its_ipv4_address() {
     let targets = [("web-0.site.", 80), ("web-1.site.", 80)];
     let replies = |v4| {
         [
