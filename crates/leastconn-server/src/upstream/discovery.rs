@@ -383,28 +383,36 @@ mod tests {
         }
     }
 
+    impl Discovery {
+        /// Discovery from one source without defaults.
+        pub(super) fn of_source(source: Arc<Source>, settings: config::Discovery) -> Self {
+            let config = ServerSource {
+                kind: source.kind.clone(),
+                weight: leastconn::Weight::ONE,
+                max_conns: None,
+                backup: false,
+                zone: None,
+            };
+            Self {
+                listed: Vec::new(),
+                sources: vec![(config, source)],
+                settings,
+                is_stopped: Mutex::new(false),
+                duplicates: Mutex::default(),
+            }
+        }
+    }
+
     /// The next generation of the upstream finds the removal of a server with its own look-up,
     /// and then applies `removed`.
     #[test]
     fn answer_during_a_reload_changes_neither_source_nor_pool() {
         let source = Arc::new(Source::new(SourceKind::Srv("_http._tcp.site".into())));
-        let config = ServerSource {
-            kind: source.kind.clone(),
-            weight: leastconn::Weight::ONE,
-            max_conns: None,
-            backup: false,
-            zone: None,
+        let settings = config::Discovery {
+            hold: Duration::ZERO,
+            ..config::Discovery::default()
         };
-        let discovery = Arc::new(Discovery {
-            listed: Vec::new(),
-            sources: vec![(config, Arc::clone(&source))],
-            settings: config::Discovery {
-                hold: Duration::ZERO,
-                ..config::Discovery::default()
-            },
-            is_stopped: Mutex::new(false),
-            duplicates: Mutex::default(),
-        });
+        let discovery = Arc::new(Discovery::of_source(Arc::clone(&source), settings));
         let pool = Pool::builder("web").may_be_empty(true).build().unwrap();
         let updates = Arc::new(CountUpdates::default());
         let follow = Follow {
@@ -414,16 +422,11 @@ mod tests {
             apply: Arc::<CountUpdates>::clone(&updates),
         };
         let answer = |name: &str| {
-            Ok(Answer {
-                servers: vec![FoundServer::new(
-                    name.into(),
-                    "10.0.0.1:80".parse().unwrap(),
-                )],
-                omitted: 0,
-                unknown: Vec::new(),
-                problem: None,
-                ttl: None,
-            })
+            let address = "10.0.0.1:80".parse().unwrap();
+            Ok(Answer::complete(vec![FoundServer::new(
+                name.into(),
+                address,
+            )]))
         };
         follow.apply(answer("a"));
         discovery.stop();

@@ -175,13 +175,8 @@ impl DnsClient {
             };
             let in_hosts = self.addresses_in_hosts(host).await?;
             if !in_hosts.is_empty() {
-                return Ok(Answer {
-                    servers: in_hosts.into_iter().map(server).collect(),
-                    omitted: 0,
-                    unknown: Vec::new(),
-                    problem: None,
-                    ttl: None,
-                });
+                let servers = in_hosts.into_iter().map(server);
+                return Ok(Answer::complete(servers.collect()));
             }
             let resolver = self.resolver().await?;
             let found = resolver.searched(host, Resolver::addresses).await?;

@@ -173,20 +173,7 @@ mod tests {
     }
 
     fn exported(source: Source) -> DiscoveryHandover {
-        let config = leastconn_config::ServerSource {
-            kind: source.kind.clone(),
-            weight: Weight::ONE,
-            max_conns: None,
-            backup: false,
-            zone: None,
-        };
-        let discovery = Discovery {
-            listed: Vec::new(),
-            sources: vec![(config, std::sync::Arc::new(source))],
-            settings: Settings::default(),
-            is_stopped: parking_lot::Mutex::new(false),
-            duplicates: parking_lot::Mutex::default(),
-        };
+        let discovery = Discovery::of_source(source.into(), Settings::default());
         let mut handover = DiscoveryHandover::default();
         handover.add(&"web".into(), &discovery, now());
         handover
@@ -205,14 +192,8 @@ mod tests {
         };
         let _ = names.servers(vec![record("web.one"), record("web.two")]);
         before.set_names(names);
-        let answer = Answer {
-            servers: servers(),
-            omitted: 0,
-            unknown: Vec::new(),
-            problem: None,
-            ttl: None,
-        };
-        assert!(before.record(Ok(answer), &Settings::default()).is_answer);
+        let answer = Ok(Answer::complete(servers()));
+        assert!(before.record(answer, &Settings::default()).is_answer);
         let json = exported(before).to_json(10_000);
 
         let handover: DiscoveryHandover = serde_json::from_str(&json).unwrap();
@@ -234,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn largest_source_is_left_out_if_all_are_too_long() {
+    fn largest_source_is_left_out_above_the_limit() {
         let of = |source: &str, count: usize| SourceHandover {
             upstream: "web".to_owned(),
             source: source.to_owned(),

@@ -91,6 +91,17 @@ impl UnknownServers {
 }
 
 impl Answer {
+    /// An answer that contains all servers of the source, and may be used without limit.
+    pub(crate) const fn complete(servers: Vec<FoundServer>) -> Self {
+        Self {
+            servers,
+            omitted: 0,
+            unknown: Vec::new(),
+            problem: None,
+            ttl: None,
+        }
+    }
+
     fn lacks(&self, server: &FoundServer) -> bool {
         !self.unknown.iter().any(|unknown| unknown.include(server))
     }

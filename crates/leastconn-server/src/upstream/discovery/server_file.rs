@@ -82,13 +82,7 @@ fn parse(json: &[u8], path: &Path) -> Result<Answer, ServerFileError> {
         }
         servers.push(server);
     }
-    Ok(Answer {
-        servers,
-        omitted: 0,
-        unknown: Vec::new(),
-        problem: None,
-        ttl: None,
-    })
+    Ok(Answer::complete(servers))
 }
 
 fn server(

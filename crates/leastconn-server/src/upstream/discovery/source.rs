@@ -282,12 +282,10 @@ mod tests {
     use crate::upstream::discovery::{dns::DnsError, members::UnknownServers};
 
     fn answer(ttl: u64) -> Answer {
+        let server = FoundServer::new("a".into(), "10.0.0.1:80".parse().unwrap());
         Answer {
-            servers: vec![FoundServer::new("a".into(), "10.0.0.1:80".parse().unwrap())],
-            omitted: 0,
-            unknown: Vec::new(),
-            problem: None,
             ttl: Some(Duration::from_secs(ttl)),
+            ..Answer::complete(vec![server])
         }
     }
 

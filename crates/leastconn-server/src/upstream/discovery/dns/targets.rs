@@ -72,18 +72,15 @@ pub(super) async fn resolve(
         });
         targets.insert(target, name);
     }
-    let omitted;
-    (records, omitted) = names.limit(records, most);
-    found.omitted = omitted;
+    (records, found.omitted) = names.limit(records, most);
 
     let mut known = additional(resolver, lookup);
     known.retain(|target, addresses| is_complete(resolver.family, addresses, names, target));
-    let missing = records.iter().map(|record| &record.target);
-    let missing: BTreeSet<_> = missing.filter(|name| !known.contains_key(*name)).collect();
-    let missing: BTreeMap<_, _> = missing
-        .into_iter()
-        .filter_map(|target| Some((target.clone(), targets.remove(target)?)))
-        .collect();
+    let missing = {
+        let kept: BTreeSet<_> = records.iter().map(|record| &record.target).collect();
+        targets.retain(|target, _| kept.contains(target) && !known.contains_key(target));
+        targets
+    };
     let mut results = look_up_all(resolver, &missing).await;
     for target in missing.into_keys() {
         let problem = match results.remove(&target) {

@@ -17,13 +17,7 @@ fn found(name: &str) -> FoundServer {
 }
 
 fn answer(names: &[&str]) -> Answer {
-    Answer {
-        servers: names.iter().map(|name| found(name)).collect(),
-        omitted: 0,
-        unknown: Vec::new(),
-        problem: None,
-        ttl: None,
-    }
+    Answer::complete(names.iter().map(|name| found(name)).collect())
 }
 
 fn names(members: &Members) -> Vec<&str> {
@@ -215,7 +209,6 @@ proptest! {
             let texts: Vec<_> = servers.iter().map(u8::to_string).collect();
             let texts: Vec<_> = texts.iter().map(String::as_str).collect();
             let merged = simulation.merge(second, &Answer {
-                omitted: 0,
                 unknown: if is_complete { Vec::new() } else { vec![UnknownServers::V4] },
                 ..answer(&texts)
             });
