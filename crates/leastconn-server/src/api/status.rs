@@ -419,7 +419,7 @@ impl Configuration {
                 since: time(blocked.time),
             }),
             clients: config.clients.len(),
-            blocks: context.overrides.blocks().len(),
+            blocks: context.overrides.block_count(),
             deviations: deviations(context),
         }
     }

@@ -118,7 +118,7 @@ impl Overrides {
         blocks.remove_expired(now);
         let earlier = blocks.here.get(&target);
         let is_new = earlier.is_none() && !blocks.fleet.contains_key(&target);
-        if is_new && blocks.here.len() + blocks.fleet.len() >= MAX_BLOCKS {
+        if is_new && blocks.count() >= MAX_BLOCKS {
             return Err(BlockError::TooMany);
         }
         let set = SetBlock {
@@ -155,11 +155,7 @@ impl Overrides {
     /// has both blocks.
     pub fn blocks(&self) -> Vec<Block> {
         let mut active = self.lock();
-        if active.blocks.remove_expired(Timestamp::now()) {
-            // Authorization ignores expired blocks, but searches for them.
-            let in_force = &self.snapshots.load().blocks;
-            in_force.replace(active.blocks.list());
-        }
+        self.drop_expired(&mut active.blocks);
         let of = |blocks: &BTreeMap<BlockTarget, SetBlock>, origin| {
             let blocks = blocks.iter().map(|(target, set)| Block {
                 target: target.clone(),
@@ -173,6 +169,21 @@ impl Overrides {
         all.extend(of(&active.blocks.here, Origin::Here));
         all.sort_by(|a, b| a.target.cmp(&b.target));
         all
+    }
+
+    /// The length of [`Self::blocks`].
+    pub fn block_count(&self) -> usize {
+        let mut active = self.lock();
+        self.drop_expired(&mut active.blocks);
+        active.blocks.count()
+    }
+
+    fn drop_expired(&self, blocks: &mut ActiveBlocks) {
+        if blocks.remove_expired(Timestamp::now()) {
+            // Authorization ignores expired blocks, but searches for them.
+            let in_force = &self.snapshots.load().blocks;
+            in_force.replace(blocks.list());
+        }
     }
 
     /// Replaces the blocks by those of the newest process. For a predecessor, which still has
@@ -231,10 +242,14 @@ fn close_blocked(registry: &Registry, blocks: &Blocks) -> usize {
 impl ActiveBlocks {
     /// Returns whether a block has expired.
     fn remove_expired(&mut self, now: Timestamp) -> bool {
-        let before = self.here.len() + self.fleet.len();
+        let before = self.count();
         self.here.retain(|_, set| set.is_in_force(now));
         self.fleet.retain(|_, set| set.is_in_force(now));
-        self.here.len() + self.fleet.len() < before
+        self.count() < before
+    }
+
+    fn count(&self) -> usize {
+        self.here.len() + self.fleet.len()
     }
 
     /// All blocks. A target with two blocks is blocked until the later of both times.
