@@ -174,6 +174,7 @@ mod lease;
 pub mod limit;
 #[cfg(feature = "tokio")]
 pub mod net;
+mod one_shot;
 mod pool;
 mod reason;
 mod server;

@@ -27,8 +27,8 @@ use crate::{
 };
 
 pub(super) use open_count::OpenCount;
+use pending::Cell;
 pub use pending::Pending;
-use pending::{Cell, CellState};
 pub use usage_report::UsageReport;
 
 /// A client of a limiter, and what the store knows about it.
@@ -164,10 +164,8 @@ impl SharedClient {
     ) -> Result<Permit, Refusal> {
         let mut state = self.state.lock();
         let decision = match cell.take() {
-            CellState::Decided(decision) => decision,
-            CellState::Waiting(_) | CellState::Done => {
-                self.admit_alone(&mut state, members, self.stamp(now))
-            }
+            Some(decision) => decision,
+            None => self.admit_alone(&mut state, members, self.stamp(now)),
         };
         drop(state);
         self.mark(Change::Usage);
@@ -182,7 +180,10 @@ impl SharedClient {
         state.asked = 0;
         let wakers: Vec<_> = cells
             .iter()
-            .filter_map(|cell| cell.decide(|| self.admit_alone(&mut state, members, now)).1)
+            .filter_map(|cell| {
+                cell.set_with(|| self.admit_alone(&mut state, members, now))
+                    .1
+            })
             .collect();
         drop(state);
         wake(wakers);
@@ -287,7 +288,7 @@ impl SharedClient {
         let mut wakers = Vec::new();
         for (index, cell) in asked.iter().enumerate() {
             if granted > 0 {
-                let (is_admitted, waker) = cell.decide(|| Ok(self.count(state, now)));
+                let (is_admitted, waker) = cell.set_with(|| Ok(self.count(state, now)));
                 granted -= u32::from(is_admitted);
                 wakers.extend(waker);
                 continue;
@@ -299,7 +300,7 @@ impl SharedClient {
                 }
                 break;
             };
-            wakers.extend(cell.decide(|| Err(refusal)).1);
+            wakers.extend(cell.set_with(|| Err(refusal)).1);
         }
         state.unsent_alone = state.unsent_alone.saturating_sub(granted);
         wakers

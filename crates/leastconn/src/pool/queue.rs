@@ -149,7 +149,7 @@ impl Queue {
             } else if state.order.len() > size {
                 match state.order.displace_for(client.as_ref(), ticket) {
                     Some(other) if !Arc::ptr_eq(&other.cell, &cell) => {
-                        wakers.extend(other.cell.displace());
+                        wakers.extend(other.cell.set(Err(Displaced)));
                     }
                     _ => result = Err(EnqueueError::Full),
                 }
@@ -289,7 +289,7 @@ impl State {
             });
             if let Some((ticket, cell, lease)) = served {
                 let _ = self.order.take_turn(at, ticket);
-                wakers.extend(cell.grant(lease));
+                wakers.extend(cell.set(Ok(lease)));
             }
             turn = self.order.turn_after(at);
         }

@@ -1,18 +1,21 @@
 //! A future for a connection that waits for the store's decision.
 
 use std::{
-    mem,
     num::NonZeroU32,
     pin::Pin,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Instant,
 };
 
 use super::SharedClient;
 use crate::{
     limit::{Permit, Refusal},
-    sync::{Arc, Mutex},
+    one_shot::OneShot,
+    sync::Arc,
 };
+
+/// State shared by the client and the waiting task.
+pub(super) type Cell = OneShot<Result<Permit, Refusal>>;
 
 /// A connection that waits for the store's decision; see
 /// [`Limiter::admit_shared`](crate::Limiter::admit_shared).
@@ -54,59 +57,5 @@ impl Drop for Pending {
     fn drop(&mut self) {
         // A permit that was not taken is dropped here, after the cell's lock was released.
         drop(self.cell.take());
-    }
-}
-
-/// State shared by the client and the waiting task.
-#[derive(Debug)]
-pub(super) struct Cell(Mutex<CellState>);
-
-#[derive(Debug)]
-pub(super) enum CellState {
-    Waiting(Option<Waker>),
-    Decided(Result<Permit, Refusal>),
-    Done,
-}
-
-impl Default for Cell {
-    fn default() -> Self {
-        Self(Mutex::new(CellState::Waiting(None)))
-    }
-}
-
-impl Cell {
-    pub(super) fn is_waiting(&self) -> bool {
-        matches!(*self.0.lock(), CellState::Waiting(_))
-    }
-
-    /// Sets the decision if the task still waits for it. `decide` is called only in that case.
-    /// Returns whether the task was waiting, and its waker.
-    pub(super) fn decide(
-        &self,
-        decide: impl FnOnce() -> Result<Permit, Refusal>,
-    ) -> (bool, Option<Waker>) {
-        let mut state = self.0.lock();
-        let CellState::Waiting(waker) = &mut *state else {
-            return (false, None);
-        };
-        let waker = waker.take();
-        *state = CellState::Decided(decide());
-        (true, waker)
-    }
-
-    pub(super) fn take(&self) -> CellState {
-        mem::replace(&mut *self.0.lock(), CellState::Done)
-    }
-
-    fn poll(&self, context: &Context<'_>) -> Poll<Result<Permit, Refusal>> {
-        let mut state = self.0.lock();
-        match mem::replace(&mut *state, CellState::Done) {
-            CellState::Decided(decision) => Poll::Ready(decision),
-            CellState::Done => Poll::Pending,
-            CellState::Waiting(_) => {
-                *state = CellState::Waiting(Some(context.waker().clone()));
-                Poll::Pending
-            }
-        }
     }
 }

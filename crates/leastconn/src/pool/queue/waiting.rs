@@ -2,15 +2,14 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use super::Queue;
-use crate::{
-    Lease,
-    spec::ClientId,
-    sync::{Arc, Mutex},
-};
+use crate::{Lease, one_shot::OneShot, spec::ClientId, sync::Arc};
+
+/// State shared by the queue and the waiting task.
+pub(super) type Cell = OneShot<Result<Lease, Displaced>>;
 
 /// The connection has lost its place in a full queue to a client with fewer waiting connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,63 +62,5 @@ impl Drop for Waiting {
         // A lease that was handed over but not taken is dropped here, after the queue's lock was
         // released: the end of a lease takes that lock.
         drop(self.cell.take());
-    }
-}
-
-/// State shared by the queue and the waiting task.
-#[derive(Debug)]
-pub(super) struct Cell(Mutex<CellState>);
-
-#[derive(Debug)]
-enum CellState {
-    Waiting(Option<Waker>),
-    Granted(Lease),
-    Displaced,
-    Done,
-}
-
-impl Default for Cell {
-    fn default() -> Self {
-        Self(Mutex::new(CellState::Waiting(None)))
-    }
-}
-
-impl Cell {
-    pub(super) fn is_waiting(&self) -> bool {
-        matches!(*self.0.lock(), CellState::Waiting(_))
-    }
-
-    /// Hands over `lease`. Returns the waker of the waiting task.
-    pub(super) fn grant(&self, lease: Lease) -> Option<Waker> {
-        self.set(CellState::Granted(lease))
-    }
-
-    /// Tells the waiting task that it has lost its place. Returns its waker.
-    pub(super) fn displace(&self) -> Option<Waker> {
-        self.set(CellState::Displaced)
-    }
-
-    fn set(&self, next: CellState) -> Option<Waker> {
-        match std::mem::replace(&mut *self.0.lock(), next) {
-            CellState::Waiting(waker) => waker,
-            _ => None,
-        }
-    }
-
-    fn take(&self) -> CellState {
-        std::mem::replace(&mut *self.0.lock(), CellState::Done)
-    }
-
-    fn poll(&self, context: &Context<'_>) -> Poll<Result<Lease, Displaced>> {
-        let mut state = self.0.lock();
-        match std::mem::replace(&mut *state, CellState::Done) {
-            CellState::Granted(lease) => Poll::Ready(Ok(lease)),
-            CellState::Displaced => Poll::Ready(Err(Displaced)),
-            CellState::Done => Poll::Pending,
-            CellState::Waiting(_) => {
-                *state = CellState::Waiting(Some(context.waker().clone()));
-                Poll::Pending
-            }
-        }
     }
 }
