@@ -80,6 +80,10 @@ impl Limits {
         self.max_conns = max_conns.into();
         self
     }
+
+    fn is_unlimited(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Why a client was not admitted. The refused attempt does not count against the client's limits.
@@ -150,21 +154,35 @@ struct Entry {
 
 impl Entry {
     /// Returns the state of a client whose limits are shared.
-    fn share(
-        &mut self,
-        client: &ClientId,
-        epoch: Instant,
-        changes: &Arc<Changes<SharedClient>>,
-        now: u64,
-    ) -> &Arc<SharedClient> {
+    fn share(&mut self, limiter: &Limiter, client: &ClientId, now: u64) -> &Arc<SharedClient> {
         self.shared.get_or_insert_with(|| {
             let bucket = std::mem::take(&mut self.bucket);
             let open = Arc::clone(&self.open);
-            let shared = SharedClient::new(client.clone(), epoch, open, changes, bucket, now);
+            let (id, changes) = (client.clone(), &limiter.changes);
+            let shared = SharedClient::new(id, limiter.epoch, open, changes, bucket, now);
             let shared = Arc::new(shared);
             self.open.attach(&shared);
             shared
         })
+    }
+
+    /// See [`Limiter::admit_shared`]. After releasing the shard's lock, the caller must
+    /// [mark](SharedClient::mark) the returned change.
+    fn admit_shared(
+        &mut self,
+        limiter: &Limiter,
+        client: &ClientId,
+        limits: &Limits,
+        sharing: Sharing,
+        now: u64,
+    ) -> Result<(Admission, Option<(Arc<SharedClient>, Change)>), Refusal> {
+        if self.shared.is_none() && limits.is_unlimited() {
+            let permit = self.admit(limits, now)?;
+            return Ok((Admission::Admitted(permit), None));
+        }
+        let shared = self.share(limiter, client, now);
+        let (admission, change) = shared.admit(limits, sharing, now)?;
+        Ok((admission, Some((Arc::clone(shared), change))))
     }
 
     fn admit(&mut self, limits: &Limits, now: u64) -> Result<Permit, Refusal> {
@@ -336,29 +354,19 @@ impl Limiter {
     ) -> Result<Admission, Refusal> {
         let now = self.stamp(now);
         let mut shard = self.shard(client).lock();
-        let (shared, admitted) = if let Some(known) = shard.clients.get_mut(client) {
-            if known.shared.is_none() && *limits == Limits::default() {
-                return known.admit(limits, now).map(Admission::Admitted);
-            }
-            let shared = known.share(client, self.epoch, &self.changes, now);
-            let admitted = shared.admit(limits, sharing, now)?;
-            (Arc::clone(shared), admitted)
+        let (admission, changed) = if let Some(known) = shard.clients.get_mut(client) {
+            known.admit_shared(self, client, limits, sharing, now)?
         } else {
             shard.make_room(self.shard_capacity, self.when_full, now)?;
             let mut entry = Entry::default();
-            if *limits == Limits::default() {
-                let permit = entry.admit(limits, now)?;
-                shard.clients.insert(client.clone(), entry);
-                return Ok(Admission::Admitted(permit));
-            }
-            let shared = Arc::clone(entry.share(client, self.epoch, &self.changes, now));
-            let admitted = shared.admit(limits, sharing, now)?;
+            let admitted = entry.admit_shared(self, client, limits, sharing, now)?;
             shard.clients.insert(client.clone(), entry);
-            (shared, admitted)
+            admitted
         };
         drop(shard);
-        let (admission, change) = admitted;
-        shared.mark(change);
+        if let Some((shared, change)) = changed {
+            shared.mark(change);
+        }
         Ok(admission)
     }
 
@@ -370,10 +378,10 @@ impl Limiter {
         let Some(entry) = known.filter(|entry| entry.open.get() > 0) else {
             return;
         };
-        if *limits == Limits::default() || entry.shared.is_some() {
+        if limits.is_unlimited() || entry.shared.is_some() {
             return;
         }
-        let shared = Arc::clone(entry.share(client, self.epoch, &self.changes, now));
+        let shared = Arc::clone(entry.share(self, client, now));
         shared.set_limits(limits);
         drop(shard);
         shared.mark(Change::Usage);

@@ -132,7 +132,7 @@ impl Known {
             Sharing::Connected { members, exact } => (members, exact, true),
             Sharing::Unanswered { members, exact } => (members, exact, false),
         };
-        if *limits == Limits::default() {
+        if limits.is_unlimited() {
             return Decision::Admit;
         }
         if let Some(refusal) = self.certain_refusal(limits, now) {
