@@ -1,4 +1,4 @@
-//! Deadlines that cannot overflow.
+//! Deadlines and elapsed times that cannot overflow.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,12 @@ pub(crate) const FAR_FUTURE: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// configuration, and adding a very large `Duration` to an `Instant` panics.
 pub(crate) fn after(start: Instant, delay: Duration) -> Instant {
     start.checked_add(delay.min(FAR_FUTURE)).unwrap_or(start)
+}
+
+/// Returns the nanoseconds from `epoch` to `now`, or 0 if `now` is earlier.
+pub(crate) fn nanos_since(epoch: Instant, now: Instant) -> u64 {
+    let elapsed = now.saturating_duration_since(epoch);
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -36,11 +36,12 @@ use changes::{Changes, Source};
 use rate::Bucket;
 pub use rate::RateLimit;
 pub use share::{FleetUsage, Sharing};
-use shared_client::{OpenCount, SharedClient, nanos_since};
+use shared_client::{OpenCount, SharedClient};
 pub use shared_client::{Pending, UsageReport};
 
 use crate::{
     Reason, ShortDuration,
+    deadline::nanos_since,
     spec::ClientId,
     sync::{Arc, Mutex},
 };

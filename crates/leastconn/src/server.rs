@@ -40,6 +40,7 @@ use crate::{
         fnv1a,
         slow_start::{FULL_SHARE, Ramp},
     },
+    deadline::nanos_since,
     health::{ActivePolicy, Availability, Health, PassivePolicy, Siblings},
     spec::{AdminState, ServerId},
     sync::{AtomicU64, Mutex, Ordering},
@@ -577,8 +578,7 @@ struct HealthChange {
 
 /// Returns the nanoseconds since `epoch`, plus one, so that zero can mean "never".
 fn stamp(epoch: Instant, now: Instant) -> u64 {
-    let nanos = now.saturating_duration_since(epoch).as_nanos();
-    u64::try_from(nanos).unwrap_or(u64::MAX).saturating_add(1)
+    nanos_since(epoch, now).saturating_add(1)
 }
 
 const fn count(word: u64) -> u32 {

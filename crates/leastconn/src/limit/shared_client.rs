@@ -22,6 +22,7 @@ use super::{
     share::{Decision, FleetUsage, Known, Sharing},
 };
 use crate::{
+    deadline::nanos_since,
     spec::ClientId,
     sync::{Arc, AtomicU64, Mutex, Ordering},
 };
@@ -492,12 +493,6 @@ fn wake(wakers: Vec<Waker>) {
     for waker in wakers {
         waker.wake();
     }
-}
-
-/// Returns the nanoseconds from `epoch` to `now`.
-pub(super) fn nanos_since(epoch: Instant, now: Instant) -> u64 {
-    let elapsed: Duration = now.saturating_duration_since(epoch);
-    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
