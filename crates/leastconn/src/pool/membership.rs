@@ -215,14 +215,10 @@ impl Merge {
         }
         for member in &self.members {
             member.server.set_policies(pool.active, pool.passive);
-        }
-        for member in &self.members {
-            if self
-                .joined
-                .iter()
-                .any(|joined| Arc::ptr_eq(joined, &member.server))
-                && let Some(max) = member.max_conns
+            // Without a source of slots, the joined servers are not searched.
+            if let Some(max) = member.max_conns
                 && let Some(slots) = pool.group.first_slots(max)
+                && self.joined.iter().any(|s| Arc::ptr_eq(s, &member.server))
             {
                 member.server.set_first_slots(slots);
             }
