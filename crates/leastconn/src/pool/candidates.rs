@@ -73,12 +73,15 @@ impl Candidates {
     /// Whether at least half of the weight of the backups (if `backup` is set) or of the primaries
     /// is available. Returns `false` if none of these servers is available.
     pub(super) fn is_mostly_available(&self, backup: bool) -> bool {
-        let members = || self.members().iter().filter(|m| m.backup == backup);
-        let capacity = |members: &mut dyn Iterator<Item = &Member>| -> u64 {
-            members.map(Member::capacity).sum()
-        };
-        let available = capacity(&mut members().filter(|m| m.server.is_available()));
-        available > 0 && 2 * available >= capacity(&mut members())
+        let (mut available, mut total) = (0, 0);
+        for member in self.members().iter().filter(|m| m.backup == backup) {
+            let capacity = member.capacity();
+            total += capacity;
+            if member.server.is_available() {
+                available += capacity;
+            }
+        }
+        available > 0 && 2 * available >= total
     }
 
     pub(super) fn to_shared(&self) -> Arc<[Member]> {
