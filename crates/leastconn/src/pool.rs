@@ -3,7 +3,8 @@
 //! A pick chooses a server (see [`crate::balance`]) and counts the connection on it with a
 //! compare-and-swap of the server's state word. If another thread has changed the word since it was
 //! read, the pick chooses again. Picks are lock-free, except that they take the lock of each server
-//! that is ejected or has failed in the last second.
+//! that is ejected or has failed in the last second, and a lock of the upstream when they request
+//! [slots](Pool::set_slot_source).
 //!
 //! Cost: one cache line and a few nanoseconds per candidate, so a few microseconds for 1,000
 //! servers (`benches/core.rs`). A heap would need a lock, and "power of two choices" would only

@@ -15,7 +15,8 @@
 //!
 //! If there is no recent answer for the client, other members may have used much of the limit.
 //! The member then admits a quarter as many connections before it asks. If it is the only member
-//! that accepts connections, it asks at once: its predecessor may have just stopped to accept.
+//! that accepts connections, it asks at once, because its predecessor may just have stopped
+//! accepting.
 //!
 //! While the store does not answer, each member enforces its own share of the limit, which is
 //! `limit / members`, rounded up.

@@ -86,7 +86,6 @@ fn decided(mut pending: Pending) -> Result<Permit, Refusal> {
     }
 }
 
-/// Returns the report's numbers of admitted, asking and open connections.
 #[track_caller]
 fn one_report(limiter: &Limiter, now: u64) -> UsageReport {
     let mut reports = limiter.usage_reports(10, at(now));
@@ -94,6 +93,7 @@ fn one_report(limiter: &Limiter, now: u64) -> UsageReport {
     reports.remove(0)
 }
 
+/// Returns the report's numbers of admitted, asking and open connections.
 fn numbers(report: &UsageReport) -> (u32, u32, u32) {
     (report.admitted(), report.ask(), report.open())
 }
