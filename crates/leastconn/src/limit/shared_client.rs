@@ -317,11 +317,6 @@ impl SharedClient {
         self.mark(Change::Usage);
     }
 
-    /// Called when a permit's connection has ended.
-    pub(super) fn closed(self: &Arc<Self>) {
-        self.mark(Change::Usage);
-    }
-
     /// Puts the client into the queue of clients to report, unless it is already there. Call this
     /// after the change.
     pub(super) fn mark(self: &Arc<Self>, change: Change) {

@@ -109,9 +109,7 @@ impl AgentChecker {
             _supervisor: supervisor,
         }
     }
-}
 
-impl AgentChecker {
     /// Returns the time from the last report of a server's agent until `now`. If the agent has
     /// never reported, the time is counted from when it was first asked. Returns `None` for servers
     /// whose agents are not asked.

@@ -2,7 +2,7 @@
 
 use std::sync::Weak;
 
-use super::SharedClient;
+use super::{Change, SharedClient};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
 /// Flag in the count: a [`SharedClient`] must be notified.
@@ -37,7 +37,7 @@ impl OpenCount {
     fn notify(&self) {
         let shared = self.shared.lock().as_ref().and_then(Weak::upgrade);
         if let Some(shared) = shared {
-            shared.closed();
+            shared.mark(Change::Usage);
         }
     }
 
