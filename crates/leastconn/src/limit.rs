@@ -550,4 +550,6 @@ impl Shard {
 }
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod tests;

@@ -1,38 +1,13 @@
 use super::*;
+use crate::limit::fixtures::{connected, cut_off, exact, max_conns, number, rate};
 
 const SECOND: u64 = 1_000_000_000;
-
-fn number(n: u32) -> NonZeroU32 {
-    NonZeroU32::new(n).unwrap()
-}
-
-fn connected(members: u32) -> Sharing {
-    Sharing::Connected {
-        members: number(members),
-        exact: false,
-    }
-}
-
-fn exact(members: u32) -> Sharing {
-    Sharing::Connected {
-        members: number(members),
-        exact: true,
-    }
-}
 
 fn unanswered(members: u32) -> Sharing {
     Sharing::Unanswered {
         members: number(members),
         exact: false,
     }
-}
-
-fn rate(per_second: f64, burst: u32) -> Limits {
-    Limits::default().rate(RateLimit::new(per_second, number(burst)))
-}
-
-fn max_conns(max: u32) -> Limits {
-    Limits::default().max_conns(number(max))
 }
 
 fn rate_limited(millis: u64) -> Decision {
@@ -253,9 +228,7 @@ fn connections_do_not_ask_an_unanswering_store() {
             ..answered()
         };
         assert_eq!(known.decide(unanswered(3), &limits, 0), expected);
-        let members = number(3);
-        let cut_off = Sharing::CutOff { members };
-        assert_eq!(known.decide(cut_off, &limits, 0), Decision::Alone);
+        assert_eq!(known.decide(cut_off(3), &limits, 0), Decision::Alone);
     }
 }
 

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::*;
-use crate::limit::{Limiter, RateLimit};
+use crate::limit::{
+    Limiter,
+    fixtures::{connected, cut_off, exact, max_conns, number, rate},
+};
 
 #[expect(
     clippy::disallowed_methods,
@@ -18,40 +21,8 @@ fn at(millis: u64) -> Instant {
     *EPOCH + Duration::from_millis(millis)
 }
 
-fn number(n: u32) -> NonZeroU32 {
-    NonZeroU32::new(n).unwrap()
-}
-
-fn rate(per_second: f64, burst: u32) -> Limits {
-    Limits::default().rate(RateLimit::new(per_second, number(burst)))
-}
-
-fn max_conns(max: u32) -> Limits {
-    Limits::default().max_conns(number(max))
-}
-
 fn limiter() -> Limiter {
     Limiter::forgetful(1_000, *EPOCH)
-}
-
-fn fast(members: u32) -> Sharing {
-    Sharing::Connected {
-        members: number(members),
-        exact: false,
-    }
-}
-
-fn exact(members: u32) -> Sharing {
-    Sharing::Connected {
-        members: number(members),
-        exact: true,
-    }
-}
-
-fn cut_off(members: u32) -> Sharing {
-    Sharing::CutOff {
-        members: number(members),
-    }
 }
 
 fn alice() -> ClientId {
@@ -102,8 +73,8 @@ fn numbers(report: &UsageReport) -> (u32, u32, u32) {
 fn usage_is_reported_once_and_acknowledged() {
     let limiter = limiter();
     let limits = rate(20.0, 200);
-    let first = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
-    let _second = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
+    let first = permit(limiter.admit_shared(&alice(), &limits, connected(3), at(0)));
+    let _second = permit(limiter.admit_shared(&alice(), &limits, connected(3), at(0)));
     let report = one_report(&limiter, 0);
     assert_eq!(report.client(), &alice());
     assert_eq!(report.limits(), &limits);
@@ -122,9 +93,9 @@ fn usage_is_reported_once_and_acknowledged() {
 fn dropped_report_is_contained_in_the_next() {
     let limiter = limiter();
     let limits = rate(20.0, 200);
-    let _first = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
+    let _first = permit(limiter.admit_shared(&alice(), &limits, connected(3), at(0)));
     drop(one_report(&limiter, 0));
-    let _second = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
+    let _second = permit(limiter.admit_shared(&alice(), &limits, connected(3), at(0)));
     assert_eq!(numbers(&one_report(&limiter, 0)), (2, 0, 2));
 }
 
@@ -132,10 +103,10 @@ fn dropped_report_is_contained_in_the_next() {
 fn report_that_is_sent_again_keeps_its_tokens() {
     let limiter = limiter();
     let limits = rate(20.0, 200).max_conns(number(200));
-    let first = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
+    let first = permit(limiter.admit_shared(&alice(), &limits, connected(3), at(0)));
     let mut report = one_report(&limiter, 0);
-    let _second = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
-    let _third = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
+    let _second = permit(limiter.admit_shared(&alice(), &limits, connected(3), at(0)));
+    let _third = permit(limiter.admit_shared(&alice(), &limits, connected(3), at(0)));
     drop(first);
     report.refresh();
     assert_eq!(numbers(&report), (1, 0, 2));
@@ -150,7 +121,7 @@ fn report_that_is_sent_again_keeps_its_tokens() {
 fn store_decides_near_the_limit_in_order_of_arrival() {
     let limiter = limiter();
     let limits = max_conns(2);
-    let ask = || pending(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
+    let ask = || pending(limiter.admit_shared(&alice(), &limits, connected(3), at(0)));
     let (mut first, second) = (ask(), ask());
     assert!(poll(&mut first).is_pending());
     let report = one_report(&limiter, 0);
@@ -168,7 +139,7 @@ fn store_decides_near_the_limit_in_order_of_arrival() {
 fn admitted_connections_are_reported_before_asking() {
     let limiter = limiter();
     let limits = max_conns(12);
-    let admit = || limiter.admit_shared(&alice(), &limits, fast(3), at(0));
+    let admit = || limiter.admit_shared(&alice(), &limits, connected(3), at(0));
     let _first = permit(admit());
     let second = pending(admit());
     let mut report = one_report(&limiter, 0);
@@ -204,7 +175,7 @@ fn refusal_says_when_the_next_token_is_free() {
 fn cancelled_connections_give_back_what_was_granted() {
     let limiter = limiter();
     let limits = max_conns(2);
-    let ask = || pending(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
+    let ask = || pending(limiter.admit_shared(&alice(), &limits, connected(3), at(0)));
     // The connection is cancelled before the report.
     drop(ask());
     assert!(limiter.usage_reports(10, at(0)).is_empty());
@@ -383,7 +354,7 @@ fn long_cut_off_is_not_repaid_at_once() {
 fn client_is_remembered_until_the_store_knows() {
     let limiter = limiter();
     let limits = rate(20.0, 20);
-    let held = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
+    let held = permit(limiter.admit_shared(&alice(), &limits, connected(3), at(0)));
     let report = one_report(&limiter, 0);
     drop(held);
     let is_known = |now| {
@@ -409,7 +380,7 @@ fn client_is_remembered_until_the_store_knows() {
 fn open_connections_are_reported_again() {
     let limiter = limiter();
     let limits = max_conns(30);
-    let held = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
+    let held = permit(limiter.admit_shared(&alice(), &limits, connected(3), at(0)));
     one_report(&limiter, 0).confirm(&FleetUsage::new(0, 0.0, 0), at(0));
     assert!(limiter.usage_reports(10, at(19_999)).is_empty());
     let report = one_report(&limiter, 20_000);
@@ -441,7 +412,7 @@ fn reports_are_bounded_and_fair() {
         drop(permit(limiter.admit_shared(
             &client(n),
             &limits,
-            fast(3),
+            connected(3),
             at(0),
         )))
     };
@@ -495,7 +466,7 @@ fn sharing_starts_with_what_was_used_before() {
     let limiter = limiter();
     let limits = rate(1.0, 200);
     let _before = [(); 5].map(|()| limiter.admit(&alice(), &limits, at(0)).unwrap());
-    let _held = permit(limiter.admit_shared(&alice(), &limits, fast(3), at(0)));
+    let _held = permit(limiter.admit_shared(&alice(), &limits, connected(3), at(0)));
     let report = one_report(&limiter, 0);
     assert_eq!(numbers(&report), (6, 0, 6));
 }
@@ -521,7 +492,7 @@ fn open_connections_can_be_shared_later() {
 #[test]
 fn unlimited_client_with_shared_connections_is_still_reported() {
     let limiter = limiter();
-    let held = permit(limiter.admit_shared(&alice(), &max_conns(30), fast(3), at(0)));
+    let held = permit(limiter.admit_shared(&alice(), &max_conns(30), connected(3), at(0)));
     one_report(&limiter, 0).confirm(&FleetUsage::new(0, 0.0, 0), at(0));
     // A reload removes the limit.
     let _more = permit(limiter.admit_shared(&alice(), &Limits::default(), exact(3), at(1)));
