@@ -88,7 +88,7 @@ fn quiet(end: End, take: Take) -> Script {
 /// The client does not accept the server's data before its protocol error, and the server does not
 /// accept the client's data.
 #[test]
-fn data_for_a_side_with_a_protocol_error_is_discarded() {
+fn data_for_side_with_protocol_error_is_discarded() {
     let pause = |ms| Step::Pause(Duration::from_millis(ms));
     let client = Script {
         reads: vec![pause(1), Step::Bytes(100), Step::Bytes(100)],

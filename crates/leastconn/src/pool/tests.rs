@@ -459,7 +459,7 @@ fn zone_counts_by_weight_and_within_the_selector() {
 }
 
 #[test]
-fn weight_zero_lowers_the_capacity_of_a_zone_like_drain() {
+fn weight_zero_lowers_zone_capacity_like_drain() {
     let in_zone = |name: &str, weight, zone: &str| {
         let weight = Weight::new(weight).unwrap();
         spec(name, 1).weight(weight).zone(ZoneId::from(zone))

@@ -64,7 +64,7 @@ fn reverted_pick_does_not_leave_a_waiter() {
 }
 
 #[test]
-fn concurrent_picks_with_external_load_differ_by_at_most_one() {
+fn concurrent_picks_balance_equal_external_load() {
     loom::model(|| {
         let setup = Setup::new([spec("a"), spec("b")]);
         for member in setup.pool.members().iter() {

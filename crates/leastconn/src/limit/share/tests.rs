@@ -134,7 +134,7 @@ fn member_without_a_recent_answer_is_cautious() {
 }
 
 #[test]
-fn max_conns_is_decided_here_only_far_from_the_limit() {
+fn max_conns_is_decided_here_only_far_below_it() {
     for (members, max, others_open, reported_open, open, expected) in [
         (3, 10, 0, 0, 0, Decision::Admit),
         (3, 10, 0, 0, 2, Decision::Admit),

@@ -208,8 +208,10 @@ fn cancelled_connections_give_back_what_was_granted() {
     assert_eq!(numbers(&one_report(&limiter, 6)), (0, 0, 0));
 }
 
+/// The store had already received the report, so its answer grants nothing, although a token is
+/// free.
 #[test]
-fn connections_ask_again_if_the_store_had_the_report_already() {
+fn connections_ask_again_after_a_repeated_report() {
     let limiter = limiter();
     let limits = rate(20.0, 20);
     let mut first = pending(limiter.admit_shared(&alice(), &limits, exact(3), at(0)));
@@ -258,7 +260,7 @@ fn late_grant_is_counted_once() {
 }
 
 #[test]
-fn decision_of_the_store_wins_if_it_arrives_with_the_timeout() {
+fn store_decision_wins_if_it_arrives_with_the_timeout() {
     let limiter = limiter();
     let limits = max_conns(1);
     let waiting = pending(limiter.admit_shared(&alice(), &limits, exact(3), at(0)));
@@ -268,7 +270,7 @@ fn decision_of_the_store_wins_if_it_arrives_with_the_timeout() {
 }
 
 #[test]
-fn all_connections_stop_waiting_when_the_store_does_not_answer() {
+fn unanswered_connections_stop_waiting() {
     let limiter = limiter();
     let limits = max_conns(6);
     let ask = |client: &ClientId| pending(limiter.admit_shared(client, &limits, exact(3), at(0)));
@@ -313,7 +315,7 @@ fn cut_off_member_enforces_its_share() {
 }
 
 #[test]
-fn client_that_used_its_burst_gets_the_rate_of_the_share_when_cut_off() {
+fn cut_off_client_without_tokens_gets_the_share_rate() {
     let limiter = limiter();
     let limits = rate(20.0, 20);
     for _ in 0..20 {

@@ -38,7 +38,7 @@ fn external_load_counts_like_connections() {
 }
 
 #[test]
-fn echo_is_added_for_each_connection_and_reset_by_the_next_report() {
+fn echo_lasts_until_the_next_report() {
     let pool = pool(&["a"]);
     let a = server(&pool, "a");
     a.set_external_load(10, 1.25);
@@ -124,8 +124,9 @@ fn expired_grant_has_its_own_maximum() {
     assert!(pick_at(start + Duration::from_secs(2)).is_some());
 }
 
+/// Slots are requested when the last one is taken, when a pick fails, and when one can be returned.
 #[test]
-fn slots_are_requested_when_the_last_one_is_taken_and_when_one_can_be_returned() {
+fn slots_are_requested_when_the_need_changes() {
     let requests = Arc::new(std::sync::atomic::AtomicU32::new(0));
     let count = {
         let requests = Arc::clone(&requests);
@@ -156,7 +157,7 @@ fn slots_are_requested_when_the_last_one_is_taken_and_when_one_can_be_returned()
 }
 
 #[test]
-fn joining_server_starts_with_an_equal_share_of_its_slots() {
+fn joining_server_starts_with_an_equal_share_of_slots() {
     let pool = pool(&["a"]);
     let three = NonZeroU32::new(3).unwrap();
     pool.set_slot_source(Some(crate::SlotSource::new(three, Duration::ZERO, |_| {})));

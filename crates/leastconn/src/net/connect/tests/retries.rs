@@ -103,7 +103,7 @@ async fn connection_waits_for_its_absent_server() {
 }
 
 #[tokio::test]
-async fn absent_servers_do_not_delay_the_refusal_by_full_servers() {
+async fn absent_servers_do_not_delay_refusal_by_full_servers() {
     let upstream = Upstream::start(Behaviour::Echo).await;
     let pool = changing_pool(upstream.addr());
     let full = ServerSpec::new("web0", upstream.addr()).max_conns(std::num::NonZeroU32::new(1));

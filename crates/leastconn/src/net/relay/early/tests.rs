@@ -158,7 +158,7 @@ fn fail_early(server: &Server) {
 }
 
 #[tokio::test]
-async fn end_of_an_older_silent_connection_does_not_clear_early_failures() {
+async fn end_of_older_silent_connection_keeps_early_failures() {
     for resets in [false, true] {
         let (pool, rig) = pair_of_servers().await;
         tokio::time::pause();
