@@ -28,6 +28,25 @@ fn replay(log: &str, config: Option<&str>) -> Result<(Vec<ScenarioReport>, usize
     replay.run()
 }
 
+/// A configuration whose upstream has these servers.
+fn config_with(servers: &str) -> String {
+    format!(
+        r#"
+        [[listener]]
+        name = "main"
+        bind = "127.0.0.1:1"
+        upstream = "web"
+        [[upstream]]
+        name = "web"
+        servers = [{servers}]
+        [[client]]
+        name = "all"
+        match = {{ source = ["127.0.0.0/8"] }}
+        allow = ["web"]
+        "#
+    )
+}
+
 fn values<'a>(report: &'a ScenarioReport, algorithm: &str) -> &'a [f64] {
     let mut rows = report.rows.iter();
     &rows.find(|row| row.algorithm == algorithm).unwrap().values
@@ -59,23 +78,13 @@ fn replay_compares_algorithms_with_the_recorded_distribution() {
 
 #[test]
 fn replay_uses_weights_and_limits_of_the_configuration() {
-    let config = r#"
-        [[listener]]
-        name = "main"
-        bind = "127.0.0.1:1"
-        upstream = "web"
-        [[upstream]]
-        name = "web"
-        servers = [
+    let config = config_with(
+        r#"
           { name = "a", address = "127.0.0.1:2", weight = 3 },
           { name = "b", address = "127.0.0.1:3", max_conns = 1 },
-        ]
-        [[client]]
-        name = "all"
-        match = { source = ["127.0.0.0/8"] }
-        allow = ["web"]
-    "#;
-    let (reports, _) = replay(&uneven(), Some(config)).unwrap();
+        "#,
+    );
+    let (reports, _) = replay(&uneven(), Some(&config)).unwrap();
     assert_eq!(values(&reports[0], "recorded"), [1.0, 3.0, 0.0]);
     let other = config.replace("\"web\"", "\"other\"");
     let error = replay(&uneven(), Some(&other)).unwrap_err();
@@ -123,19 +132,7 @@ fn impossible_duration_is_an_error_with_its_line() {
 
 #[test]
 fn configuration_without_listed_servers_is_an_error() {
-    let config = r#"
-        [[listener]]
-        name = "main"
-        bind = "127.0.0.1:1"
-        upstream = "web"
-        [[upstream]]
-        name = "web"
-        servers = [{ dns = "web.example:80" }]
-        [[client]]
-        name = "all"
-        match = { source = ["127.0.0.0/8"] }
-        allow = ["web"]
-    "#;
-    let error = replay(&uneven(), Some(config)).unwrap_err();
+    let config = config_with(r#"{ dns = "web.example:80" }"#);
+    let error = replay(&uneven(), Some(&config)).unwrap_err();
     assert!(matches!(error, ReplayError::NoListedServers(_)), "{error}");
 }

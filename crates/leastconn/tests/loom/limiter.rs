@@ -119,21 +119,22 @@ fn confirm(report: UsageReport, granted: u32) {
     report.confirm(&FleetUsage::new(granted, 0.0, 0), at(0));
 }
 
+/// Confirms the report, if there is one. Returns its number of open connections.
+fn reported_open(limiter: &Limiter) -> Option<u32> {
+    let report = report(limiter)?;
+    let open = report.open();
+    confirm(report, 0);
+    Some(open)
+}
+
 #[test]
 fn end_of_a_connection_is_always_reported() {
     loom::model(|| {
         let (limiter, permit) = shared();
         let closes = thread::spawn(move || drop(permit));
-        let mut last = None;
-        if let Some(report) = report(&limiter) {
-            last = Some(report.open());
-            confirm(report, 0);
-        }
+        let early = reported_open(&limiter);
         closes.join().unwrap();
-        if let Some(report) = report(&limiter) {
-            last = Some(report.open());
-            confirm(report, 0);
-        }
+        let last = reported_open(&limiter).or(early);
         assert!(report(&limiter).is_none());
         assert_eq!(last, Some(0));
         // The end is not reported again after this time.
@@ -151,17 +152,10 @@ fn local_connection_that_ends_while_sharing_starts_is_reported() {
         let permit = admit(&limiter, limits, at(0)).unwrap();
         let closes = thread::spawn(move || drop(permit));
         limiter.share_open(&ClientId::from("alice"), &limits, at(0));
-        let mut last = 0;
-        if let Some(report) = report(&limiter) {
-            last = report.open();
-            confirm(report, 0);
-        }
+        let early = reported_open(&limiter);
         closes.join().unwrap();
-        if let Some(report) = report(&limiter) {
-            last = report.open();
-            confirm(report, 0);
-        }
-        assert_eq!(last, 0);
+        let last = reported_open(&limiter).or(early);
+        assert_eq!(last.unwrap_or(0), 0);
     });
 }
 
