@@ -48,7 +48,6 @@ struct Cli {
     upstream: Option<String>,
 }
 
-/// Runs the program.
 pub fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -46,7 +46,6 @@ pub enum ReplayError {
     Pool(#[from] PoolError),
 }
 
-/// What to replay.
 #[derive(Clone, Debug)]
 pub struct Replay {
     /// Access logs, one per balancer.

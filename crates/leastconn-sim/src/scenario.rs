@@ -36,13 +36,11 @@ pub struct Scenario {
 /// What is compared in a scenario.
 #[derive(Clone, Debug)]
 pub enum Variants {
-    /// All balancing algorithms.
     Algorithms,
     /// Ways in which balancers share counts, with an algorithm and the name of the row.
     Sharing(Vec<(&'static str, Balance, Sharing)>),
 }
 
-/// All built-in scenarios.
 pub fn all() -> Vec<Scenario> {
     [
         steady::all(),

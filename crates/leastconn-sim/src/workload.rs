@@ -52,7 +52,6 @@ impl Hold {
     }
 }
 
-/// A generated workload.
 #[derive(Clone, Copy, Debug)]
 pub struct Workload {
     /// Connections that arrive at the start, before those of `process`.

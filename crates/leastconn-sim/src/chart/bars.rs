@@ -5,7 +5,6 @@ use std::fmt::{self, Write};
 use super::{Document, MARGIN, WIDTH};
 use crate::report::{Report, ScenarioReport, format_value};
 
-/// A chart of scenarios.
 pub(super) struct Bars {
     title: &'static str,
     /// Scenarios in the chart, with headings.

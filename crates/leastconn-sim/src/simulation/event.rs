@@ -10,7 +10,6 @@ pub(super) type ConnectionId = u64;
 pub(super) enum Event {
     /// The connection at this position of the workload arrives.
     Arrival(usize),
-    /// A client reconnects.
     Reconnect(Arrival),
     /// A waiting connection tries again.
     Retry(ConnectionId),
@@ -24,7 +23,6 @@ pub(super) enum Event {
     Dialled(ConnectionId),
     /// The server sends the first byte of a connection.
     FirstByte(ConnectionId),
-    /// A connection ends.
     End(ConnectionId),
     Probe {
         balancer: usize,

@@ -226,8 +226,7 @@ impl PickRules {
         pick_tiers(true)
     }
 
-    /// Returns whether a connection may wait for one of `candidates`, and whether one of them may
-    /// be picked at `now` for a waiting connection.
+    /// Returns the prospects of a connection that would wait for one of `candidates` at `now`.
     #[cold]
     pub(super) fn outlook(&self, candidates: &Candidates, now: Instant) -> Outlook {
         let any = |is: &dyn Fn(&Member) -> bool| candidates.members().iter().any(is);
