@@ -3,7 +3,7 @@
 //!
 //! Times are microseconds of the store's clock.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     keys::ServerKey,
@@ -15,6 +15,11 @@ use crate::{
 /// The first bytes of counts and facts. A member sends the versions that it has, so that the
 /// store returns only what changed.
 pub(crate) type BlobVersion = [u8; 8];
+
+/// Microseconds, as requests carry them.
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
 
 /// The steps of an exchange, in the order of their execution.
 #[derive(Clone, Debug)]

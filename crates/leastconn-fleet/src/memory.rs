@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 pub use faults::Faults;
 
 use crate::{
-    exchange::{Answer, Request},
+    exchange::{Answer, Request, micros},
     member::MemberId,
     report::Report,
     session::Session,
@@ -309,8 +309,4 @@ impl Store for InMemory {
 
 fn unavailable(reason: &str) -> StoreError {
     StoreError::Unavailable(format!("in-memory store: {reason}"))
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -13,7 +13,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    exchange::StoredEntry,
+    exchange::{StoredEntry, micros},
     operator::{Block, BlockTarget, Command, OperatorState, ServerState, ServerWeight},
     secret::Secret,
 };
@@ -338,8 +338,4 @@ impl fmt::Display for StoredEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {}", self.stamp, self.expires, self.value)
     }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -11,6 +11,7 @@ use crate::{
     events::Events,
     exchange::{
         Answer, Beat, BeatAnswer, BlobVersion, Operate, Request, SlotClaim, Slots, StoredEntry,
+        micros,
     },
     keys::ServerKey,
     member::{MemberId, MemberStatus},
@@ -392,8 +393,4 @@ impl Session {
         });
         self.view.members = members.collect();
     }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
