@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// The ID of a command, assigned by the member that sends it: 128 random bits, in hexadecimal.
 pub type CommandId = String;
 
@@ -23,7 +25,6 @@ pub enum Command {
         server: String,
         weight: String,
     },
-    /// Blocks or unblocks clients.
     Block {
         target: BlockTarget,
         /// `None`: until it is unblocked.
@@ -39,7 +40,9 @@ pub enum Command {
     },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Which clients are blocked. Entries of the store contain it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BlockTarget {
     /// An identity as in logs: `cn:web1`, `source:192.0.2.7`.
     Identity(String),

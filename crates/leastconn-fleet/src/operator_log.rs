@@ -37,21 +37,14 @@ pub(crate) enum Content {
     },
     Block {
         #[serde(flatten)]
-        target: Target,
+        target: BlockTarget,
         /// Microseconds of the store's clock.
         until: Option<u64>,
     },
     Unblock {
         #[serde(flatten)]
-        target: Target,
+        target: BlockTarget,
     },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Target {
-    Identity(String),
-    Serial(String),
 }
 
 /// The latest entry of each field.
@@ -200,7 +193,7 @@ impl OperatorLog {
                     weight,
                 }),
                 Content::Block { target, until } => state.blocks.push(Block {
-                    target: target.into(),
+                    target,
                     remaining: until.map(|until| Duration::from_micros(until.saturating_sub(now))),
                 }),
                 Content::Unblock { .. } => {}
@@ -256,12 +249,10 @@ impl Content {
                 weight,
             },
             Command::Block { target, duration } => Self::Block {
-                target: target.into(),
+                target,
                 until: duration.map(|duration| now.saturating_add(micros(duration))),
             },
-            Command::Unblock { target } => Self::Unblock {
-                target: target.into(),
-            },
+            Command::Unblock { target } => Self::Unblock { target },
             Command::Kill { .. } => return None,
         })
     }
@@ -275,8 +266,8 @@ impl Content {
                 upstream, server, ..
             } => format!("weight/{upstream}/{server}"),
             Self::Block { target, .. } | Self::Unblock { target } => match target {
-                Target::Identity(identity) => format!("block/identity/{identity}"),
-                Target::Serial(serial) => format!("block/serial/{serial}"),
+                BlockTarget::Identity(identity) => format!("block/identity/{identity}"),
+                BlockTarget::Serial(serial) => format!("block/serial/{serial}"),
             },
         }
     }
@@ -299,24 +290,6 @@ impl Content {
             stamp.saturating_add(KEEP_REMOVED)
         } else {
             0
-        }
-    }
-}
-
-impl From<BlockTarget> for Target {
-    fn from(target: BlockTarget) -> Self {
-        match target {
-            BlockTarget::Identity(identity) => Self::Identity(identity),
-            BlockTarget::Serial(serial) => Self::Serial(serial),
-        }
-    }
-}
-
-impl From<Target> for BlockTarget {
-    fn from(target: Target) -> Self {
-        match target {
-            Target::Identity(identity) => Self::Identity(identity),
-            Target::Serial(serial) => Self::Serial(serial),
         }
     }
 }
