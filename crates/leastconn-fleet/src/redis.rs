@@ -75,14 +75,10 @@ pub struct Redis {
 
 impl Redis {
     pub fn new(fleet: &FleetSettings, settings: RedisSettings) -> Self {
-        let mut id = [0; 8];
-        // If this fails, the ID is 0. Only late requests of an earlier session need a different
-        // one.
-        let _ = aws_lc_rs::rand::fill(&mut id);
         Self {
             settings,
             encoder: Encoder::new(&fleet.name),
-            session: Session::new(fleet, u64::from_be_bytes(id)),
+            session: Session::new(fleet, leastconn::net::random()),
             connection: None,
             next: 0,
             redirected: None,
@@ -92,7 +88,8 @@ impl Redis {
 
     /// Changes the address, user, password or certificates. A new connection is opened with the
     /// next exchange.
-    pub fn reconfigure(&mut self, settings: RedisSettings) {
+    #[cfg(test)]
+    fn reconfigure(&mut self, settings: RedisSettings) {
         self.settings = settings;
         self.connection = None;
         self.next = 0;
@@ -155,6 +152,17 @@ impl Redis {
         }
     }
 
+    /// Takes the connection, or opens one. The caller puts it back only after a success.
+    async fn take_connection(&mut self) -> Result<Connection, StoreError> {
+        match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => {
+                self.session.disconnected();
+                self.connect().await
+            }
+        }
+    }
+
     async fn connect(&mut self) -> Result<Connection, StoreError> {
         self.attempts = self.attempts.saturating_add(1);
         let connection = match self.redirected.take() {
@@ -181,27 +189,14 @@ impl Redis {
 
 impl Store for Redis {
     async fn exchange(&mut self, report: &Report) -> Result<View, StoreError> {
-        // The connection is put back only if the exchange succeeds.
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                self.session.disconnected();
-                self.connect().await?
-            }
-        };
+        let mut connection = self.take_connection().await?;
         let view = self.run(&mut connection, report).await?;
         self.connection = Some(connection);
         Ok(view)
     }
 
     async fn leave(&mut self, member: &MemberId) -> Result<(), StoreError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                self.session.disconnected();
-                self.connect().await?
-            }
-        };
+        let mut connection = self.take_connection().await?;
         let pipeline = self.encoder.leave(member);
         let replies = connection.send(&pipeline).await;
         let checked = replies.and_then(|replies| {
