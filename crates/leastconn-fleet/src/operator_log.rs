@@ -3,9 +3,10 @@
 //!
 //! An entry has a stamp: the time of the command by the store's clock, and in any case greater
 //! than the stamp of the entry that it replaces. Every member keeps the entries that it knows.
-//! If a failover loses a command, or the store restarts empty, the members restore their entries, and the
-//! stamps decide. Removing a state (`ready`, `100%`, `unblock`) is an entry too, which is kept
-//! for a day, as is a block that has ended, so that a member that was cut off does not restore the old state.
+//! If a failover loses a command, or the store restarts empty, the members restore their entries,
+//! and the stamps decide. Removing a state (`ready`, `100%`, `unblock`) is an entry too, which is
+//! kept for a day, as is a block that has ended, so that a member that was cut off does not
+//! restore the old state.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -145,10 +146,8 @@ impl OperatorLog {
     pub(crate) fn expire(&mut self, now: u64) -> bool {
         let before = self.entries.len();
         let checked = std::mem::replace(&mut self.checked, now);
-        let contents = self.entries.values().map(|(_, content)| content);
-        let ended = contents
-            .into_iter()
-            .any(|content| content.has_ended(now) != content.has_ended(checked));
+        let mut contents = self.entries.values().map(|(_, content)| content);
+        let ended = contents.any(|content| content.has_ended(now) != content.has_ended(checked));
         self.entries
             .retain(|_, (entry, _)| entry.expires == 0 || entry.expires > now);
         ended || self.entries.len() < before

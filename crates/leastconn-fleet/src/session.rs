@@ -76,6 +76,7 @@ pub(crate) struct Session {
 }
 
 struct Peer {
+    heard: u64,
     counts_version: BlobVersion,
     status: MemberStatus,
     counts: Arc<Counts>,
@@ -86,6 +87,7 @@ struct Peer {
 impl Default for Peer {
     fn default() -> Self {
         Self {
+            heard: 0,
             // No blob has this version.
             counts_version: [u8::MAX; 8],
             status: MemberStatus::Serving,
@@ -363,6 +365,7 @@ impl Session {
         let mut previous = std::mem::take(&mut self.peers);
         for member in &beat.members {
             let mut peer = previous.remove(&member.id).unwrap_or_default();
+            peer.heard = member.heard;
             let counts = member.counts.as_deref().and_then(codec::decode_counts);
             if let Some((version, status, counts)) = counts {
                 peer.counts_version = version;
@@ -376,18 +379,10 @@ impl Session {
             }
             self.peers.insert(member.id.clone(), peer);
         }
-        let heard: BTreeMap<_, _> = beat
-            .members
-            .iter()
-            .map(|member| (&member.id, member.heard))
-            .collect();
         let members = self.peers.iter().map(|(id, peer)| MemberView {
             id: id.clone(),
             status: peer.status,
-            last_heard: Duration::from_micros(
-                beat.now
-                    .saturating_sub(heard.get(id).copied().unwrap_or(beat.now)),
-            ),
+            last_heard: Duration::from_micros(beat.now.saturating_sub(peer.heard)),
             counts: peer.counts.clone(),
             facts: peer.facts.clone(),
         });

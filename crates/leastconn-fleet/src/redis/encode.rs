@@ -63,8 +63,8 @@ impl Encoder {
         pipeline
     }
 
-    /// The command that a script was not allowed to call. Redis 7.0 names only the script and the line:
-    /// `script: SHA, on @user_script:LINE.`
+    /// The command that a script was not allowed to call. Redis 7.0 names only the script and the
+    /// line: `script: SHA, on @user_script:LINE.`
     pub(super) fn failed_command(&self, called: &Scripts, detail: &str) -> Option<String> {
         let (_, rest) = detail.split_once("script: ")?;
         let (digest, rest) = rest.split_once(',')?;
