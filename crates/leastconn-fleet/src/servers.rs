@@ -4,5 +4,5 @@
 mod dial_rate;
 mod slot_demand;
 
-pub use dial_rate::{DialRate, MAX_ECHO, echo_per_dial};
-pub use slot_demand::{SlotDemand, SlotSituation, fair_share};
+pub use dial_rate::{DialRate, echo_per_dial};
+pub use slot_demand::{SlotDemand, SlotSituation};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// The largest echo of one dial.
-pub const MAX_ECHO: f64 = 8.0;
+const MAX_ECHO: f64 = 8.0;
 
 /// Dials per second, as an exponentially weighted average over about a second.
 #[derive(Clone, Copy, Debug, Default)]

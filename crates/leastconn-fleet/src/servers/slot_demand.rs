@@ -44,7 +44,7 @@ pub struct SlotDemand {
 
 /// The part of `max` to which a member is entitled while others lack slots. If there are fewer
 /// slots than members, no member is entitled to keep one.
-pub fn fair_share(max: u32, members: u32) -> u32 {
+fn fair_share(max: u32, members: u32) -> u32 {
     let members = members.max(1);
     if max < members {
         0
