@@ -4,8 +4,7 @@ use leastconn_testkit::{StoreKind, StoreOptions, StoreServer};
 
 use super::{redis, *};
 use crate::{
-    Batch, ClientKey, ClientReport, Counts, FleetSettings, MemberId, Password, Secret, ServerCount,
-    ServerKey, SlotReport,
+    Batch, ClientKey, ClientReport, Counts, MemberId, Password, ServerCount, ServerKey, SlotReport,
 };
 
 /// A report with something in every key of the store.
@@ -62,11 +61,7 @@ fn with_password(server: &StoreServer, user: Option<&str>, password: &str) -> Re
     let mut settings = RedisSettings::new(endpoint);
     settings.user = user.map(str::to_owned);
     settings.password = Some(Password::new(password));
-    Redis::new(&settings_of_fleet(), settings)
-}
-
-fn settings_of_fleet() -> FleetSettings {
-    FleetSettings::new("test", Secret::new(b"secret of the test fleet"))
+    Redis::new(&cases::settings(), settings)
 }
 
 async fn error_text(member: &mut Redis) -> String {
@@ -310,6 +305,6 @@ async fn other_services_are_recognized() {
         }
     });
     let settings = RedisSettings::new(Endpoint::Server(address.into()));
-    let text = error_text(&mut Redis::new(&settings_of_fleet(), settings)).await;
+    let text = error_text(&mut Redis::new(&cases::settings(), settings)).await;
     assert!(text.starts_with(&address.to_string()), "{text}");
 }
