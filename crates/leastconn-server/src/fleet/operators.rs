@@ -28,9 +28,6 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time limit until all members have acknowledged a kill.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Kills whose IDs are remembered. The store may deliver a kill again after a failover.
-const REMEMBERED_KILLS: usize = 256;
-
 /// What commands of the fleet act on.
 pub trait OperatorTarget: fmt::Debug + Send + Sync {
     /// Applies everything that operators have set.
@@ -61,8 +58,6 @@ struct Inner {
     acknowledgements: Vec<Acknowledgement>,
     /// Kills of this process that wait for acknowledgements.
     waiting: HashMap<CommandId, watch::Sender<Vec<(MemberId, u64)>>>,
-    /// IDs of kills that were carried out, oldest first.
-    carried_out: VecDeque<CommandId>,
     /// The other members in the last view.
     members: Vec<MemberId>,
     invalid_signatures: usize,
@@ -154,18 +149,9 @@ impl Operators {
         })
     }
 
+    /// Each kill is in one view only, also if the store delivers it again.
     fn carry_out_kills(&self, view: &View) {
         for kill in &view.kills {
-            {
-                let mut inner = self.inner.lock();
-                if inner.carried_out.contains(&kill.id) {
-                    continue;
-                }
-                if inner.carried_out.len() == REMEMBERED_KILLS {
-                    inner.carried_out.pop_front();
-                }
-                inner.carried_out.push_back(kill.id.clone());
-            }
             let killed = match self.target.kill(&kill.filter) {
                 Ok(killed) => killed,
                 Err(error) => {
