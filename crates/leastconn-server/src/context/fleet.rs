@@ -165,9 +165,7 @@ impl ServerContext {
             tracing::error!(%error, "cannot join the fleet: the thread cannot be started");
         }
     }
-}
 
-impl ServerContext {
     /// Counts the connections that were admitted before this process joined the fleet against the
     /// fleet's limits.
     fn share_open_connections(&self) {

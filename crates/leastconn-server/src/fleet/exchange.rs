@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use leastconn::net::{now, random};
 use leastconn_fleet::{MemberStatus, Store, StoreError, View};
 use tokio::time::{sleep_until, timeout};
 
@@ -164,10 +165,6 @@ fn backoff(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(8);
     let longest = MIN_BACKOFF.saturating_mul(1 << doublings).min(MAX_BACKOFF);
     // Members that lost the store at the same time must not return at the same time.
-    let share = leastconn::net::random() % 1000;
+    let share = random() % 1000;
     longest / 2 + longest / 2 * u32::try_from(share).unwrap_or(0) / 1000
-}
-
-fn now() -> Instant {
-    leastconn::net::now()
 }

@@ -1,6 +1,5 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-/// Settings of a membership.
 #[derive(Clone, Debug)]
 pub struct MemberSettings {
     /// The name of the fleet.

@@ -87,7 +87,6 @@ fn elapsed() -> u64 {
     START.with(|start| u64::try_from(start.elapsed().as_millis()).unwrap())
 }
 
-/// Counts the calls.
 #[derive(Debug, Default)]
 struct Recorder(Mutex<Vec<String>>);
 

@@ -52,7 +52,7 @@ async fn start_all(count: usize, store: &StoreServer, servers: &[String]) -> Vec
     all
 }
 
-/// Connections to a server.
+/// Connections to a server: now, and the most at once.
 #[derive(Default)]
 struct OpenCount {
     open: AtomicU32,
