@@ -54,6 +54,23 @@ impl StoreServer {
     /// # Panics
     /// If the server does not answer within [`DEADLINE`].
     pub async fn start_with(options: StoreOptions) -> Self {
+        let this = Self::launch(options).await;
+        if this.options.cluster {
+            this.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"])
+                .await;
+            this.wait_for(&["CLUSTER", "INFO"], "cluster_state:ok")
+                .await;
+        }
+        this
+    }
+
+    /// As [`Self::start_with`] in cluster mode, but without any hash slots. Use
+    /// [`Self::join_cluster`] to add the server to a cluster.
+    pub async fn start_empty_node(kind: StoreKind) -> Self {
+        Self::launch(StoreOptions::new(kind).cluster()).await
+    }
+
+    async fn launch(options: StoreOptions) -> Self {
         let dir = TempDir::new().unwrap();
         let port = Port::reserve();
         let tls_port = options.tls.is_some().then(Port::reserve);
@@ -68,35 +85,6 @@ impl StoreServer {
             port,
             tls_port,
             cluster_port,
-            child,
-        };
-        this.wait_ready().await;
-        if this.options.cluster {
-            this.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"])
-                .await;
-            this.wait_for(&["CLUSTER", "INFO"], "cluster_state:ok")
-                .await;
-        }
-        this
-    }
-
-    /// As [`Self::start_with`] in cluster mode, but without any hash slots. Use
-    /// [`Self::join_cluster`] to add the server to a cluster.
-    pub async fn start_empty_node(kind: StoreKind) -> Self {
-        let mut options = StoreOptions::new(kind);
-        options.cluster = true;
-        let dir = TempDir::new().unwrap();
-        let (port, cluster_port) = (Port::reserve(), Port::reserve());
-        let file = dir.path().join("store.conf");
-        let ports = (&port, None, Some(&cluster_port));
-        std::fs::write(&file, options.configuration(dir.path(), ports)).unwrap();
-        let child = spawn(kind, &file, &[]);
-        let this = Self {
-            options,
-            dir,
-            port,
-            tls_port: None,
-            cluster_port: Some(cluster_port),
             child,
         };
         this.wait_ready().await;
@@ -122,10 +110,6 @@ impl StoreServer {
             .await;
     }
 
-    pub fn kind(&self) -> StoreKind {
-        self.options.kind
-    }
-
     pub fn address(&self) -> SocketAddr {
         self.port.address
     }
@@ -144,14 +128,6 @@ impl StoreServer {
     /// The UNIX socket, which every server has.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("store.sock")
-    }
-
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// Stops the process with SIGSTOP: connections stay open without an answer.
