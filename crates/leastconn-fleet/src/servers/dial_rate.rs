@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn echo_is_half_of_the_ratio_up_to_a_maximum() {
+    fn echo_is_half_of_the_ratio_with_maximum() {
         let echo = |own, others| (echo_per_dial(own, others) * 100.0).round() / 100.0;
         assert_eq!((echo(10.0, 20.0), echo(10.0, 1.0)), (1.0, 0.05));
         assert_eq!((echo(1.0, 1_000.0), echo(0.0, 0.1)), (MAX_ECHO, MAX_ECHO));

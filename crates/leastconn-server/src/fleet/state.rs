@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn joins_and_is_cut_off_after_a_second_of_silence() {
+    fn cut_off_after_a_second_of_silence() {
         let start = leastconn::net::now();
         let mut machine = Machine::new(members(3), GONE_AFTER, start);
         assert_eq!(machine.state(), FleetState::Joining);

@@ -285,8 +285,9 @@ async fn failed_exchange_ends_waiting_before_the_cut_off() {
     assert_eq!(running.recorder.take().last().unwrap(), "failed");
 }
 
+/// Before that, it reports itself as leaving.
 #[tokio::test(start_paused = true)]
-async fn leaving_member_says_so_and_is_removed_at_the_end() {
+async fn leaving_member_is_removed_at_the_end() {
     let running = start(Answer::Good);
     until(50).await;
     assert_eq!(running.log.lock().status, MemberStatus::Serving);

@@ -135,7 +135,7 @@ fn busy_members_get_equal_shares() {
 }
 
 #[test]
-fn the_only_slot_moves_to_the_member_that_needs_it() {
+fn only_slot_moves_to_the_member_in_need() {
     let mut fleet = Fleet::new(1, 3);
     for round in 0..6 {
         let busy = round % 3;

@@ -21,7 +21,7 @@ both_stores! {
     kill_closes_connections_on_all_members,
     block_refuses_the_client_on_all_members,
     command_without_store_acts_here_and_says_so,
-    reload_of_the_secret_or_store_keeps_drains_and_blocks,
+    reload_of_secret_or_store_keeps_operator_states,
 }
 
 /// The time in which a command must reach the other members.
@@ -162,7 +162,7 @@ async fn command_without_store_acts_here_and_says_so(kind: StoreKind) {
     stop(all).await;
 }
 
-async fn reload_of_the_secret_or_store_keeps_drains_and_blocks(kind: StoreKind) {
+async fn reload_of_secret_or_store_keeps_operator_states(kind: StoreKind) {
     let store = StoreServer::start(kind).await;
     let next_store = StoreServer::start(kind).await;
     let web = named_servers(2).await;

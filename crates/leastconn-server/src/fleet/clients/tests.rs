@@ -153,7 +153,7 @@ async fn refusal_of_a_cut_off_member_names_its_share() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connection_that_is_dropped_while_it_waits_is_not_counted() {
+async fn connection_dropped_while_waiting_is_not_counted() {
     let fleet = Fleet::start(2, SharedLimits::Exact).await;
     let limits = limits(None, Some(1));
     for wait in [0, 1, 2, 3] {

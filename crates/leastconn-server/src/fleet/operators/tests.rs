@@ -126,8 +126,9 @@ async fn kill_waits_for_acknowledgements_and_names_missing_members() {
     assert_eq!(report, KillReport::default());
 }
 
+/// The store cannot be reached when the command is sent.
 #[tokio::test(start_paused = true)]
-async fn command_fails_without_the_store_and_has_no_later_effect() {
+async fn failed_command_has_no_later_effect() {
     let server = store();
     let (one, two) = (join(&server, "lb1"), join(&server, "lb2"));
     pass(150).await;

@@ -41,7 +41,7 @@ fn number(number: u32) -> NonZeroU32 {
 }
 
 /// A balancer with one upstream.
-struct Node {
+struct Member {
     id: MemberId,
     pools: Arc<Pools>,
     shared: SharedServers,
@@ -52,17 +52,12 @@ struct Node {
     has_joined: bool,
 }
 
-impl Node {
-    fn new(
-        number_of_node: u64,
-        server: &MemoryServer,
-        servers: &[ServerSpec],
-        now: Instant,
-    ) -> Self {
+impl Member {
+    fn new(id: u64, server: &MemoryServer, servers: &[ServerSpec], now: Instant) -> Self {
         let pool = Pool::builder("web")
             .servers(servers.iter().cloned())
             .panic(PanicPolicy::Refuse)
-            .seed(number_of_node)
+            .seed(id)
             .build();
         let pools = Arc::new(Pools(Mutex::new(vec![pool.unwrap()])));
         let settings = ServerSettings {
@@ -76,7 +71,7 @@ impl Node {
         let shared = SharedServers::new(settings, upstreams, Arc::default());
         shared.cut_off_at(settings.size, now);
         Self {
-            id: MemberId::new("lb", number_of_node),
+            id: MemberId::new("lb", id),
             pools,
             shared,
             store: server.connect(&fleet),
@@ -151,21 +146,21 @@ struct World {
     server: MemoryServer,
     servers: Vec<ServerSpec>,
     now: Instant,
-    nodes: Vec<Node>,
+    members: Vec<Member>,
     created: u64,
 }
 
 impl World {
-    fn new(faults: Faults, servers: &[ServerSpec], nodes: u64) -> Self {
+    fn new(faults: Faults, servers: &[ServerSpec], members: u64) -> Self {
         let server = MemoryServer::with_faults(faults);
         let start = now();
-        let node = |number| Node::new(number, &server, servers, start);
+        let member = |number| Member::new(number, &server, servers, start);
         Self {
-            nodes: (0..nodes).map(node).collect(),
+            members: (0..members).map(member).collect(),
             servers: servers.to_vec(),
             server,
             now: start,
-            created: nodes,
+            created: members,
         }
     }
 
@@ -174,12 +169,12 @@ impl World {
         self.server.advance(time);
     }
 
-    /// Lets each node exchange numbers every 10 ms.
+    /// Lets each member exchange numbers every 10 ms.
     fn run(&mut self, rounds: u32) {
         for _ in 0..rounds {
             self.advance(10 * MILLISECOND);
-            for node in &mut self.nodes {
-                node.exchange(self.now);
+            for member in &mut self.members {
+                member.exchange(self.now);
             }
         }
     }
@@ -193,12 +188,12 @@ impl World {
     }
 
     fn in_flight(&self) -> u32 {
-        self.nodes.iter().map(Node::in_flight).sum()
+        self.members.iter().map(Member::in_flight).sum()
     }
 
     fn crash(&mut self, number: usize) {
         self.created += 1;
-        self.nodes[number] = Node::new(self.created, &self.server, &self.servers, self.now);
+        self.members[number] = Member::new(self.created, &self.server, &self.servers, self.now);
     }
 }
 
@@ -207,38 +202,38 @@ fn connections_of_others_are_external_load() {
     let mut world = World::new(Faults::default(), &[spec("a", 0), spec("b", 0)], 3);
     world.run(2);
     for _ in 0..5 {
-        world.nodes[0].open(world.now);
+        world.members[0].open(world.now);
     }
     world.run(2);
-    let external = |name: &str| world.nodes[1].server(name).external_connections();
-    let own = |name: &str| world.nodes[0].server(name).in_flight();
+    let external = |name: &str| world.members[1].server(name).external_connections();
+    let own = |name: &str| world.members[0].server(name).in_flight();
     assert_eq!([external("a"), external("b")], [own("a"), own("b")]);
-    assert_eq!(world.nodes[0].server("a").external_connections(), 0);
+    assert_eq!(world.members[0].server("a").external_connections(), 0);
     // The third and the fourth connection of the fleet go to the least loaded server.
     let light = if own("a") < own("b") { "a" } else { "b" };
-    world.nodes[1].open(world.now);
-    assert_eq!(world.nodes[1].server(light).in_flight(), 1);
-    world.nodes[1].shared.forget_others();
-    assert_eq!(world.nodes[1].server("a").external_connections(), 0);
+    world.members[1].open(world.now);
+    assert_eq!(world.members[1].server(light).in_flight(), 1);
+    world.members[1].shared.forget_others();
+    assert_eq!(world.members[1].server("a").external_connections(), 0);
 }
 
 #[test]
 fn counts_are_reported_again_only_when_they_change() {
     let mut world = World::new(Faults::default(), &[spec("a", 0)], 1);
-    let node = &mut world.nodes[0];
-    let version = |node: &Node, now| node.report(now).counts.version;
-    let first = version(node, world.now);
-    assert_eq!(version(node, world.now + MILLISECOND), first);
-    node.open(world.now);
-    assert_eq!(version(node, world.now + 2 * MILLISECOND), first + 1);
+    let member = &mut world.members[0];
+    let version = |member: &Member, now| member.report(now).counts.version;
+    let first = version(member, world.now);
+    assert_eq!(version(member, world.now + MILLISECOND), first);
+    member.open(world.now);
+    assert_eq!(version(member, world.now + 2 * MILLISECOND), first + 1);
 }
 
 #[test]
-fn one_node_uses_almost_all_slots_and_the_others_get_their_share_later() {
+fn busy_member_gets_unused_slots_until_others_need_them() {
     let mut world = World::new(Faults::default(), &[spec("a", 20)], 3);
     world.settle();
     for _ in 0..100 {
-        world.nodes[0].open(world.now);
+        world.members[0].open(world.now);
         world.run(1);
     }
     assert!(
@@ -248,56 +243,57 @@ fn one_node_uses_almost_all_slots_and_the_others_get_their_share_later() {
     );
     for _ in 0..200 {
         for number in 0..3 {
-            while world.nodes[number].open(world.now) {}
+            while world.members[number].open(world.now) {}
         }
         world.run(1);
-        world.nodes[0].leases.pop();
+        world.members[0].leases.pop();
     }
     for number in 0..3 {
-        while world.nodes[number].open(world.now) {}
+        while world.members[number].open(world.now) {}
     }
     assert!(
         (18..=20).contains(&world.in_flight()),
         "{}",
         world.in_flight()
     );
-    let least = world.nodes.iter().map(Node::in_flight).min();
+    let least = world.members.iter().map(Member::in_flight).min();
     assert!(least >= Some(5), "{least:?}");
 }
 
 #[test]
-fn the_only_slot_moves_to_the_node_that_needs_it() {
+fn only_slot_moves_to_the_member_in_need() {
     let mut world = World::new(Faults::default(), &[spec("a", 1)], 3);
     world.settle();
     for number in [0, 1, 2, 1] {
         let mut rounds = 0;
-        while !world.nodes[number].open(world.now) {
+        while !world.members[number].open(world.now) {
             world.run(1);
             rounds += 1;
-            assert!(rounds < 10, "node {number}");
+            assert!(rounds < 10, "member {number}");
         }
         assert_eq!(world.in_flight(), 1);
-        world.nodes[number].leases.clear();
+        world.members[number].leases.clear();
     }
 }
 
+/// It always has at least an equal share.
 #[test]
-fn cut_off_node_keeps_an_equal_share_and_its_slots_until_they_expire() {
+fn cut_off_member_keeps_slots_until_they_expire() {
     let mut world = World::new(Faults::default(), &[spec("a", 20)], 3);
     world.settle();
     for _ in 0..20 {
-        world.nodes[0].open(world.now);
+        world.members[0].open(world.now);
         world.run(2);
     }
-    let held = world.nodes[0].server("a").slots(world.now).unwrap();
+    let held = world.members[0].server("a").slots(world.now).unwrap();
     assert!(held > 15, "{held}");
-    world.nodes[0].leases.truncate(1);
+    world.members[0].leases.truncate(1);
     world.server.set_reachable(false);
     let cut_off = world.now + Duration::from_secs(1);
-    for node in &world.nodes {
-        node.shared.cut_off_at(number(3), cut_off);
+    for member in &world.members {
+        member.shared.cut_off_at(number(3), cut_off);
     }
-    let slots = |number: usize, now| world.nodes[number].server("a").slots(now).unwrap();
+    let slots = |number: usize, now| world.members[number].server("a").slots(now).unwrap();
     assert_eq!(slots(0, cut_off), held);
     assert_eq!(slots(1, cut_off), 6);
     assert_eq!(slots(0, world.now + GONE_AFTER), 6);
@@ -307,42 +303,43 @@ fn cut_off_node_keeps_an_equal_share_and_its_slots_until_they_expire() {
 #[test]
 fn leaving_the_fleet_removes_all_limits() {
     let mut world = World::new(Faults::default(), &[spec("a", 20)], 2);
-    world.nodes[1].open(world.now);
+    world.members[1].open(world.now);
     world.settle();
-    let node = &world.nodes[0];
-    assert!(node.server("a").slots(world.now).is_some());
-    node.shared.leave();
-    let a = node.server("a");
+    let member = &world.members[0];
+    assert!(member.server("a").slots(world.now).is_some());
+    member.shared.leave();
+    let a = member.server("a");
     assert_eq!((a.slots(world.now), a.external_connections()), (None, 0));
 }
 
+/// A server that was moved to another address has its old connections too.
 #[test]
-fn server_with_another_address_shares_the_slots_of_its_name() {
+fn servers_of_one_name_share_slots() {
     let mut world = World::new(Faults::default(), &[spec("a", 4)], 1);
     world.settle();
-    while world.nodes[0].open(world.now) {
+    while world.members[0].open(world.now) {
         world.run(1);
     }
     assert_eq!(world.in_flight(), 4);
     let moved = ServerSpec::new("a", SocketAddr::from(([127, 0, 0, 2], 80)));
     let moved = moved.max_conns(NonZeroU32::new(4));
-    world.nodes[0].with_pool(|pool| pool.update([moved]).unwrap());
+    world.members[0].with_pool(|pool| pool.update([moved]).unwrap());
     world.run(1);
-    assert!(!world.nodes[0].open(world.now));
-    world.nodes[0].leases.truncate(3);
+    assert!(!world.members[0].open(world.now));
+    world.members[0].leases.truncate(3);
     world.run(1);
-    assert!(world.nodes[0].open(world.now));
-    assert!(!world.nodes[0].open(world.now));
+    assert!(world.members[0].open(world.now));
+    assert!(!world.members[0].open(world.now));
 }
 
 #[test]
 fn last_slot_and_failed_picks_request_an_exchange() {
     let mut world = World::new(Faults::default(), &[spec("a", 6)], 3);
     world.settle();
-    let node = &mut world.nodes[0];
-    node.shared.wake.take();
-    while node.open(world.now) {}
-    assert_eq!(node.shared.wake.spacing(), Some(2 * MILLISECOND));
+    let member = &mut world.members[0];
+    member.shared.wake.take();
+    while member.open(world.now) {}
+    assert_eq!(member.shared.wake.spacing(), Some(2 * MILLISECOND));
 }
 
 #[derive(Clone, Debug)]
@@ -383,10 +380,10 @@ fn faults() -> impl Strategy<Value = Faults> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// A node that is silent for two seconds crashes: of connections of a node that cannot reach
-    /// the store, the other nodes know nothing after `gone_after`.
+    /// A member that is silent for two seconds crashes: of connections of a member that cannot
+    /// reach the store, the other members know nothing after `gone_after`.
     #[test]
-    fn connections_of_all_nodes_never_exceed_max_conns(
+    fn connections_of_all_members_never_exceed_max_conns(
         faults in faults(),
         max in 1..12_u32,
         ops in prop::collection::vec(op(), 0..200),
@@ -396,19 +393,19 @@ proptest! {
         for op in ops {
             match op {
                 // A process accepts connections when the store has answered.
-                Op::Open(number) if !world.nodes[number].has_joined => {}
+                Op::Open(number) if !world.members[number].has_joined => {}
                 Op::Open(number) => {
-                    world.nodes[number].open(world.now);
+                    world.members[number].open(world.now);
                 }
-                Op::Close(number) => drop(world.nodes[number].leases.pop()),
+                Op::Close(number) => drop(world.members[number].leases.pop()),
                 Op::Exchange(number) => {
-                    world.nodes[number].exchange(world.now);
+                    world.members[number].exchange(world.now);
                 }
                 Op::Crash(number) => world.crash(number),
                 Op::Wait(millis) => world.advance(Duration::from_millis(millis)),
             }
-            for number in 0..world.nodes.len() {
-                if world.now > world.nodes[number].last_sent + Duration::from_secs(2) {
+            for number in 0..world.members.len() {
+                if world.now > world.members[number].last_sent + Duration::from_secs(2) {
                     world.crash(number);
                 }
             }
@@ -418,7 +415,7 @@ proptest! {
         world.server.stop_faults();
         world.settle();
         for _ in 0..50 {
-            world.nodes[0].open(world.now);
+            world.members[0].open(world.now);
             world.run(1);
         }
         prop_assert_eq!(world.in_flight(), max.max(3));
