@@ -118,7 +118,7 @@ impl Failure {
             }
             Self::Unexpected(command) => StoreError::Invalid(format!(
                 "{address}: the reply to {command} is not understood. Is this a Valkey or Redis \
-                 server, version 7 or later?"
+                 server, version 6.2 or later?"
             )),
             Self::Server { code, detail } => reply_text(address, user, &code, &detail),
         }
@@ -237,7 +237,7 @@ fn reply_text(address: &Address, user: &str, code: &str, detail: &str) -> StoreE
             Unavailable(format!("{address}: the server has reached `maxclients`"))
         }
         "ERR" if detail.contains("unknown command") => Refused(format!(
-            "{address}: {detail}: Valkey or Redis 7 or later is needed"
+            "{address}: {detail}: Valkey or Redis 6.2 or later is needed"
         )),
         _ => Invalid(format!("{address}: unexpected reply: {code} {detail}")),
     }
