@@ -2,39 +2,18 @@
 
 use std::time::Duration;
 
-use leastconn_testkit::{DEADLINE, Signal, StoreKind, StoreServer, Upstream, eventually};
+use leastconn_testkit::{DEADLINE, Signal, StoreKind, StoreServer, Upstream};
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     both_stores,
-    harness::{connect, figure, is_long, members, stop},
+    harness::{connect, figure, is_long, members, stop, wait_elsewhere},
 };
-use crate::support::{Running, named_servers};
+use crate::support::named_servers;
 
 both_stores! {
     connections_are_spread_over_servers_across_members,
     killed_member_no_longer_counts,
-}
-
-/// The connections of other members to each server, as `member` knows them.
-async fn elsewhere(member: &Running) -> f64 {
-    let metrics = member.metrics().await;
-    let name = "leastconn_server_connections_elsewhere";
-    leastconn_testkit::metrics::family(&metrics, name)
-        .map(|(_, value)| value)
-        .sum()
-}
-
-async fn wait_elsewhere(member: &Running, connections: f64) -> Duration {
-    let start = Instant::now();
-    let counted = eventually(DEADLINE, || async {
-        match elsewhere(member).await {
-            now if now == connections => Ok(()),
-            now => Err(format!("{now} connections elsewhere, not {connections}")),
-        }
-    });
-    counted.await.unwrap();
-    start.elapsed()
 }
 
 /// Peak divided by mean of the servers' connections, averaged over the samples.

@@ -115,6 +115,29 @@ pub(super) async fn wait_state(member: &Running, state: &str) -> Duration {
     start.elapsed()
 }
 
+/// The connections of other members to all servers, as `member` knows them.
+async fn elsewhere(member: &Running) -> f64 {
+    let metrics = member.metrics().await;
+    let name = "leastconn_server_connections_elsewhere";
+    leastconn_testkit::metrics::family(&metrics, name)
+        .map(|(_, value)| value)
+        .sum()
+}
+
+/// Waits until the member knows this number of connections of other members. The store has the
+/// usage of their clients then, too. Returns how long that took.
+pub(super) async fn wait_elsewhere(member: &Running, connections: f64) -> Duration {
+    let start = Instant::now();
+    let counted = eventually(DEADLINE, || async {
+        match elsewhere(member).await {
+            now if now == connections => Ok(()),
+            now => Err(format!("{now} connections elsewhere, not {connections}")),
+        }
+    });
+    counted.await.unwrap();
+    start.elapsed()
+}
+
 /// Connects from 127.0.0.`source`. Returns the stream if a server has greeted, and `None` if the
 /// balancer has refused the client.
 pub(super) async fn connect(address: SocketAddr, source: u8) -> Option<(TcpStream, String)> {

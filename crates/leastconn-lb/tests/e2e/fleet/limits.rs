@@ -7,7 +7,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     both_stores,
-    harness::{connect, figure, is_long, members, outcomes, stop},
+    harness::{connect, figure, is_long, members, outcomes, stop, wait_elsewhere},
 };
 
 both_stores! {
@@ -134,14 +134,13 @@ async fn other_clients_are_not_affected(kind: StoreKind) {
     let mut open = Vec::new();
     for source in 1..=3 {
         // The last token and the last connection are taken on the other member.
-        for member in &all {
+        for (member, other) in [(&all[0], &all[1]), (&all[1], &all[0])] {
             open.push(
                 connect(member.main(), source)
                     .await
                     .expect("an admitted client"),
             );
-            // Let the other member hear of it.
-            tokio::time::sleep(Duration::from_millis(250)).await;
+            wait_elsewhere(other, f64::from(source)).await;
         }
         for member in &all {
             assert!(connect(member.main(), source).await.is_none());

@@ -4,7 +4,7 @@ use leastconn_testkit::{DEADLINE, StoreKind, StoreOptions, StoreServer, TestCa, 
 
 use super::{
     both_stores,
-    harness::{connect, members, site, status, stop, wait_members, wait_state},
+    harness::{connect, members, site, status, stop, wait_elsewhere, wait_members, wait_state},
 };
 
 both_stores! {
@@ -142,7 +142,9 @@ async fn members_of_different_configurations_share_limits(kind: StoreKind) {
         connect(all[0].main(), 1).await.expect("an admitted client"),
         connect(all[1].main(), 1).await.expect("an admitted client"),
     ];
-    tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    for member in &all {
+        wait_elsewhere(member, 1.0).await;
+    }
     for member in &all {
         assert!(connect(member.main(), 1).await.is_none());
     }
