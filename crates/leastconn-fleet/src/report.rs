@@ -33,6 +33,22 @@ pub struct Report {
     pub acknowledgements: Vec<Acknowledgement>,
 }
 
+impl Report {
+    /// A report without numbers and commands.
+    pub fn new(member: MemberId, status: MemberStatus) -> Self {
+        Self {
+            member,
+            status,
+            counts: Arc::default(),
+            facts: None,
+            batch: None,
+            slots: Vec::new(),
+            commands: Vec::new(),
+            acknowledgements: Vec::new(),
+        }
+    }
+}
+
 /// Connections to each server.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counts {

@@ -40,17 +40,11 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new(executor: impl Executor + 'static) -> Self {
         let reports = (0..MEMBERS).map(|member| Report {
-            member: MemberId::new("lb", member as u64),
-            status: MemberStatus::Serving,
             counts: Arc::new(Counts {
                 version: 1,
                 servers: Vec::new(),
             }),
-            facts: None,
-            batch: None,
-            slots: Vec::new(),
-            commands: Vec::new(),
-            acknowledgements: Vec::new(),
+            ..Report::new(MemberId::new("lb", member as u64), MemberStatus::Serving)
         });
         Self {
             executor: Box::new(executor),

@@ -144,16 +144,7 @@ impl Shared {
     /// The next report. Everything that changed before the call is in it.
     pub(super) fn report(&self, now: Instant) -> Report {
         self.wake.take();
-        let mut report = Report {
-            member: self.id.clone(),
-            status: self.status_of_member(),
-            counts: Arc::default(),
-            facts: None,
-            batch: None,
-            slots: Vec::new(),
-            commands: Vec::new(),
-            acknowledgements: Vec::new(),
-        };
+        let mut report = Report::new(self.id.clone(), self.status_of_member());
         let mut inner = self.inner.lock();
         for participant in &inner.participants {
             participant.report(&mut report, now);

@@ -82,16 +82,7 @@ impl Member {
     }
 
     fn report(&self, now: Instant) -> Report {
-        let mut report = Report {
-            member: self.id.clone(),
-            status: MemberStatus::Serving,
-            counts: Arc::default(),
-            facts: None,
-            batch: None,
-            slots: Vec::new(),
-            commands: Vec::new(),
-            acknowledgements: Vec::new(),
-        };
+        let mut report = Report::new(self.id.clone(), MemberStatus::Serving);
         self.shared.report(&mut report, now);
         report
     }

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use leastconn_fleet::{
-    Batch, ClientKey, ClientReport, Counts, FleetSettings, MemberId, MemberStatus, Report,
+    Batch, ClientKey, ClientReport, FleetSettings, MemberId, MemberStatus, Report,
 };
 use proptest::prelude::*;
 
@@ -151,17 +151,11 @@ impl Run {
             open: 0,
         };
         let report = Report {
-            member: MemberId::new("observer", 0),
-            status: MemberStatus::Leaving,
-            counts: Arc::<Counts>::default(),
-            facts: None,
             batch: Some(Arc::new(Batch {
                 number: 1,
                 clients: vec![client],
             })),
-            slots: Vec::new(),
-            commands: Vec::new(),
-            acknowledgements: Vec::new(),
+            ..Report::new(MemberId::new("observer", 0), MemberStatus::Leaving)
         };
         let settings = FleetSettings::new(fleet::NAME, secret);
         let view = self.fleet.server.connect(&settings).exchange_now(&report);
