@@ -55,20 +55,14 @@ pub fn echo_per_dial(own: f64, others: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use leastconn::net;
 
-    fn start() -> Instant {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "an Instant cannot be constructed otherwise; only differences are used"
-        )]
-        Instant::now()
-    }
+    use super::*;
 
     #[test]
     fn rate_approaches_the_true_rate_with_any_interval() {
         for millis in [2, 50, 100, 700] {
-            let (mut rate, mut now, mut dials) = (DialRate::default(), start(), 5);
+            let (mut rate, mut now, mut dials) = (DialRate::default(), net::now(), 5);
             rate.update(dials, now);
             for _ in 0..10_000 / millis {
                 now += Duration::from_millis(millis);
@@ -82,7 +76,7 @@ mod tests {
 
     #[test]
     fn rate_decays_within_seconds() {
-        let (mut rate, now) = (DialRate::default(), start());
+        let (mut rate, now) = (DialRate::default(), net::now());
         rate.update(0, now);
         rate.update(100, now + Duration::from_millis(100));
         assert!(rate.per_second() > 90.0);

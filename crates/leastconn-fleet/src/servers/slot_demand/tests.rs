@@ -1,12 +1,6 @@
-use super::*;
+use leastconn::net;
 
-fn start() -> Instant {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "an Instant cannot be constructed otherwise; only differences are used"
-    )]
-    Instant::now()
-}
+use super::*;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -35,7 +29,7 @@ impl Fleet {
     fn new(max: u32, members: usize) -> Self {
         Self {
             max,
-            now: start(),
+            now: net::now(),
             members: vec![Member::default(); members],
         }
     }
