@@ -3,9 +3,10 @@
 use std::num::NonZeroU32;
 
 use leastconn_fleet::{FleetSettings, MemoryServer, OperatorState, Secret};
+use leastconn_testkit::{DEADLINE, eventually};
 
 use super::*;
-use crate::fleet::{FleetState, Membership};
+use crate::fleet::{FleetState, FleetStatus, Membership};
 
 #[derive(Debug)]
 struct Ignore;
@@ -37,6 +38,18 @@ fn join(server: &MemoryServer, name: &str) -> (FleetMember, FleetSlot) {
     (member, slot)
 }
 
+async fn wait_members(slot: &FleetSlot, count: usize) -> FleetStatus {
+    let found = eventually(DEADLINE, || async {
+        let status = slot.get().unwrap().status();
+        if status.members.len() == count {
+            Ok(status)
+        } else {
+            Err(format!("{status:?}"))
+        }
+    });
+    found.await.unwrap()
+}
+
 #[tokio::test]
 async fn members_join_and_leave() {
     let server = MemoryServer::new();
@@ -45,13 +58,7 @@ async fn members_join_and_leave() {
     one.first_answer(Duration::from_secs(10)).await;
     two.first_answer(Duration::from_secs(10)).await;
     // The next exchange of the first member finds the second.
-    let status = loop {
-        let status = slot.get().unwrap().status();
-        if status.members.len() == 2 {
-            break status;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
+    let status = wait_members(&slot, 2).await;
     assert_eq!(status.state, FleetState::Joined);
     let names: Vec<_> = status.members.iter().map(|one| &*one.name).collect();
     assert_eq!(names, ["lb1", "lb2"]);
@@ -59,9 +66,7 @@ async fn members_join_and_leave() {
 
     two.stop(Duration::from_secs(10)).await;
     assert_eq!(two.membership().get(net::now()), Membership::Alone);
-    while slot.get().unwrap().status().members.len() > 1 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_members(&slot, 1).await;
     one.leave(&slot);
     assert!(slot.get().is_none());
     assert_eq!(one.membership().get(net::now()), Membership::Alone);
