@@ -153,6 +153,9 @@ struct Entry {
     shared: Option<Arc<SharedClient>>,
 }
 
+/// A changed client that is not yet in the queue of clients to report.
+type Unmarked = (Arc<SharedClient>, Change);
+
 impl Entry {
     /// Returns the state of a client whose limits are shared.
     fn share(&mut self, limiter: &Limiter, client: &ClientId, now: u64) -> &Arc<SharedClient> {
@@ -176,7 +179,7 @@ impl Entry {
         limits: &Limits,
         sharing: Sharing,
         now: u64,
-    ) -> Result<(Admission, Option<(Arc<SharedClient>, Change)>), Refusal> {
+    ) -> Result<(Admission, Option<Unmarked>), Refusal> {
         if self.shared.is_none() && limits.is_unlimited() {
             let permit = self.admit(limits, now)?;
             return Ok((Admission::Admitted(permit), None));
