@@ -127,7 +127,7 @@ pub struct Limiter {
     shards: Box<[Mutex<Shard>]>,
     shard_capacity: usize,
     when_full: WhenFull,
-    changes: Arc<Changes>,
+    changes: Arc<Changes<SharedClient>>,
 }
 
 /// How to treat an unknown client while the table is full.

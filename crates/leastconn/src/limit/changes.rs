@@ -2,7 +2,6 @@
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
-use super::SharedClient;
 use crate::sync::{Arc, Mutex};
 
 /// Why the store should be contacted before the next scheduled time.
@@ -25,35 +24,61 @@ const MIN_PURGE: usize = 1024;
 type Callback = Box<dyn Fn(Change) + Send + Sync>;
 
 /// Queues of clients to report.
-#[derive(Default)]
-pub(super) struct Changes {
-    queues: Mutex<Queues>,
+pub(super) struct Changes<T> {
+    queues: Mutex<Queues<T>>,
     on_change: Option<Callback>,
 }
 
-#[derive(Default)]
-struct Queues {
+struct Queues<T> {
     /// Clients with waiting connections.
-    asks: Queue,
-    changed: Queue,
+    asks: Queue<T>,
+    changed: Queue<T>,
     /// Clients whose open connections the store knows, and the time at which each client was
     /// queued, in nanoseconds since the limiter's epoch. Sorted by time.
-    reported: VecDeque<(u64, Arc<SharedClient>)>,
+    reported: VecDeque<(u64, Arc<T>)>,
     /// Entries of `reported` that were queued before this time are reported again.
     repeat_before: u64,
 }
 
-#[derive(Default)]
-struct Queue {
-    clients: VecDeque<Arc<SharedClient>>,
+struct Queue<T> {
+    clients: VecDeque<Arc<T>>,
     purge_at: usize,
 }
 
-impl Queue {
-    fn push(&mut self, client: Arc<SharedClient>) {
+impl<T> Default for Changes<T> {
+    fn default() -> Self {
+        Self {
+            queues: Mutex::default(),
+            on_change: None,
+        }
+    }
+}
+
+impl<T> Default for Queues<T> {
+    fn default() -> Self {
+        Self {
+            asks: Queue::default(),
+            changed: Queue::default(),
+            reported: VecDeque::new(),
+            repeat_before: 0,
+        }
+    }
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self {
+            clients: VecDeque::new(),
+            purge_at: 0,
+        }
+    }
+}
+
+impl<T> Queue<T> {
+    fn push(&mut self, client: Arc<T>, is_forgotten: impl Fn(&T) -> bool) {
         // While the store does not answer, this is the only place where clients are removed.
         if self.clients.len() >= self.purge_at.max(MIN_PURGE) {
-            self.clients.retain(|client| !client.is_detached());
+            self.clients.retain(|client| !is_forgotten(client));
             self.purge_at = 2 * self.clients.len();
         }
         self.clients.push_back(client);
@@ -67,7 +92,7 @@ pub(super) enum Source {
     Reported,
 }
 
-impl Changes {
+impl<T> Changes<T> {
     pub(super) fn new(on_change: Callback) -> Self {
         Self {
             queues: Mutex::default(),
@@ -75,24 +100,25 @@ impl Changes {
         }
     }
 
-    /// Adds a client to the queue for `change`.
-    pub(super) fn push(&self, change: Change, client: Arc<SharedClient>) {
+    /// Adds a client to the queue for `change`. If that queue is long, clients for which
+    /// `is_forgotten` returns true are removed.
+    pub(super) fn push(&self, change: Change, client: Arc<T>, is_forgotten: impl Fn(&T) -> bool) {
         let mut queues = self.queues.lock();
         match change {
-            Change::Usage => queues.changed.push(client),
-            Change::Ask => queues.asks.push(client),
+            Change::Usage => queues.changed.push(client, is_forgotten),
+            Change::Ask => queues.asks.push(client, is_forgotten),
         }
         drop(queues);
         self.notify(change);
     }
 
     /// Adds a client whose open connections the store knows.
-    pub(super) fn push_reported(&self, client: Arc<SharedClient>, now: u64) {
+    pub(super) fn push_reported(&self, client: Arc<T>, now: u64) {
         self.queues.lock().reported.push_back((now, client));
     }
 
     /// Takes the next client. Clients with waiting connections come first, unchanged clients last.
-    pub(super) fn pop(&self, now: u64) -> Option<(Source, Arc<SharedClient>)> {
+    pub(super) fn pop(&self, now: u64) -> Option<(Source, Arc<T>)> {
         let mut queues = self.queues.lock();
         if let Some(client) = queues.asks.clients.pop_front() {
             return Some((Source::Changed(Change::Ask), client));
@@ -136,7 +162,7 @@ impl Changes {
         self.notify(change);
     }
 
-    pub(super) fn clients_that_ask(&self) -> Vec<Arc<SharedClient>> {
+    pub(super) fn clients_that_ask(&self) -> Vec<Arc<T>> {
         self.queues.lock().asks.clients.iter().cloned().collect()
     }
 
@@ -153,7 +179,7 @@ impl Changes {
     }
 }
 
-impl fmt::Debug for Changes {
+impl<T> fmt::Debug for Changes<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Changes").finish_non_exhaustive()
     }

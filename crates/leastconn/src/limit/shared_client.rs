@@ -39,7 +39,7 @@ pub(super) struct SharedClient {
     epoch: Instant,
     /// Number of open connections on this member.
     open: Arc<OpenCount>,
-    changes: Weak<Changes>,
+    changes: Weak<Changes<Self>>,
     /// The queues that contain the client, as the bits [`USAGE`] and [`ASK`], or [`DETACHED`].
     marks: AtomicU64,
     state: Mutex<State>,
@@ -96,7 +96,7 @@ impl SharedClient {
         id: ClientId,
         epoch: Instant,
         open: Arc<OpenCount>,
-        changes: &Arc<Changes>,
+        changes: &Arc<Changes<Self>>,
         bucket: Bucket,
         now: u64,
     ) -> Self {
@@ -325,7 +325,7 @@ impl SharedClient {
         if self.marks.fetch_or(bit, Ordering::AcqRel) & (bit | DETACHED) == 0
             && let Some(changes) = self.changes.upgrade()
         {
-            changes.push(change, Arc::clone(self));
+            changes.push(change, Arc::clone(self), Self::is_detached);
         }
     }
 
