@@ -53,6 +53,9 @@ const FORWARD_BUFFER: usize = 64;
 /// discovered servers that were removed.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
+/// The weight in the file, which needs no override.
+const CONFIGURED: WeightOverride = WeightOverride::Percent(100);
+
 /// The runtime overrides of a process. Clones share the same overrides.
 #[derive(Clone, Debug)]
 pub struct Overrides {

@@ -11,9 +11,7 @@ use leastconn::{AdminState, WeightOverride};
 use leastconn_fleet::OperatorState;
 use tokio::runtime::Handle;
 
-use super::{
-    ActiveOverrides, Overrides, ServerKey, SetServerError, server_key, weights::CONFIGURED,
-};
+use super::{ActiveOverrides, CONFIGURED, Overrides, ServerKey, SetServerError, server_key};
 use crate::snapshot::Snapshot;
 
 /// Where a setting was made.

@@ -6,11 +6,10 @@ use jiff::Timestamp;
 use leastconn::{Member, Pool, ServerId, UpstreamId, WeightOverride};
 use serde::{Deserialize, Serialize};
 
-use super::{Origin, Override, Overrides, ServerKey, SetServerError, parse_time, server_key};
+use super::{
+    CONFIGURED, Origin, Override, Overrides, ServerKey, SetServerError, parse_time, server_key,
+};
 use crate::snapshot::Snapshot;
-
-/// The weight in the file, which needs no override.
-pub(super) const CONFIGURED: WeightOverride = WeightOverride::Percent(100);
 
 /// The weights that differ from the configuration file.
 #[derive(Debug, Default)]

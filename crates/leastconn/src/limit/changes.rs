@@ -23,7 +23,8 @@ const MIN_PURGE: usize = 1024;
 
 type Callback = Box<dyn Fn(Change) + Send + Sync>;
 
-/// Queues of clients to report.
+/// Queues of clients to report. Generic, so that this module does not depend on the client, which
+/// adds itself to the queues.
 pub(super) struct Changes<T> {
     queues: Mutex<Queues<T>>,
     on_change: Option<Callback>,
