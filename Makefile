@@ -16,6 +16,8 @@ SIM_ARGS ?= --charts docs/images --update docs/explanation/balancing.md
 ATTACK_ARGS ?=
 RACE_ROUNDS ?= 20
 FUZZ_SECONDS ?= 60
+SOAK_MINUTES ?= 60
+SOAK_ARGS ?=
 IMAGE ?= leastconn-lb:local
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -203,6 +205,12 @@ attack: ## Measure what attacks cost the release binary, and nginx and HAProxy i
 	@scripts/setup.sh --build
 	$(CARGO) build --locked --release -p leastconn-lb
 	bench/attack/run.py $(ATTACK_ARGS)
+
+.PHONY: soak
+soak: ## Run the release binary under mixed load, reloads, upgrades and failures, SOAK_MINUTES=60; fails if anything leaks
+	@scripts/setup.sh --build
+	$(CARGO) build --locked --release -p leastconn-lb
+	bench/soak/run.py --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
 
 .PHONY: instructions
 instructions: ## Count instructions per pick, admission, echo and MiB with valgrind
