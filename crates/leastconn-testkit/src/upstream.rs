@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex};
 
 use rustls::crypto::aws_lc_rs;
 use rustls::{ServerConfig, SupportedProtocolVersion};
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::watch;
+use socket2::{SockFilter, SockRef};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -24,7 +25,8 @@ const BACKLOG: u32 = 4096;
 /// What happens to open connections when a server stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenConnections {
-    /// Open connections stay open. New connections are refused.
+    /// Open connections and connections that wait in the queue of the listener are served. New
+    /// connections are refused.
     Keep,
     /// Open connections are closed, as if the process had been killed.
     Close,
@@ -66,6 +68,8 @@ impl std::fmt::Debug for TlsAcceptorDebug {
 
 #[derive(Debug)]
 struct Accepting {
+    /// Ends the task in order, with all connections accepted that wait in the queue.
+    stop: oneshot::Sender<()>,
     listener: JoinHandle<()>,
     connections: Arc<Mutex<JoinSet<()>>>,
 }
@@ -197,7 +201,10 @@ impl Upstream {
         let Some(accepting) = self.accepting.lock().unwrap().take() else {
             return;
         };
-        accepting.listener.abort();
+        match open {
+            OpenConnections::Keep => drop(accepting.stop),
+            OpenConnections::Close => accepting.listener.abort(),
+        }
         let _ = accepting.listener.await;
         let mut connections = std::mem::take(&mut *accepting.connections.lock().unwrap());
         match open {
@@ -258,8 +265,9 @@ impl Drop for OpenGuard {
 fn accept(listener: TcpListener, state: Arc<State>) -> Accepting {
     let connections = Arc::new(Mutex::new(JoinSet::new()));
     let set = Arc::clone(&connections);
+    let (stop, mut stopped) = oneshot::channel();
     let listener = tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+        let serve = |stream| {
             let guard = OpenGuard::new(Arc::clone(&state));
             let behaviour = state.behaviour.lock().unwrap().clone();
             let tls = state.tls.clone();
@@ -271,10 +279,37 @@ fn accept(listener: TcpListener, state: Arc<State>) -> Accepting {
                 let _ = behaviour.serve(stream, tls.map(|tls| tls.0)).await;
                 drop(guard);
             });
+        };
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => serve(stream),
+                    Err(_) => return,
+                },
+                _ = &mut stopped => break,
+            }
+        }
+        for stream in accept_queued(&listener.into_std().unwrap()).unwrap() {
+            serve(stream);
         }
     });
     Accepting {
+        stop,
         listener,
         connections,
     }
+}
+
+/// Closing a listener resets the connections in its queue, which were successful for the
+/// clients. Accepts them, and lets no other connection into the queue.
+fn accept_queued(listener: &std::net::TcpListener) -> io::Result<Vec<TcpStream>> {
+    // `BPF_RET | BPF_K` with 0: drops all packets. The client sends its SYN again, and gets a
+    // reset after the listener is closed.
+    SockRef::from(listener).attach_filter(&[SockFilter::new(0x06, 0, 0, 0)])?;
+    let mut queued = Vec::new();
+    while let Ok((stream, _)) = listener.accept() {
+        stream.set_nonblocking(true)?;
+        queued.push(TcpStream::from_std(stream)?);
+    }
+    Ok(queued)
 }
