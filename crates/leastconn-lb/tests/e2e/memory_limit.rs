@@ -118,13 +118,13 @@ async fn slow_readers_do_not_abort_512_mib() {
 #[tokio::test]
 async fn memory_limit_refuses_new_connections() {
     let web = Upstream::named("web1").await;
-    let site = Site::plain(&[&web]).process("memory_limit = \"off\"");
+    let site = Site::plain(&[&web]).process("memory_limit = \"1GiB\"");
     let lb = site.start().await;
-    let off = lb.config();
+    let high = lb.config();
     let used = lb.metrics().await["leastconn_memory_used_bytes"];
     assert!(used > 1e6, "{used}");
     let limit = format!("\"{}MiB\"", (used / 1048576.0) as u64 + 8);
-    let config = off.replace("\"off\"", &limit);
+    let config = high.replace("\"1GiB\"", &limit);
     assert_eq!(lb.reload(&config).await, "applied");
     talk(tcp(lb.main()).await).await.unwrap();
     let many = config.clone() + &crate::support::many_clients();
@@ -138,6 +138,7 @@ async fn memory_limit_refuses_new_connections() {
         (refused > 0.0).then_some(()).ok_or("accepted".to_owned())
     };
     eventually(DEADLINE, refused).await.unwrap();
+    let off = high.replace("\"1GiB\"", "\"off\"");
     assert_eq!(lb.reload(&off).await, "applied");
     talk(tcp(lb.main()).await).await.unwrap();
     lb.quiet().await;
