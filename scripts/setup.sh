@@ -62,6 +62,7 @@ if [ -n "$TEST" ]; then
   want openssl openssl
   want curl curl
   want dnsmasq dnsmasq-base
+  want faketime faketime
   want haproxy haproxy
   want nginx nginx
   want stunnel stunnel4

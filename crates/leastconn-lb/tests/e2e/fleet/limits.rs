@@ -1,36 +1,35 @@
 //! One client's limits apply to all members together.
 
-use std::time::Duration;
+use std::{collections::HashSet, process::Command, time::Duration};
 
 use leastconn_testkit::{DEADLINE, StoreKind, StoreServer, Upstream, eventually};
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     both_stores,
-    harness::{connect, figure, is_long, members, outcomes, stop, wait_elsewhere},
+    harness::{
+        connect, figure, is_long, members, outcomes, site, stop, wait_elsewhere, wait_members,
+    },
 };
+use crate::support::{BIN, Running};
 
 both_stores! {
     flood_is_limited_to_the_rate_of_one_balancer,
+    wrong_clocks_change_no_limit,
     exact_mode_never_exceeds_the_rate,
     max_conns_is_exact_in_exact_mode,
     max_conns_is_nearly_exact_in_fast_mode,
     other_clients_are_not_affected,
 }
 
-/// Admitted connections while the client `127.0.0.1` floods all members for `time`.
-async fn flood(kind: StoreKind, mode: &str, rate: u32, time: Duration) -> (usize, Duration) {
-    let store = StoreServer::start(kind).await;
-    let web = Upstream::named("web1").await;
-    let limit = format!("rate_limit = {{ rate = {rate}, burst = {rate} }}");
-    let mode = format!("limits = \"{mode}\"");
-    let url = format!("{:?}", store.url());
-    let all = members(3, &url, &[&web], &limit, &mode).await;
+/// Admitted connections while the client `127.0.0.1` floods members for `time`. `flooding` has
+/// the number of connecting tasks for each member. Refused connections cost the balancer little,
+/// so a few tasks are a flood.
+async fn flood_members(all: &[Running], flooding: [usize; 3], time: Duration) -> (usize, Duration) {
     let start = Instant::now();
     let mut clients = JoinSet::new();
-    for member in &all {
-        // Refused connections cost the balancer little, so a few clients are a flood.
-        for _ in 0..2 {
+    for (member, count) in all.iter().zip(flooding) {
+        for _ in 0..count {
             let address = member.main();
             clients.spawn(async move {
                 let mut admitted = 0;
@@ -44,34 +43,104 @@ async fn flood(kind: StoreKind, mode: &str, rate: u32, time: Duration) -> (usize
     }
     let admitted = clients.join_all().await.into_iter().sum();
     let took = start.elapsed();
-    assert!(outcomes(&all, "rate_limited") > 0);
-    assert_eq!(outcomes(&all, "connect_failed"), 0);
-    stop(all).await;
+    assert!(outcomes(all, "rate_limited") > 0);
+    assert_eq!(outcomes(all, "connect_failed"), 0);
     (admitted, took)
 }
 
-/// What one balancer admits in `time`.
-fn expected(rate: u32, time: Duration) -> f64 {
-    f64::from(rate) * (1.0 + time.as_secs_f64())
+async fn flood(
+    kind: StoreKind,
+    mode: &str,
+    flooding: [usize; 3],
+    time: Duration,
+) -> (usize, Duration) {
+    let store = StoreServer::start(kind).await;
+    let web = Upstream::named("web1").await;
+    let mode = format!("limits = \"{mode}\"");
+    let url = format!("{:?}", store.url());
+    let all = members(3, &url, &[&web], RATE_LIMIT, &mode).await;
+    let result = flood_members(&all, flooding, time).await;
+    stop(all).await;
+    result
 }
 
-async fn flood_is_limited_to_the_rate_of_one_balancer(kind: StoreKind) {
-    let time = Duration::from_secs(if is_long() { 10 } else { 3 });
-    let (admitted, took) = flood(kind, "fast", 20, time).await;
-    let expected = expected(20, took);
+const RATE: u32 = 20;
+const RATE_LIMIT: &str = "rate_limit = { rate = 20, burst = 20 }";
+
+/// What one balancer admits in `time`.
+fn expected(time: Duration) -> f64 {
+    f64::from(RATE) * (1.0 + time.as_secs_f64())
+}
+
+/// Within 2 % and one connection per member of what one balancer admits.
+fn assert_as_one_balancer(test: &str, kind: StoreKind, (admitted, took): (usize, Duration)) {
+    let expected = expected(took);
     let tolerance = expected * 0.02 + 3.0;
     let measured = format!("{admitted} for {expected:.0}");
-    figure("flood on 3, fast", kind, &measured, "±2 % and ±3");
+    figure(test, kind, &measured, "±2 % and ±3");
     let difference = admitted as f64 - expected;
     assert!(difference <= tolerance, "{measured}");
     // A short flood may end between two tokens.
     assert!(difference >= -tolerance - 3.0, "{measured}");
 }
 
+async fn flood_is_limited_to_the_rate_of_one_balancer(kind: StoreKind) {
+    let time = Duration::from_secs(if is_long() { 10 } else { 3 });
+    let splits: &[_] = if is_long() {
+        &[[2, 2, 2], [6, 0, 0], [4, 1, 1], [3, 3, 0]]
+    } else {
+        &[[2, 2, 2]]
+    };
+    for split in splits {
+        let test = format!("flood on 3, fast, {split:?}");
+        assert_as_one_balancer(&test, kind, flood(kind, "fast", *split, time).await);
+    }
+}
+
+/// Clocks of balancers that are an hour fast or slow change no limit, because times are those of
+/// the store and of the monotonic clock.
+async fn wrong_clocks_change_no_limit(kind: StoreKind) {
+    let faketime = |offset: &'static str| {
+        move |command: &mut Command| {
+            let mut shifted = Command::new("faketime");
+            shifted
+                .args(["--exclude-monotonic", "-f", offset])
+                .arg(BIN)
+                .args(command.get_args());
+            shifted.current_dir(command.get_current_dir().unwrap());
+            *command = shifted;
+        }
+    };
+    if Command::new("faketime").arg("--version").output().is_err() {
+        return println!("faketime is not installed: the test is skipped");
+    }
+    let store = StoreServer::start(kind).await;
+    let web = Upstream::named("web1").await;
+    let url = format!("{:?}", store.url());
+    let mut all = Vec::new();
+    for (n, offset) in [(1, "+1h"), (2, "+0"), (3, "-1h")] {
+        let site = site(&format!("lb{n}"), &url, &[&web], RATE_LIMIT, "");
+        all.push(site.start_with(faketime(offset)).await);
+    }
+    for member in &all {
+        wait_members(member, 3).await;
+    }
+    let time = Duration::from_secs(if is_long() { 10 } else { 3 });
+    let result = flood_members(&all, [2, 2, 2], time).await;
+    assert_as_one_balancer("flood on 3, clocks +1 h, 0, -1 h", kind, result);
+    // The clocks were wrong indeed.
+    let hours: HashSet<_> = all
+        .iter()
+        .map(|member| member.records()[0]["time"].as_str().unwrap()[11..13].to_owned())
+        .collect();
+    assert_eq!(hours.len(), 3, "{hours:?}");
+    stop(all).await;
+}
+
 async fn exact_mode_never_exceeds_the_rate(kind: StoreKind) {
     let time = Duration::from_secs(if is_long() { 10 } else { 2 });
-    let (admitted, took) = flood(kind, "exact", 20, time).await;
-    let expected = expected(20, took);
+    let (admitted, took) = flood(kind, "exact", [2, 2, 2], time).await;
+    let expected = expected(took);
     let measured = format!("{admitted} for {expected:.0}");
     figure("flood on 3, exact", kind, &measured, "never over");
     assert!(admitted as f64 <= expected + 1.0, "{measured}");

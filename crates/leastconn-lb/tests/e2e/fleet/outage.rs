@@ -15,7 +15,9 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
     both_stores,
-    harness::{connect, figure, is_long, members, site, stop, wait_members, wait_state},
+    harness::{
+        connect, figure, is_long, members, site, stop, wait_elsewhere, wait_members, wait_state,
+    },
 };
 use crate::support::DEBUG_SLACK;
 
@@ -108,6 +110,10 @@ async fn store_fails(kind: StoreKind, name: &str, fail: impl Fn(&mut StoreServer
         wait_members(member, 3).await;
     }
     let rejoined = back.elapsed();
+    // Nothing is counted twice, or forever.
+    for member in &all {
+        wait_elsewhere(member, 0.0).await;
+    }
     let slower = during.saturating_sub(before);
     let text = format!(
         "{failed} failed, p99 +{:.1} ms, cut off after {:.1} s, rejoined after {:.1} s",
