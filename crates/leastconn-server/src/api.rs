@@ -26,9 +26,9 @@ pub use changes::{
     Kill, Killed, LogLevel, ServerState, SetLogLevel, SetState, SetWeight, StateSet, WeightSet,
 };
 pub use clients::{Client, ClientOrder, Clients, ClientsQuery, RateLimit};
-pub use connections::{Connection, Connections, ConnectionsQuery, Stage};
+pub use connections::{Connection, ConnectionOrder, Connections, ConnectionsQuery, Stage};
 pub use fleet::{Fleet, FleetResult, FleetState, FleetSummary, Member, MemberState, SetFor, Store};
-pub use history::{History, HistoryQuery, Sample, Samples};
+pub use history::{History, HistoryQuery, Latency, Sample, Samples, ServerHistory};
 pub use outage::{Outage, UnhealthyServer};
 pub use page::DEFAULT_LIMIT;
 pub use refusals::{Refusals, RefusalsQuery};

@@ -282,6 +282,7 @@ impl Server {
     /// Stops accepting, waits for connections to end until `limit` has passed or `hurry` completes,
     /// and closes the remaining connections.
     pub async fn drain(mut self, limit: Duration, hurry: impl Future<Output = ()>) -> Drained {
+        self.context.lifecycle.set_drain_limit(limit);
         if !self.context.lifecycle.phase().is_last() {
             self.context.lifecycle.enter(Phase::Draining);
         }

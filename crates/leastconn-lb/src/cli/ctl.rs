@@ -327,6 +327,7 @@ async fn execute(client: &Client, command: Command, json: bool) -> Result<u8, Ct
                 server,
                 search,
                 limit,
+                sort: None,
             };
             let connections = client.connections(&query).await?;
             if connections.total == 0
@@ -339,7 +340,11 @@ async fn execute(client: &Client, command: Command, json: bool) -> Result<u8, Ct
             })
         }
         Command::Refusals { search, limit } => {
-            let query = RefusalsQuery { search, limit };
+            let query = RefusalsQuery {
+                search,
+                limit,
+                ..RefusalsQuery::default()
+            };
             let refusals = client.refusals(&query).await?;
             print(&refusals, json, || show::refusals(&refusals, &style))
         }

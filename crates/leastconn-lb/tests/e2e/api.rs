@@ -221,6 +221,42 @@ async fn last_reload_is_reported() {
 }
 
 #[tokio::test]
+async fn connections_are_sorted() {
+    let web = Upstream::start(Behaviour::Named("web1".to_owned())).await;
+    let lb = site(&[&web]).start().await;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+        read_line(&mut stream).await.unwrap();
+        streams.push(stream);
+    }
+    let ids = async |query: &str| -> Vec<u64> {
+        let found = get(&lb, &format!("connections?{query}")).await;
+        let all = found["connections"].as_array().unwrap().iter();
+        all.map(|one| one["connection"].as_u64().unwrap()).collect()
+    };
+    let oldest = ids("sort=oldest").await;
+    assert!(oldest.is_sorted() && oldest.len() == 3, "{oldest:?}");
+    let newest: Vec<_> = oldest.iter().rev().copied().collect();
+    assert_eq!(ids("").await, newest);
+    assert_eq!(ids("sort=newest").await, newest);
+    roundtrip(&mut streams[1], &[7; 5000]).await.unwrap();
+    // The balancer counts bytes after it has forwarded them.
+    for order in ["received", "sent"] {
+        eventually(DEADLINE, || async {
+            let first = ids(&format!("sort={order}&limit=1")).await;
+            (first == [oldest[1]])
+                .then_some(())
+                .ok_or(format!("{order}: {first:?}"))
+        })
+        .await
+        .unwrap();
+    }
+    drop(streams);
+    lb.quiet().await;
+}
+
+#[tokio::test]
 async fn history_covers_the_last_minutes() {
     let web = Upstream::named("web1").await;
     let lb = site(&[&web]).start().await;
@@ -251,12 +287,28 @@ async fn history_covers_the_last_minutes() {
         refusals += sample["refused_per_second"].as_f64().unwrap() * interval;
     }
     assert!(refusals < 1.5, "{history}");
+    let server = get(&lb, "servers?history=true").await["servers"][0].take();
+    assert!(server["history"]["open"].is_array(), "{server}");
+    let server = get(&lb, "servers").await["servers"][0].take();
+    assert!(server["history"].is_null(), "{server}");
     let none = get(&lb, "history?last=0").await["samples"].clone();
     assert_eq!(none, json!([]));
     let last = get(&lb, "history?last=1").await["samples"].clone();
     assert_eq!(last.as_array().unwrap().len(), 1);
     let all = history["samples"].as_array().unwrap();
     assert!(last[0]["time"].as_str() >= all.last().unwrap()["time"].as_str());
+    // Quantiles are those of the last ten seconds, so repeat the handshakes.
+    let handshake = eventually(DEADLINE, || async {
+        drop(lb.client(CLIENT1).connect(lb.main()).await.unwrap());
+        let last = get(&lb, "history?last=1").await["samples"][0]["handshake"].take();
+        last.is_object()
+            .then_some(last)
+            .ok_or_else(|| "no handshakes".to_owned())
+    });
+    let handshake = handshake.await.unwrap();
+    let quantile = |name: &str| handshake[name].as_f64().unwrap();
+    assert!(quantile("p50_ms") > 0.0, "{handshake}");
+    assert!(quantile("p50_ms") <= quantile("p99_ms"), "{handshake}");
     drop(stream);
     lb.quiet().await;
 }

@@ -72,6 +72,17 @@ async fn refusals_show_identity_and_reason() {
         1
     );
     assert_eq!(list(&lb, "?search=STRANGER").await["total"], 1);
+    let latest = list(&lb, "?limit=0&latest=true").await["latest"].take();
+    let codes = latest.as_array().unwrap().iter();
+    let codes: Vec<_> = codes.map(|one| one["outcome"].as_str().unwrap()).collect();
+    assert_eq!(
+        codes,
+        [
+            "handshake_failed",
+            "untrusted_certificate",
+            "unknown_client"
+        ]
+    );
     let ctl = |args: &[&str]| {
         let mut ctl = Command::new(BIN);
         ctl.args(["ctl", "--socket"])

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 
+use jiff::Timestamp;
 use leastconn_config::{MatchKey, Rule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -92,6 +93,16 @@ pub enum ClientOrder {
     Configuration,
     /// Most open connections first, then most connections.
     Active,
+    /// Expired rules first, then as `active`.
+    Attention,
+    /// By name.
+    Name,
+    /// Most connections since the start first.
+    Connections,
+    /// Most refused connections first.
+    Refused,
+    /// Most failed connections first.
+    Failed,
 }
 
 impl Clients {
@@ -107,11 +118,16 @@ impl Clients {
             .collect();
         let total = found.len();
         let limit = page::limit(query.limit);
-        if query.sort == Some(ClientOrder::Active) {
-            found = most_active(&found, limit, |rule| {
-                let client = metrics.client(rule.name());
-                client.map_or((0, 0), |client| (client.open(), client.ended()))
-            });
+        match query.sort.unwrap_or_default() {
+            ClientOrder::Configuration => {}
+            ClientOrder::Name => found.sort_by(|a, b| a.name().cmp(b.name())),
+            order => {
+                let now = Timestamp::now();
+                found = greatest(&found, limit, |rule| {
+                    let client = metrics.client(rule.name());
+                    order.key(rule, client.as_deref(), now)
+                });
+            }
         }
         found.truncate(limit);
         let clients = found.iter().map(|rule| Client::of(rule, metrics)).collect();
@@ -119,12 +135,39 @@ impl Clients {
     }
 }
 
-/// Returns the `limit` items with the greatest values of `counted`, greatest first, in stable
-/// order. The other items are not sorted, because there may be very many of them.
-fn most_active<T: Copy>(all: &[T], limit: usize, counted: impl Fn(&T) -> (u64, u64)) -> Vec<T> {
+impl ClientOrder {
+    /// Sort key of a rule; the greatest comes first.
+    fn key(
+        self,
+        rule: &Rule<'_>,
+        client: Option<&ClientMetrics>,
+        now: Timestamp,
+    ) -> (bool, u64, u64) {
+        let is_expired = rule.expires().is_some_and(|at| at <= now);
+        let Some(client) = client else {
+            return (self == Self::Attention && is_expired, 0, 0);
+        };
+        let (open, ended, refused) = (client.open(), client.ended(), client.refused());
+        match self {
+            Self::Attention => (is_expired, open, ended),
+            Self::Configuration | Self::Name | Self::Active => (false, open, ended),
+            Self::Connections => (false, open + ended, open),
+            Self::Refused => (false, refused, open),
+            Self::Failed => {
+                let failed = client.outcomes().filter(|(reason, _)| reason.is_failure());
+                let failed: u64 = failed.map(|(_, count)| count).sum();
+                (false, failed.saturating_sub(refused), open)
+            }
+        }
+    }
+}
+
+/// Returns the `limit` items with the greatest keys, greatest first, in stable order. The other
+/// items are not sorted, because there may be very many of them.
+fn greatest<T: Copy, K: Ord>(all: &[T], limit: usize, key: impl Fn(&T) -> K) -> Vec<T> {
     let numbered = all.iter().enumerate();
     let mut order: Vec<_> = numbered
-        .map(|(number, one)| (Reverse(counted(one)), number))
+        .map(|(number, one)| (Reverse(key(one)), number))
         .collect();
     if limit < order.len() {
         order.select_nth_unstable(limit);
@@ -185,12 +228,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn most_active_matches_a_stable_sort(
+        fn greatest_matches_a_stable_sort(
             counts in prop::collection::vec((0_u64..3, 0_u64..3), 0..50),
             limit in 0_usize..60,
         ) {
             let all: Vec<_> = (0..counts.len()).collect();
-            let found = most_active(&all, limit, |&number| counts[number]);
+            let found = greatest(&all, limit, |&number| counts[number]);
             let mut sorted = all;
             sorted.sort_by_key(|&number| Reverse(counts[number]));
             sorted.truncate(limit);

@@ -18,7 +18,7 @@ use crate::{registry::ConnectionHandle, telemetry::access_log::milliseconds};
 /// Open connections.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Connections {
-    /// The connections that match the query, newest first, up to its limit.
+    /// The connections that match the query, in its order, up to its limit.
     pub connections: Vec<Connection>,
     /// Number of open connections that match the query.
     pub total: usize,
@@ -105,13 +105,39 @@ pub struct ConnectionsQuery {
     /// Maximum number of entries; default 1000, at most 10000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// Order of the connections; default: newest first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sort: Option<ConnectionOrder>,
+}
+
+/// Order of a list of connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectionOrder {
+    #[default]
+    Newest,
+    Oldest,
+    /// Most bytes from the client first.
+    Received,
+    /// Most bytes to the client first.
+    Sent,
 }
 
 impl Connections {
     pub fn of(cx: &ApiContext, query: &ConnectionsQuery) -> Self {
         let (now, wall) = (net::now(), Timestamp::now());
         let mut open = cx.context.registry.list();
-        open.sort_unstable_by_key(|handle| Reverse(handle.id));
+        match query.sort.unwrap_or_default() {
+            ConnectionOrder::Newest => open.sort_unstable_by_key(|handle| Reverse(handle.id)),
+            ConnectionOrder::Oldest => open.sort_unstable_by_key(|handle| handle.id),
+            // The counts may change during the sort, so they are read once.
+            ConnectionOrder::Received => {
+                open.sort_by_cached_key(|handle| (Reverse(handle.traffic.received()), handle.id))
+            }
+            ConnectionOrder::Sent => {
+                open.sort_by_cached_key(|handle| (Reverse(handle.traffic.sent()), handle.id))
+            }
+        }
         let limit = page::limit(query.limit);
         let describe = |handle: &Arc<ConnectionHandle>| Connection::of(handle, now, wall);
         let (connections, total) = if query.is_all() {
@@ -137,6 +163,7 @@ impl ConnectionsQuery {
             server,
             search,
             limit: _,
+            sort: _,
         } = self;
         [client, listener, server, search]
             .iter()

@@ -3,6 +3,8 @@
 //!
 //! The admin thread takes a sample every two seconds while the admin side listens.
 
+mod servers;
+
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
@@ -12,10 +14,16 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{count, time};
-use crate::context::ServerContext;
+use crate::{context::ServerContext, telemetry::metrics::LatencyCounts};
+
+pub use servers::{ServerHistories, ServerHistory};
 
 const EVERY: Duration = Duration::from_secs(2);
 const KEPT: usize = 150;
+
+/// Quantiles of a sample are those of the last ten seconds, because the two seconds of one sample
+/// often contain too few connections.
+const LATENCY_SAMPLES: usize = 5;
 
 /// Samples of the last five minutes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,6 +49,22 @@ pub struct Sample {
     pub received_per_second: f64,
     /// Bytes sent to clients per second.
     pub sent_per_second: f64,
+    /// Time from accept to the end of the TLS handshake. Absent without handshakes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handshake: Option<Latency>,
+    /// Time until a server was connected, including retries. Absent without connects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Latency>,
+}
+
+/// Quantiles of the ten seconds before a sample, interpolated within the buckets of the histogram
+/// in `/metrics`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Latency {
+    /// Median, in milliseconds.
+    pub p50_ms: f64,
+    /// 99th percentile, in milliseconds.
+    pub p99_ms: f64,
 }
 
 /// Limit of the history.
@@ -52,9 +76,12 @@ pub struct HistoryQuery {
     pub last: Option<usize>,
 }
 
-/// Ring buffer of samples.
+/// Ring buffers of samples.
 #[derive(Debug, Default)]
-pub struct History(Mutex<VecDeque<Sample>>);
+pub struct History {
+    samples: Mutex<VecDeque<Sample>>,
+    pub(super) servers: ServerHistories,
+}
 
 /// Counter values at the time `at`. They only increase, except when a listener is removed.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +92,14 @@ struct Reading {
     refused: u64,
     received: u64,
     sent: u64,
+    latencies: Latencies,
+}
+
+/// Durations since the start.
+#[derive(Clone, Copy, Debug, Default)]
+struct Latencies {
+    handshake: LatencyCounts,
+    connect: LatencyCounts,
 }
 
 impl History {
@@ -79,6 +114,7 @@ impl History {
 
     fn clear(&self) {
         self.lock().clear();
+        self.servers.clear();
     }
 
     fn add(&self, sample: Sample) {
@@ -90,7 +126,7 @@ impl History {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Sample>> {
-        self.0.lock()
+        self.samples.lock()
     }
 }
 
@@ -102,14 +138,32 @@ pub async fn record(history: Arc<History>, context: Arc<ServerContext>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick.tick().await;
     let mut before = Reading::take(&context);
-    loop {
+    let mut latencies = VecDeque::from([before.latencies]);
+    for number in 0.. {
+        if number % servers::SAMPLES == 0 {
+            history.servers.read(&context);
+        }
         tick.tick().await;
         let now = Reading::take(&context);
         // After the system clock is set, one sample is wrong or missing.
-        if let Some(sample) = now.since(&before) {
+        if let Some(sample) = now.since(&before, latencies.front()) {
             history.add(sample);
         }
+        if latencies.len() == LATENCY_SAMPLES {
+            latencies.pop_front();
+        }
+        latencies.push_back(now.latencies);
         before = now;
+    }
+}
+
+impl Latency {
+    fn of(counts: &LatencyCounts) -> Option<Self> {
+        let milliseconds = |quantile| Some((counts.quantile(quantile)? * 1e6).round() / 1e3);
+        Some(Self {
+            p50_ms: milliseconds(0.5)?,
+            p99_ms: milliseconds(0.99)?,
+        })
     }
 }
 
@@ -123,6 +177,10 @@ impl Reading {
             refused: 0,
             received: 0,
             sent: 0,
+            latencies: Latencies {
+                handshake: context.telemetry.metrics.handshake_seconds.counts(),
+                connect: context.telemetry.metrics.connect_seconds.counts(),
+            },
         };
         let current = context.snapshot();
         for listener in current
@@ -146,7 +204,10 @@ impl Reading {
         reading
     }
 
-    fn since(&self, before: &Self) -> Option<Sample> {
+    /// The sample since `before`. Its latencies are those since `earlier`.
+    fn since(&self, before: &Self, earlier: Option<&Latencies>) -> Option<Sample> {
+        let earlier = earlier.copied().unwrap_or_default();
+        let latencies = &self.latencies;
         let seconds = (self.at.as_microsecond() - before.at.as_microsecond()) as f64 / 1e6;
         let per_second = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
         (seconds > 0.0).then(|| Sample {
@@ -156,6 +217,8 @@ impl Reading {
             refused_per_second: per_second(self.refused, before.refused),
             received_per_second: per_second(self.received, before.received),
             sent_per_second: per_second(self.sent, before.sent),
+            handshake: Latency::of(&latencies.handshake.since(&earlier.handshake)),
+            connect: Latency::of(&latencies.connect.since(&earlier.connect)),
         })
     }
 }

@@ -16,6 +16,9 @@ pub struct Refusals {
     pub refusals: Vec<RecentRefusal>,
     /// Number of stored refusals that match the query.
     pub total: usize,
+    /// With `latest`: the newest stored refusal of each reason code, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub latest: Vec<RecentRefusal>,
 }
 
 /// Filter and limit of a list of refusals.
@@ -28,18 +31,41 @@ pub struct RefusalsQuery {
     /// Maximum number of entries; default: all stored refusals (at most 200).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// Adds the newest stored refusal of each reason code, whether it matches `search` or not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub latest: bool,
 }
 
 impl Refusals {
     pub fn of(cx: &ApiContext, query: &RefusalsQuery) -> Self {
         let kept = cx.context.telemetry.refusals.newest_first();
+        let latest = if query.latest {
+            latest(&kept)
+        } else {
+            Vec::new()
+        };
         let matching = kept.into_iter().filter(|refusal| {
             let search = query.search.as_deref();
             search.is_none_or(|search| contains(texts(refusal), search))
         });
         let (refusals, total) = page(matching, query.limit.unwrap_or(KEPT));
-        Self { refusals, total }
+        Self {
+            refusals,
+            total,
+            latest,
+        }
     }
+}
+
+/// The newest refusal of each reason code.
+fn latest(newest_first: &[RecentRefusal]) -> Vec<RecentRefusal> {
+    let mut latest: Vec<RecentRefusal> = Vec::new();
+    for refusal in newest_first {
+        if latest.iter().all(|one| one.outcome != refusal.outcome) {
+            latest.push(refusal.clone());
+        }
+    }
+    latest
 }
 
 fn texts(refusal: &RecentRefusal) -> impl Iterator<Item = &String> {

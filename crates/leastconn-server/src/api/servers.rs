@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ApiContext,
+    ApiContext, ServerHistory,
     outage::{Outage, UP, health_name},
 };
 use crate::upstream::Upstream;
@@ -62,6 +62,9 @@ pub struct ServersQuery {
     /// are preferred, then those in slow start, then those with the most connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// Adds the history of each server.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub history: bool,
 }
 
 /// One server.
@@ -113,6 +116,9 @@ pub struct Server {
     /// without having sent a byte.
     #[serde(default)]
     pub early_failures: u64,
+    /// With `history`: the last five minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<ServerHistory>,
 }
 
 /// What a server's agent has reported, apart from the weight and the limit in effect.
@@ -149,6 +155,12 @@ impl Servers {
         let servers = state
             .running_upstreams()
             .flat_map(|one| Server::all(one, query.limit, in_fleet, now));
+        let mut servers: Vec<_> = servers.collect();
+        if query.history {
+            for server in &mut servers {
+                server.history = cx.history.servers.of(&server.upstream, &server.server);
+            }
+        }
         let removed = state.departed_servers().into_iter();
         let removed = removed.map(|(upstream, server)| RemovedServer {
             upstream: upstream.to_string(),
@@ -157,7 +169,7 @@ impl Servers {
             active: server.in_flight(),
         });
         Self {
-            servers: servers.collect(),
+            servers,
             removed: removed.collect(),
             sources: state.running_upstreams().flat_map(Source::all).collect(),
         }
@@ -270,6 +282,7 @@ impl Server {
             connections: status.connections,
             connect_failures: status.connect_failures,
             early_failures: status.early_failures,
+            history: None,
         }
     }
 }

@@ -27,9 +27,15 @@ pub use certificate::{Certificate, CertificateKind, CertificateState};
 pub struct Status {
     /// Version of the program.
     pub version: String,
+    /// Host name.
+    #[serde(default)]
+    pub host: String,
     /// Process ID.
     pub pid: u32,
     pub phase: Phase,
+    /// While draining: time at which the remaining connections are closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_ends: Option<String>,
     /// Start time.
     pub started: String,
     /// Current time.
@@ -300,7 +306,9 @@ impl Status {
         });
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: host(),
             pid: std::process::id(),
+            drain_ends: context.lifecycle.drain_end().map(time),
             phase: context.lifecycle.phase().into(),
             started: time(context.lifecycle.started()),
             time: time(now),
@@ -423,6 +431,12 @@ impl Configuration {
             deviations: deviations(context),
         }
     }
+}
+
+/// The host name. Characters that are not UTF-8 are replaced.
+fn host() -> String {
+    let system = rustix::system::uname();
+    system.nodename().to_string_lossy().into_owned()
 }
 
 fn absolute(path: &Path) -> String {

@@ -97,7 +97,7 @@ impl AccessRecord {
         self.tls = Some((version, cipher));
         self.resumed = resumed;
         let histogram = &self.telemetry.metrics.handshake_seconds;
-        histogram.observe(took.as_secs_f64());
+        histogram.observe(took);
     }
 
     /// Stores and counts the decision of a rule in shadow mode.
@@ -115,7 +115,7 @@ impl AccessRecord {
         self.connection.state().server = Some(Arc::clone(lease.server()));
         self.connect = Some(took);
         let histogram = &self.telemetry.metrics.connect_seconds;
-        histogram.observe(took.as_secs_f64());
+        histogram.observe(took);
     }
 
     /// Records how long the connection waited in its upstream's queue. `None` means that it did not
@@ -123,7 +123,7 @@ impl AccessRecord {
     pub fn set_queued(&mut self, queued: Option<Duration>) {
         if let Some(queued) = queued {
             let histogram = &self.telemetry.metrics.queue_seconds;
-            histogram.observe(queued.as_secs_f64());
+            histogram.observe(queued);
         }
         self.queued = queued;
     }

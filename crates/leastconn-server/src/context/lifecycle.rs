@@ -1,5 +1,7 @@
 //! The phases of a process, and its last reload and upgrade.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -49,6 +51,7 @@ pub struct Lifecycle {
     failed_upgrade: Mutex<Option<FailedUpgrade>>,
     /// Whether the start has finished.
     is_started: watch::Sender<bool>,
+    drain_end: Mutex<Option<Timestamp>>,
 }
 
 impl Lifecycle {
@@ -62,6 +65,7 @@ impl Lifecycle {
             last_reload: Mutex::default(),
             failed_upgrade: Mutex::default(),
             is_started: watch::Sender::new(false),
+            drain_end: Mutex::default(),
         }
     }
 
@@ -94,6 +98,16 @@ impl Lifecycle {
     pub fn set_failed_upgrade(&self, reason: String) {
         let time = Timestamp::now();
         *self.failed_upgrade.lock() = Some(FailedUpgrade { time, reason });
+    }
+
+    /// While draining: when the remaining connections are closed.
+    pub fn drain_end(&self) -> Option<Timestamp> {
+        *self.drain_end.lock()
+    }
+
+    /// Sets when the remaining connections are closed: after `limit`.
+    pub(crate) fn set_drain_limit(&self, limit: Duration) {
+        *self.drain_end.lock() = Timestamp::now().saturating_add(limit).ok();
     }
 
     pub fn phase(&self) -> Phase {

@@ -5,6 +5,7 @@ mod collect;
 mod family;
 mod fleet;
 mod format;
+mod latency;
 mod listener;
 mod process;
 mod series;
@@ -14,18 +15,14 @@ use std::{collections::HashSet, sync::Arc};
 use parking_lot::RwLock;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
 pub use collect::{DiscoveryState, FileValidity, Observed};
 pub use fleet::{AskOutcome, FleetGauges, FleetMetrics};
 pub use format::Format;
+pub use latency::{LatencyCounts, LatencyHistogram};
 pub use listener::{GaugeGuard, ListenerMetrics};
 pub use series::ClientMetrics;
 
@@ -41,11 +38,11 @@ pub struct Metrics {
     reloads: Family<Reload, Counter>,
     connections_limit: Gauge,
     /// Time from accept to the end of the TLS handshake.
-    pub handshake_seconds: Histogram,
+    pub handshake_seconds: LatencyHistogram,
     /// Time from the first connection attempt until a server is connected.
-    pub connect_seconds: Histogram,
+    pub connect_seconds: LatencyHistogram,
     /// Time that a connection has waited in the queue of its upstream.
-    pub queue_seconds: Histogram,
+    pub queue_seconds: LatencyHistogram,
     /// Shown only while the process is a member of a fleet.
     pub fleet: Arc<FleetMetrics>,
 }
@@ -63,16 +60,13 @@ struct Version {
 impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::default();
-        // A full handshake takes about 0.4 ms of CPU and one or two round trips; connecting within
-        // a data centre takes much less time.
-        let seconds = || Histogram::new(exponential_buckets(0.000_25, 2.0, 16));
         let metrics = Self {
             series: Arc::default(),
             reloads: Family::default(),
             connections_limit: Gauge::default(),
-            handshake_seconds: seconds(),
-            connect_seconds: seconds(),
-            queue_seconds: seconds(),
+            handshake_seconds: LatencyHistogram::default(),
+            connect_seconds: LatencyHistogram::default(),
+            queue_seconds: LatencyHistogram::default(),
             fleet: Arc::default(),
             registry: RwLock::default(),
         };

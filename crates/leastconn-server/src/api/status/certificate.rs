@@ -15,6 +15,9 @@ pub struct Certificate {
     /// certificates are ignored if another CA certificate in the file is valid.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
+    /// The `notBefore` or `thisUpdate` of that certificate or CRL.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub not_before: String,
     /// The `notAfter` or `nextUpdate` of that certificate or CRL.
     pub not_after: String,
     /// Whole days until `not_after`; negative after expiry.
@@ -98,6 +101,7 @@ impl Certificate {
             file: file.path.display().to_string(),
             kind: file.kind.into(),
             name: plain(&deciding.name),
+            not_before: deciding.from.to_string(),
             not_after: deciding.until.to_string(),
             days_left: (deciding.until.as_second() - now.as_second()).div_euclid(86_400),
             state: deciding.urgency(now).into(),

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use leastconn_testkit::metrics::{normalise, parse};
 
 use super::*;
@@ -97,7 +99,7 @@ fn text_is_valid_prometheus_format() {
     let listener = metrics.listener("main");
     listener.active.inc();
     listener.ended(ReasonCode::IdleTimeout);
-    metrics.handshake_seconds.observe(0.01);
+    metrics.handshake_seconds.observe(Duration::from_millis(10));
     metrics.fleet.exchange_seconds.observe(0.01);
     metrics.fleet.exchange_failed();
     metrics.fleet.asked(AskOutcome::TimedOut, 2);
