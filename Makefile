@@ -12,6 +12,7 @@ CONFIG ?= examples/local.toml
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 BALANCE_ARGS ?=
+SCREENSHOT_ARGS ?=
 SIM_ARGS ?= --charts docs/images --update docs/explanation/balancing.md
 ATTACK_ARGS ?=
 RACE_ROUNDS ?= 20
@@ -102,6 +103,12 @@ test-docs: ## Run the commands of the README and of the guides in network namesp
 test-browser: ## Test the dashboard in Chromium (part of make test where Chromium is installed)
 	@scripts/setup.sh --browser
 	LEASTCONN_BROWSER=required $(CARGO) test --locked -p leastconn-lb --test browser -- --test-threads 2
+
+.PHONY: screenshots
+screenshots: ## Take pictures of the dashboard with 0, 7 and 60 servers, into target/screenshots (SCREENSHOT_ARGS="--docs" also replaces those in docs/images)
+	@scripts/setup.sh --browser
+	$(CARGO) build --locked -p leastconn-lb
+	scripts/screenshots.py $(SCREENSHOT_ARGS)
 
 .PHONY: test-long
 test-long: ## Run the long end-to-end tests: 8,000 connections, 200 reloads under load, 100,000 connects during 20 upgrades, admin latency, a million identities (needs 20,000 open files)

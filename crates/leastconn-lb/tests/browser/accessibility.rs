@@ -92,7 +92,7 @@ async fn keyboard_reaches_every_control_in_order() {
         return;
     };
     let mut reached = Vec::new();
-    for _ in 0..12 {
+    for _ in 0..16 {
         page.tab().await;
         let at = "(() => { const e = document.activeElement;
             return e.id || e.getAttribute('aria-label') || e.textContent.trim(); })()";

@@ -15,10 +15,15 @@ mod support;
 
 mod accessibility;
 mod content_security_policy;
+mod contrast;
+mod dense_tables;
 mod figures;
 mod fleet;
 mod kill_connection;
 mod large_tables;
+mod latency_and_history;
 mod problem_notices;
 mod server_state;
 mod slow_start;
+mod table_keyboard;
+mod trouble_first;

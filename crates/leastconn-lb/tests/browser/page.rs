@@ -126,12 +126,20 @@ impl Page {
         self.press("Tab").await;
     }
 
-    /// Presses `Tab`, `Enter` or `Escape`.
+    /// Presses a key that has no character, or `Enter`.
     pub(crate) async fn press(&self, key: &str) {
         let (code, text) = match key {
             "Tab" => (9, ""),
             "Enter" => (13, "\r"),
             "Escape" => (27, ""),
+            "PageUp" => (33, ""),
+            "PageDown" => (34, ""),
+            "End" => (35, ""),
+            "Home" => (36, ""),
+            "ArrowLeft" => (37, ""),
+            "ArrowUp" => (38, ""),
+            "ArrowRight" => (39, ""),
+            "ArrowDown" => (40, ""),
             other => panic!("{other}"),
         };
         for kind in ["keyDown", "keyUp"] {

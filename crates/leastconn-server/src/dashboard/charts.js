@@ -11,12 +11,18 @@ let charts = [];
 const perSecond = (n) => (n == null ? "" : `${as.rate(n)}/s`);
 const bytesPerSecond = (n) => (n == null ? "" : `${as.bytes(n)}/s`);
 
+const latency = (n) => (n == null ? "–" : as.milliseconds(n));
+
+/** Steps of axes for counts: whole numbers. */
+const WHOLE = Array.from({ length: 10 }, (_, at) => [1, 2, 5].map((n) => n * 10 ** at)).flat();
+
 const CURVES = [
   {
     id: "curve-rate",
     title: "Connections per second",
     value: perSecond,
-    tick: as.rate,
+    tick: as.count,
+    steps: WHOLE,
     series: [
       ["accepted", "--one", (s) => s.accepted_per_second],
       ["refused", "--two", (s) => s.refused_per_second],
@@ -39,7 +45,20 @@ const CURVES = [
     title: "Open connections",
     value: (n) => (n == null ? "" : as.count(n)),
     tick: as.count,
+    steps: WHOLE,
     series: [["open", "--one", (s) => s.open]],
+  },
+  {
+    id: "curve-latency",
+    title: "Latency",
+    value: latency,
+    tick: as.milliseconds,
+    series: [
+      ["handshake p50", "--three", (s) => s.handshake?.p50_ms ?? null, "line"],
+      ["handshake p99", "--three", (s) => s.handshake?.p99_ms ?? null, "dashed", "p99"],
+      ["connect p50", "--one", (s) => s.connect?.p50_ms ?? null, "line"],
+      ["connect p99", "--one", (s) => s.connect?.p99_ms ?? null, "dashed", "p99"],
+    ],
   },
 ];
 
@@ -57,6 +76,12 @@ export function draw() {
   charts = CURVES.map((curve) => ({ curve, plot: plotOf(curve, colour) }));
   probe.remove();
   refresh();
+}
+
+/** The labels of the vertical axis. Their values are stored for tests. */
+function ticks(curve, at) {
+  attribute($(curve.id), "data-ticks", at.join(" "));
+  return at.map(curve.tick);
 }
 
 /** Makes a colour translucent. */
@@ -81,14 +106,15 @@ function plotOf(curve, colour) {
     },
     axes: [
       { ...axis, grid: { show: false }, size: 24, space: 60, incrs: [60, 120, 300], values: (_, at) => at.map((t) => as.clock(t * 1000).slice(0, 5)) },
-      { ...axis, size: 62, space: 30, incrs: curve.steps, values: (_, at) => at.map(curve.tick) },
+      { ...axis, size: 62, space: 30, incrs: curve.steps, values: (_, at) => ticks(curve, at) },
     ],
     series: [
       {},
-      ...curve.series.map(([label, name]) => ({
-        label,
+      ...curve.series.map(([label, name, , style, short]) => ({
+        label: short ?? label,
         stroke: colour(name),
-        fill: translucent(colour(name)),
+        fill: style ? undefined : translucent(colour(name)),
+        dash: style === "dashed" ? [3, 3] : undefined,
         width: 1.75,
         points: { show: false },
         value: (plot, n, series, at) => curve.value(at == null ? last(plot.data[series]) : n),
@@ -132,7 +158,7 @@ function refresh() {
     plot.setData(dataOf(curve));
     const summary = curve.series.map(([label, , read]) => {
       const values = samples.map(read);
-      if (values.length === 0) return `${label}: no data yet`;
+      if (values.every((value) => value === null)) return `${label}: no data yet`;
       return `${label}: now ${curve.value(last(values))}, maximum ${curve.value(Math.max(...values))}`;
     });
     const element = $(curve.id);

@@ -1,9 +1,11 @@
-// Client rules and their connections, most open connections first.
+// Client rules and their connections: expired rules first, then most open connections.
 
 import { get } from "./api.js";
-import { $, attribute, bar, el, empty, fill, keyed, text } from "./dom.js";
+import { $, attribute, badge, bar, el, empty, fill, keyed, text } from "./dom.js";
 import * as as from "./format.js";
 import { Rates } from "./rates.js";
+import { rove, updating } from "./roving.js";
+import { Order, compare, mark, sortable } from "./sorting.js";
 
 const SHOWN = 12;
 /** Maximum number of rows. The search finds further rules. */
@@ -16,14 +18,22 @@ const SLOW_INTERVAL = 10_000;
 let limit = SHOWN;
 let search = "";
 let last = null;
+let changed = () => {};
+const order = new Order(() => changed());
+
+/** The balancer sorts the rules, because the page has only some of them. It knows no rates:
+ * for these, the page sorts the rules with the most open connections. */
+const parameters = () =>
+  order.column === "new" ? { sort: "attention", limit: MAX_ROWS, search } : { sort: order.column ?? "attention", limit, search };
 
 /** Fetches the rules, or returns a recent response. */
 export async function fetchRules() {
-  const parameters = JSON.stringify([limit, search]);
+  const asked = parameters();
+  const key = JSON.stringify(asked);
   const now = performance.now();
-  if (last?.parameters === parameters && last.total > MANY && now - last.at < SLOW_INTERVAL) return last;
-  const response = await get("clients", { sort: "active", limit, search });
-  last = { ...response, parameters, at: now };
+  if (last?.key === key && last.total > MANY && now - last.at < SLOW_INTERVAL) return last;
+  const response = await get("clients", asked);
+  last = { ...response, key, at: now };
   return last;
 }
 
@@ -32,8 +42,9 @@ export function forget() {
   last = null;
 }
 
-/** Sets up the search. Calls `changed` when other client rules must be fetched. */
-export function start(changed) {
+/** Sets up search and order. Calls `onChange` when other client rules must be fetched. */
+export function start(onChange) {
+  changed = onChange;
   $("clients-search").addEventListener("input", (event) => {
     search = event.target.value.trim();
     changed();
@@ -42,25 +53,34 @@ export function start(changed) {
     limit = MAX_ROWS;
     changed();
   });
+  const table = $("clients").closest("table");
+  for (const cell of table.querySelectorAll("[data-sort]")) sortable(cell, order, false);
+  rove(table);
 }
 
-export function show({ clients, total, at }) {
+export function show({ clients, total, at }, time) {
   rates.update(at, clients.map((one) => [one.client, one.connections]));
+  let shown = clients;
+  if (order.column === "new") {
+    shown = [...clients].sort((a, b) => compare(rates.of(a.client), rates.of(b.client))).slice(0, limit);
+  }
   text($("clients-total"), search ? `${as.plural(total, "match", "matches")}` : as.plural(total, "rule"));
   attribute($("clients-total"), "data-value", total);
-  empty($("no-clients"), clients.length === 0, search ? "No client rule matches." : "No client rules: every client is refused.");
-  $("clients").closest(".scroll").hidden = clients.length === 0;
+  empty($("no-clients"), total === 0, search ? "No client rule matches." : "No client rules: every client is refused.");
+  $("clients").closest(".scroll").hidden = total === 0;
   const more = $("clients-all");
-  more.hidden = clients.length >= total || limit >= MAX_ROWS;
+  more.hidden = shown.length >= total || limit >= MAX_ROWS;
   text(more, total > MAX_ROWS ? `Show ${as.count(MAX_ROWS)} of ${as.count(total)}` : `Show all ${as.count(total)}`);
-  const most = clients.reduce((most, one) => Math.max(most, one.active), 1);
-  keyed($("clients"), clients.map((client) => ({ client, most })), ({ client }) => client.client, row);
+  const most = shown.reduce((most, one) => Math.max(most, one.active), 1);
+  const table = $("clients").closest("table");
+  mark(table.tHead.rows[0], order);
+  const items = shown.map((client) => ({ client, most, time }));
+  updating(table, () => keyed($("clients"), items, ({ client }) => client.client, row));
 }
 
 function row({ client }) {
-  const [sub, shadow] = [el("span", "sub"), el("span", "badge warn", "shadow")];
-  const name = el("span", "name", client.client, " ", shadow);
-  const heading = el("th", "", name, sub);
+  const [sub, mark] = [el("span", "sub"), el("span", "badge")];
+  const heading = el("th", "", el("div", "names", el("span", "name", client.client), mark, sub));
   heading.scope = "row";
   const { outer, inner } = bar();
   const active = el("b");
@@ -68,13 +88,15 @@ function row({ client }) {
   const [failed, total] = [el("td", "num more"), el("td", "num more")];
   const [bounds, reach] = [el("span", "sub long"), el("span", "name")];
   const [limits, allow] = [el("td", "more", bounds), el("td", "more", reach)];
-  const meter = el("td", "", el("span", "gauge", active, outer));
+  const meter = el("td", "", el("span", "gauge", el("span", "amount", active), outer));
   const element = el("tr", "", heading, meter, rate, refusedCell, failed, total, limits, allow);
   element.dataset.client = client.client;
   return {
     element,
-    update: ({ client: now, most }) => {
-      shadow.hidden = now.mode !== "shadow";
+    update: ({ client: now, most, time }) => {
+      const expired = now.expires && Date.parse(now.expires) <= Date.parse(time);
+      mark.hidden = !expired && now.mode !== "shadow";
+      badge(mark, expired ? "expired" : "shadow", expired ? "bad" : "warn");
       const match = now.match.join(", ");
       text(sub, now.expires ? `${match} · until ${as.date(now.expires)}` : match);
       attribute(heading, "title", `${now.client}: ${sub.textContent}`);

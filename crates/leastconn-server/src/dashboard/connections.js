@@ -1,20 +1,28 @@
-// Open connections, newest first. The balancer performs the search, because the page
-// has only some of the connections.
+// Open connections, newest first. The balancer searches and sorts, because the page has only
+// some of the connections.
 
 import * as control from "./control.js";
 import { $, attribute, el, empty, keyed, text } from "./dom.js";
 import * as as from "./format.js";
+import { rove, updating } from "./roving.js";
+import { Order, mark, sortable } from "./sorting.js";
 
 const SHOWN = 20;
 /** Maximum number of rows. The search finds further connections. */
 const MAX_ROWS = 250;
 let limit = SHOWN;
 let search = "";
+let changed = () => {};
+const order = new Order(() => changed());
 
-export const query = () => ({ limit, search });
+/** The order in the API of a column. The age is first sorted from the oldest down. */
+const sort = () => (order.column === "age" ? (order.reversed ? "newest" : "oldest") : (order.column ?? undefined));
 
-/** `changed` is called when other connections must be fetched. */
-export function start(changed) {
+export const query = () => ({ limit, search, sort: sort() });
+
+/** `onChange` is called when other connections must be fetched. */
+export function start(onChange) {
+  changed = onChange;
   $("connections-search").addEventListener("input", (event) => {
     search = event.target.value.trim();
     changed();
@@ -23,6 +31,9 @@ export function start(changed) {
     limit = MAX_ROWS;
     changed();
   });
+  const table = $("connections").closest("table");
+  for (const cell of table.querySelectorAll("[data-sort]")) sortable(cell, order, cell.dataset.sort === "age");
+  rove(table);
 }
 
 export function show({ connections, total }) {
@@ -33,16 +44,18 @@ export function show({ connections, total }) {
   const more = $("connections-all");
   more.hidden = connections.length >= total || limit >= MAX_ROWS;
   text(more, total > MAX_ROWS ? `Show ${as.count(MAX_ROWS)} of ${as.count(total)}` : `Show all ${as.count(total)}`);
-  keyed($("connections"), connections, (one) => one.connection, row);
+  const table = $("connections").closest("table");
+  mark(table.tHead.rows[0], order);
+  updating(table, () => keyed($("connections"), connections, (one) => one.connection, row));
 }
 
 function row({ connection }) {
-  const [client, identity] = [el("span", "name"), el("span", "sub mono")];
+  const [client, identity, from] = [el("span", "name"), el("span", "sub mono"), el("span", "sub only-narrow")];
   const [source, proxy] = [el("span", "name"), el("span", "sub")];
   const [listener, sni] = [el("span", "name"), el("span", "sub")];
   const [server, stage] = [el("span", "name"), el("span", "sub")];
   const [received, sent, age] = [el("td", "num more"), el("td", "num more"), el("td", "num")];
-  const heading = el("th", "", client, identity);
+  const heading = el("th", "", el("div", "names", client, identity, from));
   heading.scope = "row";
   const end = el("button", "small", "Close …");
   end.type = "button";
@@ -75,6 +88,7 @@ function row({ connection }) {
       text(identity, now.identity ?? "");
       attribute(heading, "title", [now.client, now.identity, now.serial && `serial ${now.serial}`].filter(Boolean).join("\n") || null);
       text(source, now.source);
+      text(from, now.source);
       text(proxy, now.proxy ? `via ${now.proxy}` : "");
       attribute(source, "title", now.source);
       text(listener, now.listener);

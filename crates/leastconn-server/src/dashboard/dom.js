@@ -79,3 +79,8 @@ export function empty(element, isEmpty, message) {
   element.hidden = !isEmpty;
   if (isEmpty) text(element, message);
 }
+
+/** Makes the items of a list match `wanted`. */
+export function lines(list, wanted) {
+  keyed(list, wanted, (line) => line, (line) => ({ element: el("li", "", line), update() {} }));
+}

@@ -48,6 +48,12 @@ export function span(ms) {
   return `${Math.floor(s / big)} ${unit}${rest ? ` ${rest} ${smaller}` : ""}`;
 }
 
+/** A latency: 0.42 ms, 12 ms, 1.2 s. */
+export function milliseconds(ms) {
+  if (ms >= 999.5) return `${(ms / 1000).toFixed(1)}${THIN}s`;
+  return `${ms < 0.995 ? ms.toFixed(2) : ms < 9.95 ? ms.toFixed(1) : count(ms)}${THIN}ms`;
+}
+
 const two = (n) => String(n).padStart(2, "0");
 
 /** The time of day in the browser's time zone, 24 hours. */

@@ -1,6 +1,7 @@
 // Polls the API every two seconds while the page is visible, and updates the page.
 
 import { get } from "./api.js";
+import { certificates } from "./certificates.js";
 import * as charts from "./charts.js";
 import * as clients from "./clients.js";
 import * as connections from "./connections.js";
@@ -8,6 +9,7 @@ import * as control from "./control.js";
 import * as fleet from "./fleet.js";
 import { $, attribute, badge, el, text } from "./dom.js";
 import * as as from "./format.js";
+import { countDown, head, title } from "./head.js";
 import { announce, watch } from "./notice.js";
 import * as overview from "./overview.js";
 import * as refusals from "./refusals.js";
@@ -81,17 +83,18 @@ function show(status, { servers, sources = [] }, rules, open, history, refused, 
     fullHistory = false;
   }
   charts.add(history.samples);
-  overview.head(status);
+  head(status);
   overview.figures(status, history.samples.at(-1));
-  overview.outcomes(status);
+  overview.outcomes(status, refused.latest);
   overview.listeners(status);
-  overview.certificates(status);
+  certificates(status);
   control.allow(status);
   upstreams.show(status, servers, sources, performance.now());
-  clients.show(rules);
+  clients.show(rules, status.time);
   connections.show(open);
   refusals.show(refused);
   fleet.show(members, status);
+  title(status);
   watch(status, servers);
   text($("pulse"), `live · ${as.clock(status.time)}`);
   clocks(Date.parse(status.time) - last.at);
@@ -130,7 +133,7 @@ function failed(error) {
   stale(true);
   text($("pulse"), "no response");
   badge($("phase"), "no response", "bad");
-  document.title = "no response · leastconn";
+  document.title = ["no response", last.status?.host, "leastconn"].filter(Boolean).join(" · ");
   const banner = $("lost");
   const age = as.span(Math.max(1000, Math.round((Date.now() - last.at) / 1000) * 1000)).replace(".0", "");
   const since = last.status ? ` since ${as.when(last.status.time, Date.now())}` : "";
@@ -181,6 +184,7 @@ connections.start(changed);
 refusals.start(poll);
 control.start(poll);
 charts.draw();
+setInterval(countDown, 1000);
 new ResizeObserver(charts.resize).observe($("main"));
 document.addEventListener("visibilitychange", () => {
   clearTimeout(timer);

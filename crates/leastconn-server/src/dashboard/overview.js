@@ -1,88 +1,9 @@
-// The page header, current values, outcomes, listeners and certificates.
+// Current values, outcomes and listeners.
 
-import { $, attribute, badge, bar, el, empty, fill, keyed, text } from "./dom.js";
+import { $, attribute, bar, el, empty, fill, keyed, text } from "./dom.js";
 import * as as from "./format.js";
 import { explain, isRefusal, refused } from "./reasons.js";
-
-const SHOWN = 6;
-const DAY = 86_400_000;
-/** Certificates that expire within this time are red and are also listed at the top. */
-const SOON = 7 * DAY;
-/** Certificates that expire within this time are yellow. */
-const LATER = 30 * DAY;
-let allCertificates = false;
-
-const SET_FOR = { here: " on this balancer only", fleet: " for the fleet" };
-const PHASES = { starting: "warn", ready: "good", draining: "warn" };
-
-export function head(status) {
-  const { configuration } = status;
-  text($("version"), status.version);
-  badge($("phase"), status.phase, PHASES[status.phase]);
-  document.title = status.phase === "ready" ? "leastconn" : `${status.phase} · leastconn`;
-  text($("uptime"), as.span(status.uptime_seconds * 1000));
-  // CSS truncates the start of the path. The left-to-right mark keeps the leading slash
-  // in place.
-  text($("file"), `\u200e${configuration.file}`);
-  attribute($("file"), "title", configuration.file);
-  text($("applied"), as.moment(configuration.applied));
-  const reload = configuration.last_reload;
-  badge($("reload"), reload?.outcome ?? "none", { applied: "good", rejected: "bad" }[reload?.outcome]);
-  text($("reload-time"), reload ? as.when(reload.time, status.time) : "");
-  $("rejected").hidden = reload?.outcome !== "rejected";
-  lines($("rejected-reasons"), reload?.reasons ?? []);
-  const { blocked } = configuration;
-  $("blocked").hidden = !blocked;
-  if (blocked) text($("blocked"), `Reading ${blocked.file} has been blocked since ${as.when(blocked.since, status.time)}; changes to it are not applied.`);
-  const upgrade = status.failed_upgrade;
-  $("upgrade").hidden = !upgrade;
-  if (upgrade) text($("upgrade"), `The upgrade at ${as.when(upgrade.time, status.time)} failed, this process continues: ${upgrade.reason}`);
-  const old = status.old_processes ?? [];
-  $("old-processes").hidden = old.length === 0;
-  text(
-    $("old-processes"),
-    old.map(({ pid, connections }) => `Process ${pid} was replaced by an upgrade and still serves ${as.plural(connections, "connection")}, which this page does not show.`).join(" "),
-  );
-  $("overrides").hidden = configuration.deviations.length === 0;
-  lines(
-    $("override-list"),
-    configuration.deviations.map(
-      ({ what, is, configured, since, set_for: setFor }) =>
-        `${what} is ${is}${since ? ` since ${as.when(since, status.time)}` : ""}${SET_FOR[setFor] ?? ""}; configured: ${configured}`,
-    ),
-  );
-  const blocks = configuration.blocks ?? 0;
-  $("blocks").hidden = blocks === 0;
-  text($("blocks"), `${as.plural(blocks, "client is", "clients are")} blocked by operators: ctl blocks lists them.`);
-  outages(status);
-  $("draining").hidden = status.phase !== "draining";
-  const { log, sandbox } = status;
-  const process = [
-    `process ${status.pid}`,
-    as.plural(status.workers, "worker"),
-    `started ${as.moment(status.started)}`,
-    `log level ${log.level}`,
-    log.lines_lost && `${as.plural(log.lines_lost, "access log line")} lost`,
-    `sandbox ${sandbox.state}${sandbox.detail ? ` (${sandbox.detail})` : ""}`,
-  ];
-  text($("process"), process.filter(Boolean).join(" · "));
-}
-
-/** Shows upstreams without available servers, and servers that are ejected or down. */
-function outages(status) {
-  const without = status.upstreams.filter((one) => one.available === 0).map((one) => one.name);
-  const unhealthy = status.upstreams.reduce((sum, one) => sum + one.unhealthy, 0);
-  $("outages").hidden = without.length + unhealthy === 0;
-  $("outages").className = `banner ${without.length ? "bad" : "warn"}`;
-  const names = without.slice(0, SHOWN).join(", ") + (without.length > SHOWN ? `, and ${as.count(without.length - SHOWN)} more` : "");
-  text($("outages-title"), without.length ? `No server available: ${names}` : `${as.plural(unhealthy, "server")} down`);
-  const all = status.upstreams.flatMap((upstream) =>
-    (upstream.unhealthy_servers ?? []).map((one) => `${upstream.name}/${one.server} is ${one.health} since ${as.when(one.since, status.time)}: ${one.reason}`),
-  );
-  const shown = all.slice(0, SHOWN);
-  if (unhealthy > shown.length) shown.push(`${as.count(unhealthy - shown.length)} more are ejected or down`);
-  lines($("outages-servers"), shown);
-}
+import { who } from "./refusals.js";
 
 export function figures(status, sample) {
   const all = status.connections;
@@ -108,6 +29,12 @@ export function figures(status, sample) {
     figure(id, n, value);
     text($(`${id}-unit`), `${unit}/s`);
   }
+  for (const name of ["handshake", "connect"]) {
+    const latency = sample[name];
+    figure(`${name}-p50`, latency?.p50_ms ?? "", latency ? as.milliseconds(latency.p50_ms) : "–");
+    text($(`${name}-p99`), latency ? `p99 ${as.milliseconds(latency.p99_ms)}` : "");
+    attribute($(`${name}-p99`), "data-value", latency?.p99_ms);
+  }
 }
 
 /** Shows a rounded value, and stores the exact one in `data-value`. */
@@ -121,32 +48,38 @@ function alarm(id, kind) {
   for (const each of ["bad", "warn"]) classList.toggle(each, kind === each);
 }
 
-export function outcomes(status) {
+/** Counts of ended connections. `latest` has the newest refusal of each reason code. */
+export function outcomes(status, latest = []) {
   const entries = Object.entries(status.connections.outcomes).sort((a, b) => b[1] - a[1]);
-  tally("refusals", entries.filter(([code]) => isRefusal(code)), "None so far.");
-  tally("endings", entries.filter(([code]) => !isRefusal(code)), "None so far.");
+  const newest = new Map(latest.map((one) => [one.outcome, one]));
+  const item = ([code, n]) => ({ code, n, newest: newest.get(code), now: status.time });
+  tally("refusals", entries.filter(([code]) => isRefusal(code)).map(item));
+  tally("endings", entries.filter(([code]) => !isRefusal(code)).map(item));
 }
 
-function tally(id, entries, none) {
-  const total = entries.reduce((sum, [, n]) => sum + n, 0);
-  const most = entries[0]?.[1] ?? 1;
-  text($(`${id}-total`), entries.length ? `${as.count(total)} since the start` : "");
+function tally(id, items) {
+  const total = items.reduce((sum, { n }) => sum + n, 0);
+  const most = items[0]?.n ?? 1;
+  text($(`${id}-total`), items.length ? `${as.count(total)} since the start` : "");
   attribute($(`${id}-total`), "data-value", total);
-  empty($(`no-${id}`), entries.length === 0, none);
-  $(id).closest("table").hidden = entries.length === 0;
-  keyed($(id), entries, ([code]) => code, ([code]) => {
+  empty($(`no-${id}`), items.length === 0, "None so far.");
+  $(id).closest("table").hidden = items.length === 0;
+  keyed($(id), items, ({ code }) => code, ({ code }) => {
     const { outer, inner } = bar(id === "refusals" ? "refusal" : "");
     const number = el("td", "num");
-    const heading = el("th", "", el("span", "name mono", code), el("span", "sub long", explain(code)), outer);
+    const last = el("span", "sub long last-refusal");
+    const heading = el("th", "", el("span", "name mono", code), el("span", "sub long", explain(code)), last, outer);
     heading.scope = "row";
     heading.title = explain(code);
     const element = el("tr", "tally", heading, number);
     element.dataset.code = code;
     return {
       element,
-      update: ([, n]) => {
+      update: ({ n, newest, now }) => {
         text(number, as.count(n));
         attribute(number, "data-value", n);
+        last.hidden = !newest;
+        if (newest) text(last, `Last: ${who(newest)} from ${newest.source} at ${as.when(newest.time, now)}`);
         fill(inner, n / most);
       },
     };
@@ -174,63 +107,4 @@ export function listeners(status) {
       },
     };
   });
-}
-
-export function certificates(status) {
-  const all = status.certificates;
-  const shown = allCertificates ? all : all.slice(0, SHOWN);
-  const more = $("certificates-all");
-  more.hidden = all.length <= SHOWN || allCertificates;
-  text(more, `Show all ${as.count(all.length)}`);
-  more.onclick = () => {
-    allCertificates = true;
-    certificates(status);
-  };
-  empty($("no-certificates"), all.length === 0, "None: no listener uses TLS.");
-  $("certificates").closest("table").hidden = all.length === 0;
-  // Relative to the balancer's clock.
-  const now = Date.parse(status.time);
-  const left = (one) => Date.parse(one.not_after) - now;
-  // CRLs are renewed often. For CRLs, use the state from the API, which depends on the validity
-  // period.
-  const isSoon = (one) => (one.kind === "crl" ? one.state !== "valid" : left(one) < SOON);
-  const isUrgent = (one) => (one.kind === "crl" ? one.state !== "expires_soon" : left(one) < 2 * DAY);
-  const soon = all.filter(isSoon);
-  const expired = all.flatMap((one) => (one.expired ?? []).map((name) => `${one.file}: ${name} has expired, and its clients are refused`));
-  $("expiring").hidden = soon.length + expired.length === 0;
-  const worst = soon.some(isUrgent) || expired.length > 0 ? "bad" : "warn";
-  $("expiring").className = `banner ${worst}`;
-  lines($("expiring-files"), [...expired, ...soon.map((one) => `${one.file} ${expires(one, left(one))}`)].slice(0, SHOWN));
-  keyed($("certificates"), shown, (one) => `${one.file} ${one.not_after}`, (one) => {
-    const days = el("span", "badge");
-    const heading = el(
-      "th",
-      "",
-      el("span", "name", one.file.split("/").pop()),
-      el("span", "sub", `until ${as.moment(one.not_after)}`),
-    );
-    heading.scope = "row";
-    heading.title = one.file;
-    return {
-      element: el("tr", "", heading, el("td", "num", days)),
-      update: (one) => {
-        const ms = left(one);
-        const kind = one.kind === "crl" ? LISTS[one.state] : ms < SOON ? "bad" : ms < LATER ? "warn" : "good";
-        badge(days, ms < 0 ? `expired ${as.span(-ms)} ago` : ms < 2 * DAY ? as.span(ms) : as.plural(one.days_left, "day"), kind);
-        attribute(days, "data-value", one.days_left);
-      },
-    };
-  });
-}
-
-const LISTS = { valid: "good", expires_soon: "warn", expires_now: "bad", expired: "bad" };
-
-function expires(one, ms) {
-  if (ms >= 0) return `expires in ${as.span(ms)}`;
-  const consequence = one.kind === "crl" ? `: clients of ${one.name} are refused (crl_expired)` : "";
-  return `expired ${as.span(-ms)} ago${consequence}`;
-}
-
-function lines(list, wanted) {
-  keyed(list, wanted, (line) => line, (line) => ({ element: el("li", "", line), update() {} }));
 }

@@ -3,12 +3,13 @@
 import { $, attribute, el, empty, keyed, text } from "./dom.js";
 import * as as from "./format.js";
 import { explain } from "./reasons.js";
+import { rove, updating } from "./roving.js";
 
 const SHOWN = 10;
 const MAX_ROWS = 200;
 let limit = SHOWN;
 
-export const query = () => ({ limit });
+export const query = () => ({ limit, latest: true });
 
 /** `changed` is called when more refusals must be fetched. */
 export function start(changed) {
@@ -16,6 +17,7 @@ export function start(changed) {
     limit = MAX_ROWS;
     changed();
   });
+  rove($("last-refusals").closest("table"));
 }
 
 export function show({ refusals, total }) {
@@ -25,17 +27,18 @@ export function show({ refusals, total }) {
   more.hidden = refusals.length >= total;
   text(more, `Show all ${as.count(total)}`);
   // After a restart, the balancer assigns the same connection IDs again.
-  keyed($("last-refusals"), refusals, ({ connection, time }) => `${time} ${connection}`, row);
+  const table = $("last-refusals").closest("table");
+  updating(table, () => keyed($("last-refusals"), refusals, ({ connection, time }) => `${time} ${connection}`, row));
 }
 
 /** The best known name of the client. */
-const who = (one) => one.client ?? one.identity ?? one.names?.[0] ?? one.subject ?? "unknown";
+export const who = (one) => one.client ?? one.identity ?? one.names?.[0] ?? one.subject ?? "unknown";
 
 function row(one) {
   const reason = el("th", "", el("span", "name", one.outcome));
   reason.scope = "row";
   attribute(reason, "title", explain(one.outcome));
-  const name = el("td", "", el("span", "name", who(one)));
+  const name = el("td", "", el("span", "name", who(one)), el("span", "sub only-narrow", one.source));
   const all = [one.identity, ...(one.names ?? []), one.subject, one.issuer && `issued by ${one.issuer}`, one.serial && `serial ${one.serial}`];
   attribute(name, "title", all.filter(Boolean).join("\n") || null);
   const detail = el("td", "more", el("span", "long", one.detail ?? ""));

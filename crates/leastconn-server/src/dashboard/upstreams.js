@@ -1,38 +1,131 @@
-// Upstreams and their servers.
+// Upstreams and their servers: trouble first, then in the order of the configuration.
 
-import * as control from "./control.js";
-import { $, attribute, badge, bar, el, empty, fill, keyed, text } from "./dom.js";
+import { $, attribute, badge, el, empty, keyed, text } from "./dom.js";
 import * as as from "./format.js";
 import { stateOf } from "./notice.js";
 import { Rates } from "./rates.js";
+import { rove, updating } from "./roving.js";
+import { serverRow } from "./server-row.js";
+import { Order, compare, mark, sortable } from "./sorting.js";
 
 const SHOWN = 40;
 const MANY = 100;
+/** From this number of servers, a card is as wide as the page. */
+const WIDE = 12;
+/** Names of collapsed upstreams, stored in the browser. */
+const COLLAPSED = "leastconn.collapsed";
 const rates = new Rates();
 /** Whether all servers are shown, instead of the most important ones of each upstream. */
-let all = false;
+let showsAll = false;
+let filter = "";
 let changed = () => {};
+const collapsed = new Set(stored());
+/** The last arguments of `show`. */
+let shown = null;
 
-export const query = () => (all ? {} : { limit: SHOWN });
+const order = new Order(() => {
+  // A part of the servers, sorted, would not contain the first ones.
+  if (order.column && isPartial()) changed();
+  redraw();
+});
+
+export const query = () => ({ history: true, limit: showsAll || filter || order.column ? undefined : SHOWN });
 
 export const forget = () => rates.forget();
 
 /** `onChange` is called when other servers must be fetched. */
 export function start(onChange) {
   changed = onChange;
+  $("servers-filter").addEventListener("input", (event) => {
+    filter = event.target.value.trim().toLowerCase();
+    if (isPartial()) changed();
+    redraw();
+  });
+  $("collapse-all").addEventListener("click", () => {
+    const names = shown?.status.upstreams.map((one) => one.name) ?? [];
+    const all = names.every((name) => collapsed.has(name));
+    for (const name of names) {
+      if (all) collapsed.delete(name);
+      else collapsed.add(name);
+    }
+    store();
+    redraw();
+  });
+}
+
+/** Whether the last response did not contain all servers. */
+function isPartial() {
+  if (!shown) return false;
+  return shown.servers.length < shown.status.upstreams.reduce((sum, one) => sum + one.servers, 0);
 }
 
 export function show(status, servers, sources, now) {
   rates.update(now, servers.map((one) => [key(one), one.connections]));
+  shown = { status, servers, sources };
+  redraw();
+}
+
+function redraw() {
+  if (!shown) return;
+  const { status, servers, sources } = shown;
+  // One scale for all servers without `max_conns`, so that bars can be compared.
+  const scale = servers.reduce((most, one) => (one.max_conns ? most : Math.max(most, one.active)), 1);
   const byUpstream = new Map(status.upstreams.map((one) => [one.name, []]));
   for (const server of servers) byUpstream.get(server.upstream)?.push(server);
-  const sourcesOf = (name) => sources.filter((one) => one.upstream === name);
-  empty($("no-upstreams"), status.upstreams.length === 0, "None.");
-  const items = status.upstreams.map((summary) => ({ summary, servers: byUpstream.get(summary.name), sources: sourcesOf(summary.name), time: status.time }));
-  keyed($("upstreams"), items, ({ summary }) => summary.name, card);
+  const items = status.upstreams.map((summary) => {
+    const own = byUpstream.get(summary.name);
+    return {
+      summary,
+      loaded: own.length,
+      servers: sorted(own.filter(matches)),
+      sources: sources.filter((one) => one.upstream === summary.name),
+      time: status.time,
+      scale,
+    };
+  });
+  const found = filter ? items.filter((item) => item.servers.length > 0) : items;
+  empty($("no-upstreams"), found.length === 0, filter ? "No server matches." : "None.");
+  const total = status.upstreams.reduce((sum, one) => sum + one.servers, 0);
+  const matching = found.reduce((sum, item) => sum + item.servers.length, 0);
+  text($("servers-total"), filter ? as.plural(matching, "match", "matches") : `${as.plural(total, "server")}`);
+  $("collapse-all").hidden = status.upstreams.length === 0;
+  text($("collapse-all"), status.upstreams.every((one) => collapsed.has(one.name)) ? "Expand all" : "Collapse all");
+  keyed($("upstreams"), found, ({ summary }) => summary.name, card);
 }
 
 const key = (server) => `${server.upstream}/${server.server}`;
+
+function matches(server) {
+  if (!filter) return true;
+  const texts = [key(server), server.address, stateOf(server), server.zone, server.outage?.reason];
+  return texts.some((one) => one?.toLowerCase().includes(filter));
+}
+
+/** The rank of a server in the default order: what needs attention comes first. */
+function rank(server) {
+  if (server.state !== "maint" && server.health !== "up") return 0;
+  const state = stateOf(server);
+  if (state !== "up") return 1;
+  if (server.effective_weight === 0) return 2;
+  return server.slow_start ? 3 : 4;
+}
+
+const SORT_KEYS = {
+  server: (one) => one.server,
+  state: (one) => `${rank(one)} ${stateOf(one)}`,
+  open: (one) => one.active,
+  new: (one) => rates.of(key(one)),
+  connections: (one) => one.connections,
+  failed: (one) => one.connect_failures,
+};
+
+function sorted(servers) {
+  const by = order.column ? SORT_KEYS[order.column] : rank;
+  const sign = order.reversed ? -1 : 1;
+  const compared = order.column ? compare : (a, b) => a - b;
+  // The sort is stable: equal servers keep the order of the configuration.
+  return servers.map((one) => [by(one), one]).sort(([a], [b]) => sign * compared(a, b)).map(([, one]) => one);
+}
 
 /** A source of servers, with the age of its last answer and the error of its last look-up. */
 function sourceItem() {
@@ -53,147 +146,94 @@ function queue({ queued, queue_size, longest_wait_ms }) {
   return `${as.count(queued)} of ${as.count(queue_size)} waiting, longest ${(longest_wait_ms / 1000).toFixed(1)} s`;
 }
 
+/** Label, class, and the name by which the column can be sorted. */
 const COLUMNS = [
-  ["Server", ""],
-  ["State", "w-state"],
-  ["Open", "w-meter"],
-  ["New/s", "num more w-num"],
-  ["Connections", "num more w-wide"],
-  ["Failed", "num more w-num"],
-  ["Change", "w-button"],
+  ["Server", "", "server"],
+  ["State", "w-state", "state"],
+  ["Open", "w-meter", "open"],
+  ["5 minutes", "roomy w-spark", ""],
+  ["New/s", "num more w-num", "new"],
+  ["Connections", "num more w-wide", "connections"],
+  ["Failed", "num more w-num", "failed"],
+  ["Change", "w-button", ""],
 ];
+const TEXTS = ["server", "state"];
 
-function card({ summary: { name } }) {
-  const heading = el("h3", "", name);
-  heading.title = name;
-  const [up, sum] = [el("span", "badge"), el("span", "quiet last")];
-  const rows = el("tbody");
-  const head = COLUMNS.map(([word, className]) => {
-    const cell = el("th", className, word === "Change" ? el("span", "unseen", word) : word);
+function headings() {
+  const cells = COLUMNS.map(([label, className, column]) => {
+    const cell = el("th", className, label === "Change" ? el("span", "unseen", label) : label);
     cell.scope = "col";
+    if (!column) return cell;
+    cell.dataset.sort = column;
+    if (TEXTS.includes(column)) cell.dataset.order = "text";
+    sortable(cell, order, true);
     return cell;
   });
-  const caption = el("caption", "unseen", `Servers of ${name}`);
-  const table = el("table", "", caption, el("thead", "", el("tr", "", ...head)), rows);
+  return el("tr", "", ...cells);
+}
+
+function card({ summary: { name } }) {
+  const toggle = el("button", "toggle", el("span", "chevron"), el("span", "title", name));
+  toggle.type = "button";
+  toggle.addEventListener("click", () => {
+    if (!collapsed.delete(name)) collapsed.add(name);
+    store();
+    redraw();
+  });
+  const [up, sum] = [el("span", "badge"), el("span", "quiet last")];
+  const rows = el("tbody");
+  const titles = headings();
+  const table = el("table", "", el("caption", "unseen", `Servers of ${name}`), el("thead", "", titles), rows);
+  rove(table);
   const more = el("button", "all");
   more.type = "button";
   more.addEventListener("click", () => {
-    all = true;
+    showsAll = true;
     changed();
   });
   const found = el("ul", "sources quiet");
-  const element = el("section", "card", el("div", "head", heading, up, sum), found, table, more);
+  const body = el("div", "servers", found, table, more);
+  const element = el("section", "card", el("div", "head", el("h3", "", toggle), up, sum), body);
   element.setAttribute("aria-label", `Upstream ${name}`);
   return {
     element,
-    update: ({ summary, servers, sources, time }) => {
-      found.hidden = sources.length === 0;
-      keyed(found, sources, (one) => one.source, sourceItem);
+    update: ({ summary, loaded, servers, sources, time, scale }) => {
+      const open = !collapsed.has(name);
+      attribute(toggle, "aria-expanded", open);
+      body.hidden = !open;
+      element.classList.toggle("big", open && servers.length > WIDE);
       const kind = summary.available === 0 ? "bad" : summary.available < summary.servers ? "warn" : "good";
       badge(up, `${as.count(summary.available)} of ${as.count(summary.servers)} available`, kind);
       text(sum, [summary.balance, `${as.count(summary.active)} open`, queue(summary)].filter(Boolean).join(" · "));
-      more.hidden = all || servers.length >= summary.servers;
+      found.hidden = sources.length === 0;
+      keyed(found, sources, (one) => one.source, sourceItem);
+      table.hidden = servers.length === 0;
+      more.hidden = loaded >= summary.servers;
       text(more, `Show all ${as.count(summary.servers)} servers`);
-      // Bars are relative to the server with the most connections.
-      const most = servers.reduce((most, one) => Math.max(most, one.active), 1);
+      mark(titles, order);
       // Transitions of very many bars would block the browser.
       rows.classList.toggle("many", servers.length > MANY);
-      keyed(rows, servers.map((server) => ({ server, most, time })), (item) => key(item.server), row);
+      if (!open) return;
+      const items = servers.map((server) => ({ server, scale, time, rate: rates.of(key(server)) }));
+      updating(table, () => keyed(rows, items, ({ server }) => key(server), serverRow));
     },
   };
 }
 
-const KINDS = { up: "good", down: "bad", ejected: "bad", drain: "warn", maint: "warn" };
-
-function row({ server }) {
-  const sub = el("span", "sub");
-  const outage = el("span", "sub long outage");
-  const heading = el("th", "", el("span", "name", server.server), sub, outage);
-  heading.scope = "row";
-  heading.title = server.server;
-  const [state, slow] = [el("span", "badge"), el("span", "sub slow")];
-  const { outer, inner } = bar();
-  const active = el("b");
-  const [rate, total, failed] = [el("td", "num more"), el("td", "num more"), el("td", "num more")];
-  const change = el("button", "small", "Set …");
-  change.type = "button";
-  change.setAttribute("aria-haspopup", "dialog");
-  change.setAttribute("aria-label", `Set the state of ${key(server)}`);
-  let latest = server;
-  change.addEventListener("click", () => control.open(stateDialog(() => latest)));
-  const element = el(
-    "tr",
-    "",
-    heading,
-    el("td", "", state, slow),
-    el("td", "", el("span", "gauge", active, outer)),
-    rate,
-    total,
-    failed,
-    el("td", "num", change),
-  );
-  element.dataset.server = key(server);
-  return {
-    element,
-    update: ({ server: now, most, time }) => {
-      latest = now;
-      control.refresh(key(now));
-      const word = stateOf(now);
-      badge(state, word, KINDS[word] ?? "bad");
-      outage.hidden = !now.outage;
-      if (now.outage) text(outage, `${now.health} since ${as.when(now.outage.since, time)}: ${now.outage.reason}`);
-      slow.hidden = !now.slow_start;
-      if (now.slow_start) {
-        text(slow, `slow ${as.percent(now.slow_start.share)}`);
-        attribute(slow, "title", slowStart(now.slow_start));
-      }
-      const extras = [weightText(now), now.zone && `zone ${now.zone}`, now.agent && now.agent.state !== "ready" && `${now.agent.state} by its agent`, now.backup && "backup", now.max_conns && `at most ${as.count(now.max_conns)}`, now.early_failures && `${as.count(now.early_failures)} closed immediately`, now.elsewhere && `${as.count(now.elsewhere)} open on other balancers`].filter(Boolean);
-      text(sub, [now.address, ...extras].join(" · "));
-      attribute(sub, "title", sub.textContent);
-      text(active, as.count(now.active));
-      attribute(active, "data-value", now.active);
-      fill(inner, now.active / (now.max_conns ?? most));
-      outer.classList.toggle("full", Boolean(now.max_conns) && now.active >= now.max_conns);
-      element.classList.toggle("off", now.state !== "ready" || (now.agent?.state ?? "ready") !== "ready" || now.effective_weight === 0);
-      text(rate, as.rate(rates.of(key(now))));
-      text(total, as.count(now.connections));
-      attribute(total, "data-value", now.connections);
-      text(failed, as.count(now.connect_failures));
-    },
-  };
+function stored() {
+  try {
+    return JSON.parse(localStorage.getItem(COLLAPSED)) ?? [];
+  } catch {
+    // Storage is disabled.
+    return [];
+  }
 }
 
-const weightText = ({ weight, effective_weight: effective }) =>
-  effective === undefined ? weight !== 1 && `weight ${weight}` : `weight ${effective} of ${weight}`;
-
-const slowStart = ({ share, remaining_seconds: left }) =>
-  `Slow start: it gets at most ${as.percent(share)} of its share of new connections, and its full share in ${as.span(left * 1000)}.`;
-
-const STATES = [
-  ["ready", "Ready", "New connections are sent to this server."],
-  ["drain", "Drain", "No new connections. Open connections continue."],
-  ["maint", "Maint", "No new connections. Open connections are closed after a grace period, and its health is not checked."],
-];
-
-/** The dialog that sets the state of a server. */
-function stateDialog(now) {
-  const { upstream, server } = now();
-  const name = `${upstream}/${server}`;
-  return {
-    key: name,
-    title: name,
-    describe: () => {
-      const slow = now().slow_start;
-      return `State: ${stateOf(now())}, with ${as.plural(now().active, "open connection")}. ${slow ? slowStart(slow) : ""}`;
-    },
-    choices: STATES.map(([state, label, description]) => ({
-      label,
-      description,
-      path: `servers/${encodeURIComponent(upstream)}/${encodeURIComponent(server)}/state`,
-      body: { state },
-      done: `${name} is set to ${state}.`,
-      command: [state, name],
-      current: () => now().state === state,
-    })),
-  };
+function store() {
+  try {
+    if (collapsed.size > 0) localStorage.setItem(COLLAPSED, JSON.stringify([...collapsed]));
+    else localStorage.removeItem(COLLAPSED);
+  } catch {
+    // Storage is disabled: the choice lasts until the page is reloaded.
+  }
 }
