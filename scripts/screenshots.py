@@ -109,7 +109,7 @@ class Site:
                     more = ", weight = 2"
                 entries.append(f'{{ name = "{server.name}", address = "127.0.0.1:{port}"{more} }}')
             if not servers:
-                (self.directory / "servers.json").write_text("[]")
+                (self.directory / "servers.json").write_text('{"servers": []}')
                 entries = ['{ file = "servers.json" }']
             check = '{ type = "tcp", interval = "2s", fall = 1, rise = 1 }'
             lines.append(
@@ -225,7 +225,7 @@ class Browser:
         self.reading, to_write = os.pipe()
         self.process = subprocess.Popen(
             [
-                "sh", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write}', "sh", program,
+                "bash", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write}', "sh", program,
                 "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-dev-shm-usage",
                 "--disable-gpu", "--no-first-run", "--disable-background-networking",
                 "--disable-component-update", "--disable-sync", "--no-proxy-server", "--hide-scrollbars",
@@ -339,6 +339,10 @@ async def site(options, servers):
             for task in place.clients:
                 task.cancel()
             place.stop()
+            # Without the balancer, the connections of the servers end.
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            if others:
+                await asyncio.wait(others, timeout=5)
 
 
 def admin_url(place):

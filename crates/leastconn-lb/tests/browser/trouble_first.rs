@@ -100,8 +100,7 @@ async fn draining_shows_a_countdown() {
     lb.signal(Signal::TERM);
     page.wait("document.getElementById('draining').textContent.includes('1 open connection left')")
         .await;
-    let left =
-        "document.getElementById('draining').textContent.match(/closed in 59 min (\\d+) s/)?.[1]";
+    let left = r"document.getElementById('draining').textContent.match(/closed in (\d+ min(?: \d+ s)?)/)?.[1]";
     let first = page.wait(left).await;
     page.wait(&format!(
         "(() => {{ const left = {left}; return left && left !== {first}; }})()"

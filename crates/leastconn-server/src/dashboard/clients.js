@@ -9,7 +9,7 @@ import { Order, compare, mark, sortable } from "./sorting.js";
 
 const SHOWN = 12;
 /** Maximum number of rows. The search finds further rules. */
-const MAX_ROWS = 250;
+const MAX_ROWS = 500;
 const rates = new Rates();
 /** Sorting more rules than this is expensive, so they are fetched less often. */
 const MANY = 5000;
@@ -79,8 +79,8 @@ export function show({ clients, total, at }, time) {
 }
 
 function row({ client }) {
-  const [sub, mark] = [el("span", "sub"), el("span", "badge")];
-  const heading = el("th", "", el("div", "names", el("span", "name", client.client), mark, sub));
+  const [sub, flag] = [el("span", "sub"), el("span", "badge")];
+  const heading = el("th", "", el("div", "names", el("span", "name", client.client), flag, sub));
   heading.scope = "row";
   const { outer, inner } = bar();
   const active = el("b");
@@ -95,8 +95,8 @@ function row({ client }) {
     element,
     update: ({ client: now, most, time }) => {
       const expired = now.expires && Date.parse(now.expires) <= Date.parse(time);
-      mark.hidden = !expired && now.mode !== "shadow";
-      badge(mark, expired ? "expired" : "shadow", expired ? "bad" : "warn");
+      flag.hidden = !expired && now.mode !== "shadow";
+      badge(flag, expired ? "expired" : "shadow", expired ? "bad" : "warn");
       const match = now.match.join(", ");
       text(sub, now.expires ? `${match} · until ${as.date(now.expires)}` : match);
       attribute(heading, "title", `${now.client}: ${sub.textContent}`);

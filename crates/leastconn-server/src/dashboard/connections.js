@@ -50,12 +50,14 @@ export function show({ connections, total }) {
 }
 
 function row({ connection }) {
-  const [client, identity, from] = [el("span", "name"), el("span", "sub mono"), el("span", "sub only-narrow")];
+  const [client, identity] = [el("span", "name"), el("span", "sub mono")];
+  // Narrow screens have no columns for these.
+  const [from, narrowTo] = [el("span", "sub only-narrow"), el("span", "sub only-narrow")];
   const [source, proxy] = [el("span", "name"), el("span", "sub")];
   const [listener, sni] = [el("span", "name"), el("span", "sub")];
   const [server, stage] = [el("span", "name"), el("span", "sub")];
   const [received, sent, age] = [el("td", "num more"), el("td", "num more"), el("td", "num")];
-  const heading = el("th", "", el("div", "names", client, identity, from));
+  const heading = el("th", "", el("div", "names", client, identity, from, narrowTo));
   heading.scope = "row";
   const end = el("button", "small", "Close …");
   end.type = "button";
@@ -71,7 +73,7 @@ function row({ connection }) {
     heading,
     cell("more", source, proxy),
     cell("more", listener, sni),
-    cell("", server, stage),
+    cell("more", server, stage),
     received,
     sent,
     age,
@@ -97,6 +99,7 @@ function row({ connection }) {
       const to = destination(now);
       text(server, to || "–");
       attribute(server, "title", to || null);
+      text(narrowTo, to ? `→ ${to}` : now.stage);
       text(stage, now.stage === "relaying" ? "" : now.stage);
       text(received, as.bytes(now.bytes_received));
       text(sent, as.bytes(now.bytes_sent));

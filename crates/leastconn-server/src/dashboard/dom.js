@@ -23,6 +23,11 @@ export function attribute(element, name, value) {
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
 }
 
+/** A text that may wrap after each underscore. */
+export function breakable(value) {
+  return value.split(/(?<=_)/).flatMap((part, at) => (at > 0 ? [el("wbr"), part] : [part]));
+}
+
 /** Sets the length of a bar, 0 to 1. */
 export function fill(bar, share) {
   const wanted = `scaleX(${Math.max(0, Math.min(1, share || 0)).toFixed(4)})`;

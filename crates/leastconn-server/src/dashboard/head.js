@@ -107,6 +107,6 @@ export function countDown() {
   if (!drain) return;
   const { at, open, ends, now } = drain;
   const seconds = Math.max(0, Math.ceil((at - Date.now()) / 1000));
-  const rest = at ? ` Those that remain are closed in ${as.span(seconds * 1000).replace(".0", "")}, at ${as.when(ends, now)}.` : "";
+  const rest = at ? ` The remaining connections are closed in ${as.span(seconds * 1000).replace(".0", "")}, at ${as.when(ends, now)}.` : "";
   text($("draining"), `Draining: listeners are closed, ${as.plural(open, "open connection")} left.${rest}`);
 }

@@ -1,6 +1,6 @@
 // The last refused connections.
 
-import { $, attribute, el, empty, keyed, text } from "./dom.js";
+import { $, attribute, breakable, el, empty, keyed, text } from "./dom.js";
 import * as as from "./format.js";
 import { explain } from "./reasons.js";
 import { rove, updating } from "./roving.js";
@@ -35,7 +35,7 @@ export function show({ refusals, total }) {
 export const who = (one) => one.client ?? one.identity ?? one.names?.[0] ?? one.subject ?? "unknown";
 
 function row(one) {
-  const reason = el("th", "", el("span", "name", one.outcome));
+  const reason = el("th", "", el("span", "name", ...breakable(one.outcome)));
   reason.scope = "row";
   attribute(reason, "title", explain(one.outcome));
   const name = el("td", "", el("span", "name", who(one)), el("span", "sub only-narrow", one.source));

@@ -10,8 +10,6 @@ import { Order, compare, mark, sortable } from "./sorting.js";
 
 const SHOWN = 40;
 const MANY = 100;
-/** From this number of servers, a card is as wide as the page. */
-const WIDE = 12;
 /** Names of collapsed upstreams, stored in the browser. */
 const COLLAPSED = "leastconn.collapsed";
 const rates = new Rates();
@@ -24,7 +22,7 @@ const collapsed = new Set(stored());
 let shown = null;
 
 const order = new Order(() => {
-  // A part of the servers, sorted, would not contain the first ones.
+  // The page may have only some of the servers, but sorting needs all of them.
   if (order.column && isPartial()) changed();
   redraw();
 });
@@ -201,7 +199,6 @@ function card({ summary: { name } }) {
       const open = !collapsed.has(name);
       attribute(toggle, "aria-expanded", open);
       body.hidden = !open;
-      element.classList.toggle("big", open && servers.length > WIDE);
       const kind = summary.available === 0 ? "bad" : summary.available < summary.servers ? "warn" : "good";
       badge(up, `${as.count(summary.available)} of ${as.count(summary.servers)} available`, kind);
       text(sum, [summary.balance, `${as.count(summary.active)} open`, queue(summary)].filter(Boolean).join(" · "));
