@@ -115,7 +115,7 @@ pub struct Contents {
 pub fn read(path: &Path, limit: u64) -> io::Result<Contents> {
     let recorded = Recorded::new(path);
     let (file, metadata) = open_regular(path)?;
-    let bytes = read_to_end(file, limit, &recorded)?;
+    let bytes = read_to_end(file, metadata.len(), limit, &recorded)?;
     Ok(Contents { bytes, metadata })
 }
 
@@ -126,7 +126,7 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Contents> {
 /// If the file cannot be read or is larger than `limit`.
 pub fn read_any(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let recorded = Recorded::new(path);
-    read_to_end(File::open(path)?, limit, &recorded)
+    read_to_end(File::open(path)?, 0, limit, &recorded)
 }
 
 /// Opens a regular file for reading.
@@ -166,8 +166,10 @@ fn require_regular(kind: FileType) -> io::Result<()> {
     ))
 }
 
-fn read_to_end(file: File, limit: u64, recorded: &Recorded) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+/// `expected`: the size for which memory is allocated at first.
+fn read_to_end(file: File, expected: u64, limit: u64, recorded: &Recorded) -> io::Result<Vec<u8>> {
+    // One byte more: with a full buffer, the buffer would grow before the end is noticed.
+    let mut bytes = Vec::with_capacity(expected.min(limit) as usize + 1);
     Advancing { file, recorded }
         .take(limit + 1)
         .read_to_end(&mut bytes)?;

@@ -118,10 +118,8 @@ impl ClientChain {
             // Skip a certificate that does not parse: it cannot be part of the verified
             // path.
             if let Ok((_, certificate)) = X509Certificate::from_der(der) {
-                names.push(name(
-                    certificate.issuer().as_raw(),
-                    certificate.raw_serial(),
-                ));
+                let issuer = distinguished_name::canonical(certificate.issuer().as_raw());
+                names.push(name(&issuer, certificate.raw_serial()));
             }
         }
         Ok(Self {
@@ -208,18 +206,17 @@ pub struct RevokedNames(HashSet<u64, BuildHasherDefault<DefaultHasher>>);
 impl RevokedNames {
     /// Adds the certificates that one CRL revokes.
     pub fn add(&mut self, list: &RevocationList) {
-        let issuer = list.raw_issuer();
+        let issuer = list.canonical_issuer();
         self.0
             .extend(list.serials().map(|serial| name(issuer, serial)));
     }
 }
 
-/// The hash of an issuer and a serial number. Leading zeros of `serial` are ignored,
-/// because parsed CRLs have none.
-fn name(issuer: &[u8], serial: &[u8]) -> u64 {
+/// The hash of an issuer in canonical form and a serial number. Leading zeros of `serial` are
+/// ignored, because parsed CRLs have none.
+fn name(canonical_issuer: &[u8], serial: &[u8]) -> u64 {
     let serial = without_zeros(serial);
-    BuildHasherDefault::<DefaultHasher>::default()
-        .hash_one((distinguished_name::canonical(issuer), serial))
+    BuildHasherDefault::<DefaultHasher>::default().hash_one((canonical_issuer, serial))
 }
 
 #[cfg(test)]

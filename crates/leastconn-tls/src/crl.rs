@@ -5,6 +5,7 @@
 //! name has a separate CRL for each key. Signatures are verified once, when a CRL is loaded.
 
 mod authorities;
+mod encoded;
 mod scope;
 mod serials;
 mod signature;
@@ -15,31 +16,25 @@ pub(crate) mod tests;
 use std::cmp::Ordering;
 
 use jiff::Timestamp;
-use rustls::pki_types::CertificateRevocationListDer;
-use x509_parser::{
-    error::X509Error,
-    extensions::ParsedExtension,
-    prelude::FromDer,
-    revocation_list::CertificateRevocationList,
-    time::ASN1Time,
-    x509::{X509Name, X509Version},
-};
+use x509_parser::{error::X509Error, time::ASN1Time, x509::X509Name};
 
 pub use authorities::Revocation;
+pub use encoded::EncodedList;
 pub use scope::Role;
 pub use signature::SignatureError;
 pub use store::{CrlStore, Loaded, Missing, Status, Superseded};
 
-use crate::distinguished_name;
 use scope::Scope;
 use serials::Serials;
 
+/// The content of a CRL. It does not include the encoded CRL, which takes twice the memory of the
+/// serial numbers.
 #[derive(Debug)]
 pub struct RevocationList {
-    der: CertificateRevocationListDer<'static>,
+    /// SHA-256 of the encoded CRL.
+    digest: [u8; 32],
     /// The issuer's name in backticks.
     pub issuer: String,
-    raw_issuer: Box<[u8]>,
     /// The issuer's name in canonical form: names that are equal under RFC 5280 are equal byte by
     /// byte.
     canonical_issuer: Box<[u8]>,
@@ -63,52 +58,9 @@ impl RevocationList {
         &self.canonical_issuer
     }
 
-    /// # Errors
-    /// A clause that refers to the CRL as "it", such as "it is malformed or truncated".
-    pub fn parse(der: CertificateRevocationListDer<'static>) -> Result<Self, String> {
-        let (rest, parsed) = CertificateRevocationList::from_der(&der).map_err(malformed)?;
-        if !rest.is_empty() {
-            return Err("there are extra bytes after it".to_owned());
-        }
-        signature::parts(&der).ok_or_else(|| "it is not a signed structure".to_owned())?;
-        let mut scope = Scope::default();
-        let mut key_id = None;
-        for extension in parsed.extensions() {
-            match extension.parsed_extension() {
-                ParsedExtension::IssuingDistributionPoint(point) => {
-                    scope = Scope::new(point, extension.value);
-                }
-                ParsedExtension::AuthorityKeyIdentifier(id) => {
-                    key_id = id.key_identifier.as_ref().map(|id| id.0.into());
-                }
-                _ => {}
-            }
-        }
-        let revoked = parsed.iter_revoked_certificates();
-        Ok(Self {
-            issuer: display_name(parsed.issuer()),
-            raw_issuer: parsed.issuer().as_raw().into(),
-            canonical_issuer: distinguished_name::canonical(parsed.issuer().as_raw()).into(),
-            number: parsed
-                .crl_number()
-                .map(|number| without_zeros(&number.to_bytes_be()).into()),
-            this_update: timestamp(parsed.last_update()),
-            next_update: parsed.next_update().map(timestamp),
-            is_version_2: parsed.version() == Some(X509Version::V2),
-            key_id,
-            scope,
-            serials: revoked.map(|entry| entry.raw_serial()).collect(),
-            der,
-        })
-    }
-
-    pub const fn der(&self) -> &CertificateRevocationListDer<'static> {
-        &self.der
-    }
-
-    /// The issuer's name in DER.
-    pub const fn raw_issuer(&self) -> &[u8] {
-        &self.raw_issuer
+    /// SHA-256 of the encoded CRL. Equal CRLs have equal digests.
+    pub const fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     /// `authorityKeyIdentifier`, if present.
@@ -163,10 +115,10 @@ impl RevocationList {
     }
 }
 
-/// Compares the encoded CRLs only: all other fields are derived from the encoding.
+/// Compares the digests of the encoded CRLs only: all other fields are derived from the encoding.
 impl PartialEq for RevocationList {
     fn eq(&self, other: &Self) -> bool {
-        self.der == other.der
+        self.digest == other.digest
     }
 }
 

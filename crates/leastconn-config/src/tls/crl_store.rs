@@ -23,12 +23,10 @@ impl Loader<'_> {
         }
         let mut by_list = HashMap::new();
         for read in &read {
-            by_list
-                .entry(read.loaded.list.der().as_ref())
-                .or_insert(read);
+            by_list.entry(read.loaded.list.digest()).or_insert(read);
         }
         for one in store.lists() {
-            if let Some(read) = by_list.get(one.list.der().as_ref()) {
+            if let Some(read) = by_list.get(one.list.digest()) {
                 self.check_expiry(read);
                 self.warn_if_older(read);
             }

@@ -7,7 +7,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::certificate::X509Certificate;
 
 use leastconn_tls::{
-    crl::{Loaded, RevocationList, SignatureError},
+    crl::{EncodedList, Loaded, SignatureError},
     distinguished_name, error_text,
 };
 
@@ -43,8 +43,8 @@ impl Loader<'_> {
         let file: Arc<str> = text.value.into();
         for (at, der) in pem.crls.into_iter().enumerate() {
             let position = (count > 1).then(|| format!("CRL {} of {count}", at + 1));
-            let list = match RevocationList::parse(der) {
-                Ok(list) => list,
+            let encoded = match EncodedList::parse(der) {
+                Ok(encoded) => encoded,
                 Err(error) => {
                     let position = position.map_or(String::new(), |text| format!(" ({text})"));
                     self.problems
@@ -56,9 +56,17 @@ impl Loader<'_> {
                     continue;
                 }
             };
+            let of_name = by_name.as_ref().map(|by_name| {
+                let of_name = by_name.get(encoded.list().canonical_issuer());
+                of_name.map_or(&[][..], Vec::as_slice)
+            });
+            let structure = structure(encoded.der());
+            let keys = of_name.map(|of_name| self.signing_keys(&encoded, of_name));
+            // Frees the memory of the encoding.
+            let list = Arc::new(encoded.into_list());
             let mut read = ReadCrl {
                 loaded: Loaded {
-                    list: Arc::new(list),
+                    list,
                     file: Arc::clone(&file),
                     keys: Vec::new(),
                 },
@@ -69,11 +77,12 @@ impl Loader<'_> {
                 position,
                 signers_expired: false,
             };
-            self.check_form(&read);
-            if let Some(by_name) = &by_name {
-                let of_name = by_name.get(read.loaded.list.canonical_issuer());
-                let of_name = of_name.map_or(&[][..], Vec::as_slice);
-                read.loaded.keys = self.signing_keys(&read, of_name);
+            self.check_form(&read, structure);
+            if let (Some(keys), Some(of_name)) = (keys, of_name) {
+                match keys {
+                    Ok(keys) => read.loaded.keys = keys,
+                    Err(why) => self.report_unsigned(&read, &why),
+                }
                 read.signers_expired = read.loaded.list.has_expired(self.now)
                     && self.all_expired(&read.loaded.keys, of_name);
             }
@@ -81,8 +90,8 @@ impl Loader<'_> {
         }
     }
 
-    /// Checks everything except the signature.
-    fn check_form(&mut self, read: &ReadCrl) {
+    /// Checks everything except the signature. `structure`: whether the verifier supports the CRL.
+    fn check_form(&mut self, read: &ReadCrl, structure: Result<(), webpki::Error>) {
         let (list, what) = (&read.loaded.list, read.describe());
         let span = read.place.span.clone();
         if !list.is_version_2 {
@@ -101,7 +110,7 @@ impl Loader<'_> {
                 ))
                 .at(span)
                 .help("issue it again with `nextUpdate`: `openssl ca -gencrl -crldays 7`");
-        } else if let Err(error) = structure(list.der()) {
+        } else if let Err(error) = structure {
             self.problems
                 .error(format!(
                     "{what} cannot be used: {}",
@@ -122,15 +131,16 @@ impl Loader<'_> {
     }
 
     /// Returns the public keys of the authorities that signed the CRL. `of_name` are the
-    /// authorities that have the name of the CRL's issuer. If no authority signed the CRL,
-    /// reports an error and returns an empty list.
+    /// authorities that have the name of the CRL's issuer.
+    ///
+    /// # Errors
+    /// If no authority signed the CRL.
     fn signing_keys(
-        &mut self,
-        read: &ReadCrl,
+        &self,
+        list: &EncodedList,
         of_name: &[&CertificateDer<'static>],
-    ) -> Vec<Box<[u8]>> {
+    ) -> Result<Vec<Box<[u8]>>, SignatureError> {
         let algorithms = self.provider.signature_verification_algorithms.all;
-        let list = &read.loaded.list;
         let mut keys = Vec::new();
         let mut worst = SignatureError::OtherName;
         for authority in of_name {
@@ -141,9 +151,9 @@ impl Loader<'_> {
             }
         }
         if keys.is_empty() {
-            self.report_unsigned(read, &worst);
+            return Err(worst);
         }
-        keys
+        Ok(keys)
     }
 
     /// Whether all authorities with one of `keys` have expired. Returns `false` if there is no

@@ -44,28 +44,28 @@ impl Pem {
             note: Some(format!("the file is {}", absolute(path))),
             help: confinement::hint_for_reading(path, &error),
         })?;
-        Self::parse(&bytes, wanted, path)
+        Self::parse(bytes, wanted, path)
     }
 
-    fn parse(bytes: &[u8], wanted: Wanted, path: &Path) -> Result<Self, FileError> {
+    fn parse(mut bytes: Vec<u8>, wanted: Wanted, path: &Path) -> Result<Self, FileError> {
         let mut pem = Self::default();
-        let bytes = format::without_blanks_behind(bytes);
+        bytes.truncate(format::without_blanks_behind(&bytes).len());
         // Check for DER before PEM, because a certificate in DER may contain PEM text.
-        match Der::of(bytes) {
+        match Der::of(&bytes) {
             // CRLs are also accepted in DER, because CAs publish them in this format.
             Some(Der::Crl) if wanted == Wanted::Crls => {
-                pem.crls.push(bytes.to_vec().into());
+                pem.crls.push(bytes.into());
                 return Ok(pem);
             }
-            Some(_) => return Err(format::describe(bytes, wanted, path)),
+            Some(_) => return Err(format::describe(&bytes, wanted, path)),
             None => {}
         }
-        let text = pem::text(bytes);
-        if let Some(error) = format::partly_der(bytes, text.is_some(), wanted, path) {
+        let text = pem::text(&bytes);
+        if let Some(error) = format::partly_der(&bytes, text.is_some(), wanted, path) {
             return Err(error);
         }
         let Some(text) = text else {
-            return Err(format::describe(bytes, wanted, path));
+            return Err(format::describe(&bytes, wanted, path));
         };
         for section in pem::sections(&text, &path.display().to_string())? {
             match section.kind {

@@ -8,8 +8,9 @@ use x509_parser::{
     certification_request::X509CertificationRequest,
     der_parser::asn1_rs::{Any, Tag},
     prelude::FromDer,
-    revocation_list::CertificateRevocationList,
 };
+
+use leastconn_tls::crl::EncodedList;
 
 use super::{
     file_error::{FileError, Wanted, quoted},
@@ -43,7 +44,7 @@ impl Der {
         if is_whole(X509Certificate::from_der(bytes)) {
             return Some(Self::Certificate);
         }
-        if is_whole(CertificateRevocationList::from_der(bytes)) {
+        if EncodedList::is_crl(bytes) {
             return Some(Self::Crl);
         }
         if is_whole(X509CertificationRequest::from_der(bytes)) {

@@ -6,6 +6,8 @@
 //! both as line breaks, or with `-----END …-----` and `-----BEGIN …-----` on one line. All
 //! of these are accepted. Any other occurrence of `-----BEGIN` is an error.
 
+use std::borrow::Cow;
+
 use rustls::pki_types::pem::{PemObject, SectionKind};
 
 use super::file_error::{FileError, quoted};
@@ -13,6 +15,10 @@ use super::file_error::{FileError, quoted};
 const BEGIN: &[u8] = b"-----BEGIN";
 const END: &[u8] = b"-----END";
 const DASHES: &[u8] = b"-----";
+
+/// Number of base64 characters that are decoded at once, a multiple of 4. The decoder needs three
+/// times the memory of its text, and the text of a CRL can be many megabytes long.
+const CHUNK: usize = 64 * 1024;
 
 pub(super) struct Section {
     pub(super) kind: Kind,
@@ -34,7 +40,11 @@ pub(super) enum Kind {
 
 /// Returns the text without NUL bytes (from UTF-16) and byte order marks. Returns `None` if the
 /// text contains no section.
-pub(super) fn text(bytes: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn text(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
+    // All bytes that are replaced below are NUL or outside ASCII.
+    if bytes.iter().all(|byte| matches!(byte, 1..=0x7f)) {
+        return find(bytes, BEGIN).is_some().then_some(Cow::Borrowed(bytes));
+    }
     let mut text = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     while let Some((&byte, after)) = rest.split_first() {
@@ -53,7 +63,7 @@ pub(super) fn text(bytes: &[u8]) -> Option<Vec<u8>> {
             }
         };
     }
-    find(&text, BEGIN).is_some().then_some(text)
+    find(&text, BEGIN).is_some().then_some(Cow::Owned(text))
 }
 
 /// All sections of a text. `name` is the file, for the commands in errors.
@@ -247,20 +257,39 @@ fn decode(text: &[u8], body: &[u8], body_at: usize, line: usize) -> Result<Vec<u
         ))
         .help(help));
     }
-    // The decoder of `rustls-pki-types` is constant-time, which private keys need.
-    let mut clean = b"-----BEGIN PRIVATE KEY-----\n".to_vec();
-    clean.extend(body.iter().filter(|byte| !byte.is_ascii_whitespace()));
-    clean.extend(b"\n-----END PRIVATE KEY-----\n");
-    match <(SectionKind, Vec<u8>)>::from_pem_slice(&clean) {
-        Ok((_, der)) if !der.is_empty() => Ok(der),
-        Ok(_) => Err(FileError::new(format!(
-            "line {line}: not well-formed PEM: there is nothing between the `-----` lines"
-        ))),
-        Err(_) => Err(FileError::new(format!(
+    let not_base64 = || {
+        FileError::new(format!(
             "line {line}: not well-formed PEM: the text between the `-----` lines is not base64"
         ))
-        .help("was the file copied completely, and as text?")),
+        .help("was the file copied completely, and as text?")
+    };
+    let mut der = Vec::with_capacity(body.len() / 4 * 3);
+    let mut chunk = Vec::with_capacity(CHUNK.min(body.len()) + 64);
+    let mut rest = body
+        .iter()
+        .copied()
+        .filter(|byte| !byte.is_ascii_whitespace())
+        .peekable();
+    while rest.peek().is_some() {
+        chunk.clear();
+        // The decoder of `rustls-pki-types` is constant-time, which private keys need.
+        chunk.extend_from_slice(b"-----BEGIN PRIVATE KEY-----\n");
+        chunk.extend(rest.by_ref().take(CHUNK));
+        // Padding ends the text.
+        if rest.peek().is_some() && chunk.ends_with(b"=") {
+            return Err(not_base64());
+        }
+        chunk.extend_from_slice(b"\n-----END PRIVATE KEY-----\n");
+        let (_, decoded) =
+            <(SectionKind, Vec<u8>)>::from_pem_slice(&chunk).map_err(|_| not_base64())?;
+        der.extend_from_slice(&decoded);
     }
+    if der.is_empty() {
+        return Err(FileError::new(format!(
+            "line {line}: not well-formed PEM: there is nothing between the `-----` lines"
+        )));
+    }
+    Ok(der)
 }
 
 /// Removes the trailer of OpenSSL's `TRUSTED CERTIFICATE`, which contains trust settings.

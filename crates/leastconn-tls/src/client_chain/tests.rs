@@ -2,11 +2,12 @@ use leastconn_testkit::TestCa;
 use rustls::pki_types::{CertificateRevocationListDer, pem::PemObject};
 
 use super::*;
+use crate::crl::EncodedList;
 
 fn revoked_by(pem: &str) -> RevokedNames {
     let mut revoked = RevokedNames::default();
     let der = CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).unwrap();
-    revoked.add(&RevocationList::parse(der).unwrap());
+    revoked.add(EncodedList::parse(der).unwrap().list());
     revoked
 }
 

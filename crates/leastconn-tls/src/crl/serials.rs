@@ -12,6 +12,23 @@ pub(super) struct Serials {
 }
 
 impl Serials {
+    /// `all` has numbers without leading zeros, in any order.
+    pub(super) fn new(mut all: Vec<&[u8]>) -> Self {
+        all.sort_unstable();
+        all.dedup();
+        let bytes = all.concat();
+        let mut end = 0;
+        let ends = all.iter().map(|serial| {
+            // The offset fits: files over 64 MiB are not read.
+            end += serial.len() as u32;
+            end
+        });
+        Self {
+            ends: ends.collect(),
+            bytes: bytes.into(),
+        }
+    }
+
     pub(super) fn contain(&self, serial: &[u8]) -> bool {
         let serial = without_zeros(serial);
         let (mut low, mut high) = (0, self.ends.len());
@@ -36,24 +53,5 @@ impl Serials {
             _ => self.ends[position - 1],
         };
         &self.bytes[start as usize..self.ends[position] as usize]
-    }
-}
-
-impl<'a> FromIterator<&'a [u8]> for Serials {
-    fn from_iter<I: IntoIterator<Item = &'a [u8]>>(serials: I) -> Self {
-        let mut all: Vec<_> = serials.into_iter().map(without_zeros).collect();
-        all.sort_unstable();
-        all.dedup();
-        let bytes = all.concat();
-        let mut end = 0;
-        let ends = all.iter().map(|serial| {
-            // The offset fits: files over 64 MiB are not read.
-            end += serial.len() as u32;
-            end
-        });
-        Self {
-            ends: ends.collect(),
-            bytes: bytes.into(),
-        }
     }
 }

@@ -1,10 +1,6 @@
 //! Verification of CRL signatures.
 
-use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
-use x509_parser::{certificate::X509Certificate, prelude::FromDer};
-
-use super::RevocationList;
-use crate::distinguished_name;
+use rustls::pki_types::SignatureVerificationAlgorithm;
 
 /// Why a CRL's signature is not accepted as an authority's signature.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,33 +13,6 @@ pub enum SignatureError {
     Algorithm(String),
     /// The authority's key usage lacks cRLSign.
     NoCrlSign,
-}
-
-impl RevocationList {
-    /// Verifies that an authority signed the CRL. Returns the authority's public key
-    /// (SubjectPublicKeyInfo).
-    ///
-    /// # Errors
-    /// If the authority did not sign the CRL, or if its key usage lacks cRLSign.
-    pub fn signed_by(
-        &self,
-        authority: &CertificateDer<'_>,
-        algorithms: &[&dyn SignatureVerificationAlgorithm],
-    ) -> Result<Box<[u8]>, SignatureError> {
-        let Ok((_, authority)) = X509Certificate::from_der(authority.as_ref()) else {
-            return Err(SignatureError::OtherName);
-        };
-        if *self.canonical_issuer != *distinguished_name::canonical(authority.subject().as_raw()) {
-            return Err(SignatureError::OtherName);
-        }
-        let spki = authority.public_key().raw;
-        verify(&self.der, spki, algorithms)?;
-        match authority.key_usage() {
-            Ok(None) => Ok(spki.into()),
-            Ok(Some(usage)) if usage.value.crl_sign() => Ok(spki.into()),
-            _ => Err(SignatureError::NoCrlSign),
-        }
-    }
 }
 
 /// Verifies the signature of a certificate or CRL with a public key.
@@ -84,9 +53,20 @@ pub(super) fn parts(der: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((message, algorithm, signature.strip_prefix(&[0])?))
 }
 
+/// A DER element.
+pub(super) struct Element<'a> {
+    pub(super) tag: u8,
+    pub(super) content: &'a [u8],
+}
+
 /// Returns the content of the first DER element and the bytes after the element.
 fn body(der: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (_tag, rest) = der.split_first()?;
+    element(der).map(|(element, rest)| (element.content, rest))
+}
+
+/// Returns the first DER element and the bytes after it.
+pub(super) fn element(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
+    let (&tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
     let (length, rest) = match first {
         0..=0x7f => (usize::from(first), rest),
@@ -99,7 +79,8 @@ fn body(der: &[u8]) -> Option<(&[u8], &[u8])> {
         }
         _ => return None,
     };
-    rest.split_at_checked(length)
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((Element { tag, content }, rest))
 }
 
 /// The name of a signature algorithm for messages. `identifier` is the content of an

@@ -126,10 +126,11 @@ impl CrlStore {
 
     /// The CRLs in force with the same issuer (name and key) and partition as `other`.
     pub fn like<'a>(&'a self, other: &'a Loaded) -> impl Iterator<Item = &'a Loaded> {
-        self.of_name(&other.list.raw_issuer).filter(|one| {
-            one.list.scope.raw == other.list.scope.raw
-                && one.keys.iter().any(|key| other.keys.contains(key))
-        })
+        self.of_canonical_name(&other.list.canonical_issuer)
+            .filter(|one| {
+                one.list.scope.raw == other.list.scope.raw
+                    && one.keys.iter().any(|key| other.keys.contains(key))
+            })
     }
 
     pub fn is_empty(&self) -> bool {
@@ -140,9 +141,12 @@ impl CrlStore {
         &self.lists
     }
 
-    pub(super) fn of_name(&self, issuer: &[u8]) -> impl Iterator<Item = &Loaded> {
-        let issuer = distinguished_name::canonical(issuer);
-        let positions = self.by_issuer.get(&*issuer).map_or(&[][..], Vec::as_slice);
+    pub(super) fn of_name(&self, issuer: &[u8]) -> impl Iterator<Item = &Loaded> + use<'_> {
+        self.of_canonical_name(&distinguished_name::canonical(issuer))
+    }
+
+    fn of_canonical_name(&self, issuer: &[u8]) -> impl Iterator<Item = &Loaded> + use<'_> {
+        let positions = self.by_issuer.get(issuer).map_or(&[][..], Vec::as_slice);
         positions.iter().map(|&position| &self.lists[position])
     }
 

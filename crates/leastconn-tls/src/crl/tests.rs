@@ -4,10 +4,11 @@ use jiff::Timestamp;
 use leastconn_testkit::{TestCa, pki::Cert};
 use rustls::{
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, pem::PemObject},
+    pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject},
 };
 use x509_parser::{
     certificate::X509Certificate, extensions::IssuingDistributionPoint, prelude::FromDer,
+    revocation_list::CertificateRevocationList,
 };
 
 use super::{
@@ -17,21 +18,21 @@ use super::{
 
 const DAY: i64 = 86_400;
 
-fn list(pem: &str) -> RevocationList {
+fn encoded(pem: &str) -> EncodedList {
     let der = CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).unwrap();
-    RevocationList::parse(der).unwrap()
+    EncodedList::parse(der).unwrap()
 }
 
 fn loaded(cas: &[&TestCa], lists: &[String]) -> Vec<Loaded> {
     let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
     let each = lists.iter().enumerate().map(|(number, pem)| {
-        let list = list(pem);
+        let list = encoded(pem);
         let signed = cas
             .iter()
             .filter_map(|ca| list.signed_by(ca.cert().der(), algorithms.all).ok());
         Loaded {
             keys: signed.collect(),
-            list: Arc::new(list),
+            list: Arc::new(list.into_list()),
             file: format!("{number}.crl").into(),
         }
     });
@@ -281,7 +282,7 @@ fn authorities_below_a_revoked_one_are_revoked() {
 fn authority_without_crl_sign_is_refused() {
     let ca = TestCa::without_crl_sign("ca");
     let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-    let list = list(&ca.crl_builder().pem());
+    let list = encoded(&ca.crl_builder().pem());
     assert_eq!(
         list.signed_by(ca.cert().der(), algorithms.all),
         Err(SignatureError::NoCrlSign)
@@ -301,11 +302,61 @@ fn serial_numbers_are_compared_as_numbers() {
     let bytes: Vec<Vec<u8>> = (0..1000_u32)
         .map(|n| (n * 7).to_be_bytes().to_vec())
         .collect();
-    let serials: Serials = bytes.iter().map(Vec::as_slice).collect();
+    let serials = Serials::new(bytes.iter().map(|bytes| without_zeros(bytes)).collect());
     for n in 0..7000_u32 {
         let wanted = n % 7 == 0;
         assert_eq!(serials.contain(&n.to_be_bytes()), wanted, "{n}");
         assert_eq!(serials.contain(without_zeros(&n.to_be_bytes())), wanted);
     }
     assert_eq!(serials.iter().count(), 1000);
+}
+
+#[test]
+fn entries_are_those_of_the_whole_crl() {
+    let ca = TestCa::new("ca");
+    let certs: Vec<_> = (0..40).map(|n| ca.leaf(&format!("{n}")).build()).collect();
+    for count in [0, 1, 2, 40] {
+        let pem = ca.crl(&certs[..count].iter().collect::<Vec<_>>());
+        let encoded = encoded(&pem);
+        let (_, whole) = CertificateRevocationList::from_der(encoded.der()).unwrap();
+        let entries: Vec<_> = whole.iter_revoked_certificates().collect();
+        assert_eq!(entries.len(), count);
+        let list = encoded.list();
+        assert_eq!(list.serials().count(), count);
+        assert!(
+            entries
+                .iter()
+                .all(|entry| list.lists_serial(entry.raw_serial()))
+        );
+        assert!(EncodedList::is_crl(encoded.der()));
+        // A CRL that ends too early, at any byte, is not accepted.
+        let der = encoded.der().as_ref();
+        for end in 0..der.len() {
+            let part = CertificateRevocationListDer::from(der[..end].to_vec());
+            assert!(EncodedList::parse(part).is_err());
+        }
+        // Neither is one with a byte after it.
+        let longer = CertificateRevocationListDer::from([der, &[0]].concat());
+        let error = EncodedList::parse(longer).unwrap_err();
+        assert_eq!(error, "there are extra bytes after it");
+    }
+}
+
+#[test]
+fn malformed_entries_are_errors() {
+    let ca = TestCa::new("ca");
+    let cert = ca.leaf("a").build();
+    let encoded = encoded(&ca.crl(&[&cert]));
+    let serial = encoded.list().serials().next().unwrap();
+    let der = encoded.der().as_ref();
+    let at = der
+        .windows(serial.len())
+        .position(|bytes| bytes == serial)
+        .unwrap();
+    // The length of the serial number.
+    for wrong in [0, 1, 0x7f, 0x80] {
+        let mut der = der.to_vec();
+        der[at - 1] = wrong;
+        assert!(EncodedList::parse(der.into()).is_err(), "{wrong}");
+    }
 }

@@ -21,7 +21,7 @@ fn two() -> (String, String, Vec<CertificateDer<'static>>) {
 }
 
 fn parse(bytes: impl AsRef<[u8]>, wanted: Wanted) -> Result<Pem, FileError> {
-    Pem::parse(bytes.as_ref(), wanted, Path::new("file"))
+    Pem::parse(bytes.as_ref().to_vec(), wanted, Path::new("file"))
 }
 
 fn error(bytes: impl AsRef<[u8]>, wanted: Wanted) -> String {
