@@ -235,7 +235,7 @@ deb-test: ## Install, start, use, upgrade and purge the package in a temporary D
 	@deploy/debian/test.sh
 
 .PHONY: dist
-dist: ## Build a static tarball with checksums, SBOM and licences, target/dist
+dist: ## Build a static tarball with checksums, SBOM and licences, target/dist (DIST_TARGET=aarch64-unknown-linux-gnu)
 	@scripts/setup.sh --build
 	@deploy/dist/build.sh
 

@@ -30,6 +30,7 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use super::{DONE, FAILED, INVALID, fail};
+use crate::figures::count;
 use model::{Imported, Kind, Note};
 
 #[derive(Debug, Args)]
@@ -68,6 +69,8 @@ struct Translation {
     notes: Vec<Note>,
     /// Numbers of listeners, upstreams and client rules.
     counts: [usize; 3],
+    /// Names of the listeners that no client may use.
+    closed: Vec<String>,
 }
 
 /// Prints the translated configuration on standard output and a summary on standard error.
@@ -116,10 +119,18 @@ fn finish(program: Program, file: &str, mut imported: Imported) -> Result<Transl
         program.name()
     );
     let (toml, notes) = render::render(&head, &imported, &plan);
+    let listeners = plan.listeners.iter();
+    let listeners = listeners.filter(|listener| !listener.service.binds.is_empty());
+    let listeners: Vec<_> = listeners.collect();
+    let closed = listeners
+        .iter()
+        .filter(|listener| !listener.service.refused.is_empty())
+        .map(|listener| listener.service.name.clone());
     Ok(Translation {
         toml,
         notes,
-        counts: [plan.listeners.len(), plan.upstreams.len(), plan.rules.len()],
+        closed: closed.collect(),
+        counts: [listeners.len(), plan.upstreams.len(), plan.rules.len()],
     })
 }
 
@@ -134,15 +145,29 @@ impl Translation {
         let [listeners, upstreams, clients] = self.counts;
         let left_out = self.left_out();
         let mut summary = format!(
-            "{file}: {listeners} listeners, {upstreams} upstreams, {clients} client rules; \
-             left out: {left_out}\n"
+            "{file}: {}, {}, {}; left out: {left_out}\n",
+            count(listeners, "listener"),
+            count(upstreams, "upstream"),
+            count(clients, "client rule"),
         );
         for note in self.notes.iter().filter(|note| note.kind == Kind::LeftOut) {
             let place = &note.place;
-            let text = place.text.trim();
+            let text = toml::shortened(&place.text);
             summary.push_str(&format!(
                 "{}:{}: {text}: {}\n",
                 place.file, place.line, note.reason
+            ));
+        }
+        if !self.closed.is_empty() {
+            summary.push_str(&format!(
+                "{file}: no client may use these listeners, see the comments: {}\n",
+                self.closed.join(", ")
+            ));
+        }
+        if listeners == 0 {
+            summary.push_str(&format!(
+                "{file}: no listener was translated, so the balancer cannot start with this \
+                 configuration\n"
             ));
         }
         summary

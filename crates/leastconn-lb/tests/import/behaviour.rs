@@ -176,12 +176,16 @@ fn served(reached: &[(String, Option<String>)]) -> Vec<String> {
 }
 
 const HAPROXY: &str = "
-defaults
+global
+    presetenv IMPORT_TEST_SERVER WEB1
+defaults tcp
     mode tcp
     timeout connect 5s
     timeout client 20s
     timeout server 20s
-frontend mtls
+defaults plain from tcp
+    timeout client 10s
+frontend mtls from tcp
     bind PORT1 ssl crt server.pem ca-file ca.crt crl-file ca.crl verify required
     acl alice ssl_c_s_dn(cn) -m str alice.example.com
     acl staff ssl_c_s_dn(ou) staff
@@ -189,18 +193,19 @@ frontend mtls
     use_backend two if { ssl_fc_sni -i DB.example.com } !staff
     use_backend one if alice
     default_backend three
-frontend plain
+frontend plain from plain
     bind PORT2
     tcp-request connection reject if { src 127.0.0.3 }
     tcp-request connection accept if { src 127.0.0.0/30 }
     tcp-request connection reject
     default_backend two
-backend one
-    server web1 WEB1
-backend two
+backend one from plain
+    server web1 \"$IMPORT_TEST_SERVER\"
+backend two from plain
+    default-server weight 10
     server web2 WEB2
-backend three
-    server web3 WEB3
+backend three from plain
+    server-template web 1 WEB3
 ";
 
 #[tokio::test]
@@ -292,12 +297,85 @@ async fn nginx_and_the_balancer_decide_the_same() {
     );
 }
 
+/// The common name in a variable, and servers by source.
+const NGINX_NAMES: &str = "
+daemon off;
+master_process off;
+pid nginx.pid;
+error_log stderr info;
+load_module modules/ngx_stream_module.so;
+events {}
+stream {
+    map $ssl_client_s_dn $common_name {
+        default '';
+        '~(^|,)CN=(?<name>[^,]+)' $name;
+    }
+    map $common_name $by_client {
+        alice.example.com one;
+        'bob.example.com' two;
+        default '';
+    }
+    geo $by_source {
+        default three;
+        127.0.0.2 one;
+        127.0.0.3 two;
+    }
+    include upstreams/*.conf;
+    ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_ciphers HIGH:!aNULL;
+    server {
+        listen PORT1 ssl;
+        ssl_certificate server.pem;
+        ssl_certificate_key server.pem;
+        ssl_client_certificate ca.crt;
+        ssl_verify_client on;
+        proxy_pass $by_client;
+    }
+    server {
+        listen PORT2;
+        proxy_pass $by_source;
+    }
+}
+";
+
+#[tokio::test]
+async fn nginx_and_the_balancer_read_the_same_common_names() {
+    let site = Site::new().await;
+    let prefix = site.dir.path().display().to_string();
+    let modules = "/usr/lib/nginx/modules/ngx_stream_module.so";
+    let source = NGINX_NAMES.replace("modules/ngx_stream_module.so", modules);
+    site.write("nginx.conf", &source);
+    fs::create_dir(site.dir.path().join("upstreams")).unwrap();
+    site.write(
+        "upstreams/all.conf",
+        "upstream one { server WEB1; } upstream two { server WEB2; } upstream three { server WEB3; }",
+    );
+    let args = ["-p", &prefix, "-c", "nginx.conf"];
+    let reached = site.compare("nginx", "nginx.conf", &args).await;
+    assert_eq!(
+        served(&reached),
+        [
+            "alice to localhost: web1",
+            "alice to db.example.com: web1",
+            "bob to localhost: web2",
+            "bob to db.example.com: web2",
+            "revoked to localhost: web1",
+            "revoked to db.example.com: web1",
+            "from 127.0.0.1: web3",
+            "from 127.0.0.2: web1",
+            "from 127.0.0.3: web2",
+            "from 127.0.0.4: web3",
+        ]
+    );
+}
+
 const STUNNEL: &str = "
 foreground = yes
 pid =
 cert = server.pem
 CAfile = ca.crt
 CRLfile = ca.crl
+include = services
 
 [mtls]
 accept = PORT1
@@ -323,7 +401,9 @@ checkHost = localhost
 cert = client.pem
 ";
     write_pem(&site.alice, site.dir.path(), "client");
-    site.write("stunnel.conf", &format!("{STUNNEL}{second}"));
+    fs::create_dir(site.dir.path().join("services")).unwrap();
+    site.write("services/plain.conf", second);
+    site.write("stunnel.conf", STUNNEL);
     let reached = site
         .compare("stunnel", "stunnel.conf", &["stunnel.conf"])
         .await;

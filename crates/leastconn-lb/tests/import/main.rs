@@ -122,22 +122,37 @@ fn import_all(program: &str, ending: &str) -> usize {
 
 #[test]
 fn haproxy_files() {
-    assert_eq!(import_all("haproxy", ".cfg"), 12);
+    assert_eq!(import_all("haproxy", ".cfg"), 20);
 }
 
 #[test]
 fn nginx_files() {
-    assert_eq!(import_all("nginx", ".conf"), 4);
+    assert_eq!(import_all("nginx", ".conf"), 7);
 }
 
 #[test]
 fn stunnel_files() {
-    assert_eq!(import_all("stunnel", ".conf"), 3);
+    assert_eq!(import_all("stunnel", ".conf"), 4);
 }
 
 #[test]
 fn ghostunnel_command_lines() {
-    assert_eq!(import_all("ghostunnel", ".sh"), 3);
+    assert_eq!(import_all("ghostunnel", ".sh"), 5);
+}
+
+/// The source has only sections in mode http, so there is nothing to run.
+#[test]
+fn files_in_mode_http_are_out_of_scope() {
+    let dir = TempDir::new().unwrap();
+    let source = "defaults\n  mode http\nfrontend www\n  bind :80\n  default_backend www\n\
+        backend www\n  server web1 10.0.0.11:80\n";
+    fs::write(dir.path().join("www.cfg"), source).unwrap();
+    let output = run(dir.path(), &["import", "haproxy", "www.cfg"]);
+    assert_eq!(output.status.code(), Some(1));
+    let (toml, summary) = (text(&output.stdout), text(&output.stderr));
+    assert!(toml.contains("mode http is out of scope"), "{toml}");
+    assert!(!toml.contains("[[listener]]"), "{toml}");
+    assert!(summary.contains("no listener was translated"), "{summary}");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use super::toml::{VARIABLE_END, VARIABLE_START};
+
 /// Maximum number of ports in a range.
 const LARGEST_RANGE: u32 = 256;
 
@@ -9,6 +11,29 @@ const LARGEST_RANGE: u32 = 256;
 pub(crate) fn is_ip(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare.parse::<IpAddr>().is_ok()
+}
+
+/// Splits an address at its last colon outside of environment variables, whose defaults can contain
+/// colons.
+pub(crate) fn split_port(text: &str) -> Option<(&str, &str)> {
+    let mut is_variable = false;
+    let mut last = None;
+    for (at, c) in text.char_indices() {
+        match c {
+            VARIABLE_START => is_variable = true,
+            VARIABLE_END => is_variable = false,
+            ':' if !is_variable => last = Some(at),
+            _ => {}
+        }
+    }
+    last.map(|at| (&text[..at], &text[at + 1..]))
+}
+
+/// Whether a text is one environment variable.
+pub(crate) fn is_variable(text: &str) -> bool {
+    text.starts_with(VARIABLE_START)
+        && text.ends_with(VARIABLE_END)
+        && text.matches(VARIABLE_START).count() == 1
 }
 
 /// Adds the brackets that an IPv6 address needs before a port.

@@ -96,6 +96,37 @@ pub(crate) fn common_names(expression: &str) -> Option<CommonNames> {
     })
 }
 
+/// Returns the name of the group that captures the whole common name, in a regular expression on an
+/// RFC 2253 subject such as `CN=(?<name>[^,]+)`.
+pub(crate) fn captured_common_name(expression: &str) -> Option<String> {
+    let (start, rest) = expression.split_once("CN=")?;
+    let is_start = matches!(
+        start,
+        "" | "(^|,)" | "(?:^|,)" | "(,|^)" | "^(.*,)?" | "^.*" | ".*" | "^(?:.*,)?"
+    );
+    let (group, end) = rest.strip_prefix('(')?.rsplit_once("+)")?;
+    let is_end = matches!(
+        end,
+        "" | "(,|$)" | "(?:,|$)" | "($|,)" | "(,.*)?$" | ".*" | ".*$"
+    );
+    if !is_start || !is_end {
+        return None;
+    }
+    let named = group.strip_prefix("?<").or(group.strip_prefix("?P<"));
+    // The first group has the number 1, unless the start also has a group.
+    let (name, class) = match named {
+        Some(named) => named.split_once('>')?,
+        None if start.starts_with('(') && !start.starts_with("(?:") => ("2", group),
+        None if start.contains("(.") => ("2", group),
+        None => ("1", group),
+    };
+    let is_class = matches!(
+        class,
+        "[^,]" | "[^,/]" | "[^/,]" | "[^,\\/]" | "[^,\\s]" | "[^,\\+]" | "[^,+]"
+    );
+    is_class.then(|| name.to_owned())
+}
+
 /// Returns the attributes of a distinguished name, with their values.
 fn attributes(name: &str) -> Vec<(String, String)> {
     let (separator, name) = match name.strip_prefix('/') {
@@ -121,7 +152,7 @@ fn attributes(name: &str) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::access::Key, common_names, subject};
+    use super::{super::access::Key, captured_common_name, common_names, subject};
 
     #[test]
     fn common_name_and_unit_are_compared() {
@@ -169,6 +200,23 @@ mod tests {
         ] {
             let found = common_names(expression).unwrap();
             assert_eq!(found.is_wider, is_wider, "{expression}");
+        }
+    }
+
+    #[test]
+    fn captures_of_the_common_name() {
+        for (expression, expected) in [
+            ("CN=(?<name>[^,]+)", Some("name")),
+            ("(^|,)CN=(?P<cn>[^,]+)(,|$)", Some("cn")),
+            ("(?:^|,)CN=([^,]+)", Some("1")),
+            ("(^|,)CN=([^,]+)", Some("2")),
+            ("CN=(?<cn>[a-z]+)", None),
+            ("^CN=(?<cn>[^,]+)", None),
+            ("O=(?<o>[^,]+)", None),
+            ("CN=a", None),
+        ] {
+            let found = captured_common_name(expression);
+            assert_eq!(found.as_deref(), expected, "{expression}");
         }
     }
 

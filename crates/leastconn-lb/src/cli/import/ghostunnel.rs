@@ -60,6 +60,7 @@ impl Tunnel {
         let place = arguments.place.clone();
         let mut service = Service {
             name: name.to_owned(),
+            place: Some(place.clone()),
             home: Some(name.to_owned()),
             ..Service::default()
         };

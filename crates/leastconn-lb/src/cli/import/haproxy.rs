@@ -7,6 +7,7 @@ mod health;
 mod lexer;
 mod listeners;
 mod proxy;
+mod resolvers;
 mod rules;
 mod sections;
 mod server;
@@ -28,7 +29,9 @@ use rules::Surroundings;
 /// # Errors
 /// If the text is not an HAProxy configuration.
 pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<Imported, String> {
-    let mut sections = sections::sections(lexer::lines(file, text)?)?;
+    let mut lines = lexer::lines(file, text)?;
+    lexer::set_variables(&mut lines);
+    let mut sections = sections::sections(lines)?;
     if sections.proxies.is_empty() && sections.global.is_empty() {
         return Err(format!("{file}: there is no HAProxy section"));
     }
@@ -38,6 +41,7 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
         let reason = "preprocessor lines and lines outside of sections are not evaluated";
         imported.notes.push(line.place.left_out(reason));
     }
+    let resolvers = resolvers::read(&sections.resolvers, &mut imported.notes);
     for line in &sections.others {
         imported.notes.push(other_section(line));
     }
@@ -55,13 +59,16 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
             tables.extend(acl::rate_period(line).map(|period| (proxy.name.clone(), period)));
         }
         if proxy.is_http() {
-            imported.notes.push(proxy.head.place.left_out(
+            let reason = if proxy.is_statistics() {
+                "the dashboard at the admin address replaces the page of statistics"
+            } else {
                 "mode http is out of scope: leastconn-lb balances TCP connections and does not \
-                read HTTP requests",
-            ));
+                 read HTTP requests"
+            };
+            imported.notes.push(proxy.head.place.left_out(reason));
             continue;
         }
-        let (front, back) = proxy::read(proxy, &global.bases);
+        let (front, back) = proxy::read(proxy, &global.bases, &resolvers);
         fronts.extend(front);
         backs.extend(back);
     }
@@ -136,9 +143,6 @@ impl UpstreamNames {
 
 fn other_section(line: &lexer::Line) -> super::model::Note {
     match line.word(0) {
-        "resolvers" => line
-            .place
-            .left_out("host names are resolved by the system's resolver (/etc/resolv.conf)"),
         "peers" => line
             .place
             .left_out("limits and counts are not shared between balancers"),

@@ -156,6 +156,8 @@ impl Rate {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Service {
     pub(crate) name: String,
+    /// The line that defines the listener.
+    pub(crate) place: Option<Place>,
     pub(crate) binds: Vec<String>,
     pub(crate) table: Table,
     pub(crate) tls: Option<Table>,

@@ -47,7 +47,8 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
                 Err(_) => imported.process.set("workers", Value::text("auto")),
             },
             // The file holds the content of a `stream` block, without the block around it.
-            "upstream" | "server" | "map" | "limit_conn_zone" | "geo" => {
+            "upstream" | "server" | "map" | "limit_conn_zone" | "geo" | "match"
+            | "split_clients" => {
                 is_nginx = true;
                 stream.push(directive.clone());
             }
@@ -126,13 +127,7 @@ fn services(stream: &[Directive], imported: &mut Imported) {
                 let backend = upstream::backend(line.word(1), &line.place, Some(line), settings);
                 known.push((line.word(1).to_owned(), backend));
             }
-            "split_clients" | "js_import" | "js_path" | "keyval" | "keyval_zone" | "zone_sync"
-            | "limit_conn_dry_run" | "otel_exporter" => {
-                imported
-                    .notes
-                    .push(line.place.left_out("has no equivalent"));
-            }
-            _ => {}
+            _ => imported.notes.extend(server::remark(line)),
         }
     }
     imported.backends = known.into_iter().map(|(_, backend)| backend).collect();

@@ -3,9 +3,23 @@
 use super::{
     access::{Key, Predicate},
     model::{Backend, Imported, Note, ServerLine, Table, Value},
+    names::valid,
     plan::{Plan, PlannedListener, Rule},
     toml::{Writer, inline},
 };
+
+/// Order of the keys of `tls` and of servers. Other keys follow.
+const ORDER: [&str; 9] = [
+    "address",
+    "dns",
+    "srv",
+    "cert",
+    "key",
+    "client_ca",
+    "ca",
+    "crl",
+    "server_name",
+];
 
 /// Returns the text of the configuration, and all notes in it.
 pub(crate) fn render(head: &str, imported: &Imported, plan: &Plan) -> (String, Vec<Note>) {
@@ -15,13 +29,10 @@ pub(crate) fn render(head: &str, imported: &Imported, plan: &Plan) -> (String, V
         out.blank();
         out.notes("", &imported.notes);
     }
-    for (header, table) in [
-        ("[process]", &imported.process),
-        ("[log]", &imported.log),
-        ("[admin]", &imported.admin),
-    ] {
+    for (header, table) in [("[process]", &imported.process), ("[log]", &imported.log)] {
         section(&mut out, header, table);
     }
+    admin(&mut out, &imported.admin);
     for planned in &plan.listeners {
         listener(&mut out, planned);
     }
@@ -53,6 +64,25 @@ fn section(out: &mut Writer, header: &str, table: &Table) {
         out.line(header);
     }
     out.table(table);
+}
+
+/// Writes the `[admin]` table as a comment: the source has no equivalent of the dashboard, and an
+/// imported configuration opens no port that the source does not open.
+fn admin(out: &mut Writer, table: &Table) {
+    out.blank();
+    out.notes("", &table.notes);
+    out.blank();
+    out.comment(
+        "",
+        "For the dashboard, metrics, `ctl` and `top`, remove the `#` in front of these lines.",
+    );
+    for line in [
+        "[admin]",
+        "bind = \"127.0.0.1:9901\"",
+        "socket = \"leastconn.sock\"",
+    ] {
+        out.comment("", line);
+    }
 }
 
 fn listener(out: &mut Writer, planned: &PlannedListener) {
@@ -92,9 +122,36 @@ fn listener(out: &mut Writer, planned: &PlannedListener) {
     }
     out.table(&service.table);
     if let Some(tls) = &service.tls {
-        out.key("tls", &Value::Table(tls.keys.clone()));
-        out.notes("", &tls.notes);
+        out.noted_key("tls", &ordered(tls), &tls.notes);
     }
+    out.wide_tables("listener");
+}
+
+/// Returns the keys of a table, those in [`ORDER`] first.
+fn ordered(table: &Table) -> Value {
+    let mut keys = table.keys.clone();
+    keys.sort_by_key(|(key, _)| {
+        let position = ORDER.iter().position(|first| first == key);
+        position.unwrap_or(ORDER.len())
+    });
+    Value::Table(keys)
+}
+
+/// Formats a server. The name is left out if it is the address or if the servers are discovered.
+fn server(name: &str, table: &Table) -> String {
+    let Value::Table(mut keys) = ordered(table) else {
+        return String::new();
+    };
+    match table.get("address") {
+        Some(Value::Text(address)) if *address == name || valid(address) == name => {
+            if let [(_, address)] = keys.as_slice() {
+                return inline(address);
+            }
+        }
+        Some(_) => keys.insert(0, ("name", Value::text(name))),
+        None => {}
+    }
+    inline(&Value::Table(keys))
 }
 
 fn upstream(out: &mut Writer, backend: &Backend) {
@@ -109,26 +166,27 @@ fn upstream(out: &mut Writer, backend: &Backend) {
     out.key("name", &Value::text(&backend.name));
     out.table(&backend.table);
     if let Some(tls) = &backend.tls {
-        out.key("tls", &Value::Table(tls.keys.clone()));
-        out.notes("", &tls.notes);
+        out.noted_key("tls", &ordered(tls), &tls.notes);
     }
     out.line("servers = [");
     for line in &backend.servers {
         match line {
             ServerLine::Server { name, table } => {
-                let mut keys = vec![("name", Value::text(name))];
-                keys.extend(table.keys.iter().cloned());
                 out.notes("  ", &table.notes);
-                out.line(&format!("  {},", inline(&Value::Table(keys))));
+                out.line(&format!("  {},", server(name, table)));
             }
-            ServerLine::Note(note) => out.note("  ", note),
+            ServerLine::Note(note) => out.notes("  ", std::slice::from_ref(note)),
         }
     }
     out.line("]");
+    out.wide_tables("upstream");
 }
 
 /// Writes the comments of an upstream that cannot be written, because it has no servers.
 fn left_out(out: &mut Writer, backend: &Backend) {
+    if backend.servers.is_empty() && backend.table.notes.is_empty() {
+        return;
+    }
     out.blank();
     out.comment(
         "",
@@ -137,7 +195,7 @@ fn left_out(out: &mut Writer, backend: &Backend) {
     out.notes("", &backend.table.notes);
     for line in &backend.servers {
         if let ServerLine::Note(note) = line {
-            out.note("", note);
+            out.notes("", std::slice::from_ref(note));
         }
     }
 }
@@ -160,6 +218,7 @@ fn client(out: &mut Writer, rule: &Rule) {
     if let Some(max_conns) = rule.limits.max_conns {
         out.key("max_conns", &Value::Integer(max_conns));
     }
+    out.wide_tables("client");
 }
 
 fn matched(predicate: &Predicate) -> Value {

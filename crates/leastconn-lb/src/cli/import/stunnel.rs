@@ -17,17 +17,19 @@ use options::{Section, sections};
 /// # Errors
 /// If the text contains no service.
 pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<Imported, String> {
-    let (global, sections) = sections(file, text)?;
-    if sections.is_empty() {
-        return Err(format!("{file}: there is no stunnel service"));
+    let sections = sections(file, text, dir.unwrap_or(Path::new("")))?;
+    if sections.services.is_empty() {
+        return Err(format!(
+            "{file}: there is no stunnel service, such as `[web]` with `accept` and `connect`"
+        ));
     }
     let mut imported = Imported::default();
-    for option in &global {
+    for option in &sections.global {
         service::global(option, &mut imported);
     }
     let mut names = Names::default();
     let mut translated: Vec<(Section, Service, Backend)> = Vec::new();
-    for mut section in sections {
+    for mut section in sections.services {
         section.name = names.unique(&section.name);
         let (service, backend) = service::translate(&section, dir);
         translated.push((section, service, backend));

@@ -1,5 +1,7 @@
 //! Names of cipher suites and key exchange groups in OpenSSL's notation.
 
+use super::model::{Table, Value};
+
 /// Supported cipher suites by their OpenSSL names.
 const CIPHERS: [&str; 9] = [
     "TLS_AES_128_GCM_SHA256",
@@ -14,7 +16,7 @@ const CIPHERS: [&str; 9] = [
 ];
 
 /// The cipher suites of TLS 1.3. The source programs configure them separately.
-pub(crate) const TLS13: [&str; 3] = [
+const TLS13: [&str; 3] = [
     "TLS_AES_128_GCM_SHA256",
     "TLS_AES_256_GCM_SHA384",
     "TLS_CHACHA20_POLY1305_SHA256",
@@ -32,16 +34,95 @@ const GROUPS: [(&str, &str); 8] = [
     ("secp384r1", "P-384"),
 ];
 
-/// Splits a list of cipher suites into supported and unsupported ones. Exclusions
-/// (`!aNULL`) are dropped, because the list of supported suites is complete.
-pub(crate) fn ciphers(list: &str) -> (Vec<String>, Vec<String>) {
-    let names = list
-        .split([':', ',', ' '])
-        .filter(|name| !name.is_empty() && !name.starts_with(['!', '-', '@']));
-    let (known, unknown): (Vec<_>, Vec<_>) = names
-        .map(str::to_owned)
-        .partition(|name| CIPHERS.contains(&name.as_str()));
-    (known, unknown)
+/// A list of cipher suites in OpenSSL's notation.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct CipherList {
+    /// The selected suites in order of preference. Empty if the list selects all supported suites.
+    pub(crate) names: Vec<String>,
+    /// Entries that select no supported suite.
+    pub(crate) unsupported: Vec<String>,
+}
+
+/// Translates a list of cipher suites: names, keywords such as `HIGH` and `ECDHE+AESGCM`, and
+/// exclusions such as `!aNULL`.
+pub(crate) fn ciphers(list: &str) -> CipherList {
+    let mut chosen: Vec<&str> = Vec::new();
+    let mut ciphers = CipherList::default();
+    let mut has_keyword = false;
+    let mut excluded: Vec<&str> = Vec::new();
+    for entry in list.split([':', ',', ' ']).filter(|name| !name.is_empty()) {
+        if let Some(name) = entry.strip_prefix(['!', '-']) {
+            excluded.push(name);
+            continue;
+        }
+        // `+ECDHE` and `@STRENGTH` change the order only.
+        if entry.starts_with(['+', '@']) {
+            continue;
+        }
+        has_keyword |= !CIPHERS.contains(&entry);
+        let mut found = CIPHERS
+            .iter()
+            .filter(|suite| selects(entry, suite))
+            .peekable();
+        if found.peek().is_none() {
+            ciphers.unsupported.push(entry.to_owned());
+        }
+        for suite in found {
+            if !chosen.contains(suite) {
+                chosen.push(suite);
+            }
+        }
+    }
+    chosen.retain(|suite| !excluded.iter().any(|entry| selects(entry, suite)));
+    // Suites of TLS 1.3 are named one by one, never selected by a keyword.
+    let tls12 = CIPHERS.len() - TLS13.len();
+    if !has_keyword || chosen.len() < tls12 {
+        ciphers.names = chosen.into_iter().map(str::to_owned).collect();
+    }
+    ciphers
+}
+
+/// Whether an entry of a list selects a cipher suite: its name, or keywords that are joined by `+`
+/// and all apply to it.
+fn selects(entry: &str, suite: &str) -> bool {
+    if TLS13.contains(&suite) || entry.contains('-') {
+        return entry == suite;
+    }
+    entry.split('+').all(|keyword| match keyword {
+        "ALL" | "DEFAULT" | "HIGH" | "FIPS" | "AEAD" | "TLSv1.2" | "ECDHE" | "EECDH" | "kECDHE"
+        | "kEECDH" | "PROFILE=SYSTEM" => true,
+        "AES" | "AESGCM" => suite.contains("-AES"),
+        "AES128" | "AES256" | "CHACHA20" | "ECDSA" | "SHA256" | "SHA384" => {
+            suite.contains(&format!("-{keyword}"))
+        }
+        "aECDSA" => suite.contains("-ECDSA-"),
+        "aRSA" => suite.contains("-RSA-"),
+        _ => false,
+    })
+}
+
+/// Adds all suites of a TLS version of which `names` has none: the source programs restrict the
+/// versions separately. With `only_tls13`, removes the suites of TLS 1.2. An empty list stays empty.
+pub(crate) fn with_both_versions(names: Vec<String>, only_tls13: bool) -> Vec<String> {
+    if names.is_empty() {
+        return names;
+    }
+    let is_tls13 = |name: &str| TLS13.contains(&name);
+    let all = CIPHERS.map(str::to_owned).into_iter();
+    let (all13, all12): (Vec<_>, Vec<_>) = all.partition(|name| is_tls13(name));
+    let (own13, own12): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| is_tls13(name));
+    let tls13 = if own13.is_empty() { all13 } else { own13 };
+    let tls12 = match own12.is_empty() {
+        _ if only_tls13 => Vec::new(),
+        true => all12,
+        false => own12,
+    };
+    [tls13, tls12].concat()
+}
+
+/// Whether a `tls` table accepts no version before TLS 1.3.
+pub(crate) fn requires_tls13(tls: &Table) -> bool {
+    matches!(tls.get("min_version"), Some(Value::Text(version)) if version == "1.3")
 }
 
 /// Splits a list of groups into supported and unsupported ones.
@@ -60,19 +141,45 @@ pub(crate) fn groups(list: &str) -> (Vec<String>, Vec<String>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{ciphers, groups};
+    use super::{ciphers, groups, with_both_versions};
 
     #[test]
     fn supported_names_are_kept_in_order() {
-        let (known, unknown) =
-            ciphers("ECDHE-RSA-AES256-GCM-SHA384:HIGH:!aNULL:TLS_AES_128_GCM_SHA256");
-        assert_eq!(
-            known,
-            ["ECDHE-RSA-AES256-GCM-SHA384", "TLS_AES_128_GCM_SHA256"]
-        );
-        assert_eq!(unknown, ["HIGH"]);
+        let list = ciphers("ECDHE-RSA-AES256-GCM-SHA384:DHE-RSA-AES256-GCM-SHA384:!aNULL");
+        assert_eq!(list.names, ["ECDHE-RSA-AES256-GCM-SHA384"]);
+        assert_eq!(list.unsupported, ["DHE-RSA-AES256-GCM-SHA384"]);
         let (known, unknown) = groups("X25519:prime256v1:P-256:secp521r1");
         assert_eq!(known, ["X25519", "P-256"]);
         assert_eq!(unknown, ["secp521r1"]);
+    }
+    #[test]
+    fn versions_are_restricted_separately() {
+        let tls12 = with_both_versions(vec!["ECDHE-RSA-AES128-GCM-SHA256".to_owned()], false);
+        assert_eq!(tls12.len(), 4);
+        let suite = vec!["TLS_AES_128_GCM_SHA256".to_owned()];
+        assert_eq!(with_both_versions(suite.clone(), false).len(), 7);
+        assert_eq!(with_both_versions(suite.clone(), true), suite);
+        assert!(with_both_versions(Vec::new(), false).is_empty());
+    }
+
+    #[test]
+    fn cipher_keywords_select_suites() {
+        for (list, expected) in [
+            ("HIGH:!aNULL:!MD5", ""),
+            ("PROFILE=SYSTEM", ""),
+            ("ECDHE+AESGCM:ECDHE+CHACHA20", ""),
+            ("ECDHE-RSA-AES128-GCM-SHA256:HIGH", ""),
+            ("EECDH+aRSA+AES256:!SHA256", "ECDHE-RSA-AES256-GCM-SHA384"),
+            (
+                "ECDSA+CHACHA20:ECDHE-RSA-AES128-GCM-SHA256",
+                "ECDHE-ECDSA-CHACHA20-POLY1305 ECDHE-RSA-AES128-GCM-SHA256",
+            ),
+            ("TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
+        ] {
+            let ciphers = ciphers(list);
+            assert_eq!(ciphers.names.join(" "), expected, "{list}");
+            assert!(ciphers.unsupported.is_empty(), "{list}");
+        }
+        assert_eq!(ciphers("RC4:DHE+AESGCM").unsupported, ["RC4", "DHE+AESGCM"]);
     }
 }

@@ -12,11 +12,19 @@ pub(crate) const VARIABLE_END: char = '\u{2}';
 /// Maximum line length for an inline table or a list.
 const WIDTH: usize = 100;
 
+/// Maximum number of characters of a source line in a comment.
+const LONGEST_LINE: usize = 200;
+
+/// A table that is too wide for one line, with its notes.
+type WideTable = (String, Vec<(&'static str, Value)>, Vec<Note>);
+
 /// Collects the output. Each note is written only once.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
     text: String,
     written: Vec<Note>,
+    /// Tables of the current section that are written after its other keys.
+    wide: Vec<WideTable>,
 }
 
 impl Writer {
@@ -42,34 +50,61 @@ impl Writer {
         }
     }
 
-    /// Writes a note with the line of the source, unless it was written before.
-    pub(crate) fn note(&mut self, indent: &str, note: &Note) {
-        if self.written.contains(note) {
-            return;
+    /// Writes notes with the lines of the source, unless they were written before. Notes for the
+    /// same line share its text, and remarks with the same reason share the reason.
+    pub(crate) fn notes(&mut self, indent: &str, notes: &[Note]) {
+        let mut new: Vec<&Note> = Vec::new();
+        for note in notes {
+            if !self.written.contains(note) && !new.contains(&note) {
+                new.push(note);
+            }
         }
-        self.written.push(note.clone());
+        self.written.extend(new.iter().copied().cloned());
+        let mut rest = new.as_slice();
+        while let Some(first) = rest.first() {
+            let is_shared =
+                |note: &&&Note| note.kind == Kind::Remark && note.reason == first.reason;
+            let shared = match first.kind {
+                Kind::Remark => rest.iter().take_while(is_shared).count(),
+                Kind::LeftOut => 0,
+            };
+            let count = if shared > 1 {
+                for note in &rest[..shared] {
+                    self.source(indent, note);
+                }
+                self.reason(indent, first);
+                shared
+            } else {
+                let is_same = |note: &&&Note| note.place == first.place;
+                let count = rest.iter().take_while(is_same).count();
+                self.source(indent, first);
+                for note in &rest[..count] {
+                    self.reason(indent, note);
+                }
+                count
+            };
+            rest = &rest[count..];
+        }
+    }
+
+    fn source(&mut self, indent: &str, note: &Note) {
         let place = &note.place;
-        let source = clean(&place.text);
+        let source = shortened(&place.text);
         self.line(&format!(
             "{indent}# {}:{}: {source}",
             clean(&place.file),
             place.line
         ));
+    }
+
+    fn reason(&mut self, indent: &str, note: &Note) {
         let prefix = match note.kind {
             Kind::LeftOut => "not carried over: ",
             Kind::Remark => "",
         };
-        for line in wrapped(
-            &format!("{prefix}{}", note.reason),
-            WIDTH - indent.len() - 4,
-        ) {
+        let text = format!("{prefix}{}", note.reason);
+        for line in wrapped(&text, WIDTH - indent.len() - 4) {
             self.line(&format!("{indent}#   {line}"));
-        }
-    }
-
-    pub(crate) fn notes(&mut self, indent: &str, notes: &[Note]) {
-        for note in notes {
-            self.note(indent, note);
         }
     }
 
@@ -81,14 +116,22 @@ impl Writer {
         self.notes("", &table.notes);
     }
 
+    /// Writes a key. A table that is too wide for one line is kept for [`Self::wide_tables`].
     pub(crate) fn key(&mut self, key: &str, value: &Value) {
+        self.noted_key(key, value, &[]);
+    }
+
+    /// Writes a key and its notes.
+    pub(crate) fn noted_key(&mut self, key: &str, value: &Value, notes: &[Note]) {
         let written = inline(value);
-        if key.len() + written.len() + 3 <= WIDTH {
-            self.line(&format!("{key} = {written}"));
-            return;
-        }
+        let is_wide = key.len() + written.len() + 3 > WIDTH;
         match value {
-            Value::List(items) => {
+            Value::Table(keys) if is_wide => {
+                self.wide
+                    .push((key.to_owned(), keys.clone(), notes.to_vec()));
+                return;
+            }
+            Value::List(items) if is_wide => {
                 self.line(&format!("{key} = ["));
                 for item in items {
                     self.line(&format!("  {},", inline(item)));
@@ -96,6 +139,18 @@ impl Writer {
                 self.line("]");
             }
             _ => self.line(&format!("{key} = {written}")),
+        }
+        self.notes("", notes);
+    }
+
+    /// Writes the wide tables of the section `parent`.
+    pub(crate) fn wide_tables(&mut self, parent: &str) {
+        for (key, keys, notes) in std::mem::take(&mut self.wide) {
+            self.line(&format!("[{parent}.{key}]"));
+            for (key, value) in &keys {
+                self.key(key, value);
+            }
+            self.notes("", &notes);
         }
     }
 }
@@ -159,6 +214,15 @@ fn clean(text: &str) -> String {
     text.trim().to_owned()
 }
 
+/// Returns the first part of a source line.
+pub(crate) fn shortened(text: &str) -> String {
+    let text = clean(text);
+    match text.char_indices().nth(LONGEST_LINE) {
+        Some((end, _)) => format!("{} …", text[..end].trim_end()),
+        None => text,
+    }
+}
+
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in clean(text).split(' ').filter(|word| !word.is_empty()) {
@@ -179,12 +243,53 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::model::Value, VARIABLE_END, VARIABLE_START, inline};
+    use super::{
+        super::model::{Place, Value},
+        VARIABLE_END, VARIABLE_START, Writer, inline,
+    };
 
     #[test]
     fn strings_are_escaped() {
         let text = format!("{VARIABLE_START}PORT{VARIABLE_END} a$b \"\\\n\u{7}");
         assert_eq!(inline(&Value::Text(text)), r#""${PORT} a$$b \"\\\n\u0007""#);
+    }
+
+    #[test]
+    fn notes_share_lines_and_reasons() {
+        let place = |line: usize, text: &str| Place {
+            file: "f".into(),
+            line,
+            text: text.to_owned(),
+        };
+        let notes = [
+            place(1, "daemon").remark("not needed"),
+            place(2, "user x").remark("not needed"),
+            place(3, "bind :1 a b").left_out("a is not known"),
+            place(3, "bind :1 a b").left_out("b is not known"),
+            place(2, "user x").remark("not needed"),
+        ];
+        let mut writer = Writer::default();
+        writer.notes("", &notes);
+        let (text, written) = writer.finish();
+        assert_eq!(
+            text,
+            "# f:1: daemon\n# f:2: user x\n#   not needed\n# f:3: bind :1 a b\n\
+             #   not carried over: a is not known\n#   not carried over: b is not known\n"
+        );
+        assert_eq!(written.len(), 4);
+    }
+
+    #[test]
+    fn wide_tables_follow_the_other_keys() {
+        let mut writer = Writer::default();
+        let long = "x".repeat(60);
+        let keys = vec![("cert", Value::text(&long)), ("key", Value::text(&long))];
+        writer.key("tls", &Value::Table(keys));
+        writer.key("name", &Value::text("a"));
+        writer.wide_tables("listener");
+        let expected =
+            format!("name = \"a\"\n[listener.tls]\ncert = \"{long}\"\nkey = \"{long}\"\n");
+        assert_eq!(writer.finish().0, expected);
     }
 
     #[test]

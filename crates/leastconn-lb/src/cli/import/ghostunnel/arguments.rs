@@ -99,6 +99,7 @@ impl Arguments {
                 None => (flag, words.next().cloned().unwrap_or_default()),
             };
             let is_quiet = name.starts_with("metrics-")
+                || name.starts_with("enable-")
                 || matches!(
                     name,
                     "tls-min-version"
@@ -141,27 +142,20 @@ impl Arguments {
     }
 }
 
-/// Finds the command lines in a text. Each starts with the word `server` or `client` that follows
-/// `ghostunnel`.
+/// Finds the command lines in a text: a script, a systemd unit, or a Kubernetes or Compose manifest.
+/// Each starts with the word `server` or `client` that follows `ghostunnel`, or with which the
+/// arguments start.
 pub(crate) fn commands(file: &Rc<str>, text: &str) -> Result<Vec<(Place, Vec<String>)>, String> {
     let mut commands = Vec::new();
-    let mut joined = String::new();
-    let mut first = 1;
-    for (number, line) in text.lines().enumerate() {
-        if joined.is_empty() {
-            first = number + 1;
-        }
-        if let Some(line) = line.trim_end().strip_suffix('\\') {
-            joined.push_str(line);
-            joined.push(' ');
-            continue;
-        }
-        joined.push_str(line);
-        let words =
-            words(&joined).ok_or_else(|| format!("{file}:{first}: a quote is not closed"))?;
+    for (first, line) in joined(text) {
+        let line = line.trim_start().trim_start_matches("- ");
+        let text = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let line = arguments_of_manifest(line);
+        let words = words(&line).ok_or_else(|| format!("{file}:{first}: a quote is not closed"))?;
         let program = words.iter().position(|word| {
             let name = word.rsplit(['/', '=', '-']).next().unwrap_or(word);
-            name == "ghostunnel" || name == "ghostunnel.exe"
+            let name = name.split(':').next().unwrap_or(name);
+            matches!(name, "ghostunnel" | "ghostunnel.exe")
         });
         // A file may contain only the arguments, without the name of the program.
         let start = program.map_or(0, |at| at + 1);
@@ -172,16 +166,72 @@ pub(crate) fn commands(file: &Rc<str>, text: &str) -> Result<Vec<(Place, Vec<Str
             let place = Place {
                 file: file.clone(),
                 line: first,
-                text: joined.split_whitespace().collect::<Vec<_>>().join(" "),
+                text,
             };
             let end = words
                 .iter()
                 .position(|word| matches!(word.as_str(), "&" | "&&" | ";" | "|"));
             commands.push((place, words[start..end.unwrap_or(words.len())].to_vec()));
         }
-        joined.clear();
     }
     Ok(commands)
+}
+
+/// Returns the arguments in `command: …`, `args: [a, b]` or `entrypoint: …`, separated by blanks.
+fn arguments_of_manifest(line: &str) -> String {
+    let keys = ["command:", "args:", "entrypoint:"];
+    let value = keys.iter().find_map(|key| line.strip_prefix(key));
+    let value = value.map(str::trim).unwrap_or(line);
+    match value
+        .strip_prefix('[')
+        .and_then(|list| list.strip_suffix(']'))
+    {
+        Some(list) => list
+            .replace("\", \"", "\" \"")
+            .replace("', '", "' '")
+            .replace(", ", " "),
+        None => value.to_owned(),
+    }
+}
+
+/// Returns logical lines with the number of their first line. Lines are joined after a backslash.
+/// After `server` or `client` alone on a line, the lines with arguments follow it: flags, their
+/// values, and entries of a list (`- --listen=:8443`).
+fn joined(text: &str) -> Vec<(usize, String)> {
+    let mut all: Vec<(usize, String)> = Vec::new();
+    let (mut continues, mut is_list) = (false, false);
+    // Whether the last argument of a list is a flag without its value.
+    let mut has_flag = false;
+    for (number, line) in text.lines().enumerate() {
+        let (line, next) = match line.trim_end().strip_suffix('\\') {
+            Some(line) => (line, true),
+            None => (line, false),
+        };
+        let argument = line.trim().trim_start_matches("- ");
+        let bare = argument.trim_matches(['"', '\'']);
+        let is_argument = bare.starts_with("--") || (has_flag && !bare.is_empty());
+        match all.last_mut() {
+            Some((_, last)) if continues => {
+                last.push(' ');
+                last.push_str(line);
+            }
+            Some((_, last)) if is_list && is_argument => {
+                last.push(' ');
+                last.push_str(argument);
+                let flag = bare
+                    .strip_prefix("--")
+                    .filter(|flag| !flag.contains(['=', ' ']));
+                has_flag = flag.is_some_and(|flag| !SWITCHES.contains(&flag));
+            }
+            _ => {
+                is_list = matches!(bare, "server" | "client");
+                has_flag = false;
+                all.push((number + 1, line.to_owned()));
+            }
+        }
+        continues = next;
+    }
+    all
 }
 
 /// Splits a line into words like a shell: with quotes and backslashes, but without expansion.
@@ -215,6 +265,22 @@ fn words(line: &str) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::{Arguments, commands};
+
+    #[test]
+    fn command_lines_of_manifests() {
+        let expected = "server|--listen=:1|--target|localhost:2|--allow-all";
+        for text in [
+            "args:\n- server\n- --listen=:1\n- --target\n- localhost:2\n- \"--allow-all\"\nports:\n",
+            "  args: [\"server\", \"--listen=:1\", \"--target\", \"localhost:2\", \"--allow-all\"]\n",
+            "  command: server --listen=:1 --target localhost:2 --allow-all\n",
+            "docker run x/ghostunnel:v1 server --listen=:1 --target localhost:2 --allow-all",
+            "server\n--listen=:1\n--target\nlocalhost:2\n--allow-all\n",
+        ] {
+            let commands = commands(&"t".into(), text).unwrap();
+            let words: Vec<_> = commands.iter().map(|(_, words)| words.join("|")).collect();
+            assert_eq!(words, [expected], "{text}");
+        }
+    }
 
     #[test]
     fn command_lines_of_scripts_and_units() {

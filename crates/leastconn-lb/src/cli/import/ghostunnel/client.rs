@@ -24,26 +24,27 @@ pub(super) fn client(tunnel: &mut Tunnel, arguments: &Arguments) {
     {
         return refuse(tunnel, reason);
     }
+    let target = arguments.one("target").unwrap_or("");
+    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
+    let server_name = arguments.one("override-server-name").unwrap_or(host);
+    let server_name = server_name.trim_start_matches('[').trim_end_matches(']');
+    // The name of the server is verified in any case.
+    let mut names = arguments.all(&["verify-dns", "verify-dns-san"]);
+    names.retain(|name| name != server_name);
     let others = [
         "verify-cn",
         "verify-ou",
-        "verify-dns",
-        "verify-dns-san",
         "verify-ip",
         "verify-ip-san",
         "verify-policy",
     ];
-    if !arguments.all(&others).is_empty() {
+    if !arguments.all(&others).is_empty() || !names.is_empty() {
         return refuse(
             tunnel,
             "`--verify-…`: servers are verified by `server_name`, `uri` or `pin` only",
         );
     }
     let uris = arguments.all(&["verify-uri", "verify-uri-san"]);
-    let target = arguments.one("target").unwrap_or("");
-    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
-    let server_name = arguments.one("override-server-name").unwrap_or(host);
-    let server_name = server_name.trim_start_matches('[').trim_end_matches(']');
     if target.starts_with("unix:") && arguments.one("override-server-name").is_none() {
         return refuse(
             tunnel,

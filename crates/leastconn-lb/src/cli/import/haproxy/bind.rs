@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        address::{bracketed, is_ip, with_ports},
+        address::{bracketed, is_ip, is_variable, split_port, with_ports},
         model::{Note, Table, Value},
         toml::VARIABLE_START,
     },
@@ -176,6 +176,7 @@ fn unknown(line: &Line, word: &str) -> Note {
 
 fn finish_tls(bind: &mut Bind, mut tls: Table, line: &Line, verify: &str, has_ca: bool) {
     let place = &line.place;
+    tls::complete_ciphers(&mut tls);
     match verify {
         "none" => {
             tls.remove("client_ca");
@@ -235,9 +236,11 @@ fn addresses(text: &str) -> Result<Vec<String>, String> {
         (_, Some(rest)) => (false, rest),
         _ => (false, text),
     };
-    let (host, port) = text
-        .rsplit_once(':')
-        .ok_or_else(|| format!("the address {text:?} has no port"))?;
+    if is_variable(text) {
+        return Ok(vec![text.to_owned()]);
+    }
+    let (host, port) =
+        split_port(text).ok_or_else(|| format!("the address {text:?} has no port"))?;
     let host = match host {
         "" | "*" if is_v6 => "[::]".to_owned(),
         "" | "*" => "0.0.0.0".to_owned(),
@@ -250,7 +253,7 @@ fn addresses(text: &str) -> Result<Vec<String>, String> {
             "{host:?} is not an IP address; names are not resolved for listeners"
         ));
     }
-    if !port.contains('-') {
+    if port.contains(VARIABLE_START) || !port.contains('-') {
         return Ok(vec![format!("{host}:{port}")]);
     }
     with_ports(&host, port).ok_or_else(|| format!("the port range {port:?} is too large"))
@@ -273,6 +276,11 @@ mod tests {
             (":80-82", vec!["0.0.0.0:80", "0.0.0.0:81", "0.0.0.0:82"]),
             ("unix@/run/x.sock", vec!["unix:/run/x.sock"]),
             ("/run/x.sock", vec!["unix:/run/x.sock"]),
+            (
+                "\u{1}IP:-::\u{2}:\u{1}PORT:-443\u{2}",
+                vec!["\u{1}IP:-::\u{2}:\u{1}PORT:-443\u{2}"],
+            ),
+            ("\u{1}BIND\u{2}", vec!["\u{1}BIND\u{2}"]),
         ] {
             assert_eq!(addresses(text).unwrap(), expected, "{text}");
         }

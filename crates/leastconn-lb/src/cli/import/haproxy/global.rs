@@ -78,6 +78,9 @@ pub(crate) fn read(lines: &[Line], imported: &mut Imported, dir: Option<&Path>) 
                     "the access log goes to standard output; `[log] access` names another file",
                 ));
             }
+            "setenv" | "presetenv" | "unsetenv" | "resetenv" => {
+                process.note(place.remark("applied to the lines after it"));
+            }
             "daemon"
             | "user"
             | "group"
@@ -119,6 +122,17 @@ pub(crate) fn read(lines: &[Line], imported: &mut Imported, dir: Option<&Path>) 
             | "thread-groups"
             | "ssl-mode-async"
             | "no"
+            | "ssl-skip-self-issued-ca"
+            | "issuers-chain-path"
+            | "log-steps"
+            | "cluster-secret"
+            | "set-var"
+            | "set-var-fmt"
+            | "stats-file"
+            | "profiling.tasks"
+            | "limited-quic"
+            | "no-quic"
+            | "warn-blocked-traffic-after"
             | "harden.reject-privileged-ports.tcp" => {
                 process.note(
                     place.remark("not needed; the service is described in docs/how-to/install.md"),

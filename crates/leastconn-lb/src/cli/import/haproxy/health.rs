@@ -44,7 +44,7 @@ impl Health {
                 };
                 self.path = Some(path.to_owned());
                 self.method(method, place);
-                if line.words.len() > 4 {
+                if line.words.len() > 5 || line.word(4).contains(['\r', '\n']) {
                     self.notes.push(place.left_out("headers of the request"));
                 }
             }
@@ -125,7 +125,17 @@ impl Health {
             return;
         };
         let mut keys = vec![];
-        let kind = self.kind.as_ref().map_or("tcp", |(kind, _)| *kind);
+        let mut kind = self.kind.as_ref().map_or("tcp", |(kind, _)| *kind);
+        if checks.other_tls {
+            if let Some((_, place)) = self.kind.as_ref().filter(|_| kind != "tcp") {
+                self.notes.push(place.left_out(
+                    "health checks use TLS exactly if `upstream.tls` is set, but those of the source \
+                     do not: the check only connects",
+                ));
+            }
+            kind = "tcp";
+            self.steps.clear();
+        }
         keys.push(("type", Value::text(kind)));
         let interval = checks.interval.unwrap_or(INTERVAL);
         keys.push(("interval", units::duration(interval)));
@@ -133,11 +143,12 @@ impl Health {
         keys.push(("timeout", units::duration(timeout)));
         keys.push(("rise", Value::Integer(checks.rise.unwrap_or(2))));
         keys.push(("fall", Value::Integer(checks.fall.unwrap_or(3))));
-        if let Some(port) = checks.port {
-            keys.push(("port", Value::Integer(port)));
-        }
+        let mut port = checks.port;
         if kind == "tcp" {
-            self.steps(&mut keys);
+            self.steps(&mut port, &mut keys);
+        }
+        if let Some(port) = port {
+            keys.push(("port", Value::Integer(port)));
         }
         if kind == "http" {
             let path = self.path.take().unwrap_or_else(|| "/".to_owned());
@@ -154,44 +165,92 @@ impl Health {
         table.notes.append(&mut self.notes);
     }
 
-    /// Translates one `send` and the `expect string` that follows it. All other steps are omitted.
-    fn steps(&mut self, keys: &mut Vec<(&'static str, Value)>) {
-        let (mut send, mut expect) = (None, None);
+    /// Translates the steps of `tcp-check`. The texts before the most specific `expect` are sent at
+    /// once; the other steps are omitted. An `expect` before the first `send` is the only step.
+    fn steps(&mut self, port: &mut Option<u64>, keys: &mut Vec<(&'static str, Value)>) {
+        let mut steps: Vec<(Step, Place)> = Vec::new();
         for line in std::mem::take(&mut self.steps) {
-            let left_out = |reason: &str| line.place.left_out(reason);
+            let place = &line.place;
             match (line.word(1), line.word(2)) {
-                ("connect", "") => {}
                 ("comment", _) => {}
-                ("send" | "send-lf", text) if send.is_none() && expect.is_none() => {
-                    send = Some(text.to_owned());
+                ("connect", _) => self.connect(&line, port),
+                ("send" | "send-lf", text) => {
+                    steps.push((Step::Send(text.to_owned()), place.clone()));
                 }
-                ("send-binary", hex) if send.is_none() && expect.is_none() => match text(hex) {
-                    Some(text) => send = Some(text),
+                ("send-binary", hex) => match text(hex) {
+                    Some(text) => steps.push((Step::Send(text), place.clone())),
                     None => self
                         .notes
-                        .push(left_out("`send` is text, and this is not UTF-8")),
+                        .push(place.left_out("`send` is text, and this is not UTF-8")),
                 },
-                ("expect", "string") if expect.is_none() => {
-                    expect = Some(line.word(3).to_owned());
+                ("expect", "string") => {
+                    steps.push((Step::Expect(line.word(3).to_owned()), place.clone()));
                 }
-                ("expect", "binary") if expect.is_none() => match text(line.word(3)) {
-                    Some(text) => expect = Some(text),
+                ("expect", "binary") => match text(line.word(3)) {
+                    Some(text) => steps.push((Step::Expect(text), place.clone())),
                     None => self
                         .notes
-                        .push(left_out("`expect` is text, and this is not UTF-8")),
+                        .push(place.left_out("`expect` is text, and this is not UTF-8")),
                 },
-                _ => self
-                    .notes
-                    .push(left_out("a check sends once, then expects one text")),
+                _ => self.notes.push(
+                    place.left_out("a check sends one text, then expects one text in the answer"),
+                ),
             }
         }
-        if let Some(text) = send {
-            keys.push(("send", Value::Text(text)));
+        let speaks_first = matches!(steps.first(), Some((Step::Expect(_), _)));
+        let expected = steps
+            .iter()
+            .enumerate()
+            .filter_map(|(at, step)| match step {
+                (Step::Expect(text), _) if !speaks_first || at == 0 => Some((text.len(), at)),
+                _ => None,
+            });
+        // The longest text is the most specific. The first one of this length decides.
+        let chosen = expected.max_by_key(|(length, at)| (*length, std::cmp::Reverse(*at)));
+        let chosen = chosen.map(|(_, at)| at);
+        let mut send = String::new();
+        for (at, (step, place)) in steps.iter().enumerate() {
+            match step {
+                Step::Expect(text) if Some(at) == chosen => {
+                    if !send.is_empty() {
+                        keys.push(("send", Value::text(std::mem::take(&mut send))));
+                    }
+                    keys.push(("expect", Value::text(text)));
+                }
+                Step::Send(text) if chosen.is_none_or(|chosen| at < chosen) => send.push_str(text),
+                _ => self.notes.push(place.left_out(
+                    "the texts up to the most specific `expect` are sent at once; only this \
+                     `expect` is checked",
+                )),
+            }
         }
-        if let Some(text) = expect {
-            keys.push(("expect", Value::Text(text)));
+        if !send.is_empty() {
+            keys.push(("send", Value::Text(send)));
         }
     }
+
+    /// Translates the options of `tcp-check connect`.
+    fn connect(&mut self, line: &Line, port: &mut Option<u64>) {
+        let mut words = line.words.iter().skip(2);
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "port" => *port = words.next().and_then(|port| port.parse().ok()),
+                // Checks use TLS and PROXY headers if connections do.
+                "default" | "linger" | "ssl" | "send-proxy" => {}
+                _ => {
+                    let reason = format!("{word:?} has no equivalent in a health check");
+                    self.notes.push(line.place.left_out(reason));
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// A step of `tcp-check`.
+enum Step {
+    Send(String),
+    Expect(String),
 }
 
 /// Decodes hexadecimal digits to text.

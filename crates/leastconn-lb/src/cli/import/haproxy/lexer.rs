@@ -1,6 +1,6 @@
 //! Splits the lines of an HAProxy configuration into words.
 
-use std::rc::Rc;
+use std::{collections::HashMap, rc::Rc};
 
 use super::super::{
     model::Place,
@@ -41,6 +41,36 @@ pub(crate) fn lines(file: &Rc<str>, text: &str) -> Result<Vec<Line>, String> {
         }
     }
     Ok(lines)
+}
+
+/// Replaces the variables that `setenv` and `presetenv` lines of the file set. A `presetenv`
+/// becomes the default of its variable.
+pub(crate) fn set_variables(lines: &mut [Line]) {
+    let mut values: HashMap<String, (String, bool)> = HashMap::new();
+    for line in lines {
+        for word in &mut line.words {
+            for (name, (value, is_default)) in &values {
+                let variable = format!("{VARIABLE_START}{name}{VARIABLE_END}");
+                let replacement = if *is_default {
+                    format!("{VARIABLE_START}{name}:-{value}{VARIABLE_END}")
+                } else {
+                    value.clone()
+                };
+                *word = word.replace(&variable, &replacement);
+            }
+        }
+        match (line.word(0), line.word(1)) {
+            (kind @ ("setenv" | "presetenv"), name) => {
+                let is_default = kind == "presetenv";
+                let value = (line.word(2).to_owned(), is_default);
+                values.insert(name.to_owned(), value);
+            }
+            ("unsetenv", name) => {
+                values.remove(name);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Splits a line into words at blanks. A backslash escapes one character. Text in single quotes is
@@ -120,7 +150,7 @@ fn variable(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::words;
+    use super::{lines, set_variables, words};
 
     #[test]
     fn quotes_escapes_and_comments() {
@@ -139,5 +169,15 @@ mod tests {
             assert_eq!(words(line).unwrap(), expected, "{line}");
         }
         assert_eq!(words("a \"b"), None);
+    }
+    #[test]
+    fn variables_of_the_file_are_replaced() {
+        let text = "setenv PORT 443\npresetenv IP ::1\nbind \"$IP:${PORT}\" \"$OTHER\"\n\
+            unsetenv PORT\nbind \":$PORT\"";
+        let mut lines = lines(&"t".into(), text).unwrap();
+        set_variables(&mut lines);
+        assert_eq!(lines[2].words[1], "\u{1}IP:-::1\u{2}:443");
+        assert_eq!(lines[2].words[2], "\u{1}OTHER\u{2}");
+        assert_eq!(lines[4].words[1], ":\u{1}PORT\u{2}");
     }
 }

@@ -31,6 +31,7 @@ pub(crate) fn services(front: &Front, names: &mut Names, default: Option<&str>) 
         table.notes.extend(front.table.notes.iter().cloned());
         let service = Service {
             name: names.unique(&front.name),
+            place: front.place.clone(),
             binds: bind.addresses.clone(),
             table,
             tls: bind.tls.clone(),
@@ -79,9 +80,10 @@ pub(crate) fn limits(service: &mut Service, limits: &[(Limit, Place, bool)]) {
                 .table
                 .note(place.left_out("limits are per source or per client certificate"));
         } else if !for_all {
-            service
-                .table
-                .note(place.left_out("the limit applies to all clients of the listener"));
+            service.table.note(place.left_out(
+                "the limit applies to all clients of the listener, without the exceptions of \
+                     the source",
+            ));
         } else if let Limit::Rate(_, number, period) = limit {
             service.table.note(place.remark(format!(
                 "a token bucket: {number} connections at once, then {number} per {} s",

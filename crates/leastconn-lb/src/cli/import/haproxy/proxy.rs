@@ -12,6 +12,7 @@ use super::{
     bind::{self, Bind},
     health::Health,
     lexer::Line,
+    resolvers::Resolvers,
     rules::Rules,
     sections::Proxy,
     server::{self, Server},
@@ -22,6 +23,7 @@ use super::{
 #[derive(Debug, Default)]
 pub(crate) struct Front {
     pub(crate) name: String,
+    pub(crate) place: Option<Place>,
     pub(crate) binds: Vec<Bind>,
     pub(crate) table: Table,
     pub(crate) rules: Rules,
@@ -49,12 +51,13 @@ impl Timeouts {
 struct Reader<'a> {
     proxy: &'a Proxy,
     bases: &'a Bases,
+    resolvers: &'a HashMap<String, Resolvers>,
     front: Table,
     back: Table,
     binds: Vec<Bind>,
     rules: Rules,
     timeouts: Timeouts,
-    default_server: Vec<String>,
+    default_server: Vec<Line>,
     servers: Vec<(Line, Server)>,
     health: Health,
     /// `option allbackups`.
@@ -65,10 +68,15 @@ struct Reader<'a> {
     retries: Option<u64>,
 }
 
-pub(crate) fn read(proxy: &Proxy, bases: &Bases) -> (Option<Front>, Option<Back>) {
+pub(crate) fn read(
+    proxy: &Proxy,
+    bases: &Bases,
+    resolvers: &HashMap<String, Resolvers>,
+) -> (Option<Front>, Option<Back>) {
     let mut reader = Reader {
         proxy,
         bases,
+        resolvers,
         front: Table::default(),
         back: Table::default(),
         binds: Vec::new(),
@@ -106,15 +114,8 @@ impl Reader<'_> {
         match line.word(0) {
             "mode" | "description" | "id" | "enabled" | "hash-type" | "hash-balance-factor" => {}
             "bind" => self.binds.push(bind::bind(line, self.bases)),
-            "server" => {
-                let server = server::server(line, &self.default_server, self.bases);
-                self.servers.push((line.clone(), server));
-            }
-            "server-template" => {
-                let server = server::template(line, &self.default_server, self.bases);
-                self.servers.push((line.clone(), server));
-            }
-            "default-server" => self.default_server.extend_from_slice(&line.words[1..]),
+            "server" | "server-template" => self.server(line),
+            "default-server" => self.default_server.push(line.clone()),
             "balance" => self.balance = Some(line.clone()),
             "timeout" => self.timeout(line),
             "clitimeout" | "srvtimeout" | "contimeout" => {
@@ -161,19 +162,40 @@ impl Reader<'_> {
                     place: place.clone(),
                     words,
                 };
-                let server = server::server(&line, &[], self.bases);
-                self.servers.push((line, server));
+                self.default_server.clear();
+                self.server(&line);
             }
             "disabled" => {
                 self.note(place.left_out("the section is disabled: no client may use it"));
                 self.rules.refuse("the source disables it");
             }
             "stick" | "persist" | "cookie" | "appsession" | "rdp-cookie" | "force-persist"
-            | "ignore-persist" | "use-server" => {
-                self.note(place.left_out("connections are not bound to a server"));
+            | "ignore-persist" => {
+                self.note(place.left_out(
+                    "connections are not bound to a server; `balance = \"source_hash\"` sends each \
+                     source to the same server",
+                ));
             }
+            "use-server" => self.note(
+                place.left_out("client rules select servers: `allow = [\"UPSTREAM/SERVER\"]`"),
+            ),
+            "source" => self.note(place.left_out(
+                "the source address towards the servers cannot be set; use `proxy_protocol`",
+            )),
             _ => self.note(place.left_out("has no equivalent")),
         }
+    }
+
+    fn server(&mut self, line: &Line) {
+        let resolvers = self.resolvers;
+        let has_name_servers =
+            |name: &str| resolvers.get(name).is_some_and(Resolvers::has_name_servers);
+        let translate = match line.word(0) {
+            "server-template" => server::template,
+            _ => server::server,
+        };
+        let server = translate(line, &self.default_server, self.bases, &has_name_servers);
+        self.servers.push((line.clone(), server));
     }
 
     fn timeout(&mut self, line: &Line) {
@@ -269,6 +291,7 @@ impl Reader<'_> {
         let back = self.proxy.is_back.then(|| self.back());
         let front = self.proxy.is_front.then(|| Front {
             name: self.proxy.name.clone(),
+            place: Some(self.proxy.head.place.clone()),
             binds: self.binds,
             table: self.front,
             rules: self.rules,

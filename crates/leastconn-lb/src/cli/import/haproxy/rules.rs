@@ -116,6 +116,13 @@ impl Rules {
             "default_backend" => self.default = Some(line.clone()),
             // The period of the table is read separately.
             "stick-table" => {}
+            "email-alert" => self
+                .notes
+                .push(place.remark("alert rules are in deploy/prometheus")),
+            "rate-limit" => {
+                let reason = "new connections are limited per source and client only";
+                self.notes.push(place.left_out(reason));
+            }
             "tcp-response" => self
                 .notes
                 .push(place.left_out("data of servers is not inspected")),
@@ -176,7 +183,8 @@ impl Rules {
         evaluated: &mut Evaluated,
     ) -> Result<List, TooMany> {
         let mut list = always(Verdict::Accept);
-        for line in lines.iter().rev() {
+        for (number, line) in lines.iter().enumerate().rev() {
+            let earlier = &lines[..number];
             let (place, action) = (&line.place, line.word(2));
             let at = line
                 .words
@@ -199,8 +207,13 @@ impl Rules {
                 "reject" | "silent-drop" => {
                     let parsed = acl::condition(words, true, scope);
                     note_wider(&parsed, place, &mut evaluated.notes);
-                    if let Some((limit, for_all)) = only_limit(&parsed) {
-                        evaluated.limits.push((limit, place.clone(), for_all));
+                    if let Some(limits) = only_limits(&parsed) {
+                        // Clients that an earlier rule accepts are not limited in the source.
+                        let has_exception = earlier.iter().any(|line| line.word(2) == "accept");
+                        for (limit, for_all) in limits {
+                            let for_all = for_all && !has_exception;
+                            evaluated.limits.push((limit, place.clone(), for_all));
+                        }
                         continue;
                     }
                     note_unknown(
@@ -310,23 +323,31 @@ fn note_unknown(parsed: &Parsed, place: &Place, notes: &mut Vec<Note>, consequen
     }
 }
 
-/// Returns the limit in a condition, and whether the condition has no other part.
-fn only_limit(parsed: &Parsed) -> Option<(Limit, bool)> {
-    let [limit] = parsed.limits.as_slice() else {
-        return None;
-    };
+/// Returns the limits in a condition if each alternative has exactly one. Each limit comes with
+/// whether its alternative has no other part.
+fn only_limits(parsed: &Parsed) -> Option<Vec<(Limit, bool)>> {
     let Some(Condition::Any(alternatives)) = &parsed.condition else {
         return None;
     };
-    let [Condition::All(terms)] = alternatives.as_slice() else {
+    if !parsed.unknown.is_empty() || alternatives.len() != parsed.limits.len() {
         return None;
-    };
-    let is_limit = |term: &Condition| match term {
+    }
+    let is_limit = |term: &&Condition| match term {
         Condition::Unknown => true,
         Condition::Any(list) => list.as_slice() == [Condition::Unknown],
         _ => false,
     };
-    (parsed.unknown.is_empty() && terms.iter().any(is_limit)).then_some((*limit, terms.len() == 1))
+    let mut limits = Vec::new();
+    for (alternative, limit) in alternatives.iter().zip(&parsed.limits) {
+        let Condition::All(terms) = alternative else {
+            return None;
+        };
+        if terms.iter().filter(is_limit).count() != 1 {
+            return None;
+        }
+        limits.push((*limit, terms.len() == 1));
+    }
+    Some(limits)
 }
 
 pub(crate) fn limit_key(limit: Limit) -> Tracked {

@@ -16,6 +16,13 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
+    /// Whether the section is only a page of statistics.
+    pub(crate) fn is_statistics(&self) -> bool {
+        let has = |name: &str| self.lines.iter().any(|line| line.word(0) == name);
+        let has_backend = has("server") || has("default_backend") || has("use_backend");
+        has("stats") && !has_backend
+    }
+
     /// Whether the mode is `http`. Without `mode` it is `tcp`.
     pub(crate) fn is_http(&self) -> bool {
         let mode = self.lines.iter().rev().find(|line| line.word(0) == "mode");
@@ -27,7 +34,9 @@ impl Proxy {
 pub(crate) struct Sections {
     pub(crate) global: Vec<Line>,
     pub(crate) proxies: Vec<Proxy>,
-    /// Headers of the other sections: `resolvers`, `peers` and others.
+    /// `resolvers` sections by name, without their headers.
+    pub(crate) resolvers: HashMap<String, Vec<Line>>,
+    /// Headers of the other sections: `peers` and others.
     pub(crate) others: Vec<Line>,
     /// Preprocessor lines and lines before the first section.
     pub(crate) stray: Vec<Line>,
@@ -39,6 +48,8 @@ enum Current {
     Global,
     Defaults,
     Proxy,
+    /// The `resolvers` section of this name.
+    Resolvers(String),
     Other,
 }
 
@@ -73,14 +84,18 @@ pub(crate) fn sections(lines: Vec<Line>) -> Result<Sections, String> {
                 });
                 current = Current::Proxy;
             }
-            "resolvers" | "peers" | "userlist" | "mailers" | "program" | "cache" | "ring"
-            | "http-errors" | "fcgi-app" | "log-forward" | "log-profile" | "crt-store"
-            | "traces" | "acme" => {
+            "resolvers" => {
+                let name = line.word(1).to_owned();
+                all.resolvers.entry(name.clone()).or_default();
+                current = Current::Resolvers(name);
+            }
+            "peers" | "userlist" | "mailers" | "program" | "cache" | "ring" | "http-errors"
+            | "fcgi-app" | "log-forward" | "log-profile" | "crt-store" | "traces" | "acme" => {
                 all.others.push(line);
                 current = Current::Other;
             }
             word if word.starts_with('.') => all.stray.push(line),
-            _ => match current {
+            _ => match &current {
                 Current::None => all.stray.push(line),
                 Current::Global => all.global.push(line),
                 Current::Defaults => defaults.push(line),
@@ -88,6 +103,9 @@ pub(crate) fn sections(lines: Vec<Line>) -> Result<Sections, String> {
                     if let Some(proxy) = all.proxies.last_mut() {
                         proxy.lines.push(line);
                     }
+                }
+                Current::Resolvers(name) => {
+                    all.resolvers.entry(name.clone()).or_default().push(line);
                 }
                 Current::Other => {}
             },

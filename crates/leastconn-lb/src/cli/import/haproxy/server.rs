@@ -1,10 +1,10 @@
 //! `server`, `default-server` and `server-template` lines.
 
+mod address;
+
 use super::{
     super::{
-        address::bracketed,
         model::{Note, Place, Table, Value},
-        toml::VARIABLE_START,
         units,
     },
     lexer::Line,
@@ -23,6 +23,13 @@ pub(crate) struct Server {
     pub(crate) proxy_protocol: Option<&'static str>,
     pub(crate) check: bool,
     pub(crate) checks: Checks,
+    pub(crate) agent: Option<Agent>,
+    /// The `resolvers` section of a server that is looked up in DNS.
+    pub(crate) resolvers: Option<String>,
+    /// `resolve-prefer`, as a value of `family`.
+    pub(crate) family: Option<&'static str>,
+    /// Number of servers of a `server-template`.
+    pub(crate) template: Option<u64>,
     /// `observe layer4`, with the number of errors that eject the server.
     pub(crate) observe: Option<u64>,
     /// Milliseconds.
@@ -42,29 +49,52 @@ pub(crate) struct Checks {
     pub(crate) rise: Option<u64>,
     pub(crate) fall: Option<u64>,
     pub(crate) port: Option<u64>,
+    /// `check-ssl` on a server without `ssl`, or `port` on a server with `ssl`. Checks of an
+    /// upstream use TLS exactly if its connections do.
+    pub(crate) other_tls: bool,
 }
 
-/// Parses a `server` line. `defaults` contains the words of the `default-server` lines.
-pub(crate) fn server(line: &Line, defaults: &[String], bases: &Bases) -> Server {
-    let own = line.words.get(3..).unwrap_or(&[]);
+/// Settings of `agent-check`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Agent {
+    pub(crate) port: Option<u64>,
+    /// Milliseconds.
+    pub(crate) interval: Option<u64>,
+    pub(crate) send: Option<String>,
+}
+
+/// Parses a `server` line. `defaults` contains the `default-server` lines. `resolvers` tells whether
+/// a `resolvers` section has name servers.
+pub(crate) fn server(
+    line: &Line,
+    defaults: &[Line],
+    bases: &Bases,
+    resolvers: &dyn Fn(&str) -> bool,
+) -> Server {
     let mut server = Server {
         name: line.word(1).to_owned(),
         ..Server::default()
     };
-    let words = [defaults, own].concat();
     let mut parser = Parser {
         place: &line.place,
         tls: Table::default(),
         is_tls: false,
         verify_none: false,
         names: false,
+        agent: Agent::default(),
+        has_agent: false,
+        check_ssl: false,
     };
-    let mut rest = words.as_slice();
-    while !rest.is_empty() {
-        let taken = parser.option(&mut server, rest, bases);
-        rest = rest.get(taken..).unwrap_or(&[]);
+    let defaults = defaults.iter().map(|line| (line, 1));
+    for (line, from) in defaults.chain([(line, 3)]) {
+        parser.place = &line.place;
+        let mut rest = line.words.get(from..).unwrap_or(&[]);
+        while !rest.is_empty() {
+            let taken = parser.option(&mut server, rest, bases);
+            rest = rest.get(taken..).unwrap_or(&[]);
+        }
     }
-    parser.address(&mut server, line.word(2));
+    address::set(&mut server, line, resolvers);
     parser.finish(&mut server);
     server
 }
@@ -76,6 +106,9 @@ struct Parser<'a> {
     verify_none: bool,
     /// Whether the server's name is verified.
     names: bool,
+    agent: Agent,
+    has_agent: bool,
+    check_ssl: bool,
 }
 
 impl Parser<'_> {
@@ -102,8 +135,12 @@ impl Parser<'_> {
             "send-proxy-v2" => server.proxy_protocol = Some("v2"),
             "send-proxy-v2-ssl" | "send-proxy-v2-ssl-cn" => server.proxy_protocol = Some("v2-tls"),
             "no-send-proxy" | "no-send-proxy-v2" => server.proxy_protocol = None,
-            "check-send-proxy" | "no-tfo" | "tfo" | "non-stick" | "no-agent-check" | "stick" => {}
-            "check-ssl" | "check-via-socks4" | "agent-check" => {
+            "check-ssl" => self.check_ssl = true,
+            "no-check-ssl" => self.check_ssl = false,
+            "agent-check" => self.has_agent = true,
+            "no-agent-check" => self.has_agent = false,
+            "check-send-proxy" | "no-tfo" | "tfo" | "non-stick" | "stick" | "check-reuse-pool" => {}
+            "check-via-socks4" => {
                 server
                     .notes
                     .push(place.left_out(format!("{word:?} has no equivalent")));
@@ -208,10 +245,40 @@ impl Parser<'_> {
                 )));
                 return 2;
             }
-            "id" | "cookie" | "init-addr" | "resolve-prefer" | "resolve-net" | "fastinter"
+            "agent-port" => {
+                self.agent.port = number();
+                return 2;
+            }
+            "agent-inter" => {
+                self.agent.interval = units::milliseconds(value, 1);
+                return 2;
+            }
+            "agent-send" => {
+                self.agent.send = Some(value.to_owned());
+                return 2;
+            }
+            "resolvers" => {
+                server.resolvers = Some(value.to_owned());
+                return 2;
+            }
+            "resolve-prefer" => {
+                server.family = match value {
+                    "ipv4" => Some("v4"),
+                    "ipv6" => Some("v6"),
+                    _ => None,
+                };
+                return 2;
+            }
+            "on-marked-down" | "on-marked-up" => {
+                server.notes.push(place.left_out(
+                    "open connections stay open when a server goes down or another one comes up",
+                ));
+                return 2;
+            }
+            "id" | "cookie" | "init-addr" | "resolve-net" | "resolve-opts" | "fastinter"
             | "downinter" | "log-proto" | "pool-max-conn" | "pool-purge-delay"
-            | "pool-low-conn" | "max-reuse" | "agent-inter" | "agent-port" | "agent-send"
-            | "agent-addr" | "proto" | "ws" | "tcp-ut" | "shard" | "log-bufsize" => {
+            | "pool-low-conn" | "max-reuse" | "proto" | "ws" | "tcp-ut" | "shard"
+            | "log-bufsize" | "guid" | "init-state" | "pool-conn-name" => {
                 if matches!(word, "fastinter" | "downinter" | "tcp-ut") {
                     server
                         .notes
@@ -219,20 +286,11 @@ impl Parser<'_> {
                 }
                 return 2;
             }
-            "resolvers" => {
-                server
-                    .notes
-                    .push(place.remark(
-                        "host names are resolved by the system's resolver when connecting",
-                    ));
-                return 2;
-            }
             "minconn"
             | "addr"
             | "source"
             | "on-error"
-            | "on-marked-down"
-            | "on-marked-up"
+            | "agent-addr"
             | "track"
             | "redir"
             | "namespace"
@@ -278,41 +336,19 @@ impl Parser<'_> {
         }
     }
 
-    fn address(&self, server: &mut Server, text: &str) {
-        let text = text
-            .strip_prefix("ipv4@")
-            .or(text.strip_prefix("ipv6@"))
-            .unwrap_or(text);
-        if let Some(path) = text
-            .strip_prefix("unix@")
-            .or(text.starts_with('/').then_some(text))
-        {
-            server
-                .table
-                .set("address", Value::text(format!("unix:{path}")));
-            return;
+    fn finish(mut self, server: &mut Server) {
+        if self.has_agent {
+            match self.agent.port {
+                Some(_) => server.agent = Some(self.agent),
+                None => server
+                    .notes
+                    .push(self.place.left_out("`agent-check` needs an `agent-port`")),
+            }
         }
-        let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
-        let is_port =
-            port.contains(VARIABLE_START) || port.parse::<u16>().is_ok_and(|port| port > 0);
-        if host.is_empty() || !is_port || text.contains('@') {
-            server.left_out = Some(
-                self.place
-                    .left_out(format!("the address {text:?} needs a host and a port")),
-            );
-            return;
-        }
-        let host = if host.contains(VARIABLE_START) {
-            host.to_owned()
-        } else {
-            bracketed(host)
-        };
-        server
-            .table
-            .set("address", Value::text(format!("{host}:{port}")));
-    }
-
-    fn finish(self, server: &mut Server) {
+        let has_port = server.checks.port.is_some();
+        let checks_tls = self.check_ssl || (self.is_tls && !has_port);
+        server.checks.other_tls = server.check && checks_tls != self.is_tls;
+        tls::complete_ciphers(&mut self.tls);
         if !self.is_tls {
             return;
         }
@@ -348,20 +384,26 @@ impl Parser<'_> {
     }
 }
 
-/// Translates `server-template PREFIX NUMBER|RANGE FQDN[:PORT] …` to one server.
-pub(crate) fn template(line: &Line, defaults: &[String], bases: &Bases) -> Server {
+/// Translates `server-template PREFIX NUMBER|RANGE FQDN[:PORT] …` to one entry for all servers.
+pub(crate) fn template(
+    line: &Line,
+    defaults: &[Line],
+    bases: &Bases,
+    resolvers: &dyn Fn(&str) -> bool,
+) -> Server {
     let mut words = line.words.clone();
-    if words.len() > 2 {
-        words.remove(2);
-    }
+    let count = if words.len() > 2 {
+        words.remove(2)
+    } else {
+        String::new()
+    };
     let as_server = Line {
         place: line.place.clone(),
         words,
     };
-    let mut server = server(&as_server, defaults, bases);
-    server.notes.push(line.place.left_out(format!(
-        "one server for the host name, which is resolved when connecting, instead of {} servers",
-        line.word(2)
-    )));
+    let mut server = server(&as_server, defaults, bases, resolvers);
+    let (first, last) = count.split_once('-').unwrap_or(("1", &count));
+    let numbers = first.parse::<u64>().ok().zip(last.parse::<u64>().ok());
+    server.template = numbers.map(|(first, last)| (last + 1).saturating_sub(first).max(1));
     server
 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::super::{
     model::{Place, Table, Value},
-    pem, tls_names,
+    pem,
+    tls_names::{self, CipherList, requires_tls13},
 };
 
 /// Base directories of relative paths: `crt-base`, `ca-base`, and the directory of the source.
@@ -60,8 +61,7 @@ pub(crate) fn common(
         }
         "ssl-min-ver" => min_version(table, value, place),
         "ciphers" | "ciphersuites" => {
-            let (names, unknown) = tls_names::ciphers(value);
-            ciphers(table, names, &unknown, place);
+            ciphers(table, tls_names::ciphers(value), place);
         }
         "curves" | "ecdhe" => {
             let (names, unknown) = tls_names::groups(value);
@@ -113,20 +113,34 @@ fn min_version(table: &mut Table, version: &str, place: &Place) {
 }
 
 /// Adds cipher suites to `ciphers`. Unsupported names are omitted.
-pub(crate) fn ciphers(table: &mut Table, names: Vec<String>, unknown: &[String], place: &Place) {
-    if !unknown.is_empty() {
+fn ciphers(table: &mut Table, list: CipherList, place: &Place) {
+    if !list.unsupported.is_empty() {
         table.note(place.left_out(format!(
             "not supported as cipher suites: {}",
-            unknown.join(", ")
+            list.unsupported.join(", ")
         )));
     }
-    if names.is_empty() {
+    if list.names.is_empty() {
         return;
     }
     let mut all = match table.get("ciphers") {
         Some(Value::List(list)) => list.clone(),
         _ => Vec::new(),
     };
-    all.extend(names.iter().map(Value::text));
+    all.extend(list.names.iter().map(Value::text));
     table.set("ciphers", Value::List(all));
+}
+
+/// Completes `ciphers` when all options were read: `ciphers` and `ciphersuites` each restrict one
+/// TLS version.
+pub(crate) fn complete_ciphers(table: &mut Table) {
+    let Some(Value::List(list)) = table.get("ciphers") else {
+        return;
+    };
+    let names = list.iter().filter_map(|value| match value {
+        Value::Text(name) => Some(name.clone()),
+        _ => None,
+    });
+    let names = tls_names::with_both_versions(names.collect(), requires_tls13(table));
+    table.set("ciphers", Value::list(names));
 }

@@ -12,6 +12,8 @@ use super::{
 /// A listening address with its options.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Listen {
+    /// A name for the listener: `port-443`.
+    pub(crate) name: String,
     pub(crate) addresses: Vec<String>,
     pub(crate) tls: bool,
     pub(crate) proxy_protocol: bool,
@@ -27,9 +29,15 @@ impl Listen {
 }
 
 pub(crate) fn listen(line: &Directive) -> Listen {
-    let mut listen = Listen::default();
     let place = &line.place;
-    match addresses(line.word(1)) {
+    let address = line.word(1);
+    let port = address.rsplit([':', '/']).next().unwrap_or(address);
+    let first = port.split('-').next().unwrap_or(port);
+    let mut listen = Listen {
+        name: format!("port-{first}"),
+        ..Listen::default()
+    };
+    match addresses(address) {
         Ok(list) => listen.addresses = list,
         Err(reason) => listen.table.note(place.left_out(reason)),
     }

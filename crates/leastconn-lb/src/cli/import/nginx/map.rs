@@ -75,7 +75,13 @@ fn list(
             _ => continue,
         };
         let targets = match value.strip_prefix('$') {
-            Some(_) => list(value, scope, notes, depth + 1)?,
+            Some(_) => match list(value, scope, notes, depth + 1) {
+                Ok(targets) => targets,
+                Err(reason) => {
+                    notes.push((line.clone(), format!("{reason}; these clients are refused")));
+                    always(Verdict::Refuse)
+                }
+            },
             None if value.is_empty() => always(Verdict::Refuse),
             None => always(Verdict::To(value.clone())),
         };
@@ -224,7 +230,11 @@ impl Source {
                         .to_owned(),
                 );
             }
-            other => return Err(format!("{other} has no equivalent")),
+            other => match common_name(other, scope) {
+                Some(_) if scope.certificates => Self::Names(Key::Cn),
+                Some(_) => Self::Constant(""),
+                None => return Err(format!("{other} has no equivalent")),
+            },
         })
     }
 
@@ -241,7 +251,8 @@ impl Source {
 
     /// Whether nginx compares this case of the map case-insensitively, but the condition does not.
     fn ignores_case(&self, text: &str, condition: &Condition) -> bool {
-        let (Self::Subject(_), Condition::Is(predicate)) = (self, condition) else {
+        let (Self::Subject(_) | Self::Names(Key::Cn), Condition::Is(predicate)) = (self, condition)
+        else {
             return false;
         };
         let text = without_escape(text);
@@ -329,6 +340,42 @@ impl Source {
             },
         }
     }
+}
+
+/// Whether each client with a certificate has its own value of this variable.
+pub(crate) fn identifies_client(name: &str, scope: Scope<'_>) -> bool {
+    match name {
+        "$binary_remote_addr" | "$remote_addr" => !scope.certificates,
+        "$ssl_client_s_dn"
+        | "$ssl_client_serial"
+        | "$ssl_client_fingerprint"
+        | "$ssl_client_cert"
+        | "$ssl_client_raw_cert" => scope.certificates,
+        _ => scope.certificates && common_name(name, scope).is_some(),
+    }
+}
+
+/// Returns the `map` that sets `$name` to the common name of the client's subject, and nothing
+/// else:
+///
+/// ```text
+/// map $ssl_client_s_dn $name {
+///     default "";
+///     ~CN=(?<cn>[^,]+) $cn;
+/// }
+/// ```
+fn common_name<'a>(name: &str, scope: Scope<'a>) -> Option<&'a Directive> {
+    let is_subject = |line: &&Directive| {
+        line.name() == "map" && line.word(1) == "$ssl_client_s_dn" && line.word(2) == name
+    };
+    let map = scope.stream.iter().find(is_subject)?;
+    let mut cases = map.children().iter().filter(|line| {
+        let is_empty_default = line.name() == "default" && line.word(1).is_empty();
+        !is_empty_default && line.name() != "volatile"
+    });
+    let case = cases.next().filter(|_| cases.next().is_none())?;
+    let captured = dn::captured_common_name(expression(case.name())?)?;
+    (case.word(1) == format!("${captured}")).then_some(map)
 }
 
 /// Returns the text of a case. A backslash escapes a first character that has a special meaning.

@@ -3,7 +3,7 @@
 use super::{
     super::{
         access::{Condition, Key, List, Predicate, Verdict, always, chain, when},
-        model::{Service, Table, Value},
+        model::{Note, Service, Table, Value},
         names::Names,
         networks::network,
         tls_names, units,
@@ -20,7 +20,7 @@ const IDLE_TIMEOUT: u64 = 600_000;
 const HANDSHAKE_TIMEOUT: u64 = 60_000;
 
 /// Directives that need no equivalent.
-const NOT_NEEDED: [&str; 26] = [
+const NOT_NEEDED: [&str; 32] = [
     "access_log",
     "error_log",
     "log_format",
@@ -28,8 +28,6 @@ const NOT_NEEDED: [&str; 26] = [
     "proxy_buffer_size",
     "preread_timeout",
     "preread_buffer_size",
-    "resolver",
-    "resolver_timeout",
     "variables_hash_max_size",
     "variables_hash_bucket_size",
     "map_hash_max_size",
@@ -47,10 +45,18 @@ const NOT_NEEDED: [&str; 26] = [
     "limit_conn_status",
     "open_log_file_cache",
     "proxy_session_drop",
+    "proxy_protocol_timeout",
+    "proxy_ssl_server_name",
+    "proxy_ssl_session_reuse",
+    "proxy_ssl_verify_depth",
+    "ssl_buffer_size",
+    "status_zone",
+    "status",
+    "server_names_hash_bucket_size",
 ];
 
 /// Directives that are translated together with other directives.
-const KNOWN: [&str; 35] = [
+const KNOWN: [&str; 51] = [
     "listen",
     "proxy_pass",
     "ssl_certificate",
@@ -85,8 +91,42 @@ const KNOWN: [&str; 35] = [
     "proxy_requests",
     "proxy_responses",
     "proxy_ssl",
+    "proxy_ssl_certificate",
+    "proxy_ssl_certificate_key",
+    "proxy_ssl_ciphers",
+    "proxy_ssl_crl",
+    "proxy_ssl_name",
+    "proxy_ssl_protocols",
+    "proxy_ssl_trusted_certificate",
+    "proxy_ssl_verify",
+    "health_check",
+    "health_check_timeout",
+    "match",
+    "resolver",
+    "resolver_timeout",
     "upstream",
+    "server",
+    "map",
+    "geo",
 ];
+
+/// Returns a note for a directive of `stream` or `server` that is not translated.
+pub(crate) fn remark(line: &Directive) -> Option<Note> {
+    let (name, place) = (line.name(), &line.place);
+    match name {
+        _ if NOT_NEEDED.contains(&name) => Some(place.remark("not needed")),
+        _ if KNOWN.contains(&name) => None,
+        "ssl_stapling"
+        | "ssl_stapling_verify"
+        | "ssl_stapling_file"
+        | "ssl_stapling_responder"
+        | "ssl_ocsp" => Some(place.left_out("OCSP is not supported; use a CRL")),
+        "ssl_password_file" | "proxy_ssl_password_file" => {
+            Some(place.left_out("private keys must not be encrypted"))
+        }
+        _ => Some(place.left_out("has no equivalent")),
+    }
+}
 
 /// Returns the listeners of a `server` block. `listen` lines with the same settings become one
 /// listener. The verdicts contain targets of `proxy_pass`.
@@ -118,11 +158,7 @@ pub(crate) fn services(settings: Settings<'_>, names: &mut Names) -> Vec<(Servic
                 .extend(listen.table.notes.iter().cloned());
             continue;
         }
-        let port = listen
-            .addresses
-            .first()
-            .and_then(|address| address.rsplit_once([':', '/']));
-        let name = names.unique(&format!("port-{}", port.map_or("none", |(_, port)| port)));
+        let name = names.unique(&listen.name);
         services.push((listen.clone(), service(name, &listen, pass, settings)));
     }
     services
@@ -134,6 +170,7 @@ pub(crate) fn services(settings: Settings<'_>, names: &mut Names) -> Vec<(Servic
 fn service(name: String, listen: &Listen, pass: &Directive, settings: Settings<'_>) -> Service {
     let mut service = Service {
         name,
+        place: Some(pass.place.clone()),
         binds: listen.addresses.clone(),
         table: listen.table.clone(),
         ..Service::default()
@@ -164,19 +201,17 @@ fn remarks(service: &mut Service, settings: Settings<'_>) {
     for line in settings.server {
         let (name, place) = (line.name(), &line.place);
         if name == "ssl_preread" && line.word(1) == "on" {
-            service
-                .table
-                .note(place.remark("the server name is read from the TLS handshake"));
-        } else if NOT_NEEDED.contains(&name) {
-            service.table.note(place.remark("not needed"));
+            service.table.note(
+                place.remark("names in a TLS handshake are read only if the listener has TLS"),
+            );
         } else if matches!(
             name,
             "return" | "pass" | "set" | "js_access" | "js_preread" | "js_filter"
         ) {
             service.refused.push(format!("`{name}` has no equivalent"));
             service.table.note(place.left_out("has no equivalent"));
-        } else if !KNOWN.contains(&name) && !name.starts_with("proxy_ssl") {
-            service.table.note(place.left_out("has no equivalent"));
+        } else if let Some(note) = remark(line) {
+            service.table.note(note);
         }
     }
 }
@@ -370,8 +405,14 @@ fn limits(service: &mut Service, settings: Settings<'_>) {
         });
         let key = defined.map_or("", |zone_line| zone_line.word(1));
         let limit: Option<u64> = line.word(2).parse().ok();
+        let scope = Scope {
+            stream: settings.stream,
+            tls: service.tls.is_some(),
+            certificates: service.certificates,
+        };
         match (key, limit) {
-            ("$binary_remote_addr" | "$remote_addr", Some(limit)) if !service.certificates => {
+            // A client with a certificate is limited by its identity.
+            (key, Some(limit)) if map::identifies_client(key, scope) => {
                 service.limits.max_conns = Some(limit.max(1));
                 service.limited_by.push(line.place.clone());
                 service.counter = Some(line.word(1).to_owned());

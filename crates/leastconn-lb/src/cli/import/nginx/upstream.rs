@@ -1,10 +1,14 @@
 //! `upstream` blocks, and the settings of the server that uses them.
 
+mod discovery;
+mod health;
+
 use super::{
     super::{
         model::{Backend, Note, Place, ServerLine, Table, Value},
         names::{Names, valid},
-        tls_names, units,
+        tls_names::{self, requires_tls13},
+        units,
     },
     parser::Directive,
     settings::Settings,
@@ -29,7 +33,7 @@ pub(crate) fn backend(
     };
     table.disable_health_checks();
     match block {
-        Some(block) => members(block, &mut table, &mut backend.servers),
+        Some(block) => members(block, settings, &mut table, &mut backend.servers),
         None => match address(target) {
             Some(address) => {
                 let mut server = Table::default();
@@ -44,6 +48,7 @@ pub(crate) fn backend(
             )),
         },
     }
+    health::health_check(settings, &mut table);
     connecting(&mut table, settings, backend.servers.len());
     if settings.is_on("proxy_protocol") {
         let version = settings
@@ -60,7 +65,12 @@ pub(crate) fn backend(
 }
 
 /// Translates the lines of an `upstream` block.
-fn members(block: &Directive, table: &mut Table, servers: &mut Vec<ServerLine>) {
+fn members(
+    block: &Directive,
+    settings: Settings<'_>,
+    table: &mut Table,
+    servers: &mut Vec<ServerLine>,
+) {
     let mut names = Names::default();
     let mut passive: Option<Vec<(&'static str, Value)>> = None;
     for line in block.children() {
@@ -94,15 +104,26 @@ fn members(block: &Directive, table: &mut Table, servers: &mut Vec<ServerLine>) 
                 table.set("balance", Value::text("least_conn"));
                 table.note(place.left_out("the algorithm has no equivalent; least_conn instead"));
             }
-            "zone" | "resolver" | "resolver_timeout" | "state" => {
-                table.note(place.remark("not needed; host names are resolved when connecting"));
-            }
+            "zone" => table.note(place.remark("not needed")),
+            "resolver" | "resolver_timeout" => {}
             _ => table.note(place.left_out("has no equivalent")),
         }
+    }
+    discovery::discovery(block, settings, table, servers);
+    if let Some(ms) = slow_start(block) {
+        table.set("slow_start", units::duration(ms));
     }
     if let Some(passive) = passive.filter(|keys| !keys.is_empty()) {
         table.set("passive", Value::Table(passive));
     }
+}
+
+/// Returns the longest `slow_start` of the servers, in milliseconds. It applies to all of them.
+fn slow_start(block: &Directive) -> Option<u64> {
+    let words = block.children().iter().flat_map(|line| &line.words);
+    let values = words.filter_map(|word| word.strip_prefix("slow_start="));
+    let values = values.filter_map(|value| units::milliseconds(value, 1000));
+    values.max().filter(|ms| *ms > 0)
 }
 
 fn member(
@@ -111,9 +132,10 @@ fn member(
 ) -> Result<(String, Table), Note> {
     let place = &line.place;
     let mut server = Table::default();
-    let address = address(line.word(1))
+    let (key, address) = discovery::source(line)
+        .or_else(|| address(line.word(1)).map(|address| ("address", address)))
         .ok_or_else(|| place.left_out("the address needs a host and a port"))?;
-    server.set("address", Value::text(address));
+    server.set(key, Value::text(address));
     for option in line.arguments().iter().skip(1) {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         let number = value.parse::<u64>().ok();
@@ -131,9 +153,7 @@ fn member(
                 Some(ms) => failures.push(("fail_timeout", units::duration(ms))),
                 None => server.note(place.left_out("`fail_timeout` is not a duration")),
             },
-            ("resolve", _) => {
-                server.note(place.remark("host names are resolved when connecting"));
-            }
+            ("resolve" | "service" | "slow_start", _) => {}
             _ => server.note(place.left_out(format!("{option:?} has no equivalent"))),
         }
     }
@@ -256,17 +276,17 @@ pub(crate) fn protocols(tls: &mut Table, line: Option<&Directive>) {
 
 /// Translates `ssl_ciphers`, the cipher suites of TLS 1.2. All TLS 1.3 suites stay enabled.
 pub(crate) fn ciphers(tls: &mut Table, line: &Directive) {
-    let (names, unknown) = tls_names::ciphers(line.word(1));
-    if !unknown.is_empty() {
-        let unknown = unknown.join(", ");
+    let list = tls_names::ciphers(line.word(1));
+    if !list.unsupported.is_empty() {
+        let unknown = list.unsupported.join(", ");
         tls.note(
             line.place
                 .left_out(format!("not supported as cipher suites: {unknown}")),
         );
     }
-    if names.is_empty() {
+    if list.names.is_empty() {
         return;
     }
-    let all = tls_names::TLS13.map(str::to_owned).into_iter().chain(names);
-    tls.set("ciphers", Value::list(all));
+    let names = tls_names::with_both_versions(list.names, requires_tls13(tls));
+    tls.set("ciphers", Value::list(names));
 }

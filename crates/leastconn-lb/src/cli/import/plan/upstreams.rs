@@ -129,9 +129,10 @@ impl Planner {
     }
 
     /// Returns the name of the upstream that a backend becomes for the clients of a unit. Units
-    /// that make the backend available to the same clients share the upstream.
+    /// that make the backend available to the same clients share the upstream. If the clients do
+    /// not depend on certificates, this applies to listeners with and without certificates.
     fn assign(&mut self, backend: &str, unit: &Unit, service: &Service) -> String {
-        let opens: List = unit
+        let mut opens: List = unit
             .list
             .iter()
             .map(|(predicate, verdict)| {
@@ -144,9 +145,15 @@ impl Planner {
                 (predicate.clone(), verdict)
             })
             .collect();
+        if opens.iter().all(|(_, verdict)| *verdict == Verdict::Refuse) {
+            opens = always(Verdict::Refuse);
+        }
+        let by_certificate = opens
+            .iter()
+            .any(|(predicate, _)| predicate.needs_certificate());
         let found = self.assigned.iter().find(|assigned| {
             assigned.backend == backend
-                && assigned.certificates == service.certificates
+                && (!by_certificate || assigned.certificates == service.certificates)
                 && assigned.opens == opens
         });
         if let Some(assigned) = found {
@@ -184,23 +191,40 @@ impl Planner {
 
     /// Merges several backends into one upstream. The client rules select the servers.
     fn merged(&mut self, used: &[String], unit: &mut Unit, service: &mut Service) -> Target {
-        let sources: Vec<Backend> = self
+        let mut sources: Vec<Backend> = self
             .backends
             .iter()
             .filter(|backend| used.contains(&backend.name))
             .cloned()
             .collect();
+        for source in &mut sources {
+            with_names(source);
+        }
+        let has_no_names = |source: &&Backend| source.servers.iter().any(has_no_name);
+        let discovered = sources.iter().find(has_no_names);
         // What the servers receive must not change. All other settings may be those of one
         // backend.
         let same = |a: &Backend, b: &Backend| {
             a.tls == b.tls && a.table.get("proxy_protocol") == b.table.get("proxy_protocol")
         };
         let quoted: Vec<_> = used.iter().map(|name| format!("`{name}`")).collect();
-        if !sources.iter().all(|other| same(&sources[0], other)) {
-            let reason = format!(
-                "its clients use {} with different `tls` or `proxy_protocol`",
-                quoted.join(", ")
-            );
+        let has_same = sources.iter().all(|other| same(&sources[0], other));
+        if discovered.is_some() || !has_same {
+            let reason = match discovered {
+                Some(source) => format!(
+                    "client rules cannot choose between {}, because the servers of `{}` are \
+                     discovered",
+                    quoted.join(" and "),
+                    source.name
+                ),
+                None => format!(
+                    "its clients use {} with different `tls` or `proxy_protocol`",
+                    quoted.join(", ")
+                ),
+            };
+            if let Some(place) = &service.place {
+                service.table.note(place.left_out(&reason));
+            }
             if !service.refused.contains(&reason) {
                 service.refused.push(reason);
             }
@@ -264,5 +288,30 @@ impl Planner {
             }
         }
         self.upstreams
+    }
+}
+
+/// Whether the names of the servers come from DNS.
+fn has_no_name(line: &ServerLine) -> bool {
+    match line {
+        ServerLine::Server { table, .. } => table.get("address").is_none(),
+        ServerLine::Note(_) => false,
+    }
+}
+
+/// Replaces servers that are looked up in DNS by one server with the host name: client rules select
+/// servers by name, and the names of discovered servers are unknown.
+fn with_names(backend: &mut Backend) {
+    for line in &mut backend.servers {
+        let ServerLine::Server { table, .. } = line else {
+            continue;
+        };
+        if let Some(address) = table.get("dns").cloned() {
+            table.remove("dns");
+            table.set("address", address);
+        }
+    }
+    if !backend.servers.iter().any(has_no_name) {
+        backend.table.remove("discovery");
     }
 }

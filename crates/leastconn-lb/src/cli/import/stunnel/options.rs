@@ -1,6 +1,6 @@
 //! Sections and options of an stunnel configuration.
 
-use std::rc::Rc;
+use std::{fs, path::Path, rc::Rc};
 
 use super::super::{model::Place, units};
 
@@ -10,6 +10,14 @@ pub(crate) struct Setting {
     /// Name of the option, in lower case.
     pub(crate) name: String,
     pub(crate) value: String,
+}
+
+impl Setting {
+    /// Returns the name as the source spells it.
+    pub(crate) fn spelled(&self) -> &str {
+        let name = self.place.text.split('=').next();
+        name.unwrap_or(&self.name).trim()
+    }
 }
 
 /// A service with its options. Service options before the first section are the defaults.
@@ -48,7 +56,7 @@ impl Section {
 }
 
 /// Options that apply to the whole process, not to a service.
-const GLOBAL: [&str; 21] = [
+const GLOBAL: [&str; 20] = [
     "chroot",
     "compression",
     "egd",
@@ -60,7 +68,6 @@ const GLOBAL: [&str; 21] = [
     "iconactive",
     "iconerror",
     "iconidle",
-    "include",
     "log",
     "output",
     "pid",
@@ -72,51 +79,99 @@ const GLOBAL: [&str; 21] = [
     "taskbar",
 ];
 
-/// Parses a configuration into global options and services.
+/// Global options and services of a configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Sections {
+    pub(crate) global: Vec<Setting>,
+    pub(crate) services: Vec<Section>,
+    /// Service options before the first service.
+    defaults: Vec<Setting>,
+}
+
+/// Maximum depth of included directories.
+const DEEPEST: usize = 8;
+
+/// Parses a configuration in `dir`, with all files of included directories.
 ///
 /// # Errors
-/// If a line has no `=`.
-pub(crate) fn sections(file: &Rc<str>, text: &str) -> Result<(Vec<Setting>, Vec<Section>), String> {
-    let (mut global, mut defaults) = (Vec::new(), Vec::new());
-    let mut sections: Vec<Section> = Vec::new();
-    for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with([';', '#']) {
-            continue;
-        }
-        let place = Place {
-            file: file.clone(),
-            line: number + 1,
-            text: line.to_owned(),
-        };
-        if let Some(name) = line
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-        {
-            sections.push(Section {
-                name: name.trim().to_owned(),
-                place,
-                options: defaults.clone(),
-            });
-            continue;
-        }
-        let (name, value) = line
-            .split_once('=')
-            .ok_or_else(|| format!("{file}:{}: there is no `=`", number + 1))?;
-        let option = Setting {
-            place,
-            name: name.trim().to_ascii_lowercase(),
-            value: value.trim().to_owned(),
-        };
-        match sections.last_mut() {
-            Some(section) => section.options.push(option),
-            None if GLOBAL.contains(&option.name.as_str()) || is_process(&option.name) => {
-                global.push(option);
+/// If a line has no `=`, or an included directory cannot be read.
+pub(crate) fn sections(file: &Rc<str>, text: &str, dir: &Path) -> Result<Sections, String> {
+    let mut sections = Sections::default();
+    sections.read(file, text, dir, 0)?;
+    Ok(sections)
+}
+
+impl Sections {
+    fn read(&mut self, file: &Rc<str>, text: &str, dir: &Path, depth: usize) -> Result<(), String> {
+        for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with([';', '#']) {
+                continue;
             }
-            None => defaults.push(option),
+            let place = Place {
+                file: file.clone(),
+                line: number + 1,
+                text: line.to_owned(),
+            };
+            if let Some(name) = line
+                .strip_prefix('[')
+                .and_then(|rest| rest.strip_suffix(']'))
+            {
+                self.services.push(Section {
+                    name: name.trim().to_owned(),
+                    place,
+                    options: self.defaults.clone(),
+                });
+                continue;
+            }
+            let (name, value) = line
+                .split_once('=')
+                .ok_or_else(|| format!("{file}:{}: there is no `=`", number + 1))?;
+            let option = Setting {
+                place,
+                name: name.trim().to_ascii_lowercase(),
+                value: value.trim().to_owned(),
+            };
+            if option.name == "include" {
+                self.include(&option, dir, depth)
+                    .map_err(|error| format!("{file}:{}: {error}", number + 1))?;
+                continue;
+            }
+            match self.services.last_mut() {
+                Some(section) => section.options.push(option),
+                None if GLOBAL.contains(&option.name.as_str()) || is_process(&option.name) => {
+                    self.global.push(option);
+                }
+                None => self.defaults.push(option),
+            }
         }
+        Ok(())
     }
-    Ok((global, sections))
+
+    /// Reads all files of a directory in the order of their names.
+    fn include(&mut self, option: &Setting, dir: &Path, depth: usize) -> Result<(), String> {
+        if depth > DEEPEST {
+            return Err("too many nested directories".to_owned());
+        }
+        let path = dir.join(&option.value);
+        let unreadable = |error| format!("cannot read {}: {error}", path.display());
+        let entries = fs::read_dir(&path).map_err(unreadable)?;
+        let entries = entries.map(|entry| entry.map(|entry| entry.path()));
+        let mut files = entries.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+        files.retain(|path| path.is_file());
+        files.sort();
+        for path in files {
+            let name = path
+                .strip_prefix(dir)
+                .unwrap_or(&path)
+                .display()
+                .to_string();
+            let text = fs::read_to_string(&path)
+                .map_err(|error| format!("cannot read {name}: {error}"))?;
+            self.read(&name.into(), &text, dir, depth + 1)?;
+        }
+        Ok(())
+    }
 }
 
 fn is_process(name: &str) -> bool {

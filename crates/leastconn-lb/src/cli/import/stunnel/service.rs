@@ -51,7 +51,7 @@ const KNOWN: [&str; 30] = [
 ];
 
 /// Options that need no equivalent.
-const NOT_NEEDED: [&str; 15] = [
+const NOT_NEEDED: [&str; 18] = [
     "delay",
     "libwrap",
     "sessioncachesize",
@@ -67,14 +67,15 @@ const NOT_NEEDED: [&str; 15] = [
     "ticketmacsecret",
     "socket",
     "securitylevel",
+    "iconactive",
+    "iconerror",
+    "iconidle",
 ];
 
 /// Translates an option of the process.
 pub(super) fn global(option: &Setting, imported: &mut Imported) {
     let note = match option.name.as_str() {
-        "include" | "engine" | "enginectrl" | "enginedefault" => {
-            option.place.left_out("has no equivalent")
-        }
+        "engine" | "enginectrl" | "enginedefault" => option.place.left_out("has no equivalent"),
         _ => option.place.remark("not needed"),
     };
     imported.process.note(note);
@@ -84,6 +85,7 @@ pub(super) fn global(option: &Setting, imported: &mut Imported) {
 pub(super) fn translate(section: &Section, dir: Option<&Path>) -> (Service, Backend) {
     let mut service = Service {
         name: section.name.clone(),
+        place: Some(section.place.clone()),
         home: Some(section.name.clone()),
         access: always(Verdict::To(section.name.clone())),
         ..Service::default()
@@ -126,7 +128,13 @@ fn remarks(section: &Section, service: &mut Service) {
         let (name, place) = (option.name.as_str(), &option.place);
         let left_out = match name {
             "exec" => "programs are not started; only `connect` is supported",
-            "capath" | "crlpath" => "directories of certificates are not supported",
+            // `client` reads a bundle in this directory, or refuses all clients.
+            "capath" if section.is_on("client") => continue,
+            "capath" | "crlpath" => {
+                "directories of certificates are not supported: name a file of certificates"
+            }
+            "local" => "the source address towards the servers cannot be set; use `proxy_protocol`",
+            "redirect" => "clients without a valid certificate are refused, not redirected",
             "checkemail" => "e-mail addresses in certificates are not compared",
             "ocsp" => "OCSP is not supported; use a CRL",
             "ocspaia" if option.value == "yes" => "OCSP is not supported; use a CRL",
@@ -158,7 +166,7 @@ fn remarks(section: &Section, service: &mut Service) {
         if is_restriction {
             service
                 .refused
-                .push(format!("`{}` has no equivalent", option.name));
+                .push(format!("`{}` has no equivalent", option.spelled()));
         }
     }
 }
@@ -236,10 +244,11 @@ fn listen(text: &str) -> Result<String, String> {
         "::" | ":" => "[::]".to_owned(),
         host => bracketed(host),
     };
-    if !is_ip(&host) || port.parse::<u16>().is_err() {
-        return Err(format!("{text:?} is not an IP address with a port number"));
+    let port = port_number(port);
+    match port.filter(|_| is_ip(&host)) {
+        Some(port) => Ok(format!("{host}:{port}")),
+        None => Err(format!("{text:?} is not an IP address with a port number")),
     }
-    Ok(format!("{host}:{port}"))
 }
 
 /// Parses `[HOST:]PORT` or a path. The default host is 127.0.0.1.
@@ -248,7 +257,33 @@ fn target(text: &str) -> Option<String> {
         return Some(format!("unix:{text}"));
     }
     let (host, port) = text.rsplit_once(':').unwrap_or(("127.0.0.1", text));
-    port.parse::<u16>().ok().filter(|port| *port > 0)?;
+    let port = port_number(port).filter(|port| *port > 0)?;
     let host = if host.is_empty() { "127.0.0.1" } else { host };
     Some(format!("{}:{port}", bracketed(host)))
+}
+
+/// Parses a port number, or the name of a service that stunnel is often used for.
+fn port_number(text: &str) -> Option<u16> {
+    let port = match text {
+        "smtp" => 25,
+        "http" => 80,
+        "pop3" => 110,
+        "nntp" => 119,
+        "imap" | "imap2" => 143,
+        "ldap" => 389,
+        "https" => 443,
+        "ssmtp" | "smtps" | "submissions" => 465,
+        "syslog" => 514,
+        "nntps" => 563,
+        "submission" => 587,
+        "ldaps" => 636,
+        "imaps" => 993,
+        "pop3s" => 995,
+        "openvpn" => 1194,
+        "mysql" => 3306,
+        "postgresql" => 5432,
+        "redis" => 6379,
+        _ => return text.parse().ok(),
+    };
+    Some(port)
 }

@@ -8,13 +8,17 @@ use super::{
             units,
         },
         lexer::Line,
-        server::Server,
+        resolvers,
+        server::{Agent, Server},
     },
     Back, Reader,
 };
 
 /// Largest `size` of a queue. HAProxy has no limit by default.
 const LARGEST_QUEUE: u64 = 100_000;
+
+/// HAProxy's default interval between two agent checks, in milliseconds.
+const AGENT_INTERVAL: u64 = 2_000;
 
 impl Reader<'_> {
     pub(super) fn back(&mut self) -> Back {
@@ -94,6 +98,37 @@ impl Reader<'_> {
         Some(Value::Table(queue))
     }
 
+    /// Translates `agent-check` of the servers.
+    fn agent(&self, servers: &[&(Line, Server)], table: &mut Table) {
+        let mut with_agent = servers.iter().filter_map(|(line, server)| {
+            let agent = server.agent.as_ref()?;
+            Some((line, agent))
+        });
+        let Some((line, first)) = with_agent.next() else {
+            return;
+        };
+        let differs = |server: &Server| server.agent.as_ref() != Some(first);
+        if servers.iter().any(|(_, server)| differs(server)) {
+            table.note(
+                line.place
+                    .left_out("agent checks apply to all servers of an upstream"),
+            );
+        }
+        let Agent {
+            port,
+            interval,
+            send,
+        } = first;
+        let interval = interval.unwrap_or(AGENT_INTERVAL);
+        let timeout = self.timeouts.get("check").unwrap_or(interval).min(interval);
+        let mut keys = Vec::new();
+        keys.extend(port.map(|port| ("port", Value::Integer(port))));
+        keys.push(("interval", units::duration(interval)));
+        keys.push(("timeout", units::duration(timeout)));
+        keys.extend(send.as_ref().map(|text| ("send", Value::text(text))));
+        table.set("agent_check", Value::Table(keys));
+    }
+
     /// Adds the servers, and the settings that they share.
     fn servers(&mut self, backend: &mut Backend, table: &mut Table) {
         let servers = std::mem::take(&mut self.servers);
@@ -153,6 +188,12 @@ impl Reader<'_> {
         let refused = first.refused.clone();
         health.table(checks.as_ref().filter(|_| refused.is_none()), table);
         backend.refused.extend(refused);
+        self.agent(&usable, table);
+        let (discovery, notes) = resolvers::discovery(&usable, self.resolvers);
+        if let Some(discovery) = discovery {
+            table.set("discovery", discovery);
+        }
+        table.notes.extend(notes);
         if let Some(tls) = &first.tls {
             backend.tls = Some(tls.clone());
         }

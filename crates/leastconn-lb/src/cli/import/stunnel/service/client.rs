@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{
     super::{
         super::model::{Backend, Service, Table, Value},
-        options::Section,
+        options::{Section, Setting},
     },
     protocol,
     tls::{Verify, authorities, certificate, common, pins},
@@ -22,19 +22,31 @@ pub(super) fn client(
     if let Some(cert) = section.one("cert") {
         certificate(cert, section, &mut tls);
     }
-    let host = section.one("checkhost").or(section.one("checkip"));
+    let sni = section.one("sni");
+    let host = section.one("checkhost").or(section.one("checkip")).or(sni);
     let verify = Verify::of(section);
-    let ca = section.one("cafile");
+    let bundle = section.one("capath").and_then(|path| bundle(path, dir));
+    let ca = section.one("cafile").or(bundle.as_ref());
     let is_optional = section
         .one("verify")
         .is_some_and(|option| option.value == "1");
     let (true, Some(ca)) = (verify != Verify::None && !is_optional, ca) else {
-        return refuse(
-            section,
-            backend,
-            "TLS without verification of the server is not supported",
-        );
+        let reason = match section.one("capath") {
+            Some(_) if verify != Verify::None => {
+                "directories of certificates are not supported: name a file of certificates with \
+                 `CAfile`"
+            }
+            _ => "TLS without verification of the server is not supported",
+        };
+        return refuse(section, backend, reason);
     };
+    if let Some(bundle) = &bundle {
+        let reason = format!(
+            "all certificates of this directory are in {:?}",
+            bundle.value
+        );
+        tls.note(bundle.place.remark(reason));
+    }
     if verify.verifies_chain() {
         authorities("ca", ca, section, &mut tls);
     }
@@ -51,7 +63,15 @@ pub(super) fn client(
         }
     }
     match host {
-        Some(host) => tls.set("server_name", Value::text(&host.value)),
+        Some(host) => {
+            tls.set("server_name", Value::text(&host.value));
+            if host.name == "sni" && verify.verifies_chain() {
+                tls.note(
+                    host.place
+                        .left_out("the name of a server is always verified"),
+                );
+            }
+        }
         None if tls.get("pin").is_none() => tls.note(section.place.left_out(
             "the name of a server is always verified; without `checkHost` it is the host of \
              `connect`",
@@ -67,6 +87,16 @@ pub(super) fn client(
     }
     backend.tls = Some(tls);
     protocol(section, service, backend);
+}
+
+/// Returns `CAfile` with the bundle that Debian keeps in the directory of `CApath`.
+fn bundle(path: &Setting, dir: Option<&Path>) -> Option<Setting> {
+    let file = format!("{}/ca-certificates.crt", path.value.trim_end_matches('/'));
+    let exists = dir.unwrap_or(Path::new("")).join(&file).is_file();
+    exists.then(|| Setting {
+        value: file,
+        ..path.clone()
+    })
 }
 
 fn refuse(section: &Section, backend: &mut Backend, reason: &str) {

@@ -5,7 +5,8 @@ use std::path::Path;
 use super::super::{
     super::{
         model::{Table, Value},
-        pem, tls_names,
+        pem,
+        tls_names::{self, requires_tls13},
     },
     options::{Section, Setting},
 };
@@ -90,25 +91,23 @@ pub(super) fn common(section: &Section, tls: &mut Table) {
         tls.note(option.place.left_out("a maximum TLS version cannot be set"));
     }
     let mut suites: Vec<String> = Vec::new();
-    for (name, is_tls12) in [("ciphersuites", false), ("ciphers", true)] {
+    for name in ["ciphersuites", "ciphers"] {
         let Some(option) = section.one(name) else {
             continue;
         };
-        let (known, unknown) = tls_names::ciphers(&option.value);
-        if !unknown.is_empty() {
-            let unknown = unknown.join(", ");
+        let list = tls_names::ciphers(&option.value);
+        if !list.unsupported.is_empty() {
+            let unknown = list.unsupported.join(", ");
             tls.note(
                 option
                     .place
                     .left_out(format!("not supported as cipher suites: {unknown}")),
             );
         }
-        if is_tls12 && suites.is_empty() && !known.is_empty() {
-            suites.extend(tls_names::TLS13.map(str::to_owned));
-        }
-        suites.extend(known);
+        suites.extend(list.names);
     }
-    if !suites.is_empty() && section.one("ciphers").is_some() {
+    if !suites.is_empty() {
+        let suites = tls_names::with_both_versions(suites, requires_tls13(tls));
         tls.set("ciphers", Value::list(suites));
     }
     if let Some(option) = section.one("curves").or(section.one("curve")) {
