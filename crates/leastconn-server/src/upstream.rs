@@ -351,6 +351,7 @@ fn configured<'a>(pool: PoolBuilder<'a>, config: &leastconn_config::Upstream) ->
         .balance(config.balance)
         .panic(config.panic)
         .queue(config.queue)
+        .clock(net::now)
         .slow_start(config.slow_start)
         .zone(config.own_zone.clone())
         .may_be_empty(!config.sources.is_empty())

@@ -1,6 +1,9 @@
 //! Builds an upstream's first pool, or the successor of a pool.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 
@@ -33,6 +36,7 @@ pub struct PoolBuilder<'a> {
     slow_start: Duration,
     zone: Option<ZoneId>,
     queue: QueuePolicy,
+    clock: Option<fn() -> Instant>,
     seed: u64,
     predecessor: Option<&'a Pool>,
 }
@@ -51,6 +55,7 @@ impl PoolBuilder<'static> {
             slow_start: Duration::ZERO,
             zone: None,
             queue: QueuePolicy::default(),
+            clock: None,
             seed: 0,
             predecessor: None,
         }
@@ -72,6 +77,7 @@ impl<'a> PoolBuilder<'a> {
             slow_start: pool.slow_start,
             zone: pool.rules.zone.clone(),
             queue: pool.queue_policy(),
+            clock: pool.rules.clock,
             seed: pool.rules.seeds.next(),
             predecessor: Some(pool),
         }
@@ -174,6 +180,15 @@ impl<'a> PoolBuilder<'a> {
         self
     }
 
+    /// Sets the clock that is read when the end of a connection serves the queue. By default, there
+    /// is none, and the latest time that was passed to a method of the pool is used. That time is
+    /// too old after the process was paused, so that slots which have
+    /// [expired](crate::SlotGrant::expiring) in the meantime would be used.
+    pub const fn clock(mut self, clock: fn() -> Instant) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
     /// Sets the seed for breaking ties and for random choices. With the same seed, the same
     /// sequence of operations picks the same servers. The default is 0 or, for a successor, a
     /// number from its predecessor's random sequence.
@@ -210,6 +225,7 @@ impl<'a> PoolBuilder<'a> {
                 None => Counting::CONNECTION,
             },
             queue: self.queue,
+            clock: self.clock,
         };
         let none = Candidates::new(Arc::new([]), 0, rules.balance, None, &rules.seeds);
         let pool = Pool {

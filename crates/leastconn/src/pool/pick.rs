@@ -66,6 +66,7 @@ pub(super) struct PickRules {
     pub(super) max_connecting: Option<NonZeroU32>,
     pub(super) counting: Counting,
     pub(super) queue: QueuePolicy,
+    pub(super) clock: Option<fn() -> Instant>,
 }
 
 impl Pool {

@@ -71,8 +71,9 @@ pub(super) struct Queue(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     newest: Option<Newest>,
-    /// The latest time that a caller has passed. The end of a lease carries no time, so picks at
-    /// the end of a connection use this one.
+    /// The latest time that a caller has passed or the [clock](super::PoolBuilder::clock) has
+    /// shown. The end of a lease carries no time, so without a clock, picks at the end of a
+    /// connection use this one.
     now: Option<Instant>,
     order: FairOrder<Waiter>,
     /// The servers that are marked as reserved.
@@ -155,7 +156,7 @@ impl Queue {
                 }
             }
         }
-        state.release_if_empty();
+        state.release_unawaited();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
         result.map(|()| Waiting::new(Arc::clone(self), client, ticket, cell))
@@ -165,7 +166,7 @@ impl Queue {
     fn leave(&self, client: Option<&ClientId>, ticket: u64) {
         let mut state = self.0.lock();
         state.order.remove(client, ticket);
-        state.release_if_empty();
+        state.release_unawaited();
     }
 
     /// Serves waiting connections for which a server is available at `now`.
@@ -180,13 +181,7 @@ impl Queue {
                 rules: Arc::clone(rules),
                 membership: Arc::clone(membership),
             });
-            let mut seen = HashSet::new();
-            let waiters = state.order.iter();
-            let selectors: Vec<_> = waiters
-                .filter(|waiter| seen.insert(waiter.key()))
-                .map(|waiter| waiter.selector.clone())
-                .collect();
-            for selector in &selectors {
+            for selector in &state.selectors() {
                 state.reserve_for(selector);
             }
         });
@@ -206,7 +201,7 @@ impl Queue {
         let mut state = self.0.lock();
         prepare(&mut state);
         state.serve(None, &mut wakers);
-        state.release_if_empty();
+        state.release_unawaited();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -216,23 +211,42 @@ impl Slots for Queue {
     fn freed(&self, server: &Server) {
         let mut wakers = Vec::new();
         let mut state = self.0.lock();
+        state.read_clock();
         let is_awaited = state.serve(Some(server.id()), &mut wakers);
         if !is_awaited {
             state.release(server);
         }
-        state.release_if_empty();
+        state.release_unawaited();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
     }
 
     fn changed(&self) {
-        self.serve(|_| {});
+        self.serve(State::read_clock);
     }
 }
 
 impl State {
     fn advance(&mut self, now: Instant) {
         self.now = self.now.max(Some(now));
+    }
+
+    fn read_clock(&mut self) {
+        let newest = self.newest.as_ref();
+        if let Some(clock) = newest.and_then(|newest| newest.rules.clock) {
+            self.advance(clock());
+        }
+    }
+
+    /// The different selectors of the waiting connections.
+    fn selectors(&self) -> Vec<Selector> {
+        let mut seen = HashSet::new();
+        let waiters = self.order.iter();
+        let different = waiters.filter(|waiter| seen.insert(waiter.key()));
+        different
+            .take(self.order.selectors())
+            .map(|waiter| waiter.selector.clone())
+            .collect()
     }
 
     /// Marks the servers of `selector` as reserved.
@@ -303,12 +317,20 @@ impl State {
             .retain(|reserved| !std::ptr::eq(&**reserved, server));
     }
 
-    fn release_if_empty(&mut self) {
-        if self.order.is_empty() {
-            for server in self.reserved.drain(..) {
+    /// Ends the reservations of servers for which no connection is waiting any more.
+    fn release_unawaited(&mut self) {
+        if !self.order.take_lost_selector() || self.reserved.is_empty() {
+            return;
+        }
+        let selectors = self.selectors();
+        self.reserved.retain(|server| {
+            let mut selectors = selectors.iter();
+            let is_awaited = selectors.any(|selector| selector.selects(server.id()));
+            if !is_awaited {
                 server.end_reservation();
             }
-        }
+            is_awaited
+        });
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct FairOrder<W> {
     lengths: BTreeSet<(usize, u64)>,
     /// The number of waiting connections for each selector.
     selectors: HashMap<SelectorKey, usize>,
+    /// Whether the last waiting connection of a selector was removed.
+    has_lost_selector: bool,
     len: usize,
     next_number: u64,
 }
@@ -41,6 +43,7 @@ impl<W> Default for FairOrder<W> {
             turns: BTreeMap::new(),
             lengths: BTreeSet::new(),
             selectors: HashMap::new(),
+            has_lost_selector: false,
             len: 0,
             next_number: 0,
         }
@@ -59,6 +62,11 @@ impl<W: Queued> FairOrder<W> {
     /// Returns the number of different selectors among the waiting connections.
     pub(super) fn selectors(&self) -> usize {
         self.selectors.len()
+    }
+
+    /// Whether the last waiting connection of any selector was removed since the previous call.
+    pub(super) const fn take_lost_selector(&mut self) -> bool {
+        std::mem::replace(&mut self.has_lost_selector, false)
     }
 
     /// Iterates over all waiting connections.
@@ -164,6 +172,7 @@ impl<W: Queued> FairOrder<W> {
             *count -= 1;
             if *count == 0 {
                 self.selectors.remove(&key);
+                self.has_lost_selector = true;
             }
         }
         Some(waiter)

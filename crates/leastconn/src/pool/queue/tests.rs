@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    AdminState, Lease, Pool, PoolBuilder, QueuePolicy, ServerSpec, Tried,
+    AdminState, Lease, Pool, PoolBuilder, QueuePolicy, ServerSpec, SlotGrant, Tried,
     health::{PassivePolicy, Ratio},
     spec::PanicPolicy,
 };
@@ -311,4 +311,43 @@ fn connections_wait_instead_of_dialling_an_ejected_server() {
     assert!(pool.is_panicking());
     assert_eq!(name(&task.lease()), "b");
     drop(held);
+}
+
+#[test]
+fn server_without_waiters_is_picked_again() {
+    let pool = pool([spec("a", 1), spec("b", 1)], 10);
+    let (only_a, only_b) = (Selector::named(["a"]), Selector::named(["b"]));
+    let (_a, b): (Vec<_>, Vec<_>) = fill(&pool)
+        .into_iter()
+        .partition(|lease| name(lease) == "a");
+    let first = Task::wait(&pool, &only_a, "x").unwrap();
+    let second = Task::wait(&pool, &only_b, "x").unwrap();
+    let server = pool.server("b").unwrap();
+    server.set_admin(AdminState::Drain);
+    drop(b);
+    drop(second);
+    server.set_admin(AdminState::Ready);
+    assert_eq!(pick(&pool, at(0)).as_ref().map(name), Some("b"));
+    drop(first);
+}
+
+/// The end of a lease carries no time.
+#[test]
+fn expired_slots_are_not_used_at_the_end_of_a_lease() {
+    fn after_pause() -> Instant {
+        at(10)
+    }
+    let pool = builder([spec("a", 2)], 10)
+        .clock(after_pause)
+        .build()
+        .unwrap();
+    let a = pool.server("a").unwrap();
+    let grant = SlotGrant::new(1).expiring(at(5), 0);
+    a.set_slots(Some(grant), at(0));
+    let held = pick(&pool, at(0)).unwrap();
+    let mut task = Task::all(&pool, "x");
+    drop(held);
+    task.poll_pending();
+    a.set_slots(Some(SlotGrant::new(1)), at(10));
+    assert_eq!(name(&task.lease()), "a");
 }
