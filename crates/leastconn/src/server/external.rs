@@ -182,26 +182,34 @@ impl Server {
     /// therefore be given to other balancers.
     pub fn set_slots(&self, grant: Option<SlotGrant>, now: Instant) -> u32 {
         let expires = grant.and_then(|grant| grant.expires);
+        let is_expired = expires.is_some_and(|time| now >= time);
         let expires = expires.map(|time| stamp(*self.epoch.get_or_init(|| now), time));
         let slots = grant.map(|grant| (grant.slots, grant.expired_slots));
-        self.hold_slots(slots, expires)
+        self.hold_slots(slots, expires, is_expired)
     }
 
     /// Sets the slots of a server that joins a pool.
     pub(crate) fn set_first_slots(&self, slots: u32) {
-        self.hold_slots(Some((slots, slots)), None);
+        self.hold_slots(Some((slots, slots)), None, false);
     }
 
     /// Sets the slots before and after `expires`, which is a [`stamp`].
-    fn hold_slots(&self, slots: Option<(u32, u32)>, expires: Option<u64>) -> u32 {
+    fn hold_slots(&self, slots: Option<(u32, u32)>, expires: Option<u64>, is_expired: bool) -> u32 {
         // The number of connections never reaches `u32::MAX`, so one less is the same limit.
         let number = |slots: u32| u64::from(slots.min(u32::MAX - 1));
-        let slots = slots.map_or(NO_LIMIT, |(slots, expired)| {
-            number(expired) << 32 | number(slots)
+        let packed = |slots, expired| number(expired) << 32 | number(slots);
+        let at_first = slots.map_or(NO_LIMIT, |(slots, expired)| {
+            let limit = if is_expired { expired } else { slots };
+            packed(limit, limit)
         });
+        let slots = slots.map_or(NO_LIMIT, |(slots, expired)| packed(slots, expired));
         let expires = expires.unwrap_or(u64::MAX);
-        self.held_slots.expires.store(expires, Ordering::Relaxed);
-        self.held_slots.slots.store(slots, Ordering::Relaxed);
+        // The earlier slots must not be read with the new expiry: they may have expired. Until it
+        // is stored, the slots do not depend on the expiry.
+        let held = &self.held_slots;
+        held.slots.store(at_first, Ordering::Release);
+        held.expires.store(expires, Ordering::Release);
+        held.slots.store(slots, Ordering::Release);
         let word = self.update_external_flag();
         if word & RESERVED != 0 {
             self.slot_freed();
@@ -239,8 +247,17 @@ impl Server {
 
     /// Returns the maximum number of connections that the slots allow.
     fn slot_limit(&self, now: Instant) -> u32 {
-        let slots = self.held_slots.slots.load(Ordering::Relaxed);
-        let expires = self.held_slots.expires.load(Ordering::Relaxed);
+        let held = &self.held_slots;
+        let mut slots = held.slots.load(Ordering::Acquire);
+        let expires = loop {
+            let expires = held.expires.load(Ordering::Acquire);
+            // If the expiry is newer than the slots, this load returns newer slots.
+            let newer = held.slots.load(Ordering::Acquire);
+            if newer == slots {
+                break expires;
+            }
+            slots = newer;
+        };
         let is_expired = expires != u64::MAX
             && (self.epoch.get()).is_some_and(|&epoch| stamp(epoch, now) >= expires);
         (if is_expired { slots >> 32 } else { slots }) as u32

@@ -47,6 +47,23 @@ fn taken_slots_are_not_used() {
     }
 }
 
+/// The earlier grant must not be read with the expiry of the next one.
+#[test]
+fn expired_slots_are_not_revived() {
+    loom::model(|| {
+        let setup = Setup::new([spec("a")]);
+        let server = Arc::clone(&setup.pool.members()[0].server);
+        server.set_slots(Some(SlotGrant::new(1).expiring(at(1), 0)), at(0));
+        let other = setup.spawn(|setup| {
+            let server = &setup.pool.members()[0].server;
+            let grant = SlotGrant::new(0).expiring(at(9), 0);
+            server.set_slots(Some(grant), at(5));
+        });
+        assert!(setup.pick(at(5)).is_none());
+        other.join().unwrap();
+    });
+}
+
 #[test]
 fn reverted_pick_does_not_leave_a_waiter() {
     model_with_preemptions(2, || {
