@@ -85,6 +85,23 @@ impl Limits {
     fn is_unlimited(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Returns limits that allow nothing that either `self` or `other` does not allow.
+    fn lower(self, other: Self) -> Self {
+        let lower_rate = |one: RateLimit, other| one.lower(other);
+        Self {
+            rate: lower(self.rate, other.rate, lower_rate),
+            max_conns: lower(self.max_conns, other.max_conns, Ord::min),
+        }
+    }
+}
+
+/// Combines two limits, of which `None` is no limit.
+fn lower<T>(one: Option<T>, other: Option<T>, lower: impl FnOnce(T, T) -> T) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(lower(one, other)),
+        (one, other) => one.or(other),
+    }
 }
 
 /// Why a client was not admitted. The refused attempt does not count against the client's limits.

@@ -53,6 +53,14 @@ impl RateLimit {
         self.burst
     }
 
+    /// Returns the lower of both rates, with the lower of both bursts.
+    pub(super) fn lower(self, other: Self) -> Self {
+        Self {
+            rate: self.rate.min(other.rate),
+            burst: self.burst.min(other.burst),
+        }
+    }
+
     /// Returns the burst in units of usage.
     fn burst_units(&self) -> u128 {
         u128::from(self.burst.get()) * CONNECTION

@@ -59,6 +59,8 @@ const REPEAT_CLOSED: Duration = Duration::from_secs(30);
 struct State {
     /// The limits that applied to the client's last connection attempt.
     limits: Limits,
+    /// The limits in the report that is not yet acknowledged.
+    reported_limits: Limits,
     /// The connections that this member has admitted. Used for decisions while the store does not
     /// answer.
     bucket: Bucket,
@@ -81,6 +83,8 @@ struct State {
     /// the report that is not acknowledged.
     asks: VecDeque<Arc<Cell>>,
     asked: usize,
+    /// Whether the first connection that waits was in the report before.
+    asks_again: bool,
     /// Whether there is a report that is not yet acknowledged.
     has_report: bool,
     /// Whether the client is in the queue of clients to report again.
@@ -139,15 +143,15 @@ impl SharedClient {
         match decision {
             Decision::Admit => {
                 state.unsent = state.unsent.saturating_add(1);
-                let permit = self.count(&mut state, now);
+                let permit = self.count(&mut state, limits, now);
                 Ok((Admission::Admitted(permit), Change::Usage))
             }
             Decision::Alone => {
-                let permit = self.admit_alone(&mut state, sharing.members(), now)?;
+                let permit = self.admit_alone(&mut state, limits, sharing.members(), now)?;
                 Ok((Admission::Admitted(permit), Change::Usage))
             }
             Decision::Ask => {
-                let cell = Arc::<Cell>::default();
+                let cell = Arc::new(Cell::new(*limits));
                 state.asks.push_back(Arc::clone(&cell));
                 let pending = Pending::new(Arc::clone(self), cell);
                 Ok((Admission::Ask(pending), Change::Ask))
@@ -164,9 +168,9 @@ impl SharedClient {
         now: Instant,
     ) -> Result<Permit, Refusal> {
         let mut state = self.state.lock();
-        let decision = match cell.take() {
+        let decision = match cell.decision.take() {
             Some(decision) => decision,
-            None => self.admit_alone(&mut state, members, self.stamp(now)),
+            None => self.admit_alone(&mut state, &cell.limits, members, self.stamp(now)),
         };
         drop(state);
         self.mark(Change::Usage);
@@ -182,8 +186,8 @@ impl SharedClient {
         let wakers: Vec<_> = cells
             .iter()
             .filter_map(|cell| {
-                cell.set_with(|| self.admit_alone(&mut state, members, now))
-                    .1
+                let decide = || self.admit_alone(&mut state, &cell.limits, members, now);
+                cell.decision.set_with(decide).1
             })
             .collect();
         drop(state);
@@ -213,7 +217,7 @@ impl SharedClient {
         state.ask(open);
         Some(UsageReport::new(
             Arc::clone(self),
-            state.limits,
+            state.reported_limits,
             admitted,
             asks(state.asked),
             open,
@@ -236,7 +240,7 @@ impl SharedClient {
         state.forget_cancelled();
         let open = self.open();
         state.ask(open);
-        (state.limits, asks(state.asked), open)
+        (state.reported_limits, asks(state.asked), open)
     }
 
     /// Applies the answer to a report that stated `open` open connections.
@@ -249,7 +253,8 @@ impl SharedClient {
         state.used = answer.used;
         state.answered = now;
         state.others_open = answer.others_open;
-        let was_open = state.reported_open > 0 || std::mem::take(&mut state.sent_open) > 0;
+        let sent_open = std::mem::take(&mut state.sent_open);
+        let was_open = state.reported_open > 0 || sent_open > 0;
         state.reported_open = open.saturating_add(answer.granted);
         if was_open && state.reported_open == 0 {
             state.closed = now;
@@ -287,21 +292,24 @@ impl SharedClient {
         let asked: Vec<_> = state.asks.drain(..count).collect();
         let mut granted = granted;
         let mut wakers = Vec::new();
-        for (index, cell) in asked.iter().enumerate() {
+        let mut again = Vec::new();
+        for cell in asked {
             if granted > 0 {
-                let (is_admitted, waker) = cell.set_with(|| Ok(self.count(state, now)));
+                let admit = || Ok(self.count(state, &cell.limits, now));
+                let (is_admitted, waker) = cell.decision.set_with(admit);
                 granted -= u32::from(is_admitted);
                 wakers.extend(waker);
                 continue;
             }
             let known = self.known(state, now);
-            let Some(refusal) = known.refusal_after_answer(&state.limits, now) else {
-                for cell in asked[index..].iter().rev() {
-                    state.asks.push_front(Arc::clone(cell));
-                }
-                break;
-            };
-            wakers.extend(cell.set_with(|| Err(refusal)).1);
+            match known.refusal_after_answer(&cell.limits, now) {
+                Some(refusal) => wakers.extend(cell.decision.set_with(|| Err(refusal)).1),
+                None => again.push(cell),
+            }
+        }
+        state.asks_again = !again.is_empty();
+        for cell in again.into_iter().rev() {
+            state.asks.push_front(cell);
         }
         state.unsent_alone = state.unsent_alone.saturating_sub(granted);
         wakers
@@ -357,10 +365,13 @@ impl SharedClient {
     }
 
     /// For a client that can be forgotten early because it has no connections: the time at which
-    /// all its tokens are restored. `u64::MAX` if the store would be left with wrong numbers.
+    /// all its tokens are restored. `u64::MAX` if the store would miss some of them. `None` if the
+    /// client must not be forgotten: the store would continue to count connections that have ended.
+    /// Their number is limited by the connections that were open when they were reported.
     pub(super) fn full_at(&self, now: u64) -> Option<u64> {
         let state = self.state.lock();
-        if state.has_report || !state.asks.is_empty() {
+        let may_count_open = state.reported_open > 0 || state.sent_open > 0;
+        if state.has_report || !state.asks.is_empty() || may_count_open {
             return None;
         }
         if !self.is_settled(&state, now) {
@@ -400,10 +411,11 @@ impl SharedClient {
     fn admit_alone(
         &self,
         state: &mut State,
+        limits: &Limits,
         members: NonZeroU32,
         now: u64,
     ) -> Result<Permit, Refusal> {
-        let share = state.limits.share(members);
+        let share = limits.share(members);
         if share.max_conns.is_some_and(|max| self.open() >= max.get()) {
             return Err(Refusal::TooManyConnections);
         }
@@ -418,8 +430,8 @@ impl SharedClient {
     }
 
     /// Counts a connection that the fleet has admitted.
-    fn count(&self, state: &mut State, now: u64) -> Permit {
-        if let Some(rate) = &state.limits.rate {
+    fn count(&self, state: &mut State, limits: &Limits, now: u64) -> Permit {
+        if let Some(rate) = &limits.rate {
             state.bucket.charge(rate, now);
         }
         self.permit()
@@ -442,18 +454,42 @@ impl State {
     /// Tokens that were used under this member's share and are not yet restored at the share's
     /// rate. While the store did not answer, the other members had the rest of the limit.
     fn unsent_alone(&self, now: u64) -> u32 {
-        match self.limits.rate {
-            Some(_) => self.unsent_alone.min(self.bucket.tokens(now)),
-            None => 0,
-        }
+        // Without a rate limit, the bucket is not used.
+        self.unsent_alone.min(self.bucket.tokens(now))
     }
 
     /// Puts the connections that wait into the report, unless it contains admitted connections.
     /// They are then in the next report. If other members admit connections of this client at
     /// the same time, the store knows of them by then.
+    ///
+    /// The store decides under one set of limits. If the connections have different limits, the
+    /// lowest are used. A connection that is not refused under its own limits asks again under
+    /// these, even if others with lower limits have come in the meantime.
     fn ask(&mut self, open: u32) {
-        self.asked = if self.sent == 0 { self.asks.len() } else { 0 };
+        let first = self.asks.front().filter(|_| self.sent == 0);
+        (self.reported_limits, self.asked) = match first.map(|cell| cell.limits) {
+            None => (self.limits, 0),
+            Some(limits) if self.asks_again => (limits, self.move_to_front(&limits)),
+            Some(limits) => {
+                let all = self.asks.iter().map(|cell| cell.limits);
+                (all.fold(limits, Limits::lower), self.asks.len())
+            }
+        };
         self.sent_open = self.sent_open.max(open.saturating_add(asks(self.asked)));
+    }
+
+    /// Moves the connections that wait under `limits` to the front, and returns their number.
+    fn move_to_front(&mut self, limits: &Limits) -> usize {
+        if self.asks.iter().all(|cell| cell.limits == *limits) {
+            return self.asks.len();
+        }
+        let asks = std::mem::take(&mut self.asks).into_iter();
+        let (mut first, others): (VecDeque<_>, VecDeque<_>) =
+            asks.partition(|cell| cell.limits == *limits);
+        let count = first.len();
+        first.extend(others);
+        self.asks = first;
+        count
     }
 
     /// Removes connections that no longer wait. Returns whether there were any.
@@ -462,7 +498,7 @@ impl State {
         let mut index = 0;
         let asked = self.asked;
         self.asks.retain(|cell| {
-            let keep = cell.is_waiting();
+            let keep = cell.decision.is_waiting();
             if index < asked && !keep {
                 self.asked -= 1;
             }

@@ -9,13 +9,27 @@ use std::{
 
 use super::SharedClient;
 use crate::{
-    limit::{Permit, Refusal},
+    limit::{Limits, Permit, Refusal},
     one_shot::OneShot,
     sync::Arc,
 };
 
 /// State shared by the client and the waiting task.
-pub(super) type Cell = OneShot<Result<Permit, Refusal>>;
+#[derive(Debug)]
+pub(super) struct Cell {
+    /// The limits of this connection. Connections of one client can have different limits.
+    pub(super) limits: Limits,
+    pub(super) decision: OneShot<Result<Permit, Refusal>>,
+}
+
+impl Cell {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            decision: OneShot::default(),
+        }
+    }
+}
 
 /// A connection that waits for the store's decision; see
 /// [`Limiter::admit_shared`](crate::Limiter::admit_shared).
@@ -49,13 +63,13 @@ impl Future for Pending {
     type Output = Result<Permit, Refusal>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.cell.poll(context)
+        self.cell.decision.poll(context)
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
         // A permit that was not taken is dropped here, after the cell's lock was released.
-        drop(self.cell.take());
+        drop(self.cell.decision.take());
     }
 }

@@ -400,6 +400,76 @@ fn open_connections_are_reported_again() {
 }
 
 #[test]
+fn end_of_the_last_connection_is_reported_again_for_a_limited_time() {
+    let limiter = limiter();
+    let limits = rate(20.0, 200);
+    let admit = |now| permit(limiter.admit_shared(&alice(), &limits, connected(3), at(now)));
+    let report = |now| one_report(&limiter, now).confirm(&FleetUsage::new(0, 1.0, 0), at(now));
+    let first = admit(0);
+    report(0);
+    let second = admit(1);
+    report(1);
+    drop((first, second));
+    report(2);
+    drop(admit(15_000));
+    report(15_000);
+    report(20_000);
+    assert!(limiter.usage_reports(10, at(40_000)).is_empty());
+}
+
+#[test]
+fn waiting_connections_are_decided_under_their_own_limits() {
+    let limiter = limiter();
+    let ask = |limits| pending(limiter.admit_shared(&alice(), limits, exact(3), at(0)));
+    let (low, high) = (max_conns(3), max_conns(100));
+    let (first, second, third) = (ask(&low), ask(&high), ask(&low));
+    let report = one_report(&limiter, 0);
+    assert_eq!(report.limits(), &low);
+    assert_eq!(numbers(&report), (0, 3, 0));
+    report.confirm(&FleetUsage::new(0, 0.0, 3), at(1));
+    for refused in [first, third] {
+        assert_eq!(decided(refused).unwrap_err(), Refusal::TooManyConnections);
+    }
+    // Attempts under the low limit do not delay the other connection.
+    let fourth = ask(&low);
+    let report = one_report(&limiter, 1);
+    assert_eq!(report.limits(), &high);
+    assert_eq!(numbers(&report), (0, 1, 0));
+    report.confirm(&FleetUsage::new(1, 0.0, 3), at(2));
+    let _held = decided(second).unwrap();
+    let report = one_report(&limiter, 2);
+    assert_eq!(report.limits(), &low);
+    report.confirm(&FleetUsage::new(0, 0.0, 3), at(3));
+    assert_eq!(decided(fourth).unwrap_err(), Refusal::TooManyConnections);
+
+    // While the store does not answer, too.
+    let (first, second) = (ask(&low), ask(&high));
+    let _low = first.decide_alone(number(1), at(3)).unwrap();
+    let third = ask(&low);
+    let _high = second.decide_alone(number(1), at(3)).unwrap();
+    let third = third.decide_alone(number(1), at(3));
+    assert_eq!(third.unwrap_err(), Refusal::TooManyConnections);
+}
+
+/// The store would count the connection until its numbers expire.
+#[test]
+fn client_is_not_forgotten_before_the_end_of_its_connection_is_reported() {
+    let limiter = Limiter::forgetful(1, *EPOCH);
+    let limits = max_conns(30);
+    let admit = |client: &str| {
+        let client = ClientId::from(client);
+        permit(limiter.admit_shared(&client, &limits, connected(3), at(0)))
+    };
+    let held = admit("alice");
+    one_report(&limiter, 0).confirm(&FleetUsage::new(0, 0.0, 0), at(0));
+    drop(held);
+    let _others = ["bob", "carol"].map(admit);
+    let reports = limiter.usage_reports(10, at(1));
+    let ended = reports.iter().find(|report| report.client() == &alice());
+    assert_eq!(ended.map(numbers), Some((0, 0, 0)));
+}
+
+#[test]
 fn reports_are_bounded_and_fair() {
     let calls = Arc::new(AtomicU64::new(0));
     let limiter = {

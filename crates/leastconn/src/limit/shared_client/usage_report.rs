@@ -50,7 +50,8 @@ impl UsageReport {
         self.client.id()
     }
 
-    /// Returns the limits that applied to the client's last connection.
+    /// Returns the limits of the waiting connections. If none is waiting: the limits that applied to
+    /// the client's last connection.
     pub const fn limits(&self) -> &Limits {
         &self.limits
     }
