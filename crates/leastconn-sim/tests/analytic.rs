@@ -217,6 +217,25 @@ fn queued_connections_get_the_first_free_places() {
 }
 
 #[test]
+fn queued_connections_wait_for_allowed_servers_only() {
+    let mut site = site(2);
+    for server in &mut site.servers {
+        server.max_conns = NonZeroU32::new(20);
+    }
+    site.allowed = vec![vec![0]];
+    site.warm_up = Duration::ZERO;
+    site.policy.queue = QueuePolicy::new(100, 5 * SECOND);
+    let workload = Workload {
+        initial: 30,
+        process: None,
+        hold: Hold::Fixed(SECOND),
+        sources: 1_000,
+    };
+    let outcome = run(&site, &workload, Balance::LeastConn, 1);
+    assert_eq!(outcome.connects, [30, 0]);
+}
+
+#[test]
 fn refusing_server_fails_no_client() {
     let mut site = site(4);
     site.changes = vec![TimedChange {

@@ -26,6 +26,8 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 pub(super) struct Balancer {
     pool: Pool,
     candidates: Candidates,
+    /// Selects the servers that its clients may use, for connections that wait.
+    selector: Selector,
     /// The servers that its clients may use. Empty: all.
     allowed: Vec<usize>,
     /// The dial rate of each server.
@@ -55,6 +57,7 @@ impl Balancer {
             .build()?;
         Ok(Self {
             candidates: candidates(&pool, &allowed),
+            selector: selector(site, &allowed),
             pool,
             allowed,
             rates: vec![DialRate::default(); site.servers.len()],
@@ -75,7 +78,7 @@ impl Balancer {
     /// count as connections of one client.
     pub(super) fn enqueue(&self, source: Source, now: Duration) -> Option<Waiting> {
         let now = self.instant(now);
-        let waiting = self.pool.enqueue(&Selector::all(), None, Some(source), now);
+        let waiting = self.pool.enqueue(&self.selector, None, Some(source), now);
         waiting.ok()
     }
 
@@ -161,6 +164,16 @@ impl Add for Count {
 
 fn candidates(pool: &Pool, allowed: &[usize]) -> Candidates {
     pool.subset(|server| allowed.is_empty() || allowed.contains(&position_of(server)))
+}
+
+fn selector(site: &Site, allowed: &[usize]) -> Selector {
+    if allowed.is_empty() {
+        return Selector::all();
+    }
+    let servers = allowed
+        .iter()
+        .filter_map(|&server| site.servers.get(server));
+    Selector::named(servers.map(|server| server.name.as_str()))
 }
 
 fn position_of(server: &Server) -> usize {
