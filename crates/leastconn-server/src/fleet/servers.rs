@@ -91,13 +91,18 @@ impl SharedServers {
             self.set_source(&state, snapshot);
             let State {
                 members,
+                is_joined,
                 inventory,
                 servers,
                 ..
             } = &mut *state;
             for listed in inventory.servers() {
                 let server = servers.entry(listed.key).or_default();
-                server.limit(listed, *members, now);
+                if *is_joined {
+                    server.limit(listed, *members, now);
+                } else {
+                    server.cut_off(listed, *members, now);
+                }
             }
         }
     }
@@ -122,6 +127,9 @@ impl SharedServers {
 impl Participant for SharedServers {
     fn report(&self, report: &mut Report, now: Instant) {
         let mut state = self.state.lock();
+        if state.has_left {
+            return;
+        }
         let State {
             members,
             is_joined,
@@ -148,7 +156,15 @@ impl Participant for SharedServers {
             }
             changed.servers.push(server.count(listed, now));
         }
-        servers.retain(|key, _| inventory.contains(*key));
+        servers.retain(|&key, server| {
+            if inventory.get(key).is_some() {
+                return true;
+            }
+            // Keep the server until the store has confirmed that its slots were returned.
+            let returned = server.return_slots(key, 0);
+            report.slots.extend(returned);
+            returned.is_some()
+        });
         if !self.settings.shares_counts {
             changed.servers.clear();
         }
@@ -194,6 +210,15 @@ impl Participant for SharedServers {
             }
             if self.settings.shares_counts {
                 server.apply_counts(listed, others.get(&listed.key).copied().unwrap_or_default());
+            }
+        }
+        for slots in &exchange.report.slots {
+            let is_shared = (inventory.get(slots.server)).is_some_and(|l| l.max_conns.is_some());
+            if slots.want == 0
+                && !is_shared
+                && let Some(server) = servers.get_mut(&slots.server)
+            {
+                server.slots_returned();
             }
         }
         if lacks_slots {

@@ -243,12 +243,13 @@ impl Shared {
         }
     }
 
-    /// Ends the membership: participants forget the fleet.
+    /// Ends the membership: participants forget the fleet. Later reports are empty. The fleet
+    /// thread may still exchange until it is stopped.
     pub(super) fn leave(&self) {
         let mut inner = self.inner.lock();
         inner.has_left = true;
         self.membership.set_alone();
-        for participant in &inner.participants {
+        for participant in inner.participants.drain(..) {
             participant.leave();
         }
     }

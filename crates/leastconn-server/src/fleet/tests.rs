@@ -6,7 +6,8 @@ use std::{
 };
 
 use leastconn_fleet::{
-    Counts, MemberId, MemberStatus, MemberView, Report, Store, StoreError, View,
+    Counts, MemberId, MemberStatus, MemberView, Report, ServerKey, SlotReport, Store, StoreError,
+    View,
 };
 use tokio::time::{Instant as TokioInstant, sleep};
 
@@ -268,6 +269,37 @@ async fn unreachable_store_leaves_the_configured_size() {
     until(11_050).await;
     let retries = running.exchanges().len();
     assert!((20..=42).contains(&retries), "{retries}");
+}
+
+#[derive(Debug)]
+struct OneSlot;
+
+impl Participant for OneSlot {
+    fn report(&self, report: &mut Report, _now: Instant) {
+        report.slots.push(SlotReport {
+            server: ServerKey::new("web", "a"),
+            max: 1,
+            want: 1,
+            open: 0,
+        });
+    }
+
+    fn apply(&self, _exchange: &Exchange<'_>) {}
+}
+
+#[test]
+fn report_after_leaving_is_empty() {
+    let now = leastconn::net::now();
+    let shared = Shared::new(
+        MemberId::new("lb1", 0),
+        Machine::new(members(2), Duration::from_secs(3), now),
+        Arc::new(SharedMembership::new(now)),
+        Arc::default(),
+        vec![Arc::new(OneSlot)],
+    );
+    assert_eq!(shared.report(now).slots.len(), 1);
+    shared.leave();
+    assert_eq!(shared.report(now).slots, []);
 }
 
 #[tokio::test(start_paused = true)]

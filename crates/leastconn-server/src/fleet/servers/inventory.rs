@@ -100,9 +100,9 @@ impl Inventory {
         &self.servers
     }
 
-    pub(super) fn contains(&self, key: ServerKey) -> bool {
+    pub(super) fn get(&self, key: ServerKey) -> Option<&Listed> {
         let found = self.servers.binary_search_by_key(&key, |listed| listed.key);
-        found.is_ok()
+        self.servers.get(found.ok()?)
     }
 
     pub(super) fn update(&mut self, upstreams: &(impl Upstreams + ?Sized)) {

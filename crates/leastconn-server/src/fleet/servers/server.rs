@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, time::Instant};
 
 use leastconn::SlotGrant;
 use leastconn_fleet::{
-    ServerCount, SlotReport, SlotView,
+    ServerCount, ServerKey, SlotReport, SlotView,
     servers::{DialRate, SlotDemand, SlotSituation, echo_per_dial},
 };
 
@@ -77,9 +77,15 @@ impl ServerState {
     ) -> Option<SlotReport> {
         let &ReportContext { members, now, .. } = context;
         let Some(max) = listed.max_conns.map(NonZeroU32::get) else {
-            return self.report_departed(listed, now);
+            let is_member = listed.member.is_some();
+            if is_member && self.has_slots() {
+                listed.set_slots(None, now);
+            }
+            // Connections to a member without `max_conns` need no slots.
+            let open = if is_member { 0 } else { listed.in_flight() };
+            return self.return_slots(listed.key, open);
         };
-        if self.slots.is_none() {
+        if self.slots.is_none() || !context.is_joined {
             self.cut_off(listed, members, now);
         }
         let before = std::mem::replace(&mut self.shortages, listed.shortages());
@@ -120,23 +126,30 @@ impl ServerState {
         })
     }
 
-    /// Reports connections to servers of this name that are no longer members. If the member has
-    /// no `max_conns`, its slots are not limited.
-    fn report_departed(&mut self, listed: &Listed, now: Instant) -> Option<SlotReport> {
-        let slots = self.slots.take()?;
-        if listed.member.is_some() {
-            listed.set_slots(None, now);
-            return None;
-        }
-        let open = listed.in_flight();
+    /// Whether the store may count slots of this member for the server.
+    pub(super) const fn has_slots(&self) -> bool {
+        self.slots.is_some()
+    }
+
+    /// Returns all slots but those of `open` connections to the store. The server is no longer a
+    /// member of a pool, or has no `max_conns`.
+    pub(super) fn return_slots(&mut self, server: ServerKey, open: u32) -> Option<SlotReport> {
+        let slots = self.slots.as_mut()?;
+        slots.wanted = 0;
+        // If the server comes back, the slots have to be requested again.
+        slots.limit = 0;
         let max = slots.view.map_or(open, |view| view.held + view.free);
-        self.slots = Some(Slots { wanted: 0, ..slots });
         Some(SlotReport {
-            server: listed.key,
+            server,
             max: max.max(open),
             want: open,
             open,
         })
+    }
+
+    /// The store has confirmed that this member holds no slots of the server.
+    pub(super) fn slots_returned(&mut self) {
+        self.slots = None;
     }
 
     /// Applies the answer of the store. The slots expire when the store would give them to other

@@ -1,8 +1,15 @@
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
 
-use leastconn::{Lease, PanicPolicy, PickRequest, Pool, Server, ServerSpec, UpstreamId, net::now};
+use leastconn::{
+    Lease, PanicPolicy, PickRequest, Pool, QueuePolicy, Selector, Server, ServerSpec, UpstreamId,
+    Waiting, net::now,
+};
 use leastconn_fleet::{
-    FleetSettings, MemberId, View,
+    FleetSettings, MemberId, SlotReport, View,
     memory::{Faults, InMemory, MemoryServer},
     secret::Secret,
 };
@@ -57,6 +64,7 @@ impl Member {
         let pool = Pool::builder("web")
             .servers(servers.iter().cloned())
             .panic(PanicPolicy::Refuse)
+            .queue(QueuePolicy::new(100, Duration::from_secs(10)))
             .seed(id)
             .build();
         let pools = Arc::new(Pools(Mutex::new(vec![pool.unwrap()])));
@@ -251,6 +259,76 @@ fn busy_member_gets_unused_slots_until_others_need_them() {
     assert!(least >= Some(5), "{least:?}");
 }
 
+/// A client that connects again as soon as its connection has ended.
+enum Client {
+    Closed,
+    Waiting(Pin<Box<Waiting>>),
+    Open { until: Instant, _lease: Lease },
+}
+
+impl Client {
+    fn advance(&mut self, member: &Member, now: Instant, hold: Duration) {
+        if matches!(self, Self::Open { until, .. } if now >= *until) {
+            *self = Self::Closed;
+        }
+        let lease = match self {
+            Self::Open { .. } => return,
+            Self::Closed => member.with_pool(|pool| {
+                let lease = pool.pick_for(&pool.all(), &PickRequest::new(now));
+                lease.ok_or_else(|| pool.enqueue(&Selector::all(), None, None, now).unwrap())
+            }),
+            Self::Waiting(waiting) => {
+                let context = &mut Context::from_waker(Waker::noop());
+                match waiting.as_mut().poll(context) {
+                    Poll::Ready(lease) => Ok(lease.unwrap()),
+                    Poll::Pending => return,
+                }
+            }
+        };
+        *self = match lease {
+            Ok(lease) => Self::Open {
+                until: now + hold,
+                _lease: lease,
+            },
+            Err(waiting) => Self::Waiting(Box::pin(waiting)),
+        };
+    }
+}
+
+/// Clients of all members need more slots than there are.
+#[test]
+fn server_in_demand_uses_almost_all_slots() {
+    let mut world = World::new(Faults::default(), &[spec("a", 20)], 3);
+    world.settle();
+    let mut clients: Vec<_> = (0..48).map(|_| Client::Closed).collect();
+    let mut last_exchanges = [world.now; 3];
+    let (mut sum, mut samples) = (0, 0);
+    for millis in 0..11_000 {
+        world.advance(MILLISECOND);
+        for (number, client) in clients.iter_mut().enumerate() {
+            // Not all at the same time.
+            let hold = Duration::from_millis(280 + number as u64);
+            client.advance(&world.members[number % 3], world.now, hold);
+        }
+        for (member, last) in world.members.iter_mut().zip(&mut last_exchanges) {
+            let wake = Arc::clone(&member.shared.wake);
+            let spacing = wake.spacing().unwrap_or(Duration::from_millis(100));
+            if world.now >= *last + spacing {
+                wake.take();
+                *last = world.now;
+                member.exchange(world.now);
+            }
+        }
+        assert!(world.in_flight() <= 20, "{}", world.in_flight());
+        if millis >= 1_000 {
+            sum += world.in_flight();
+            samples += 1;
+        }
+    }
+    let mean = f64::from(sum) / f64::from(samples);
+    assert!(mean >= 19.0, "{mean}");
+}
+
 #[test]
 fn only_slot_moves_to_the_member_in_need() {
     let mut world = World::new(Faults::default(), &[spec("a", 1)], 3);
@@ -301,6 +379,82 @@ fn leaving_the_fleet_removes_all_limits() {
     member.shared.leave();
     let a = member.server("a");
     assert_eq!((a.slots(world.now), a.external_connections()), (None, 0));
+}
+
+#[test]
+fn report_after_leaving_limits_nothing() {
+    let mut world = World::new(Faults::default(), &[spec("a", 20)], 2);
+    world.settle();
+    let member = &world.members[0];
+    member.shared.leave();
+    assert!(member.report(world.now).slots.is_empty());
+    assert_eq!(member.server("a").slots(world.now), None);
+}
+
+/// Lets member 0 hold most of the slots of `a`, then changes its servers, and checks that member 1
+/// gets all slots.
+fn others_get_slots_after(servers: &[ServerSpec]) {
+    let mut world = World::new(Faults::default(), &[spec("a", 20), spec("b", 1)], 2);
+    world.settle();
+    let (first, others) = world.members.split_at_mut(1);
+    let pick_a = |member: &Member, now| {
+        let candidates = member.with_pool(|pool| pool.subset(|server| server.id().as_str() == "a"));
+        member.with_pool(|pool| pool.pick_for(&candidates, &PickRequest::new(now)))
+    };
+    for _ in 0..100 {
+        world.now += 10 * MILLISECOND;
+        world.server.advance(10 * MILLISECOND);
+        first[0].leases.extend(pick_a(&first[0], world.now));
+        first[0].exchange(world.now);
+        others[0].exchange(world.now);
+    }
+    assert!(first[0].in_flight() >= 18, "{}", first[0].in_flight());
+    first[0].with_pool(|pool| pool.update(servers.iter().cloned()).unwrap());
+    first[0].leases.clear();
+    for _ in 0..100 {
+        world.now += 10 * MILLISECOND;
+        world.server.advance(10 * MILLISECOND);
+        others[0].leases.extend(pick_a(&others[0], world.now));
+        first[0].exchange(world.now);
+        others[0].exchange(world.now);
+    }
+    assert_eq!(others[0].in_flight(), 20);
+    let report = first[0].report(world.now);
+    assert_eq!(
+        report.slots.len(),
+        1,
+        "returned slots are not reported again"
+    );
+}
+
+#[test]
+fn slots_of_a_removed_server_are_returned() {
+    others_get_slots_after(&[spec("b", 1)]);
+}
+
+#[test]
+fn slots_of_a_server_without_max_conns_are_returned() {
+    others_get_slots_after(&[spec("a", 0), spec("b", 1)]);
+}
+
+/// The answer that confirms the return of its slots may not have arrived yet.
+#[test]
+fn server_that_comes_back_waits_for_its_slots() {
+    let mut world = World::new(Faults::default(), &[spec("a", 4), spec("b", 1)], 2);
+    world.settle();
+    let (a, b) = (spec("a", 4), spec("b", 1));
+    world.members[0].with_pool(|pool| pool.update([b.clone()]).unwrap());
+    let lost = world.members[0].report(world.now);
+    let of_a = |slots: &&SlotReport| slots.server == ServerKey::new("web", "a");
+    let returned = lost.slots.iter().find(of_a).map(|slots| slots.want);
+    assert_eq!(returned, Some(0));
+    world.members[0].with_pool(|pool| pool.update([a, b]).unwrap());
+    drop(world.members[0].report(world.now));
+    assert_eq!(world.members[0].server("a").slots(world.now), Some(0));
+    // While the store does not answer, the equal share applies.
+    world.members[0].shared.cut_off_at(number(2), world.now);
+    drop(world.members[0].report(world.now));
+    assert_eq!(world.members[0].server("a").slots(world.now), Some(2));
 }
 
 /// A server that was moved to another address has its old connections too.
