@@ -128,7 +128,8 @@ impl ClientAdmission {
         }
     }
 
-    fn leave(&self) {
+    /// Ends the sharing of limits.
+    pub(crate) fn leave(&self) {
         self.shared.store(None);
         self.limiters.stop_sharing(net::now());
     }
@@ -163,10 +164,13 @@ impl ClientAdmission {
         let Some(shared) = &*shared else {
             return local();
         };
-        let Some(sharing) = shared.sharing(self.membership.get(now)) else {
-            return local();
-        };
+        let sharing = shared.sharing(self.membership.get(now));
         let admission = self.limiters.admit_shared(client, limits, sharing, now);
+        if self.shared.load().is_none() {
+            // This process has left the fleet at the same time, so that the client may be shared
+            // again. It would never be forgotten.
+            self.limiters.stop_sharing(now);
+        }
         match admission.map_err(|refusal| ClientRefusal::new(refusal, Scope::of(sharing)))? {
             Admission::Admitted(permit) => Ok(ClientDecision::Admitted(permit)),
             Admission::Ask(pending) => Ok(ClientDecision::Ask(Ask {

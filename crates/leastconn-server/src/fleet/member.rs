@@ -101,10 +101,12 @@ impl FleetMember {
         target: Arc<dyn OperatorTarget>,
         slot: &FleetSlot,
     ) -> io::Result<()> {
-        self.leave(slot);
+        // First, so that the time in between is short, during which this process is in no fleet.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .build()?;
+            .build();
+        self.leave(slot);
+        let runtime = runtime?;
         let operators = Arc::new(Operators::new(Arc::clone(&self.wake), target));
         participants.push(Arc::clone(&operators) as Arc<dyn Participant>);
         let shared = Arc::new(Shared::new(

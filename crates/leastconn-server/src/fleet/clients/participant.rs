@@ -45,17 +45,21 @@ impl SharedClients {
         }
     }
 
-    /// The rule that applies. `None`: only local limits.
-    pub(super) fn sharing(&self, membership: Membership) -> Option<Sharing> {
+    /// The rule that applies.
+    pub(super) fn sharing(&self, membership: Membership) -> Sharing {
         let exact = self.settings.mode == SharedLimits::Exact;
-        Some(match membership {
-            Membership::Alone => return None,
+        match membership {
+            // This process changes to another fleet, and has left the old one. What clients have
+            // used must not be forgotten.
+            Membership::Alone => Sharing::CutOff {
+                members: NonZeroU32::MIN,
+            },
             Membership::CutOff { members } => Sharing::CutOff { members },
             Membership::Joined { members, can_ask } if can_ask && self.is_answering() => {
                 Sharing::Connected { members, exact }
             }
             Membership::Joined { members, .. } => Sharing::Unanswered { members, exact },
-        })
+        }
     }
 
     pub(super) fn is_answering(&self) -> bool {

@@ -8,6 +8,7 @@ use leastconn::{RateLimit, Reason};
 use leastconn_fleet::Faults;
 
 use super::*;
+use crate::fleet::Membership;
 use fleet::{Fleet, limits, millis};
 
 fn alice() -> ClientId {
@@ -112,6 +113,22 @@ async fn local_mode_does_not_share() {
     let _here = fleet.members[0].admit(&alice(), &limits).await.unwrap();
     let _there = fleet.members[1].admit(&alice(), &limits).await.unwrap();
     assert!(fleet.members[0].admit(&alice(), &limits).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn change_of_the_fleet_grants_no_further_burst() {
+    let mut fleet = Fleet::start(1, SharedLimits::Fast).await;
+    let limits = limits(Some((0.01, 4)), None);
+    for _ in 0..4 {
+        drop(fleet.members[0].admit(&alice(), &limits).await.unwrap());
+        millis(50).await;
+    }
+    // The store of the new fleet has not answered yet.
+    fleet.rejoin(0);
+    let member = &fleet.members[0];
+    assert_eq!(member.membership.get(net::now()), Membership::Alone);
+    let refused = member.admit(&alice(), &limits).await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::RateLimited);
 }
 
 #[tokio::test(start_paused = true)]
