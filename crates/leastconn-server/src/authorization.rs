@@ -103,7 +103,7 @@ pub fn authorize(
     let matched = snapshot.policy.identify(&rules, now)?;
     let blocked = snapshot
         .blocks
-        .find(matched.identity(), rules.certificate, now);
+        .find(matched.identity(), rules.certificate, leastconn::net::now);
     if let Some(by) = blocked {
         return Err(Refusal::Blocked {
             client: matched.client().into(),

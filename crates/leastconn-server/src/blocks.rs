@@ -1,8 +1,9 @@
 //! Clients that operators have blocked: by identity, or by the serial number of their certificate.
 
+mod expiry;
 mod identity;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Instant};
 
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use leastconn_config::{IpNet, Prefixes, text::escape};
 use leastconn_fleet::BlockTarget;
 use leastconn_tls::certificate::Certificate;
 
+pub use expiry::Expiry;
 pub use identity::normalize_identity;
 use identity::source_network;
 
@@ -26,9 +28,9 @@ struct InForce {
     sources: BTreeMap<IpNet, BlockTarget>,
 }
 
-/// Blocks, each with the time at which it expires. `None` means that it does not expire.
+/// Blocks, each with its end. `None` means that it does not expire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BlockList(pub BTreeMap<BlockTarget, Option<Timestamp>>);
+pub struct BlockList(pub BTreeMap<BlockTarget, Option<Expiry>>);
 
 /// The block that applies to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,15 +45,16 @@ impl Blocks {
         self.0.store(in_force);
     }
 
-    /// Returns the block that applies to this client at `now`.
+    /// Returns the block that applies to this client. Reads the `clock` only if a block of this
+    /// client can expire.
     pub fn find(
         &self,
         identity: &ClientId,
         certificate: Option<&Certificate>,
-        now: Timestamp,
+        clock: fn() -> Instant,
     ) -> Option<BlockedBy> {
         let in_force = self.0.load();
-        in_force.as_ref()?.find(identity, certificate, now)
+        in_force.as_ref()?.find(identity, certificate, clock)
     }
 }
 
@@ -71,7 +74,7 @@ impl InForce {
         &self,
         identity: &ClientId,
         certificate: Option<&Certificate>,
-        now: Timestamp,
+        clock: fn() -> Instant,
     ) -> Option<BlockedBy> {
         let source = source_network(identity.as_str());
         let of_source = source.into_iter().flat_map(|source| self.of_source(source));
@@ -82,9 +85,12 @@ impl InForce {
         });
         let of_client = [Some(identity), serial].into_iter().flatten();
         of_client.chain(of_source.cloned()).find_map(|target| {
-            let until = *self.list.0.get(&target)?;
-            let applies = until.is_none_or(|until| until > now);
-            applies.then_some(BlockedBy { target, until })
+            let expiry = *self.list.0.get(&target)?;
+            let applies = expiry.is_none_or(|expiry| !expiry.is_over(clock()));
+            applies.then(|| BlockedBy {
+                target,
+                until: expiry.map(|expiry| expiry.until()),
+            })
         })
     }
 
@@ -120,10 +126,21 @@ impl fmt::Display for BlockedBy {
     }
 }
 
-/// Converts a serial number to lower-case hexadecimal without leading zeros. Accepts the formats of
-/// `openssl x509 -serial` and `-text`: upper or lower case, with or without colons. Returns `None`
-/// if the text is not hexadecimal.
+/// Converts a serial number to lower-case hexadecimal without leading zeros. Accepts the format of
+/// `openssl x509 -serial`, with or without colons and the prefix `0x`, and the formats of
+/// `openssl x509 -text`: hexadecimal with colons, or `4096 (0x1000)`. A decimal number alone cannot
+/// be distinguished from a hexadecimal number; see [`may_be_decimal`]. Returns `None` if the text is
+/// not a serial number.
 pub fn normalize_serial(text: &str) -> Option<String> {
+    let text = match text.split_once(" (") {
+        Some((decimal, rest)) => {
+            let hex = rest.strip_suffix(')')?.strip_prefix("0x")?;
+            let value = u64::from_str_radix(hex, 16).ok();
+            value.filter(|value| decimal.parse() == Ok(*value))?;
+            hex
+        }
+        None => text.strip_prefix("0x").unwrap_or(text),
+    };
     let digits: String = text.chars().filter(|&c| c != ':').collect();
     let is_hex = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
     is_hex.then(|| {
@@ -135,6 +152,12 @@ pub fn normalize_serial(text: &str) -> Option<String> {
     })
 }
 
+/// Whether `openssl x509 -text` could have printed these digits in decimal, as it does for short
+/// serial numbers.
+pub fn may_be_decimal(serial: &str) -> bool {
+    serial.parse::<i64>().is_ok_and(|number| number > 9)
+}
+
 /// Formats a normalized serial number as in the access log: upper case, whole bytes.
 pub fn display_serial(serial: &str) -> String {
     let pad = if serial.len() % 2 == 1 { "0" } else { "" };
@@ -143,10 +166,16 @@ pub fn display_serial(serial: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use leastconn::net;
+
     use super::*;
 
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(seconds).unwrap()
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn two_hours_later() -> Instant {
+        net::now() + 2 * HOUR
     }
 
     #[test]
@@ -157,31 +186,49 @@ mod tests {
             ("00", Some("0")),
             ("", None),
             (":", None),
-            ("0x1f", None),
+            ("0x1f", Some("1f")),
+            ("4096 (0x1000)", Some("1000")),
+            ("4097 (0x1000)", None),
+            ("4096 (1000)", None),
+            ("0x", None),
             ("client1", None),
         ] {
             assert_eq!(normalize_serial(text).as_deref(), expected, "{text}");
         }
         assert_eq!(display_serial("a1b"), "0A1B");
         assert_eq!(display_serial("1f"), "1F");
+        for (text, expected) in [
+            ("4096", true),
+            ("9", false),
+            ("1f", false),
+            ("0x4096", false),
+            ("10:96", false),
+            ("12345678901234567890", false),
+        ] {
+            assert_eq!(may_be_decimal(text), expected, "{text}");
+        }
     }
 
     #[test]
     fn block_applies_until_it_expires() {
         let blocks = Blocks::default();
         let identity = ClientId::from("cn:web1");
-        assert_eq!(blocks.find(&identity, None, at(0)), None);
+        assert_eq!(blocks.find(&identity, None, net::now), None);
         let target = BlockTarget::Identity("cn:web1".to_owned());
-        blocks.replace(BlockList([(target.clone(), Some(at(10)))].into()));
-        let found = blocks.find(&identity, None, at(9)).unwrap();
+        let expiry = Expiry::after(HOUR);
+        blocks.replace(BlockList([(target.clone(), Some(expiry))].into()));
+        let found = blocks.find(&identity, None, net::now).unwrap();
         assert_eq!(
             found.to_string(),
-            "identity cn:web1 is blocked until 1970-01-01T00:00:10Z"
+            format!("identity cn:web1 is blocked until {:.0}", expiry.until())
         );
-        assert_eq!(blocks.find(&identity, None, at(10)), None);
-        assert_eq!(blocks.find(&ClientId::from("cn:web2"), None, at(9)), None);
+        assert_eq!(blocks.find(&identity, None, two_hours_later), None);
+        assert_eq!(
+            blocks.find(&ClientId::from("cn:web2"), None, net::now),
+            None
+        );
         blocks.replace(BlockList::default());
-        assert_eq!(blocks.find(&identity, None, at(9)), None);
+        assert_eq!(blocks.find(&identity, None, net::now), None);
     }
 
     #[test]
@@ -190,11 +237,12 @@ mod tests {
         let is_blocked = |block: &str, source: &str| {
             let target = normalize_identity(&format!("source:{block}")).unwrap();
             blocks.replace(BlockList(
-                [(BlockTarget::Identity(target), Some(at(10)))].into(),
+                [(BlockTarget::Identity(target), Some(Expiry::after(HOUR)))].into(),
             ));
             let client = ClientId::from(format!("source:{source}"));
-            assert_eq!(blocks.find(&client, None, at(10)), None, "expired");
-            blocks.find(&client, None, at(9)).is_some()
+            let expired = blocks.find(&client, None, two_hours_later);
+            assert_eq!(expired, None, "expired");
+            blocks.find(&client, None, net::now).is_some()
         };
         for (block, source, expected) in [
             ("10.0.0.7/32", "10.0.0.7", true),
@@ -214,6 +262,6 @@ mod tests {
             assert_eq!(is_blocked(block, source), expected, "{block} {source}");
         }
         let client = ClientId::from("cn:10.0.0.7");
-        assert_eq!(blocks.find(&client, None, at(9)), None);
+        assert_eq!(blocks.find(&client, None, net::now), None);
     }
 }

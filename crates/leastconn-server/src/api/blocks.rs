@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ApiContext, FleetResult, SetFor, time};
 use crate::{
-    blocks::{BlockList, display_serial, normalize_identity, normalize_serial},
+    blocks::{BlockList, Expiry, display_serial, normalize_identity, normalize_serial},
     overrides,
 };
 
@@ -138,7 +138,7 @@ impl From<&Blocks> for BlockList {
         let blocks = blocks.blocks.iter().filter_map(|block| {
             let target = target(block.identity.as_deref(), block.serial.as_deref()).ok()?;
             let until = block.until.as_deref().map(str::parse).transpose().ok()?;
-            Some((target, until))
+            Some((target, until.map(Expiry::at)))
         });
         Self(blocks.collect())
     }

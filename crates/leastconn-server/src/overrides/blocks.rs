@@ -1,15 +1,19 @@
 //! Blocking clients. A block refuses new connections of a client and closes its open ones. It
 //! survives reloads and upgrades, until it expires or is removed.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
+use leastconn::net;
 use leastconn_fleet::{BlockTarget, OperatorState};
 use serde::{Deserialize, Serialize};
 
 use super::{Forward, Origin, Overrides, Replaced, parse_time};
 use crate::{
-    blocks::{BlockList, Blocks},
+    blocks::{BlockList, Blocks, Expiry},
     reason_code::ReasonCode,
     registry::{ConnectionHandle, Registry},
 };
@@ -33,25 +37,38 @@ pub(super) struct FleetBlocks(BTreeMap<BlockTarget, SetBlock>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SetBlock {
     since: Timestamp,
-    until: Option<Timestamp>,
+    expiry: Option<Expiry>,
 }
 
 impl SetBlock {
-    fn is_in_force(&self, now: Timestamp) -> bool {
-        self.until.is_none_or(|until| until > now)
+    fn is_in_force(&self, now: Instant) -> bool {
+        self.expiry.is_none_or(|expiry| !expiry.is_over(now))
+    }
+
+    /// The time at which the block expires, by the system clock.
+    fn until(&self) -> Option<Timestamp> {
+        self.expiry.map(|expiry| expiry.until())
+    }
+
+    /// Whether both expire at the same time, as far as different clocks can tell.
+    fn expires_with(&self, other: &Self) -> bool {
+        match (self.expiry, other.expiry) {
+            (Some(one), Some(other)) => one.is_about(&other),
+            (one, other) => one.is_none() && other.is_none(),
+        }
     }
 
     /// One block that lasts as long as both.
     fn join(self, other: Self) -> Self {
         Self {
             since: self.since.min(other.since),
-            until: later(self.until, other.until),
+            expiry: later(self.expiry, other.expiry),
         }
     }
 }
 
 /// The later of two expiry times.
-fn later(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+fn later(one: Option<Expiry>, other: Option<Expiry>) -> Option<Expiry> {
     one.zip(other).map(|(one, other)| one.max(other))
 }
 
@@ -113,17 +130,16 @@ impl Overrides {
     ) -> Result<BlockChange, BlockError> {
         let mut active = self.lock();
         active.ensure_active()?;
-        let now = Timestamp::now();
         let blocks = &mut active.blocks;
-        blocks.remove_expired(now);
+        blocks.remove_expired(net::now());
         let earlier = blocks.here.get(&target);
         let is_new = earlier.is_none() && !blocks.fleet.contains_key(&target);
         if is_new && blocks.count() >= MAX_BLOCKS {
             return Err(BlockError::TooMany);
         }
         let set = SetBlock {
-            since: earlier.map_or(now, |earlier| earlier.since),
-            until: duration.map(|duration| after(now, duration)),
+            since: earlier.map_or_else(Timestamp::now, |earlier| earlier.since),
+            expiry: duration.map(Expiry::after),
         };
         blocks.here.insert(target.clone(), set);
         let killed = self.publish_blocks(&active.blocks);
@@ -131,7 +147,7 @@ impl Overrides {
             block: Block {
                 target,
                 since: set.since,
-                until: set.until,
+                until: set.until(),
                 origin: Origin::Here,
             },
             killed,
@@ -145,7 +161,7 @@ impl Overrides {
     pub fn unblock(&self, target: &BlockTarget) -> Result<bool, Replaced> {
         let mut active = self.lock();
         active.ensure_active()?;
-        active.blocks.remove_expired(Timestamp::now());
+        active.blocks.remove_expired(net::now());
         let was_blocked = active.blocks.here.remove(target).is_some();
         self.publish_blocks(&active.blocks);
         Ok(was_blocked)
@@ -160,7 +176,7 @@ impl Overrides {
             let blocks = blocks.iter().map(|(target, set)| Block {
                 target: target.clone(),
                 since: set.since,
-                until: set.until,
+                until: set.until(),
                 origin,
             });
             blocks.collect::<Vec<_>>()
@@ -179,7 +195,7 @@ impl Overrides {
     }
 
     fn drop_expired(&self, blocks: &mut ActiveBlocks) {
-        if blocks.remove_expired(Timestamp::now()) {
+        if blocks.remove_expired(net::now()) {
             // Authorization ignores expired blocks, but searches for them.
             let in_force = &self.snapshots.load().blocks;
             in_force.replace(blocks.list());
@@ -222,7 +238,6 @@ impl Overrides {
 
 /// Closes the open connections of blocked clients.
 fn close_blocked(registry: &Registry, blocks: &Blocks) -> usize {
-    let now = Timestamp::now();
     let is_blocked = |handle: &ConnectionHandle| {
         let state = handle.state();
         // A connection without a generation is not authorized yet, and will see the blocks.
@@ -230,7 +245,7 @@ fn close_blocked(registry: &Registry, blocks: &Blocks) -> usize {
             .current_identity()
             .filter(|_| state.generation.is_some());
         let certificate = handle.chain().map(|chain| &*chain.certificate);
-        identity.is_some_and(|identity| blocks.find(identity, certificate, now).is_some())
+        identity.is_some_and(|identity| blocks.find(identity, certificate, net::now).is_some())
     };
     let open = registry.list();
     let blocked = open.iter().filter(|handle| is_blocked(handle));
@@ -241,7 +256,7 @@ fn close_blocked(registry: &Registry, blocks: &Blocks) -> usize {
 
 impl ActiveBlocks {
     /// Returns whether a block has expired.
-    fn remove_expired(&mut self, now: Timestamp) -> bool {
+    fn remove_expired(&mut self, now: Instant) -> bool {
         let before = self.count();
         self.here.retain(|_, set| set.is_in_force(now));
         self.fleet.retain(|_, set| set.is_in_force(now));
@@ -257,8 +272,8 @@ impl ActiveBlocks {
         let mut list = BTreeMap::new();
         for (target, set) in self.here.iter().chain(&self.fleet) {
             list.entry(target.clone())
-                .and_modify(|until| *until = later(*until, set.until))
-                .or_insert(set.until);
+                .and_modify(|expiry| *expiry = later(*expiry, set.expiry))
+                .or_insert(set.expiry);
         }
         BlockList(list)
     }
@@ -268,9 +283,12 @@ impl ActiveBlocks {
         let now = Timestamp::now();
         let blocks = state.blocks.iter().map(|block| {
             let earlier = self.fleet.get(&block.target);
-            let until = block.remaining.map(|remaining| after(now, remaining));
-            let since = earlier.map_or(now, |earlier| earlier.since);
-            (block.target.clone(), SetBlock { since, until })
+            let set = SetBlock {
+                since: earlier.map_or(now, |earlier| earlier.since),
+                expiry: block.remaining.map(Expiry::after),
+            };
+            let unchanged = earlier.filter(|earlier| earlier.expires_with(&set));
+            (block.target.clone(), *unchanged.unwrap_or(&set))
         });
         let blocks: BTreeMap<_, _> = blocks.collect();
         let has_changed = blocks != self.fleet;
@@ -306,7 +324,7 @@ impl ActiveBlocks {
                     identity,
                     serial,
                     since: set.since.to_string(),
-                    until: set.until.map(|until| until.to_string()),
+                    until: set.until().map(|until| until.to_string()),
                     fleet,
                 }
             })
@@ -329,7 +347,10 @@ impl ActiveBlocks {
             };
             let set = SetBlock {
                 since: parse_time(&block.since),
-                until: block.until.as_deref().map(parse_time),
+                expiry: block
+                    .until
+                    .as_deref()
+                    .map(|until| Expiry::at(parse_time(until))),
             };
             let blocks = match block.fleet && in_fleet {
                 true => &mut self.fleet,
@@ -346,10 +367,6 @@ fn add(blocks: &mut BTreeMap<BlockTarget, SetBlock>, target: BlockTarget, set: S
         .entry(target)
         .and_modify(|earlier| *earlier = earlier.join(set))
         .or_insert(set);
-}
-
-fn after(now: Timestamp, duration: Duration) -> Timestamp {
-    now.saturating_add(duration).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 use std::{path::Path, sync::Arc};
 
-use jiff::Timestamp;
 use leastconn::ClientId;
 use leastconn_config::Config;
 use leastconn_fleet::{
@@ -134,7 +133,7 @@ impl Scene {
     fn is_blocked(&self, identity: &str) -> bool {
         let blocks = &self.snapshots.load().blocks;
         let identity = ClientId::from(identity);
-        blocks.find(&identity, None, Timestamp::now()).is_some()
+        blocks.find(&identity, None, leastconn::net::now).is_some()
     }
 }
 
