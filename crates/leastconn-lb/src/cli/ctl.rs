@@ -17,10 +17,14 @@ use leastconn::WeightOverride;
 use super::{DONE, FAILED, INVALID, fail};
 use crate::figures;
 use leastconn_config::{Level, suggest, text::escape};
-use leastconn_server::api::{
-    ClientOrder, ClientsQuery, ConnectionsQuery, FleetResult, Kill, RefusalsQuery, ReloadOutcome,
-    RemoveBlock, Server, ServerState, SetBlock, SetLogLevel, SetState, SetWeight, Status,
-    client::{Client, ClientError},
+use leastconn_server::{
+    api::{
+        ClientOrder, ClientsQuery, ConnectionsQuery, FleetResult, Kill, RefusalsQuery,
+        ReloadOutcome, RemoveBlock, Server, ServerState, SetBlock, SetLogLevel, SetState,
+        SetWeight, Status,
+        client::{Client, ClientError},
+    },
+    blocks::may_be_decimal,
 };
 use table::OutputStyle;
 
@@ -203,7 +207,9 @@ struct BlockTarget {
     /// The client's identity, as shown by `ctl connections`: cn:..., dns:..., uri:...
     #[arg(long, value_name = "IDENTITY")]
     identity: Option<String>,
-    /// The serial number of the client's certificate, in hexadecimal.
+    /// The serial number of the client's certificate, in hexadecimal, as shown by `ctl connections`
+    /// and `openssl x509 -serial`. `openssl x509 -text` shows short ones as `4096 (0x1000)`: use the
+    /// form with 0x.
     #[arg(long, value_name = "HEX")]
     serial: Option<String>,
 }
@@ -386,6 +392,13 @@ async fn execute(client: &Client, command: Command, json: bool) -> Result<u8, Ct
             };
             let set = client.block(&block).await?;
             print(&set, json, || show::blocks::block_set(&set))?;
+            if let Some(serial) = block.serial.filter(|serial| may_be_decimal(serial)) {
+                writeln!(
+                    io::stderr().lock(),
+                    "note: the serial number was read as hexadecimal; if {serial} is decimal, as \
+                     in `openssl x509 -text`, use the form with 0x"
+                )?;
+            }
             complete(set.fleet.as_ref())
         }
         Command::Unblock {
