@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::{
     ctl::{SOCKET, ctl, ctl_json},
+    listen_addresses::addresses,
     support::{
         CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused,
         upgrading::{assert_open, finish, open, shut_down_all, start, upgrade, wait_closed},
@@ -139,6 +140,50 @@ async fn block_expires() {
     });
     finish(admitted.await.unwrap()).await;
     assert_eq!(ctl(&lb, &["blocks"]).await.ok(), "no client is blocked\n");
+    lb.quiet().await;
+}
+
+/// The identity of a client depends on the rule that matches, and thus on the source.
+#[tokio::test]
+async fn reload_ends_only_connections_of_the_blocked_identity() {
+    let web = Upstream::named("web1").await;
+    let all = format!("dns = \"{CLIENT1}\"");
+    let site = |first: &str| {
+        Site::new()
+            .listener(
+                "main",
+                &[
+                    "upstream = \"web\"",
+                    r#"bind = ["127.0.0.1:0", "[::1]:0"]"#,
+                    TLS,
+                ],
+            )
+            .upstream("web", &[NO_PROBES], &entries(&[&web]))
+            .client("first", first, "web", "")
+            .client("all", &all, "web", "")
+            .admin(SOCKET)
+    };
+    let lb = site("cn = \"nobody\"").start().await;
+    let cert = lb.ca().leaf(CLIENT1).dns(CLIENT1).build();
+    let mut streams = Vec::new();
+    let addresses = addresses(&lb, "main");
+    for is_ipv4 in [true, false] {
+        let address = addresses.iter().find(|at| at.is_ipv4() == is_ipv4).unwrap();
+        let mut stream = lb.client_with(&cert).connect(*address).await.unwrap();
+        read_line(&mut stream).await.unwrap();
+        streams.push(stream);
+    }
+    ctl(&lb, &["block", "--identity", "cn:client1.lb.com"])
+        .await
+        .ok();
+    let ipv4 = format!("cn = \"{CLIENT1}\", source = \"127.0.0.0/8\"");
+    let config = lb.config().replace("cn = \"nobody\"", &ipv4);
+    assert_eq!(lb.reload(&config).await, "applied");
+    let mut ipv6 = streams.pop().unwrap();
+    wait_closed(streams.pop().unwrap()).await;
+    lb.expect_record(0, "blocked").await;
+    assert_open(&mut ipv6).await;
+    finish(ipv6).await;
     lb.quiet().await;
 }
 

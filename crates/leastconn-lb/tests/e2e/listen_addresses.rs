@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, talk, tcp};
 
-fn addresses(lb: &Running, listener: &str) -> Vec<SocketAddr> {
+pub(crate) fn addresses(lb: &Running, listener: &str) -> Vec<SocketAddr> {
     let log = lb.stderr();
     let events = log
         .lines()

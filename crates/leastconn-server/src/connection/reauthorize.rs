@@ -219,7 +219,8 @@ impl<'a> Pass<'a> {
         let Some(reason) = reauthorize(handle, self.snapshot, self.metrics, now) else {
             return;
         };
-        if reason != ReasonCode::PolicyChanged
+        // Rules and blocks depend on more than the chain.
+        if !matches!(reason, ReasonCode::PolicyChanged | ReasonCode::Blocked)
             && let Some(key) = key
         {
             self.invalid.insert(key, reason);
