@@ -369,6 +369,9 @@ impl Overrides {
             found.is_some()
         });
         active.weights.apply(&next);
+        active
+            .absences
+            .retain(|(upstream, _), _| next.discovers_servers(upstream));
         self.reconcile(&mut active, &next);
         let (before, log) = (&current.config.log, next.config.log.clone());
         if before.level != log.level && active.level.take().is_some() {
