@@ -36,7 +36,7 @@ pub use memory::{Faults, InMemory, MemoryServer};
 pub use operator::{
     Acknowledgement, BlockTarget, Command, CommandId, CommandRecord, OperatorState,
 };
-pub use operator_history::OperatorHistory;
+pub use operator_history::{OperatorHistory, SavedHistory};
 pub use redis::Redis;
 pub use report::{Batch, ClientReport, Counts, Facts, Report, ServerCount, SlotReport};
 pub use secret::Secret;

@@ -214,9 +214,8 @@ impl OperatorLog {
         {
             return None;
         }
-        let content: Content = serde_json::from_str(json).ok()?;
-        let agrees = content.field() == field && content.expires(entry.stamp) == entry.expires;
-        agrees.then_some((entry, content))
+        let content = Content::parse(&entry)?;
+        Some((entry, content))
     }
 
     fn signed<'a>(&'a self, field: &'a str, stamp: &'a str, json: &'a str) -> [&'a str; 5] {
@@ -225,6 +224,16 @@ impl OperatorLog {
 }
 
 impl Content {
+    /// The content of an entry, if it agrees with the other parts of the entry. The signature is
+    /// not verified.
+    pub(crate) fn parse(entry: &StoredEntry) -> Option<Self> {
+        let (_, json) = entry.value.split_once(' ')?;
+        let content: Self = serde_json::from_str(json).ok()?;
+        let agrees =
+            content.field() == entry.field && content.expires(entry.stamp) == entry.expires;
+        agrees.then_some(content)
+    }
+
     fn new(now: u64, command: &Command) -> Option<Self> {
         Some(match command.clone() {
             Command::State {
@@ -295,7 +304,7 @@ impl Content {
 
 impl StoredEntry {
     /// The inverse of `Display`.
-    fn parse(field: &str, text: &str) -> Option<Self> {
+    pub(crate) fn parse(field: &str, text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, ' ');
         Some(Self {
             field: field.to_owned(),

@@ -6,6 +6,8 @@ pub(crate) use leastconn_config::confinement::UPGRADE;
 
 /// Overrides, as JSON.
 pub(crate) const OVERRIDES: &str = "LEASTCONN_BY_HAND";
+/// Set if the overrides are too large for a variable. They are then the first message over [`OLD`].
+pub(crate) const SENT_OVERRIDES: &str = "LEASTCONN_SENT_OVERRIDES";
 /// Discovered servers, as JSON.
 pub(crate) const DISCOVERED: &str = "LEASTCONN_DISCOVERED";
 pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";

@@ -135,7 +135,7 @@ impl Prepared {
         let observed = ObservedContext(Arc::clone(&context));
         context.telemetry.metrics.observe(observed);
         if let Some(handover) = inherited.overrides() {
-            context.overrides.import(handover);
+            context.import_overrides(handover);
         }
         context.apply_fleet(fleet);
         context.start_discovery();

@@ -23,7 +23,7 @@ use crate::{
         Exchange, MemberSettings, OperatorTarget, Participant, ServerSettings, SharedServers,
         clients::{AskCounts, ClientSettings},
     },
-    overrides::{ConnectionFilter, Overrides},
+    overrides::{ConnectionFilter, OverrideHandover, Overrides},
     snapshot::{Snapshot, SnapshotHandle},
     telemetry::metrics::AskOutcome,
 };
@@ -100,6 +100,23 @@ impl ServerContext {
         *self.operator_history.lock() = OperatorHistory::default();
     }
 
+    /// The overrides that a successor process starts with.
+    pub fn export_overrides(&self) -> OverrideHandover {
+        let history = self.operator_history.lock();
+        self.overrides.export().with_history(&history)
+    }
+
+    /// Takes the overrides of the predecessor. Must be called before [`Self::apply_fleet`].
+    ///
+    /// # Panics
+    /// As [`Overrides::import`].
+    pub(crate) fn import_overrides(&self, handover: &OverrideHandover) {
+        if let Some(history) = handover.history(&self.snapshot()) {
+            *self.operator_history.lock() = history;
+        }
+        self.overrides.import(handover);
+    }
+
     /// Limits new servers to the slots that this member holds. Must be called before `next` becomes
     /// the running snapshot.
     pub(crate) fn adopt_servers(&self, next: &Snapshot) {
@@ -162,6 +179,8 @@ impl ServerContext {
             .join(member, store, participants, Arc::new(target), &self.fleet);
         self.share_open_connections();
         if let Err(error) = joined {
+            self.clients.leave();
+            self.servers.store(None);
             tracing::error!(%error, "cannot join the fleet: the thread cannot be started");
         }
     }

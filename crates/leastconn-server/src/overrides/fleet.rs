@@ -32,10 +32,10 @@ impl Origin {
         }
     }
 
-    /// The origin of a setting that the predecessor has handed over. Without `[fleet]`, this
-    /// process keeps settings of the fleet as its own.
-    pub(super) fn imported(fleet: bool, snapshot: &Snapshot) -> Self {
-        match fleet && snapshot.config.fleet.is_some() {
+    /// The origin of a setting that the predecessor has handed over. `fleet`: it is set for the
+    /// fleet that this process is a member of.
+    pub(super) const fn imported(fleet: bool) -> Self {
+        match fleet {
             true => Self::Fleet,
             false => Self::Here,
         }

@@ -5,6 +5,7 @@ use std::{mem, time::Duration};
 use jiff::Timestamp;
 use leastconn::{AdminState, ServerId, UpstreamId};
 use leastconn_config::Level;
+use leastconn_fleet::{OperatorHistory, SavedHistory};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -24,6 +25,43 @@ pub struct OverrideHandover {
     blocks: Vec<BlockHandover>,
     #[serde(default)]
     level: Option<(String, String)>,
+    /// The name of the fleet that the predecessor is a member of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fleet: Option<String>,
+    /// What operators have set in this fleet, signed. Contained only in the overrides that the
+    /// successor starts with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    history: Option<SavedHistory>,
+}
+
+impl OverrideHandover {
+    pub(crate) fn with_history(self, history: &OperatorHistory) -> Self {
+        let history = self.fleet.is_some().then(|| history.save());
+        Self { history, ..self }
+    }
+
+    /// Without what changes with each exchange with the store.
+    pub(crate) fn without_history(self) -> Self {
+        Self {
+            history: None,
+            ..self
+        }
+    }
+
+    /// What operators have set in the fleet of `snapshot`, if the predecessor is a member, too.
+    pub(crate) fn history(&self, snapshot: &Snapshot) -> Option<OperatorHistory> {
+        let history = self.history.as_ref()?;
+        self.fleet.as_ref()?;
+        self.is_of_fleet(snapshot)
+            .then(|| OperatorHistory::restore(history))
+    }
+
+    /// Whether settings of the predecessor's fleet are settings of the fleet of `snapshot`.
+    /// Otherwise, this process keeps them as its own.
+    fn is_of_fleet(&self, snapshot: &Snapshot) -> bool {
+        let fleet = snapshot.config.fleet.as_ref();
+        fleet.is_some_and(|fleet| self.fleet.as_ref().is_none_or(|name| **name == *fleet.name))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +81,16 @@ struct ServerHandover {
 impl Overrides {
     /// The current overrides, for the successor. This process remains active.
     pub fn export(&self) -> OverrideHandover {
-        self.lock().export()
+        self.export_of(&self.lock())
+    }
+
+    fn export_of(&self, active: &ActiveOverrides) -> OverrideHandover {
+        let snapshot = self.snapshots.load();
+        let fleet = snapshot.config.fleet.as_ref();
+        OverrideHandover {
+            fleet: fleet.map(|fleet| fleet.name.to_string()),
+            ..active.export()
+        }
     }
 
     /// The final overrides, for the successor. Later changes in this process fail with
@@ -53,7 +100,7 @@ impl Overrides {
     pub fn hand_over(&self) -> OverrideHandover {
         let mut active = self.lock();
         active.is_replaced = true;
-        let handover = active.export();
+        let handover = self.export_of(&active);
         let now = Timestamp::now();
         for value in active.servers.values_mut() {
             // The successor decides when to close the connections, because an operator may change
@@ -122,10 +169,13 @@ impl ActiveOverrides {
             level: self
                 .level
                 .map(|(level, since)| (level.as_str().to_owned(), since.to_string())),
+            fleet: None,
+            history: None,
         }
     }
 
     fn import(&mut self, handover: &OverrideHandover, snapshot: &Snapshot) {
+        let in_fleet = handover.is_of_fleet(snapshot);
         for (key, _) in mem::take(&mut self.servers) {
             if let Some(server) = snapshot.server(key.0.as_str(), key.1.as_str()) {
                 server.set_admin(AdminState::Ready);
@@ -157,7 +207,7 @@ impl ActiveOverrides {
             let value = ServerOverride {
                 state,
                 since: parse_time(&imported.since),
-                origin: Origin::imported(imported.fleet, snapshot),
+                origin: Origin::imported(imported.fleet && in_fleet),
                 pending_close: close_at.map(|at| PendingClose {
                     at: parse_time(at),
                     task: None,
@@ -165,8 +215,7 @@ impl ActiveOverrides {
             };
             self.servers.insert(key, value);
         }
-        self.weights.import(&handover.weights, snapshot);
-        let in_fleet = snapshot.config.fleet.is_some();
+        self.weights.import(&handover.weights, snapshot, in_fleet);
         self.blocks.import(&handover.blocks, in_fleet);
         let log = &snapshot.config.log;
         self.level = handover.level.as_ref().and_then(|(name, since)| {

@@ -291,7 +291,13 @@ impl Weights {
         export.collect()
     }
 
-    pub(super) fn import(&mut self, handover: &[WeightHandover], snapshot: &Snapshot) {
+    /// `in_fleet`: this process is a member of the same fleet as the predecessor.
+    pub(super) fn import(
+        &mut self,
+        handover: &[WeightHandover],
+        snapshot: &Snapshot,
+        in_fleet: bool,
+    ) {
         for ((upstream, server), _) in mem::take(&mut self.0) {
             set_in(snapshot, upstream.as_str(), server.as_str(), None);
         }
@@ -317,7 +323,7 @@ impl Weights {
                 let set = SetWeight {
                     weight,
                     since: parse_time(&imported.since),
-                    origin: Origin::imported(imported.fleet, snapshot),
+                    origin: Origin::imported(imported.fleet && in_fleet),
                 };
                 self.0.insert(key, set);
             }

@@ -14,6 +14,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use listenfd::ListenFd;
@@ -26,15 +27,18 @@ use socket2::SockRef;
 use crate::{
     environment::{
         ADMIN, DISCOVERED, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, OVERRIDES, PID1,
-        PREDECESSOR, UNIX, UPGRADE,
+        PREDECESSOR, SENT_OVERRIDES, UNIX, UPGRADE,
     },
     overrides::OverrideHandover,
-    process::upgrade::channel::{self, StartMessage, UnusedSockets},
+    process::upgrade::channel::{self, PredecessorMessage, StartMessage, UnusedSockets},
     upstream::DiscoveryHandover,
 };
 
 /// Number of the first passed descriptor.
 const FIRST_FD: usize = 3;
+
+/// How long to wait for overrides that the predecessor sends.
+const OVERRIDES_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sanity limit of `LISTEN_FDS`.
 const MAX_FDS: usize = 4096;
@@ -117,7 +121,25 @@ impl Inherited {
                 ));
             }
         }
+        if variable(SENT_OVERRIDES).is_some() {
+            this.receive_overrides();
+        }
         this
+    }
+
+    /// Receives overrides that are too large for the environment.
+    fn receive_overrides(&mut self) {
+        let Some(old) = &self.streams.old else {
+            return;
+        };
+        match channel::receive_first(old, OVERRIDES_TIMEOUT) {
+            Ok(PredecessorMessage::Overrides(overrides)) => self.overrides = Some(overrides),
+            Ok(PredecessorMessage::Go { .. }) => {}
+            Err(error) => {
+                let problem = format!("overrides not received from the predecessor: {error}");
+                self.problems.push(problem);
+            }
+        }
     }
 
     fn keep(&mut self, passed: &mut ListenFd, number: usize, name: &str) -> io::Result<()> {

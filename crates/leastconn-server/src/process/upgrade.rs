@@ -36,7 +36,9 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::time::timeout;
 
 use crate::{
-    environment::{DISCOVERED, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, OVERRIDES, UPGRADE},
+    environment::{
+        DISCOVERED, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, OVERRIDES, SENT_OVERRIDES, UPGRADE,
+    },
     overrides::OverrideHandover,
     process::notify,
     upstream::DiscoveryHandover,
@@ -124,32 +126,34 @@ pub async fn start(
 ) -> Result<ReadySuccessor, UpgradeError> {
     let path = program::path().map_err(UpgradeError::Program)?;
     let mut command = same_command(&path);
-    let overrides = pass_overrides(&mut command, overrides);
+    let too_large = pass_overrides(&mut command, &overrides);
     if discovered.is_empty() {
         command.env_remove(DISCOVERED);
     } else {
         command.env(DISCOVERED, discovered.to_json(MAX_VARIABLE));
     }
-    let successor = begin(command, path, sockets, limit).await?;
+    let first = too_large.then(|| PredecessorMessage::Overrides(overrides.clone()));
+    let (successor, has_sent) = begin(command, path, sockets, first, limit).await?;
     Ok(ReadySuccessor {
-        overrides,
+        overrides: match too_large && !has_sent {
+            true => OverrideHandover::default(),
+            false => overrides.without_history(),
+        },
         ..successor
     })
 }
 
-/// Passes the overrides in the environment, unless they are too large. Returns the overrides that
-/// the command starts with: [`ReadySuccessor::go`] sends the overrides if they differ.
-fn pass_overrides(command: &mut Command, overrides: OverrideHandover) -> OverrideHandover {
-    match serde_json::to_string(&overrides) {
-        Ok(text) if text.len() < MAX_VARIABLE => {
-            command.env(OVERRIDES, text);
-            overrides
-        }
-        _ => {
-            command.env_remove(OVERRIDES);
-            OverrideHandover::default()
-        }
+/// Passes the overrides in the environment, unless they are too large. Returns whether they have to
+/// be sent as the first message.
+fn pass_overrides(command: &mut Command, overrides: &OverrideHandover) -> bool {
+    let text = serde_json::to_string(overrides).unwrap_or_default();
+    let too_large = text.len() >= MAX_VARIABLE;
+    if too_large {
+        command.env_remove(OVERRIDES).env(SENT_OVERRIDES, "1");
+    } else {
+        command.env(OVERRIDES, text).env_remove(SENT_OVERRIDES);
     }
+    too_large
 }
 
 /// Runs `path` with the arguments of this process.
@@ -164,12 +168,15 @@ fn same_command(path: &Path) -> Command {
     command
 }
 
+/// Runs the command, sends it the `first` message, and waits until it is ready. The second value
+/// tells whether that message was sent.
 async fn begin(
     mut command: Command,
     path: PathBuf,
     mut sockets: Vec<Passed>,
+    first: Option<PredecessorMessage>,
     limit: Duration,
-) -> Result<ReadySuccessor, UpgradeError> {
+) -> Result<(ReadySuccessor, bool), UpgradeError> {
     let (ours, theirs) = UnixStream::pair()?;
     sockets.push((OLD.to_owned(), theirs.into()));
     pass(&mut command, sockets);
@@ -183,13 +190,24 @@ async fn begin(
     let spawned = started.await.map_err(io::Error::other)?;
     let mut child = spawned.map_err(|source| UpgradeError::Spawn { path, source })?;
     let mut channel = Channel::new(ours)?;
-    match timeout(limit, channel.next()).await {
-        Ok(Some(StartMessage::Ready(unused))) => Ok(ReadySuccessor {
-            child,
-            channel,
-            overrides: OverrideHandover::default(),
-            unused,
-        }),
+    let mut has_sent = false;
+    let answer = timeout(limit, async {
+        if let Some(first) = &first {
+            // If the process has exited, the socket may still contain its message.
+            has_sent = channel.send(first).await.is_ok();
+        }
+        channel.next().await
+    });
+    match answer.await {
+        Ok(Some(StartMessage::Ready(unused))) => {
+            let successor = ReadySuccessor {
+                child,
+                channel,
+                overrides: OverrideHandover::default(),
+                unused,
+            };
+            Ok((successor, has_sent))
+        }
         Ok(Some(StartMessage::Failed { reasons })) => Err(UpgradeError::Failed(reasons)),
         Ok(None) => match child.0.take() {
             Some(mut child) => {
@@ -237,7 +255,7 @@ impl ReadySuccessor {
 
     /// Tells the process that it now provides the service. The process is no longer killed on drop.
     pub async fn go(mut self, reload: bool, overrides: OverrideHandover) -> Successor {
-        // Overrides may have changed while the successor started, or were too large to be passed.
+        // Overrides may have changed while the successor started.
         let overrides = (overrides != self.overrides).then_some(overrides);
         let pid = self.pid();
         self.child.0 = None;

@@ -244,6 +244,10 @@ impl Service {
                     // `None` means that the predecessor has exited.
                     let (reload, overrides) = match go {
                         Some(PredecessorMessage::Go { reload, overrides }) => (reload, overrides),
+                        Some(PredecessorMessage::Overrides(late)) => {
+                            server.context().overrides.import(&late);
+                            continue;
+                        }
                         None => (false, None),
                     };
                     if let Some(carried) = overrides {
@@ -437,7 +441,7 @@ fn begin_upgrade(
         sockets.extend(reloader.admin().share()?);
         let (passed, newest_pid) = streams?;
         sockets.extend(passed);
-        let overrides = context.overrides.export();
+        let overrides = context.export_overrides();
         let discovered = context.snapshot().export_discovered();
         let limit = upgrade::READY_TIMEOUT;
         Ok(Ready {

@@ -3,18 +3,19 @@
 //! existing messages must never change.
 
 use std::{
-    io::{self, Write},
+    io::{self, BufRead, Read, Write},
     mem,
     net::SocketAddr,
     os::unix::net::UnixStream,
+    time::Duration,
 };
 
 use crate::overrides::{BlockHandover, ConnectionFilter, OverrideHandover};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
-/// Maximum length of a message, in bytes.
-const MAX_LINE: u64 = 4 * 1024 * 1024;
+/// Maximum length of a message, in bytes. The longest messages contain all blocks.
+const MAX_LINE: u64 = 64 * 1024 * 1024;
 
 /// A message from a starting successor to its predecessor.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,10 +60,12 @@ pub struct UnusedSockets {
     pub paths: Vec<String>,
 }
 
-/// A message from the predecessor to a ready successor.
+/// A message from the predecessor to its successor.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PredecessorMessage {
+    /// The overrides that the successor starts with, if they are too large for its environment.
+    Overrides(OverrideHandover),
     /// The predecessor no longer accepts; the successor now provides the service.
     Go {
         /// A reload was requested during the upgrade.
@@ -96,12 +99,26 @@ pub enum Pid1Message {
     Newest { pid: i32 },
 }
 
+/// Receives the first message of a stream, and waits at most `limit` for each part of it. The sender
+/// must not send another message at once: it would be lost.
+pub(crate) fn receive_first<T: DeserializeOwned>(
+    from: &UnixStream,
+    limit: Duration,
+) -> io::Result<T> {
+    from.set_read_timeout(Some(limit))?;
+    let mut line = Vec::new();
+    let mut reader = io::BufReader::with_capacity(64 * 1024, from).take(MAX_LINE);
+    reader.read_until(b'\n', &mut line)?;
+    from.set_read_timeout(None)?;
+    Ok(serde_json::from_slice(&line)?)
+}
+
 /// Sends one message. Blocks only while the socket's buffer is full.
 pub fn send(mut to: &UnixStream, message: &impl Serialize) -> io::Result<()> {
     to.write_all(&line(message)?)
 }
 
-fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
+pub(super) fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     Ok(line)

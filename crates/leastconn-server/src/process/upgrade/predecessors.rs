@@ -1,23 +1,32 @@
 //! Predecessor processes that still have connections. The newest process notifies all of them. In
 //! an upgrade, it passes its sockets to them on to its successor.
 
+mod outbox;
+
 use std::{
     io,
     os::unix::net::UnixStream,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use rustix::net::{Shutdown, shutdown};
 use tokio::{
+    io::AsyncWriteExt,
     sync::{broadcast, watch},
     task::{JoinHandle, JoinSet},
+    time::timeout,
 };
 
 use super::{
     Passed,
-    channel::{Channel, NewestMessage, PredecessorStatus, send},
+    channel::{Channel, NewestMessage, PredecessorStatus, line},
 };
 use crate::{environment::PREDECESSOR, overrides::Forward, process::predecessors::Predecessors};
+use outbox::Outbox;
+
+/// How long [`PredecessorChannels::leave`] waits for predecessors that do not read their messages.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Events of this process that predecessors must be notified of.
 #[derive(Debug)]
@@ -74,15 +83,23 @@ impl PredecessorChannels {
         left: &Arc<Predecessors>,
     ) -> io::Result<Self> {
         let mut open = JoinSet::new();
-        let mut weak = Vec::new();
+        let mut predecessors = Vec::new();
         for stream in streams {
             let channel = Channel::new(stream.try_clone()?)?;
+            let writer = tokio::net::UnixStream::from_std(stream.try_clone()?)?;
             let stream = Arc::new(stream);
-            weak.push(Arc::downgrade(&stream));
-            open.spawn(receive_reports(stream, channel, Arc::clone(left)));
+            let outbox = Arc::<Outbox>::default();
+            predecessors.push(Predecessor {
+                stream: Arc::downgrade(&stream),
+                outbox: Arc::clone(&outbox),
+            });
+            let left = Arc::clone(left);
+            open.spawn(exchange(stream, channel, writer, outbox, left));
         }
+        let weak = predecessors.iter().map(|one| Weak::clone(&one.stream));
+        let weak = weak.collect();
         let (reopens, reopened) = watch::channel(());
-        let task = tokio::spawn(send_updates(weak.clone(), open, updates, reopened));
+        let task = tokio::spawn(send_updates(predecessors, open, updates, reopened));
         Ok(Self {
             streams: weak,
             task,
@@ -110,8 +127,41 @@ impl PredecessorChannels {
     }
 }
 
-/// Receives reports of one predecessor until it exits, then drops `_stream`.
-async fn receive_reports(_stream: Arc<UnixStream>, mut channel: Channel, left: Arc<Predecessors>) {
+#[derive(Debug)]
+struct Predecessor {
+    /// Dangles once the predecessor has exited.
+    stream: Weak<UnixStream>,
+    outbox: Arc<Outbox>,
+}
+
+/// Receives reports of one predecessor and sends it the messages of `outbox`, until it exits. Then
+/// drops `stream`.
+async fn exchange(
+    stream: Arc<UnixStream>,
+    channel: Channel,
+    mut writer: tokio::net::UnixStream,
+    outbox: Arc<Outbox>,
+    left: Arc<Predecessors>,
+) {
+    let write = async {
+        loop {
+            let line = outbox.next().await;
+            if writer.write_all(&line).await.is_err() {
+                // The predecessor has exited, or will not read any more.
+                let _ = shutdown(&*stream, Shutdown::Both);
+                return;
+            }
+            outbox.written();
+        }
+    };
+    tokio::select! {
+        () = receive_reports(channel, left) => {}
+        () = write => {}
+    }
+    outbox.close();
+}
+
+async fn receive_reports(mut channel: Channel, left: Arc<Predecessors>) {
     let mut report = Report { pid: None, left };
     while let Some(PredecessorStatus::Serves { pid, connections }) = channel.next().await {
         report.pid = Some(pid);
@@ -134,7 +184,7 @@ impl Drop for Report {
 }
 
 async fn send_updates(
-    streams: Vec<Weak<UnixStream>>,
+    predecessors: Vec<Predecessor>,
     mut open: JoinSet<()>,
     mut updates: Updates,
     mut reopened: watch::Receiver<()>,
@@ -143,9 +193,7 @@ async fn send_updates(
         pid: std::process::id(),
     };
     loop {
-        for stream in streams.iter().filter_map(Weak::upgrade) {
-            send_or_close(&stream, &message);
-        }
+        send_to_all(&predecessors, &message);
         message = loop {
             tokio::select! {
                 biased;
@@ -153,26 +201,53 @@ async fn send_updates(
                 Some(_) = open.join_next() => {}
                 reopen = reopened.changed() => match reopen {
                     Ok(()) => break NewestMessage::ReopenedLogs {},
-                    Err(_) => return,
+                    Err(_) => return flush(&predecessors).await,
                 },
             }
         };
     }
 }
 
-/// Sends a message. A full socket buffer means that the predecessor hangs, so the socket is closed.
-fn send_or_close(stream: &UnixStream, message: &NewestMessage) {
-    let Err(error) = send(stream, message) else {
-        return;
+fn send_to_all(predecessors: &[Predecessor], message: &NewestMessage) {
+    let line: Arc<[u8]> = match line(message) {
+        Ok(line) => line.into(),
+        Err(error) => {
+            tracing::error!(%error, "cannot encode a message to predecessor processes");
+            return;
+        }
     };
-    if error.kind() != io::ErrorKind::BrokenPipe {
-        tracing::warn!(
-            %error,
-            "predecessor process does not read its messages: no more are sent"
-        );
+    for predecessor in predecessors {
+        if !predecessor.outbox.push(message, &line) {
+            predecessor.cut_off();
+        }
     }
-    // Part of the line may have been sent, which would corrupt the next message.
-    let _ = shutdown(stream, Shutdown::Both);
+}
+
+/// Waits until all messages are written, or [`FLUSH_TIMEOUT`] has passed.
+async fn flush(predecessors: &[Predecessor]) {
+    let flushed = async {
+        for predecessor in predecessors {
+            predecessor.outbox.flushed().await;
+        }
+    };
+    if timeout(FLUSH_TIMEOUT, flushed).await.is_ok() {
+        return;
+    }
+    for predecessor in predecessors {
+        // Part of a line may have been sent, which would corrupt the messages of the successor.
+        if predecessor.outbox.close() {
+            predecessor.cut_off();
+        }
+    }
+}
+
+impl Predecessor {
+    fn cut_off(&self) {
+        if let Some(stream) = self.stream.upgrade() {
+            tracing::warn!("predecessor process does not read its messages: no more are sent");
+            let _ = shutdown(&*stream, Shutdown::Both);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -180,7 +255,7 @@ mod tests {
     use leastconn_testkit::{DEADLINE, eventually, within};
 
     use super::*;
-    use crate::overrides::ConnectionFilter;
+    use crate::overrides::{BlockHandover, ConnectionFilter};
 
     struct Old(Channel);
 
@@ -284,16 +359,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn message_may_be_larger_than_the_socket_buffer() {
+        let (to_old, mut old) = pair();
+        let (updates, reloads, commands) = updates();
+        let block = |n| serde_json::json!({ "identity": format!("cn:client{n}"), "since": "" });
+        let blocks: Vec<_> = (0..10_000).map(block).collect();
+        let blocks: Vec<BlockHandover> = serde_json::from_value(blocks.into()).unwrap();
+        commands.send(Forward::Blocks(blocks.clone())).unwrap();
+        let newer = PredecessorChannels::notify(vec![to_old], updates, &Arc::default()).unwrap();
+        assert_eq!(old.receives().await, Some(took_over()));
+        assert!(old.receives().await == Some(NewestMessage::Blocked(blocks)));
+        reloads.send_modify(|reloads| *reloads += 1);
+        assert_eq!(old.receives().await, Some(NewestMessage::Reloaded {}));
+        newer.leave().await;
+    }
+
+    #[tokio::test]
     async fn hung_predecessor_does_not_delay_others() {
         let ((to_hung, hung), (to_one, mut one)) = (pair(), pair());
-        let (updates, reloads, _kills) = updates();
+        let (updates, _reloads, kills) = updates();
         let newer =
             PredecessorChannels::notify(vec![to_hung, to_one], updates, &Arc::default()).unwrap();
         assert_eq!(one.receives().await, Some(took_over()));
-        within(DEADLINE, "until its socket is full", async {
+        within(DEADLINE, "until too many messages wait for it", async {
             while newer.share().unwrap().len() == 2 {
-                reloads.send_modify(|reloads| *reloads += 1);
-                assert_eq!(one.receives().await, Some(NewestMessage::Reloaded {}));
+                kills.send(Forward::Kill(of("one"))).unwrap();
+                assert_eq!(one.receives().await, Some(NewestMessage::Killed(of("one"))));
             }
         })
         .await;

@@ -8,7 +8,8 @@ async fn shell(script: &str, limit: Duration) -> Result<ReadySuccessor, UpgradeE
     command.args(["-c", script]);
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let sockets = vec![("main".to_owned(), OwnedFd::from(socket))];
-    begin(command, "/bin/sh".into(), sockets, limit).await
+    let started = begin(command, "/bin/sh".into(), sockets, None, limit).await?;
+    Ok(started.0)
 }
 
 const LONG: Duration = leastconn_testkit::DEADLINE;
@@ -86,28 +87,70 @@ fn with_blocks(count: usize) -> OverrideHandover {
 }
 
 #[tokio::test]
-async fn overrides_missing_in_the_environment_are_sent_with_go() {
-    for (count, is_in_environment) in [(10, true), (3000, false)] {
+async fn large_overrides_are_sent_before_the_successor_is_ready() {
+    for (count, is_in_environment) in [(10, true), (6_000, false)] {
         let overrides = with_blocks(count);
         let mut command = Command::new("/bin/sh");
-        let passed = pass_overrides(&mut command, overrides.clone());
+        // The socket buffer is smaller than this message.
+        let script = r#"test -z "$LEASTCONN_SENT_OVERRIDES" || read -r sent <&3
+            echo '{"ready":{}}' >&3
+            read -r go <&3; printf %s "$sent$go" >"$0""#;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        command.args(["-c", script]).arg(file.path());
+        let too_large = pass_overrides(&mut command, &overrides);
+        assert_eq!(too_large, !is_in_environment, "{count}");
         let variable = command.get_envs().find(|(name, _)| *name == OVERRIDES);
         assert_eq!(variable.unwrap().1.is_some(), is_in_environment, "{count}");
 
+        let first = too_large.then(|| PredecessorMessage::Overrides(overrides.clone()));
+        let path = "/bin/sh".into();
+        let (successor, has_sent) = begin(command, path, Vec::new(), first, LONG).await.unwrap();
+        assert_eq!(has_sent, too_large, "{count}");
+        let successor = ReadySuccessor {
+            overrides: overrides.clone(),
+            ..successor
+        };
+        let successor = successor.go(false, overrides.clone()).await;
+        let wait = move || waitid(WaitId::Pid(successor.pid().unwrap()), WaitIdOptions::EXITED);
+        tokio::task::spawn_blocking(wait).await.unwrap().unwrap();
+
+        let received = std::fs::read_to_string(file.path()).unwrap();
+        let sent = serde_json::to_string(&PredecessorMessage::Overrides(overrides)).unwrap();
+        let sent = if too_large { &*sent } else { "" };
+        let expected = format!(r#"{sent}{{"go":{{"reload":false}}}}"#);
+        assert!(received == expected, "{count}: {} bytes", received.len());
+    }
+}
+
+#[tokio::test]
+async fn first_message_may_be_larger_than_the_socket_buffer() {
+    let overrides = with_blocks(10_000);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut ours = Channel::new(ours).unwrap();
+    let receive = move || channel::receive_first::<PredecessorMessage>(&theirs, LONG);
+    let received = tokio::task::spawn_blocking(receive);
+    let message = PredecessorMessage::Overrides(overrides);
+    ours.send(&message).await.unwrap();
+    assert!(received.await.unwrap().unwrap() == message);
+}
+
+#[tokio::test]
+async fn overrides_that_changed_are_sent_with_go() {
+    for (passed, sent) in [(10, false), (11, true)] {
+        let overrides = with_blocks(10);
         let (ours, theirs) = UnixStream::pair().unwrap();
         let successor = ReadySuccessor {
             child: Started(None),
             channel: Channel::new(ours).unwrap(),
-            overrides: passed,
+            overrides: with_blocks(passed),
             unused: UnusedSockets::default(),
         };
         let mut theirs = Channel::new(theirs).unwrap();
         let (_successor, go) = tokio::join!(successor.go(false, overrides.clone()), theirs.next());
-        let sent = (!is_in_environment).then_some(overrides);
         let expected = PredecessorMessage::Go {
             reload: false,
-            overrides: sent,
+            overrides: sent.then_some(overrides),
         };
-        assert_eq!(go, Some(expected), "{count}");
+        assert_eq!(go, Some(expected), "{passed}");
     }
 }
