@@ -3,7 +3,7 @@
 mod service;
 mod signals;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use super::{FAILED, INVALID, fail};
 use crate::sandbox;
@@ -13,6 +13,9 @@ use leastconn_server::{
     telemetry::access_log::AccessLog,
 };
 use signals::EarlySignals;
+
+/// How long the end of the process waits for tasks.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Runs the balancer with the configuration at `path`, or at a default location.
 pub fn run(path: Option<PathBuf>) -> ExitCode {
@@ -80,8 +83,10 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
         .build();
     let result = runtime.and_then(|runtime| {
         let result = runtime.block_on(service::serve(config, log, inherited, &early));
-        // Do not wait for blocking tasks, such as name resolution.
-        runtime.shutdown_background();
+        // After a forced drain, connections may still be open: their access log lines are written
+        // when their tasks are dropped. Do not wait longer for blocking tasks, such as name
+        // resolution.
+        runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
         result
     });
     match result {

@@ -22,12 +22,16 @@ use crate::{
     registry::{ConnectionGuard, ConnectionHandle, ConnectionState},
     telemetry::{
         Telemetry,
-        access_log::milliseconds,
+        access_log::{MAX_LINE, milliseconds},
         metrics::ListenerMetrics,
         refusals::{self, RecentRefusal},
     },
 };
 use line::{Line, RejectedCertificate, Shadow};
+
+/// Maximum lengths of texts in a line that would be longer than [`MAX_LINE`]. The second one is used
+/// if the first one is not enough.
+const SHORTER: [usize; 2] = [512, 128];
 
 /// The access record of one accepted socket.
 #[derive(Debug)]
@@ -248,7 +252,7 @@ impl AccessRecord {
         let connection = &self.connection;
         let diagnostics = self.diagnostics.as_deref();
         let rejected = diagnostics.and_then(|diagnostics| diagnostics.rejected.as_deref());
-        let line = Line {
+        let mut line = Line {
             time: format!("{:.3}", self.time),
             connection: connection.id,
             listener: &connection.listener,
@@ -292,10 +296,13 @@ impl AccessRecord {
             }),
             detail: detail.map(escape),
         };
-        let mut text = Vec::with_capacity(512);
-        // Serializing a plain struct into memory cannot fail.
-        let _ = serde_json::to_writer(&mut text, &line);
-        text.push(b'\n');
+        let mut text = line.to_text();
+        for longest in SHORTER {
+            if text.len() > MAX_LINE {
+                line.shorten(longest);
+                text = line.to_text();
+            }
+        }
         text
     }
 }

@@ -28,6 +28,10 @@ use writer::Writer;
 
 pub use sink::OpenError;
 
+/// Maximum length of a line in bytes, with its line feed. This is `PIPE_BUF`: a pipe that is ready
+/// accepts so much without blocking and in one piece, even if other processes write to it.
+pub(crate) const MAX_LINE: usize = 4096;
+
 /// Capacity of the queue in bytes. A busy balancer writes this much in about one second.
 const QUEUE: usize = 16 * 1024 * 1024;
 
@@ -68,9 +72,11 @@ impl Shared {
         }
     }
 
-    /// Whether the writer should stop waiting for a slow reader.
-    fn has_new_destination(&self) -> bool {
-        self.has_next.load(Ordering::Acquire) || self.reopen.load(Ordering::Acquire)
+    /// Whether the writer should stop waiting for a slow reader. `can_reopen`: whether the
+    /// destination can be reopened.
+    fn has_new_destination(&self, can_reopen: bool) -> bool {
+        let reopens = can_reopen && self.reopen.load(Ordering::Acquire);
+        reopens || self.has_next.load(Ordering::Acquire)
     }
 
     fn count_lost(&self, lines: u64) {
@@ -129,16 +135,20 @@ impl AccessLog {
         Sink::open(access).map(Prepared)
     }
 
-    /// Changes to a new destination. Lines that are already queued may be written to the previous
-    /// or to the new destination.
+    /// Changes to a new destination. Lines that are already queued are written to the previous one,
+    /// unless its reader is too slow.
     pub fn switch(&self, to: Prepared) {
         let is_on = to.0.is_on();
+        if !is_on {
+            self.0.is_on.store(false, Ordering::Relaxed);
+        }
         let mut next = self.0.next.lock();
         *next = Some(to.0);
         drop(next);
         self.0.has_next.store(true, Ordering::Release);
-        self.0.is_on.store(is_on, Ordering::Relaxed);
         self.0.queue.call();
+        // Last: until now, lines would go to the previous destination, which may be `off`.
+        self.0.is_on.store(is_on, Ordering::Relaxed);
     }
 
     /// Whether lines are written at all.

@@ -61,6 +61,39 @@ pub(super) struct Line<'a> {
     pub(super) detail: Option<String>,
 }
 
+impl Line<'_> {
+    /// The line as JSON, with a line feed.
+    pub(super) fn to_text(&self) -> Vec<u8> {
+        let mut text = Vec::with_capacity(512);
+        // Serializing a plain struct into memory cannot fail.
+        let _ = serde_json::to_writer(&mut text, self);
+        text.push(b'\n');
+        text
+    }
+
+    /// Cuts the texts that clients determine, and explanations that contain them, to `longest`
+    /// bytes.
+    pub(super) fn shorten(&mut self, longest: usize) {
+        let certificate = self.certificate.as_mut();
+        let of_certificate =
+            certificate.map(|rejected| [&mut rejected.subject, &mut rejected.issuer]);
+        let texts = [&mut self.detail, &mut self.identity, &mut self.serial];
+        let texts = texts.into_iter().flatten();
+        for text in texts.chain(of_certificate.into_iter().flatten()) {
+            cut(text, longest);
+        }
+    }
+}
+
+/// Cuts the text to `longest` bytes, and appends its original length.
+fn cut(text: &mut String, longest: usize) {
+    if text.len() > longest {
+        let mark = format!("…[cut, {} bytes]", text.len());
+        text.truncate(text.floor_char_boundary(longest.saturating_sub(mark.len())));
+        text.push_str(&mark);
+    }
+}
+
 /// The decision of a rule in shadow mode.
 #[derive(Serialize)]
 pub(super) struct Shadow<'a> {

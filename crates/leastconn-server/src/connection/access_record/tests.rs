@@ -71,6 +71,43 @@ fn unknown_fields_are_left_out() {
     assert_eq!(fields, known);
 }
 
+/// A longer line could be mixed with the lines of another process that writes to the same pipe.
+#[test]
+fn long_line_is_shortened() {
+    let quotes = |count: usize| "\"".repeat(count);
+    for (length, kept) in [(400, 400), (700, 512), (1024, 512)] {
+        let (lines, _) = logged(move |mut record| {
+            let rejected = leastconn_tls::RejectedCertificate {
+                subject: quotes(length),
+                issuer: quotes(length),
+                serial: "01".to_owned(),
+                not_after: None,
+            };
+            let diagnostics = Diagnostics {
+                rejected: Some(Box::new(rejected)),
+                ..Diagnostics::default()
+            };
+            let detail = quotes(length);
+            let reason = ReasonCode::UntrustedCertificate;
+            record.end_handshake(reason, Some(&detail), Some(Box::new(diagnostics)));
+        });
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].to_string().len() < MAX_LINE, "{length}");
+        for text in [
+            &lines[0]["detail"],
+            &lines[0]["certificate"]["subject"],
+            &lines[0]["certificate"]["issuer"],
+        ] {
+            let text = text.as_str().unwrap();
+            assert!(
+                text.len() <= kept && text.len() > kept - 4,
+                "{length}: {text}"
+            );
+            assert_eq!(text.contains("[cut, "), kept < length, "{text}");
+        }
+    }
+}
+
 #[test]
 fn dropped_record_is_written() {
     let (lines, _) = logged(drop);

@@ -3,8 +3,12 @@
 //! If the writer is idle, a line wakes it and is written at once. While lines come faster than
 //! every [`LINGER`], they are collected and written together: waking the writer and writing each
 //! line would cost several times as much as producing it.
+//!
+//! Lines are kept in blocks. One large buffer would be copied when it grows, and would need twice
+//! the memory while a part of it is written.
 
 use std::{
+    collections::VecDeque,
     mem,
     time::{Duration, Instant},
 };
@@ -15,11 +19,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 /// Maximum time that a line is held back so that others can be written with it.
 const LINGER: Duration = Duration::from_millis(10);
 
-/// Size in bytes from which lines are written without waiting for more.
+/// Size of a block in bytes. From this size, lines are written without waiting for more.
 const BATCH: usize = 64 * 1024;
-
-/// A buffer that has grown to more than this while the reader was slow is not kept.
-const MAX_KEPT: usize = 4 * BATCH;
 
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -29,12 +30,25 @@ pub(super) struct Queue {
     capacity: usize,
 }
 
+/// What the writer has to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Item {
+    /// Whole lines: one, or at most [`BATCH`] bytes.
+    Lines(Vec<u8>),
+    /// The writer has to look at something else than lines. It has taken all earlier lines.
+    Call,
+}
+
 #[derive(Debug)]
 struct Waiting {
-    lines: Vec<u8>,
+    items: VecDeque<Item>,
+    /// Size of the lines in bytes.
+    size: usize,
+    /// The number of calls in `items`.
+    calls: usize,
+    /// An empty block.
+    spare: Vec<u8>,
     writer: WriterState,
-    /// Whether the writer has to look at something else than lines.
-    is_called: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +61,31 @@ enum WriterState {
     Busy,
 }
 
+impl Waiting {
+    fn append(&mut self, line: &[u8]) {
+        self.size += line.len();
+        match self.items.back_mut() {
+            Some(Item::Lines(lines)) if lines.len() + line.len() <= BATCH => {
+                lines.extend_from_slice(line);
+            }
+            _ => {
+                let mut lines = mem::take(&mut self.spare);
+                lines.reserve(line.len().max(BATCH));
+                lines.extend_from_slice(line);
+                self.items.push_back(Item::Lines(lines));
+            }
+        }
+    }
+}
+
 impl Queue {
     pub(super) fn new(capacity: usize) -> Self {
         let waiting = Waiting {
-            lines: Vec::new(),
+            items: VecDeque::new(),
+            size: 0,
+            calls: 0,
+            spare: Vec::new(),
             writer: WriterState::Busy,
-            is_called: false,
         };
         Self {
             waiting: Mutex::new(waiting),
@@ -64,14 +97,13 @@ impl Queue {
     /// Adds a line, unless the queue is full. Returns whether it was added.
     pub(super) fn push(&self, line: &[u8]) -> bool {
         let mut waiting = self.waiting.lock();
-        let size = waiting.lines.len() + line.len();
-        if size > self.capacity {
+        if waiting.size + line.len() > self.capacity {
             return false;
         }
-        waiting.lines.extend_from_slice(line);
+        waiting.append(line);
         let wake = match waiting.writer {
             WriterState::Idle => true,
-            WriterState::Lingering => size >= BATCH,
+            WriterState::Lingering => waiting.size >= BATCH,
             WriterState::Busy => false,
         };
         if wake {
@@ -80,11 +112,18 @@ impl Queue {
         true
     }
 
-    /// Makes [`Self::take`] return even if there is no line.
+    /// Calls the writer after it has written the lines in the queue.
     pub(super) fn call(&self) {
         let mut waiting = self.waiting.lock();
-        waiting.is_called = true;
+        if waiting.items.back() != Some(&Item::Call) {
+            waiting.items.push_back(Item::Call);
+            waiting.calls += 1;
+        }
         self.wake(waiting);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.lock().items.is_empty()
     }
 
     fn wake(&self, mut waiting: MutexGuard<'_, Waiting>) {
@@ -94,26 +133,33 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// Waits for lines and moves them to `lines`, which must be empty. `last_write` is when lines
-    /// were last written. Returns with no lines after [`Self::call`].
-    pub(super) fn take(&self, lines: &mut Vec<u8>, last_write: Option<Instant>) {
-        if lines.capacity() > MAX_KEPT {
-            *lines = Vec::new();
-        }
+    /// Waits for the next item. `written`: a block that is no longer needed. `last_write` is when
+    /// lines were last written.
+    pub(super) fn take(&self, mut written: Vec<u8>, last_write: Option<Instant>) -> Item {
+        written.clear();
         let mut waiting = self.waiting.lock();
+        if written.capacity() > waiting.spare.capacity() {
+            waiting.spare = written;
+        }
         if let Some(until) = last_write.map(|at| at + LINGER) {
-            while !waiting.is_called && waiting.lines.len() < BATCH && net::now() < until {
+            while waiting.calls == 0 && waiting.size < BATCH && net::now() < until {
                 waiting.writer = WriterState::Lingering;
                 self.wake.wait_until(&mut waiting, until);
             }
         }
-        while !waiting.is_called && waiting.lines.is_empty() {
-            waiting.writer = WriterState::Idle;
-            self.wake.wait(&mut waiting);
+        loop {
+            let Some(item) = waiting.items.pop_front() else {
+                waiting.writer = WriterState::Idle;
+                self.wake.wait(&mut waiting);
+                continue;
+            };
+            waiting.writer = WriterState::Busy;
+            match &item {
+                Item::Lines(lines) => waiting.size -= lines.len(),
+                Item::Call => waiting.calls -= 1,
+            }
+            return item;
         }
-        waiting.writer = WriterState::Busy;
-        waiting.is_called = false;
-        mem::swap(&mut waiting.lines, lines);
     }
 }
 
@@ -123,10 +169,12 @@ mod tests {
 
     use super::*;
 
+    /// The next lines. Empty if the writer was called.
     fn take(queue: &Queue, last_write: Option<Instant>) -> Vec<u8> {
-        let mut lines = Vec::new();
-        queue.take(&mut lines, last_write);
-        lines
+        match queue.take(Vec::new(), last_write) {
+            Item::Lines(lines) => lines,
+            Item::Call => Vec::new(),
+        }
     }
 
     #[test]
@@ -172,6 +220,34 @@ mod tests {
         queue.call();
         let far = net::now() + Duration::from_secs(3600);
         assert_eq!(take(&queue, Some(far)), b"1\n");
+    }
+
+    #[test]
+    fn call_is_seen_after_earlier_lines() {
+        let queue = Queue::new(100);
+        assert!(queue.push(b"1\n"));
+        queue.call();
+        queue.call();
+        assert!(queue.push(b"2\n"));
+        assert_eq!(take(&queue, None), b"1\n");
+        assert_eq!(take(&queue, None), b"");
+        assert_eq!(take(&queue, None), b"2\n");
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn memory_of_a_full_queue_is_bounded() {
+        let capacity = 1024 * 1024;
+        let queue = Queue::new(capacity);
+        let line = [&[b'x'; 499], &b"\n"[..]].concat();
+        while queue.push(&line) {}
+        let waiting = queue.waiting.lock();
+        let blocks = waiting.items.iter().map(|item| match item {
+            Item::Lines(lines) => lines.capacity(),
+            Item::Call => 0,
+        });
+        let memory: usize = blocks.sum();
+        assert!(memory <= capacity + 2 * BATCH, "{memory}");
     }
 
     #[test]

@@ -5,11 +5,11 @@
 //! destination was changed. Lines that have not been written by then are lost.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, Metadata, OpenOptions},
     io::{self, Write},
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::fs::{FileTypeExt, OpenOptionsExt},
+        unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -21,9 +21,7 @@ use rustix::{
     io::Errno,
 };
 
-/// Maximum size of a write to a pipe (`PIPE_BUF`): a pipe that is ready accepts it without
-/// blocking, and in one piece.
-const PIPE_WRITE: usize = 4096;
+use super::MAX_LINE;
 
 /// How often a write that waits for a full pipe checks whether to give up.
 const POLL_INTERVAL: Timespec = Timespec {
@@ -79,13 +77,46 @@ struct Target {
     file: File,
     /// Writes to regular files never wait for a reader.
     is_regular: bool,
+    /// Device and inode.
+    id: Option<(u64, u64)>,
 }
 
 impl Target {
     fn new(file: File) -> Self {
-        let is_regular = file.metadata().is_ok_and(|data| data.is_file());
-        Self { file, is_regular }
+        let data = file.metadata().ok();
+        Self {
+            file,
+            is_regular: data.as_ref().is_some_and(|data| data.is_file()),
+            id: data.map(|data| id(&data)),
+        }
     }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.id.is_some() && self.id == other.id
+    }
+
+    /// Whether the file at `path`, which is this one, ends within a line: another process, or this
+    /// one before a reload, could not write all of it. `None` if that is unknown.
+    fn ends_within_a_line(&self, path: &Path) -> Option<bool> {
+        if !self.is_regular {
+            return None;
+        }
+        // The target is open for writing only, and the file need not be readable.
+        let (file, data) = files::open_regular(path).ok()?;
+        if Some(id(&data)) != self.id {
+            return None;
+        }
+        let Some(last) = data.len().checked_sub(1) else {
+            return Some(false);
+        };
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, last).ok()?;
+        Some(byte != *b"\n")
+    }
+}
+
+fn id(data: &Metadata) -> (u64, u64) {
+    (data.dev(), data.ino())
 }
 
 impl Sink {
@@ -104,11 +135,47 @@ impl Sink {
                 Output::File { path, target }
             }
         };
-        Ok(Self {
+        let mut sink = Self {
             output,
             is_torn: false,
             last_error: None,
-        })
+        };
+        sink.is_torn = sink.ends_within_a_line().unwrap_or(false);
+        Ok(sink)
+    }
+
+    /// See [`Target::ends_within_a_line`].
+    fn ends_within_a_line(&self) -> Option<bool> {
+        match &self.output {
+            Output::File {
+                path,
+                target: Some(target),
+            } => target.ends_within_a_line(path),
+            _ => None,
+        }
+    }
+
+    /// Replaces `earlier`: if it is the same file and its last line is incomplete, the next line
+    /// begins on a new line.
+    pub(super) fn follow(&mut self, earlier: &Self) {
+        let targets = self.output.target().zip(earlier.output.target());
+        if targets.is_some_and(|(new, old)| new.is_same(old)) {
+            self.is_torn = earlier.is_torn;
+        }
+    }
+
+    /// Whether [`Self::reopen`] has an effect.
+    pub(super) const fn can_reopen(&self) -> bool {
+        matches!(self.output, Output::File { .. })
+    }
+
+    #[cfg(test)]
+    pub(super) fn to_stream(file: File) -> Self {
+        Self {
+            output: Output::Stream(Target::new(file)),
+            is_torn: false,
+            last_error: None,
+        }
     }
 
     pub(super) const fn is_on(&self) -> bool {
@@ -125,8 +192,11 @@ impl Sink {
             match open(path) {
                 Ok(opened) => {
                     warn_without_reader(path, opened.as_ref());
+                    let new = opened.as_ref();
+                    let is_same = new.zip(target.as_ref()).is_some_and(|(a, b)| a.is_same(b));
+                    let is_torn = new.and_then(|new| new.ends_within_a_line(path));
+                    self.is_torn = is_torn.unwrap_or(is_same && self.is_torn);
                     *target = opened;
-                    self.is_torn = false;
                 }
                 Err(error) => {
                     tracing::error!(%error, "access log not reopened, previous file kept");
@@ -161,9 +231,19 @@ fn count_lines(text: &[u8]) -> u64 {
 }
 
 impl Output {
+    const fn target(&self) -> Option<&Target> {
+        match self {
+            Self::Off => None,
+            Self::Stream(target) => Some(target),
+            Self::File { target, .. } => target.as_ref(),
+        }
+    }
+
     /// Returns how many bytes were written, and the error if some bytes were not.
     fn write(&mut self, bytes: &[u8], give_up: impl Fn() -> bool) -> (usize, Option<io::Error>) {
-        let Target { file, is_regular } = match self {
+        let Target {
+            file, is_regular, ..
+        } = match self {
             Self::Off => return (bytes.len(), None),
             Self::Stream(target) => target,
             Self::File { target, path } => {
@@ -177,7 +257,7 @@ impl Output {
                 }
             }
         };
-        let max_write = if *is_regular { bytes.len() } else { PIPE_WRITE };
+        let max_write = if *is_regular { bytes.len() } else { MAX_LINE };
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
             if !*is_regular && !is_ready(file, &give_up) {

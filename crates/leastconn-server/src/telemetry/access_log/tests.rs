@@ -200,6 +200,85 @@ fn line_after_an_incomplete_one_is_whole() {
     assert_eq!(lines[lines.len() - 2], &line(1)[..10]);
 }
 
+/// The pipe still contains the beginning of a line.
+#[test]
+fn reopened_fifo_continues_after_an_incomplete_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(&dir);
+    let mut reader = reader(&path);
+    let mut sink = Sink::open(&at(&path)).unwrap();
+    // Longer than one write.
+    let long = [b"x".repeat(5000), b"\n".to_vec()].concat();
+    while sink.write(&long, || true) == 0 {}
+    sink.reopen();
+    let mut next = Sink::open(&at(&path)).unwrap();
+    next.follow(&sink);
+    let mut piped = read(&mut reader);
+    assert_eq!(next.write(&line(1), || true), 0);
+    piped.extend(read(&mut reader));
+    let last = piped.split_inclusive(|&byte| byte == b'\n').next_back();
+    assert_eq!(last, Some(&*line(1)));
+}
+
+#[test]
+fn file_that_ends_within_a_line_gets_a_line_feed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    fs::write(&path, "{\"line").unwrap();
+    let mut sink = Sink::open(&at(&path)).unwrap();
+    assert_eq!(sink.write(&line(1), || true), 0);
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text, "{\"line\n{\"line\":1}\n");
+    // Another process tears a line.
+    fs::write(&path, "{\"lin").unwrap();
+    sink.reopen();
+    assert_eq!(sink.write(&line(2), || true), 0);
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text, "{\"lin\n{\"line\":2}\n");
+}
+
+#[test]
+fn queued_lines_are_written_before_the_log_is_switched_off() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let path = dir.path().join(format!("log{round}"));
+        let (log, flusher) = AccessLog::open(&at(&path)).unwrap();
+        for n in 0..100 {
+            log.write(&line(n));
+        }
+        log.switch(log.prepare(&Access::Off).unwrap());
+        log.write(&line(100));
+        drop(flusher);
+        let written: Vec<u8> = (0..100).flat_map(line).collect();
+        assert_eq!(fs::read(&path).unwrap(), written);
+        assert_eq!(log.lost(), 0);
+    }
+}
+
+/// SIGUSR1 with a destination that cannot be reopened.
+#[test]
+fn reopening_does_not_give_up_on_a_slow_stream() {
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    let shared = Arc::new(Shared::new(QUEUE));
+    let sink = Sink::to_stream(fs::File::from(write));
+    let mut writer = Writer::new(sink, Arc::clone(&shared));
+    shared.reopen.store(true, Ordering::Release);
+    let (done, written) = sync_channel(1);
+    thread::spawn(move || {
+        // More than the pipe can hold.
+        writer.write(&line(1).repeat(20_000));
+        done.send(()).unwrap();
+    });
+    // Longer than the writer waits for a reader that is stalled.
+    let stalled = written.recv_timeout(Duration::from_millis(300));
+    assert_eq!(stalled, Err(RecvTimeoutError::Timeout));
+    let mut got = Vec::new();
+    fs::File::from(read).read_to_end(&mut got).unwrap();
+    written.recv().unwrap();
+    assert_eq!(got, line(1).repeat(20_000));
+    assert_eq!(shared.lost.load(Ordering::Relaxed), 0);
+}
+
 #[test]
 fn socket_or_missing_directory_is_an_error() {
     let dir = tempfile::tempdir().unwrap();

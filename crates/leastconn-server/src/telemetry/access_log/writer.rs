@@ -7,7 +7,7 @@ use std::{
 
 use leastconn::net;
 
-use super::{Shared, sink::Sink};
+use super::{Shared, queue::Item, sink::Sink};
 
 /// Minimum time between two warnings about lost lines.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
@@ -38,38 +38,47 @@ impl Writer {
 
     /// Writes lines until the log is closed and all lines are written.
     pub(super) fn run(&mut self) {
-        let mut lines = Vec::new();
+        let mut written = Vec::new();
         let mut last_write = None;
         loop {
-            // Read before taking: lines that were queued before the closing are written.
-            let is_closing = self.shared.closing.load(Ordering::Acquire);
-            if is_closing {
-                // Do not wait for lines.
-                self.shared.queue.call();
-            }
-            self.shared.queue.take(&mut lines, last_write);
-            self.write(&lines);
-            if !lines.is_empty() {
-                last_write = Some(net::now());
-                lines.clear();
-            } else if is_closing {
-                return;
+            match self.shared.queue.take(written, last_write) {
+                Item::Lines(lines) => {
+                    self.write(&lines);
+                    last_write = Some(net::now());
+                    written = lines;
+                }
+                Item::Call => {
+                    self.change_destination();
+                    written = Vec::new();
+                    if self.shared.closing.load(Ordering::Acquire) {
+                        if self.shared.queue.is_empty() {
+                            return;
+                        }
+                        self.shared.queue.call();
+                    }
+                }
             }
         }
     }
 
-    /// Writes whole lines.
+    /// Writes whole lines. If the reader is too slow while the destination changes, the rest goes
+    /// to the new destination.
     pub(super) fn write(&mut self, lines: &[u8]) {
         let mut rest = lines;
         loop {
-            self.change_destination();
             let (chunk, after) = rest.split_at(chunk_length(rest));
             if chunk.is_empty() {
                 return;
             }
             let shared = &self.shared;
-            let lost = self.sink.write(chunk, || shared.has_new_destination());
+            let can_reopen = self.sink.can_reopen();
+            let lost = self
+                .sink
+                .write(chunk, || shared.has_new_destination(can_reopen));
             shared.count_lost(lost);
+            if lost > 0 {
+                self.change_destination();
+            }
             self.warn_if_lost();
             rest = after;
         }
@@ -78,7 +87,8 @@ impl Writer {
     fn change_destination(&mut self) {
         if self.shared.has_next.swap(false, Ordering::AcqRel) {
             let next = self.shared.next.lock().take();
-            if let Some(next) = next {
+            if let Some(mut next) = next {
+                next.follow(&self.sink);
                 self.sink = next;
             }
         }
