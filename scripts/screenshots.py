@@ -33,6 +33,13 @@ WIDTHS = {390: 844, 1280: 800, 1920: 1080}
 SITES = {0: {"web": 0}, 7: {"web": 5, "db": 2}, 60: {"web": 40, "db": 12, "search": 8}}
 # Client rules that match the source address, beside those that match a certificate.
 SOURCES = {0: 0, 7: 12, 60: 288}
+# The pictures in docs/images show these texts instead of the names of this machine.
+EXAMPLES = {"host": "lb1.example.com", "file": "/etc/leastconn/leastconn.toml"}
+EXAMPLE = """((id, text) => {
+  const element = document.getElementById(id);
+  element.textContent = text;
+  Object.defineProperty(element, "textContent", { get: () => text, set() {} });
+})(%s, %s)"""
 # Clients that connect with a certificate, by the name of the rule.
 PEOPLE = ["orders", "billing", "reports", "checkout", "search-indexer", "inventory"]
 
@@ -185,7 +192,7 @@ class Site:
             asyncio.create_task(self.client(*arguments, **options))
         )
         if self.count:
-            per_client = 12 if self.count == 7 else 20
+            per_client = 31 if self.count == 7 else 20
             for place, name in enumerate(PEOPLE):
                 for _ in range(per_client - place):
                     start("mtls", 20, 0.5, ssl=self.tls(name))
@@ -313,6 +320,8 @@ def pictures(browser, url, servers, docs):
             ("phone", 390, 844, "light"),
         ]:
             browser.open(url, width, height, theme)
+            for element, text in EXAMPLES.items():
+                browser.value(EXAMPLE % (json.dumps(element), json.dumps(text)))
             browser.picture(ROOT / f"docs/images/dashboard-{name}.png", whole=False)
 
 
