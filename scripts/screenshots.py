@@ -34,7 +34,7 @@ SITES = {0: {"web": 0}, 7: {"web": 5, "db": 2}, 60: {"web": 40, "db": 12, "searc
 # Client rules that match the source address, beside those that match a certificate.
 SOURCES = {0: 0, 7: 12, 60: 288}
 # The pictures in docs/images show these texts instead of the names of this machine.
-EXAMPLES = {"host": "lb1.example.com", "file": "/etc/leastconn/leastconn.toml"}
+EXAMPLES = {"host": "lb1.example.com", "file": "\u200e/etc/leastconn/leastconn.toml"}
 EXAMPLE = """((id, text) => {
   const element = document.getElementById(id);
   element.textContent = text;
