@@ -243,9 +243,22 @@ impl Resolver<'_> {
 
     fn warn_of_plain_text(&mut self, store: &Store) {
         let remote = store.value.addresses().find(|address| !is_local(address));
-        if let Some(address) = remote {
+        // These name further addresses, to which the password is sent.
+        let named = match &store.value {
+            FleetStore::Server(_) => None,
+            FleetStore::Sentinel { .. } => {
+                Some("connections to the servers that the sentinels name")
+            }
+            FleetStore::Cluster(_) => Some("connections to the other nodes of the cluster"),
+        };
+        let warning = match (remote, named) {
+            (Some(address), _) => Some(format!("the connection to {address} is not encrypted")),
+            (None, Some(named)) => Some(format!("{named} are not encrypted")),
+            (None, None) => None,
+        };
+        if let Some(warning) = warning {
             self.problems
-                .warning(format!("the connection to {address} is not encrypted"))
+                .warning(warning)
                 .at(store.span.clone())
                 .note("everyone on the network path can read the password, and change limits and counts")
                 .help(match store.uses_tls {

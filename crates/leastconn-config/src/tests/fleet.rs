@@ -124,10 +124,11 @@ fn store_urls_are_parsed() {
 #[test]
 fn sentinels_and_clusters_are_read() {
     let pki = files();
+    let tls = "ca = \"ca.crt\"\nserver_name = \"valkey\"";
     let sentinel = fleet(
         &pki,
         "{ sentinels = [\"127.0.0.1:26379\", \"[::1]:26379\"], primary = \"mymaster\", sentinel_user = \"s\", sentinel_password = \"sentinel.password\" }",
-        "",
+        tls,
     );
     assert_eq!(
         sentinel.store.to_string(),
@@ -138,7 +139,11 @@ fn sentinels_and_clusters_are_read() {
     };
     assert_eq!(user.as_deref(), Some("s"));
     assert_eq!(password.unwrap().as_bytes(), b"battery");
-    let cluster = fleet(&pki, "{ cluster = [\"127.0.0.1:1\", \"127.0.0.1:2\"] }", "");
+    let cluster = fleet(
+        &pki,
+        "{ cluster = [\"127.0.0.1:1\", \"127.0.0.1:2\"] }",
+        tls,
+    );
     assert_eq!(
         cluster.store.to_string(),
         "cluster 127.0.0.1:1, 127.0.0.1:2"
@@ -171,10 +176,13 @@ fn unencrypted_connection_over_a_network_is_a_warning() {
         "\"redis://10.0.0.9\"",
         "\"redis://valkey:6379\"",
         "{ cluster = [\"127.0.0.1:6379\", \"n2:6379\"] }",
+        // The nodes and the primary may be on other hosts.
+        "{ cluster = [\"localhost:6379\"] }",
+        "{ sentinels = [\"[::1]:26379\"], primary = \"mymaster\" }",
     ] {
         let reading = read_in(&pki, &fleet_with(store, ""));
         let problems = one_line_each(&reading.problems);
-        assert!(problems.contains("is not encrypted"), "{problems}");
+        assert!(problems.contains(" not encrypted"), "{problems}");
         assert!(reading.config.is_some(), "{problems}");
     }
 }
@@ -182,11 +190,19 @@ fn unencrypted_connection_over_a_network_is_a_warning() {
 #[test]
 fn secret_readable_by_others_is_a_warning() {
     let pki = files();
-    let path = pki.dir.path().join("fleet.secret");
-    fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
-    let reading = read_in(&pki, &fleet_with("\"unix:///s\"", ""));
+    let files = ["fleet.secret", "password", "sentinel.password"];
+    for file in files {
+        let path = pki.dir.path().join(file);
+        fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+    }
+    let store =
+        "{ sentinels = [\"s1:1\"], primary = \"m\", sentinel_password = \"sentinel.password\" }";
+    let reading = read_in(&pki, &fleet_with(store, "password = \"password\""));
     let problems = one_line_each(&reading.problems);
-    assert!(problems.contains("can be read by every user"), "{problems}");
+    for file in files {
+        let expected = format!("/{file} can be read by every user");
+        assert!(problems.contains(&expected), "{problems}");
+    }
     assert!(reading.config.is_some(), "{problems}");
 }
 
