@@ -32,16 +32,36 @@ pub(crate) struct Request {
     pub(crate) sequence: u64,
     pub(crate) operate: Option<Operate>,
     pub(crate) beat: Beat,
-    pub(crate) limit: Option<Arc<Batch>>,
+    pub(crate) limit: Option<Limit>,
     pub(crate) slots: Option<Slots>,
 }
 
 /// Changes to what operators set.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Operate {
-    pub(crate) entries: Vec<StoredEntry>,
+    pub(crate) entries: Vec<EntryChange>,
     /// Signed kills and acknowledgements.
     pub(crate) events: Vec<String>,
+}
+
+/// A change of one entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EntryChange {
+    pub(crate) field: String,
+    /// `None`: remove the entry that has the digest `replaces`.
+    pub(crate) entry: Option<StoredEntry>,
+    /// SHA-1 of an entry with an invalid signature, which is replaced whatever its stamp is. Empty:
+    /// there is none.
+    pub(crate) replaces: String,
+}
+
+/// A change that was not made, because the store has a newer entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rejected {
+    pub(crate) field: String,
+    pub(crate) text: String,
+    /// SHA-1 of the text.
+    pub(crate) digest: String,
 }
 
 /// One state that operators set, as the store holds it. For each field, the entry with the
@@ -50,8 +70,10 @@ pub(crate) struct Operate {
 pub(crate) struct StoredEntry {
     pub(crate) field: String,
     pub(crate) stamp: u64,
-    /// When the store may delete the entry. Zero: never.
+    /// When the store may delete the entry.
     pub(crate) expires: u64,
+    /// When a member last confirmed that the entry is in force.
+    pub(crate) confirmed: u64,
     /// Signature and content.
     pub(crate) value: String,
 }
@@ -59,6 +81,12 @@ pub(crate) struct StoredEntry {
 #[derive(Clone, Debug)]
 pub(crate) struct Beat {
     pub(crate) gone_after: u64,
+    /// The sequence of the last request of this session that was answered. Zero: none.
+    pub(crate) acknowledged: u64,
+    /// The time of the last answer. Zero: none.
+    pub(crate) answered: u64,
+    /// The member does not accept connections any more.
+    pub(crate) is_leaving: bool,
     /// Extends the lifetime of the keys.
     pub(crate) extend: bool,
     /// `None`: the store has them.
@@ -74,10 +102,22 @@ pub(crate) struct Beat {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Slots {
-    /// For this long after a start of the fleet or the store, members get no slots beyond those
-    /// that they hold: other members may not have reported theirs yet.
+pub(crate) struct Limit {
+    /// For this long after a loss of data, members get no more than their share of a limit: other
+    /// members may not have reported their numbers yet.
     pub(crate) settle: u64,
+    /// Serving members before the loss.
+    pub(crate) members: u32,
+    pub(crate) batch: Arc<Batch>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Slots {
+    /// For this long after a start of the fleet or a loss of data, members get no slots beyond
+    /// those that they hold: other members may not have reported theirs yet.
+    pub(crate) settle: u64,
+    /// The time of the answer with the slots that the member holds. Zero: none.
+    pub(crate) answered: u64,
     pub(crate) claims: Vec<SlotClaim>,
 }
 
@@ -89,12 +129,13 @@ pub(crate) struct SlotClaim {
     pub(crate) open: u32,
     /// Slots that the member holds by the last answer.
     pub(crate) held: u32,
+    /// What it may claim instead, if that answer is too old.
+    pub(crate) share: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Answer {
-    /// Fields that have an entry with a greater stamp.
-    pub(crate) rejected: Vec<String>,
+    pub(crate) rejected: Vec<Rejected>,
     pub(crate) beat: BeatAnswer,
     pub(crate) clients: Vec<ClientView>,
     pub(crate) slots: Vec<SlotView>,
@@ -114,6 +155,8 @@ pub(crate) struct BeatAnswer {
     pub(crate) events: Vec<String>,
     /// To be sent with the next request.
     pub(crate) last_event: String,
+    /// The store has lost data less than `gone_after` ago: members may be missing.
+    pub(crate) settles: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

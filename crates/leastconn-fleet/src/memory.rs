@@ -226,7 +226,7 @@ impl InMemory {
         loop {
             let answer = self.execute(&request)?;
             self.session.accept(&request, answer);
-            match self.session.follow_up(report)? {
+            match self.session.follow_up(report) {
                 Some(next) => request = next,
                 None => break,
             }
@@ -281,7 +281,7 @@ impl Store for InMemory {
             let answer = self.execute(&request);
             tokio::time::sleep(latency).await;
             self.session.accept(&request, answer?);
-            match self.session.follow_up(report)? {
+            match self.session.follow_up(report) {
                 Some(next) => request = next,
                 None => break,
             }
@@ -292,7 +292,11 @@ impl Store for InMemory {
 
     async fn leave(&mut self, member: &MemberId) -> Result<(), StoreError> {
         self.begin()?;
-        self.server.shared.lock().state.leave(member);
+        let sequence = self.session.leave();
+        let mut shared = self.server.shared.lock();
+        let now = shared.now;
+        shared.state.leave(now, member, sequence);
+        drop(shared);
         self.connected = true;
         Ok(())
     }

@@ -100,7 +100,7 @@ mod tests {
             target: BlockTarget::Identity("cn:a b".to_owned()),
             duration: None,
         };
-        let entry = log.entry(5, &command).unwrap();
+        let entry = log.change(5, &command).unwrap().entry.unwrap();
         log.merge(5, &[(entry.field.clone(), entry.to_string())]);
         let history = OperatorHistory::default();
         history.update(7, Some(log.entries()));
@@ -108,7 +108,7 @@ mod tests {
         let mut saved = history.save();
         saved
             .entries
-            .push(("block/x".to_owned(), "1 0 x".to_owned()));
+            .push(("block/x".to_owned(), "1 0 1 x".to_owned()));
         let json = serde_json::to_string(&saved).unwrap();
         let restored = OperatorHistory::restore(&serde_json::from_str(&json).unwrap()).known();
         assert_eq!(restored.now, Some(7));

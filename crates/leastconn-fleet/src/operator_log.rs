@@ -5,21 +5,38 @@
 //! than the stamp of the entry that it replaces. Every member keeps the entries that it knows.
 //! If a failover loses a command, or the store restarts empty, the members restore their entries,
 //! and the stamps decide. Removing a state (`ready`, `100%`, `unblock`) is an entry too, which is
-//! kept for a day, as is a block that has ended, so that a member that was cut off does not
+//! kept for two days, as is a block that has ended, so that a member that was cut off does not
 //! restore the old state.
+//!
+//! An entry also has the time at which a member last confirmed it. Members confirm the entries
+//! that they know every hour, and ignore entries that were not confirmed for a day. Whoever can
+//! write to the store can therefore only restore entries that were in force within the last day,
+//! and members that have run since then know their successors.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    exchange::{StoredEntry, micros},
+    exchange::{EntryChange, Rejected, StoredEntry, micros},
     operator::{Block, BlockTarget, Command, OperatorState, ServerState, ServerWeight},
     secret::Secret,
 };
 
-const KEEP_REMOVED: u64 = 24 * 3600 * 1_000_000;
+const HOUR: u64 = 3600 * 1_000_000;
+/// Longer than [`KEEP_CONFIRMED`]: a state that was removed must not be accepted again.
+const KEEP_REMOVED: u64 = 48 * HOUR;
+/// Entries that were not confirmed for this time are ignored.
+const KEEP_CONFIRMED: u64 = 24 * HOUR;
+const CONFIRM_AFTER: u64 = HOUR;
+/// Confirmations in one request.
+const MAX_CONFIRMATIONS: usize = 500;
+/// Entries with an invalid signature are removed from the store after this time. If members have
+/// different secrets, those with the other secret send theirs again.
+const KEEP_INVALID: u64 = 24 * HOUR;
+/// Invalid entries that are remembered.
+const MAX_INVALID: usize = 1000;
 
 /// The content of an entry, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,16 +72,39 @@ pub(crate) struct OperatorLog {
     fleet: String,
     secret: Secret,
     entries: SignedEntries,
+    /// Entries of the store with an invalid signature, by field.
+    invalid: BTreeMap<String, Invalid>,
     /// The time of the last call of `expire`.
     checked: u64,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Merge {
-    /// Entries of the store that were ignored, because their signature or content is wrong.
+    /// Entries of the store that were found for the first time and ignored, because their
+    /// signature or content is wrong.
     pub(crate) invalid: usize,
-    /// Entries that the store has lost.
-    pub(crate) restore: Vec<StoredEntry>,
+    /// Entries that the store has lost or that have to be confirmed, and entries to remove.
+    pub(crate) changes: Vec<EntryChange>,
+}
+
+/// An entry with an invalid signature.
+#[derive(Clone, Debug)]
+struct Invalid {
+    digest: String,
+    /// Zero if the text has none.
+    stamp: u64,
+    /// When it was found.
+    since: u64,
+}
+
+/// SHA-1 in hexadecimal, as `redis.sha1hex` returns it. It only identifies a text that the store
+/// has sent.
+pub(crate) fn sha1(text: &str) -> String {
+    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+    hash.as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 impl OperatorLog {
@@ -73,6 +113,7 @@ impl OperatorLog {
             fleet: fleet.to_owned(),
             secret,
             entries: BTreeMap::new(),
+            invalid: BTreeMap::new(),
             checked: 0,
         }
     }
@@ -81,9 +122,12 @@ impl OperatorLog {
     /// with a greater stamp, so that it replaces the old one in the store.
     pub(crate) fn resume(&mut self, earlier: SignedEntries) {
         for (field, (entry, content)) in earlier {
-            let resumed = match self.verified(&field, &entry.to_string()) {
+            let resumed = match self.verified(entry.clone()) {
                 Some((entry, _)) => Some(entry),
-                None => self.sign(field.clone(), entry.stamp.saturating_add(1), &content),
+                None => {
+                    let stamp = entry.stamp.saturating_add(1);
+                    self.sign(field.clone(), stamp, entry.confirmed, &content)
+                }
             };
             if let Some(entry) = resumed {
                 self.entries.insert(field, (entry, content));
@@ -96,24 +140,35 @@ impl OperatorLog {
     }
 
     /// The signed entry of a command. `None`: the command is not a state.
-    pub(crate) fn entry(&self, now: u64, command: &Command) -> Option<StoredEntry> {
+    pub(crate) fn change(&self, now: u64, command: &Command) -> Option<EntryChange> {
         let content = Content::new(now, command)?;
         let field = content.field();
         let known = self.entries.get(&field);
         let stamp = known.map_or(now, |(known, _)| now.max(known.stamp.saturating_add(1)));
-        self.sign(field, stamp, &content)
+        let replaces = self.invalid.get(&field).map(|found| found.digest.clone());
+        Some(EntryChange {
+            entry: Some(self.sign(field.clone(), stamp, now, &content)?),
+            field,
+            replaces: replaces.unwrap_or_default(),
+        })
     }
 
-    fn sign(&self, field: String, stamp: u64, content: &Content) -> Option<StoredEntry> {
-        let expires = content.expires(stamp);
+    fn sign(
+        &self,
+        field: String,
+        stamp: u64,
+        confirmed: u64,
+        content: &Content,
+    ) -> Option<StoredEntry> {
+        let expires = content.expires(stamp, confirmed);
         let json = serde_json::to_string(content).ok()?;
-        let signature = self
-            .secret
-            .sign(&self.signed(&field, &stamp.to_string(), &json));
+        let times = [stamp.to_string(), confirmed.to_string()];
+        let signature = self.secret.sign(&self.signed(&field, &times, &json));
         Some(StoredEntry {
             field,
             stamp,
             expires,
+            confirmed,
             value: format!("{signature} {json}"),
         })
     }
@@ -122,24 +177,120 @@ impl OperatorLog {
     pub(crate) fn merge(&mut self, now: u64, stored: &[(String, String)]) -> Merge {
         let mut merge = Merge::default();
         let mut found = BTreeMap::new();
+        let mut invalid = BTreeMap::new();
         for (field, text) in stored {
-            let Some((entry, content)) = self.verified(field, text) else {
-                merge.invalid += 1;
+            let parsed = StoredEntry::parse(field, text);
+            if parsed.as_ref().is_some_and(|entry| entry.expires <= now) {
+                merge.changes.push(EntryChange::remove(field, sha1(text)));
                 continue;
-            };
-            found.insert(field.clone(), entry.stamp);
-            let known = self.entries.get(field);
-            if known.is_none_or(|(known, _)| known.stamp < entry.stamp) {
-                self.entries.insert(field.clone(), (entry, content));
+            }
+            let stamp = parsed.as_ref().map_or(0, |entry| entry.stamp);
+            match parsed.and_then(|entry| self.verified(entry)) {
+                Some((entry, content)) => {
+                    found.insert(field.clone(), (entry.stamp, entry.confirmed));
+                    self.insert(entry, content);
+                }
+                None => {
+                    let (found, is_new) = self.found_invalid(now, field, stamp, sha1(text));
+                    merge.invalid += usize::from(is_new);
+                    if found.since.saturating_add(KEEP_INVALID) <= now {
+                        let digest = found.digest.clone();
+                        merge.changes.push(EntryChange::remove(field, digest));
+                    }
+                    if invalid.len() < MAX_INVALID {
+                        invalid.insert(field.clone(), found);
+                    }
+                }
             }
         }
+        self.invalid = invalid;
         self.expire(now);
-        let lost = self.entries.values().filter(|(entry, _)| {
-            let stored = found.get(&entry.field);
-            stored.is_none_or(|stamp| *stamp < entry.stamp)
-        });
-        merge.restore = lost.map(|(entry, _)| entry.clone()).collect();
+        self.restore(now, &found, &mut merge.changes);
         merge
+    }
+
+    /// Keeps an entry, unless a newer one is known.
+    fn insert(&mut self, entry: StoredEntry, content: Content) -> bool {
+        let order = |entry: &StoredEntry| (entry.stamp, entry.confirmed);
+        let known = self.entries.get(&entry.field);
+        let is_newer = known.is_none_or(|(known, _)| order(known) < order(&entry));
+        if is_newer {
+            self.entries.insert(entry.field.clone(), (entry, content));
+        }
+        is_newer
+    }
+
+    /// The second value: whether the entry was not found before.
+    fn found_invalid(&self, now: u64, field: &str, stamp: u64, digest: String) -> (Invalid, bool) {
+        let before = self.invalid.get(field);
+        match before.filter(|before| before.digest == digest) {
+            Some(before) => (before.clone(), false),
+            None => {
+                let found = Invalid {
+                    digest,
+                    stamp,
+                    since: now,
+                };
+                (found, true)
+            }
+        }
+    }
+
+    /// Adds the entries that the store has lost, and those that were last confirmed an hour ago.
+    /// `found`: stamps and confirmations in the store.
+    fn restore(
+        &mut self,
+        now: u64,
+        found: &BTreeMap<String, (u64, u64)>,
+        changes: &mut Vec<EntryChange>,
+    ) {
+        let mut confirmations = 0;
+        let mut restored = Vec::new();
+        for (field, (entry, content)) in &self.entries {
+            if let Some((stamp, confirmed)) = found.get(field)
+                && *stamp >= entry.stamp
+            {
+                let is_due = !content.is_removal()
+                    && confirmed.saturating_add(CONFIRM_AFTER) <= now
+                    && confirmations < MAX_CONFIRMATIONS;
+                if !is_due {
+                    continue;
+                }
+                confirmations += 1;
+            }
+            // The invalid entry may be of a member with another secret. Only if its stamp cannot
+            // be reached, it must be replaced.
+            let replaces = self.invalid.get(field).filter(|found| found.stamp > now);
+            let replaces = replaces.map(|found| found.digest.clone());
+            if let Some(entry) = self.sign(field.clone(), entry.stamp, now, content) {
+                restored.push(EntryChange {
+                    field: field.clone(),
+                    entry: Some(entry),
+                    replaces: replaces.unwrap_or_default(),
+                });
+            }
+        }
+        changes.append(&mut restored);
+    }
+
+    /// Takes the entry because of which a change was rejected. Returns whether it is new.
+    pub(crate) fn learn(&mut self, now: u64, rejected: &Rejected) -> bool {
+        let Rejected {
+            field,
+            text,
+            digest,
+        } = rejected;
+        let parsed = StoredEntry::parse(field, text);
+        let stamp = parsed.as_ref().map_or(0, |entry| entry.stamp);
+        let current = parsed.filter(|entry| entry.expires > now);
+        match current.and_then(|entry| self.verified(entry)) {
+            Some((entry, content)) => self.insert(entry, content),
+            None => {
+                let (found, _) = self.found_invalid(now, field, stamp, digest.clone());
+                self.invalid.insert(field.clone(), found);
+                false
+            }
+        }
     }
 
     /// Removes expired entries. Returns whether any was removed, or a block has ended.
@@ -149,7 +300,7 @@ impl OperatorLog {
         let mut contents = self.entries.values().map(|(_, content)| content);
         let ended = contents.any(|content| content.has_ended(now) != content.has_ended(checked));
         self.entries
-            .retain(|_, (entry, _)| entry.expires == 0 || entry.expires > now);
+            .retain(|_, (entry, content)| content.is_kept(entry.stamp, now));
         ended || self.entries.len() < before
     }
 
@@ -204,22 +355,34 @@ impl OperatorLog {
         state
     }
 
-    fn verified(&self, field: &str, text: &str) -> Option<(StoredEntry, Content)> {
-        let entry = StoredEntry::parse(field, text)?;
+    fn verified(&self, entry: StoredEntry) -> Option<(StoredEntry, Content)> {
         let (signature, json) = entry.value.split_once(' ')?;
-        let stamp = entry.stamp.to_string();
-        if !self
-            .secret
-            .verify(&self.signed(field, &stamp, json), signature)
-        {
+        let times = [entry.stamp.to_string(), entry.confirmed.to_string()];
+        let signed = self.signed(&entry.field, &times, json);
+        if !self.secret.verify(&signed, signature) {
             return None;
         }
         let content = Content::parse(&entry)?;
         Some((entry, content))
     }
 
-    fn signed<'a>(&'a self, field: &'a str, stamp: &'a str, json: &'a str) -> [&'a str; 5] {
-        [&self.fleet, "operator", field, stamp, json]
+    fn signed<'a>(
+        &'a self,
+        field: &'a str,
+        [stamp, confirmed]: &'a [String; 2],
+        json: &'a str,
+    ) -> [&'a str; 6] {
+        [&self.fleet, "operator", field, stamp, confirmed, json]
+    }
+}
+
+impl EntryChange {
+    fn remove(field: &str, digest: String) -> Self {
+        Self {
+            field: field.to_owned(),
+            entry: None,
+            replaces: digest,
+        }
     }
 }
 
@@ -229,8 +392,8 @@ impl Content {
     pub(crate) fn parse(entry: &StoredEntry) -> Option<Self> {
         let (_, json) = entry.value.split_once(' ')?;
         let content: Self = serde_json::from_str(json).ok()?;
-        let agrees =
-            content.field() == entry.field && content.expires(entry.stamp) == entry.expires;
+        let expires = content.expires(entry.stamp, entry.confirmed);
+        let agrees = content.field() == entry.field && expires == entry.expires;
         agrees.then_some(content)
     }
 
@@ -284,32 +447,49 @@ impl Content {
         matches!(self, Self::Block { until: Some(until), .. } if *until <= now)
     }
 
-    fn expires(&self, stamp: u64) -> u64 {
-        let removed = match self {
+    /// Whether this removes a state.
+    fn is_removal(&self) -> bool {
+        match self {
             Self::State { state, .. } => state == "ready",
             Self::Weight { weight, .. } => weight == "100%",
-            // The ended block is kept, as the removal of a state is.
-            Self::Block { until, .. } => {
-                return until.map_or(0, |until| until.max(stamp).saturating_add(KEEP_REMOVED));
-            }
+            Self::Block { .. } => false,
             Self::Unblock { .. } => true,
-        };
-        if removed {
-            stamp.saturating_add(KEEP_REMOVED)
-        } else {
-            0
         }
+    }
+
+    /// When a member forgets the entry. `None`: never.
+    fn forgotten(&self, stamp: u64) -> Option<u64> {
+        let end = match self {
+            // The ended block is kept, as the removal of a state is.
+            Self::Block { until, .. } => until.map(|until| until.max(stamp)),
+            _ => self.is_removal().then_some(stamp),
+        };
+        end.map(|end| end.saturating_add(KEEP_REMOVED))
+    }
+
+    fn is_kept(&self, stamp: u64, now: u64) -> bool {
+        self.forgotten(stamp).is_none_or(|time| time > now)
+    }
+
+    /// When the entry is ignored, and the store may delete it.
+    fn expires(&self, stamp: u64, confirmed: u64) -> u64 {
+        let unconfirmed = match self.is_removal() {
+            true => u64::MAX,
+            false => confirmed.saturating_add(KEEP_CONFIRMED),
+        };
+        self.forgotten(stamp).unwrap_or(u64::MAX).min(unconfirmed)
     }
 }
 
 impl StoredEntry {
     /// The inverse of `Display`.
     pub(crate) fn parse(field: &str, text: &str) -> Option<Self> {
-        let mut parts = text.splitn(3, ' ');
+        let mut parts = text.splitn(4, ' ');
         Some(Self {
             field: field.to_owned(),
             stamp: parts.next()?.parse().ok()?,
             expires: parts.next()?.parse().ok()?,
+            confirmed: parts.next()?.parse().ok()?,
             value: parts.next()?.to_owned(),
         })
     }
@@ -317,6 +497,13 @@ impl StoredEntry {
 
 impl fmt::Display for StoredEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.stamp, self.expires, self.value)
+        let Self {
+            stamp,
+            expires,
+            confirmed,
+            value,
+            ..
+        } = self;
+        write!(f, "{stamp} {expires} {confirmed} {value}")
     }
 }

@@ -6,16 +6,17 @@
 //!
 //! | key | type | contents |
 //! |---|---|---|
-//! | `m` | hash | member → last heard, session, numbers of the last request and batch |
+//! | `m` | hash | member → last heard, session, numbers of the last request and batch, `gone_after` |
 //! | `c` | hash | member → connections to servers |
 //! | `i` | hash | member → facts, in JSON |
 //! | `l:ID` | hash | a limited client: its bucket, member → open connections |
 //! | `s:ID` | hash | a server with `max_conns`: member → slots held and wanted |
 //! | `h` | hash | states set by operators, signed |
+//! | `b` | hash | members that are gone: last request and batch, for an hour |
 //! | `k` | stream | kills and acknowledgements, signed; the last 1,000 |
 //!
 //! All keys expire: the keys of limited clients when the bucket is full and no member has a
-//! connection, the others a day after the last exchange.
+//! connection, `b` after an hour, the others a day after the last exchange.
 //!
 //! Measured on one busy core with Redis 7.0 and Valkey 9.1, three members:
 //!
@@ -29,11 +30,13 @@
 //!
 //! `redis/tests/load.rs` measures this.
 
+mod bounded;
 mod connection;
 mod decode;
 mod encode;
 mod failure;
 mod locate;
+mod lookups;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +56,7 @@ use crate::{
 use connection::Connection;
 use encode::Encoder;
 use failure::Failure;
+use lookups::Lookups;
 
 /// Redirections of a cluster that are followed in one exchange.
 const REDIRECTIONS: u32 = 3;
@@ -71,6 +75,7 @@ pub struct Redis {
     redirected: Option<Address>,
     /// Connection attempts since the last success. The caller waits between exchanges that failed.
     attempts: u32,
+    lookups: Lookups,
 }
 
 impl Redis {
@@ -83,6 +88,7 @@ impl Redis {
             next: 0,
             redirected: None,
             attempts: 0,
+            lookups: Lookups::default(),
         }
     }
 
@@ -106,7 +112,7 @@ impl Redis {
         loop {
             let answer = self.execute(connection, &request).await?;
             self.session.accept(&request, answer);
-            match self.session.follow_up(report)? {
+            match self.session.follow_up(report) {
                 Some(next) => request = next,
                 None => return Ok(self.session.finish()),
             }
@@ -174,12 +180,18 @@ impl Redis {
             None => self.locate().await?,
         };
         self.attempts = 0;
+        self.lookups.forget_running();
         Ok(connection)
     }
 
     async fn open(&mut self, address: &Address) -> Result<Connection, StoreError> {
-        let mut connection =
-            Connection::open(address, self.settings.tls.as_ref(), self.attempts).await?;
+        let mut connection = Connection::open(
+            address,
+            self.settings.tls.as_ref(),
+            self.attempts,
+            &mut self.lookups,
+        )
+        .await?;
         connection
             .authenticate(&self.settings, &self.encoder)
             .await?;
@@ -197,7 +209,8 @@ impl Store for Redis {
 
     async fn leave(&mut self, member: &MemberId) -> Result<(), StoreError> {
         let mut connection = self.take_connection().await?;
-        let pipeline = self.encoder.leave(member);
+        let sequence = self.session.leave();
+        let pipeline = self.encoder.leave(member, sequence, connection.scripts());
         let replies = connection.send(&pipeline).await;
         let checked = replies.and_then(|replies| {
             replies

@@ -26,7 +26,8 @@ pub struct Report {
     /// Servers with `max_conns`, whose slots are divided among the members.
     pub slots: Vec<SlotReport>,
     /// Commands of operators on this member. After a failed exchange, the same commands are sent
-    /// again; a kill keeps its ID. When the exchange succeeds, all commands have been applied.
+    /// again; a kill keeps its ID. When the exchange succeeds, all commands have been applied but
+    /// those in [`View::refused`](crate::View::refused).
     pub commands: Vec<Command>,
     /// Kills of other members that this member has carried out. Sent again after a failed
     /// exchange.
@@ -99,6 +100,9 @@ pub struct ClientReport {
     pub max_conns: u32,
     /// Open connections of this member, including `admitted`, without `ask`.
     pub open: u32,
+    /// Tokens in use now, according to the last answer. `None`: there was none. For a store that
+    /// has lost them.
+    pub used: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use crate::{
     codec,
     events::Events,
     exchange::{
-        Answer, Beat, BeatAnswer, BlobVersion, Operate, Request, SlotClaim, Slots, StoredEntry,
-        micros,
+        Answer, Beat, BeatAnswer, BlobVersion, EntryChange, Limit, Operate, Request, SlotClaim,
+        Slots, micros,
     },
     keys::ServerKey,
     member::{MemberId, MemberStatus},
@@ -20,7 +20,6 @@ use crate::{
     operator_log::OperatorLog,
     report::{Counts, Facts, Report},
     settings::FleetSettings,
-    store::StoreError,
     view::{MemberView, View},
 };
 
@@ -36,7 +35,8 @@ const ROUNDS: u32 = 4;
 pub(crate) struct Session {
     id: u64,
     gone_after: u64,
-    size: u32,
+    /// Serving members in the last answer of a store that did not settle.
+    members: u32,
     sequence: u64,
     /// The sequence of the last request that was answered.
     acknowledged: u64,
@@ -60,12 +60,17 @@ pub(crate) struct Session {
     events: Events,
     last_event: String,
     held: BTreeMap<ServerKey, u32>,
+    held_at: u64,
+    /// The time of the first answer after the connection was lost. Until all known members were
+    /// heard after it, or are gone, this member takes no slots: a failover may have lost those of
+    /// others.
+    reconnected: Option<u64>,
     rounds: u32,
     /// Commands that are not applied yet.
     commands: VecDeque<Command>,
     /// Commands of the request, with the fields that they change.
     requested: Vec<(String, Command)>,
-    restore: Vec<StoredEntry>,
+    restore: Vec<EntryChange>,
     /// What the caller has not received yet. If an exchange fails after its first request, the
     /// next one delivers what that request has found.
     view: View,
@@ -108,7 +113,7 @@ impl Session {
         Self {
             id,
             gone_after: micros(settings.gone_after),
-            size: settings.size.max(1),
+            members: settings.size.max(1),
             sequence: 0,
             acknowledged: 0,
             now: None,
@@ -126,6 +131,8 @@ impl Session {
             events,
             last_event: String::new(),
             held: BTreeMap::new(),
+            held_at: 0,
+            reconnected: None,
             rounds: 0,
             commands: VecDeque::new(),
             requested: Vec::new(),
@@ -136,6 +143,11 @@ impl Session {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_gone_after(&mut self, time: Duration) {
+        self.gone_after = micros(time);
+    }
+
     /// The connection was lost: the store may have applied the last request or not, and may be
     /// another one now.
     pub(crate) fn disconnected(&mut self) {
@@ -143,11 +155,19 @@ impl Session {
         self.time_is_current = false;
     }
 
+    /// The member leaves. Returns session and sequence, which later requests do not have.
+    pub(crate) fn leave(&mut self) -> (u64, u64) {
+        self.sequence += 1;
+        self.acknowledged = 0;
+        (self.id, self.sequence)
+    }
+
     /// The first request of an exchange.
     pub(crate) fn request(&mut self, report: &Report) -> Request {
         self.rounds = 0;
         self.view.clients.clear();
         self.view.slots.clear();
+        self.view.refused.clear();
         self.commands = report.commands.iter().cloned().collect();
         self.restore.clear();
         let mut operate = self.operate(report);
@@ -157,19 +177,27 @@ impl Session {
             .extend(acknowledgements.filter_map(|acknowledgement| {
                 self.events.acknowledgement(&report.member, acknowledgement)
             }));
-        let claims = report.slots.iter().map(|slot| SlotClaim {
-            server: slot.server,
-            max: slot.max,
-            want: slot.want.max(slot.open),
-            open: slot.open,
-            held: self
-                .held
-                .get(&slot.server)
-                .copied()
-                .unwrap_or(slot.max / self.size),
+        let may_grow =
+            self.acknowledged == 0 || (self.time_is_current && self.reconnected.is_none());
+        let claims = report.slots.iter().map(|slot| {
+            let share = slot.max / self.members;
+            let held = self.held.get(&slot.server).copied().unwrap_or(share);
+            let want = match may_grow {
+                true => slot.want,
+                false => slot.want.min(held),
+            };
+            SlotClaim {
+                server: slot.server,
+                max: slot.max,
+                want: want.max(slot.open),
+                open: slot.open,
+                held,
+                share,
+            }
         });
         let slots = Slots {
             settle: self.gone_after,
+            answered: self.held_at,
             claims: claims.collect(),
         };
         if let Some(facts) = &report.facts {
@@ -177,7 +205,11 @@ impl Session {
             self.sent_facts = false;
         }
         let mut request = self.build(report, operate);
-        request.limit = report.batch.clone();
+        request.limit = report.batch.clone().map(|batch| Limit {
+            settle: self.gone_after,
+            members: self.members,
+            batch,
+        });
         request.slots = (!report.slots.is_empty()).then_some(slots);
         request
     }
@@ -185,24 +217,17 @@ impl Session {
     /// A further request that the exchange needs: commands that could not be signed before the
     /// time of the store was known, commands whose entry was just changed by another member,
     /// and entries that the store has lost.
-    pub(crate) fn follow_up(&mut self, report: &Report) -> Result<Option<Request>, StoreError> {
+    pub(crate) fn follow_up(&mut self, report: &Report) -> Option<Request> {
         if self.commands.is_empty() && self.restore.is_empty() {
-            return Ok(None);
+            return None;
         }
         self.rounds += 1;
         if self.rounds >= ROUNDS {
-            if self.commands.is_empty() {
-                return Ok(None);
-            }
-            return Err(StoreError::Refused(
-                "a command was not applied, because the store has a newer entry for the same \
-                 server or client. If this error persists, the entry was not written by a member \
-                 of the fleet: delete it"
-                    .to_owned(),
-            ));
+            self.view.refused = self.commands.drain(..).collect();
+            return None;
         }
         let operate = self.operate(report);
-        Ok(Some(self.build(report, operate)))
+        Some(self.build(report, operate))
     }
 
     fn operate(&mut self, report: &Report) -> Operate {
@@ -215,12 +240,12 @@ impl Session {
         for command in std::mem::take(&mut self.commands) {
             if let Some(kill) = self.events.kill(now, &report.member, &command) {
                 operate.events.push(kill);
-            } else if let Some(entry) = self.log.entry(now, &command) {
+            } else if let Some(change) = self.log.change(now, &command) {
                 // Of several commands for one field, the last one wins.
-                self.requested.retain(|(field, _)| *field != entry.field);
-                operate.entries.retain(|other| other.field != entry.field);
-                self.requested.push((entry.field.clone(), command));
-                operate.entries.push(entry);
+                self.requested.retain(|(field, _)| *field != change.field);
+                operate.entries.retain(|other| other.field != change.field);
+                self.requested.push((change.field.clone(), command));
+                operate.entries.push(change);
             }
         }
         operate
@@ -250,6 +275,9 @@ impl Session {
             operate: (!operate.entries.is_empty() || !operate.events.is_empty()).then_some(operate),
             beat: Beat {
                 gone_after: self.gone_after,
+                acknowledged: self.acknowledged,
+                answered: self.now.unwrap_or(0),
+                is_leaving: report.status == MemberStatus::Leaving,
                 extend: repeat,
                 counts,
                 counts_version,
@@ -303,6 +331,9 @@ impl Session {
         if absent && has_states {
             self.log.clear();
         }
+        if !self.time_is_current && self.acknowledged > 0 {
+            self.reconnected = Some(beat.now);
+        }
         self.now = Some(beat.now);
         self.time_is_current = true;
         if self.repeated_at == 0 {
@@ -314,19 +345,24 @@ impl Session {
         self.sent_counts = beat.has_counts.then_some(request.beat.counts_version);
         self.sent_facts = beat.has_facts;
 
+        let mut has_learnt = false;
+        for rejected in &answer.rejected {
+            has_learnt |= self.log.learn(beat.now, rejected);
+        }
         for (field, command) in self.requested.drain(..) {
-            if answer.rejected.contains(&field) {
+            if answer.rejected.iter().any(|one| one.field == field) {
                 self.commands.push_front(command);
             }
         }
         self.accept_members(&beat);
+        self.accept_number(request, &beat);
         if let Some((version, entries)) = &beat.operators {
             let merge = self.log.merge(beat.now, entries);
             self.view.invalid_signatures += merge.invalid;
-            self.restore = merge.restore;
+            self.restore = merge.changes;
             self.operators_version.clone_from(version);
             self.update_states(beat.now);
-        } else if self.log.expire(beat.now) {
+        } else if self.log.expire(beat.now) || has_learnt {
             self.update_states(beat.now);
         }
         self.history.update(beat.now, None);
@@ -348,7 +384,32 @@ impl Session {
                 .iter()
                 .map(|slot| (slot.server, slot.held))
                 .collect();
+            self.held_at = beat.now;
             self.view.slots = answer.slots;
+        }
+    }
+
+    /// Determines the number of serving members to assume, and whether all members are back after
+    /// this one has connected again.
+    fn accept_number(&mut self, request: &Request, beat: &BeatAnswer) {
+        let serving = |status: &MemberStatus| *status == MemberStatus::Serving;
+        let others = self.peers.values().filter(|peer| serving(&peer.status));
+        let own = usize::from(!request.beat.is_leaving);
+        let members = u32::try_from(others.count() + own).unwrap_or(u32::MAX);
+        self.members = match beat.settles {
+            true => self.members.max(members),
+            false => members.max(1),
+        };
+        self.view.least_members = match beat.settles {
+            true => self.members,
+            false => 0,
+        };
+        if let Some(since) = self.reconnected {
+            let is_over = beat.now.abs_diff(since) >= self.gone_after;
+            let are_back = self.peers.values().all(|peer| peer.heard > since);
+            if is_over || are_back {
+                self.reconnected = None;
+            }
         }
     }
 

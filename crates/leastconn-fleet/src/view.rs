@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     keys::ServerKey,
     member::{MemberId, MemberStatus},
-    operator::{Acknowledgement, CommandRecord, OperatorState},
+    operator::{Acknowledgement, Command, CommandRecord, OperatorState},
     report::{Counts, Facts},
 };
 
@@ -27,8 +27,13 @@ pub struct View {
     /// a failover lost writes, or the member was silent for longer than `gone_after`. Also true
     /// in the first view of a process. The member must report all its limited clients again.
     pub forgotten: bool,
-    /// Operator states and kills that were found in this exchange and ignored, because their
-    /// signature is wrong.
+    /// Serving members to assume at least. After the store has lost data, other members may not
+    /// have returned yet.
+    pub least_members: u32,
+    /// Commands of the report that were not applied, because the store always had a newer entry.
+    pub refused: Vec<Command>,
+    /// Operator states and kills that were found for the first time in this exchange and ignored,
+    /// because their signature is wrong.
     pub invalid_signatures: usize,
 }
 

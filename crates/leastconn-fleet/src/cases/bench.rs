@@ -16,11 +16,15 @@ pub(crate) trait Executor {
     /// Breaks the connection of a member.
     fn disconnect(&mut self, member: usize);
     fn leave(&mut self, member: usize, id: &MemberId);
+    fn set_gone_after(&mut self, member: usize, time: Duration);
     /// Limited clients that have a key.
     fn clients(&mut self) -> usize;
     /// Writes values that no member writes: one state of operators and one event, which count as
     /// invalid, and fields of all hashes, which have no effect.
     fn write_odd_values(&mut self);
+    /// What operators have set for one server or client, as the store has it.
+    fn entry(&mut self, field: &str) -> Option<String>;
+    fn set_entry(&mut self, field: &str, text: &str);
     /// Replaces all keys by keys of another type.
     fn replace_keys(&mut self);
 }
@@ -87,8 +91,27 @@ impl Bench {
         self.executor.write_odd_values();
     }
 
+    pub(crate) fn entry(&mut self, field: &str) -> Option<String> {
+        self.executor.entry(field)
+    }
+
+    pub(crate) fn set_entry(&mut self, field: &str, text: &str) {
+        self.executor.set_entry(field, text);
+    }
+
     pub(crate) fn replace_keys(&mut self) {
         self.executor.replace_keys();
+    }
+
+    pub(crate) fn set_gone_after(&mut self, member: usize, seconds: u64) {
+        let time = Duration::from_secs(seconds);
+        self.executor.set_gone_after(member, time);
+    }
+
+    /// The store loses its data, which breaks all connections.
+    pub(crate) fn lose_data(&mut self) {
+        self.replace_keys();
+        (0..MEMBERS).for_each(|member| self.disconnect(member));
     }
 
     pub(crate) fn clients(&mut self) -> usize {

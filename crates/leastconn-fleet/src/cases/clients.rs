@@ -23,6 +23,27 @@ pub(super) const CASES: &[(&str, Case)] = &[
         clock_that_goes_back_refills_nothing,
     ),
     (
+        "members_get_shares_after_a_loss_of_data",
+        members_get_shares_after_a_loss_of_data,
+    ),
+    (
+        "members_get_shares_after_an_outage",
+        members_get_shares_after_an_outage,
+    ),
+    (
+        "tokens_are_known_again_after_a_loss_of_data",
+        tokens_are_known_again_after_a_loss_of_data,
+    ),
+    (
+        "unknown_clients_get_shares_after_a_loss_of_data",
+        unknown_clients_get_shares_after_a_loss_of_data,
+    ),
+    (
+        "batch_of_a_returning_member_counts_once",
+        batch_of_a_returning_member_counts_once,
+    ),
+    ("slow_refill_takes_days", slow_refill_takes_days),
+    (
         "unlimited_rate_uses_no_tokens",
         unlimited_rate_uses_no_tokens,
     ),
@@ -36,6 +57,7 @@ const CLIENT: ClientReport = ClientReport {
     burst: 20,
     max_conns: 0,
     open: 0,
+    used: None,
 };
 
 fn burst_is_shared(bench: &mut Bench) {
@@ -212,4 +234,136 @@ fn unlimited_rate_uses_no_tokens(bench: &mut Bench) {
     let view = bench.limit(0, report);
     assert_eq!((view.granted, view.used), (1000, 0.0));
     assert_eq!(view.retry_after, Duration::ZERO);
+}
+
+/// Three members with three connections each.
+fn start_three(bench: &mut Bench, conns: ClientReport) {
+    for member in [0, 1, 2, 0, 1, 2] {
+        bench.beat(member);
+    }
+    for member in [0, 1, 2] {
+        assert_eq!(
+            bench
+                .limit(member, ClientReport { ask: 3, ..conns })
+                .granted,
+            3
+        );
+    }
+}
+
+const CONNECTIONS: ClientReport = ClientReport {
+    rate: 0.0,
+    burst: 0,
+    max_conns: 9,
+    ..CLIENT
+};
+
+fn members_get_shares_after_a_loss_of_data(bench: &mut Bench) {
+    let report = |ask, open| ClientReport {
+        ask,
+        open,
+        ..CONNECTIONS
+    };
+    start_three(bench, CONNECTIONS);
+    bench.lose_data();
+    // The first member that returns does not see the others.
+    let view = bench.beat(0);
+    assert_eq!((view.members.len(), view.least_members), (0, 3));
+    assert_eq!(bench.limit(0, report(9, 3)).granted, 0);
+    // The second one has closed two connections.
+    assert_eq!(bench.limit(1, report(5, 1)).granted, 2);
+    bench.advance(2.0);
+    assert_eq!(bench.limit(0, report(9, 3)).granted, 0);
+    assert_eq!(bench.limit(1, report(9, 3)).granted, 0);
+    // The third one does not return.
+    bench.advance(1.5);
+    assert_eq!(bench.beat(1).least_members, 0);
+    assert_eq!(bench.limit(0, report(9, 3)).granted, 3);
+}
+
+fn members_get_shares_after_an_outage(bench: &mut Bench) {
+    let report = |ask, open| ClientReport {
+        ask,
+        open,
+        ..CONNECTIONS
+    };
+    start_three(bench, CONNECTIONS);
+    bench.advance(10.0);
+    let view = bench.beat(2);
+    assert_eq!((view.members.len(), view.least_members), (0, 3));
+    assert_eq!(bench.limit(2, report(9, 3)).granted, 0);
+    // A member that returns to others that are alive is not limited.
+    bench.advance(2.0);
+    bench.beat(2);
+    bench.advance(2.0);
+    bench.beat(2);
+    assert_eq!(bench.beat(0).least_members, 0);
+    assert_eq!(bench.limit(0, report(9, 0)).granted, 6);
+}
+
+fn tokens_are_known_again_after_a_loss_of_data(bench: &mut Bench) {
+    let report = |ask, used| ClientReport {
+        ask,
+        rate: 0.1,
+        used,
+        ..CLIENT
+    };
+    for member in [0, 1, 0, 1] {
+        bench.beat(member);
+    }
+    assert_eq!(bench.limit(0, report(18, None)).used, 18.0);
+    bench.lose_data();
+    let view = bench.limit(0, report(5, Some(18.0)));
+    assert_eq!((view.granted, view.used), (2, 20.0));
+    // A member with an older answer.
+    assert_eq!(bench.limit(1, report(5, Some(3.0))).granted, 0);
+}
+
+fn unknown_clients_get_shares_after_a_loss_of_data(bench: &mut Bench) {
+    let ask = |ask| ClientReport {
+        ask,
+        rate: 0.1,
+        burst: 9,
+        ..CLIENT
+    };
+    start_three(bench, ask(0));
+    bench.lose_data();
+    assert_eq!(bench.limit(0, ask(9)).granted, 3);
+    assert_eq!(bench.limit(1, ask(9)).granted, 0);
+}
+
+fn batch_of_a_returning_member_counts_once(bench: &mut Bench) {
+    let report = ClientReport {
+        admitted: 3,
+        ask: 2,
+        open: 3,
+        rate: 0.01,
+        ..CLIENT
+    };
+    for has_other in [false, true] {
+        let number = 1 + u64::from(has_other);
+        let before = bench.batch(0, number, report).used;
+        bench.disconnect(0);
+        bench.advance(4.0);
+        if has_other {
+            bench.beat(1);
+        }
+        let after = bench.batch(0, number, report).used;
+        assert!(after < before, "{after}, {before} before");
+    }
+}
+
+fn slow_refill_takes_days(bench: &mut Bench) {
+    let report = ClientReport {
+        admitted: 20,
+        rate: 0.0001,
+        ..CLIENT
+    };
+    bench.limit(0, report);
+    bench.advance(30.0 * 3600.0);
+    let report = ClientReport {
+        admitted: 0,
+        ..report
+    };
+    assert_eq!(bench.limit(0, report).used, 9.2);
 }

@@ -15,6 +15,10 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("status_is_passed_on", status_is_passed_on),
     ("facts_are_passed_on", facts_are_passed_on),
     (
+        "each_member_is_gone_after_its_own_time",
+        each_member_is_gone_after_its_own_time,
+    ),
+    (
         "clock_that_goes_back_removes_silent_members",
         clock_that_goes_back_removes_silent_members,
     ),
@@ -144,4 +148,19 @@ fn clock_that_goes_back_removes_silent_members(bench: &mut Bench) {
     assert_eq!(names(bench, 0).len(), 1);
     bench.advance(2.0);
     assert_eq!(names(bench, 0).len(), 0);
+}
+
+fn each_member_is_gone_after_its_own_time(bench: &mut Bench) {
+    bench.set_gone_after(0, 10);
+    bench.set_gone_after(1, 1);
+    bench.beat(0);
+    bench.beat(1);
+    bench.advance(5.0);
+    assert_eq!(names(bench, 1), ["lb.0000000000000000"]);
+    bench.advance(0.5);
+    assert_eq!(names(bench, 2).len(), 2);
+    bench.advance(1.0);
+    assert_eq!(names(bench, 2), ["lb.0000000000000000"]);
+    bench.advance(5.0);
+    assert!(names(bench, 1).is_empty());
 }

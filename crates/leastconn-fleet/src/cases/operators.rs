@@ -38,6 +38,23 @@ pub(super) const CASES: &[(&str, Case)] = &[
         states_survive_a_long_outage_and_a_restart,
     ),
     (
+        "entry_with_a_huge_stamp_is_replaced",
+        entry_with_a_huge_stamp_is_replaced,
+    ),
+    (
+        "invalid_entries_are_removed_after_a_day",
+        invalid_entries_are_removed_after_a_day,
+    ),
+    ("old_entries_have_no_effect", old_entries_have_no_effect),
+    (
+        "restored_entry_is_replaced_by_its_successor",
+        restored_entry_is_replaced_by_its_successor,
+    ),
+    (
+        "states_are_confirmed_for_days",
+        states_are_confirmed_for_days,
+    ),
+    (
         "keys_of_another_type_are_replaced",
         keys_of_another_type_are_replaced,
     ),
@@ -262,6 +279,7 @@ fn use_all(bench: &mut Bench, member: usize) -> (u32, u32) {
         burst: 20,
         max_conns: 50,
         open: 1,
+        used: None,
     };
     let slot = SlotReport {
         server: ServerKey(42),
@@ -284,8 +302,10 @@ fn odd_values_are_ignored(bench: &mut Bench) {
     bench.beat(0);
     bench.write_odd_values();
     bench.disconnect(0);
-    // An event and a state, which is received again when the member has restored its own state.
-    assert_eq!(bench.beat(0).invalid_signatures, 3);
+    // An event and a state. They are reported once.
+    assert_eq!(bench.beat(0).invalid_signatures, 2);
+    bench.disconnect(0);
+    assert_eq!(bench.beat(0).invalid_signatures, 0);
     assert_eq!(use_all(bench, 0), (0, 4));
     assert_eq!(use_all(bench, 1), (2, 4));
     // The member has restored the state that the odd values replaced.
@@ -306,7 +326,11 @@ fn keys_of_another_type_are_replaced(bench: &mut Bench) {
     // The first exchange may fail, which breaks the connection.
     bench.disconnect(0);
     assert!(bench.beat(0).forgotten);
-    bench.advance(5.0);
+    // Until the fleet has settled.
+    for _ in 0..3 {
+        bench.advance(2.0);
+        bench.beat(0);
+    }
     assert_eq!(use_all(bench, 0), (0, 4));
     assert_eq!(use_all(bench, 1), (2, 4));
     assert_eq!(states(&changed(bench, 2)), [("web1", "drain")]);
@@ -345,4 +369,91 @@ fn states_survive_a_long_outage_and_a_restart(bench: &mut Bench) {
         bench.beat(member);
     }
     assert_eq!(states(&changed(bench, 2)), [("web1", "drain")]);
+}
+
+const FIELD: &str = "state/web/web1";
+
+/// No member can issue a later one.
+const HUGE: &str = "9007199254740991 9007199254740991 9007199254740991 00 {}";
+
+/// The state that a member receives first.
+fn first_states(bench: &mut Bench, member: usize) -> Vec<String> {
+    let state = changed(bench, member);
+    let states = state.states.iter();
+    states.map(|state| state.state.clone()).collect()
+}
+
+fn entry_with_a_huge_stamp_is_replaced(bench: &mut Bench) {
+    bench.beat(0);
+    bench.command(1, state("web2", "drain"));
+    bench.beat(0);
+    // The version is unchanged, so that the member does not know the entry.
+    bench.set_entry(FIELD, HUGE);
+    let view = bench.command(0, state("web1", "drain"));
+    assert_eq!(view.refused, []);
+    assert_eq!(view.operators.map(|state| state.states.len()), Some(2));
+    assert_eq!(changed(bench, 1).states.len(), 2);
+    // A member that knows what was set replaces such an entry.
+    bench.set_entry(FIELD, HUGE);
+    bench.disconnect(1);
+    assert_eq!(bench.beat(1).operators, None);
+    assert_eq!(first_states(bench, 2), ["drain", "drain"]);
+}
+
+/// Time passes while the member exchanges.
+fn pass_hours(bench: &mut Bench, member: usize, hours: u32) {
+    for _ in 0..hours.div_ceil(6) {
+        bench.advance(6.0 * 3600.0);
+        bench.beat(member);
+    }
+}
+
+fn invalid_entries_are_removed_after_a_day(bench: &mut Bench) {
+    bench.command(0, state("web2", "drain"));
+    bench.set_entry(FIELD, HUGE);
+    bench.disconnect(0);
+    assert_eq!(bench.beat(0).invalid_signatures, 1);
+    pass_hours(bench, 0, 18);
+    assert!(bench.entry(FIELD).is_some());
+    pass_hours(bench, 0, 12);
+    assert_eq!(bench.entry(FIELD), None);
+}
+
+fn old_entries_have_no_effect(bench: &mut Bench) {
+    bench.command(0, state("web1", "drain"));
+    let recorded = bench.entry(FIELD).expect("an entry");
+    bench.command(0, state("web1", "ready"));
+    pass_hours(bench, 0, 60);
+    assert_eq!(bench.entry(FIELD), None);
+    // Members have forgotten the later state.
+    bench.set_entry(FIELD, &recorded);
+    bench.disconnect(0);
+    assert_eq!(bench.beat(0).operators, None);
+    assert!(first_states(bench, 1).is_empty());
+    assert_eq!(bench.entry(FIELD), None);
+}
+
+fn restored_entry_is_replaced_by_its_successor(bench: &mut Bench) {
+    bench.command(0, state("web1", "drain"));
+    let recorded = bench.entry(FIELD).expect("an entry");
+    bench.command(0, state("web1", "ready"));
+    pass_hours(bench, 0, 18);
+    bench.set_entry(FIELD, &recorded);
+    bench.disconnect(0);
+    assert_eq!(bench.beat(0).operators, None);
+    assert!(first_states(bench, 1).is_empty());
+}
+
+fn states_are_confirmed_for_days(bench: &mut Bench) {
+    bench.command(0, state("web1", "drain"));
+    let block = Command::Block {
+        target: BlockTarget::Serial("a1".to_owned()),
+        duration: Some(Duration::from_secs(20 * 24 * 3600)),
+    };
+    bench.command(0, block);
+    pass_hours(bench, 0, 10 * 24);
+    let state = changed(bench, 1);
+    assert_eq!(states(&state), [("web1", "drain")]);
+    let remaining = state.blocks[0].remaining.expect("a limited time");
+    assert_eq!(remaining, Duration::from_secs(10 * 24 * 3600));
 }

@@ -14,6 +14,10 @@ pub(super) const CASES: &[(&str, Case)] = &[
         no_slots_beyond_those_held_while_the_fleet_settles,
     ),
     (
+        "expired_slots_are_not_claimed",
+        expired_slots_are_not_claimed,
+    ),
+    (
         "new_fleet_starts_with_equal_shares",
         new_fleet_starts_with_equal_shares,
     ),
@@ -125,4 +129,15 @@ fn new_fleet_starts_with_equal_shares(bench: &mut Bench) {
     assert_eq!(bench.slots(1, slot(20, 0)).held, 6);
     bench.advance(1.5);
     assert_eq!(bench.slots(0, slot(20, 0)).held, 14);
+}
+
+fn expired_slots_are_not_claimed(bench: &mut Bench) {
+    settle(bench);
+    assert_eq!(bench.slots(0, slot(15, 0)).held, 15);
+    bench.advance(10.0);
+    bench.slots(1, slot(0, 0));
+    bench.advance(3.0);
+    assert_eq!(bench.slots(1, slot(20, 20)).held, 20);
+    bench.lose_data();
+    assert_eq!(bench.slots(0, slot(15, 0)).held, 10);
 }

@@ -7,9 +7,8 @@ use std::{
 use super::{Faults, InMemory, MemoryServer};
 use crate::{
     Batch, ClientKey, ClientReport, Command, FleetSettings, MemberId, OperatorHistory, Report,
-    Secret, Store, StoreError, View,
+    Secret, ServerKey, SlotReport, Store, StoreError, View,
     cases::{self, Bench, Executor, MEMBERS, settings},
-    state::State,
 };
 
 pub(crate) struct Memory {
@@ -53,8 +52,21 @@ impl Executor for Memory {
         self.server.shared.lock().state.write_odd_values();
     }
 
+    fn entry(&mut self, field: &str) -> Option<String> {
+        self.server.shared.lock().state.operator_entry(field)
+    }
+
+    fn set_entry(&mut self, field: &str, text: &str) {
+        let mut shared = self.server.shared.lock();
+        shared.state.set_operator_entry(field, text);
+    }
+
     fn replace_keys(&mut self) {
-        self.server.shared.lock().state = State::default();
+        self.server.shared.lock().state.lose_data();
+    }
+
+    fn set_gone_after(&mut self, member: usize, time: Duration) {
+        self.members[member].session.set_gone_after(time);
     }
 
     fn clients(&mut self) -> usize {
@@ -240,6 +252,7 @@ fn late_requests_change_nothing() {
         burst: 0,
         max_conns: 10,
         open: 8,
+        used: None,
     };
     let batch = |number, open| {
         let clients = vec![ClientReport { open, ..report }];
@@ -357,4 +370,56 @@ async fn latency_and_stalls_follow_the_clock_of_tokio() {
     assert!(member.exchange(&report).await.is_err());
     server.set_reachable(true);
     assert!(!member.exchange(&report).await.unwrap().forgotten);
+}
+
+#[test]
+fn request_that_arrives_after_leaving_is_ignored() {
+    let server = MemoryServer::with_faults(Faults {
+        delayed: 1.0,
+        max_delay: Duration::from_millis(100),
+        ..Faults::default()
+    });
+    let mut bench = Bench::new(Memory::new(&server));
+    assert!(bench.try_beat(0).is_err());
+    server.stop_faults();
+    bench.leave(0);
+    server.advance(Duration::from_secs(1));
+    assert!(bench.beat(1).members.is_empty());
+    // The same process can return.
+    bench.beat(0);
+    assert_eq!(bench.beat(1).members.len(), 1);
+}
+
+#[test]
+fn failover_gives_no_slots_twice() {
+    let server = MemoryServer::new();
+    let mut bench = Bench::new(Memory::new(&server));
+    let slot = |want, open| SlotReport {
+        server: ServerKey(1),
+        max: 20,
+        want,
+        open,
+    };
+    for _ in 0..4 {
+        bench.beat(0);
+        bench.beat(1);
+        server.advance(Duration::from_secs(1));
+    }
+    bench.slots(0, slot(4, 4));
+    assert_eq!(bench.slots(1, slot(5, 5)).held, 5);
+    server.replicate();
+    assert_eq!(bench.slots(0, slot(15, 15)).held, 15);
+    server.fail_over();
+    // This member has lost nothing, and the other one has not returned yet.
+    assert!(bench.try_beat(1).is_err());
+    assert_eq!(bench.slots(1, slot(20, 5)).held, 5);
+    assert_eq!(bench.slots(1, slot(20, 5)).held, 5);
+    assert!(bench.try_beat(0).is_err());
+    assert_eq!(bench.slots(0, slot(15, 15)).held, 15);
+    assert_eq!(bench.slots(1, slot(20, 5)).held, 5);
+    server.advance(Duration::from_secs(2));
+    bench.slots(0, slot(10, 10));
+    server.advance(Duration::from_secs(2));
+    bench.beat(1);
+    assert_eq!(bench.slots(1, slot(20, 5)).held, 10);
 }

@@ -10,13 +10,15 @@ use redis::{
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, UnixStream, lookup_host},
+    net::{TcpStream, UnixStream},
 };
 use tokio_rustls::TlsConnector;
 
 use super::{
+    bounded::{Allowance, Bounded},
     encode::{Encoder, Scripts},
-    failure::Failure,
+    failure::{Failure, visible},
+    lookups::Lookups,
 };
 use crate::{
     endpoint::{Password, RedisSettings, StoreTls},
@@ -31,6 +33,7 @@ pub(super) struct Connection {
     is_primary: bool,
     scripts: Scripts,
     client: MultiplexedConnection,
+    allowance: Allowance,
     /// Reads and writes the socket. Polled only while a reply is awaited, so that no task is
     /// needed: the server sends nothing on its own.
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -42,6 +45,7 @@ impl Connection {
         address: &Address,
         tls: Option<&StoreTls>,
         attempt: u32,
+        lookups: &mut Lookups,
     ) -> Result<Self, StoreError> {
         let unavailable = |error: io::Error| Failure::connect(address, &error);
         match address {
@@ -54,10 +58,8 @@ impl Connection {
                 Self::from_tcp(address, stream, &ip.ip().to_string(), tls).await
             }
             Address::Name { host, port } => {
-                let found = lookup_host((&**host, *port)).await;
-                let mut found: Vec<_> = found
-                    .map_err(|error| Failure::resolve(address, &error))?
-                    .collect();
+                let found = lookups.find(host, *port).await;
+                let mut found = found.map_err(|error| Failure::resolve(address, &error))?;
                 let first = attempt as usize % found.len().max(1);
                 found.rotate_left(first);
                 let stream = TcpStream::connect(&*found).await.map_err(unavailable)?;
@@ -98,6 +100,9 @@ impl Connection {
         // is the caller's.
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let allowance = Allowance::default();
+        allowance.renew();
+        let stream = Bounded::new(stream, allowance.clone());
         let (client, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
             .await
             .map_err(|error| Failure::closed(&error).describe(address))?;
@@ -107,6 +112,7 @@ impl Connection {
             is_primary: true,
             scripts: Scripts::default(),
             client,
+            allowance,
             driver: Box::pin(driver),
         })
     }
@@ -195,6 +201,7 @@ impl Connection {
 
     /// Sends commands, and returns the reply of each. A reply may be an error.
     pub(super) async fn send(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, Failure> {
+        self.allowance.renew();
         let replies = self
             .client
             .send_packed_commands(pipeline, 0, pipeline.len());
@@ -217,7 +224,7 @@ impl Connection {
         };
         self.is_primary = field("role").is_none_or(|role| role == "master");
         if let (Some(product), Some(version)) = (field("server"), field("version")) {
-            self.server = format!("{} ({product} {version})", self.address);
+            self.server = visible(&format!("{} ({product} {version})", self.address));
         }
         Ok(())
     }
@@ -232,6 +239,7 @@ impl Connection {
             beat: next()?,
             limit: next()?,
             slots: next()?,
+            leave: next()?,
         };
         Ok(())
     }

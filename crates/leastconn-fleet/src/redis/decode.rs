@@ -6,7 +6,7 @@ use ::redis::Value;
 
 use super::failure::Failure;
 use crate::{
-    exchange::{Answer, BeatAnswer, MemberAnswer, Request},
+    exchange::{Answer, BeatAnswer, MemberAnswer, Rejected, Request},
     keys::ServerKey,
     member::MemberId,
     view::{ClientView, SlotView},
@@ -24,13 +24,21 @@ pub(super) fn answer(request: &Request, values: Vec<Value>) -> Result<Answer, Fa
     let rejected = match &request.operate {
         Some(_) => list(next()?)?
             .into_iter()
-            .map(text)
+            .map(rejected)
             .collect::<Result<_, _>>()?,
         None => Vec::new(),
     };
     let beat = beat(next()?)?;
     let clients = match &request.limit {
-        Some(batch) => each(next()?, batch.clients.len(), client)?,
+        Some(limit) => {
+            let mut views = each(next()?, limit.batch.clients.len(), client)?;
+            for (view, report) in views.iter_mut().zip(&limit.batch.clients) {
+                // The script never returns more. Without the bound, a client could be refused for
+                // ever because of what somebody has written to the store.
+                view.used = view.used.clamp(0.0, 2.0 * f64::from(report.burst));
+            }
+            views
+        }
         None => Vec::new(),
     };
     let slots = match &request.slots {
@@ -61,6 +69,7 @@ fn beat(value: Value) -> Result<BeatAnswer, Failure> {
         operators,
         events,
         last_event,
+        settles,
     ] = array(value)?;
     let members = list(members)?.into_iter().map(member);
     let operators = match operators {
@@ -84,6 +93,16 @@ fn beat(value: Value) -> Result<BeatAnswer, Failure> {
         operators,
         events: events.collect::<Result<_, _>>()?,
         last_event: text(last_event)?,
+        settles: number(&settles)? == 1,
+    })
+}
+
+fn rejected(value: Value) -> Result<Rejected, Failure> {
+    let [field, found, digest] = array(value)?;
+    Ok(Rejected {
+        field: text(field)?,
+        text: text(found)?,
+        digest: text(digest)?,
     })
 }
 
@@ -100,6 +119,9 @@ fn member(value: Value) -> Result<MemberAnswer, Failure> {
 fn client(value: Value) -> Result<ClientView, Failure> {
     let [granted, used, others, wait] = array(value)?;
     let used: f64 = text(used)?.parse().map_err(|_| invalid())?;
+    if used.is_nan() {
+        return Err(invalid());
+    }
     Ok(ClientView {
         granted: small(number(&granted)?),
         used,

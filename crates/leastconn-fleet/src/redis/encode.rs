@@ -2,14 +2,14 @@
 
 use ::redis::{Cmd, Pipeline};
 
-use crate::exchange::{Beat, Operate, Request, Slots};
+use crate::exchange::{Beat, Limit, Operate, Request, Slots};
 use crate::member::MemberId;
-use crate::report::Batch;
 
 const OPERATE: &str = include_str!("../scripts/operate.lua");
 const BEAT: &str = include_str!("../scripts/beat.lua");
 const LIMIT: &str = include_str!("../scripts/limit.lua");
 const SLOTS: &str = include_str!("../scripts/slots.lua");
+const LEAVE: &str = include_str!("../scripts/leave.lua");
 
 /// SHA-1 digests of the scripts, by which they are called.
 #[derive(Clone, Debug, Default)]
@@ -18,19 +18,20 @@ pub(super) struct Scripts {
     pub(super) beat: String,
     pub(super) limit: String,
     pub(super) slots: String,
+    pub(super) leave: String,
 }
 
 pub(super) struct Encoder {
     prefix: String,
     /// Tests replace the clock of the server.
-    scripts: [String; 4],
+    scripts: [String; 5],
 }
 
 impl Encoder {
     pub(super) fn new(fleet: &str) -> Self {
         Self {
             prefix: format!("lc1:{{{fleet}}}:"),
-            scripts: [OPERATE, BEAT, LIMIT, SLOTS].map(str::to_owned),
+            scripts: [OPERATE, BEAT, LIMIT, SLOTS, LEAVE].map(str::to_owned),
         }
     }
 
@@ -54,8 +55,8 @@ impl Encoder {
             pipeline.add_command(self.operate(operate, &scripts.operate));
         }
         pipeline.add_command(self.beat(request, &request.beat, &scripts.beat));
-        if let Some(batch) = &request.limit {
-            pipeline.add_command(self.limit(request, batch, &scripts.limit));
+        if let Some(limit) = &request.limit {
+            pipeline.add_command(self.limit(request, limit, &scripts.limit));
         }
         if let Some(slots) = &request.slots {
             pipeline.add_command(self.slots(request, slots, &scripts.slots));
@@ -71,7 +72,13 @@ impl Encoder {
         let (_, line) = rest.rsplit_once("@user_script:")?;
         let digits: String = line.chars().take_while(char::is_ascii_digit).collect();
         let line: usize = digits.parse().ok()?;
-        let digests = [&called.operate, &called.beat, &called.limit, &called.slots];
+        let digests = [
+            &called.operate,
+            &called.beat,
+            &called.limit,
+            &called.slots,
+            &called.leave,
+        ];
         let script = digests.iter().position(|known| *known == digest)?;
         let text = self.scripts[script].lines().nth(line.checked_sub(1)?)?;
         let (_, call) = text.split_once("redis.call('")?;
@@ -79,13 +86,21 @@ impl Encoder {
         Some(command.to_lowercase())
     }
 
-    /// Removes a member. Its fields of clients and slots count no longer, because it is not among
-    /// the members.
-    pub(super) fn leave(&self, member: &MemberId) -> Pipeline {
-        let mut pipeline = Pipeline::new();
-        for key in ["m", "c", "i"] {
-            pipeline.cmd("HDEL").arg(self.key(key)).arg(member.as_str());
+    /// `sequence` is greater than those of all requests of the session.
+    pub(super) fn leave(
+        &self,
+        member: &MemberId,
+        (session, sequence): (u64, u64),
+        scripts: &Scripts,
+    ) -> Pipeline {
+        let mut call = self.call(&scripts.leave, 4);
+        for key in ["m", "c", "i", "b"] {
+            call.arg(self.key(key));
         }
+        call.arg(member.as_str())
+            .arg(format!("{session} {sequence}"));
+        let mut pipeline = Pipeline::new();
+        pipeline.add_command(call);
         pipeline
     }
 
@@ -103,10 +118,13 @@ impl Encoder {
         let mut call = self.call(script, 2);
         call.arg(self.key("h")).arg(self.key("k"));
         call.arg(operate.entries.len());
-        for entry in &operate.entries {
-            call.arg(&entry.field)
-                .arg(entry.stamp)
-                .arg(entry.to_string());
+        for change in &operate.entries {
+            let entry = change.entry.as_ref();
+            call.arg(&change.field)
+                .arg(entry.map_or(0, |entry| entry.stamp))
+                .arg(entry.map_or(0, |entry| entry.confirmed))
+                .arg(&change.replaces)
+                .arg(entry.map(ToString::to_string).unwrap_or_default());
         }
         for event in &operate.events {
             call.arg(event);
@@ -115,8 +133,8 @@ impl Encoder {
     }
 
     fn beat(&self, request: &Request, beat: &Beat, script: &str) -> Cmd {
-        let mut call = self.call(script, 5);
-        for key in ["m", "c", "i", "h", "k"] {
+        let mut call = self.call(script, 6);
+        for key in ["m", "c", "i", "h", "k", "b"] {
             call.arg(self.key(key));
         }
         call.arg(request.member.as_str())
@@ -127,14 +145,17 @@ impl Encoder {
             .arg(&beat.counts_version[..])
             .arg(beat.facts.as_deref().unwrap_or_default())
             .arg(&beat.operators_version)
-            .arg(&beat.last_event);
+            .arg(&beat.last_event)
+            .arg(beat.acknowledged)
+            .arg(beat.answered);
         for (member, counts, facts) in &beat.known {
             call.arg(member.as_str()).arg(&counts[..]).arg(&facts[..]);
         }
         call
     }
 
-    fn limit(&self, request: &Request, batch: &Batch, script: &str) -> Cmd {
+    fn limit(&self, request: &Request, limit: &Limit, script: &str) -> Cmd {
+        let batch = &limit.batch;
         let mut call = self.call(script, 1 + batch.clients.len());
         call.arg(self.key("m"));
         for client in &batch.clients {
@@ -142,7 +163,9 @@ impl Encoder {
         }
         call.arg(request.member.as_str())
             .arg(sequence(request))
-            .arg(batch.number);
+            .arg(batch.number)
+            .arg(limit.settle)
+            .arg(limit.members);
         for client in &batch.clients {
             call.arg(client.admitted)
                 .arg(client.ask)
@@ -150,7 +173,8 @@ impl Encoder {
                 .arg(client.rate.to_string())
                 .arg(client.burst)
                 .arg(client.max_conns)
-                .arg(client.open);
+                .arg(client.open)
+                .arg(client.used.map_or_else(|| "-1".to_owned(), |used| format!("{used:.6}")));
         }
         call
     }
@@ -164,12 +188,14 @@ impl Encoder {
         call.arg(request.member.as_str())
             .arg(sequence(request))
             .arg(slots.settle)
-            .arg(u8::from(request.beat.extend));
+            .arg(u8::from(request.beat.extend))
+            .arg(slots.answered);
         for claim in &slots.claims {
             call.arg(claim.max)
                 .arg(claim.want)
                 .arg(claim.open)
-                .arg(claim.held);
+                .arg(claim.held)
+                .arg(claim.share);
         }
         call
     }

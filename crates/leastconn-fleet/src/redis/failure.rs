@@ -31,8 +31,8 @@ impl Failure {
     }
 
     fn from_reply(error: &ServerError) -> Self {
-        let detail = error.details().unwrap_or_default();
-        match error.code() {
+        let detail = &*visible(error.details().unwrap_or_default());
+        match &*visible(error.code()) {
             "MOVED" => match moved_to(detail) {
                 Some((host, port)) => Self::Moved { host, port },
                 None => Self::Server {
@@ -49,7 +49,7 @@ impl Failure {
     }
 
     pub(super) fn closed(error: &RedisError) -> Self {
-        Self::Closed(error.to_string())
+        Self::Closed(visible(&error.to_string()))
     }
 
     pub(super) fn ended() -> Self {
@@ -243,6 +243,20 @@ fn reply_text(address: &Address, user: &str, code: &str, detail: &str) -> StoreE
     }
 }
 
+/// Text of the server, for terminals and logs: control characters are escaped, and it has at most
+/// 200 characters.
+pub(super) fn visible(text: &str) -> String {
+    let mut out = String::new();
+    for character in text.chars().take(200) {
+        if character.is_control() {
+            out.extend(character.escape_unicode());
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
 fn is_script_refused(detail: &str) -> bool {
     detail.contains("The user executing the script can't")
         || detail.contains("ACL failure in script")
@@ -258,6 +272,16 @@ fn moved_to(detail: &str) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_of_the_server_has_no_control_characters() {
+        let reply = ::redis::parse_redis_value(b"-ODD\x07 \x1b[2Jtext\r\n").unwrap();
+        let error = Failure::check(reply).unwrap_err();
+        let text = error.describe(&"valkey:6379".parse().unwrap()).to_string();
+        assert!(!text.contains(char::is_control), "{text}");
+        assert!(text.contains("\\u{1b}[2Jtext"), "{text}");
+        assert_eq!(visible(&"x".repeat(1000)).len(), 200);
+    }
 
     #[test]
     fn redirections_without_host_keep_the_host() {

@@ -2,7 +2,11 @@
 
 use leastconn::Address;
 
-use super::{Redis, connection::Connection, failure::Failure};
+use super::{
+    Redis,
+    connection::Connection,
+    failure::{Failure, visible},
+};
 use crate::{endpoint::Endpoint, store::StoreError};
 
 impl Redis {
@@ -56,7 +60,8 @@ impl Redis {
             return Err(Failure::nowhere("no sentinels"));
         };
         let tls = self.settings.tls.as_ref();
-        let mut connection = Connection::open(sentinel, tls, self.attempts).await?;
+        let mut connection =
+            Connection::open(sentinel, tls, self.attempts, &mut self.lookups).await?;
         let answer = connection
             .ask_sentinel(primary, user.as_deref(), password.as_ref())
             .await
@@ -66,7 +71,8 @@ impl Redis {
         };
         Failure::parse_address(&host, &port).ok_or_else(|| {
             Failure::nowhere(&format!(
-                "sentinel {sentinel} returned the address `{host}:{port}`, which is not valid"
+                "sentinel {sentinel} returned the address `{}`, which is not valid",
+                visible(&format!("{host}:{port}"))
             ))
         })
     }

@@ -1,8 +1,12 @@
 -- Stores what operators set. The entry with the greatest stamp wins.
 --
--- KEYS: entries (hash: field -> "STAMP EXPIRES SIGNATURE JSON", and `v`: version), events (stream)
--- ARGV: number of entries; for each entry: field, stamp, text; then events
--- Returns the fields that have a newer entry.
+-- KEYS: entries (hash: field -> "STAMP EXPIRES CONFIRMED SIGNATURE JSON", and `v`: version),
+--       events (stream)
+-- ARGV: number of entries; for each entry: field, stamp, time of the confirmation, SHA-1 of an
+--       invalid text that it replaces in any case or '', text or '' (remove the invalid text);
+--       then events
+-- Returns for each entry that was not stored, because there is a newer one: field, stored text,
+-- SHA-1 of the stored text
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local day = 86400000
@@ -19,14 +23,27 @@ repair(KEYS[2], 'XRANGE', '-', '+', 'COUNT', 1)
 
 local entries = tonumber(ARGV[1])
 local rejected, changed = {}, false
-for i = 2, 3 * entries + 1, 3 do
-  local field, stamp, text = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
+for i = 2, 5 * entries + 1, 5 do
+  local field, stamp, confirmed = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+  local replaced, text = ARGV[i + 3], ARGV[i + 4]
   local stored = redis.call('HGET', KEYS[1], field)
-  if not stored or tonumber(string.match(stored, '^%d+') or '0') < stamp then
+  local digest = stored and redis.sha1hex(stored)
+  local is_older = true
+  if stored then
+    local known = tonumber(string.match(stored, '^%d+') or '0')
+    local known_confirmed = tonumber(string.match(stored, '^%d+ %d+ (%d+) ') or '0')
+    is_older = known < stamp or (known == stamp and known_confirmed < confirmed)
+  end
+  if text == '' then
+    if digest == replaced then
+      redis.call('HDEL', KEYS[1], field)
+      changed = true
+    end
+  elseif is_older or digest == replaced then
     redis.call('HSET', KEYS[1], field, text)
     changed = true
   elseif stored ~= text then
-    rejected[#rejected + 1] = field
+    rejected[#rejected + 1] = { field, stored, digest }
   end
 end
 if changed then
@@ -42,7 +59,7 @@ if changed then
   redis.call('HSET', KEYS[1], 'v', string.format('%.0f.%.0f', now, changes + 1))
   redis.call('PEXPIRE', KEYS[1], day)
 end
-for i = 3 * entries + 2, #ARGV do
+for i = 5 * entries + 2, #ARGV do
   redis.call('XADD', KEYS[2], 'MAXLEN', 1000, '*', 'e', ARGV[i])
   redis.call('PEXPIRE', KEYS[2], day)
 end

@@ -2,7 +2,8 @@
 -- are free. It keeps slots until it wants fewer, because it may be using them.
 --
 -- KEYS: members (hash), then for each server a hash: member -> "HELD WANT"
--- ARGV: member, session and sequence, settle, extend; then for each server: max, want, open, held
+-- ARGV: member, session and sequence, settle, extend, time of the last answer that the member has
+--       received; then for each server: max, want, open, slots held by that answer, equal share
 -- Returns for each server: held, free, unmet
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -29,11 +30,15 @@ end
 local since = tonumber(live['.since']) or 0
 local settling = since <= now and now - since < tonumber(ARGV[3])
 
+-- Slots expire at the member after this time, and other members may hold them now.
+local is_recent = math.abs(now - tonumber(ARGV[5])) < tonumber(ARGV[3])
+
 local answer = {}
 for i = 2, #KEYS do
-  local key, a = KEYS[i], 5 + (i - 2) * 4
+  local key, a = KEYS[i], 6 + (i - 2) * 5
   local max, want = tonumber(ARGV[a]), tonumber(ARGV[a + 1])
-  local open, own = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
+  local open, own, share = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4])
+  if not is_recent then own = math.min(own, share) end
   local others, unmet, stored = 0, 0, false
   local fields = hash(key)
   for j = 1, #fields, 2 do

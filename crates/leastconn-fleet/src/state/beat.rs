@@ -1,20 +1,37 @@
 use super::{Progress, State, Superseded};
-use crate::exchange::{BeatAnswer, MemberAnswer, Request};
+use crate::{
+    exchange::{Beat, BeatAnswer, MemberAnswer, Request},
+    member::MemberId,
+};
 
 /// Events of one answer. More follow in the next.
 const EVENTS: usize = 64;
+/// Lifetime of what is known of members that are gone.
+const KEEP_GONE: u64 = 3600 * 1_000_000;
 
 impl State {
     /// Registers the member and its counts, removes members that are gone, and returns what has
     /// changed.
     pub(super) fn beat(&mut self, now: u64, request: &Request) -> Result<BeatAnswer, Superseded> {
         let (member, beat) = (&request.member, &request.beat);
-        let last = self.progress.get(member).copied().unwrap_or_default();
+        let is_known = self.progress.contains_key(member);
+        let last = match self.progress.get(member) {
+            Some(last) => *last,
+            None => self
+                .gone
+                .get(member)
+                .map(|(_, last)| *last)
+                .unwrap_or_default(),
+        };
         if last.session == request.session && last.sequence > request.sequence {
             return Err(Superseded);
         }
-        self.members
-            .retain(|_, heard| now.saturating_sub(*heard) < beat.gone_after);
+        if !is_known {
+            self.gone.remove(member);
+        }
+        let heard = self.members.get(member).copied();
+        let alive = heard.is_some_and(|heard| now.saturating_sub(heard) < beat.gone_after);
+        self.forget_silent(now, member, alive);
         for heard in self.members.values_mut() {
             // A replica whose clock is behind was promoted.
             *heard = now.min(*heard);
@@ -23,21 +40,25 @@ impl State {
         self.counts.retain(|id, _| members.contains_key(id));
         self.facts.retain(|id, _| members.contains_key(id));
         self.progress.retain(|id, _| members.contains_key(id));
-        if self.members.is_empty() {
-            self.since = Some(now);
-        }
+        let others = members.keys().filter(|id| *id != member).count();
 
         self.members.insert(member.clone(), now);
-        let progress = self.progress.entry(member.clone()).or_default();
-        let previous = match progress.session == request.session {
-            true => progress.sequence,
+        let previous = match alive && last.session == request.session {
+            true => last.sequence,
             false => 0,
         };
-        *progress = Progress {
+        let progress = Progress {
             session: request.session,
             sequence: request.sequence,
-            batch: progress.batch,
+            batch: last.batch,
+            gone_after: beat.gone_after,
         };
+        self.progress.insert(member.clone(), progress);
+        let stored = match last.session == request.session {
+            true => last.sequence,
+            false => 0,
+        };
+        let settles = self.notice_loss(now, beat, (previous, stored), alive, others);
         if let Some(counts) = &beat.counts {
             self.counts.insert(member.clone(), counts.clone());
         }
@@ -62,7 +83,62 @@ impl State {
                 |((time, number), _)| format!("{time}-{number}"),
             ),
             events: events.into_iter().map(|(_, event)| event).collect(),
+            settles,
         })
+    }
+
+    /// Removes members that were not heard for too long. The last batch of each is kept, so that
+    /// it is not counted again if the member returns.
+    fn forget_silent(&mut self, now: u64, own: &MemberId, own_is_alive: bool) {
+        let progress = &self.progress;
+        let lifetime = |id: &MemberId| progress.get(id).map_or(0, |last| last.gone_after);
+        let silent = self.members.iter().filter(|(id, heard)| match *id == own {
+            true => !own_is_alive,
+            false => now.saturating_sub(**heard) >= lifetime(id),
+        });
+        let silent: Vec<_> = silent.map(|(id, heard)| (id.clone(), *heard)).collect();
+        if silent.iter().any(|(id, _)| id != own) {
+            self.gone
+                .retain(|_, (heard, _)| now.saturating_sub(*heard) < KEEP_GONE);
+        }
+        for (id, heard) in silent {
+            self.members.remove(&id);
+            if let Some(last) = self.progress.get(&id).filter(|_| id != *own) {
+                self.gone.insert(id, (heard, *last));
+            }
+        }
+    }
+
+    /// Whether members may be missing: the store was restarted, a failover lost writes, or no
+    /// member has reached it for a while. `stored` is the sequence of the last request of the
+    /// session, and `previous` as well, unless the member was gone since.
+    fn notice_loss(
+        &mut self,
+        now: u64,
+        beat: &Beat,
+        (previous, stored): (u64, u64),
+        alive: bool,
+        others: usize,
+    ) -> bool {
+        let settles = Self::is_settling(self.lost, beat.gone_after, now);
+        let is_kept = now.saturating_sub(beat.answered) < KEEP_GONE;
+        // A loss that was noted after the last answer is not another one.
+        let is_new = self.wiped.is_none_or(|wiped| beat.answered > wiped);
+        let wiped = stored < beat.acknowledged && is_new && (others == 0 || is_kept);
+        if wiped {
+            self.wiped = Some(now);
+        }
+        if wiped || (previous < beat.acknowledged && others == 0) {
+            if !settles {
+                self.lost = Some(now);
+                self.since = Some(now);
+            }
+            return true;
+        }
+        if !alive && others == 0 {
+            self.since = Some(now);
+        }
+        settles
     }
 
     fn other_members(&self, request: &Request) -> Vec<MemberAnswer> {

@@ -1,22 +1,42 @@
 use super::{OperatorsVersion, State};
-use crate::exchange::{Operate, Request};
+use crate::{
+    exchange::{Operate, Rejected, Request, StoredEntry},
+    operator_log::sha1,
+};
 
 /// Events that the store keeps.
 const KEPT_EVENTS: usize = 1000;
 
 impl State {
-    /// Stores what operators set. Returns the fields that have a newer entry.
-    pub(super) fn operate(&mut self, now: u64, operate: &Operate) -> Vec<String> {
+    /// Stores what operators set.
+    pub(super) fn operate(&mut self, now: u64, operate: &Operate) -> Vec<Rejected> {
         let mut rejected = Vec::new();
         let mut changed = false;
-        for entry in &operate.entries {
-            match self.operators.get(&entry.field) {
-                Some(stored) if stored == entry => {}
-                Some(stored) if stored.stamp >= entry.stamp => rejected.push(entry.field.clone()),
-                _ => {
-                    self.operators.insert(entry.field.clone(), entry.clone());
+        for change in &operate.entries {
+            let field = &change.field;
+            let stored = self.operators.get(field);
+            let digest = stored.map(|stored| sha1(&stored.to_string()));
+            let is_replaced = digest.as_ref() == Some(&change.replaces);
+            let Some(entry) = &change.entry else {
+                if is_replaced {
+                    self.operators.remove(field);
                     changed = true;
                 }
+                continue;
+            };
+            let order = |entry: &StoredEntry| (entry.stamp, entry.confirmed);
+            let is_older = stored.is_none_or(|stored| order(stored) < order(entry));
+            if is_older || is_replaced {
+                self.operators.insert(field.clone(), entry.clone());
+                changed = true;
+            } else if let (Some(stored), Some(digest)) = (stored, digest)
+                && stored != entry
+            {
+                rejected.push(Rejected {
+                    field: field.clone(),
+                    text: stored.to_string(),
+                    digest,
+                });
             }
         }
         if changed {
@@ -28,8 +48,9 @@ impl State {
             };
         }
         for event in &operate.events {
-            let last = self.events.last().map_or((0, 0), |(id, _)| *id);
+            let last = self.last_event;
             let id = (now / 1000, 0).max((last.0, last.1 + 1));
+            self.last_event = id;
             self.events.push((id, event.clone()));
         }
         let excess = self.events.len().saturating_sub(KEPT_EVENTS);

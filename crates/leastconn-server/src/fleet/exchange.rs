@@ -29,6 +29,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const MIN_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
+/// How long an exchange in progress may take before this process leaves.
+const FINISH_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// Time limit for leaving. The end of the process waits for it.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(250);
 
@@ -44,12 +47,21 @@ pub(super) async fn run<S: Store>(store: &mut S, shared: &Arc<Shared>, stop: imp
         } else {
             CONNECT_TIMEOUT
         };
-        tokio::select! {
-            biased;
-            _ = &mut stop => break,
-            result = exchange(store, shared, limit) => {
-                is_connected = result.is_ok();
-                failures = if is_connected { 0 } else { failures.saturating_add(1) };
+        {
+            let mut exchange = pin!(exchange(store, shared, limit));
+            tokio::select! {
+                biased;
+                _ = &mut stop => {
+                    // Leaving needs the connection: the password may have been changed.
+                    if is_connected {
+                        let _ = timeout(FINISH_TIMEOUT, exchange).await;
+                    }
+                    break;
+                }
+                result = &mut exchange => {
+                    is_connected = result.is_ok();
+                    failures = if is_connected { 0 } else { failures.saturating_add(1) };
+                }
             }
         }
         let wait = async {
@@ -95,6 +107,9 @@ async fn exchange<S: Store>(
         Ok(view) => {
             let received = now();
             let members = serving(report.status, &view);
+            // After the store has lost data, other members may be missing in the view.
+            let least = NonZeroU32::new(view.least_members).unwrap_or(NonZeroU32::MIN);
+            let members = members.max(least);
             let exchange = Exchange {
                 report: &report,
                 view: &view,

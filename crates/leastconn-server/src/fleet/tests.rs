@@ -35,6 +35,7 @@ struct Scripted {
 struct Log {
     /// When exchanges began, in milliseconds since the start of the test.
     exchanges: VecDeque<u64>,
+    answered: u32,
     status: MemberStatus,
     left: u32,
 }
@@ -52,6 +53,7 @@ impl Store for Scripted {
             Answer::Error => return Err(StoreError::Unavailable("connection refused".to_owned())),
             Answer::Never => pending().await,
         }
+        self.log.lock().answered += 1;
         let other = |name, status| MemberView {
             id: MemberId::new(name, 1),
             status,
@@ -346,4 +348,20 @@ async fn decision_after_a_pause_cuts_off_by_itself() {
     member.fence(leastconn::net::now());
     assert!(running.recorder.take().is_empty());
     assert_eq!(running.shared.status().state, FleetState::CutOff);
+}
+
+/// The connection can then be used for leaving.
+#[tokio::test(start_paused = true)]
+async fn exchange_is_finished_before_leaving() {
+    let running = start(Answer::Good);
+    until(150).await;
+    running.shared.wake().urgent();
+    // The exchange takes a millisecond.
+    tokio::task::yield_now().await;
+    assert_eq!(running.log.lock().exchanges.len(), 3);
+    assert_eq!(running.log.lock().answered, 2);
+    let _ = running.stop.send(());
+    running.task.await.unwrap();
+    let log = running.log.lock();
+    assert_eq!((log.answered, log.left), (3, 1));
 }

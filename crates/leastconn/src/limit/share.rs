@@ -219,7 +219,7 @@ impl Known {
     }
 
     /// Tokens in use at `now`, excluding unacknowledged connections.
-    fn used_at(&self, rate: &RateLimit, now: u64) -> f64 {
+    pub(super) fn used_at(&self, rate: &RateLimit, now: u64) -> f64 {
         (self.used - self.restored(rate, now)).max(0.0)
     }
 

@@ -243,6 +243,16 @@ impl SharedClient {
         (state.reported_limits, asks(state.asked), open)
     }
 
+    /// Tokens in use according to the last answer. `None`: there was none.
+    fn known_used(&self, now: Instant) -> Option<f64> {
+        let state = self.state.lock();
+        let rate = state.limits.rate.as_ref().filter(|_| state.has_answer)?;
+        Some(
+            self.known(&state, self.stamp(now))
+                .used_at(rate, self.stamp(now)),
+        )
+    }
+
     /// Applies the answer to a report that stated `open` open connections.
     pub(super) fn confirm(self: &Arc<Self>, open: u32, answer: &FleetUsage, now: Instant) {
         let now = self.stamp(now);

@@ -17,6 +17,7 @@ pub(super) fn full_report(member: u64) -> Report {
         burst: 20,
         max_conns: 0,
         open: 2,
+        used: None,
     };
     Report {
         member: MemberId::new("lb", member),
@@ -132,7 +133,11 @@ async fn members_that_leave_are_removed() {
         let members = server.command(&["HKEYS", "lc1:{test}:m"]).await.texts();
         assert_eq!(members, [".since"]);
         let keys = server.keys().await;
-        let expected = ["lc1:{test}:m", "lc1:{test}:s:0000000000000005"];
+        let expected = [
+            "lc1:{test}:b",
+            "lc1:{test}:m",
+            "lc1:{test}:s:0000000000000005",
+        ];
         assert_eq!(keys, expected);
     }
 }
@@ -302,6 +307,65 @@ async fn other_services_are_recognized() {
         use tokio::io::AsyncWriteExt;
         while let Ok((mut stream, _)) = listener.accept().await {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let settings = RedisSettings::new(Endpoint::Server(address.into()));
+    let text = error_text(&mut Redis::new(&cases::settings(), settings)).await;
+    assert!(text.starts_with(&address.to_string()), "{text}");
+}
+
+#[tokio::test]
+async fn request_that_arrives_after_leaving_is_refused() {
+    for kind in StoreKind::installed() {
+        let server = StoreServer::start(kind).await;
+        let mut member = redis(&server);
+        let report = report_of(0);
+        member.exchange(&report).await.unwrap();
+        let late = member.session.request(&report);
+        member.leave(&report.member).await.unwrap();
+        let mut connection = member.take_connection().await.unwrap();
+        let error = member.execute(&mut connection, &late).await.unwrap_err();
+        assert!(error.to_string().contains("a later request"), "{error}");
+        assert!(member.exchange(&report).await.unwrap().forgotten);
+        let lifetime = server.command(&["PTTL", "lc1:{test}:m"]).await.integer();
+        assert!(lifetime > 0);
+    }
+}
+
+#[tokio::test]
+async fn buckets_are_kept_until_they_are_full() {
+    for kind in StoreKind::installed() {
+        let server = StoreServer::start(kind).await;
+        let mut report = full_report(0);
+        let mut batch = Batch::clone(report.batch.as_ref().unwrap());
+        batch.clients[0].rate = 0.00001;
+        batch.clients[0].open = 0;
+        report.batch = Some(Arc::new(batch));
+        redis(&server).exchange(&report).await.unwrap();
+        let key = format!("lc1:{{test}}:l:{}", ClientKey([1; 16]));
+        let lifetime = server.command(&["PTTL", &key]).await.integer();
+        // Two tokens at 10 in 1,000,000 seconds.
+        assert!(lifetime > 190_000_000, "{lifetime}");
+    }
+}
+
+/// A server that answers with a very long value.
+#[tokio::test]
+async fn answers_have_a_limited_size() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(b"$2147483647\r\n").await;
+            let part = vec![b'x'; 1 << 20];
+            for _ in 0..20 {
+                if stream.write_all(&part).await.is_err() {
+                    break;
+                }
+            }
+            std::future::pending::<()>().await;
         }
     });
     let settings = RedisSettings::new(Endpoint::Server(address.into()));

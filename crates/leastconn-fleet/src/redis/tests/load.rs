@@ -50,6 +50,7 @@ fn client(id: u64, admitted: u32, open: u32) -> ClientReport {
         burst: 20,
         max_conns: 100,
         open,
+        used: None,
     }
 }
 

@@ -114,6 +114,20 @@ impl Executor for Real {
         self.runtime.block_on(self.server.command(&command));
     }
 
+    fn entry(&mut self, field: &str) -> Option<String> {
+        let command = ["HGETALL", "lc1:{test}:h"];
+        let entries = self.runtime.block_on(self.server.command(&command)).texts();
+        let mut pairs = entries.chunks_exact(2);
+        pairs
+            .find(|pair| pair[0] == field)
+            .map(|pair| pair[1].clone())
+    }
+
+    fn set_entry(&mut self, field: &str, text: &str) {
+        let command = ["HSET", "lc1:{test}:h", field, text];
+        self.runtime.block_on(self.server.command(&command));
+    }
+
     fn replace_keys(&mut self) {
         let script = r"
             for _, key in ipairs(redis.call('KEYS', 'lc1:{test}:*')) do
@@ -121,6 +135,10 @@ impl Executor for Real {
             end";
         let command = ["EVAL", script, "0"];
         self.runtime.block_on(self.server.command(&command));
+    }
+
+    fn set_gone_after(&mut self, member: usize, time: Duration) {
+        self.members[member].session.set_gone_after(time);
     }
 
     fn clients(&mut self) -> usize {

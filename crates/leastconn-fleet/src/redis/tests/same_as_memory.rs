@@ -17,6 +17,8 @@ use crate::{
 enum Step {
     Advance(u32),
     TurnBack(u32),
+    /// The store loses its data.
+    Restart,
     Disconnect(usize),
     Leave(usize),
     Exchange(usize, Exchange),
@@ -36,12 +38,14 @@ struct Exchange {
 
 fn client() -> impl Strategy<Value = ClientReport> {
     let numbers = (0_u8..3, 0_u32..6, 0_u32..6, 0_u32..8, 0_u32..5);
+    let used = proptest::option::of(0.0..10.0);
     (
         numbers,
+        used,
         prop_oneof![Just(0.0), Just(0.1), Just(10.0), 0.01..1000.0],
     )
         .prop_map(
-            |((client, admitted, ask, max_conns, open), rate)| ClientReport {
+            |((client, admitted, ask, max_conns, open), used, rate)| ClientReport {
                 client: ClientKey([client; 16]),
                 admitted,
                 ask,
@@ -49,6 +53,7 @@ fn client() -> impl Strategy<Value = ClientReport> {
                 burst: 5,
                 max_conns,
                 open: open + admitted,
+                used,
             },
         )
 }
@@ -128,6 +133,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (0_u32..1_500_000).prop_map(Step::Advance),
         1 => (0_u32..40_000_000).prop_map(Step::Advance),
         1 => (0_u32..5_000_000).prop_map(Step::TurnBack),
+        1 => Just(Step::Restart),
         1 => (0..MEMBERS).prop_map(Step::Disconnect),
         1 => (0..MEMBERS).prop_map(Step::Leave),
         14 => (0..MEMBERS, exchange()).prop_map(|(member, exchange)| Step::Exchange(member, exchange)),
@@ -183,6 +189,7 @@ fn run(bench: &mut Bench, steps: &[Step]) -> Vec<String> {
         match step {
             Step::Advance(micros) => bench.advance(f64::from(*micros) / 1e6),
             Step::TurnBack(micros) => bench.turn_back(f64::from(*micros) / 1e6),
+            Step::Restart => bench.lose_data(),
             Step::Disconnect(member) => bench.disconnect(*member),
             Step::Leave(member) => bench.leave(*member),
             Step::Exchange(member, exchange) => {

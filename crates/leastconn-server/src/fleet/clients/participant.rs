@@ -107,7 +107,9 @@ impl ClientParticipant {
         let clients = outstanding.clients.iter();
         Some(Arc::new(Batch {
             number: outstanding.number,
-            clients: clients.map(|(key, r)| client_report(*key, r)).collect(),
+            clients: clients
+                .map(|(key, r)| client_report(*key, r, now))
+                .collect(),
         }))
     }
 
@@ -171,7 +173,7 @@ impl ClientParticipant {
     }
 }
 
-fn client_report(client: ClientKey, report: &UsageReport) -> ClientReport {
+fn client_report(client: ClientKey, report: &UsageReport, now: Instant) -> ClientReport {
     let limits = report.limits();
     ClientReport {
         client,
@@ -181,6 +183,7 @@ fn client_report(client: ClientKey, report: &UsageReport) -> ClientReport {
         burst: limits.rate.map_or(0, |rate| rate.burst().get()),
         max_conns: limits.max_conns.map_or(0, NonZeroU32::get),
         open: report.open(),
+        used: report.known_used(now),
     }
 }
 

@@ -71,6 +71,13 @@ impl UsageReport {
         self.open
     }
 
+    /// Returns the rate limit tokens that are in use at `now`, according to the store's last
+    /// answer, without those of this report. `None` if the store has never answered. With this,
+    /// a store that was restarted without its data knows the usage again.
+    pub fn known_used(&self, now: Instant) -> Option<f64> {
+        self.client.known_used(now)
+    }
+
     /// Updates the numbers of open and of waiting connections before the report is sent again. The
     /// number of admitted connections stays the same.
     pub fn refresh(&mut self) {

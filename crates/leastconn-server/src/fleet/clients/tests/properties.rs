@@ -149,6 +149,7 @@ impl Run {
             burst: 0,
             max_conns: 1,
             open: 0,
+            used: None,
         };
         let report = Report {
             batch: Some(Arc::new(Batch {
@@ -203,6 +204,40 @@ proptest! {
             }
             let share = MAX_CONNS.div_ceil(members as u32);
             let bound = MAX_CONNS + (members as u32 - 1) * share;
+            prop_assert!(run.most_open <= bound as usize, "{} open", run.most_open);
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn limits_are_bounded_when_the_store_restarts(
+        members in 2..5_usize, exact: bool,
+        steps in prop::collection::vec((step(), 0..60_u32), 1..400),
+    ) {
+        let mode = if exact { SharedLimits::Exact } else { SharedLimits::Fast };
+        paused(async {
+            let mut run = Run::new(members, mode, Faults::default()).await;
+            let limits = limits(Some((RATE, BURST)), Some(MAX_CONNS));
+            let (count, mut restarts) = (members as u32, 0.0);
+            for (step, restart) in steps {
+                if restart == 0 {
+                    run.fleet.server.restart_empty();
+                    restarts += 1.0;
+                }
+                if matches!(step.action, Action::Crash) {
+                    continue;
+                }
+                run.step(step, &limits).await;
+                let seconds = (net::now() - run.start).as_secs_f64();
+                let share = f64::from(BURST.div_ceil(count));
+                // After a restart, one share of the burst is free, and each member may admit a
+                // connection that it has not reported.
+                let after_restarts = restarts * (share + f64::from(count));
+                let bound = f64::from(BURST) + RATE * seconds + f64::from(count) * share;
+                let most = bound + after_restarts;
+                prop_assert!(f64::from(run.admitted) <= most, "{} in {seconds} s", run.admitted);
+            }
+            let bound = MAX_CONNS + (count - 1) * MAX_CONNS.div_ceil(count);
             prop_assert!(run.most_open <= bound as usize, "{} open", run.most_open);
             Ok(())
         })?;
