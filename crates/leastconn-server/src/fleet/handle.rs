@@ -13,7 +13,7 @@ pub type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// The running member of a fleet.
 ///
 /// The futures do not depend on the handle, and may run on any Tokio runtime. Every future
-/// completes within about a second, also while the store does not answer. A dropped future may
+/// completes within about two seconds, also while the store does not answer. A dropped future may
 /// have sent its command or not.
 pub trait FleetHandle: fmt::Debug + Send + Sync {
     fn status(&self) -> FleetStatus;
@@ -37,10 +37,20 @@ pub struct KillReport {
     pub missing: Vec<String>,
 }
 
-/// A command did not reach the store. The text gives the reason.
+/// The store did not confirm a command. The text gives the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotSent(pub String);
+
+impl NotSent {
+    /// `was_sent`: the store may have received the command, and its answer was lost.
+    pub(super) fn unanswered(text: &str, was_sent: bool) -> Self {
+        Self(match was_sent {
+            true => format!("{text}; the fleet may have carried it out nevertheless"),
+            false => text.to_owned(),
+        })
+    }
+}
 
 /// Holds the handle while the process is a member of a fleet. A reload can add, replace and
 /// remove it.

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,10 +14,7 @@ use std::{
 use leastconn::net;
 use leastconn_fleet::{MemberId, Store};
 use parking_lot::Mutex;
-use tokio::{
-    sync::{oneshot, watch},
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     exchange,
@@ -34,6 +32,13 @@ use super::{
 /// The name of the thread.
 const THREAD: &str = "fleet";
 
+/// How long a new membership waits until the previous one has left the fleet, so that the
+/// connections of this process are not counted twice.
+const PREVIOUS_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// Delay after a panic of the exchange.
+const PANIC_DELAY: Duration = Duration::from_secs(1);
+
 /// The membership of this process in a fleet, if one is configured. Costs nothing without a
 /// fleet: [`Self::fence`] and [`SharedMembership::get`] then read one atomic.
 #[derive(Debug)]
@@ -49,7 +54,8 @@ pub struct FleetMember {
 #[derive(Debug)]
 struct Running {
     shared: Arc<Shared>,
-    stop: oneshot::Sender<()>,
+    /// Set to `true`, or dropped, when the thread has to stop.
+    stop: watch::Sender<bool>,
     /// Becomes `true` when the thread has left the fleet.
     ended: watch::Receiver<bool>,
 }
@@ -105,7 +111,7 @@ impl FleetMember {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
-        self.leave(slot);
+        let previous = self.end(slot);
         let runtime = runtime?;
         let operators = Arc::new(Operators::new(Arc::clone(&self.wake), target));
         participants.push(Arc::clone(&operators) as Arc<dyn Participant>);
@@ -119,11 +125,16 @@ impl FleetMember {
         if self.is_leaving.load(Ordering::Acquire) {
             shared.begin_leaving();
         }
-        let (stop, stopped) = oneshot::channel();
+        let (stop, stopped) = watch::channel(false);
         let (end, ended) = watch::channel(false);
         let member = Arc::clone(&shared);
         let run = move || {
-            runtime.block_on(exchange::run(&mut store, &member, stopped));
+            if let Some(mut ended) = previous {
+                runtime.block_on(async {
+                    let _ = timeout(PREVIOUS_TIMEOUT, ended.wait_for(|&ended| ended)).await;
+                });
+            }
+            run_exchange(&runtime, &mut store, &member, &stopped);
             end.send_replace(true);
             // Do not wait for name resolution.
             runtime.shutdown_background();
@@ -143,10 +154,15 @@ impl FleetMember {
     /// Leaves the fleet, if there is one. The thread removes the numbers of this process from the
     /// store later.
     pub fn leave(&self, slot: &FleetSlot) {
-        if let Some(previous) = self.running.lock().take() {
-            slot.set(None);
-            previous.shared.leave();
-        }
+        self.end(slot);
+    }
+
+    /// Leaves the fleet. The result becomes `true` when the numbers are removed from the store.
+    fn end(&self, slot: &FleetSlot) -> Option<watch::Receiver<bool>> {
+        let previous = self.running.lock().take()?;
+        slot.set(None);
+        previous.shared.leave();
+        Some(previous.ended)
     }
 
     /// Reports this process as leaving: it accepts no more connections, and its open connections
@@ -164,7 +180,7 @@ impl FleetMember {
         let running = self.running.lock().take();
         if let Some(running) = running {
             running.shared.leave();
-            let _ = running.stop.send(());
+            let _ = running.stop.send(true);
             let mut ended = running.ended;
             let _ = timeout(limit, ended.wait_for(|&ended| ended)).await;
         }
@@ -183,6 +199,39 @@ impl FleetMember {
     }
 }
 
+/// Exchanges with the store until `stopped`. A panic must not cut this process off until it is
+/// restarted, so the exchange then starts again.
+fn run_exchange<S: Store>(
+    runtime: &tokio::runtime::Runtime,
+    store: &mut S,
+    shared: &Arc<Shared>,
+    stopped: &watch::Receiver<bool>,
+) {
+    // Also when the sender is dropped.
+    let stop = async |mut stopped: watch::Receiver<bool>| {
+        let _ = stopped.wait_for(|&stopped| stopped).await;
+    };
+    loop {
+        let exchange = || {
+            let stop = stop(stopped.clone());
+            runtime.block_on(exchange::run(store, shared, stop));
+        };
+        // The locks are not poisoned by a panic, and the connection is closed.
+        if catch_unwind(AssertUnwindSafe(exchange)).is_ok() {
+            return;
+        }
+        tracing::error!("fleet: the exchange with the store panicked, and is started again");
+        store.disconnect();
+        let is_stopped = runtime.block_on(async {
+            let stopped = timeout(PANIC_DELAY, stop(stopped.clone())).await;
+            stopped.is_ok()
+        });
+        if is_stopped {
+            return;
+        }
+    }
+}
+
 #[cfg(test)]
 impl FleetMember {
     /// A member whose thread does not run.
@@ -192,7 +241,7 @@ impl FleetMember {
             wake: Arc::default(),
             running: Mutex::new(Some(Running {
                 shared,
-                stop: oneshot::channel().0,
+                stop: watch::channel(false).0,
                 ended: watch::channel(false).1,
             })),
             is_leaving: AtomicBool::new(false),

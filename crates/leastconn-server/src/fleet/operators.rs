@@ -9,6 +9,7 @@ use std::{
 };
 
 use leastconn::net;
+use leastconn_config::text::escape;
 use leastconn_fleet::{Acknowledgement, Command, CommandId, MemberId, OperatorState, Report, View};
 use parking_lot::Mutex;
 use tokio::{
@@ -27,6 +28,9 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time limit until all members have acknowledged a kill.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Minimum time between two warnings about invalid signatures.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What commands of the fleet act on.
 pub trait OperatorTarget: fmt::Debug + Send + Sync {
@@ -60,7 +64,9 @@ struct Inner {
     waiting: HashMap<CommandId, watch::Sender<Vec<(MemberId, u64)>>>,
     /// The other members in the last view.
     members: Vec<MemberId>,
+    /// Since the last warning.
     invalid_signatures: usize,
+    warned: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -69,7 +75,39 @@ struct PendingCommand {
     command: Command,
     /// Whether it was in a report, which may have been applied or not.
     is_reported: bool,
-    accepted: oneshot::Sender<()>,
+    accepted: oneshot::Sender<Result<(), NotSent>>,
+}
+
+impl Inner {
+    /// Whether the command waits, and was in a report.
+    fn is_reported(&self, id: u64) -> bool {
+        let mut pending = self.pending.iter();
+        pending.any(|pending| pending.id == id && pending.is_reported)
+    }
+
+    /// No command waits for the store any more.
+    fn give_up(&mut self) {
+        for pending in self.pending.drain(..) {
+            let error = NotSent::unanswered("the store does not answer", pending.is_reported);
+            // An error means that the sender does not wait any more.
+            let _ = pending.accepted.send(Err(error));
+        }
+    }
+
+    /// At most one warning a minute: somebody may write to the store all the time.
+    fn warn_of_invalid_signatures(&mut self, found: usize, now: Instant) {
+        self.invalid_signatures = self.invalid_signatures.saturating_add(found);
+        let is_recent = |warned| now.saturating_duration_since(warned) < WARNING_INTERVAL;
+        if self.invalid_signatures == 0 || self.warned.is_some_and(is_recent) {
+            return;
+        }
+        tracing::warn!(
+            count = self.invalid_signatures,
+            "fleet: commands with a wrong signature ignored; do all members have the same secret?"
+        );
+        self.warned = Some(now);
+        self.invalid_signatures = 0;
+    }
 }
 
 impl Operators {
@@ -103,15 +141,16 @@ impl Operators {
         self.wake.urgent();
         let withdraw = Withdraw(&self, id);
         let result = timeout(SEND_TIMEOUT, is_accepted).await;
-        drop(withdraw);
-        match result {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(NotSent("the store does not answer".to_owned())),
-            Err(_) => Err(NotSent(format!(
-                "the store has not accepted the command within {} s",
-                SEND_TIMEOUT.as_secs()
-            ))),
+        if let Ok(Ok(result)) = result {
+            return result;
         }
+        let was_sent = self.inner.lock().is_reported(id);
+        drop(withdraw);
+        let text = format!(
+            "the store has not accepted the command within {} s",
+            SEND_TIMEOUT.as_secs()
+        );
+        Err(NotSent::unanswered(&text, was_sent))
     }
 
     /// Sends a kill to the other members and waits for their acknowledgements.
@@ -141,10 +180,10 @@ impl Operators {
             .iter()
             .filter(|member| acknowledged.iter().all(|(other, _)| other != *member));
         Ok(KillReport {
-            missing: missing.map(|member| member.name().to_owned()).collect(),
+            missing: missing.map(|member| escape(member.name())).collect(),
             killed: acknowledged
                 .iter()
-                .map(|(member, killed)| (member.name().to_owned(), *killed))
+                .map(|(member, killed)| (escape(member.name()), *killed))
                 .collect(),
         })
     }
@@ -231,29 +270,29 @@ impl Participant for Operators {
         // After `members`, which a kill reads when it was accepted.
         let pending = std::mem::take(&mut inner.pending);
         for command in pending {
-            if command.is_reported {
-                // An error means that the sender does not wait any more.
-                let _ = command.accepted.send(());
-            } else {
+            if !command.is_reported {
                 inner.pending.push_back(command);
+                continue;
             }
+            let is_refused = view.refused.contains(&command.command);
+            // An error means that the sender does not wait any more.
+            let _ = command.accepted.send(match is_refused {
+                true => Err(NotSent(
+                    "the store always has a newer entry for the same server or client".to_owned(),
+                )),
+                false => Ok(()),
+            });
         }
-        if view.invalid_signatures > 0 && inner.invalid_signatures == 0 {
-            tracing::warn!(
-                count = view.invalid_signatures,
-                "fleet: commands with a wrong signature ignored; do all members have the same secret?"
-            );
-        }
-        inner.invalid_signatures = view.invalid_signatures;
+        inner.warn_of_invalid_signatures(view.invalid_signatures, exchange.received);
     }
 
     fn cut_off(&self, _members: NonZeroU32) {
         // Ends waiting at once: the store has not answered for a second.
-        self.inner.lock().pending.clear();
+        self.inner.lock().give_up();
     }
 
     fn leave(&self) {
-        self.inner.lock().pending.clear();
+        self.inner.lock().give_up();
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use leastconn::net;
-use leastconn_fleet::Command;
+use leastconn_config::text::escape;
+use leastconn_fleet::{Command, Facts};
 
 use super::{
     handle::{Answer, FleetHandle, KillReport, NotSent},
@@ -53,10 +54,10 @@ impl FleetHandle for RunningMember {
             .others
             .into_iter()
             .map(|member| MemberState {
-                name: member.id.name().to_owned(),
+                name: escape(member.id.name()),
                 is_self: false,
                 status: member.status,
-                facts: member.facts.as_deref().cloned(),
+                facts: member.facts.as_deref().map(escaped),
                 last_heard: member.last_heard + age,
             })
             .collect();
@@ -89,6 +90,16 @@ impl FleetHandle for RunningMember {
             let killed = operators.kill(filter).await;
             killed.map_err(|error| explained(error, &shared))
         })
+    }
+}
+
+/// The facts of another member, as the store returned them, without control characters.
+fn escaped(facts: &Facts) -> Facts {
+    Facts {
+        version: escape(&facts.version),
+        host: escape(&facts.host),
+        config_digest: escape(&facts.config_digest),
+        ..*facts
     }
 }
 

@@ -58,6 +58,8 @@ struct State {
     /// Whether the store answers.
     is_joined: bool,
     has_left: bool,
+    /// Exchanges in a row in which slots were lacking and nothing changed.
+    unchanged: u32,
     inventory: Inventory,
     servers: HashMap<ServerKey, ServerState>,
     counts: Arc<Counts>,
@@ -75,6 +77,7 @@ impl SharedServers {
                 members: settings.size,
                 is_joined: false,
                 has_left: false,
+                unchanged: 0,
                 inventory: Inventory::default(),
                 servers: HashMap::new(),
                 counts: Arc::default(),
@@ -197,14 +200,16 @@ impl Participant for SharedServers {
             members,
             inventory,
             servers,
+            unchanged,
             ..
         } = &mut *state;
-        let mut lacks_slots = false;
+        let (mut lacks_slots, mut has_changed) = (false, false);
         for listed in inventory.servers() {
             let Some(server) = servers.get_mut(&listed.key) else {
                 continue;
             };
             if let Some(view) = views.get(&listed.key) {
+                has_changed |= !server.has_view(view);
                 server.apply_slots(listed, view, *members, expires, exchange.received);
                 lacks_slots |= server.lacks_slots();
             }
@@ -223,7 +228,12 @@ impl Participant for SharedServers {
         }
         if lacks_slots {
             // Another member may return slots at any time.
-            self.wake.changed();
+            *unchanged = if has_changed {
+                0
+            } else {
+                unchanged.saturating_add(1)
+            };
+            self.wake.waiting(*unchanged);
         }
     }
 

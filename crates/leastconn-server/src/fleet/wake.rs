@@ -15,9 +15,15 @@ const URGENT_SPACING: Duration = Duration::from_millis(2);
 /// acknowledged yet counts against the client, which asks when it comes near its limit.
 const CHANGE_SPACING: Duration = Duration::from_millis(10);
 
+/// The same while other members may change something for this one. The longer nothing changes, the
+/// longer is the time.
+const WAITING_SPACING: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(20)];
+
 const IDLE: u8 = 0;
-const CHANGED: u8 = 1;
-const URGENT: u8 = 2;
+const WAITING_LONG: u8 = 1;
+const WAITING: u8 = 2;
+const CHANGED: u8 = 3;
+const URGENT: u8 = 4;
 
 /// Wakes the fleet thread. Any number of threads may call it, and one task waits.
 #[derive(Debug, Default)]
@@ -39,6 +45,16 @@ impl Wake {
     /// Call it after the request is visible to [`Participant::report`](super::Participant::report).
     pub fn urgent(&self) {
         self.raise(URGENT);
+    }
+
+    /// Requests an exchange because other members may change something for this one at any time.
+    /// `unchanged` is the number of exchanges in a row that have found no change.
+    pub fn waiting(&self, unchanged: u32) {
+        self.raise(match unchanged {
+            0..=2 => CHANGED,
+            3..=6 => WAITING,
+            _ => WAITING_LONG,
+        });
     }
 
     fn raise(&self, level: u8) {
@@ -65,8 +81,32 @@ impl Wake {
     pub(super) fn spacing(&self) -> Option<Duration> {
         match self.level.load(Ordering::Acquire) {
             IDLE => None,
+            WAITING_LONG => Some(WAITING_SPACING[0]),
+            WAITING => Some(WAITING_SPACING[1]),
             CHANGED => Some(CHANGE_SPACING),
             _ => Some(URGENT_SPACING),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_without_a_change_slows_down() {
+        let wake = Wake::default();
+        let spacings = (0..20).map(|unchanged| {
+            wake.take();
+            wake.waiting(unchanged);
+            wake.spacing().unwrap_or_default().as_millis()
+        });
+        let spacings: Vec<_> = spacings.collect();
+        assert_eq!(spacings[..8], [10, 10, 10, 20, 20, 20, 20, 50]);
+        assert_eq!(spacings[19], 50);
+        wake.changed();
+        assert_eq!(wake.spacing(), Some(CHANGE_SPACING));
+        wake.waiting(19);
+        assert_eq!(wake.spacing(), Some(CHANGE_SPACING));
     }
 }

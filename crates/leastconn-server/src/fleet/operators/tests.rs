@@ -143,3 +143,29 @@ async fn failed_command_has_no_later_effect() {
     let killed = Arc::clone(&one.operators).kill("{}".to_owned()).await;
     assert_eq!(killed.unwrap().killed, [("lb2".to_owned(), 2)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn timeout_says_that_the_fleet_may_have_acted() {
+    let server = store();
+    let one = join(&server, "lb1");
+    pass(150).await;
+    server.set_stalled(true);
+    let error = Arc::clone(&one.operators).send(drain()).await.unwrap_err();
+    assert!(error.0.contains("may have carried it out"), "{error}");
+}
+
+#[test]
+fn warnings_about_signatures_are_rare() {
+    let (mut inner, start) = (Inner::default(), net::now());
+    let at = |seconds| start + Duration::from_secs(seconds);
+    inner.warn_of_invalid_signatures(0, at(0));
+    assert_eq!(inner.warned, None);
+    inner.warn_of_invalid_signatures(1, at(1));
+    for second in 2..60 {
+        inner.warn_of_invalid_signatures(2, at(second));
+        assert_eq!(inner.warned, Some(at(1)));
+    }
+    assert_eq!(inner.invalid_signatures, 116);
+    inner.warn_of_invalid_signatures(0, at(61));
+    assert_eq!((inner.warned, inner.invalid_signatures), (Some(at(61)), 0));
+}

@@ -52,6 +52,11 @@ impl ServerState {
         self.slots.is_some_and(|slots| slots.wanted > held(slots))
     }
 
+    /// Whether the last answer was the same.
+    pub(super) fn has_view(&self, view: &SlotView) -> bool {
+        self.slots.is_some_and(|slots| slots.view == Some(*view))
+    }
+
     /// The connections of this member, for the report.
     pub(super) fn count(&mut self, listed: &Listed, now: Instant) -> ServerCount {
         self.rate.update(listed.dials(), now);
