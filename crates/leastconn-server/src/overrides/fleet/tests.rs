@@ -3,7 +3,7 @@ use std::{path::Path, sync::Arc};
 use leastconn::ClientId;
 use leastconn_config::Config;
 use leastconn_fleet::{
-    BlockTarget,
+    BlockTarget, OperatorHistory,
     operator::{Block, ServerState, ServerWeight},
 };
 
@@ -55,18 +55,24 @@ impl Scene {
 
     /// A balancer with `[fleet]`.
     fn in_fleet() -> Self {
+        Self::in_fleet_named("edge")
+    }
+
+    fn in_fleet_named(name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(
             dir.path().join("secret"),
             "0123456789abcdef0123456789abcdef",
         )
         .unwrap();
-        let fleet = r#"
+        let fleet = format!(
+            r#"
             [fleet]
-            name = "edge"
+            name = "{name}"
             store = "unix:///run/store.sock"
             secret = "secret"
-        "#;
+            "#
+        );
         let text = format!("{}{fleet}", text(TWO));
         let loaded = leastconn_config::load_text("test.toml", &text, dir.path());
         Self::with(
@@ -318,6 +324,40 @@ async fn settings_of_the_fleet_are_handed_over() {
     };
     old.overrides.set_forwarded_blocks(&blocks);
     assert!(old.is_blocked("cn:a") && old.is_blocked("cn:b"));
+}
+
+/// The store of another fleet does not have them.
+#[tokio::test]
+async fn settings_of_another_fleet_are_kept_as_own() {
+    let old = Scene::in_fleet();
+    let mut all = state("web1", "drain");
+    all.weights = weight("web2", "3").weights;
+    all.blocks = block("cn:a", None).blocks;
+    old.apply(&all);
+    let history = OperatorHistory::default();
+    let handover = old.overrides.export().with_history(&history);
+    for (name, is_same) in [("edge", true), ("core", false)] {
+        let new = Scene::in_fleet_named(name);
+        let snapshot = new.snapshots.load();
+        assert_eq!(handover.history(&snapshot).is_some(), is_same);
+        new.overrides.import(&handover);
+        // The store has answered, and is empty.
+        new.apply(&OperatorState::default());
+        let is_kept = !is_same;
+        assert_eq!(new.state("web1") == AdminState::Drain, is_kept, "{name}");
+        assert_eq!(new.weight("web2") == 3.0, is_kept, "{name}");
+        assert_eq!(new.is_blocked("cn:a"), is_kept, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn absence_is_forgotten_with_the_upstream() {
+    let scene = Scene::new();
+    let key = server_key("removed", "a");
+    let absent_since = leastconn::net::now();
+    scene.overrides.lock().absences.insert(key, absent_since);
+    scene.reload(TWO);
+    assert!(scene.overrides.lock().absences.is_empty());
 }
 
 /// The predecessor has not received what was set last, or has no `[fleet]`.
