@@ -281,8 +281,9 @@ class Clients:
 
         def work(stream):
             self.echo(stream, b"before")
-            start = time.monotonic()
             pki.revoke(certificate)
+            # From here on the new CRL is in place.
+            start = time.monotonic()
             try:
                 while stream.recv(1):
                     pass
