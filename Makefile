@@ -135,16 +135,9 @@ test-race: loom ## Run the loom models, then the multi-threaded tests repeatedly
 loom: ## Run the loom model tests only
 	RUSTFLAGS="--cfg loom" $(CARGO) test --locked --release -p leastconn --no-default-features --target-dir target/loom --test loom
 
-# RUSTC_BOOTSTRAP: cargo-fuzz uses unstable compiler flags. `-s none`: a sanitizer needs a
-# standard library that is built with it, and this code has no `unsafe` blocks to check.
 .PHONY: fuzz
-fuzz: ## Fuzz the TLS record layer, PROXY headers, certificates and patterns, FUZZ_SECONDS=60 each (needs: cargo install cargo-fuzz)
-	@cargo fuzz --version >/dev/null 2>&1 || { echo 'cargo-fuzz is missing: cargo install --locked cargo-fuzz'; exit 1; }
-	@for target in tls_record tls_stream identity patterns proxy_protocol; do \
-	  mkdir -p fuzz/corpus/$$target; \
-	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run -s none $$target -- -max_total_time=$(FUZZ_SECONDS) \
-	    -max_len=2048 -dict=fuzz/$$target.dict -print_final_stats=1; \
-	done
+fuzz: ## Fuzz all parsers, the relay and TLS streams, FUZZ_SECONDS=60 each (needs: cargo install cargo-fuzz)
+	@scripts/fuzz.sh --seconds $(FUZZ_SECONDS)
 
 .PHONY: lint
 lint: ## Check format, clippy, docs, links, architecture, dependencies, scripts

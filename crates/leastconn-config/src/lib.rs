@@ -18,6 +18,8 @@ pub mod cidr;
 pub mod clients;
 pub mod confinement;
 mod defaults;
+#[cfg(any(test, fuzzing))]
+mod drive;
 pub mod duration;
 mod expand;
 pub mod files;
@@ -124,6 +126,18 @@ impl Reading {
             None => Err(self.problems),
         }
     }
+}
+
+/// Entry point of the fuzz target `configuration`.
+#[cfg(fuzzing)]
+pub fn fuzz_configuration(text: &str) {
+    drive::configuration(text);
+}
+
+/// Entry point of the fuzz target `pem`.
+#[cfg(fuzzing)]
+pub fn fuzz_pem(wanted: u8, bytes: &[u8]) {
+    tls::drive::pem(wanted, bytes);
 }
 
 /// Loads the file at `path` and the files that it names. Host names are not resolved,

@@ -8,6 +8,8 @@ mod algorithms;
 mod alpn;
 mod crl_store;
 mod crls;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod drive;
 mod expiry;
 mod file;
 mod file_error;

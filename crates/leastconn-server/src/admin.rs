@@ -9,6 +9,8 @@
 mod accept;
 mod api;
 mod changes;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod drive;
 mod guard;
 mod listening;
 mod reserve;

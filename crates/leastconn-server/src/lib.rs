@@ -33,3 +33,15 @@ pub mod telemetry;
 #[cfg(test)]
 mod test_config;
 pub mod upstream;
+
+/// Entry point of the fuzz target `access_log`.
+#[cfg(fuzzing)]
+pub fn fuzz_access_log(texts: [&str; 4]) {
+    connection::access_record::drive::drive(texts);
+}
+
+/// Entry point of the fuzz target `admin`.
+#[cfg(fuzzing)]
+pub fn fuzz_admin(kind: u8, input: &[u8]) {
+    admin::drive::drive(kind, input);
+}

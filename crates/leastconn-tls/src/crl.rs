@@ -5,6 +5,8 @@
 //! name has a separate CRL for each key. Signatures are verified once, when a CRL is loaded.
 
 mod authorities;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod drive;
 mod encoded;
 mod scope;
 mod serials;

@@ -510,7 +510,7 @@ impl<S: leastconn::net::Stream, K: Rekey> leastconn::net::Stream for DirectStrea
 pub(super) mod drive;
 
 #[cfg(any(test, fuzzing))]
-mod memory;
+pub(super) mod memory;
 
 #[cfg(test)]
 mod tests;

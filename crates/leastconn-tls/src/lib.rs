@@ -42,6 +42,8 @@ pub mod foreign_protocol;
 mod handshake;
 mod handshake_error;
 mod last_flight;
+#[cfg(any(test, fuzzing))]
+mod model;
 mod negotiated;
 mod offer;
 pub mod pattern;
@@ -80,6 +82,27 @@ pub fn fuzz_records(data: &[u8]) {
 #[cfg(fuzzing)]
 pub fn fuzz_stream(data: &[u8]) {
     direct::drive::drive(data);
+}
+
+/// Entry point of the fuzz target `tls_model`.
+#[cfg(fuzzing)]
+pub fn fuzz_model(data: &[u8]) {
+    model::drive(data);
+}
+
+/// Entry point of the fuzz target `chain`.
+#[cfg(fuzzing)]
+pub fn fuzz_chain(material: &trust::drive::Material, data: &[u8]) {
+    let _ = trust::drive::drive(material, data);
+}
+
+#[cfg(fuzzing)]
+pub use trust::drive::Material;
+
+/// Entry point of the fuzz target `crl`.
+#[cfg(fuzzing)]
+pub fn fuzz_crl(der: &[u8]) {
+    crl::drive::drive(der);
 }
 
 /// Entry point of the fuzz target `patterns`.

@@ -5,6 +5,8 @@ mod caching_verifier;
 mod certificate_limits;
 mod chain_error;
 mod chain_verifier;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod drive;
 mod explain;
 mod issuer_selection;
 mod path;

@@ -5,6 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::{PLAIN, reading};
+use crate::{drive, tls};
 
 /// Fragments of text that are meaningful somewhere in a configuration file.
 const PIECES: &[&str] = &[
@@ -60,18 +61,33 @@ const PIECES: &[&str] = &[
     "9999999999999999999d",
 ];
 
+/// Parts of PEM files.
+const PEM_PIECES: &[&str] = &[
+    "-----BEGIN CERTIFICATE-----",
+    "-----END CERTIFICATE-----",
+    "-----BEGIN X509 CRL-----",
+    "-----END X509 CRL-----",
+    "-----BEGIN PRIVATE KEY-----",
+    "-----END PRIVATE KEY-----",
+    "-----BEGIN TRUSTED CERTIFICATE-----",
+    "-----END TRUSTED CERTIFICATE-----",
+    "-----BEGIN EC PARAMETERS-----",
+    "-----END EC PARAMETERS-----",
+    "-----BEGIN \u{7}-----",
+    "Proc-Type: 4,ENCRYPTED",
+    "-----",
+    "MAA=",
+    "MA==",
+    "\n",
+    "\r\n",
+    "\u{feff}",
+    " ",
+    "=",
+    "\0",
+];
+
 fn render_everything(text: &str) {
-    let reading = reading(text, Path::new("/nowhere"));
-    let problems = &reading.problems;
-    assert_eq!(reading.config.is_some(), problems.errors() == 0);
-    let _ = (
-        problems.render(true),
-        problems.render(false),
-        problems.summary(),
-    );
-    for line in problems.lines() {
-        assert!(!line.contains('\n'), "{line:?}");
-    }
+    drive::check(&reading(text, Path::new("/nowhere")));
 }
 
 fn boundary(text: &str, at: usize) -> usize {
@@ -87,6 +103,7 @@ proptest! {
 
     #[test]
     fn arbitrary_text_does_not_panic(text in any::<String>()) {
+        drive::configuration(&text);
         render_everything(&text);
     }
 
@@ -119,6 +136,14 @@ proptest! {
         if let Err(problems) = crate::load(&path) {
             let _ = problems.to_string();
         }
+    }
+
+    #[test]
+    fn arbitrary_pem_file_has_items_or_an_error(
+        wanted in any::<u8>(),
+        pieces in prop::collection::vec(prop::sample::select(PEM_PIECES), 0..20),
+    ) {
+        tls::drive::pem(wanted, pieces.concat().as_bytes());
     }
 
     #[test]

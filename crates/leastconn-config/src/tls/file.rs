@@ -47,7 +47,11 @@ impl Pem {
         Self::parse(bytes, wanted, path)
     }
 
-    fn parse(mut bytes: Vec<u8>, wanted: Wanted, path: &Path) -> Result<Self, FileError> {
+    pub(super) fn parse(
+        mut bytes: Vec<u8>,
+        wanted: Wanted,
+        path: &Path,
+    ) -> Result<Self, FileError> {
         let mut pem = Self::default();
         bytes.truncate(format::without_blanks_behind(&bytes).len());
         // Check for DER before PEM, because a certificate in DER may contain PEM text.

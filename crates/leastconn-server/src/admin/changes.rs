@@ -105,7 +105,7 @@ async fn bytes(body: Body) -> Result<Bytes, ApiError> {
     Err(ApiError(status, message.to_owned()))
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     if body.is_empty() {
         return bad("there is no body; /api/v1/openapi.json describes the expected JSON");
     }

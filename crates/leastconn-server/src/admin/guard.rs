@@ -160,7 +160,7 @@ fn refuse(request: &Request, admin: &leastconn_config::Admin) -> Option<Refused>
 
 /// Whether all host names in the request are known. A request without a host name is accepted: it
 /// does not come from a browser, because browsers always send one.
-fn has_known_host(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool {
+pub(super) fn has_known_host(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool {
     let in_uri = uri.host().into_iter().map(|host| Some(host.to_owned()));
     let in_headers = headers.get_all(header::HOST).into_iter().map(|host| {
         let authority: axum::http::uri::Authority = host.to_str().ok()?.parse().ok()?;

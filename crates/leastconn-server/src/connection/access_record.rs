@@ -4,6 +4,8 @@
 //! accepted socket is counted exactly once and has at most one line in the access log, with exactly
 //! one reason code. The record makes no decisions about the connection.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod drive;
 mod line;
 
 use std::{

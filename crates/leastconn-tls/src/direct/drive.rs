@@ -15,11 +15,11 @@ use super::{
 use crate::record::{content, drive::pair};
 
 /// The runtime that drives the pause timer.
-static RUNTIME: LazyLock<Option<Runtime>> =
+pub(crate) static RUNTIME: LazyLock<Option<Runtime>> =
     LazyLock::new(|| Builder::new_current_thread().enable_time().build().ok());
 
 /// A sequence of bytes that depend on their position, so that reordering is detected.
-fn counted(from: usize, count: usize) -> Vec<u8> {
+pub(crate) fn counted(from: usize, count: usize) -> Vec<u8> {
     static NUMBERS: LazyLock<Vec<u8>> = LazyLock::new(|| (0..251).collect::<Vec<_>>().repeat(300));
     let mut bytes = Vec::with_capacity(count);
     while bytes.len() < count {

@@ -13,29 +13,29 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The bytes in transit, and how many of them may be read and written.
 #[derive(Debug, Default)]
-pub(super) struct Wire {
+pub(crate) struct Wire {
     /// Bytes from the peer that our side has not read yet.
-    pub(super) inbound: VecDeque<u8>,
+    pub(crate) inbound: VecDeque<u8>,
     /// Bytes of `inbound` that may be read before reading blocks.
-    pub(super) readable: usize,
+    pub(crate) readable: usize,
     /// Maximum number of bytes per read; 0 means no limit.
-    pub(super) piece: usize,
+    pub(crate) piece: usize,
     /// Whether the peer has sent FIN after `inbound`.
-    pub(super) ended: bool,
+    pub(crate) ended: bool,
     /// Bytes from our side that the peer has not read yet.
-    pub(super) outbound: Vec<u8>,
+    pub(crate) outbound: Vec<u8>,
     /// Number of bytes that may be written before writing blocks.
-    pub(super) writable: usize,
+    pub(crate) writable: usize,
     /// Whether our side has sent FIN.
-    pub(super) shut: bool,
+    pub(crate) shut: bool,
 }
 
 /// Our end of the connection. The test keeps another handle to the wire.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Socket(pub(super) Rc<RefCell<Wire>>);
+pub(crate) struct Socket(pub(crate) Rc<RefCell<Wire>>);
 
 /// A context without a waker: the test polls repeatedly.
-pub(super) fn context() -> Context<'static> {
+pub(crate) fn context() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
 

@@ -9,6 +9,16 @@ use crate::{
     telemetry::access_log::AccessLog,
 };
 
+proptest! {
+    #[test]
+    fn lines_with_arbitrary_text_are_one_json_object(
+        identity in any::<String>(), serial in any::<String>(), subject in any::<String>(),
+        detail in any::<String>(),
+    ) {
+        drive::drive([&identity, &serial, &subject, &detail]);
+    }
+}
+
 /// Returns the access log lines and the metrics after `with` has dropped its record.
 fn logged(with: impl FnOnce(AccessRecord) + Send + 'static) -> (Vec<Value>, String) {
     let dir = tempfile::tempdir().unwrap();
