@@ -1,5 +1,5 @@
 //! Continuous reloads of all kinds while clients connect, exchange data and stream. There
-//! are 40 reloads, or 200 with `LEASTCONN_LONG=1`.
+//! are 50 reloads, or 200 with `LEASTCONN_LONG=1`.
 
 use std::{
     net::SocketAddr,
@@ -83,7 +83,7 @@ async fn stream(client: TlsClient, to: SocketAddr, stop: Arc<AtomicBool>) -> u64
 async fn connections_survive_continuous_reloads() {
     let reloads = match std::env::var_os("LEASTCONN_LONG") {
         Some(_) => 200,
-        None => 40,
+        None => 50,
     };
     let web = Upstream::named("web1").await;
     let more = Upstream::named("web1").await;

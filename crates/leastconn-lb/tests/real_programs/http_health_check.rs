@@ -48,3 +48,32 @@ async fn server_answering_503_gets_no_connections() {
     wait_for_webapp1().await;
     site.finish().await;
 }
+
+/// Row 31 of docs/threats.md: the process of a server is stopped, and the kernel still accepts
+/// connections for it.
+#[tokio::test]
+async fn stopped_process_is_down_after_failed_probes() {
+    let site = Site::start_with(|config| {
+        let config = replace(
+            &config,
+            "type = \"tcp\", interval = \"10s\", timeout = \"1s\"",
+            "type = \"http\", path = \"/healthz\", status = 200, interval = \"200ms\", timeout = \"1s\", fall = 2",
+        );
+        replace(
+            &config,
+            "rate = 20, burst = 20",
+            "rate = 1000, burst = 10000",
+        )
+    })
+    .await;
+    let up = "leastconn_server_up{upstream=\"web\",server=\"webapp1\"}";
+    site.balancer.wait_metric(up, 1.0, DEADLINE).await;
+    site.web1.pause();
+    site.balancer.wait_metric(up, 0.0, DEADLINE).await;
+    for _ in 0..6 {
+        assert_eq!(site.page("client1").await.ok().stdout, "webapp2\n");
+    }
+    site.web1.resume();
+    site.balancer.wait_metric(up, 1.0, DEADLINE).await;
+    site.finish().await;
+}

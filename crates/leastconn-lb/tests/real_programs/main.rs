@@ -28,6 +28,7 @@ mod generated_files;
 mod healthcheck_command;
 mod http_health_check;
 mod http_keep_alive;
+mod lossy_network;
 mod mtls_scripts;
 mod pki_command;
 mod prometheus;

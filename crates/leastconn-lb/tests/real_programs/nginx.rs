@@ -115,6 +115,21 @@ impl Nginx {
         self.run().await;
     }
 
+    /// Stops the process with SIGSTOP: the kernel accepts connections, but nginx does not answer.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Continues after [`Self::pause`].
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().unwrap();
+        kill_process(Pid::from_child(process), signal).unwrap();
+    }
+
     /// Makes `/healthz` return 200 or 503.
     pub(crate) fn set_healthy(&self, healthy: bool) {
         let flag = self.dir.join("unhealthy");

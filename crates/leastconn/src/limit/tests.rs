@@ -50,6 +50,20 @@ fn burst_is_followed_by_the_rate() {
     assert_eq!([DAY; 4].map(admitted), [true, true, true, false]);
 }
 
+/// Row 41 of docs/threats.md: callers on several threads can read the clock in another order than
+/// they are admitted in.
+#[test]
+fn earlier_time_adds_no_tokens() {
+    let limiter = limiter(10);
+    let client = "alice".into();
+    let limits = rate(1.0, 2);
+    let admitted = |second: u64| limiter.admit(&client, &limits, at(second * SECOND)).is_ok();
+    assert_eq!([100, 100, 100].map(admitted), [true, true, false]);
+    assert_eq!([99, 50, 0].map(admitted), [false; 3]);
+    // The refused attempts at earlier times have changed nothing.
+    assert_eq!([100, 101, 101].map(admitted), [false, true, false]);
+}
+
 #[test]
 fn whole_rates_are_exact_every_second() {
     let limiter = limiter(10);
