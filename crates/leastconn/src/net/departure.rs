@@ -48,6 +48,11 @@ impl Departed {
 /// # Cancel safety
 /// Cancel safe.
 pub async fn departed<S: Stream>(stream: &mut S) -> Departed {
+    if let Some(socket) = stream.as_tcp()
+        && let Err(error) = closing_or_data(socket).await
+    {
+        return Departed::Broken(error);
+    }
     match poll_fn(|cx| Pin::new(&mut *stream).poll_ahead(cx)).await {
         Ok(true) => {}
         Ok(false) => {
@@ -75,6 +80,17 @@ async fn is_half_open(socket: Option<&TcpStream>) -> bool {
         Some(socket) => matches!(socket.peek(&mut [0]).await, Ok(1..)),
         None => false,
     }
+}
+
+/// Waits until the peer has sent a FIN or the connection has failed. May return earlier, but on
+/// Linux, data does not end the wait: looking for data would cost a system call per connection.
+async fn closing_or_data(socket: &TcpStream) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    // For Tokio, `PRIORITY` includes the end of the peer's data.
+    socket.ready(Interest::PRIORITY | Interest::ERROR).await?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = socket;
+    Ok(())
 }
 
 async fn broken(socket: &TcpStream) -> Departed {

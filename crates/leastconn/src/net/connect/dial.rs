@@ -9,6 +9,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
+    io::{Interest, Ready},
     net::TcpStream,
     time::{timeout, timeout_at},
 };
@@ -159,9 +160,8 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Connects with the same system calls as [`TcpStream::connect`]. If the future is dropped after
-/// the server has accepted the connection, the server gets a RST. A FIN would look like a client
-/// that has finished sending.
+/// Connects like [`TcpStream::connect`]. If the future is dropped after the server has accepted the
+/// connection, the server gets a RST. A FIN would look like a client that has finished sending.
 pub(super) async fn dialling(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -174,15 +174,20 @@ pub(super) async fn dialling(address: SocketAddr) -> io::Result<TcpStream> {
         Err(error) => return Err(error),
     }
     let mut dialling = Dialling(Some(TcpStream::from_std(socket.into())?));
+    let mut ready = Ready::EMPTY;
     if let Some(stream) = &dialling.0 {
-        stream.writable().await?;
+        ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
     }
     let stream = dialling.0.take();
     let stream = stream.ok_or_else(|| io::Error::other("no socket"))?;
-    match stream.take_error()? {
-        Some(error) => Err(error),
-        None => Ok(stream),
+    // A socket that failed to connect reports an error or its closing together with its
+    // readiness. Reading the error of a connected socket would only cost a system call.
+    if (ready.is_error() || ready.is_write_closed())
+        && let Some(error) = stream.take_error()?
+    {
+        return Err(error);
     }
+    Ok(stream)
 }
 
 /// A socket that is being connected.
