@@ -280,11 +280,13 @@ async fn connect<S: Stream>(
         }
     }
     record.connection().set_max_lifetime(listener.max_lifetime);
+    let mut relay = listener.relay_policy();
+    relay.server_keepalive = upstream.keepalive();
     Ok(Connected {
         stream: connected.stream,
         lease: connected.lease,
         _permit: permit,
-        relay: listener.relay_policy(),
+        relay,
     })
 }
 

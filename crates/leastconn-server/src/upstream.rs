@@ -48,6 +48,7 @@ pub enum UpstreamError {
 pub struct Upstream {
     pool: Arc<Pool>,
     connect: ConnectPolicy,
+    keepalive: Option<Duration>,
     proxy_protocol: Option<Version>,
     has_agents: bool,
     /// The connector, with the certificates that were loaded at the start.
@@ -175,10 +176,12 @@ impl Upstream {
         connect.timeout = config.connect_timeout;
         connect.retries = config.retries;
         connect.retry_for = config.retry_for;
-        connect.keepalive = config.keepalive;
+        // The relay enables keepalive.
+        connect.keepalive = None;
         Self {
             pool,
             connect,
+            keepalive: config.keepalive,
             proxy_protocol: config.proxy_protocol,
             has_agents: config.agent_check.is_some(),
             connector,
@@ -289,6 +292,11 @@ impl Upstream {
 
     pub const fn connect_policy(&self) -> &ConnectPolicy {
         &self.connect
+    }
+
+    /// TCP keepalive of connections to servers: the idle time before the first probe.
+    pub const fn keepalive(&self) -> Option<Duration> {
+        self.keepalive
     }
 
     /// The version of the PROXY header that is sent to servers.

@@ -48,11 +48,15 @@ use crate::{
 /// At half this size, uploads over TLS need a quarter more CPU time: see docs/performance.md.
 const SCRATCH: usize = 128 * 1024;
 
+/// How long a connection lasts before [`RelayPolicy::server_keepalive`] is enabled. Much shorter than
+/// usual keepalive times.
+const KEEPALIVE_DELAY: Duration = Duration::from_secs(1);
+
 thread_local! {
     static SCRATCH_SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
 }
 
-/// Timeouts of relayed connections, and how truncation is forwarded.
+/// Timeouts and keepalive of relayed connections, and how truncation is forwarded.
 ///
 /// ```
 /// use std::time::Duration;
@@ -74,16 +78,22 @@ pub struct RelayPolicy {
     pub half_close: Option<Duration>,
     /// How a truncated stream is forwarded.
     pub on_truncation: OnTruncation,
+    /// Enables [TCP keepalive](super::set_keepalive) on the server's connection once it has lasted
+    /// for a second. Short connections save four system calls, in contrast to
+    /// [`ConnectPolicy::keepalive`](super::ConnectPolicy::keepalive), which enables keepalive
+    /// immediately. `None`: the socket is not changed.
+    pub server_keepalive: Option<Duration>,
 }
 
 impl Default for RelayPolicy {
-    /// An idle timeout of one hour, a half-close timeout of one minute, and
-    /// [`OnTruncation::Reset`].
+    /// An idle timeout of one hour, a half-close timeout of one minute, [`OnTruncation::Reset`], and
+    /// unchanged keepalive.
     fn default() -> Self {
         Self {
             idle: Some(Duration::from_secs(3600)),
             half_close: Some(Duration::from_secs(60)),
             on_truncation: OnTruncation::default(),
+            server_keepalive: None,
         }
     }
 }
@@ -202,8 +212,14 @@ async fn relay_watched<D: Stream, U: Stream>(
     let mut early = server.map(|server| EarlyWatch::new(server, last_activity));
     // Re-arming a timer is expensive, so activity only updates `last_activity`. When the timer
     // fires, the timeout is compared with `last_activity`.
-    let mut armed = deadline(last_activity, policy.idle);
-    let mut timer = pin!(sleep_until(armed.into()));
+    let mut first = deadline(last_activity, policy.idle);
+    let mut needs_keepalive = false;
+    if let Some(idle) = policy.server_keepalive {
+        needs_keepalive = true;
+        // The keepalive time counts from the last packet, so the delay does not postpone the probes.
+        first = first.min(after(last_activity, KEEPALIVE_DELAY.min(idle / 2)));
+    }
+    let mut timer = pin!(sleep_until(first.into()));
 
     let mut budget = PollBudget::default();
     let reason = loop {
@@ -235,9 +251,8 @@ async fn relay_watched<D: Stream, U: Stream>(
                 let checks = [pair.next_check(), early];
                 let check = checks.into_iter().flatten().min();
                 let wake = check.map_or(due, |check| check.min(due));
-                if wake < armed {
-                    armed = wake;
-                    timer.as_mut().reset(armed.into());
+                if wake < timer.deadline().into_std() {
+                    timer.as_mut().reset(wake.into());
                 }
                 loop {
                     if timer.as_mut().poll(cx).is_pending() {
@@ -250,8 +265,10 @@ async fn relay_watched<D: Stream, U: Stream>(
                     if due <= now {
                         return Poll::Ready(Some(pair.timed_out(timed_out)));
                     }
-                    armed = wake;
-                    timer.as_mut().reset(armed.into());
+                    if std::mem::take(&mut needs_keepalive) {
+                        pair.enable_server_keepalive(policy.server_keepalive);
+                    }
+                    timer.as_mut().reset(wake.into());
                     if check.is_some_and(|check| check <= now) {
                         break;
                     }

@@ -1,12 +1,15 @@
 //! Both directions of a relayed connection, and how the end of one direction affects the
 //! opposite direction.
 
-use std::{task::Context, time::Instant};
+use std::{
+    task::Context,
+    time::{Duration, Instant},
+};
 
 use tokio::net::TcpStream;
 
 use super::{
-    super::{Fault, Stream},
+    super::{Fault, Stream, set_keepalive},
     OnTruncation, RelayOutcome, Traffic,
     flow::{Flow, Phase, Progress},
 };
@@ -162,6 +165,16 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
                 .then(|| self.upstream.socket())
                 .flatten(),
         ]
+    }
+
+    /// Enables TCP keepalive on the server's socket, if it has one.
+    pub(super) fn enable_server_keepalive(&self, idle: Option<Duration>) {
+        if let (Some(idle), Some(socket)) = (idle, self.upstream.socket())
+            && let Err(error) = set_keepalive(socket, idle)
+        {
+            // Not fatal. If the connection was reset, a later read or write reports that.
+            tracing::debug!(%error, "failed to enable TCP keepalive");
+        }
     }
 
     /// Handles errors on the client's and the server's socket.

@@ -3,13 +3,14 @@
 
 use std::{
     io::{self, ErrorKind},
+    os::fd::AsFd,
     sync::Arc,
 };
 
 use leastconn_testkit::{
     DEADLINE,
     data::{Sha256, pattern, sha256_hex},
-    within,
+    eventually, within,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -109,6 +110,33 @@ async fn read_to_end(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 
 async fn read_kind(stream: &mut TcpStream) -> Option<ErrorKind> {
     read_to_end(stream).await.err().map(|error| error.kind())
+}
+
+#[tokio::test]
+async fn keepalive_of_the_server_starts_after_a_while() {
+    let (_client, mut downstream) = pair().await;
+    let (mut upstream, _server) = pair().await;
+    let socket = upstream.as_fd().try_clone_to_owned().unwrap();
+    let socket = socket2::SockRef::from(&socket);
+    let policy = RelayPolicy {
+        server_keepalive: Some(Duration::from_secs(7)),
+        ..RelayPolicy::default()
+    };
+    let traffic = Traffic::default();
+    let relaying = relay(&mut downstream, &mut upstream, &policy, &traffic);
+    let enabled = eventually(DEADLINE, || async {
+        match socket.keepalive().unwrap() {
+            true => Ok(()),
+            false => Err("keepalive is off".to_owned()),
+        }
+    });
+    assert!(!socket.keepalive().unwrap());
+    tokio::select! {
+        outcome = relaying => panic!("{outcome:?}"),
+        enabled = enabled => enabled.unwrap(),
+    }
+    let time = socket.tcp_keepalive_time().unwrap();
+    assert_eq!(time, Duration::from_secs(7));
 }
 
 #[tokio::test]
