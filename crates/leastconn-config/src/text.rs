@@ -1,6 +1,8 @@
 //! Escapes text from clients for logs and terminals: hidden and control characters are
 //! escaped, and the length is bounded.
 
+use std::borrow::Cow;
+
 /// Maximum length of a field in bytes.
 const LONGEST: usize = 1024;
 
@@ -69,8 +71,13 @@ pub fn visible(text: &str) -> String {
 /// Escapes hidden characters and truncates the text to 1 KiB. A truncated text ends with the
 /// length of the original text.
 pub fn escape(text: &str) -> String {
+    escaped(text).into_owned()
+}
+
+/// Like [`escape`], but copies the text only if it changes.
+pub fn escaped(text: &str) -> Cow<'_, str> {
     if text.len() <= LONGEST && !text.chars().any(is_hidden) {
-        return text.to_owned();
+        return text.into();
     }
     let mark = format!("…[cut, {} bytes]", text.len());
     let room = LONGEST - mark.len();
@@ -87,11 +94,11 @@ pub fn escape(text: &str) -> String {
             break;
         }
     }
-    if is_complete {
-        return out;
+    if !is_complete {
+        out.truncate(out.floor_char_boundary(room));
+        out += &mark;
     }
-    out.truncate(out.floor_char_boundary(room));
-    out + &mark
+    out.into()
 }
 
 #[cfg(test)]

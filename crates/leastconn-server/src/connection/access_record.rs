@@ -15,7 +15,7 @@ use std::{
 
 use jiff::Timestamp;
 use leastconn::{Lease, UpstreamId, net};
-use leastconn_config::text::escape;
+use leastconn_config::text::{escape, escaped};
 use leastconn_tls::Diagnostics;
 
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
         refusals::{self, RecentRefusal},
     },
 };
-use line::{Line, RejectedCertificate, Shadow};
+use line::{Line, RejectedCertificate, Shadow, time_text};
 
 /// Maximum lengths of texts in a line that would be longer than [`MAX_LINE`]. The second one is used
 /// if the first one is not enough.
@@ -255,7 +255,7 @@ impl AccessRecord {
         let diagnostics = self.diagnostics.as_deref();
         let rejected = diagnostics.and_then(|diagnostics| diagnostics.rejected.as_deref());
         let mut line = Line {
-            time: format!("{:.3}", self.time),
+            time: time_text(self.time),
             connection: connection.id,
             listener: &connection.listener,
             source: connection.display_source(),
@@ -263,12 +263,12 @@ impl AccessRecord {
             client,
             identity: state
                 .current_identity()
-                .map(|identity| escape(identity.as_str())),
+                .map(|identity| escaped(identity.as_str())),
             serial: connection
                 .chain()
                 .map(|chain| chain.certificate.serial.as_str())
                 .or_else(|| rejected.map(|rejected| rejected.serial.as_str()))
-                .map(escape),
+                .map(escaped),
             sni: connection.sni(),
             tls_version: self
                 .tls
@@ -296,7 +296,7 @@ impl AccessRecord {
                 client: &shadow.client,
                 outcome: shadow.outcome.as_str(),
             }),
-            detail: detail.map(escape),
+            detail: detail.map(escaped),
         };
         let mut text = line.to_text();
         for longest in SHORTER {

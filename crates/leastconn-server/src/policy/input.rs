@@ -1,6 +1,9 @@
 //! The input of client rules.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    fmt::Write,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use leastconn::ClientId;
 use leastconn_config::{IpNet, MatchKey, Prefixes};
@@ -30,7 +33,11 @@ impl RuleInput<'_> {
             IpAddr::V6(Ipv6Addr::LOCALHOST) => IpNet::only(self.source),
             source => IpNet::of(source, self.prefixes),
         };
-        ClientId::from(format!("source:{source}"))
+        // Long enough for most texts: growing the string would cost several allocations.
+        let mut identity = String::with_capacity(64);
+        // Writing to a string cannot fail.
+        let _ = write!(identity, "source:{source}");
+        ClientId::from(identity.as_str())
     }
 }
 

@@ -1,5 +1,8 @@
 //! One line of the access log.
 
+use std::{borrow::Cow, cell::RefCell, fmt::Write};
+
+use jiff::Timestamp;
 use leastconn_config::text::escape;
 use serde::Serialize;
 
@@ -17,9 +20,9 @@ pub(super) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) client: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) identity: Option<String>,
+    pub(super) identity: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) serial: Option<String>,
+    pub(super) serial: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sni: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,7 +61,32 @@ pub(super) struct Line<'a> {
     pub(super) shadow: Option<Shadow<'a>>,
     /// An explanation of the outcome, if the reason code alone is not enough.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) detail: Option<String>,
+    pub(super) detail: Option<Cow<'a, str>>,
+}
+
+/// A time in UTC with milliseconds, in the format of RFC 3339.
+pub(super) fn time_text(time: Timestamp) -> String {
+    thread_local! {
+        /// A second and its text without the final `Z`: most lines have the time of a line shortly
+        /// before.
+        static SECOND: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
+    }
+    if time < Timestamp::UNIX_EPOCH {
+        return format!("{time:.3}");
+    }
+    let second = time.as_second();
+    SECOND.with_borrow_mut(|(known, date)| {
+        if *known != second {
+            *known = second;
+            *date = format!("{time:.0}");
+            date.pop();
+        }
+        let mut text = String::with_capacity(24);
+        text.push_str(date);
+        // Writing to a string cannot fail.
+        let _ = write!(text, ".{:03}Z", time.subsec_millisecond());
+        text
+    })
 }
 
 impl Line<'_> {
@@ -74,13 +102,15 @@ impl Line<'_> {
     /// Cuts the texts that clients determine, and explanations that contain them, to `longest`
     /// bytes.
     pub(super) fn shorten(&mut self, longest: usize) {
-        let certificate = self.certificate.as_mut();
-        let of_certificate =
-            certificate.map(|rejected| [&mut rejected.subject, &mut rejected.issuer]);
         let texts = [&mut self.detail, &mut self.identity, &mut self.serial];
-        let texts = texts.into_iter().flatten();
-        for text in texts.chain(of_certificate.into_iter().flatten()) {
-            cut(text, longest);
+        for text in texts.into_iter().flatten() {
+            if text.len() > longest {
+                cut(text.to_mut(), longest);
+            }
+        }
+        if let Some(certificate) = &mut self.certificate {
+            cut(&mut certificate.subject, longest);
+            cut(&mut certificate.issuer, longest);
         }
     }
 }

@@ -158,6 +158,23 @@ fn milliseconds_have_microsecond_precision() {
     assert_eq!(milliseconds(Duration::from_secs(3600)), 3_600_000.0);
 }
 
+#[test]
+fn time_has_milliseconds() {
+    // Several times in the same second, and times in other seconds.
+    for time in [
+        "2026-11-30T20:19:14.974876Z",
+        "2026-11-30T20:19:14.0009Z",
+        "2026-11-30T20:19:14Z",
+        "2026-11-30T20:19:15.05Z",
+        "1970-01-01T00:00:00.1Z",
+        "1969-12-31T23:59:59.9876Z",
+        "9999-12-30T21:59:59.999999999Z",
+    ] {
+        let time: Timestamp = time.parse().unwrap();
+        assert_eq!(time_text(time), format!("{time:.3}"));
+    }
+}
+
 /// The first column of the table in `docs/reference/logs.md`.
 fn documented() -> Vec<&'static str> {
     let page = include_str!(concat!(
@@ -184,8 +201,8 @@ fn reference_documents_every_field() {
         source: DisplayAddress::Unix(String::new()),
         proxy: Some(DisplayAddress::Unix(String::new())),
         client: Some(""),
-        identity: Some(String::new()),
-        serial: Some(String::new()),
+        identity: Some("".into()),
+        serial: Some("".into()),
         sni: Some(""),
         tls_version: Some(""),
         cipher: Some(""),
@@ -213,7 +230,7 @@ fn reference_documents_every_field() {
             client: "",
             outcome: "ok",
         }),
-        detail: Some(String::new()),
+        detail: Some("".into()),
     };
     let Value::Object(written) = serde_json::to_value(full).unwrap() else {
         unreachable!("a struct is an object");
