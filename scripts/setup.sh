@@ -72,6 +72,7 @@ if [ -n "$TEST" ]; then
   want python3 python3
   # Programs that the documents use (scripts/docs-test.py).
   want ip iproute2
+  want iptables iptables
   want jq jq
   want nc netcat-openbsd
   want unshare util-linux
