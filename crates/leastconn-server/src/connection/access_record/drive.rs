@@ -28,8 +28,8 @@ pub(crate) fn drive([identity, serial, subject, detail]: [&str; 4]) {
         source: DisplayAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 9))),
         proxy: None,
         client: Some("client1"),
-        identity: Some(escape(identity)),
-        serial: Some(escape(serial)),
+        identity: Some(escape(identity).into()),
+        serial: Some(escape(serial).into()),
         sni: None,
         tls_version: None,
         cipher: None,
@@ -50,7 +50,7 @@ pub(crate) fn drive([identity, serial, subject, detail]: [&str; 4]) {
         duration_ms: 0.0,
         outcome: "ok",
         shadow: None,
-        detail: Some(escape(detail)),
+        detail: Some(escape(detail).into()),
     };
     let text = line.to_text();
     assert!(text.last() == Some(&b'\n'), "no line break at the end");
