@@ -101,8 +101,9 @@ async fn max_conns_of_a_server_is_never_exceeded(kind: StoreKind) {
             served
         });
     }
-    // The members know each other's demand after a moment.
-    sleep(Duration::from_secs(1)).await;
+    // After the start with an empty store, free slots are given after `gone_after` (3 s). A moment
+    // later, the members know each other's demand.
+    sleep(Duration::from_secs(4)).await;
     let end = Instant::now() + Duration::from_secs(if is_long() { 10 } else { 3 });
     let (mut sum, mut samples) = (0, 0);
     while Instant::now() < end {
@@ -123,6 +124,8 @@ async fn max_conns_of_a_server_is_never_exceeded(kind: StoreKind) {
     );
     assert!(most <= 20, "{most} were open");
     assert!(most >= 18 && served > 50, "{most}, {served}");
+    let least = if is_long() { 18.0 } else { 15.0 };
+    assert!(mean >= least, "{mean}");
     stop(all).await;
 }
 
