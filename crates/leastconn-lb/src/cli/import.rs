@@ -94,6 +94,11 @@ pub(crate) fn run(args: &ImportArgs) -> ExitCode {
 
 fn translate(program: Program, path: &Path) -> Result<Translation, String> {
     let name = path.display().to_string();
+    if path.is_dir() {
+        return Err(format!(
+            "{name} is a directory: name one file, or join its files into one"
+        ));
+    }
     let text = fs::read(path).map_err(|error| format!("cannot read {name}: {error}"))?;
     let text = String::from_utf8(text).map_err(|_| format!("{name} is not UTF-8 text"))?;
     let file: Rc<str> = path
@@ -150,7 +155,10 @@ impl Translation {
             count(upstreams, "upstream"),
             count(clients, "client rule"),
         );
-        for note in self.notes.iter().filter(|note| note.kind == Kind::LeftOut) {
+        let notes = self.notes.iter();
+        let mut notes: Vec<_> = notes.filter(|note| note.kind == Kind::LeftOut).collect();
+        notes.sort_by_key(|note| (&note.place.file, note.place.line));
+        for note in notes {
             let place = &note.place;
             let text = toml::shortened(&place.text);
             summary.push_str(&format!(

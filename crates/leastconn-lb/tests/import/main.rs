@@ -122,7 +122,7 @@ fn import_all(program: &str, ending: &str) -> usize {
 
 #[test]
 fn haproxy_files() {
-    assert_eq!(import_all("haproxy", ".cfg"), 20);
+    assert_eq!(import_all("haproxy", ".cfg"), 22);
 }
 
 #[test]
@@ -132,12 +132,57 @@ fn nginx_files() {
 
 #[test]
 fn stunnel_files() {
-    assert_eq!(import_all("stunnel", ".conf"), 4);
+    assert_eq!(import_all("stunnel", ".conf"), 5);
 }
 
 #[test]
 fn ghostunnel_command_lines() {
     assert_eq!(import_all("ghostunnel", ".sh"), 5);
+}
+
+/// The dashboard replaces a page of statistics, and a section with only a stick table is not needed.
+#[test]
+fn statistics_and_tables_do_not_count_as_left_out() {
+    let dir = TempDir::new().unwrap();
+    let source = "defaults\n  mode http\nlisten stats\n  bind :7000\n  stats enable\n\
+        backend sources\n  stick-table type ip size 1m store conn_cur\n\
+        listen web\n  mode tcp\n  bind :8000\n  server web1 10.0.0.11:80\n";
+    fs::write(dir.path().join("lb.cfg"), source).unwrap();
+    let output = run(dir.path(), &["import", "haproxy", "lb.cfg"]);
+    let summary = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{summary}");
+    assert!(summary.contains("left out: 0"), "{summary}");
+}
+
+#[test]
+fn summary_is_sorted_by_line() {
+    let site = site("haproxy");
+    let output = run(site.path(), &["import", "haproxy", "merged-backends.cfg"]);
+    let summary = text(&output.stderr);
+    let lines = summary.lines().skip(1).map(|line| {
+        let number = line.strip_prefix("merged-backends.cfg:").unwrap();
+        number.split(':').next().unwrap().parse::<usize>().unwrap()
+    });
+    let lines: Vec<_> = lines.collect();
+    assert!(lines.len() >= 7, "{summary}");
+    assert!(lines.is_sorted(), "{summary}");
+}
+
+#[test]
+fn errors_name_wrong_programs_and_directories() {
+    let site = site("haproxy");
+    for (args, hint) in [
+        (
+            ["import", "stunnel", "leastconn.cfg"],
+            "is this a stunnel configuration?",
+        ),
+        (["import", "haproxy", "."], "is a directory: name one file"),
+    ] {
+        let output = run(site.path(), &args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let error = text(&output.stderr);
+        assert!(error.contains(hint), "{args:?}: {error}");
+    }
 }
 
 /// The source has only sections in mode http, so there is nothing to run.

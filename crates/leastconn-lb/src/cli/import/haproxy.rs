@@ -58,14 +58,25 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
         {
             tables.extend(acl::rate_period(line).map(|period| (proxy.name.clone(), period)));
         }
+        let place = &proxy.head.place;
+        if proxy.is_table() {
+            imported
+                .notes
+                .push(place.remark("a section for a stick table is not needed"));
+            continue;
+        }
         if proxy.is_http() {
-            let reason = if proxy.is_statistics() {
-                "the dashboard at the admin address replaces the page of statistics"
+            imported.notes.push(if proxy.is_statistics() {
+                place.remark(
+                    "the dashboard at the admin address replaces the page of statistics; reading \
+                     it needs no password, so keep `bind` on loopback",
+                )
             } else {
-                "mode http is out of scope: leastconn-lb balances TCP connections and does not \
-                 read HTTP requests"
-            };
-            imported.notes.push(proxy.head.place.left_out(reason));
+                place.left_out(
+                    "mode http is out of scope: leastconn-lb balances TCP connections and does \
+                     not read HTTP requests",
+                )
+            });
             continue;
         }
         let (front, back) = proxy::read(proxy, &global.bases, &resolvers);
@@ -204,6 +215,24 @@ fn timeouts(service: &mut Service, front: &Front, used: &[&Back]) {
     let idle = tunnel.or_else(|| client.into_iter().chain(shortest("server")).min());
     if let Some(ms) = idle {
         service.table.set("idle_timeout", units::duration(ms));
+    }
+    for back in used {
+        let own = back.timeouts.get("tunnel");
+        let server = back.timeouts.get("server");
+        let effective = own
+            .or_else(|| front.timeouts.get("tunnel"))
+            .or_else(|| client.into_iter().chain(server).min());
+        let name = if own.is_some() { "tunnel" } else { "server" };
+        let backend = &back.backend;
+        let origin = backend.origins.iter().find(|(key, _)| *key == name);
+        let origin = origin.map(|(_, place)| place);
+        if effective != idle
+            && let Some(place) = origin.or(backend.place.as_ref())
+        {
+            service
+                .table
+                .note(place.left_out("the backends of a listener have one `idle_timeout`"));
+        }
     }
     let ends = front
         .timeouts

@@ -203,6 +203,11 @@ pub(crate) struct Backend {
     pub(crate) refused: Vec<String>,
     /// Comments that do not refer to a line of the source.
     pub(crate) comments: Vec<String>,
+    /// The line that defines the upstream.
+    pub(crate) place: Option<Place>,
+    /// The lines that set the keys of `table`. A dot precedes the keys of inline tables, as in
+    /// `health_check.interval`.
+    pub(crate) origins: Vec<(&'static str, Place)>,
 }
 
 impl Backend {

@@ -4,6 +4,7 @@
 //! Therefore, an upstream that two listeners make available to different clients is written
 //! twice. The rules are the product of the decision lists of all listeners.
 
+mod lost;
 mod rules;
 mod upstreams;
 
@@ -31,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) listeners: Vec<PlannedListener>,
     pub(crate) upstreams: Vec<Backend>,
     pub(crate) rules: Vec<Rule>,
+    /// Backends whose servers are part of another upstream, with the name of the upstream.
+    pub(crate) merged: Vec<(String, String)>,
 }
 
 /// The clients of one listener with one server name (SNI).
@@ -109,11 +112,12 @@ pub(crate) fn plan(imported: &mut Imported) -> Result<Plan, TooMany> {
             (Target::ByClient, _) => {}
         }
     }
-    let upstreams = planner.finish();
+    let (upstreams, merged) = planner.finish();
     Ok(Plan {
         listeners,
         upstreams,
         rules,
+        merged,
     })
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn render(head: &str, imported: &Imported, plan: &Plan) -> (String, V
             .iter()
             .any(|other| other.name == backend.name)
         {
-            left_out(&mut out, backend);
+            left_out(&mut out, backend, &plan.merged);
         }
     }
     for rule in &plan.rules {
@@ -182,16 +182,27 @@ fn upstream(out: &mut Writer, backend: &Backend) {
     out.wide_tables("upstream");
 }
 
-/// Writes the comments of an upstream that cannot be written, because it has no servers.
-fn left_out(out: &mut Writer, backend: &Backend) {
+/// Writes the comments of a backend that is no upstream: its servers are in a merged upstream, or it
+/// has none.
+fn left_out(out: &mut Writer, backend: &Backend, merged: &[(String, String)]) {
     if backend.servers.is_empty() && backend.table.notes.is_empty() {
         return;
     }
+    let upstreams = merged.iter().filter(|(name, _)| *name == backend.name);
+    let upstreams: Vec<_> = upstreams
+        .map(|(_, upstream)| format!("`{upstream}`"))
+        .collect();
+    let name = &backend.name;
     out.blank();
-    out.comment(
-        "",
-        &format!("The upstream `{}` has no server.", backend.name),
-    );
+    if upstreams.is_empty() {
+        out.comment("", &format!("The upstream `{name}` has no server."));
+    } else {
+        let upstreams = upstreams.join(" and ");
+        out.comment(
+            "",
+            &format!("`{name}` is not a separate upstream: its servers are in {upstreams}."),
+        );
+    }
     out.notes("", &backend.table.notes);
     for line in &backend.servers {
         if let ServerLine::Note(note) = line {

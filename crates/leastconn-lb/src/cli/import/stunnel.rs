@@ -20,7 +20,8 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
     let sections = sections(file, text, dir.unwrap_or(Path::new("")))?;
     if sections.services.is_empty() {
         return Err(format!(
-            "{file}: there is no stunnel service, such as `[web]` with `accept` and `connect`"
+            "{file}: there is no service, such as `[web]` with `accept` and `connect`; is this a \
+             stunnel configuration?"
         ));
     }
     let mut imported = Imported::default();

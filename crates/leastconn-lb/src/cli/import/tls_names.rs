@@ -34,6 +34,10 @@ const GROUPS: [(&str, &str); 8] = [
     ("secp384r1", "P-384"),
 ];
 
+/// Explains why a list of cipher suites sets no `ciphers`.
+pub(crate) const ALL_SUITES: &str = "this list allows all supported cipher suites of TLS 1.2, so \
+    `ciphers` is not set";
+
 /// A list of cipher suites in OpenSSL's notation.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct CipherList {

@@ -221,6 +221,16 @@ fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
         ("ssl_c_s_dn", "cn") => texts(Key::Cn, method, &values, lowered, parsed),
         ("ssl_c_s_dn", "ou") => texts(Key::Ou, method, &values, lowered, parsed),
         ("ssl_c_i_dn", "cn") => texts(Key::IssuerCn, method, &values, lowered, parsed),
+        ("ssl_c_s_dn", "") if method == "reg" => unknown(
+            parsed,
+            "regular expressions on the whole subject have no equivalent".to_owned(),
+            true,
+        ),
+        ("ssl_c_s_dn", "") if matches!(method, "sub" | "beg" | "end" | "dom" | "dir") => {
+            let reason = "substrings of the whole subject have no equivalent; use `ou = \"…\"` in \
+                a client rule";
+            unknown(parsed, reason.to_owned(), true)
+        }
         ("ssl_c_s_dn", "") => {
             let names = values.iter().map(|value| super::super::dn::subject(value));
             match names.collect::<Result<Vec<_>, _>>() {
@@ -376,10 +386,13 @@ pub(crate) fn tracked(line: &Line) -> Option<(String, (Tracked, Option<String>))
 
 /// Returns the period of `conn_rate(PERIOD)` in a `stick-table` line, in milliseconds.
 pub(crate) fn rate_period(line: &Line) -> Option<u64> {
-    let words = line.words.iter().flat_map(|word| word.split_inclusive(')'));
-    let mut rates = words.filter_map(|word| {
-        let word = word.trim_start_matches(',');
-        word.strip_prefix("conn_rate(")?.strip_suffix(')')
+    let mut rates = line.words.iter().filter_map(|word| {
+        // `conn_rate` may come after other types of data, as in `conn_cur,conn_rate(30s)`.
+        let mut found = word.split(')').filter_map(|part| {
+            let part = part.rsplit(',').next()?;
+            part.strip_prefix("conn_rate(")
+        });
+        found.next()
     });
     units::milliseconds(rates.next()?, 1).filter(|period| *period > 0)
 }

@@ -66,6 +66,15 @@ pub(crate) fn limits(service: &mut Service, limits: &[(Limit, Place, bool)]) {
                 service.limited_by.push(place.clone());
                 true
             }
+            (Limit::Open(_, number), Tracked::Source) => {
+                service.limits.max_conns = Some(number.max(1));
+                service.limited_by.push(place.clone());
+                service.table.note(place.left_out(
+                    "`max_conns` counts the connections of each client certificate, the source \
+                     those of each address",
+                ));
+                true
+            }
             (Limit::Open(_, number), Tracked::CommonName) if service.certificates => {
                 service.limits.max_conns = Some(number.max(1));
                 service.limited_by.push(place.clone());

@@ -1,6 +1,7 @@
 //! `frontend`, `backend` and `listen` sections.
 
 mod back;
+mod origins;
 
 use std::collections::HashMap;
 
@@ -112,7 +113,7 @@ impl Reader<'_> {
             return;
         }
         match line.word(0) {
-            "mode" | "description" | "id" | "enabled" | "hash-type" | "hash-balance-factor" => {}
+            "mode" => {}
             "bind" => self.binds.push(bind::bind(line, self.bases)),
             "server" | "server-template" => self.server(line),
             "default-server" => self.default_server.push(line.clone()),
@@ -124,7 +125,8 @@ impl Reader<'_> {
             "retries" => self.retries = value.parse().ok(),
             "maxconn" => {
                 self.note(place.left_out(
-                    "connections are limited per process (`max_connections`), client and server",
+                    "a frontend has no limit of its own; limits are `max_connections` of the \
+                     process and `max_conns` of clients and servers",
                 ));
             }
             "option" => self.option(line, value, true),
@@ -134,6 +136,10 @@ impl Reader<'_> {
                 self.note(place.remark("the access log has one JSON line per connection"));
             }
             "backlog"
+            | "description"
+            | "id"
+            | "enabled"
+            | "hash-type"
             | "stats"
             | "monitor-uri"
             | "monitor-net"
@@ -235,25 +241,26 @@ impl Reader<'_> {
         match name {
             "tcplog"
             | "httplog"
+            | "httpslog"
             | "dontlognull"
             | "dontlog-normal"
             | "log-separate-errors"
-            | "logasap"
-            | "log-health-checks"
-            | "socket-stats"
-            | "contstats"
-            | "httpslog"
-            | "tcpka"
-            | "clitcpka"
-            | "srvtcpka"
-            | "redispatch"
-            | "splice-auto"
-            | "splice-request"
-            | "splice-response"
-            | "abortonclose"
-            | "tcp-smart-accept"
-            | "tcp-smart-connect"
-            | "persist" => {}
+            | "logasap" => {
+                self.note(place.remark("the access log has one JSON line per connection"));
+            }
+            "tcpka" | "clitcpka" | "srvtcpka" => {
+                self.note(place.remark(
+                    "TCP keepalive is on by default: `keepalive` of listeners and upstreams",
+                ));
+            }
+            "redispatch" => self.note(place.remark(
+                "a failed connection attempt is always repeated at another server (`retries`)",
+            )),
+            "log-health-checks" | "socket-stats" | "contstats" | "splice-auto"
+            | "splice-request" | "splice-response" | "abortonclose" | "tcp-smart-accept"
+            | "tcp-smart-connect" | "persist" => {
+                self.note(place.remark("has no effect here, or is not needed"))
+            }
             "allbackups" => self.all_backups = on,
             "nolinger" => self.no_linger = on.then_some(place),
             "transparent" | "independent-streams" | "originalto" => {

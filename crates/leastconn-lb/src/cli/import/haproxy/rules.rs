@@ -195,12 +195,13 @@ impl Rules {
                 "accept" => {
                     let parsed = acl::condition(words, false, scope);
                     note_wider(&parsed, place, &mut evaluated.notes);
-                    note_unknown(
-                        &parsed,
-                        place,
-                        &mut evaluated.notes,
-                        "the exception is dropped",
-                    );
+                    let refuses = |(_, verdict): &(_, Verdict)| *verdict == Verdict::Refuse;
+                    let consequence = if list.iter().all(refuses) {
+                        "the clients are refused"
+                    } else {
+                        "the rule is dropped"
+                    };
+                    note_unknown(&parsed, place, &mut evaluated.notes, consequence);
                     let condition = resolved(&parsed, false);
                     list = when(&condition, &always(Verdict::Accept), &list)?;
                 }

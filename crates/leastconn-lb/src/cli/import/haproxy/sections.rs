@@ -23,6 +23,13 @@ impl Proxy {
         has("stats") && !has_backend
     }
 
+    /// Whether the section is a backend with a stick table and without servers.
+    pub(crate) fn is_table(&self) -> bool {
+        let has = |name: &str| self.lines.iter().any(|line| line.word(0) == name);
+        let has_servers = has("server") || has("server-template") || has("dispatch");
+        !self.is_front && has("stick-table") && !has_servers
+    }
+
     /// Whether the mode is `http`. Without `mode` it is `tcp`.
     pub(crate) fn is_http(&self) -> bool {
         let mode = self.lines.iter().rev().find(|line| line.word(0) == "mode");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::super::{
     model::{Place, Table, Value},
     pem,
-    tls_names::{self, CipherList, requires_tls13},
+    tls_names::{self, ALL_SUITES, CipherList, requires_tls13},
 };
 
 /// Base directories of relative paths: `crt-base`, `ca-base`, and the directory of the source.
@@ -81,11 +81,16 @@ pub(crate) fn common(
         "no-sslv3"
         | "no-tlsv10"
         | "no-tlsv11"
-        | "no-tls-tickets"
         | "npn"
         | "prefer-client-ciphers"
         | "no-ssl-reuse" => {
             return Some(if word == "npn" { 2 } else { 1 });
+        }
+        "no-tls-tickets" => {
+            table.note(place.remark(
+                "\"no-tls-tickets\": TLS 1.3 tickets are always on; each is valid for one connection",
+            ));
+            return Some(1);
         }
         "force-tlsv13" | "no-tlsv12" => {
             min_version(table, "TLSv1.3", place);
@@ -121,6 +126,9 @@ fn ciphers(table: &mut Table, list: CipherList, place: &Place) {
         )));
     }
     if list.names.is_empty() {
+        if list.unsupported.is_empty() {
+            table.note(place.remark(ALL_SUITES));
+        }
         return;
     }
     let mut all = match table.get("ciphers") {

@@ -29,6 +29,7 @@ pub(crate) fn backend(
     table.set("balance", Value::text("round_robin"));
     let mut backend = Backend {
         name: valid(target),
+        place: Some(block.map_or(place, |block| &block.place).clone()),
         ..Backend::default()
     };
     table.disable_health_checks();

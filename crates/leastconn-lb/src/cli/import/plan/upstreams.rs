@@ -7,6 +7,7 @@ use super::{
         names::Names,
     },
     Unit,
+    lost::lost_settings,
 };
 
 /// Name of the upstream for clients that the source refuses.
@@ -32,8 +33,8 @@ pub(super) struct Planner {
     upstreams: Vec<Backend>,
     assigned: Vec<Assigned>,
     names: Names,
-    /// Backends that became part of a merged upstream.
-    merged: Vec<String>,
+    /// Backends that became part of a merged upstream, with the name of the upstream.
+    merged: Vec<(String, String)>,
 }
 
 impl Planner {
@@ -246,10 +247,13 @@ impl Planner {
             .iter()
             .any(|other| other.table.keys != sources[0].table.keys)
         {
-            merged.comments.push(format!(
-                "The settings are those of `{}`. Other settings of the source are left out.",
-                sources[0].name
-            ));
+            merged
+                .comments
+                .push(format!("The settings are those of `{}`.", sources[0].name));
+        }
+        for other in &sources[1..] {
+            let notes = lost_settings(&name, &sources[0], other, service.place.as_ref());
+            merged.table.notes.extend(notes);
         }
         let mut names = Names::default();
         for source in &sources {
@@ -271,23 +275,27 @@ impl Planner {
             }
         }
         self.upstreams.push(merged);
-        self.merged.extend(used.iter().cloned());
+        let backends = used.iter().cloned();
+        self.merged
+            .extend(backends.map(|backend| (backend, name.clone())));
         Target::One(name)
     }
 
-    /// Returns all upstreams, including those that no listener uses.
-    pub(super) fn finish(mut self) -> Vec<Backend> {
+    /// Returns all upstreams, including those that no listener uses, and the backends that are
+    /// part of them.
+    pub(super) fn finish(mut self) -> (Vec<Backend>, Vec<(String, String)>) {
         let rest: Vec<_> = self
             .backends
             .iter()
             .map(|backend| backend.name.clone())
             .collect();
         for name in rest {
-            if !self.merged.contains(&name) && self.has_servers(&name) {
+            let is_merged = self.merged.iter().any(|(backend, _)| *backend == name);
+            if !is_merged && self.has_servers(&name) {
                 self.keep(&name);
             }
         }
-        self.upstreams
+        (self.upstreams, self.merged)
     }
 }
 

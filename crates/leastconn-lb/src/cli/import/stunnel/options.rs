@@ -124,9 +124,10 @@ impl Sections {
                 });
                 continue;
             }
-            let (name, value) = line
-                .split_once('=')
-                .ok_or_else(|| format!("{file}:{}: there is no `=`", number + 1))?;
+            let (name, value) = line.split_once('=').ok_or_else(|| {
+                let number = number + 1;
+                format!("{file}:{number}: there is no `=`; is this a stunnel configuration?")
+            })?;
             let option = Setting {
                 place,
                 name: name.trim().to_ascii_lowercase(),

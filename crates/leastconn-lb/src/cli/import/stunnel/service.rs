@@ -92,6 +92,7 @@ pub(super) fn translate(section: &Section, dir: Option<&Path>) -> (Service, Back
     };
     let mut backend = Backend {
         name: section.name.clone(),
+        place: Some(section.place.clone()),
         ..Backend::default()
     };
     if let Some(option) = section.one("accept") {
@@ -108,10 +109,17 @@ pub(super) fn translate(section: &Section, dir: Option<&Path>) -> (Service, Back
         "idle_timeout",
         units::duration(section.seconds("timeoutidle", 43_200)),
     );
-    let close = section.seconds("timeoutclose", 60).max(1_000);
+    let wanted = section.seconds("timeoutclose", 60);
+    let close = wanted.max(1_000);
     service
         .table
         .set("half_close_timeout", units::duration(close));
+    if wanted < close
+        && let Some(option) = section.one("timeoutclose")
+    {
+        let note = option.place.remark("`half_close_timeout` is at least 1 s");
+        service.table.note(note);
+    }
     servers(section, &mut backend);
     if section.is_on("client") {
         client::client(section, &mut service, &mut backend, dir);

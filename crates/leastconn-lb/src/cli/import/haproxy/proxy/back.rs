@@ -12,6 +12,7 @@ use super::{
         server::{Agent, Server},
     },
     Back, Reader,
+    origins::origins,
 };
 
 /// Largest `size` of a queue. HAProxy has no limit by default.
@@ -39,6 +40,8 @@ impl Reader<'_> {
         table.notes.append(&mut self.back.notes);
         let mut backend = Backend {
             name: self.proxy.name.clone(),
+            place: Some(self.proxy.head.place.clone()),
+            origins: origins(self.proxy),
             ..Backend::default()
         };
         self.servers(&mut backend, &mut table);

@@ -8,7 +8,7 @@ use super::{
         options::{Section, Setting},
     },
     protocol,
-    tls::{Verify, authorities, certificate, common, pins},
+    tls::{PINNED, Verify, authorities, certificate, common, pins},
 };
 
 pub(super) fn client(
@@ -52,7 +52,10 @@ pub(super) fn client(
     }
     if verify.verifies_peer() {
         match pins(ca, dir) {
-            Some(pins) => tls.set("pin", Value::strings(&pins)),
+            Some(pins) => {
+                tls.note(ca.place.remark(PINNED));
+                tls.set("pin", Value::strings(&pins));
+            }
             None => {
                 return refuse(
                     section,

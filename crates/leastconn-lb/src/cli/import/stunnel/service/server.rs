@@ -11,7 +11,7 @@ use super::{
         options::{Section, Setting},
     },
     protocol,
-    tls::{Verify, authorities, certificate, common, pins},
+    tls::{PINNED, Verify, authorities, certificate, common, pins},
 };
 
 /// Translates a service with TLS from clients.
@@ -88,6 +88,7 @@ fn peers(service: &mut Service, tls: &mut Table, ca: &Setting, dir: Option<&Path
         service.refused.push(reason.to_owned());
         return;
     };
+    tls.note(ca.place.remark(PINNED));
     if !verify.verifies_chain() {
         tls.set("client_pins", Value::strings(&pins));
     }
@@ -120,12 +121,11 @@ fn names(section: &Section, service: &mut Service, backend: &Backend) {
     if hosts.is_empty() || !service.certificates {
         return;
     }
-    if let Some(option) = section.one("checkhost") {
-        service.table.note(
-            option
-                .place
-                .remark("`dns` compares alternative names only, not the common name"),
-        );
+    for option in section.all("checkhost") {
+        service.table.note(option.place.left_out(
+            "`dns` compares alternative names only; stunnel also accepts a certificate without \
+             alternative names by its common name: for such clients, add a rule with `cn`",
+        ));
     }
     let mut predicate = Predicate::new(Key::Dns, hosts);
     if let Some((earlier, _)) = service.access.first()

@@ -6,7 +6,7 @@ use super::super::{
     super::{
         model::{Table, Value},
         pem,
-        tls_names::{self, requires_tls13},
+        tls_names::{self, ALL_SUITES, requires_tls13},
     },
     options::{Section, Setting},
 };
@@ -50,6 +50,10 @@ impl Verify {
     }
 }
 
+/// Explains pins that are made from certificates.
+pub(super) const PINNED: &str = "the pins are those of the certificates that were in this file when \
+    it was imported: they do not follow later changes of the file";
+
 /// Returns pins of the certificates in `CAfile`. Returns `None` if there are none, or if the file
 /// cannot be read.
 pub(super) fn pins(ca: &Setting, dir: Option<&Path>) -> Option<Vec<String>> {
@@ -80,12 +84,19 @@ pub(super) fn common(section: &Section, tls: &mut Table) {
     if min.is_some_and(|option| option.value == "TLSv1.3") {
         tls.set("min_version", Value::text("1.3"));
     }
-    let no_tls12 = section
-        .all("options")
-        .iter()
-        .any(|option| option.value == "NO_TLSv1.2");
-    if no_tls12 {
-        tls.set("min_version", Value::text("1.3"));
+    for option in section.all("options") {
+        match option.value.as_str() {
+            "NO_TLSv1.2" | "NO_TLSv1_2" => tls.set("min_version", Value::text("1.3")),
+            "NO_TLSv1.3" | "NO_TLSv1_3" => {
+                tls.note(option.place.left_out("a maximum TLS version cannot be set"));
+            }
+            "NO_TICKET" => tls.note(
+                option
+                    .place
+                    .remark("TLS 1.3 tickets are always on; each is valid for one connection"),
+            ),
+            _ => tls.note(option.place.remark("not needed")),
+        }
     }
     if let Some(option) = only.filter(|option| option.value == "TLSv1.2") {
         tls.note(option.place.left_out("a maximum TLS version cannot be set"));
@@ -103,6 +114,9 @@ pub(super) fn common(section: &Section, tls: &mut Table) {
                     .place
                     .left_out(format!("not supported as cipher suites: {unknown}")),
             );
+        }
+        if list.names.is_empty() && list.unsupported.is_empty() {
+            tls.note(option.place.remark(ALL_SUITES));
         }
         suites.extend(list.names);
     }
