@@ -127,7 +127,7 @@ fn haproxy_files() {
 
 #[test]
 fn nginx_files() {
-    assert_eq!(import_all("nginx", ".conf"), 7);
+    assert_eq!(import_all("nginx", ".conf"), 8);
 }
 
 #[test]

@@ -13,6 +13,11 @@ pub(crate) const WIDER: &str = "client rules do not compare whole distinguished 
 pub(crate) const CASE: &str = "client rules compare names with case, the source does not: the rule \
     matches only this spelling";
 
+/// Ends of a regular expression after a common name that match no longer names.
+const EXACT_ENDS: [&str; 8] = [
+    "(,|$)", "(?:,|$)", "($|,)", "(,.*)?$", ",.*$", ",.*", ",", "$",
+];
+
 /// Common names that a regular expression matches.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CommonNames {
@@ -62,14 +67,14 @@ pub(crate) fn subject(name: &str) -> Result<Predicate, String> {
 /// dots are treated as literal dots.
 pub(crate) fn common_names(expression: &str) -> Option<CommonNames> {
     let (start, rest) = expression.split_once("CN=")?;
-    let starts_exactly = matches!(start, "^" | "(^|,)" | "(?:^|,)" | "(,|^)" | "^(.*,)?");
-    if !starts_exactly && !matches!(start, "" | "^.*" | ".*" | "^.*,") {
+    let starts_exactly = matches!(
+        start,
+        "^" | "(^|,)" | "(?:^|,)" | "(,|^)" | "^(.*,)?" | "^.*,"
+    );
+    if !starts_exactly && !matches!(start, "" | "^.*" | ".*") {
         return None;
     }
-    let ends = [
-        "(,|$)", "(?:,|$)", "($|,)", "(,.*)?$", ",.*$", ",.*", ",", "$",
-    ];
-    let end = ends.into_iter().find(|end| rest.ends_with(end));
+    let end = EXACT_ENDS.into_iter().find(|end| rest.ends_with(end));
     let name = rest.strip_suffix(end.unwrap_or(".*")).unwrap_or(rest);
     let mut literal = String::new();
     let mut chars = name.chars().peekable();
@@ -94,6 +99,61 @@ pub(crate) fn common_names(expression: &str) -> Option<CommonNames> {
         is_exact,
         is_wider,
     })
+}
+
+/// Returns the common name of a subject, ignoring its other attributes.
+pub(crate) fn common_name(name: &str) -> Option<String> {
+    let found = attributes(name).into_iter();
+    let mut found = found.filter(|(attribute, _)| attribute.eq_ignore_ascii_case("CN"));
+    let (_, value) = found.next()?;
+    (found.next().is_none() && !value.is_empty() && !value.contains('*')).then_some(value)
+}
+
+/// Returns the units of an expression on an RFC 2253 subject that matches exactly the subjects with
+/// one of these units, such as `(^|,)OU=X(,|$)`.
+pub(crate) fn units(expression: &str) -> Option<Vec<String>> {
+    let (start, rest) = expression.split_once("OU=")?;
+    if !matches!(start, "(^|,)" | "(?:^|,)" | "(,|^)" | "^(.*,)?") {
+        return None;
+    }
+    let ends = ["(,|$)", "(?:,|$)", "($|,)", "(,.*)?$"];
+    let name = ends.into_iter().find_map(|end| rest.strip_suffix(end))?;
+    let names = regex::literals(name)?;
+    let is_valid = |name: &String| !name.is_empty() && !name.contains([',', '*', '=', '\\']);
+    names.iter().all(is_valid).then_some(names)
+}
+
+/// Returns the unit at the start of an expression such as `OU=X`, for an example in a comment.
+pub(crate) fn unit_in(expression: &str) -> Option<String> {
+    let (_, rest) = expression.split_once("OU=")?;
+    let is_plain = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    let unit: String = rest.chars().take_while(is_plain).collect();
+    Some(if unit.is_empty() {
+        "X".to_owned()
+    } else {
+        unit
+    })
+}
+
+/// Explains which other names an expression on a subject matches. The second text is the expression
+/// that matches only `names`.
+pub(crate) fn longer_names(expression: &str, names: &[String]) -> (String, String) {
+    let first = names.first().map_or("", String::as_str);
+    let (start, _) = expression.split_once("CN=").unwrap_or((expression, ""));
+    let ends = EXACT_ENDS.into_iter().any(|end| expression.ends_with(end));
+    let matched = if !ends {
+        format!("also matches longer names, such as \"{first}2\"")
+    } else if matches!(start, "" | "^.*" | ".*") {
+        format!("also matches longer names, such as \"CN={first}\"")
+    } else {
+        "also matches other names, because a dot matches any character".to_owned()
+    };
+    let escaped: Vec<_> = names.iter().map(|name| regex::escaped(name)).collect();
+    let name = match escaped.as_slice() {
+        [one] => one.clone(),
+        many => format!("({})", many.join("|")),
+    };
+    (matched, format!("~(^|,)CN={name}(,|$)"))
 }
 
 /// Returns the name of the group that captures the whole common name, in a regular expression on an
@@ -124,7 +184,10 @@ pub(crate) fn captured_common_name(expression: &str) -> Option<String> {
         class,
         "[^,]" | "[^,/]" | "[^/,]" | "[^,\\/]" | "[^,\\s]" | "[^,\\+]" | "[^,+]"
     );
-    is_class.then(|| name.to_owned())
+    // Without an end, the other classes capture a part of a longer name.
+    let is_whole =
+        matches!(class, "[^,]" | "[^,\\+]" | "[^,+]") || !matches!(end, "" | ".*" | ".*$");
+    (is_class && is_whole).then(|| name.to_owned())
 }
 
 /// Returns the attributes of a distinguished name, with their values.
@@ -152,7 +215,7 @@ fn attributes(name: &str) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::access::Key, captured_common_name, common_names, subject};
+    use super::{super::access::Key, captured_common_name, common_names, subject, units};
 
     #[test]
     fn common_name_and_unit_are_compared() {
@@ -204,6 +267,21 @@ mod tests {
     }
 
     #[test]
+    fn only_whole_units_are_translated() {
+        for (expression, expected) in [
+            ("(^|,)OU=a(,|$)", Some("a")),
+            ("^(.*,)?OU=(a|b)(,.*)?$", Some("a b")),
+            ("OU=a", None),
+            ("(^|,)OU=a", None),
+            ("OU=a(,|$)", None),
+            ("(^|,)OU=a.b(,|$)", None),
+        ] {
+            let found = units(expression).map(|units| units.join(" "));
+            assert_eq!(found.as_deref(), expected, "{expression}");
+        }
+    }
+
+    #[test]
     fn captures_of_the_common_name() {
         for (expression, expected) in [
             ("CN=(?<name>[^,]+)", Some("name")),
@@ -212,6 +290,9 @@ mod tests {
             ("(^|,)CN=([^,]+)", Some("2")),
             ("CN=(?<cn>[a-z]+)", None),
             ("^CN=(?<cn>[^,]+)", None),
+            ("CN=(?<cn>[^,/]+)", None),
+            (r"CN=(?<cn>[^,\s]+).*$", None),
+            (r"CN=(?<cn>[^,\s]+)(,|$)", Some("cn")),
             ("O=(?<o>[^,]+)", None),
             ("CN=a", None),
         ] {

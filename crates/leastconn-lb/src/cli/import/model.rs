@@ -170,6 +170,8 @@ pub(crate) struct Service {
     pub(crate) access: List,
     /// The upstream that is configured if no client may use the listener.
     pub(crate) home: Option<String>,
+    /// The targets in the source, if the listener could not be translated.
+    pub(crate) targets: Vec<String>,
     pub(crate) limits: Limits,
     /// The directives that set `limits`.
     pub(crate) limited_by: Vec<Place>,

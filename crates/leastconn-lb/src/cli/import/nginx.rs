@@ -91,6 +91,7 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
 
 /// Translates all `server` blocks of `stream`.
 fn services(stream: &[Directive], imported: &mut Imported) {
+    server::access_log(stream, &mut imported.log);
     let mut names = Names::default();
     let mut upstreams = Names::default();
     let mut bound = HashSet::new();
@@ -251,6 +252,103 @@ mod tests {
         let digits = decisions("'~*(^|,)CN=42(,|$)' ''; default web;");
         let expected = ["42 refused", "* web"].map(str::to_owned);
         assert_eq!(digits, (expected.to_vec(), false));
+    }
+
+    /// Returns the decisions, and the reasons that mention other names.
+    fn other_names(map: &str) -> (Vec<String>, Vec<String>) {
+        let notes = imported(map).services.remove(0).table.notes;
+        let reasons = notes.into_iter().map(|note| note.reason);
+        let reasons = reasons.filter(|reason| reason.contains(" also matches "));
+        (
+            decisions(map).0,
+            reasons
+                .filter(|reason| !reason.contains("attributes"))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn longer_names_of_an_expression_are_not_admitted_by_later_entries() {
+        for case in [
+            "~CN=intern",
+            "~(^|,)CN=intern",
+            "~CN=intern.*",
+            "~^CN=intern",
+            "~CN=intern(,|$)",
+            "~(^|,)CN=i.tern(,|$)",
+        ] {
+            for (target, name) in [("other", "other"), ("''", "refused")] {
+                let map = format!("'{case}' {target}; '~(^|,)CN=intern2(,|$)' web; default web;");
+                let (decisions, reasons) = other_names(&map);
+                let cn = if case.contains("i.tern") {
+                    "i.tern"
+                } else {
+                    "intern"
+                };
+                let expected = match name {
+                    "refused" => vec!["* refused".to_owned()],
+                    name => vec![format!("{cn} {name}"), "* refused".to_owned()],
+                };
+                assert_eq!(decisions, expected, "{map}");
+                assert_eq!(reasons.len(), 1, "{map}: {reasons:?}");
+                assert!(
+                    reasons[0].contains("no earlier case are refused"),
+                    "{reasons:?}"
+                );
+            }
+        }
+        let (_, reasons) = other_names("~CN=intern\\.svc other; default web;");
+        assert_eq!(
+            reasons,
+            [
+                "\"~CN=intern\\.svc\" also matches longer names, such as \"intern.svc2\"; clients that \
+              match no earlier case are refused. Write ~(^|,)CN=intern\\.svc(,|$) for exactly this \
+              name"
+            ]
+        );
+        // An earlier entry keeps its clients.
+        let map = "'~(^|,)CN=a(,|$)' web; ~CN=b other; default web;";
+        let expected = ["a web", "b other", "* refused"].map(str::to_owned);
+        assert_eq!(other_names(map).0, expected);
+    }
+
+    #[test]
+    fn longer_names_that_are_treated_alike_close_nothing() {
+        let expected = ["intern web", "* refused"].map(str::to_owned);
+        let (decisions, reasons) = other_names("~CN=intern web; default '';");
+        assert_eq!(decisions, expected);
+        assert!(
+            reasons[0].contains("; these clients are refused. Write"),
+            "{reasons:?}"
+        );
+        let (decisions, reasons) = other_names("~CN=intern web; default web;");
+        assert_eq!((decisions, reasons), (vec!["* web".to_owned()], vec![]));
+    }
+
+    #[test]
+    fn entries_after_an_untranslated_expression_admit_nobody() {
+        let map = "'~CN=[a-z]+' ''; '~(^|,)CN=a(,|$)' web; default web;";
+        assert_eq!(decisions(map).0, ["* refused"]);
+        // The exact entry comes first in nginx.
+        let map = "'~(^|,)CN=a(,|$)' web; 'CN=a,O=x' ''; '~(^|,)CN=b(,|$)' web;";
+        let expected = ["a refused", "b web", "* refused"].map(str::to_owned);
+        assert_eq!(decisions(map).0, expected);
+    }
+
+    #[test]
+    fn units_are_translated_exactly_or_not_at_all() {
+        let service = imported("'~(^|,)OU=ops(,|$)' web;").services.remove(0);
+        let (predicate, verdict) = &service.access[0];
+        assert_eq!(predicate.get(Key::Ou).unwrap(), ["ops"]);
+        assert_eq!(*verdict, Verdict::To("web".to_owned()));
+        let service = imported("~OU=ops ''; default web;").services.remove(0);
+        assert_eq!(service.access.len(), 1);
+        assert_eq!(service.access[0].1, Verdict::Refuse);
+        let reason = &service.table.notes[0].reason;
+        assert!(
+            reason.ends_with("match = { ou = \"ops\" } accepts exactly this unit"),
+            "{reason}"
+        );
     }
 
     #[test]

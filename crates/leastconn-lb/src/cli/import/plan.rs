@@ -16,6 +16,7 @@ use super::{
 };
 pub(crate) use rules::Rule;
 use rules::rules;
+pub(crate) use upstreams::REFUSED;
 use upstreams::{Planner, Target};
 
 /// A listener with its upstream and routes.

@@ -68,6 +68,18 @@ pub(crate) fn patterns(expression: &str) -> Option<Vec<Pattern>> {
     Some(literals.into_iter().map(Pattern::Exact).collect())
 }
 
+/// Returns an expression that matches only this text.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut expression = String::new();
+    for c in text.chars() {
+        if "\\.*+?[]{}()|^$".contains(c) {
+            expression.push('\\');
+        }
+        expression.push(c);
+    }
+    expression
+}
+
 /// Returns all texts that match an expression of literals, escapes and groups of alternatives.
 /// Returns `None` for other expressions.
 pub(crate) fn literals(expression: &str) -> Option<Vec<String>> {

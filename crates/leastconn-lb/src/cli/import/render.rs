@@ -4,7 +4,7 @@ use super::{
     access::{Key, Predicate},
     model::{Backend, Imported, Note, ServerLine, Table, Value},
     names::valid,
-    plan::{Plan, PlannedListener, Rule},
+    plan::{Plan, PlannedListener, REFUSED, Rule},
     toml::{Writer, inline},
 };
 
@@ -100,10 +100,7 @@ fn listener(out: &mut Writer, planned: &PlannedListener) {
         out.comment("", &format!("No client may use this listener: {reason}."));
     }
     if !service.refused.is_empty() {
-        out.comment(
-            "",
-            "To open it, add its upstream to `allow` of a client rule.",
-        );
+        out.comment("", &how_to_open(planned));
     }
     out.line("[[listener]]");
     out.key("name", &Value::text(&service.name));
@@ -125,6 +122,27 @@ fn listener(out: &mut Writer, planned: &PlannedListener) {
         out.noted_key("tls", &ordered(tls), &tls.notes);
     }
     out.wide_tables("listener");
+}
+
+/// Explains how to open a listener that no client may use.
+fn how_to_open(planned: &PlannedListener) -> String {
+    let service = &planned.service;
+    if planned.upstream.as_deref() != Some(REFUSED) {
+        return "To open it, add its upstream to `allow` of a client rule.".to_owned();
+    }
+    let mut text = format!("To open it, replace \"{REFUSED}\" by an upstream");
+    if !service.targets.is_empty() {
+        let targets = service.targets.join(", ");
+        text.push_str(&format!(" (the source used: {targets})"));
+    }
+    text.push_str(", and add that upstream to `allow` of a client rule.");
+    if service.tls.is_none() {
+        text.push_str(
+            " Without `tls`, the listener forwards the bytes unchanged to one upstream; it cannot \
+             choose by server name.",
+        );
+    }
+    text
 }
 
 /// Returns the keys of a table, those in [`ORDER`] first.

@@ -60,9 +60,9 @@ fn list(
     if map.name() == "geo" && source != "$remote_addr" {
         return Err(format!("`geo` of {source} has no equivalent"));
     }
-    let key = Source::of(source, scope)?;
+    let key = Source::of(source, map.name() == "geo", scope)?;
     let hostnames = map.children().iter().any(|line| line.name() == "hostnames");
-    let mut cases = Vec::new();
+    let mut cases: Vec<Case> = Vec::new();
     let mut rest = always(Verdict::Refuse);
     let default = map
         .children()
@@ -89,16 +89,26 @@ fn list(
             rest = targets;
             continue;
         }
-        let refuses = targets
-            .iter()
-            .all(|(_, verdict)| *verdict == Verdict::Refuse);
-        match key.case(line.name(), hostnames, refuses) {
-            Ok((order, condition)) => {
+        let refuses = refuses(&targets);
+        if key.never_matches(line.name(), hostnames) {
+            notes.push((line.clone(), NEVER_MATCHES.to_owned()));
+            continue;
+        }
+        let (order, condition) = key.case(line.name(), hostnames, refuses);
+        match condition {
+            Ok(condition) => {
                 if key.is_widened(line.name()) {
                     notes.push((line.clone(), dn::WIDER.to_owned()));
                 }
                 let ignores_case = key.ignores_case(line.name(), &condition);
-                cases.push((order, condition, targets, ignores_case));
+                let others = key.other_names(line.name(), &condition);
+                cases.push(Case {
+                    order,
+                    condition,
+                    targets,
+                    ignores_case,
+                    others: others.map(|others| (line.clone(), others)),
+                });
                 // Clients whose names differ in case get the default value instead. The default
                 // must not admit them if the source refuses them or sends them elsewhere.
                 if ignores_case && !default.is_empty() && default != value {
@@ -106,65 +116,160 @@ fn list(
                         line.clone(),
                         format!("{}; clients that match no case are refused", dn::CASE),
                     ));
-                    cases.push((
-                        Order::Unknown,
-                        Condition::Constant(true),
-                        always(Verdict::Refuse),
-                        false,
-                    ));
+                    cases.push(Case::closing(Order::Unknown));
                 } else if ignores_case && !refuses {
                     notes.push((line.clone(), dn::CASE.to_owned()));
                 }
             }
             Err(reason) => {
+                let hint = key.hint(line.name());
                 notes.push((
                     line.clone(),
-                    format!("{reason}; clients that match no earlier case are refused"),
+                    format!("{reason}; clients that match no earlier case are refused{hint}"),
                 ));
-                cases.push((
-                    Order::Unknown,
-                    Condition::Constant(true),
-                    always(Verdict::Refuse),
-                    false,
-                ));
+                // An expression must not admit clients with an exact entry that is refused.
+                if let Some(subject) = key.superset(line.name()) {
+                    cases.push(Case {
+                        condition: Condition::Is(subject),
+                        ignores_case: true,
+                        ..Case::closing(Order::Exact)
+                    });
+                }
+                cases.push(Case::closing(order));
             }
         }
     }
     // Sorting is stable: cases of the same kind keep their order.
-    cases.sort_by_key(|(order, ..)| *order);
+    cases.sort_by_key(|case| case.order);
     add_spellings(&mut cases);
+    close_other_names(&mut cases, &rest, notes);
     let cases: Vec<_> = cases
         .into_iter()
-        .filter_map(|(_, condition, targets, _)| match condition {
-            Condition::Is(predicate) => Some((predicate, targets)),
-            Condition::Constant(true) => Some((Predicate::default(), targets)),
+        .filter_map(|case| match case.condition {
+            Condition::Is(predicate) => Some((predicate, case.targets)),
+            Condition::Constant(true) => Some((Predicate::default(), case.targets)),
             _ => None,
         })
         .collect();
     first_of(&cases, &rest).map_err(|TooMany| "the maps have too many cases".to_owned())
 }
 
-/// A case of a map. The last value tells whether nginx compares it case-insensitively, although
-/// client rules are case-sensitive.
-type Case = (Order, Condition, List, bool);
+fn refuses(targets: &List) -> bool {
+    targets
+        .iter()
+        .all(|(_, verdict)| *verdict == Verdict::Refuse)
+}
+
+/// Returns the targets of a map of server names that are read without terminating TLS, in the order
+/// of the file. Empty if `name` is not such a map.
+pub(crate) fn preread_targets(name: &str, stream: &[Directive]) -> Vec<String> {
+    let is_map = |line: &&Directive| {
+        line.name() == "map"
+            && line.word(1).starts_with("$ssl_preread_")
+            && line.arguments().last().is_some_and(|last| last == name)
+    };
+    let Some(map) = stream.iter().find(is_map) else {
+        return Vec::new();
+    };
+    let lines = map.children().iter();
+    let mut targets: Vec<String> = lines
+        .filter(|line| line.arguments().len() == 1)
+        .map(|line| line.word(1).to_owned())
+        .collect();
+    if !map.children().iter().any(|line| line.name() == "default") {
+        targets.push(String::new());
+    }
+    let mut seen = std::collections::HashSet::new();
+    targets.retain(|target| seen.insert(target.clone()));
+    targets
+}
+
+/// Adds a case that refuses all later clients after each case that matches more names in the source
+/// than in the translation, if these names would be treated differently.
+fn close_other_names(cases: &mut Vec<Case>, rest: &List, notes: &mut Vec<(Directive, Reason)>) {
+    let mut at = 0;
+    while at < cases.len() {
+        let case = &cases[at];
+        at += 1;
+        let Some((line, others)) = &case.others else {
+            continue;
+        };
+        let later = cases[at..].iter();
+        let later = later.filter(|later| later.condition != Condition::Constant(false));
+        let later: Vec<_> = later.map(|later| &later.targets).chain([rest]).collect();
+        if later.iter().all(|targets| **targets == case.targets) {
+            continue;
+        }
+        let OtherNames { matched, advice } = others;
+        if later.into_iter().all(refuses) {
+            notes.push((
+                line.clone(),
+                format!("{matched}; these clients are refused. {advice}"),
+            ));
+            continue;
+        }
+        notes.push((
+            line.clone(),
+            format!("{matched}; clients that match no earlier case are refused. {advice}"),
+        ));
+        cases.insert(at, Case::closing(Order::Expression));
+        at += 1;
+    }
+}
+
+/// Why an entry of a map without `hostnames` has no effect.
+const NEVER_MATCHES: &str = "without `hostnames`, this is a literal text that no client has: the \
+    entry has no effect";
+
+/// A case of a map.
+struct Case {
+    order: Order,
+    condition: Condition,
+    targets: List,
+    /// nginx compares the case case-insensitively, although client rules are case-sensitive.
+    ignores_case: bool,
+    /// The directive, if the source matches more names than the condition.
+    others: Option<(Directive, OtherNames)>,
+}
+
+impl Case {
+    /// Refuses all clients that match no earlier case.
+    fn closing(order: Order) -> Self {
+        Self {
+            order,
+            condition: Condition::Constant(true),
+            targets: always(Verdict::Refuse),
+            ignores_case: false,
+            others: None,
+        }
+    }
+}
+
+/// Names that the source matches, but the translation does not.
+struct OtherNames {
+    /// Describes them.
+    matched: String,
+    /// How to change the source so that it does not match them.
+    advice: String,
+}
 
 /// Adds to each case-insensitive case the other spellings of its name that occur in the map.
 /// Otherwise, a later case with another spelling would decide for clients of the earlier case.
 fn add_spellings(cases: &mut [Case]) {
     let all: Vec<(Key, String)> = cases
         .iter()
-        .filter_map(|(_, condition, ..)| match condition {
+        .filter_map(|case| match &case.condition {
             Condition::Is(predicate) => Some(predicate),
             _ => None,
         })
         .flat_map(|predicate| predicate.keys())
         .flat_map(|(key, names)| names.iter().map(move |name| (key, name.clone())))
         .collect();
-    for (_, condition, _, ignores_case) in cases {
-        let Condition::Is(predicate) = condition else {
+    for case in cases {
+        let Condition::Is(predicate) = &mut case.condition else {
             continue;
         };
-        if !*ignores_case {
+        if !case.ignores_case {
             continue;
         }
         let with_spellings: Vec<_> = predicate
@@ -196,6 +301,8 @@ enum Order {
     Exact,
     /// More specific networks and longer names come first.
     Specific(std::cmp::Reverse<usize>),
+    /// Masks with a wildcard at the end.
+    Trailing,
     Expression,
     /// A case without an equivalent. All clients that match no earlier case are refused.
     Unknown,
@@ -206,13 +313,16 @@ enum Source {
     Names(Key),
     /// The distinguished name of the subject or, with the key `issuer_cn`, of the issuer.
     Subject(Key),
-    Address,
+    /// The address of the client, in a `geo` block or, if not set, in a `map`.
+    Address {
+        geo: bool,
+    },
     /// A constant text.
     Constant(&'static str),
 }
 
 impl Source {
-    fn of(source: &str, scope: Scope<'_>) -> Result<Self, Reason> {
+    fn of(source: &str, geo: bool, scope: Scope<'_>) -> Result<Self, Reason> {
         Ok(match source {
             "$ssl_server_name" if scope.tls => Self::Names(Key::Sni),
             "$ssl_server_name" | "$ssl_client_s_dn" if !scope.tls => Self::Constant(""),
@@ -221,7 +331,7 @@ impl Source {
             "$ssl_client_s_dn" | "$ssl_client_i_dn" => Self::Constant(""),
             "$ssl_client_verify" if scope.certificates => Self::Constant("SUCCESS"),
             "$ssl_client_verify" => Self::Constant("NONE"),
-            "$remote_addr" => Self::Address,
+            "$remote_addr" => Self::Address { geo },
             "$ssl_preread_server_name"
             | "$ssl_preread_alpn_protocols"
             | "$ssl_preread_protocol" => {
@@ -265,54 +375,137 @@ impl Source {
                 .any(|(_, names)| names.iter().any(has_letter))
     }
 
-    /// Returns the condition for clients with this value. If `refuses` is set, they are refused,
-    /// so the condition must not match fewer clients than the source.
+    /// Returns the names that nginx matches in addition to the condition of [`Self::case`].
+    fn other_names(&self, text: &str, condition: &Condition) -> Option<OtherNames> {
+        let (text, Condition::Is(_)) = (without_escape(text), condition) else {
+            return None;
+        };
+        match (self, expression(text)) {
+            (Self::Subject(_), Some(expression)) => {
+                let found = dn::common_names(expression).filter(|found| !found.is_exact)?;
+                let (matched, exact) = dn::longer_names(expression, &found.names);
+                Some(OtherNames {
+                    matched: format!("\"{text}\" {matched}"),
+                    advice: format!("Write {exact} for exactly this name"),
+                })
+            }
+            (Self::Names(Key::Cn), found) => {
+                let domain = match found {
+                    Some(expression) => regex::patterns(expression)?
+                        .iter()
+                        .any(|pattern| matches!(pattern, Pattern::Below(_))),
+                    None => text.starts_with(['*', '.']),
+                };
+                domain.then(|| OtherNames {
+                    matched: format!(
+                        "{text:?} also matches names with more than three further labels"
+                    ),
+                    advice: "Write the complete names".to_owned(),
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the entry is a literal text that no client can have.
+    fn never_matches(&self, text: &str, hostnames: bool) -> bool {
+        let text = without_escape(text);
+        if expression(text).is_some() {
+            return false;
+        }
+        match self {
+            Self::Names(Key::Sni) if !hostnames => {
+                text.contains('*') || (!text.is_empty() && text.split('.').any(str::is_empty))
+            }
+            Self::Address { geo: false } => text.contains('/'),
+            _ => false,
+        }
+    }
+
+    /// Returns a sentence about how to translate an entry that [`Self::case`] does not translate.
+    fn hint(&self, text: &str) -> String {
+        let unit = match (self, expression(without_escape(text))) {
+            (Self::Subject(Key::Cn), Some(expression)) => dn::unit_in(expression),
+            _ => None,
+        };
+        unit.map_or_else(String::new, |unit| {
+            format!(". A rule with match = {{ ou = \"{unit}\" }} accepts exactly this unit")
+        })
+    }
+
+    /// Returns a predicate that matches all clients of an exact entry that [`Self::case`] does not
+    /// translate.
+    fn superset(&self, text: &str) -> Option<Predicate> {
+        let text = without_escape(text);
+        match (self, expression(text)) {
+            (Self::Subject(Key::Cn), None) => {
+                dn::common_name(text).map(|name| Predicate::new(Key::Cn, vec![name]))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the order in which nginx evaluates a case.
+    fn order(&self, text: &str, hostnames: bool) -> Order {
+        let length = std::cmp::Reverse(text.len());
+        match self {
+            _ if expression(text).is_some() => Order::Expression,
+            Self::Names(_) if hostnames && text.starts_with(['*', '.']) => Order::Specific(length),
+            Self::Names(_) if hostnames && text.ends_with(".*") => Order::Trailing,
+            _ => Order::Exact,
+        }
+    }
+
+    /// Returns the condition for clients with this value, and when it is evaluated. If `refuses` is
+    /// set, they are refused, so the condition must not match fewer clients than the source.
     fn case(
         &self,
         text: &str,
         hostnames: bool,
         refuses: bool,
-    ) -> Result<(Order, Condition), Reason> {
+    ) -> (Order, Result<Condition, Reason>) {
         let text = without_escape(text);
-        let expression = expression(text);
-        let unknown = || format!("{text:?} has no equivalent");
-        let is = |key: Key, values: Vec<String>| Condition::Is(Predicate::new(key, values));
-        match self {
-            Self::Constant(value) => match expression {
-                None => Ok((
-                    Order::Exact,
-                    Condition::Constant(value.eq_ignore_ascii_case(text)),
-                )),
-                Some(_) if value.is_empty() => Ok((Order::Expression, Condition::Constant(false))),
-                Some(_) => Err(unknown()),
-            },
-            Self::Address => {
-                let network = network(text).ok_or_else(unknown)?;
+        let order = self.order(text, hostnames);
+        match (self, network(text)) {
+            (Self::Address { .. }, Some(network)) => {
                 let network = network.to_string();
                 let prefix = network
                     .split_once('/')
                     .and_then(|(_, bits)| bits.parse().ok());
                 let order = Order::Specific(std::cmp::Reverse(prefix.unwrap_or(usize::MAX)));
-                Ok((order, is(Key::Source, vec![network])))
+                let predicate = Predicate::new(Key::Source, vec![network]);
+                (order, Ok(Condition::Is(predicate)))
             }
+            _ => match self.condition(text, hostnames, refuses) {
+                // The exact entry concerns no client of another entry.
+                Err(reason) if order == Order::Exact => (Order::Unknown, Err(reason)),
+                condition => (order, condition),
+            },
+        }
+    }
+
+    fn condition(&self, text: &str, hostnames: bool, refuses: bool) -> Result<Condition, Reason> {
+        let expression = expression(text);
+        let unknown = || format!("{text:?} has no equivalent");
+        let is = |key: Key, values: Vec<String>| Condition::Is(Predicate::new(key, values));
+        match self {
+            Self::Constant(value) => match expression {
+                None => Ok(Condition::Constant(value.eq_ignore_ascii_case(text))),
+                Some(_) if value.is_empty() => Ok(Condition::Constant(false)),
+                Some(_) => Err(unknown()),
+            },
+            Self::Address { .. } => Err(unknown()),
             Self::Names(key) => {
-                let (order, patterns) = match expression {
-                    Some(expression) => {
-                        let patterns = regex::patterns(expression).ok_or_else(unknown)?;
-                        (Order::Expression, patterns)
+                let patterns = match expression {
+                    Some(expression) => regex::patterns(expression).ok_or_else(unknown)?,
+                    None if hostnames && text.starts_with("*.") => {
+                        vec![Pattern::Below(text[2..].to_owned())]
                     }
-                    None if hostnames && text.starts_with("*.") => (
-                        Order::Specific(std::cmp::Reverse(text.len())),
-                        vec![Pattern::Below(text[2..].to_owned())],
-                    ),
-                    None if hostnames && text.starts_with('.') => (
-                        Order::Specific(std::cmp::Reverse(text.len())),
-                        vec![
-                            Pattern::Exact(text[1..].to_owned()),
-                            Pattern::Below(text[1..].to_owned()),
-                        ],
-                    ),
-                    None => (Order::Exact, vec![Pattern::Exact(text.to_owned())]),
+                    None if hostnames && text.starts_with('.') => vec![
+                        Pattern::Exact(text[1..].to_owned()),
+                        Pattern::Below(text[1..].to_owned()),
+                    ],
+                    None => vec![Pattern::Exact(text.to_owned())],
                 };
                 let is_narrower = |pattern: &Pattern| matches!(pattern, Pattern::Below(_));
                 if refuses && patterns.iter().any(is_narrower) {
@@ -325,17 +518,26 @@ impl Source {
                     .collect::<Option<Vec<_>>>()
                     .ok_or_else(unknown)?
                     .concat();
-                Ok((order, is(*key, names)))
+                let has_empty_label = |name: &String| name.split('.').any(str::is_empty);
+                if names.iter().any(has_empty_label) {
+                    return Err(unknown());
+                }
+                Ok(is(*key, names))
             }
             Self::Subject(key) => match expression {
-                None if *key == Key::Cn => Ok((Order::Exact, Condition::Is(dn::subject(text)?))),
+                None if *key == Key::Cn => Ok(Condition::Is(dn::subject(text)?)),
                 None => Err(unknown()),
                 Some(expression) => {
-                    let found = dn::common_names(expression).ok_or_else(unknown)?;
-                    if refuses && !found.is_exact {
-                        return Err(format!("{text:?} also matches longer names"));
+                    if let Some(found) = dn::common_names(expression) {
+                        return Ok(is(*key, found.names));
                     }
-                    Ok((Order::Expression, is(*key, found.names)))
+                    match dn::units(expression) {
+                        Some(units) if *key == Key::Cn => Ok(is(Key::Ou, units)),
+                        _ if expression.contains("OU=") => {
+                            Err("import does not translate this expression".to_owned())
+                        }
+                        _ => Err(unknown()),
+                    }
                 }
             },
         }

@@ -1,7 +1,9 @@
 //! Parses an nginx configuration into directives.
 
 use std::{
+    cell::Cell,
     fs, io,
+    ops::Range,
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -60,8 +62,8 @@ pub(crate) fn parse(
 
 struct Parser<'a> {
     file: &'a Rc<str>,
-    lines: Vec<&'a str>,
-    tokens: std::vec::IntoIter<(usize, Token)>,
+    text: &'a str,
+    tokens: std::vec::IntoIter<(usize, usize, Token)>,
     depth: usize,
 }
 
@@ -70,7 +72,7 @@ impl<'a> Parser<'a> {
     fn parse(file: &'a Rc<str>, text: &'a str) -> Result<Vec<Directive>, String> {
         let mut parser = Self {
             file,
-            lines: text.lines().collect(),
+            text,
             tokens: tokens(file, text)?.into_iter(),
             depth: 0,
         };
@@ -80,22 +82,24 @@ impl<'a> Parser<'a> {
     fn block(&mut self, nested: bool) -> Result<Vec<Directive>, String> {
         let mut directives = Vec::new();
         let mut words: Vec<String> = Vec::new();
-        let mut first = 0;
+        let (mut first, mut start) = (0, 0);
         self.depth += 1;
         if self.depth > DEEPEST {
             return Err(format!("{}: blocks are nested too deeply", self.file));
         }
-        while let Some((line, token)) = self.tokens.next() {
+        while let Some((line, at, token)) = self.tokens.next() {
             if words.is_empty() {
-                first = line;
+                (first, start) = (line, at);
             }
             match token {
                 Token::Word(word) => words.push(word),
                 Token::End if words.is_empty() => {}
-                Token::End => directives.push(self.directive(first, &mut words, None)),
+                Token::End => {
+                    directives.push(self.directive(first, start..at, &mut words, None));
+                }
                 Token::Open => {
                     let block = self.block(true)?;
-                    directives.push(self.directive(first, &mut words, Some(block)));
+                    directives.push(self.directive(first, start..at, &mut words, Some(block)));
                 }
                 Token::Close if nested && words.is_empty() => {
                     self.depth -= 1;
@@ -114,10 +118,12 @@ impl<'a> Parser<'a> {
     fn directive(
         &self,
         line: usize,
+        range: Range<usize>,
         words: &mut Vec<String>,
         block: Option<Vec<Directive>>,
     ) -> Directive {
-        let text = self.lines.get(line - 1).copied().unwrap_or("");
+        let text = self.text.get(range).unwrap_or("");
+        let text = text.lines().next().unwrap_or("");
         Directive {
             place: Place {
                 file: self.file.clone(),
@@ -131,19 +137,25 @@ impl<'a> Parser<'a> {
 }
 
 /// Splits a text into tokens. Blanks, `;` and `{` end a word. Words in quotes may contain these
-/// characters. Backslashes escape quotes, backslashes and blanks. `${NAME}` is part of a word.
-fn tokens(file: &str, text: &str) -> Result<Vec<(usize, Token)>, String> {
+/// characters. Backslashes escape quotes, backslashes and blanks. `${NAME}` is part of a word. Returns
+/// for each token its line, and the position in the text where a word starts or another token ends.
+fn tokens(file: &str, text: &str) -> Result<Vec<(usize, usize, Token)>, String> {
     let mut tokens = Vec::new();
     let mut line = 1;
-    let mut chars = text.chars().peekable();
+    let read = Cell::new(0);
+    let count = |c: &char| read.set(read.get() + c.len_utf8());
+    let mut chars = text.chars().inspect(count).peekable();
     while let Some(c) = chars.next() {
+        // A peeked character was counted when it was peeked.
+        let end = read.get();
+        let at = end - c.len_utf8();
         match c {
             '\n' => line += 1,
             c if c.is_whitespace() => {}
             '#' => while chars.next_if(|c| *c != '\n').is_some() {},
-            ';' => tokens.push((line, Token::End)),
-            '{' => tokens.push((line, Token::Open)),
-            '}' => tokens.push((line, Token::Close)),
+            ';' => tokens.push((line, end, Token::End)),
+            '{' => tokens.push((line, end, Token::Open)),
+            '}' => tokens.push((line, end, Token::Close)),
             quote @ ('"' | '\'') => {
                 let start = line;
                 let mut word = String::new();
@@ -158,7 +170,7 @@ fn tokens(file: &str, text: &str) -> Result<Vec<(usize, Token)>, String> {
                         }
                     }
                 }
-                tokens.push((start, Token::Word(word)));
+                tokens.push((start, at, Token::Word(word)));
             }
             c => {
                 let mut word = String::new();
@@ -179,7 +191,7 @@ fn tokens(file: &str, text: &str) -> Result<Vec<(usize, Token)>, String> {
                     }
                     next = chars.next_if(|c| !c.is_whitespace() && !matches!(c, ';' | '{'));
                 }
-                tokens.push((line, Token::Word(word)));
+                tokens.push((line, at, Token::Word(word)));
             }
         }
     }
@@ -319,6 +331,9 @@ mod tests {
         assert_eq!(words, ["a|x y|b;c", "b", "d|${e}f"]);
         assert_eq!(directives[1].children()[0].words, ["c", r"~^\w+\.x$"]);
         assert_eq!(directives[2].place.line, 2);
+        // Each directive of a line is quoted without the others.
+        let quoted: Vec<_> = directives.iter().map(|d| d.place.text.as_str()).collect();
+        assert_eq!(quoted, ["a 'x y' \"b;c\";", "b {", "d ${e}f;"]);
         for text in ["a", "a {", "}", "a 'b;", "a b }"] {
             let parsed = parse(&"t".into(), text, Path::new("/"), &mut notes);
             assert!(parsed.is_err(), "{text}");

@@ -1,5 +1,7 @@
 //! `server` blocks of `stream`.
 
+use std::collections::BTreeSet;
+
 use super::{
     super::{
         access::{Condition, Key, List, Predicate, Verdict, always, chain, when},
@@ -20,10 +22,8 @@ const IDLE_TIMEOUT: u64 = 600_000;
 const HANDSHAKE_TIMEOUT: u64 = 60_000;
 
 /// Directives that need no equivalent.
-const NOT_NEEDED: [&str; 32] = [
-    "access_log",
+const NOT_NEEDED: [&str; 30] = [
     "error_log",
-    "log_format",
     "tcp_nodelay",
     "proxy_buffer_size",
     "preread_timeout",
@@ -110,12 +110,38 @@ const KNOWN: [&str; 51] = [
     "geo",
 ];
 
+const ACCESS_LOG: &str = "the access log is JSON; fields: docs/reference/logs.md";
+
+/// Sets `[log] access` if all servers write to the same file.
+pub(crate) fn access_log(stream: &[Directive], log: &mut Table) {
+    let servers = stream.iter().filter(|line| line.name() == "server");
+    let lines = servers.flat_map(Directive::children).chain(stream);
+    let mut lines: Vec<_> = lines.filter(|line| line.name() == "access_log").collect();
+    lines.retain(|line| line.word(1) != "off");
+    let paths: BTreeSet<_> = lines.iter().map(|line| line.word(1)).collect();
+    let paths: Vec<_> = paths.into_iter().collect();
+    match paths.as_slice() {
+        [] => {}
+        [path] if !path.contains('$') && !path.starts_with("syslog:") => {
+            log.set("access", Value::text(*path));
+        }
+        _ => {
+            for line in lines {
+                log.note(line.place.left_out(
+                    "there is one access log, in a file or on standard output: set `[log] access`",
+                ));
+            }
+        }
+    }
+}
+
 /// Returns a note for a directive of `stream` or `server` that is not translated.
 pub(crate) fn remark(line: &Directive) -> Option<Note> {
     let (name, place) = (line.name(), &line.place);
     match name {
         _ if NOT_NEEDED.contains(&name) => Some(place.remark("not needed")),
         _ if KNOWN.contains(&name) => None,
+        "access_log" | "log_format" => Some(place.remark(ACCESS_LOG)),
         "ssl_stapling"
         | "ssl_stapling_verify"
         | "ssl_stapling_file"
@@ -373,7 +399,18 @@ fn access(
         passes = when(&condition, &always(verdict), &passes).map_err(|_| "too many rules")?;
     }
     let target = pass.word(1);
-    let targets = if target.starts_with('$') {
+    let preread = map::preread_targets(target, settings.stream);
+    let targets = if let [target] = preread.as_slice()
+        && !target.is_empty()
+        && !target.contains('$')
+    {
+        // All server names lead to the same upstream.
+        let reason = "all entries have the same upstream: TLS passes through unchanged";
+        service.table.note(pass.place.remark(reason));
+        always(Verdict::To(target.clone()))
+    } else if target.starts_with('$') {
+        service.targets = preread;
+        service.targets.retain(|target| !target.is_empty());
         let scope = Scope {
             stream: settings.stream,
             tls: service.tls.is_some(),

@@ -89,10 +89,22 @@ fn members(
                         continue;
                     }
                 }
-                if passive.get_or_insert_with(|| failures.clone()) != &failures {
-                    table.note(place.left_out(
-                        "servers of an upstream have the same `max_fails` and `fail_timeout`",
-                    ));
+                let first = passive.get_or_insert_with(|| failures.clone());
+                if *first != failures {
+                    let first = match first.as_slice() {
+                        [] => "the first server has none, so the defaults of leastconn-lb apply"
+                            .to_owned(),
+                        first => format!("{} of the first server apply", shown(first)),
+                    };
+                    let defaults = if failures.is_empty() {
+                        " (nginx's defaults)"
+                    } else {
+                        ""
+                    };
+                    let own = shown(&failures);
+                    table.note(place.left_out(format!(
+                        "{own}{defaults}: all servers of an upstream share them; {first}"
+                    )));
                 }
             }
             "least_conn" => table.set("balance", Value::text("least_conn")),
@@ -160,6 +172,20 @@ fn member(
     }
     failures.sort_by_key(|(name, _)| *name);
     Ok((line.word(1).to_owned(), server))
+}
+
+/// Formats `max_fails` and `fail_timeout`, with nginx's defaults for missing values.
+fn shown(failures: &[(&'static str, Value)]) -> String {
+    let value = |key: &str, default: &str| {
+        let found = failures.iter().find(|(name, _)| *name == key);
+        match found.map(|(_, value)| value) {
+            Some(Value::Integer(number)) => number.to_string(),
+            Some(Value::Text(text)) => text.clone(),
+            _ => default.to_owned(),
+        }
+    };
+    let (fails, timeout) = (value("max_fails", "1"), value("fail_timeout", "10s"));
+    format!("\"max_fails={fails} fail_timeout={timeout}\"")
 }
 
 /// Parses `HOST:PORT` or `unix:PATH`.

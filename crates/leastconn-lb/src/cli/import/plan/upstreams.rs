@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Name of the upstream for clients that the source refuses.
-const REFUSED: &str = "refused";
+pub(crate) const REFUSED: &str = "refused";
 
 /// How a unit refers to its upstream.
 pub(super) enum Target {
@@ -117,7 +117,7 @@ impl Planner {
                 name: REFUSED.to_owned(),
                 table,
                 servers: vec![ServerLine::Server {
-                    name: "none".to_owned(),
+                    name: "placeholder".to_owned(),
                     table: server,
                 }],
                 comments: vec![
