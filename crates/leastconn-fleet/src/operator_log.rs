@@ -9,9 +9,9 @@
 //! restore the old state.
 //!
 //! An entry also has the time at which a member last confirmed it. Members confirm the entries
-//! that they know every hour, and ignore entries that were not confirmed for a day. Whoever can
-//! write to the store can therefore only restore entries that were in force within the last day,
-//! and members that have run since then know their successors.
+//! that they know every hour, and ignore entries that were not confirmed for a day. An attacker
+//! with write access to the store can therefore only restore entries that were in force within the
+//! last day, and members that have run since then know their successors.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     exchange::{EntryChange, Rejected, StoredEntry, micros},
     operator::{Block, BlockTarget, Command, OperatorState, ServerState, ServerWeight},
-    secret::Secret,
+    secret::{Secret, hex},
 };
 
 const HOUR: u64 = 3600 * 1_000_000;
@@ -100,11 +100,7 @@ struct Invalid {
 /// SHA-1 in hexadecimal, as `redis.sha1hex` returns it. It only identifies a text that the store
 /// has sent.
 pub(crate) fn sha1(text: &str) -> String {
-    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
-    hash.as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()).as_ref())
 }
 
 impl OperatorLog {
@@ -184,6 +180,14 @@ impl OperatorLog {
                 merge.changes.push(EntryChange::remove(field, sha1(text)));
                 continue;
             }
+            if let Some(entry) = &parsed
+                && let Some((known, _)) = self.entries.get(field)
+                && known == entry
+            {
+                // Verified before.
+                found.insert(field.clone(), (entry.stamp, entry.confirmed));
+                continue;
+            }
             let stamp = parsed.as_ref().map_or(0, |entry| entry.stamp);
             match parsed.and_then(|entry| self.verified(entry)) {
                 Some((entry, content)) => {
@@ -211,9 +215,8 @@ impl OperatorLog {
 
     /// Keeps an entry, unless a newer one is known.
     fn insert(&mut self, entry: StoredEntry, content: Content) -> bool {
-        let order = |entry: &StoredEntry| (entry.stamp, entry.confirmed);
         let known = self.entries.get(&entry.field);
-        let is_newer = known.is_none_or(|(known, _)| order(known) < order(&entry));
+        let is_newer = known.is_none_or(|(known, _)| known.order() < entry.order());
         if is_newer {
             self.entries.insert(entry.field.clone(), (entry, content));
         }
@@ -239,13 +242,12 @@ impl OperatorLog {
     /// Adds the entries that the store has lost, and those that were last confirmed an hour ago.
     /// `found`: stamps and confirmations in the store.
     fn restore(
-        &mut self,
+        &self,
         now: u64,
         found: &BTreeMap<String, (u64, u64)>,
         changes: &mut Vec<EntryChange>,
     ) {
         let mut confirmations = 0;
-        let mut restored = Vec::new();
         for (field, (entry, content)) in &self.entries {
             if let Some((stamp, confirmed)) = found.get(field)
                 && *stamp >= entry.stamp
@@ -263,14 +265,13 @@ impl OperatorLog {
             let replaces = self.invalid.get(field).filter(|found| found.stamp > now);
             let replaces = replaces.map(|found| found.digest.clone());
             if let Some(entry) = self.sign(field.clone(), entry.stamp, now, content) {
-                restored.push(EntryChange {
+                changes.push(EntryChange {
                     field: field.clone(),
                     entry: Some(entry),
                     replaces: replaces.unwrap_or_default(),
                 });
             }
         }
-        changes.append(&mut restored);
     }
 
     /// Takes the entry because of which a change was rejected. Returns whether it is new.
@@ -482,6 +483,11 @@ impl Content {
 }
 
 impl StoredEntry {
+    /// Of two entries of a field, the one with the greater order wins.
+    pub(crate) const fn order(&self) -> (u64, u64) {
+        (self.stamp, self.confirmed)
+    }
+
     /// The inverse of `Display`.
     pub(crate) fn parse(field: &str, text: &str) -> Option<Self> {
         let mut parts = text.splitn(4, ' ');

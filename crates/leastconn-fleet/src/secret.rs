@@ -29,8 +29,7 @@ impl Secret {
 
     /// The signature of `parts`, in hexadecimal.
     pub(crate) fn sign(&self, parts: &[&str]) -> String {
-        let tag = tag(&self.signatures, &framed(parts));
-        tag.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&tag(&self.signatures, &framed(parts)))
     }
 
     /// Compares in constant time.
@@ -44,6 +43,10 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(..)")
     }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn tag(key: &Key, text: &[u8]) -> [u8; 32] {

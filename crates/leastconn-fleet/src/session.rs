@@ -392,17 +392,15 @@ impl Session {
     /// Determines the number of serving members to assume, and whether all members are back after
     /// this one has connected again.
     fn accept_number(&mut self, request: &Request, beat: &BeatAnswer) {
-        let serving = |status: &MemberStatus| *status == MemberStatus::Serving;
-        let others = self.peers.values().filter(|peer| serving(&peer.status));
+        let peers = self.peers.values();
+        let others = peers.filter(|peer| peer.status == MemberStatus::Serving);
         let own = usize::from(!request.beat.is_leaving);
         let members = u32::try_from(others.count() + own).unwrap_or(u32::MAX);
-        self.members = match beat.settles {
-            true => self.members.max(members),
-            false => members.max(1),
-        };
-        self.view.least_members = match beat.settles {
-            true => self.members,
-            false => 0,
+        (self.members, self.view.least_members) = if beat.settles {
+            let members = self.members.max(members);
+            (members, members)
+        } else {
+            (members.max(1), 0)
         };
         if let Some(since) = self.reconnected {
             let is_over = beat.now.abs_diff(since) >= self.gone_after;

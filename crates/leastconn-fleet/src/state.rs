@@ -115,7 +115,7 @@ impl State {
         self.gone.insert(member.clone(), (now, last));
     }
 
-    /// Whether `time` is at most `settle` ago.
+    /// Whether `time` is less than `settle` ago.
     fn is_settling(time: Option<u64>, settle: u64, now: u64) -> bool {
         let time = time.filter(|time| *time <= now);
         time.is_some_and(|time| now - time < settle)

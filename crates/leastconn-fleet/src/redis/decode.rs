@@ -33,8 +33,8 @@ pub(super) fn answer(request: &Request, values: Vec<Value>) -> Result<Answer, Fa
         Some(limit) => {
             let mut views = each(next()?, limit.batch.clients.len(), client)?;
             for (view, report) in views.iter_mut().zip(&limit.batch.clients) {
-                // The script never returns more. Without the bound, a client could be refused for
-                // ever because of what somebody has written to the store.
+                // The script never returns more. Without the bound, an invalid value in the store
+                // could refuse a client forever.
                 view.used = view.used.clamp(0.0, 2.0 * f64::from(report.burst));
             }
             views

@@ -5,11 +5,20 @@ use ::redis::{Cmd, Pipeline};
 use crate::exchange::{Beat, Limit, Operate, Request, Slots};
 use crate::member::MemberId;
 
-const OPERATE: &str = include_str!("../scripts/operate.lua");
-const BEAT: &str = include_str!("../scripts/beat.lua");
-const LIMIT: &str = include_str!("../scripts/limit.lua");
-const SLOTS: &str = include_str!("../scripts/slots.lua");
-const LEAVE: &str = include_str!("../scripts/leave.lua");
+macro_rules! script {
+    ($name:literal) => {
+        concat!(
+            include_str!("../scripts/common.lua"),
+            include_str!(concat!("../scripts/", $name, ".lua"))
+        )
+    };
+}
+
+const OPERATE: &str = script!("operate");
+const BEAT: &str = script!("beat");
+const LIMIT: &str = script!("limit");
+const SLOTS: &str = script!("slots");
+const LEAVE: &str = script!("leave");
 
 /// SHA-1 digests of the scripts, by which they are called.
 #[derive(Clone, Debug, Default)]

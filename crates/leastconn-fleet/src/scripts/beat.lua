@@ -2,8 +2,9 @@
 -- changed.
 --
 -- KEYS: members (hash: member -> "HEARD SESSION SEQUENCE BATCH GONE_AFTER", `.since`: start of the
---       fleet, `.lost`: when members were missing, `.wiped`: when data was lost), counts (hash), facts (hash), entries of operators
---       (hash), events (stream), members that are gone (hash, as members)
+--       fleet, `.lost`: when members were missing, `.wiped`: when data was lost), counts (hash),
+--       facts (hash), entries of operators (hash), events (stream), members that are gone (hash,
+--       as members)
 -- ARGV: member, session and sequence, gone_after, extend, counts or '' (unchanged), version of
 --       the counts, facts or '' (unchanged), version of the entries, last event or '' (none),
 --       sequence and time of the last answer that the member has received;
@@ -11,21 +12,12 @@
 -- Returns: now, previous sequence, whether the counts and the facts are stored, members with
 --       what has changed, version and entries if changed, events, last event, whether the fleet
 --       settles after a loss of data
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local day, hour = 86400000, 3600000
 -- The greatest `gone_after` of a configuration.
 local longest = 600000000
 local me, gone_after = ARGV[1], tonumber(ARGV[3])
 local now_text = string.format('%.0f', now)
 
--- A key of another type, which no member has written, is replaced.
-local function repair(key, command, ...)
-  local reply = redis.pcall(command, key, ...)
-  if type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) then
-    redis.call('PEXPIRE', key, 0)
-  end
-end
 -- Only after a failure and every 20 s, because it takes time.
 if ARGV[4] == '1' then
   for i = 1, 4 do repair(KEYS[i], 'HGET', me) end

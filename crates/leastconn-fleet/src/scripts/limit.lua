@@ -7,28 +7,8 @@
 --       admitted, ask, rate, burst, max_conns (0: none), open, tokens in use by the last answer
 --       that the member has received (-1: none)
 -- Returns for each client: granted, used, connections of other members, wait
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local second, year, keep_open = 1000000, 31536000000, 3600000
 local me, batch = ARGV[1], tonumber(ARGV[3])
-
--- A key of another type, which no member has written, is replaced.
-local function hash(key)
-  local fields = redis.pcall('HGETALL', key)
-  if fields.err then
-    if string.find(fields.err, 'WRONGTYPE', 1, true) then redis.call('PEXPIRE', key, 0) end
-    fields = redis.call('HGETALL', key)
-  end
-  return fields
-end
-
--- Values that no member has written count as `default`.
-local most = 4294967295
-local function number(text, default)
-  local value = tonumber(text)
-  if not value or not (value >= 0) then return default end
-  return value
-end
 
 local live = {}
 local members = hash(KEYS[1])

@@ -7,17 +7,8 @@
 --       then events
 -- Returns for each entry that was not stored, because there is a newer one: field, stored text,
 -- SHA-1 of the stored text
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local day = 86400000
 
--- A key of another type, which no member has written, is replaced.
-local function repair(key, command, ...)
-  local reply = redis.pcall(command, key, ...)
-  if type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) then
-    redis.call('PEXPIRE', key, 0)
-  end
-end
 repair(KEYS[1], 'HGET', 'v')
 repair(KEYS[2], 'XRANGE', '-', '+', 'COUNT', 1)
 

@@ -5,21 +5,8 @@
 -- ARGV: member, session and sequence, settle, extend, time of the last answer that the member has
 --       received; then for each server: max, want, open, slots held by that answer, equal share
 -- Returns for each server: held, free, unmet
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local hour = 3600000
 local me = ARGV[1]
-
--- A key of another type, which no member has written, is replaced.
-local function hash(key)
-  local fields = redis.pcall('HGETALL', key)
-  if fields.err then
-    if string.find(fields.err, 'WRONGTYPE', 1, true) then redis.call('PEXPIRE', key, 0) end
-    fields = redis.call('HGETALL', key)
-  end
-  return fields
-end
-local most = 4294967295
 
 local live = {}
 local members = hash(KEYS[1])

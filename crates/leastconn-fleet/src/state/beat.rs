@@ -14,19 +14,13 @@ impl State {
     /// changed.
     pub(super) fn beat(&mut self, now: u64, request: &Request) -> Result<BeatAnswer, Superseded> {
         let (member, beat) = (&request.member, &request.beat);
-        let is_known = self.progress.contains_key(member);
-        let last = match self.progress.get(member) {
-            Some(last) => *last,
-            None => self
-                .gone
-                .get(member)
-                .map(|(_, last)| *last)
-                .unwrap_or_default(),
-        };
+        let known = self.progress.get(member).copied();
+        let gone = self.gone.get(member).map(|(_, last)| *last);
+        let last = known.or(gone).unwrap_or_default();
         if last.session == request.session && last.sequence > request.sequence {
             return Err(Superseded);
         }
-        if !is_known {
+        if known.is_none() {
             self.gone.remove(member);
         }
         let heard = self.members.get(member).copied();
@@ -43,10 +37,11 @@ impl State {
         let others = members.keys().filter(|id| *id != member).count();
 
         self.members.insert(member.clone(), now);
-        let previous = match alive && last.session == request.session {
+        let stored = match last.session == request.session {
             true => last.sequence,
             false => 0,
         };
+        let previous = if alive { stored } else { 0 };
         let progress = Progress {
             session: request.session,
             sequence: request.sequence,
@@ -54,10 +49,6 @@ impl State {
             gone_after: beat.gone_after,
         };
         self.progress.insert(member.clone(), progress);
-        let stored = match last.session == request.session {
-            true => last.sequence,
-            false => 0,
-        };
         let settles = self.notice_loss(now, beat, (previous, stored), alive, others);
         if let Some(counts) = &beat.counts {
             self.counts.insert(member.clone(), counts.clone());

@@ -1,6 +1,6 @@
 use super::{OperatorsVersion, State};
 use crate::{
-    exchange::{Operate, Rejected, Request, StoredEntry},
+    exchange::{Operate, Rejected, Request},
     operator_log::sha1,
 };
 
@@ -24,8 +24,7 @@ impl State {
                 }
                 continue;
             };
-            let order = |entry: &StoredEntry| (entry.stamp, entry.confirmed);
-            let is_older = stored.is_none_or(|stored| order(stored) < order(entry));
+            let is_older = stored.is_none_or(|stored| stored.order() < entry.order());
             if is_older || is_replaced {
                 self.operators.insert(field.clone(), entry.clone());
                 changed = true;
