@@ -1,5 +1,5 @@
 //! Verifies arbitrary chains below an authority whose key no longer exists, and determines the
-//! identity of accepted clients. `scripts/fuzz-seeds.py` has generated the certificates.
+//! identity of accepted clients. `fuzz/seeds.py` has generated the certificates.
 #![no_main]
 
 use leastconn_tls::Material;

@@ -29,6 +29,8 @@ pub use store::{CrlStore, Loaded, Missing, Status, Superseded};
 use scope::Scope;
 use serials::Serials;
 
+const MALFORMED: &str = "it is malformed or truncated";
+
 /// The content of a CRL. It does not include the encoded CRL, which takes twice the memory of the
 /// serial numbers.
 #[derive(Debug)]
@@ -148,9 +150,7 @@ pub fn timestamp(time: ASN1Time) -> Timestamp {
 /// Explains a parser error. The parser's own text names only the expected ASN.1 element.
 pub fn malformed(error: x509_parser::nom::Err<X509Error>) -> String {
     match X509Error::from(error) {
-        X509Error::Der(_) | X509Error::NomError(_) | X509Error::Generic => {
-            "it is malformed or truncated".to_owned()
-        }
+        X509Error::Der(_) | X509Error::NomError(_) | X509Error::Generic => MALFORMED.to_owned(),
         error => format!("it is malformed ({error})"),
     }
 }

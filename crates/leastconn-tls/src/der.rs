@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Returns the tag, the length of the header and the length of the content. Length
-    /// fields of up to four bytes are supported: handshake messages cannot contain longer
+    /// fields of up to four bytes are supported: neither handshake messages nor CRL files contain longer
     /// values.
     fn header(&self) -> Option<(u8, usize, usize)> {
         let (&tag, rest) = self.0.split_first()?;

@@ -11,20 +11,16 @@ use x509_parser::{
 };
 
 use super::{
-    RevocationList, SignatureError, display_name, malformed,
-    scope::Scope,
-    serials::Serials,
-    signature::{self, element},
-    timestamp, without_zeros,
+    MALFORMED, RevocationList, SignatureError, display_name, malformed, scope::Scope,
+    serials::Serials, signature, timestamp, without_zeros,
 };
-use crate::distinguished_name;
+use crate::{
+    der::{INTEGER, Reader, SEQUENCE, encode},
+    distinguished_name,
+};
 
-const MALFORMED: &str = "it is malformed or truncated";
-
-const INTEGER: u8 = 0x02;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
 
 /// A CRL with its encoding, which is needed to verify the signature.
 #[derive(Debug)]
@@ -122,64 +118,45 @@ impl EncodedList {
 /// # Errors
 /// As of [`EncodedList::parse`].
 fn split(der: &[u8]) -> Result<(Vec<u8>, &[u8]), String> {
-    let (outer, rest) = element(der).ok_or(MALFORMED)?;
-    if !rest.is_empty() {
+    let mut outer = Reader(der);
+    let (outer_tag, content) = outer.next().ok_or(MALFORMED)?;
+    if !outer.0.is_empty() {
         return Err("there are extra bytes after it".to_owned());
     }
-    let (signed, signature) = element(outer.content).ok_or(MALFORMED)?;
+    let mut parts = Reader(content);
+    let (signed_tag, signed) = parts.next().ok_or(MALFORMED)?;
     let mut header = Vec::new();
     let mut entries: &[u8] = &[];
-    let mut fields = signed.content;
+    let mut fields = Reader(signed);
     let mut has_time = false;
-    while !fields.is_empty() {
-        let (field, rest) = element(fields).ok_or(MALFORMED)?;
+    while !fields.0.is_empty() {
+        let start = fields.0;
+        let (tag, content) = fields.next().ok_or(MALFORMED)?;
         // The only sequence after `thisUpdate`.
-        if has_time && field.tag == SEQUENCE {
-            entries = field.content;
+        if has_time && tag == SEQUENCE {
+            entries = content;
         } else {
-            header.extend_from_slice(&fields[..fields.len() - rest.len()]);
+            header.extend_from_slice(&start[..start.len() - fields.0.len()]);
         }
-        has_time |= matches!(field.tag, UTC_TIME | GENERALIZED_TIME);
-        fields = rest;
+        has_time |= matches!(tag, UTC_TIME | GENERALIZED_TIME);
     }
-    let mut content = encode(signed.tag, &header);
-    content.extend_from_slice(signature);
-    Ok((encode(outer.tag, &content), entries))
-}
-
-fn encode(tag: u8, content: &[u8]) -> Vec<u8> {
-    let length = content.len().to_be_bytes();
-    let length = without_zeros(&length);
-    let mut der = vec![tag];
-    match length {
-        [] => der.push(0),
-        [short @ 0..=0x7f] => der.push(*short),
-        // A length has at most 8 bytes.
-        long => {
-            der.push(0x80 | long.len() as u8);
-            der.extend_from_slice(long);
-        }
-    }
-    der.extend_from_slice(content);
-    der
+    let mut content = encode(signed_tag, &header);
+    content.extend_from_slice(parts.0);
+    Ok((encode(outer_tag, &content), entries))
 }
 
 /// The serial numbers of all entries. `None` if an entry is malformed.
-fn serials(mut entries: &[u8]) -> Option<Serials> {
+fn serials(entries: &[u8]) -> Option<Serials> {
     let mut all = Vec::new();
-    while !entries.is_empty() {
-        let (entry, rest) = element(entries)?;
-        let (serial, date) = element(entry.content)?;
-        let (date, _) = element(date)?;
-        let is_entry = entry.tag == SEQUENCE
-            && serial.tag == INTEGER
-            && !serial.content.is_empty()
-            && matches!(date.tag, UTC_TIME | GENERALIZED_TIME);
-        if !is_entry {
+    let mut entries = Reader(entries);
+    while !entries.0.is_empty() {
+        let mut entry = Reader(entries.content(SEQUENCE)?);
+        let serial = entry.content(INTEGER)?;
+        let (date, _) = entry.next()?;
+        if serial.is_empty() || !matches!(date, UTC_TIME | GENERALIZED_TIME) {
             return None;
         }
-        all.push(without_zeros(serial.content));
-        entries = rest;
+        all.push(without_zeros(serial));
     }
     Some(Serials::new(all))
 }

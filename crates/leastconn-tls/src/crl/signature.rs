@@ -2,6 +2,8 @@
 
 use rustls::pki_types::SignatureVerificationAlgorithm;
 
+use crate::der::Reader;
+
 /// Why a CRL's signature is not accepted as an authority's signature.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SignatureError {
@@ -53,34 +55,11 @@ pub(super) fn parts(der: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((message, algorithm, signature.strip_prefix(&[0])?))
 }
 
-/// A DER element.
-pub(super) struct Element<'a> {
-    pub(super) tag: u8,
-    pub(super) content: &'a [u8],
-}
-
 /// Returns the content of the first DER element and the bytes after the element.
 fn body(der: &[u8]) -> Option<(&[u8], &[u8])> {
-    element(der).map(|(element, rest)| (element.content, rest))
-}
-
-/// Returns the first DER element and the bytes after it.
-pub(super) fn element(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
-    let (&tag, rest) = der.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        0x81..=0x84 => {
-            let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            let length = bytes
-                .iter()
-                .fold(0, |length, &byte| length << 8 | usize::from(byte));
-            (length, rest)
-        }
-        _ => return None,
-    };
-    let (content, rest) = rest.split_at_checked(length)?;
-    Some((Element { tag, content }, rest))
+    let mut reader = Reader(der);
+    let (_tag, content) = reader.next()?;
+    Some((content, reader.0))
 }
 
 /// The name of a signature algorithm for messages. `identifier` is the content of an
