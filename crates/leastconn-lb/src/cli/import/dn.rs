@@ -176,8 +176,7 @@ pub(crate) fn captured_common_name(expression: &str) -> Option<String> {
     // The first group has the number 1, unless the start also has a group.
     let (name, class) = match named {
         Some(named) => named.split_once('>')?,
-        None if start.starts_with('(') && !start.starts_with("(?:") => ("2", group),
-        None if start.contains("(.") => ("2", group),
+        None if start.contains('(') && !start.contains("(?:") => ("2", group),
         None => ("1", group),
     };
     let is_class = matches!(

@@ -194,6 +194,13 @@ pub(crate) enum ServerLine {
     Note(Note),
 }
 
+impl ServerLine {
+    /// Whether the addresses, and thus the names, come from DNS.
+    pub(crate) fn is_discovered(&self) -> bool {
+        matches!(self, Self::Server { table, .. } if table.get("address").is_none())
+    }
+}
+
 /// An upstream.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Backend {

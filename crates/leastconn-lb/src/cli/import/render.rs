@@ -119,7 +119,7 @@ fn listener(out: &mut Writer, planned: &PlannedListener) {
     }
     out.table(&service.table);
     if let Some(tls) = &service.tls {
-        out.noted_key("tls", &ordered(tls), &tls.notes);
+        out.noted_key("tls", &Value::Table(ordered(tls)), &tls.notes);
     }
     out.wide_tables("listener");
 }
@@ -146,20 +146,18 @@ fn how_to_open(planned: &PlannedListener) -> String {
 }
 
 /// Returns the keys of a table, those in [`ORDER`] first.
-fn ordered(table: &Table) -> Value {
+fn ordered(table: &Table) -> Vec<(&'static str, Value)> {
     let mut keys = table.keys.clone();
     keys.sort_by_key(|(key, _)| {
         let position = ORDER.iter().position(|first| first == key);
         position.unwrap_or(ORDER.len())
     });
-    Value::Table(keys)
+    keys
 }
 
 /// Formats a server. The name is left out if it is the address or if the servers are discovered.
 fn server(name: &str, table: &Table) -> String {
-    let Value::Table(mut keys) = ordered(table) else {
-        return String::new();
-    };
+    let mut keys = ordered(table);
     match table.get("address") {
         Some(Value::Text(address)) if *address == name || valid(address) == name => {
             if let [(_, address)] = keys.as_slice() {
@@ -184,7 +182,7 @@ fn upstream(out: &mut Writer, backend: &Backend) {
     out.key("name", &Value::text(&backend.name));
     out.table(&backend.table);
     if let Some(tls) = &backend.tls {
-        out.noted_key("tls", &ordered(tls), &tls.notes);
+        out.noted_key("tls", &Value::Table(ordered(tls)), &tls.notes);
     }
     out.line("servers = [");
     for line in &backend.servers {

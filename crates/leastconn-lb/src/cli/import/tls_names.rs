@@ -116,10 +116,12 @@ pub(crate) fn with_both_versions(names: Vec<String>, only_tls13: bool) -> Vec<St
     let (all13, all12): (Vec<_>, Vec<_>) = all.partition(|name| is_tls13(name));
     let (own13, own12): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| is_tls13(name));
     let tls13 = if own13.is_empty() { all13 } else { own13 };
-    let tls12 = match own12.is_empty() {
-        _ if only_tls13 => Vec::new(),
-        true => all12,
-        false => own12,
+    let tls12 = if only_tls13 {
+        Vec::new()
+    } else if own12.is_empty() {
+        all12
+    } else {
+        own12
     };
     [tls13, tls12].concat()
 }
@@ -156,6 +158,7 @@ mod tests {
         assert_eq!(known, ["X25519", "P-256"]);
         assert_eq!(unknown, ["secp521r1"]);
     }
+
     #[test]
     fn versions_are_restricted_separately() {
         let tls12 = with_both_versions(vec!["ECDHE-RSA-AES128-GCM-SHA256".to_owned()], false);

@@ -16,18 +16,21 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
+    fn has(&self, name: &str) -> bool {
+        self.lines.iter().any(|line| line.word(0) == name)
+    }
+
     /// Whether the section is only a page of statistics.
     pub(crate) fn is_statistics(&self) -> bool {
-        let has = |name: &str| self.lines.iter().any(|line| line.word(0) == name);
-        let has_backend = has("server") || has("default_backend") || has("use_backend");
-        has("stats") && !has_backend
+        let with_servers = ["server", "default_backend", "use_backend"];
+        self.has("stats") && !with_servers.iter().any(|name| self.has(name))
     }
 
     /// Whether the section is a backend with a stick table and without servers.
     pub(crate) fn is_table(&self) -> bool {
-        let has = |name: &str| self.lines.iter().any(|line| line.word(0) == name);
-        let has_servers = has("server") || has("server-template") || has("dispatch");
-        !self.is_front && has("stick-table") && !has_servers
+        let with_servers = ["server", "server-template", "dispatch"];
+        let has_servers = with_servers.iter().any(|name| self.has(name));
+        !self.is_front && self.has("stick-table") && !has_servers
     }
 
     /// Whether the mode is `http`. Without `mode` it is `tcp`.

@@ -340,11 +340,11 @@ impl Source {
                         .to_owned(),
                 );
             }
-            other => match common_name(other, scope) {
-                Some(_) if scope.certificates => Self::Names(Key::Cn),
-                Some(_) => Self::Constant(""),
-                None => return Err(format!("{other} has no equivalent")),
-            },
+            other if !is_common_name(other, scope) => {
+                return Err(format!("{other} has no equivalent"));
+            }
+            _ if scope.certificates => Self::Names(Key::Cn),
+            _ => Self::Constant(""),
         })
     }
 
@@ -553,12 +553,11 @@ pub(crate) fn identifies_client(name: &str, scope: Scope<'_>) -> bool {
         | "$ssl_client_fingerprint"
         | "$ssl_client_cert"
         | "$ssl_client_raw_cert" => scope.certificates,
-        _ => scope.certificates && common_name(name, scope).is_some(),
+        _ => scope.certificates && is_common_name(name, scope),
     }
 }
 
-/// Returns the `map` that sets `$name` to the common name of the client's subject, and nothing
-/// else:
+/// Whether a `map` sets `$name` to the common name of the client's subject, and to nothing else:
 ///
 /// ```text
 /// map $ssl_client_s_dn $name {
@@ -566,18 +565,22 @@ pub(crate) fn identifies_client(name: &str, scope: Scope<'_>) -> bool {
 ///     ~CN=(?<cn>[^,]+) $cn;
 /// }
 /// ```
-fn common_name<'a>(name: &str, scope: Scope<'a>) -> Option<&'a Directive> {
+fn is_common_name(name: &str, scope: Scope<'_>) -> bool {
     let is_subject = |line: &&Directive| {
         line.name() == "map" && line.word(1) == "$ssl_client_s_dn" && line.word(2) == name
     };
-    let map = scope.stream.iter().find(is_subject)?;
+    let Some(map) = scope.stream.iter().find(is_subject) else {
+        return false;
+    };
     let mut cases = map.children().iter().filter(|line| {
         let is_empty_default = line.name() == "default" && line.word(1).is_empty();
         !is_empty_default && line.name() != "volatile"
     });
-    let case = cases.next().filter(|_| cases.next().is_none())?;
-    let captured = dn::captured_common_name(expression(case.name())?)?;
-    (case.word(1) == format!("${captured}")).then_some(map)
+    let Some(case) = cases.next().filter(|_| cases.next().is_none()) else {
+        return false;
+    };
+    let captured = expression(case.name()).and_then(dn::captured_common_name);
+    captured.is_some_and(|captured| case.word(1) == format!("${captured}"))
 }
 
 /// Returns the text of a case. A backslash escapes a first character that has a special meaning.

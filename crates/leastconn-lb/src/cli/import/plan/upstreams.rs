@@ -201,8 +201,9 @@ impl Planner {
         for source in &mut sources {
             with_names(source);
         }
-        let has_no_names = |source: &&Backend| source.servers.iter().any(has_no_name);
-        let discovered = sources.iter().find(has_no_names);
+        let has_discovered =
+            |source: &&Backend| source.servers.iter().any(ServerLine::is_discovered);
+        let discovered = sources.iter().find(has_discovered);
         // What the servers receive must not change. All other settings may be those of one
         // backend.
         let same = |a: &Backend, b: &Backend| {
@@ -281,8 +282,8 @@ impl Planner {
         Target::One(name)
     }
 
-    /// Returns all upstreams, including those that no listener uses, and the backends that are
-    /// part of them.
+    /// Returns all upstreams, including those that no listener uses, and the backends that
+    /// became part of a merged upstream, with its name.
     pub(super) fn finish(mut self) -> (Vec<Backend>, Vec<(String, String)>) {
         let rest: Vec<_> = self
             .backends
@@ -299,14 +300,6 @@ impl Planner {
     }
 }
 
-/// Whether the names of the servers come from DNS.
-fn has_no_name(line: &ServerLine) -> bool {
-    match line {
-        ServerLine::Server { table, .. } => table.get("address").is_none(),
-        ServerLine::Note(_) => false,
-    }
-}
-
 /// Replaces servers that are looked up in DNS by one server with the host name: client rules select
 /// servers by name, and the names of discovered servers are unknown.
 fn with_names(backend: &mut Backend) {
@@ -319,7 +312,7 @@ fn with_names(backend: &mut Backend) {
             table.set("address", address);
         }
     }
-    if !backend.servers.iter().any(has_no_name) {
+    if !backend.servers.iter().any(ServerLine::is_discovered) {
         backend.table.remove("discovery");
     }
 }

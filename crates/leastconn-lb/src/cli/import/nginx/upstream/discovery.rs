@@ -39,11 +39,7 @@ pub(super) fn discovery(
     table: &mut Table,
     servers: &[ServerLine],
 ) {
-    let is_discovered = |line: &ServerLine| match line {
-        ServerLine::Server { table, .. } => table.get("address").is_none(),
-        ServerLine::Note(_) => false,
-    };
-    if !servers.iter().any(is_discovered) {
+    if !servers.iter().any(ServerLine::is_discovered) {
         return;
     }
     let own = block
