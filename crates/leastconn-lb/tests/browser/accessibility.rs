@@ -5,6 +5,7 @@ use leastconn_testkit::client::read_line;
 use serde_json::{Value, json};
 
 use crate::page::Page;
+use crate::support::upgrading::Stream;
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry};
 
 /// Starts a balancer with long names, and this number of servers in its second upstream.
@@ -28,17 +29,24 @@ async fn crowded(web: &Upstream, servers: usize) -> Running {
         .await
 }
 
-#[tokio::test]
-async fn layout_fits_every_width_and_theme() {
-    let web = Upstream::named("web1").await;
-    let lb = crowded(&web, 300).await;
-    let Some(page) = Page::open(&lb).await else {
-        return;
-    };
+/// Opens the dashboard and one connection, and waits until the page shows it. Returns `None` if
+/// there is no browser.
+async fn open_connected(lb: &Running) -> Option<(Page, Stream)> {
+    let page = Page::open(lb).await?;
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     read_line(&mut stream).await.unwrap();
     page.wait("document.querySelectorAll('[data-connection]').length === 1")
         .await;
+    Some((page, stream))
+}
+
+#[tokio::test]
+async fn layout_fits_every_width_and_theme() {
+    let web = Upstream::named("web1").await;
+    let lb = crowded(&web, 300).await;
+    let Some((page, stream)) = open_connected(&lb).await else {
+        return;
+    };
     for (width, height) in [
         (360, 640),
         (390, 844),
@@ -79,9 +87,7 @@ async fn layout_fits_every_width_and_theme() {
     page.media("prefers-reduced-motion", "reduce").await;
     let duration = "getComputedStyle(document.querySelector('.fill')).transitionDuration";
     assert_eq!(page.eval(duration).await, "0s");
-    page.assert_no_errors().await;
-    drop((page, stream));
-    lb.quiet().await;
+    page.finish(&lb, stream).await;
 }
 
 #[tokio::test]
@@ -124,13 +130,9 @@ async fn keyboard_reaches_every_control_in_order() {
 async fn accessibility_tree_is_complete() {
     let web = Upstream::named("web1").await;
     let lb = crowded(&web, 300).await;
-    let Some(page) = Page::open(&lb).await else {
+    let Some((page, stream)) = open_connected(&lb).await else {
         return;
     };
-    let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
-    read_line(&mut stream).await.unwrap();
-    page.wait("document.querySelectorAll('[data-connection]').length === 1")
-        .await;
 
     let tree = page.send("Accessibility.getFullAXTree", json!({})).await;
     let nodes = tree["nodes"].as_array().unwrap();
@@ -192,13 +194,9 @@ async fn axe_reports_no_violations() {
     let web = Upstream::named("web1").await;
     // axe-core checks each element, and all rows have the same elements.
     let lb = crowded(&web, 3).await;
-    let Some(page) = Page::open(&lb).await else {
+    let Some((page, stream)) = open_connected(&lb).await else {
         return;
     };
-    let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
-    read_line(&mut stream).await.unwrap();
-    page.wait("document.querySelectorAll('[data-connection]').length === 1")
-        .await;
     page.eval(&format!("{axe}; true")).await;
     for (scheme, opened) in [
         ("light", false),

@@ -55,10 +55,7 @@ async fn contrast_meets_wcag_aa() {
     leastconn_testkit::client::read_line(&mut stream)
         .await
         .unwrap();
-    let drain = "fetch('/api/v1/servers/idle/web1/state', { method: 'POST', body: '{\"state\":\"drain\"}',
-        headers: { authorization: 'Bearer a-long-random-token', 'content-type': 'application/json' } })
-        .then((answer) => answer.status)";
-    assert_eq!(page.eval(drain).await, 200);
+    page.drain("idle/web1", "a-long-random-token").await;
     for shown in [
         r#"[data-server="web/web2"] .badge.bad"#,
         r#"[data-server="idle/web1"] .badge.warn"#,

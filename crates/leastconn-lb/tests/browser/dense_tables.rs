@@ -104,9 +104,7 @@ async fn servers_are_filtered_sorted_and_collapsed() {
     page.click("#collapse-all").await;
     assert_eq!(page.eval(&body("web")).await, false);
     assert_eq!(page.eval(&body("db")).await, false);
-    page.assert_no_errors().await;
-    drop(page);
-    lb.quiet().await;
+    page.finish(&lb, ()).await;
 }
 
 #[tokio::test]
@@ -150,9 +148,7 @@ async fn all_clients_are_sorted_by_column() {
     page.click("#clients-all").await;
     page.wait("document.querySelectorAll('[data-client]').length === 300")
         .await;
-    page.assert_no_errors().await;
-    drop((page, held));
-    lb.quiet().await;
+    page.finish(&lb, held).await;
 }
 
 #[tokio::test]
@@ -223,7 +219,5 @@ async fn names_are_complete_on_a_phone() {
     page.eval("[...document.styleSheets].at(-1).insertRule('.name { overflow: hidden; white-space: nowrap !important }')")
         .await;
     assert_ne!(page.eval(CUT).await, json!([]));
-    page.assert_no_errors().await;
-    drop((page, held));
-    lb.quiet().await;
+    page.finish(&lb, held).await;
 }

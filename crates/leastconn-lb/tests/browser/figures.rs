@@ -172,9 +172,7 @@ async fn figures_match_the_api() {
     for (active, length) in bars {
         assert!((active / most - length).abs() < 0.001, "{active} {length}");
     }
-    page.assert_no_errors().await;
-    drop((page, held));
-    lb.quiet().await;
+    page.finish(&lb, held).await;
 }
 
 #[tokio::test]
@@ -215,7 +213,5 @@ async fn search_filters_connections_and_escapes_html() {
         .await;
     let asks = page.text("[data-client] .sub").await;
     assert_eq!(asks, format!("cn={HOSTILE}"));
-    page.assert_no_errors().await;
-    drop((page, held));
-    lb.quiet().await;
+    page.finish(&lb, held).await;
 }

@@ -124,7 +124,5 @@ async fn kill_command_is_shown_without_a_token() {
         true
     );
     assert_eq!(roundtrip(&mut stream, b"hello").await.unwrap(), b"hello");
-    page.assert_no_errors().await;
-    drop((page, stream));
-    lb.quiet().await;
+    page.finish(&lb, stream).await;
 }

@@ -70,7 +70,5 @@ async fn large_tables_request_only_shown_rows() {
         .eval("globalThis.row === document.querySelector('[data-server]')")
         .await;
     assert_eq!(same, Value::Bool(true));
-    page.assert_no_errors().await;
-    drop((page, held));
-    lb.quiet().await;
+    page.finish(&lb, held).await;
 }

@@ -51,9 +51,7 @@ async fn latency_is_shown_as_in_the_history() {
     );
     page.wait("document.querySelector('#curve-latency').ariaLabel.includes('handshake p99: now ')")
         .await;
-    page.assert_no_errors().await;
-    drop(page);
-    lb.quiet().await;
+    page.finish(&lb, ()).await;
 }
 
 #[tokio::test]
@@ -81,9 +79,7 @@ async fn count_axes_have_whole_numbers() {
         assert!(ticks.len() >= 2, "{ticks:?}");
         assert!(ticks.iter().all(|tick| tick.fract() == 0.0), "{ticks:?}");
     }
-    page.assert_no_errors().await;
-    drop((page, stream));
-    lb.quiet().await;
+    page.finish(&lb, stream).await;
 }
 
 #[tokio::test]
@@ -114,9 +110,7 @@ async fn servers_have_a_history() {
         "{spark}.querySelector('.line').getAttribute('d').includes('L')"
     ))
     .await;
-    page.assert_no_errors().await;
-    drop((page, held));
-    lb.quiet().await;
+    page.finish(&lb, held).await;
 }
 
 #[tokio::test]
@@ -137,7 +131,5 @@ async fn crl_badge_is_relative_to_its_validity() {
         validity > 0 && rows.contains(&format!("of {validity} d")),
         "{validity}: {rows}"
     );
-    page.assert_no_errors().await;
-    drop(page);
-    lb.quiet().await;
+    page.finish(&lb, ()).await;
 }

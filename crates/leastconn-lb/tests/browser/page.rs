@@ -202,6 +202,24 @@ impl Page {
         self.assert_same_origin_requests().await;
     }
 
+    /// Checks that there were no errors, closes the page and `held`, and waits until the balancer
+    /// is idle.
+    pub(crate) async fn finish<T>(self, lb: &Running, held: T) {
+        self.assert_no_errors().await;
+        drop((self, held));
+        lb.quiet().await;
+    }
+
+    /// Sets a server, `UPSTREAM/NAME`, to drain through the API.
+    pub(crate) async fn drain(&self, server: &str, token: &str) {
+        let drain = format!(
+            "fetch('/api/v1/servers/{server}/state', {{ method: 'POST', body: '{{\"state\":\"drain\"}}',
+               headers: {{ authorization: 'Bearer {token}', 'content-type': 'application/json' }} }})
+               .then((answer) => answer.status)"
+        );
+        assert_eq!(self.eval(&drain).await, 200);
+    }
+
     pub(crate) async fn assert_same_origin_requests(&self) {
         let requests = self.events("Network.requestWillBeSent").await;
         assert!(!requests.is_empty());

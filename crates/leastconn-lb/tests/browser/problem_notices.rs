@@ -25,9 +25,7 @@ async fn rejected_reload_is_shown_with_reasons() {
     page.wait("document.getElementById('rejected').hidden")
         .await;
     assert_eq!(page.text("#reload").await, "applied");
-    page.assert_no_errors().await;
-    drop(page);
-    lb.quiet().await;
+    page.finish(&lb, ()).await;
 }
 
 #[tokio::test]

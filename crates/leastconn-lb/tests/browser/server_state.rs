@@ -118,7 +118,5 @@ async fn state_commands_are_shown_without_a_token() {
     page.wait("!document.getElementById('control-token-label').hidden")
         .await;
     assert_eq!(page.eval(BADGE).await, "up");
-    page.assert_no_errors().await;
-    drop(page);
-    lb.quiet().await;
+    page.finish(&lb, ()).await;
 }

@@ -44,7 +44,5 @@ async fn slow_start_progress_is_shown() {
         .map(|open| format!("State: up, with {open}. Slow start"));
     assert!(states.iter().any(|state| now.starts_with(state)), "{now}");
     assert!(now.contains("59 min") || now.contains("1 h"), "{now}");
-    page.assert_no_errors().await;
-    drop((page, stream));
-    lb.quiet().await;
+    page.finish(&lb, stream).await;
 }

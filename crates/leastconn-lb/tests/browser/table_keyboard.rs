@@ -109,9 +109,7 @@ async fn tables_are_single_tab_stops_with_arrow_keys() {
         .await;
     let focused = "document.activeElement.closest('[data-connection]')?.dataset.connection";
     assert_eq!(page.eval(focused).await, page.eval(ids).await[0]);
-    page.assert_no_errors().await;
-    drop((page, held));
-    lb.quiet().await;
+    page.finish(&lb, held).await;
 }
 
 #[tokio::test]
@@ -136,7 +134,5 @@ async fn skip_links_lead_to_the_sections() {
         page.wait(&format!("'#' + document.activeElement.id === '{link}'"))
             .await;
     }
-    page.assert_no_errors().await;
-    drop(page);
-    lb.quiet().await;
+    page.finish(&lb, ()).await;
 }

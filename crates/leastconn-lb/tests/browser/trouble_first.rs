@@ -32,10 +32,7 @@ async fn servers_and_rules_with_problems_come_first() {
     };
     let configured = json!(["web/web1", "web/web2", "web/web3", "web/web4"]);
     assert_eq!(page.eval(SERVERS).await, configured);
-    let drain = "fetch('/api/v1/servers/web/web3/state', { method: 'POST', body: '{\"state\":\"drain\"}',
-        headers: { authorization: 'Bearer a-long-random-token', 'content-type': 'application/json' } })
-        .then((answer) => answer.status)";
-    assert_eq!(page.eval(drain).await, 200);
+    page.drain("web/web3", "a-long-random-token").await;
     webs[3].stop(OpenConnections::Close).await;
     let expected = r#"["web/web4","web/web3","web/web1","web/web2"]"#;
     page.wait(&format!("JSON.stringify({SERVERS}) === '{expected}'"))
@@ -89,9 +86,7 @@ async fn host_name_is_in_title_and_header() {
     let title = format!(" · {host} · leastconn");
     page.wait(&format!("document.title.endsWith({})", json!(title)))
         .await;
-    page.assert_no_errors().await;
-    drop(page);
-    lb.quiet().await;
+    page.finish(&lb, ()).await;
 }
 
 #[tokio::test]
@@ -148,7 +143,5 @@ async fn refusals_show_who_and_when() {
         row.contains("unknown_client") && row.contains("cn:stranger") && row.contains(time),
         "{row}"
     );
-    page.assert_no_errors().await;
-    drop(page);
-    lb.quiet().await;
+    page.finish(&lb, ()).await;
 }

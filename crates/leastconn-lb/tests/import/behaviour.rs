@@ -164,6 +164,14 @@ impl Site {
         assert_eq!(reached, expected, "{summary}\n{toml}\n{log}");
         reached
     }
+
+    /// Like [`Self::compare`], with nginx and this configuration.
+    async fn compare_nginx(&self, source: &str) -> Vec<(String, Option<String>)> {
+        let prefix = self.dir.path().display().to_string();
+        self.write("nginx.conf", source);
+        let args = ["-p", &prefix, "-c", "nginx.conf"];
+        self.compare("nginx", "nginx.conf", &args).await
+    }
 }
 
 /// The clients that reach a server.
@@ -235,7 +243,7 @@ daemon off;
 master_process off;
 pid nginx.pid;
 error_log stderr info;
-load_module modules/ngx_stream_module.so;
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 events {}
 stream {
     map $ssl_client_s_dn $by_client {
@@ -275,13 +283,7 @@ stream {
 #[tokio::test]
 async fn nginx_and_the_balancer_decide_the_same() {
     let site = Site::new().await;
-    let prefix = site.dir.path().display().to_string();
-    // nginx resolves relative module paths against its prefix.
-    let modules = "/usr/lib/nginx/modules/ngx_stream_module.so";
-    let source = NGINX.replace("modules/ngx_stream_module.so", modules);
-    site.write("nginx.conf", &source);
-    let args = ["-p", &prefix, "-c", "nginx.conf"];
-    let reached = site.compare("nginx", "nginx.conf", &args).await;
+    let reached = site.compare_nginx(NGINX).await;
     assert_eq!(
         served(&reached),
         [
@@ -303,7 +305,7 @@ daemon off;
 master_process off;
 pid nginx.pid;
 error_log stderr info;
-load_module modules/ngx_stream_module.so;
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 events {}
 stream {
     map $ssl_client_s_dn $common_name {
@@ -341,17 +343,12 @@ stream {
 #[tokio::test]
 async fn nginx_and_the_balancer_read_the_same_common_names() {
     let site = Site::new().await;
-    let prefix = site.dir.path().display().to_string();
-    let modules = "/usr/lib/nginx/modules/ngx_stream_module.so";
-    let source = NGINX_NAMES.replace("modules/ngx_stream_module.so", modules);
-    site.write("nginx.conf", &source);
     fs::create_dir(site.dir.path().join("upstreams")).unwrap();
     site.write(
         "upstreams/all.conf",
         "upstream one { server WEB1; } upstream two { server WEB2; } upstream three { server WEB3; }",
     );
-    let args = ["-p", &prefix, "-c", "nginx.conf"];
-    let reached = site.compare("nginx", "nginx.conf", &args).await;
+    let reached = site.compare_nginx(NGINX_NAMES).await;
     assert_eq!(
         served(&reached),
         [

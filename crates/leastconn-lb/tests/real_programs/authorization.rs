@@ -1,17 +1,10 @@
 use leastconn_testkit::{DEADLINE, eventually};
 
-use crate::{program::replace, site::Site};
+use crate::site::{Site, raise_rate_limit};
 
 #[tokio::test]
 async fn client1_reaches_both_servers_client2_one() {
-    let site = Site::start_with(|config| {
-        replace(
-            &config,
-            "rate = 20, burst = 20",
-            "rate = 1000, burst = 10000",
-        )
-    })
-    .await;
+    let site = Site::start_with(|config| raise_rate_limit(&config)).await;
 
     // The balancer breaks ties between idle servers at random, so request pages until both
     // servers have answered.

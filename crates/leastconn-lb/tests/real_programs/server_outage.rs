@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::{
     curl,
     program::{Output, replace, run},
-    site::Site,
+    site::{Site, raise_rate_limit},
 };
 
 const UP: &str = "leastconn_server_up{upstream=\"web\",server=\"webapp1\"}";
@@ -22,11 +22,7 @@ const LIMIT: Duration = DEADLINE;
 #[tokio::test]
 async fn stopping_a_server_loses_no_request() {
     let mut site = Site::start_with(|config| {
-        let config = replace(
-            &config,
-            "rate = 20, burst = 20",
-            "rate = 1000, burst = 10000",
-        );
+        let config = raise_rate_limit(&config);
         // With the intervals of the example, the test would take half a minute.
         let fast =
             "interval = \"200ms\", timeout = \"10s\" }\npassive = { fail_timeout = \"500ms\" }\npanic = \"refuse\"\nretry_for = \"0s\"";

@@ -189,6 +189,15 @@ pub(crate) fn set_record_layer(layer: RecordLayer, config: &str) -> String {
     replace(config, "[process]", &table)
 }
 
+/// Raises the rate limit of the clients, so that the requests of a test do not reach it.
+pub(crate) fn raise_rate_limit(config: &str) -> String {
+    replace(
+        config,
+        "rate = 20, burst = 20",
+        "rate = 1000, burst = 10000",
+    )
+}
+
 /// Starts the balancer with `config` in the directory `conf` beside `certs`.
 pub(crate) async fn start(config: &str, certs: &Certs) -> Balancer {
     start_in("conf", config, certs).await
