@@ -88,9 +88,8 @@ impl Limits {
 
     /// Returns limits that allow nothing that either `self` or `other` does not allow.
     fn lower(self, other: Self) -> Self {
-        let lower_rate = |one: RateLimit, other| one.lower(other);
         Self {
-            rate: lower(self.rate, other.rate, lower_rate),
+            rate: lower(self.rate, other.rate, RateLimit::lower),
             max_conns: lower(self.max_conns, other.max_conns, Ord::min),
         }
     }

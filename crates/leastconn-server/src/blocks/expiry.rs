@@ -8,6 +8,9 @@ use leastconn::net;
 /// Smaller differences between two clocks are ignored.
 const TOLERANCE: Duration = Duration::from_secs(2);
 
+/// Longer than any block. Stands for durations that an [`Instant`] cannot represent.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// The end of a block. A block ends by the monotonic clock, because a step of the system clock must
 /// not end it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +24,6 @@ impl Expiry {
     pub fn after(duration: Duration) -> Self {
         let now = net::now();
         Self {
-            // The longest time that every platform can represent is far longer than any block.
             deadline: now.checked_add(duration).unwrap_or(now + LONGEST),
             until: later(Timestamp::now(), duration),
         }
@@ -65,8 +67,6 @@ impl Expiry {
         difference <= TOLERANCE
     }
 }
-
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 fn later(now: Timestamp, duration: Duration) -> Timestamp {
     now.saturating_add(duration).unwrap_or(Timestamp::MAX)

@@ -51,8 +51,8 @@ export function mark(row, order) {
   }
 }
 
-/** Compares two values in the natural order: numbers by value, and texts with numbers in them
- * by these numbers. */
+/** Compares two values: numbers from the largest to the smallest, and texts from A to Z, with
+ * numbers in them by value. */
 export function compare(a, b) {
   if (typeof a === "string") return a.localeCompare(b, "en", { numeric: true });
   return b - a;

@@ -94,7 +94,7 @@ impl Inner {
         }
     }
 
-    /// At most one warning a minute: somebody may write to the store all the time.
+    /// At most one warning a minute: invalid entries may be written to the store continuously.
     fn warn_of_invalid_signatures(&mut self, found: usize, now: Instant) {
         self.invalid_signatures = self.invalid_signatures.saturating_add(found);
         let is_recent = |warned| now.saturating_duration_since(warned) < WARNING_INTERVAL;

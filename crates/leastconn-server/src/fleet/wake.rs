@@ -15,9 +15,11 @@ const URGENT_SPACING: Duration = Duration::from_millis(2);
 /// acknowledged yet counts against the client, which asks when it comes near its limit.
 const CHANGE_SPACING: Duration = Duration::from_millis(10);
 
-/// The same while other members may change something for this one. The longer nothing changes, the
-/// longer is the time.
-const WAITING_SPACING: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(20)];
+/// The same while other members may change something for this one.
+const WAITING_SPACING: Duration = Duration::from_millis(20);
+
+/// The same after nothing has changed for several exchanges.
+const WAITING_LONG_SPACING: Duration = Duration::from_millis(50);
 
 const IDLE: u8 = 0;
 const WAITING_LONG: u8 = 1;
@@ -81,8 +83,8 @@ impl Wake {
     pub(super) fn spacing(&self) -> Option<Duration> {
         match self.level.load(Ordering::Acquire) {
             IDLE => None,
-            WAITING_LONG => Some(WAITING_SPACING[0]),
-            WAITING => Some(WAITING_SPACING[1]),
+            WAITING_LONG => Some(WAITING_LONG_SPACING),
+            WAITING => Some(WAITING_SPACING),
             CHANGED => Some(CHANGE_SPACING),
             _ => Some(URGENT_SPACING),
         }

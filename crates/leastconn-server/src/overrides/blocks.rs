@@ -31,9 +31,6 @@ pub(super) struct ActiveBlocks {
     fleet: BTreeMap<BlockTarget, SetBlock>,
 }
 
-/// The blocks of the fleet, kept during an import.
-pub(super) struct FleetBlocks(BTreeMap<BlockTarget, SetBlock>);
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SetBlock {
     since: Timestamp,
@@ -206,7 +203,7 @@ impl Overrides {
     /// connections.
     pub fn set_forwarded_blocks(&self, blocks: &[BlockHandover]) {
         let mut active = self.lock();
-        active.blocks.import(blocks, true);
+        active.blocks.import(blocks, true, false);
         let killed = self.publish_blocks(&active.blocks);
         if killed > 0 {
             tracing::info!(
@@ -296,14 +293,6 @@ impl ActiveBlocks {
         has_changed
     }
 
-    pub(super) fn of_fleet(&self) -> FleetBlocks {
-        FleetBlocks(self.fleet.clone())
-    }
-
-    pub(super) fn restore_fleet(&mut self, blocks: FleetBlocks) {
-        self.fleet = blocks.0;
-    }
-
     /// Turns the blocks of the fleet into blocks of this balancer.
     pub(super) fn keep_fleet(&mut self) {
         for (target, set) in std::mem::take(&mut self.fleet) {
@@ -333,9 +322,12 @@ impl ActiveBlocks {
 
     /// Replaces the blocks by those of another process. `in_fleet`: whether this process is a
     /// member of a fleet; otherwise blocks of the fleet become blocks of this balancer.
-    pub(super) fn import(&mut self, blocks: &[BlockHandover], in_fleet: bool) {
+    /// `keeps_fleet`: the blocks of the fleet stay as they are.
+    pub(super) fn import(&mut self, blocks: &[BlockHandover], in_fleet: bool, keeps_fleet: bool) {
         self.here.clear();
-        self.fleet.clear();
+        if !keeps_fleet {
+            self.fleet.clear();
+        }
         for block in blocks {
             let target = match (&block.identity, &block.serial) {
                 (Some(identity), None) => BlockTarget::Identity(identity.clone()),
@@ -353,6 +345,7 @@ impl ActiveBlocks {
                     .map(|until| Expiry::at(parse_time(until))),
             };
             let blocks = match block.fleet && in_fleet {
+                true if keeps_fleet => continue,
                 true => &mut self.fleet,
                 false => &mut self.here,
             };

@@ -122,10 +122,8 @@ impl Overrides {
     pub fn import(&self, handover: &OverrideHandover) {
         let mut active = self.lock();
         let snapshot = &*self.snapshots.load();
-        let blocks = active.fleet.is_known.then(|| active.blocks.of_fleet());
         active.import(handover, snapshot);
-        if let Some(blocks) = blocks {
-            active.blocks.restore_fleet(blocks);
+        if active.fleet.is_known {
             self.reconcile(&mut active, snapshot);
         }
         self.publish_blocks(&active.blocks);
@@ -216,7 +214,8 @@ impl ActiveOverrides {
             self.servers.insert(key, value);
         }
         self.weights.import(&handover.weights, snapshot, in_fleet);
-        self.blocks.import(&handover.blocks, in_fleet);
+        self.blocks
+            .import(&handover.blocks, in_fleet, self.fleet.is_known);
         let log = &snapshot.config.log;
         self.level = handover.level.as_ref().and_then(|(name, since)| {
             let level = Level::ALL

@@ -2,10 +2,10 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 /// The process at the other end of a UNIX socket, as the kernel reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,8 @@ impl fmt::Display for UnixPeer {
 }
 
 /// The far end of a connection, for the access log and the API.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
 pub enum DisplayAddress {
     Tcp(SocketAddr),
     Unix(String),
@@ -40,40 +41,6 @@ impl DisplayAddress {
     /// An IPv4-mapped IPv6 address is shown as IPv4.
     pub(super) const fn tcp(address: SocketAddr) -> Self {
         Self::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()))
-    }
-}
-
-impl Serialize for DisplayAddress {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Tcp(SocketAddr::V4(address)) => serializer.serialize_str(&ipv4_text(*address)),
-            Self::Tcp(address) => address.serialize(serializer),
-            Self::Unix(text) => serializer.serialize_str(text),
-        }
-    }
-}
-
-/// The same text as [`SocketAddrV4`]'s `Display`, without the overhead of formatting: every line of
-/// the access log has an address.
-fn ipv4_text(address: SocketAddrV4) -> String {
-    // The longest text is `255.255.255.255:65535`.
-    let mut text = String::with_capacity(21);
-    for (position, octet) in address.ip().octets().into_iter().enumerate() {
-        if position > 0 {
-            text.push('.');
-        }
-        push_decimal(&mut text, octet.into());
-    }
-    text.push(':');
-    push_decimal(&mut text, address.port());
-    text
-}
-
-fn push_decimal(text: &mut String, number: u16) {
-    for divisor in [10_000, 1_000, 100, 10, 1] {
-        if number >= divisor || divisor == 1 {
-            text.extend(char::from_digit(u32::from(number / divisor % 10), 10));
-        }
     }
 }
 

@@ -245,12 +245,10 @@ impl SharedClient {
 
     /// Tokens in use according to the last answer. `None`: there was none.
     fn known_used(&self, now: Instant) -> Option<f64> {
+        let now = self.stamp(now);
         let state = self.state.lock();
         let rate = state.limits.rate.as_ref().filter(|_| state.has_answer)?;
-        Some(
-            self.known(&state, self.stamp(now))
-                .used_at(rate, self.stamp(now)),
-        )
+        Some(self.known(&state, now).used_at(rate, now))
     }
 
     /// Applies the answer to a report that stated `open` open connections.

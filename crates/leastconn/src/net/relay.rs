@@ -213,9 +213,8 @@ async fn relay_watched<D: Stream, U: Stream>(
     // Re-arming a timer is expensive, so activity only updates `last_activity`. When the timer
     // fires, the timeout is compared with `last_activity`.
     let mut first = deadline(last_activity, policy.idle);
-    let mut needs_keepalive = false;
-    if let Some(idle) = policy.server_keepalive {
-        needs_keepalive = true;
+    let mut keepalive = policy.server_keepalive;
+    if let Some(idle) = keepalive {
         // The keepalive time counts from the last packet, so the delay does not postpone the probes.
         first = first.min(after(last_activity, KEEPALIVE_DELAY.min(idle / 2)));
     }
@@ -265,8 +264,8 @@ async fn relay_watched<D: Stream, U: Stream>(
                     if due <= now {
                         return Poll::Ready(Some(pair.timed_out(timed_out)));
                     }
-                    if std::mem::take(&mut needs_keepalive) {
-                        pair.enable_server_keepalive(policy.server_keepalive);
+                    if let Some(idle) = keepalive.take() {
+                        pair.enable_server_keepalive(idle);
                     }
                     timer.as_mut().reset(wake.into());
                     if check.is_some_and(|check| check <= now) {

@@ -115,7 +115,7 @@ impl Line<'_> {
     }
 }
 
-/// Cuts the text to `longest` bytes, and appends its original length.
+/// Cuts the text to `longest` bytes, and appends the length that it had before.
 fn cut(text: &mut String, longest: usize) {
     if text.len() > longest {
         let mark = format!("…[cut, {} bytes]", text.len());

@@ -83,7 +83,7 @@ impl ServerState {
         let &ReportContext { members, now, .. } = context;
         let Some(max) = listed.max_conns.map(NonZeroU32::get) else {
             let is_member = listed.member.is_some();
-            if is_member && self.has_slots() {
+            if is_member && self.slots.is_some() {
                 listed.set_slots(None, now);
             }
             // Connections to a member without `max_conns` need no slots.
@@ -129,11 +129,6 @@ impl ServerState {
             want: slots.wanted.max(open),
             open,
         })
-    }
-
-    /// Whether the store may count slots of this member for the server.
-    pub(super) const fn has_slots(&self) -> bool {
-        self.slots.is_some()
     }
 
     /// Returns all slots but those of `open` connections to the store. The server is no longer a

@@ -67,7 +67,7 @@ fn later_expiry_is_kept_when_two_blocks_become_one() {
         assert_eq!(ends(&blocks), expected, "left: {here:?} {fleet:?}");
 
         let mut imported = ActiveBlocks::default();
-        imported.import(&exported, false);
+        imported.import(&exported, false, false);
         assert!(imported.fleet.is_empty());
         assert_eq!(ends(&imported), expected, "imported: {here:?} {fleet:?}");
     }

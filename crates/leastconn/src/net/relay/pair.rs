@@ -168,8 +168,8 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
     }
 
     /// Enables TCP keepalive on the server's socket, if it has one.
-    pub(super) fn enable_server_keepalive(&self, idle: Option<Duration>) {
-        if let (Some(idle), Some(socket)) = (idle, self.upstream.socket())
+    pub(super) fn enable_server_keepalive(&self, idle: Duration) {
+        if let Some(socket) = self.upstream.socket()
             && let Err(error) = set_keepalive(socket, idle)
         {
             // Not fatal. If the connection was reset, a later read or write reports that.
