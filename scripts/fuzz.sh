@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the fuzz targets one after the other. Each starts with the committed seeds (fuzz/seeds) and
-# adds to its corpus (fuzz/corpus). Ends with one line per target: executions, coverage in edges and
+# Runs the fuzz targets one after the other. Each starts with the committed seeds (fuzz/seeds;
+# for configuration: examples) and adds to its corpus (fuzz/corpus). Ends with one line per target: executions, coverage in edges and
 # features, and inputs in the corpus.
 #   scripts/fuzz.sh [--seconds N] [TARGET…]     (default: 60 seconds for each target)
 set -euo pipefail

@@ -204,7 +204,7 @@ class Soak:
         share = (newest[-1].cpu_seconds - newest[0].cpu_seconds) / (newest[-1].seconds - newest[0].seconds)
         print(f"CPU          {100 * share:.1f} % of a core")
         write_csv(out / "soak.csv", self.samples)
-        subtitle = (f"{self.seconds / 60:.0f} minutes, {len(self.clients.visits):,} connections; dots: load paused; "
+        subtitle = (f"{self.samples[-1].seconds / 60:.0f} minutes, {len(self.clients.visits):,} connections; dots: load paused; "
                     "dashed lines: upgrades; make soak")
         for path in [out / "soak.svg", *([image] if image else [])]:
             write_svg(path, self.samples, self.upgrades, subtitle)

@@ -204,7 +204,7 @@ struct HereArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct BlockTarget {
-    /// The client's identity, as shown by `ctl connections`: cn:..., dns:..., uri:...
+    /// The client's identity, as shown by `ctl connections`: cn:..., dns:..., uri:..., source:...
     #[arg(long, value_name = "IDENTITY")]
     identity: Option<String>,
     /// The serial number of the client's certificate, in hexadecimal, as shown by `ctl connections`

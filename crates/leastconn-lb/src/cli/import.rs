@@ -46,7 +46,7 @@ enum Program {
     Haproxy,
     Nginx,
     Stunnel,
-    /// The file contains ghostunnel's command line.
+    /// A script, unit, Compose file or Kubernetes manifest with ghostunnel's command line.
     Ghostunnel,
 }
 
