@@ -10,8 +10,6 @@ Also measures nginx (with the stream module) and HAProxy if they are installed.
 
 import argparse
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,21 +18,14 @@ import handshakes
 import identities
 import stalled
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from namespace import enter_namespace  # noqa: E402
+
 ATTACKS = {
     "handshakes": handshakes.run,
     "stalled": stalled.run,
     "identities": identities.run,
 }
-
-
-def enter_namespace():
-    """Restarts this program in a new network namespace, if the kernel permits it."""
-    if os.environ.get("ATTACK_NAMESPACE") or os.geteuid() != 0 or not shutil.which("unshare"):
-        return
-    usable = subprocess.run(["unshare", "--net", "ip", "link", "set", "lo", "up"], capture_output=True)
-    if usable.returncode == 0:
-        os.environ["ATTACK_NAMESPACE"] = "1"
-        os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv])
 
 
 def main():
@@ -47,8 +38,6 @@ def main():
     if not os.access(binary, os.X_OK):
         raise SystemExit(f"{options.binary} does not exist; run make build first")
     enter_namespace()
-    if os.environ.get("ATTACK_NAMESPACE"):
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     failures = []
     for name in options.only.split(","):
         print(f"== {name}: {ATTACKS[name].__module__}.py", flush=True)

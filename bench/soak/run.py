@@ -15,8 +15,6 @@ traffic stays on loopback; when run as root, in a new network namespace. Needs P
 
 import argparse
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -29,17 +27,10 @@ from balancer import FOUND_SERVERS, STATIC_SERVERS, Balancer, Pki, total, usage,
 from figures import Sample, slope, write_csv, write_svg
 from load import Clients, EchoServer, agrees
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from namespace import enter_namespace  # noqa: E402
+
 UPGRADES = 3
-
-
-def enter_namespace():
-    """Restarts this program in a new network namespace, if the kernel permits it."""
-    if os.environ.get("SOAK_NAMESPACE") or os.geteuid() != 0 or not shutil.which("unshare"):
-        return
-    usable = subprocess.run(["unshare", "--net", "ip", "link", "set", "lo", "up"], capture_output=True)
-    if usable.returncode == 0:
-        os.environ["SOAK_NAMESPACE"] = "1"
-        os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv])
 
 
 class Soak:
@@ -250,8 +241,6 @@ def main():
     if not os.access(options.binary, os.X_OK):
         raise SystemExit(f"{options.binary} does not exist; run make build first")
     enter_namespace()
-    if os.environ.get("SOAK_NAMESPACE"):
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
         soak = Soak(options, Path(directory))
