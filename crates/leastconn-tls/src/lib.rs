@@ -92,12 +92,9 @@ pub fn fuzz_model(data: &[u8]) {
 
 /// Entry point of the fuzz target `chain`.
 #[cfg(fuzzing)]
-pub fn fuzz_chain(material: &trust::drive::Material, data: &[u8]) {
-    let _ = trust::drive::drive(material, data);
+pub fn fuzz_chain(data: &[u8]) {
+    let _ = trust::drive::drive(data);
 }
-
-#[cfg(fuzzing)]
-pub use trust::drive::Material;
 
 /// Entry point of the fuzz target `crl`.
 #[cfg(fuzzing)]

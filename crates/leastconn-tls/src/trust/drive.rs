@@ -14,25 +14,32 @@ use crate::{
 /// Maximum number of intermediates.
 const INTERMEDIATES: usize = 8;
 
-/// An authority whose key no longer exists, and all client certificates below it.
-#[cfg_attr(
-    not(fuzzing),
-    expect(unreachable_pub, reason = "exported to the fuzz target")
-)]
-pub struct Material {
-    pub authority: &'static [u8],
-    /// Certificates of clients, which the authority or its intermediates have signed.
-    pub clients: &'static [&'static [u8]],
-    /// A time in the validity period of all certificates, in seconds since 1970.
-    pub now: i64,
+/// A certificate that `fuzz/seeds.py` has generated.
+macro_rules! material {
+    ($file:literal) => {
+        include_bytes!(concat!("../../../../fuzz/", $file))
+    };
 }
+
+/// An authority whose key no longer exists.
+const AUTHORITY: &[u8] = material!("material/authority.der");
+
+/// All client certificates that the authority or its intermediates have signed.
+const CLIENTS: [&[u8]; 3] = [
+    material!("material/client.der"),
+    material!("material/below-intermediate.der"),
+    material!("material/below-constrained.der"),
+];
+
+/// 2030-01-01, which is in the validity period of all certificates.
+const NOW: i64 = 1_893_456_000;
 
 /// Verifies the chain that `data` encodes: certificates after their length in two bytes each. The
 /// key of the authority does not exist, so an accepted certificate must have the signed content of
-/// a certificate in `material`. Returns whether the chain was accepted.
-pub(crate) fn drive(material: &Material, mut data: &[u8]) -> bool {
+/// one of [`CLIENTS`]. Returns whether the chain was accepted.
+pub(crate) fn drive(mut data: &[u8]) -> bool {
     static VERIFIER: OnceLock<Option<CachingVerifier>> = OnceLock::new();
-    let verifier = VERIFIER.get_or_init(|| verifier(material));
+    let verifier = VERIFIER.get_or_init(verifier);
     let Some(verifier) = verifier else {
         panic!("the authority is not usable");
     };
@@ -46,11 +53,11 @@ pub(crate) fn drive(material: &Material, mut data: &[u8]) -> bool {
     let Some((client, intermediates)) = chain.split_first() else {
         return false;
     };
-    match verifier.verify_new(client, intermediates, unix_time(material.now)) {
+    match verifier.verify_new(client, intermediates, unix_time(NOW)) {
         Ok(validity) => {
-            assert!(validity.from <= material.now && material.now <= validity.until);
+            assert!(validity.from <= NOW && NOW <= validity.until);
             let signed = signed_content(client);
-            let mut genuine = material.clients.iter().map(|der| signed_content(der));
+            let mut genuine = CLIENTS.iter().map(|der| signed_content(der));
             assert!(
                 signed.is_some() && genuine.any(|known| known == signed),
                 "a certificate was accepted that no authority has signed"
@@ -67,9 +74,9 @@ pub(crate) fn drive(material: &Material, mut data: &[u8]) -> bool {
     }
 }
 
-fn verifier(material: &Material) -> Option<CachingVerifier> {
+fn verifier() -> Option<CachingVerifier> {
     let chains = ChainVerifier::new(
-        &[CertificateDer::from(material.authority)],
+        &[CertificateDer::from(AUTHORITY)],
         Arc::<CrlStore>::default(),
         aws_lc_rs::default_provider().signature_verification_algorithms,
         Usage::Client,
@@ -93,23 +100,6 @@ mod tests {
 
     use super::*;
 
-    /// The certificates of the fuzz target.
-    macro_rules! material {
-        ($file:literal) => {
-            include_bytes!(concat!("../../../../fuzz/", $file))
-        };
-    }
-
-    const MATERIAL: Material = Material {
-        authority: material!("material/authority.der"),
-        clients: &[
-            material!("material/client.der"),
-            material!("material/below-intermediate.der"),
-            material!("material/below-constrained.der"),
-        ],
-        now: 1_893_456_000,
-    };
-
     /// Chains, and whether they are accepted.
     const CHAINS: [(&[u8], bool); 5] = [
         (material!("seeds/chain/00"), true),
@@ -123,7 +113,7 @@ mod tests {
     #[test]
     fn seeds_are_accepted_unless_constraints_forbid_it() {
         for (chain, is_accepted) in CHAINS {
-            assert_eq!(drive(&MATERIAL, chain), is_accepted);
+            assert_eq!(drive(chain), is_accepted);
         }
     }
 
@@ -135,7 +125,7 @@ mod tests {
             let mut chain = CHAINS[chain].0.to_vec();
             let at = at.index(chain.len());
             chain[at] ^= flip;
-            drive(&MATERIAL, &chain);
+            drive(&chain);
         }
     }
 }
