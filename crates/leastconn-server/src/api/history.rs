@@ -5,7 +5,7 @@
 
 mod servers;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
@@ -138,21 +138,18 @@ pub async fn record(history: Arc<History>, context: Arc<ServerContext>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick.tick().await;
     let mut before = Reading::take(&context);
-    let mut latencies = VecDeque::from([before.latencies]);
+    let mut latencies = [before.latencies; LATENCY_SAMPLES];
     for number in 0.. {
         if number % servers::SAMPLES == 0 {
             history.servers.read(&context);
         }
         tick.tick().await;
         let now = Reading::take(&context);
+        let oldest = mem::replace(&mut latencies[number % LATENCY_SAMPLES], now.latencies);
         // After the system clock is set, one sample is wrong or missing.
-        if let Some(sample) = now.since(&before, latencies.front()) {
+        if let Some(sample) = now.since(&before, &oldest) {
             history.add(sample);
         }
-        if latencies.len() == LATENCY_SAMPLES {
-            latencies.pop_front();
-        }
-        latencies.push_back(now.latencies);
         before = now;
     }
 }
@@ -205,8 +202,7 @@ impl Reading {
     }
 
     /// The sample since `before`. Its latencies are those since `earlier`.
-    fn since(&self, before: &Self, earlier: Option<&Latencies>) -> Option<Sample> {
-        let earlier = earlier.copied().unwrap_or_default();
+    fn since(&self, before: &Self, earlier: &Latencies) -> Option<Sample> {
         let latencies = &self.latencies;
         let seconds = (self.at.as_microsecond() - before.at.as_microsecond()) as f64 / 1e6;
         let per_second = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
