@@ -44,8 +44,6 @@ struct Waiting {
     items: VecDeque<Item>,
     /// Size of the lines in bytes.
     size: usize,
-    /// The number of calls in `items`.
-    calls: usize,
     /// An empty block.
     spare: Vec<u8>,
     writer: WriterState,
@@ -83,7 +81,6 @@ impl Queue {
         let waiting = Waiting {
             items: VecDeque::new(),
             size: 0,
-            calls: 0,
             spare: Vec::new(),
             writer: WriterState::Busy,
         };
@@ -117,7 +114,6 @@ impl Queue {
         let mut waiting = self.waiting.lock();
         if waiting.items.back() != Some(&Item::Call) {
             waiting.items.push_back(Item::Call);
-            waiting.calls += 1;
         }
         self.wake(waiting);
     }
@@ -142,7 +138,8 @@ impl Queue {
             waiting.spare = written;
         }
         if let Some(until) = last_write.map(|at| at + LINGER) {
-            while waiting.calls == 0 && waiting.size < BATCH && net::now() < until {
+            while waiting.size < BATCH && !waiting.items.contains(&Item::Call) && net::now() < until
+            {
                 waiting.writer = WriterState::Lingering;
                 self.wake.wait_until(&mut waiting, until);
             }
@@ -154,9 +151,8 @@ impl Queue {
                 continue;
             };
             waiting.writer = WriterState::Busy;
-            match &item {
-                Item::Lines(lines) => waiting.size -= lines.len(),
-                Item::Call => waiting.calls -= 1,
+            if let Item::Lines(lines) = &item {
+                waiting.size -= lines.len();
             }
             return item;
         }
