@@ -16,7 +16,7 @@ pub struct OperatorHistory(Arc<Mutex<Known>>);
 
 #[derive(Clone, Default)]
 pub(crate) struct Known {
-    pub(crate) entries: SignedEntries,
+    pub(crate) entries: Arc<SignedEntries>,
     /// The time of the last answer of the store.
     pub(crate) now: Option<u64>,
 }
@@ -57,7 +57,7 @@ impl OperatorHistory {
             Some((field.clone(), (entry, content)))
         });
         let known = Known {
-            entries: entries.collect(),
+            entries: Arc::new(entries.collect()),
             now: saved.now,
         };
         Self(Arc::new(Mutex::new(known)))
@@ -68,7 +68,7 @@ impl OperatorHistory {
     }
 
     /// The store has answered at `now`. `entries`: all entries, if any has changed.
-    pub(crate) fn update(&self, now: u64, entries: Option<&SignedEntries>) {
+    pub(crate) fn update(&self, now: u64, entries: Option<&Arc<SignedEntries>>) {
         let mut known = self.0.lock();
         known.now = Some(now);
         if let Some(entries) = entries {

@@ -13,7 +13,7 @@
 //! with write access to the store can therefore only restore entries that were in force within the
 //! last day, and members that have run since then know their successors.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use serde::{Deserialize, Serialize};
@@ -71,11 +71,14 @@ pub(crate) type SignedEntries = BTreeMap<String, (StoredEntry, Content)>;
 pub(crate) struct OperatorLog {
     fleet: String,
     secret: Secret,
-    entries: SignedEntries,
+    /// Shared with the history, which is updated after each change.
+    entries: Arc<SignedEntries>,
     /// Entries of the store with an invalid signature, by field.
     invalid: BTreeMap<String, Invalid>,
     /// The time of the last call of `expire`.
     checked: u64,
+    /// The earliest time after `checked` at which `expire` has an effect.
+    next_expiry: u64,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -108,16 +111,18 @@ impl OperatorLog {
         Self {
             fleet: fleet.to_owned(),
             secret,
-            entries: BTreeMap::new(),
+            entries: Arc::default(),
             invalid: BTreeMap::new(),
             checked: 0,
+            next_expiry: 0,
         }
     }
 
     /// Takes the entries of an earlier session. An entry with another signature is signed again,
     /// with a greater stamp, so that it replaces the old one in the store.
-    pub(crate) fn resume(&mut self, earlier: SignedEntries) {
-        for (field, (entry, content)) in earlier {
+    pub(crate) fn resume(&mut self, earlier: Arc<SignedEntries>) {
+        let resumed = Arc::unwrap_or_clone(earlier).into_iter();
+        let resumed = resumed.filter_map(|(field, (entry, content))| {
             let resumed = match self.verified(entry.clone()) {
                 Some((entry, _)) => Some(entry),
                 None => {
@@ -125,13 +130,12 @@ impl OperatorLog {
                     self.sign(field.clone(), stamp, entry.confirmed, &content)
                 }
             };
-            if let Some(entry) = resumed {
-                self.entries.insert(field, (entry, content));
-            }
-        }
+            Some((field, (resumed?, content)))
+        });
+        self.entries = Arc::new(resumed.collect());
     }
 
-    pub(crate) const fn entries(&self) -> &SignedEntries {
+    pub(crate) const fn entries(&self) -> &Arc<SignedEntries> {
         &self.entries
     }
 
@@ -218,7 +222,10 @@ impl OperatorLog {
         let known = self.entries.get(&entry.field);
         let is_newer = known.is_none_or(|(known, _)| known.order() < entry.order());
         if is_newer {
-            self.entries.insert(entry.field.clone(), (entry, content));
+            let expiry = content.next_expiry(entry.stamp, self.checked);
+            self.next_expiry = self.next_expiry.min(expiry);
+            let entries = Arc::make_mut(&mut self.entries);
+            entries.insert(entry.field.clone(), (entry, content));
         }
         is_newer
     }
@@ -248,7 +255,7 @@ impl OperatorLog {
         changes: &mut Vec<EntryChange>,
     ) {
         let mut confirmations = 0;
-        for (field, (entry, content)) in &self.entries {
+        for (field, (entry, content)) in &*self.entries {
             if let Some((stamp, confirmed)) = found.get(field)
                 && *stamp >= entry.stamp
             {
@@ -296,18 +303,30 @@ impl OperatorLog {
 
     /// Removes expired entries. Returns whether any was removed, or a block has ended.
     pub(crate) fn expire(&mut self, now: u64) -> bool {
-        let before = self.entries.len();
         let checked = std::mem::replace(&mut self.checked, now);
-        let mut contents = self.entries.values().map(|(_, content)| content);
-        let ended = contents.any(|content| content.has_ended(now) != content.has_ended(checked));
-        self.entries
-            .retain(|_, (entry, content)| content.is_kept(entry.stamp, now));
-        ended || self.entries.len() < before
+        // An earlier time is unusual: the clock of the store was set, or the store is another one.
+        if (checked..self.next_expiry).contains(&now) {
+            return false;
+        }
+        let mut has_ended = false;
+        let mut expired = false;
+        self.next_expiry = u64::MAX;
+        for (entry, content) in self.entries.values() {
+            has_ended |= content.has_ended(now) != content.has_ended(checked);
+            expired |= !content.is_kept(entry.stamp, now);
+            let expiry = content.next_expiry(entry.stamp, now);
+            self.next_expiry = self.next_expiry.min(expiry);
+        }
+        if expired {
+            Arc::make_mut(&mut self.entries)
+                .retain(|_, (entry, content)| content.is_kept(entry.stamp, now));
+        }
+        has_ended || expired
     }
 
     /// Forgets all entries: those of the store are newer.
     pub(crate) fn clear(&mut self) {
-        self.entries.clear();
+        self.entries = Arc::default();
     }
 
     pub(crate) fn state(&self, now: u64) -> OperatorState {
@@ -468,6 +487,16 @@ impl Content {
         end.map(|end| end.saturating_add(KEEP_REMOVED))
     }
 
+    /// When the block ends or a member forgets the entry, whichever is the next after `now`.
+    fn next_expiry(&self, stamp: u64, now: u64) -> u64 {
+        let end = match self {
+            Self::Block { until, .. } => *until,
+            _ => None,
+        };
+        let times = [end, self.forgotten(stamp)].into_iter().flatten();
+        times.filter(|time| *time > now).min().unwrap_or(u64::MAX)
+    }
+
     fn is_kept(&self, stamp: u64, now: u64) -> bool {
         self.forgotten(stamp).is_none_or(|time| time > now)
     }
@@ -513,3 +542,6 @@ impl fmt::Display for StoredEntry {
         write!(f, "{stamp} {expires} {confirmed} {value}")
     }
 }
+
+#[cfg(test)]
+mod tests;

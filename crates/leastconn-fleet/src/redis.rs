@@ -54,7 +54,7 @@ use crate::{
     view::View,
 };
 use connection::Connection;
-use encode::Encoder;
+use encode::{Encoder, Scripts};
 use failure::Failure;
 use lookups::Lookups;
 
@@ -110,7 +110,7 @@ impl Redis {
     ) -> Result<View, StoreError> {
         let mut request = self.session.request(report);
         loop {
-            let answer = self.execute(connection, &request).await?;
+            let answer = self.request(connection, &request).await?;
             self.session.accept(&request, answer);
             match self.session.follow_up(report) {
                 Some(next) => request = next,
@@ -119,17 +119,33 @@ impl Redis {
         }
     }
 
-    async fn execute(
+    async fn request(
         &mut self,
         connection: &mut Connection,
         request: &Request,
     ) -> Result<Answer, StoreError> {
+        self.execute(
+            connection,
+            |encoder, scripts| encoder.pipeline(request, scripts),
+            |replies| decode::answer(request, replies),
+        )
+        .await
+    }
+
+    /// Sends scripts and decodes their replies. Loads the scripts if the server does not have them,
+    /// and follows redirections of a cluster.
+    async fn execute<T>(
+        &mut self,
+        connection: &mut Connection,
+        encode: impl Fn(&Encoder, &Scripts) -> Pipeline,
+        decode: impl Fn(Vec<Value>) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
         let mut redirections = 0;
         let mut loaded = false;
         loop {
-            let pipeline = self.encoder.pipeline(request, connection.scripts());
-            match send(connection, &pipeline, request).await {
-                Ok(answer) => return Ok(answer),
+            let pipeline = encode(&self.encoder, connection.scripts());
+            match connection.send(&pipeline).await.and_then(&decode) {
+                Ok(decoded) => return Ok(decoded),
                 // The password is sent to the other node, so only a cluster is trusted with this.
                 Err(Failure::Moved { host, port })
                     if redirections < REDIRECTIONS && self.settings.endpoint.is_cluster() =>
@@ -210,14 +226,15 @@ impl Store for Redis {
     async fn leave(&mut self, member: &MemberId) -> Result<(), StoreError> {
         let mut connection = self.take_connection().await?;
         let sequence = self.session.leave();
-        let pipeline = self.encoder.leave(member, sequence, connection.scripts());
-        let replies = connection.send(&pipeline).await;
-        let checked = replies.and_then(|replies| {
-            replies
-                .into_iter()
-                .try_for_each(|reply| Failure::check(reply).map(drop))
-        });
-        checked.map_err(|failure| failure.into_error(connection.address(), &self.settings))?;
+        self.execute(
+            &mut connection,
+            |encoder, scripts| encoder.leave(member, sequence, scripts),
+            |replies| {
+                let mut replies = replies.into_iter();
+                replies.try_for_each(|reply| Failure::check(reply).map(drop))
+            },
+        )
+        .await?;
         self.connection = Some(connection);
         Ok(())
     }
@@ -231,15 +248,6 @@ impl Store for Redis {
         self.connection = None;
         self.session.deliver_again();
     }
-}
-
-async fn send(
-    connection: &mut Connection,
-    pipeline: &Pipeline,
-    request: &Request,
-) -> Result<Answer, Failure> {
-    let values: Vec<Value> = connection.send(pipeline).await?;
-    decode::answer(request, values)
 }
 
 impl Endpoint {

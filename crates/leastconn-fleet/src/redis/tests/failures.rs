@@ -192,6 +192,20 @@ async fn scripts_are_loaded_again() {
 }
 
 #[tokio::test]
+async fn scripts_are_loaded_again_to_leave() {
+    for kind in StoreKind::installed() {
+        let server = StoreServer::start(kind).await;
+        let mut member = redis(&server);
+        let report = report_of(0);
+        member.exchange(&report).await.unwrap();
+        server.command(&["SCRIPT", "FLUSH"]).await;
+        member.leave(&report.member).await.unwrap();
+        let members = server.command(&["HKEYS", "lc1:{test}:m"]).await.texts();
+        assert_eq!(members, [".since"]);
+    }
+}
+
+#[tokio::test]
 async fn authentication_errors_name_the_user() {
     for kind in StoreKind::installed() {
         let options = StoreOptions::new(kind)
@@ -324,7 +338,7 @@ async fn request_that_arrives_after_leaving_is_refused() {
         let late = member.session.request(&report);
         member.leave(&report.member).await.unwrap();
         let mut connection = member.take_connection().await.unwrap();
-        let error = member.execute(&mut connection, &late).await.unwrap_err();
+        let error = member.request(&mut connection, &late).await.unwrap_err();
         assert!(error.to_string().contains("a later request"), "{error}");
         assert!(member.exchange(&report).await.unwrap().forgotten);
         let lifetime = server.command(&["PTTL", "lc1:{test}:m"]).await.integer();
