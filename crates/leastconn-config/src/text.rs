@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
-/// Maximum length of a field in bytes.
-const LONGEST: usize = 1024;
+/// Maximum length of a field in bytes, unless the caller needs a shorter one.
+pub const MAX_FIELD: usize = 1024;
 
 /// Invisible characters, as inclusive ranges: Unicode's `Default_Ignorable_Code_Point`,
 /// general category Cf (format), and line and paragraph separators.
@@ -71,16 +71,17 @@ pub fn visible(text: &str) -> String {
 /// Escapes hidden characters and truncates the text to 1 KiB. A truncated text ends with the
 /// length of the original text.
 pub fn escape(text: &str) -> String {
-    escaped(text).into_owned()
+    escaped(text, MAX_FIELD).into_owned()
 }
 
-/// Like [`escape`], but copies the text only if it changes.
-pub fn escaped(text: &str) -> Cow<'_, str> {
-    if text.len() <= LONGEST && !text.chars().any(is_hidden) {
+/// Like [`escape`], but copies the text only if it changes, and truncates it to `longest` bytes,
+/// which must be at least 64.
+pub fn escaped(text: &str, longest: usize) -> Cow<'_, str> {
+    if text.len() <= longest && !text.chars().any(is_hidden) {
         return text.into();
     }
     let mark = format!("…[cut, {} bytes]", text.len());
-    let room = LONGEST - mark.len();
+    let room = longest.saturating_sub(mark.len());
     let mut out = String::new();
     let mut is_complete = true;
     for character in text.chars() {
@@ -89,7 +90,7 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
         } else {
             out.push(character);
         }
-        if out.len() > LONGEST {
+        if out.len() > longest {
             is_complete = false;
             break;
         }
@@ -143,18 +144,20 @@ mod tests {
 
     #[test]
     fn long_text_is_cut_and_marked() {
-        let exact = "x".repeat(LONGEST);
+        let exact = "x".repeat(MAX_FIELD);
         assert_eq!(escape(&exact), exact);
         let long = "x".repeat(58_000);
         let escaped = escape(&long);
-        assert_eq!(escaped.len(), LONGEST);
+        assert_eq!(escaped.len(), MAX_FIELD);
         assert!(escaped.ends_with("x…[cut, 58000 bytes]"));
         // The escaped text has exactly the maximum length.
-        let escaped = escape(&format!("{}\u{2060}", "x".repeat(LONGEST - 8)));
-        assert!(escaped.len() == LONGEST && escaped.ends_with("x\\u{2060}"));
+        let escaped = escape(&format!("{}\u{2060}", "x".repeat(MAX_FIELD - 8)));
+        assert!(escaped.len() == MAX_FIELD && escaped.ends_with("x\\u{2060}"));
         // Escaping makes this text longer than the limit.
         let escaped = escape(&"\u{2060}".repeat(300));
-        assert!(escaped.len() <= LONGEST && escaped.ends_with("…[cut, 900 bytes]"));
+        assert!(escaped.len() <= MAX_FIELD && escaped.ends_with("…[cut, 900 bytes]"));
+        assert!(super::escaped(&long, 128).ends_with("x…[cut, 58000 bytes]"));
+        assert_eq!(super::escaped(&long, 128).len(), 128);
     }
 
     proptest! {
@@ -162,7 +165,7 @@ mod tests {
         fn escaped_text_is_visible_and_bounded(text in any::<String>()) {
             let escaped = escape(&text.repeat(40));
             prop_assert!(!escaped.chars().any(is_hidden));
-            prop_assert!(escaped.len() <= LONGEST);
+            prop_assert!(escaped.len() <= MAX_FIELD);
             prop_assert!(!visible(&text).chars().any(is_hidden));
         }
     }

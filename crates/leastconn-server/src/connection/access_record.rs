@@ -15,7 +15,7 @@ use std::{
 
 use jiff::Timestamp;
 use leastconn::{Lease, UpstreamId, net};
-use leastconn_config::text::{escape, escaped};
+use leastconn_config::text::{MAX_FIELD, escape, escaped};
 use leastconn_tls::Diagnostics;
 
 use crate::{
@@ -31,9 +31,9 @@ use crate::{
 };
 use line::{Line, RejectedCertificate, Shadow, time_text};
 
-/// Maximum lengths of texts in a line that would be longer than [`MAX_LINE`]. The second one is used
-/// if the first one is not enough.
-const SHORTER: [usize; 2] = [512, 128];
+/// Maximum lengths in bytes of texts that clients determine, and of explanations that contain them.
+/// The first one with which the line is not longer than [`MAX_LINE`] is used.
+const LONGEST: [usize; 3] = [MAX_FIELD, 512, 128];
 
 /// The access record of one accepted socket.
 #[derive(Debug)]
@@ -190,7 +190,7 @@ impl AccessRecord {
             let client = client.as_ref().map(|client| &**client.name());
             let refusal = is_refused.then(|| self.refusal(&state, client, reason, detail));
             let is_logged = self.telemetry.access_log.accepts(state.identity.is_some());
-            let line = is_logged.then(|| self.line(&state, client, reason, detail));
+            let line = is_logged.then(|| self.line_text(&state, client, reason, detail));
             (refusal, line)
         };
         if let Some(refusal) = refusal {
@@ -244,17 +244,37 @@ impl AccessRecord {
         }
     }
 
-    fn line(
+    /// The line, with texts that are as long as [`MAX_LINE`] permits.
+    fn line_text(
         &self,
         state: &ConnectionState,
         client: Option<&str>,
         reason: ReasonCode,
         detail: Option<&str>,
     ) -> Vec<u8> {
+        let mut text = Vec::new();
+        for longest in LONGEST {
+            text = self.line(state, client, reason, detail, longest).to_text();
+            if text.len() <= MAX_LINE {
+                break;
+            }
+        }
+        text
+    }
+
+    /// `longest` is one of [`LONGEST`].
+    fn line<'a>(
+        &'a self,
+        state: &'a ConnectionState,
+        client: Option<&'a str>,
+        reason: ReasonCode,
+        detail: Option<&'a str>,
+        longest: usize,
+    ) -> Line<'a> {
         let connection = &self.connection;
         let diagnostics = self.diagnostics.as_deref();
         let rejected = diagnostics.and_then(|diagnostics| diagnostics.rejected.as_deref());
-        let mut line = Line {
+        Line {
             time: time_text(self.time),
             connection: connection.id,
             listener: &connection.listener,
@@ -263,12 +283,12 @@ impl AccessRecord {
             client,
             identity: state
                 .current_identity()
-                .map(|identity| escaped(identity.as_str())),
+                .map(|identity| escaped(identity.as_str(), longest)),
             serial: connection
                 .chain()
                 .map(|chain| chain.certificate.serial.as_str())
                 .or_else(|| rejected.map(|rejected| rejected.serial.as_str()))
-                .map(escaped),
+                .map(|serial| escaped(serial, longest)),
             sni: connection.sni(),
             tls_version: self
                 .tls
@@ -278,7 +298,7 @@ impl AccessRecord {
             resumed: self.resumed,
             alpn: self.alpn.as_deref(),
             tls_offered: diagnostics.map_or(&[], |diagnostics| &diagnostics.offered),
-            certificate: rejected.map(RejectedCertificate::from),
+            certificate: rejected.map(|rejected| RejectedCertificate::new(rejected, longest)),
             alert_sent: diagnostics.and_then(|diagnostics| diagnostics.alert_sent.as_deref()),
             alert_received: diagnostics
                 .and_then(|diagnostics| diagnostics.alert_received.as_deref()),
@@ -296,16 +316,8 @@ impl AccessRecord {
                 client: &shadow.client,
                 outcome: shadow.outcome.as_str(),
             }),
-            detail: detail.map(escaped),
-        };
-        let mut text = line.to_text();
-        for longest in SHORTER {
-            if text.len() > MAX_LINE {
-                line.shorten(longest);
-                text = line.to_text();
-            }
+            detail: detail.map(|detail| escaped(detail, longest)),
         }
-        text
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) fn drive([identity, serial, subject, detail]: [&str; 4]) {
         resumed: false,
         alpn: None,
         tls_offered: &[],
-        certificate: Some(RejectedCertificate::from(&rejected)),
+        certificate: Some(RejectedCertificate::new(&rejected, LONGEST)),
         alert_sent: None,
         alert_received: None,
         upstream: None,

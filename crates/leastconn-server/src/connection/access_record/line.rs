@@ -3,7 +3,7 @@
 use std::{borrow::Cow, cell::RefCell, fmt::Write};
 
 use jiff::Timestamp;
-use leastconn_config::text::escape;
+use leastconn_config::text::escaped;
 use serde::Serialize;
 
 use crate::registry::DisplayAddress;
@@ -36,7 +36,7 @@ pub(super) struct Line<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(super) tls_offered: &'a [&'static str],
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) certificate: Option<RejectedCertificate>,
+    pub(super) certificate: Option<RejectedCertificate<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) alert_sent: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,30 +98,6 @@ impl Line<'_> {
         text.push(b'\n');
         text
     }
-
-    /// Cuts the texts that clients determine, and explanations that contain them, to `longest`
-    /// bytes.
-    pub(super) fn shorten(&mut self, longest: usize) {
-        let texts = [&mut self.detail, &mut self.identity, &mut self.serial];
-        for text in texts.into_iter().flatten() {
-            if text.len() > longest {
-                cut(text.to_mut(), longest);
-            }
-        }
-        if let Some(certificate) = &mut self.certificate {
-            cut(&mut certificate.subject, longest);
-            cut(&mut certificate.issuer, longest);
-        }
-    }
-}
-
-/// Cuts the text to `longest` bytes, and appends the length that it had before.
-fn cut(text: &mut String, longest: usize) {
-    if text.len() > longest {
-        let mark = format!("…[cut, {} bytes]", text.len());
-        text.truncate(text.floor_char_boundary(longest.saturating_sub(mark.len())));
-        text.push_str(&mark);
-    }
 }
 
 /// The decision of a rule in shadow mode.
@@ -133,18 +109,19 @@ pub(super) struct Shadow<'a> {
 
 /// Unverified contents of a certificate that was rejected.
 #[derive(Serialize)]
-pub(super) struct RejectedCertificate {
-    pub(super) subject: String,
-    pub(super) issuer: String,
+pub(super) struct RejectedCertificate<'a> {
+    pub(super) subject: Cow<'a, str>,
+    pub(super) issuer: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) not_after: Option<String>,
 }
 
-impl From<&leastconn_tls::RejectedCertificate> for RejectedCertificate {
-    fn from(rejected: &leastconn_tls::RejectedCertificate) -> Self {
+impl<'a> RejectedCertificate<'a> {
+    /// Cuts subject and issuer to `longest` bytes.
+    pub(super) fn new(rejected: &'a leastconn_tls::RejectedCertificate, longest: usize) -> Self {
         Self {
-            subject: escape(&rejected.subject),
-            issuer: escape(&rejected.issuer),
+            subject: escaped(&rejected.subject, longest),
+            issuer: escaped(&rejected.issuer, longest),
             not_after: rejected.not_after.map(|at| at.to_string()),
         }
     }

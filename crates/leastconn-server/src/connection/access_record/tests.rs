@@ -119,6 +119,43 @@ fn long_line_is_shortened() {
 }
 
 #[test]
+fn shortened_texts_have_their_original_length() {
+    // Two texts fit with 512 bytes each, four only with 128.
+    for (count, kept) in [(2, 512), (4, 128)] {
+        let lengths: [usize; 4] = [58_000, 2_000, 3_000, 4_000];
+        let texts = lengths.map(|length| "\"".repeat(length));
+        let (lines, _) = logged(move |mut record| {
+            let text = |at: usize| texts[..count].get(at).cloned().unwrap_or_default();
+            let rejected = leastconn_tls::RejectedCertificate {
+                subject: text(1),
+                issuer: text(2),
+                serial: text(3),
+                not_after: None,
+            };
+            let diagnostics = Diagnostics {
+                rejected: Some(Box::new(rejected)),
+                ..Diagnostics::default()
+            };
+            let reason = ReasonCode::UntrustedCertificate;
+            record.end_handshake(reason, Some(&text(0)), Some(Box::new(diagnostics)));
+        });
+        assert!(lines[0].to_string().len() < MAX_LINE);
+        let certificate = &lines[0]["certificate"];
+        let fields = [
+            &lines[0]["detail"],
+            &certificate["subject"],
+            &certificate["issuer"],
+            &lines[0]["serial"],
+        ];
+        for (field, length) in fields.into_iter().zip(lengths).take(count) {
+            let text = field.as_str().unwrap();
+            let mark = format!("…[cut, {length} bytes]");
+            assert!(text.len() == kept && text.ends_with(&mark), "{text}");
+        }
+    }
+}
+
+#[test]
 fn dropped_record_is_written() {
     let (lines, _) = logged(drop);
     assert_eq!(lines.len(), 1);
@@ -210,8 +247,8 @@ fn reference_documents_every_field() {
         alpn: Some(""),
         tls_offered: &["1.2"],
         certificate: Some(RejectedCertificate {
-            subject: String::new(),
-            issuer: String::new(),
+            subject: "".into(),
+            issuer: "".into(),
             not_after: None,
         }),
         alert_sent: Some(""),

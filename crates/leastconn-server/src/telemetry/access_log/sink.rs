@@ -157,11 +157,14 @@ impl Sink {
 
     /// Replaces `earlier`: if it is the same file and its last line is incomplete, the next line
     /// begins on a new line.
-    pub(super) fn follow(&mut self, earlier: &Self) {
+    pub(super) fn follow(&mut self, earlier: &mut Self) {
         let targets = self.output.target().zip(earlier.output.target());
-        if targets.is_some_and(|(new, old)| new.is_same(old)) {
-            self.is_torn = earlier.is_torn;
-        }
+        let is_same = targets.is_some_and(|(new, old)| new.is_same(old));
+        // Read the file again: it may have been written to since `self` was opened.
+        let is_torn = self.ends_within_a_line();
+        self.is_torn = is_torn.unwrap_or(is_same && earlier.is_torn);
+        // Lost lines may not have been logged yet.
+        self.last_error = earlier.last_error.take();
     }
 
     /// Whether [`Self::reopen`] has an effect.
@@ -188,19 +191,16 @@ impl Sink {
 
     /// Reopens the file by its path. If that fails, the open file stays in use.
     pub(super) fn reopen(&mut self) {
-        if let Output::File { target, path } = &mut self.output {
-            match open(path) {
-                Ok(opened) => {
-                    warn_without_reader(path, opened.as_ref());
-                    let new = opened.as_ref();
-                    let is_same = new.zip(target.as_ref()).is_some_and(|(a, b)| a.is_same(b));
-                    let is_torn = new.and_then(|new| new.ends_within_a_line(path));
-                    self.is_torn = is_torn.unwrap_or(is_same && self.is_torn);
-                    *target = opened;
-                }
-                Err(error) => {
-                    tracing::error!(%error, "access log not reopened, previous file kept");
-                }
+        let Output::File { path, .. } = &self.output else {
+            return;
+        };
+        match Self::open(&Access::File(path.clone())) {
+            Ok(mut opened) => {
+                opened.follow(self);
+                *self = opened;
+            }
+            Err(error) => {
+                tracing::error!(%error, "access log not reopened, previous file kept");
             }
         }
     }

@@ -212,7 +212,8 @@ fn reopened_fifo_continues_after_an_incomplete_line() {
     while sink.write(&long, || true) == 0 {}
     sink.reopen();
     let mut next = Sink::open(&at(&path)).unwrap();
-    next.follow(&sink);
+    next.follow(&mut sink);
+    assert!(next.last_error().is_some(), "the reason is not logged yet");
     let mut piped = read(&mut reader);
     assert_eq!(next.write(&line(1), || true), 0);
     piped.extend(read(&mut reader));
@@ -235,6 +236,30 @@ fn file_that_ends_within_a_line_gets_a_line_feed() {
     assert_eq!(sink.write(&line(2), || true), 0);
     let text = fs::read_to_string(&path).unwrap();
     assert_eq!(text, "{\"lin\n{\"line\":2}\n");
+}
+
+#[test]
+fn new_destination_for_the_same_file_starts_on_a_new_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let mut sink = Sink::open(&at(&path)).unwrap();
+    assert_eq!(sink.write(&line(1), || true), 0);
+    // Another process tears a line.
+    fs::write(&path, "{\"lin").unwrap();
+    let mut next = Sink::open(&at(&path)).unwrap();
+    next.follow(&mut sink);
+    assert_eq!(next.write(&line(2), || true), 0);
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text, "{\"lin\n{\"line\":2}\n");
+
+    // The line is completed after the new destination was opened.
+    fs::write(&path, "{\"lin").unwrap();
+    let mut last = Sink::open(&at(&path)).unwrap();
+    fs::write(&path, line(3)).unwrap();
+    last.follow(&mut next);
+    assert_eq!(last.write(&line(4), || true), 0);
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text, "{\"line\":3}\n{\"line\":4}\n");
 }
 
 #[test]

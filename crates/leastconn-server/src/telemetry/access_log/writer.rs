@@ -88,7 +88,7 @@ impl Writer {
         if self.shared.has_next.swap(false, Ordering::AcqRel) {
             let next = self.shared.next.lock().take();
             if let Some(mut next) = next {
-                next.follow(&self.sink);
+                next.follow(&mut self.sink);
                 self.sink = next;
             }
         }
