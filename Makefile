@@ -145,6 +145,10 @@ lint: ## Check format, clippy, docs, links, architecture, dependencies, scripts
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) check --locked -p leastconn --no-default-features
+	@for features in '' dashboard demo top; do \
+	  echo "$(CARGO) clippy --locked -p leastconn-lb --no-default-features --features '$$features' -- -D warnings"; \
+	  $(CARGO) clippy --locked -p leastconn-lb --no-default-features --features "$$features" -- -D warnings; \
+	done
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 	scripts/check-architecture.sh
 	scripts/deny.sh

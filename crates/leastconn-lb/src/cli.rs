@@ -4,6 +4,7 @@ pub mod check;
 mod completions;
 mod config_manual;
 mod ctl;
+#[cfg(feature = "demo")]
 pub mod demo;
 pub mod explain;
 mod fleet_acl;
@@ -13,6 +14,7 @@ mod init;
 pub mod pki;
 pub mod run;
 pub mod schema;
+#[cfg(feature = "top")]
 mod top;
 
 use std::{
@@ -33,11 +35,7 @@ use leastconn_config::Config;
 /// connections.
 #[derive(Debug, Parser)]
 #[command(name = "leastconn-lb", version, propagate_version = true)]
-#[command(
-    after_help = "Exit codes: 0 success or drained; 1 failed at run time, or connections were \
-    cut off; 2 wrong usage or invalid configuration.\n\n\
-    To try it without any setup: leastconn-lb demo"
-)]
+#[command(after_help = after_help())]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -63,6 +61,7 @@ enum Command {
     Run(ConfigArgs),
     /// Run a self-contained demonstration with temporary certificates, built-in
     /// upstream servers and clients with different permissions.
+    #[cfg(feature = "demo")]
     Demo(demo::DemoArgs),
     /// Check the configuration and every file it names, without starting anything.
     Check(CheckArgs),
@@ -85,6 +84,7 @@ enum Command {
     /// Exit with 0 if the running balancer is ready, for a container's HEALTHCHECK.
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Show a live view of a running balancer in the terminal.
+    #[cfg(feature = "top")]
     Top(top::TopArgs),
     /// Print the Valkey or Redis ACL rule for the fleet's user, as a line of an ACL file. The line
     /// does not contain the password: add it.
@@ -106,6 +106,30 @@ enum Command {
         #[arg(long, conflicts_with = "dir")]
         config: bool,
     },
+}
+
+/// Names the cargo features that were off in the build, because their commands are missing.
+fn after_help() -> String {
+    let mut help = "Exit codes: 0 success or drained; 1 failed at run time, or connections were \
+        cut off; 2 wrong usage or invalid configuration."
+        .to_owned();
+    if cfg!(feature = "demo") {
+        help.push_str("\n\nTo try it without any setup: leastconn-lb demo");
+    }
+    let features = [
+        ("dashboard", cfg!(feature = "dashboard")),
+        ("demo", cfg!(feature = "demo")),
+        ("top", cfg!(feature = "top")),
+    ];
+    let missing: Vec<_> = features
+        .into_iter()
+        .filter_map(|(feature, is_built)| (!is_built).then_some(feature))
+        .collect();
+    if !missing.is_empty() {
+        help.push_str("\n\nBuilt without: ");
+        help.push_str(&missing.join(", "));
+    }
+    help
 }
 
 #[derive(Debug, Args)]
@@ -138,6 +162,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Init(args) => init::run(&args),
         Command::Run(args) => run::run(args.config),
+        #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),
         Command::Check(CheckArgs {
             file: Some(file), ..
@@ -156,6 +181,7 @@ pub fn main() -> ExitCode {
         },
         Command::Ctl(args) => ctl::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
+        #[cfg(feature = "top")]
         Command::Top(args) => top::run(args),
         Command::FleetAcl(args) => fleet_acl::run(args.config),
         Command::Schema { api } => schema::run(api),

@@ -22,6 +22,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
 }
 
 /// Formats a rate: `0`, `0.4`, `12`, `1,234`.
+#[cfg(feature = "top")]
 pub(crate) fn rate(per_second: f64) -> String {
     if per_second > 0.0 && per_second < 9.95 {
         return format!("{per_second:.1}");
@@ -30,6 +31,7 @@ pub(crate) fn rate(per_second: f64) -> String {
 }
 
 /// Formats a number: `1,234,567`.
+#[cfg(feature = "top")]
 pub(crate) fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
@@ -103,6 +105,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "top")]
     #[test]
     fn numbers_have_thousands_separators() {
         assert_eq!(rate(0.0), "0");

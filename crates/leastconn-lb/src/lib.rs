@@ -6,5 +6,6 @@ pub(crate) mod figures;
 pub mod pki;
 pub mod sandbox;
 pub mod summary;
+#[cfg(feature = "top")]
 pub mod top;
 mod watchdog;

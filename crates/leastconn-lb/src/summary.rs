@@ -33,8 +33,12 @@ pub fn announce(server: &Server) -> bool {
     for place in server.admin_places() {
         match place {
             Place::Address(address) => {
-                let dashboard = format!("http://{address}/");
-                tracing::info!(listener = "admin", %address, dashboard, "listening");
+                if cfg!(feature = "dashboard") {
+                    let dashboard = format!("http://{address}/");
+                    tracing::info!(listener = "admin", %address, dashboard, "listening");
+                } else {
+                    tracing::info!(listener = "admin", %address, "listening");
+                }
                 if !address.ip().is_loopback() {
                     tracing::warn!(%address, "admin address is not a loopback address: clients, servers and connections are visible to everyone who can reach it");
                 }

@@ -39,7 +39,6 @@ use crate::{
     api::{ApiContext, History, UpstreamSummary, history},
     context::{Phase, ServerContext},
     control::Control,
-    dashboard,
     process::inherited::Inherited,
     process::upgrade::Passed,
     telemetry::metrics::Format,
@@ -56,6 +55,14 @@ pub(crate) const NAME: &str = "admin";
 /// Number of blocking threads for expensive requests, which must not delay cheap ones. The number
 /// is small, because the CPUs are needed for client connections.
 const BLOCKING_THREADS: usize = 4;
+
+/// The error for unknown paths. Without the dashboard, `/` is one of them.
+const NOT_FOUND: &str = if cfg!(feature = "dashboard") {
+    "not found; see /, /metrics, /healthz, /readyz and /api/v1/openapi.json"
+} else {
+    "not found; see /metrics, /healthz, /readyz and /api/v1/openapi.json; this program was built \
+     without the dashboard"
+};
 
 /// The running admin side. It stops when its [`Thread`] is dropped.
 #[derive(Debug)]
@@ -187,13 +194,20 @@ fn router(cx: ApiContext) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .nest("/api/v1", api::routes())
-        .merge(dashboard::routes())
-        .fallback(async || {
-            let message = "not found; see /, /metrics, /healthz, /readyz and /api/v1/openapi.json";
-            response::error(StatusCode::NOT_FOUND, message)
-        })
+        .merge(dashboard_routes())
+        .fallback(async || response::error(StatusCode::NOT_FOUND, NOT_FOUND))
         .layer(middleware::from_fn_with_state(cx.clone(), guard::guard))
         .with_state(cx)
+}
+
+#[cfg(feature = "dashboard")]
+fn dashboard_routes() -> Router<ApiContext> {
+    crate::dashboard::routes()
+}
+
+#[cfg(not(feature = "dashboard"))]
+fn dashboard_routes() -> Router<ApiContext> {
+    Router::new()
 }
 
 #[derive(Debug, Deserialize)]

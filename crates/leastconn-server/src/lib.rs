@@ -9,6 +9,7 @@ pub mod certificate_expiry;
 pub mod connection;
 pub mod context;
 pub mod control;
+#[cfg(feature = "dashboard")]
 pub mod dashboard;
 pub mod environment;
 mod file_watch;

@@ -25,7 +25,8 @@ pub(super) fn script(mut command: Command, shell: clap_complete::Shell) -> Strin
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// Sections of the manual page that are not generated from the command-line arguments.
+/// Sections of the manual page that are not generated from the command-line arguments. The last one
+/// is the examples.
 const EXTRA_SECTIONS: &str = r#".SH "EXIT STATUS"
 .TP
 \fB0\fR
@@ -59,14 +60,16 @@ the configuration, see \fBleastconn.toml\fR(5); the first file that exists is us
 documentation and examples of the Debian package
 .SH EXAMPLES
 .TP
-\fBleastconn\-lb demo\fR
-run the demonstration; needs no setup
-.TP
 \fBleastconn\-lb check && leastconn\-lb ctl reload\fR
 validate and apply a changed configuration
 .TP
 \fBleastconn\-lb explain \-\-cert client.crt\fR
 show why a client is refused
+"#;
+
+const DEMO_EXAMPLE: &str = r#".TP
+\fBleastconn\-lb demo\fR
+run the demonstration; needs no setup
 "#;
 
 pub(super) fn manual(command: Command) -> String {
@@ -81,6 +84,9 @@ pub(super) fn manual(command: Command) -> String {
         .and_then(|()| man.render_options_section(&mut page))
         .and_then(|()| man.render_subcommands_section(&mut page));
     page.extend_from_slice(EXTRA_SECTIONS.as_bytes());
+    if cfg!(feature = "demo") {
+        page.extend_from_slice(DEMO_EXAMPLE.as_bytes());
+    }
     let _ = man.render_version_section(&mut page);
     String::from_utf8_lossy(&page).into_owned()
 }
