@@ -2,10 +2,12 @@
 
 mod acl;
 mod bind;
+mod environment;
 mod global;
 mod health;
 mod lexer;
 mod listeners;
+mod preprocessor;
 mod proxy;
 mod resolvers;
 mod rules;
@@ -16,7 +18,7 @@ mod tls;
 use std::{collections::HashMap, path::Path, rc::Rc};
 
 use super::{
-    access::{TooMany, Verdict},
+    access::{TooMany, Verdict, always},
     model::{Imported, Service, Value},
     names::{Names, valid},
     units,
@@ -29,16 +31,22 @@ use rules::Surroundings;
 /// # Errors
 /// If the text is not an HAProxy configuration.
 pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<Imported, String> {
-    let mut lines = lexer::lines(file, text)?;
-    lexer::set_variables(&mut lines);
+    let (lines, notes) = preprocessor::preprocess(lexer::lines(file, text)?);
     let mut sections = sections::sections(lines)?;
     if sections.proxies.is_empty() && sections.global.is_empty() {
         return Err(format!("{file}: there is no HAProxy section"));
     }
-    let mut imported = Imported::default();
+    let mut imported = Imported {
+        notes,
+        ..Imported::default()
+    };
     let global = global::read(&sections.global, &mut imported, dir);
     for line in &sections.stray {
-        let reason = "preprocessor lines and lines outside of sections are not evaluated";
+        let reason = if line.word(0).starts_with('.') {
+            "whether this is true is not known"
+        } else {
+            "the line is outside of sections"
+        };
         imported.notes.push(line.place.left_out(reason));
     }
     let resolvers = resolvers::read(&sections.resolvers, &mut imported.notes);
@@ -188,6 +196,7 @@ fn evaluate(
     service.refused.extend(evaluated.refused);
     listeners::limits(service, &evaluated.limits);
     let mut used: Vec<&Back> = Vec::new();
+    let mut refused = Vec::new();
     for back in backs {
         let name = &back.backend.name;
         let is_used = |verdict: &Verdict| matches!(verdict, Verdict::To(to) if to == name);
@@ -197,9 +206,20 @@ fn evaluate(
         used.push(back);
         let own = back.rules.evaluate(surroundings).map_err(too_many)?;
         service.table.notes.extend(own.notes);
-        service.refused.extend(own.refused);
-        listeners::limits(service, &own.limits);
-        list = listeners::through(list, name, &own.list)?;
+        let own_list = if own.refused.is_empty() {
+            listeners::limits(service, &own.limits);
+            own.list
+        } else {
+            refused.extend(own.refused);
+            always(Verdict::Refuse)
+        };
+        list = listeners::through(list, name, &own_list)?;
+    }
+    if !list
+        .iter()
+        .any(|(_, verdict)| matches!(verdict, Verdict::To(_)))
+    {
+        service.refused.extend(refused);
     }
     service.access = list;
     timeouts(service, front, &used);
@@ -260,7 +280,7 @@ mod tests {
             model::{Imported, Kind, ServerLine},
             plan,
         },
-        Verdict, import,
+        Value, Verdict, import,
     };
 
     const BIND: &str = "bind :8443 ssl crt server.pem ca-file ca.crt verify required";
@@ -356,5 +376,114 @@ mod tests {
             let mut notes = service.table.notes.iter();
             assert!(notes.any(|note| note.kind == Kind::LeftOut), "{rules}");
         }
+    }
+
+    /// Returns the keys of the servers of the first upstream.
+    fn servers(text: &str) -> Vec<(String, Vec<&'static str>)> {
+        let backend = imported(text).backends.remove(0);
+        let lines = backend.servers.into_iter().filter_map(|line| match line {
+            ServerLine::Server { name, table } => {
+                Some((name, table.keys.iter().map(|(key, _)| *key).collect()))
+            }
+            ServerLine::Note(_) => None,
+        });
+        lines.collect()
+    }
+
+    #[test]
+    fn dispatch_keeps_the_defaults_of_later_servers() {
+        let servers = servers(
+            "backend b
+                default-server weight 10 maxconn 5
+                dispatch 127.0.0.1:1
+                server s1 127.0.0.1:2",
+        );
+        let expected = [
+            ("dispatch".to_owned(), vec!["address"]),
+            ("s1".to_owned(), vec!["weight", "max_conns", "address"]),
+        ];
+        assert_eq!(servers, expected);
+    }
+
+    #[test]
+    fn templates_have_a_limited_number_of_servers() {
+        for (number, expected) in [
+            ("3", 3),
+            ("1-3", 3),
+            ("5-7", 3),
+            ("7-5", 1),
+            ("18446744073709551615", 65_535),
+            ("0-18446744073709551615", 65_535),
+        ] {
+            let text = format!("backend b\nserver-template s {number} a.x:80");
+            let backend = imported(&text).backends.remove(0);
+            let discovery = backend.table.get("discovery");
+            let expected = Value::Table(vec![("max", Value::Integer(expected))]);
+            assert_eq!(discovery, Some(&expected), "{number}");
+        }
+    }
+
+    /// Returns the number of cases that reach a server, of each listener.
+    fn open_cases(text: &str) -> Vec<usize> {
+        let services = imported(text).services.into_iter();
+        let is_open = |(_, verdict): &&(_, Verdict)| matches!(verdict, Verdict::To(_));
+        services
+            .map(|service| match service.refused.as_slice() {
+                [] => service.access.iter().filter(is_open).count(),
+                _ => 0,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn sections_that_depend_on_unknown_conditions_are_closed() {
+        let front = "bind 127.0.0.1:1\ndefault_backend b";
+        let back = "backend b\nserver s 127.0.0.1:2";
+        for (text, expected) in [
+            (format!("frontend f\n{front}\n{back}"), 1),
+            (
+                format!(
+                    "frontend f\n{front}\n.if defined(X)\ntcp-request connection reject if {{ src 10.0.0.0/8 }}\n.endif\n{back}"
+                ),
+                0,
+            ),
+            (
+                format!(".if defined(X)\nfrontend f\n{front}\n.endif\n{back}"),
+                0,
+            ),
+            (
+                format!("defaults\n.if defined(X)\nretries 2\n.endif\nfrontend f\n{front}\n{back}"),
+                0,
+            ),
+            (
+                format!("global\n.if defined(X)\nmaxconn 5\n.endif\nfrontend f\n{front}\n{back}"),
+                1,
+            ),
+            (
+                format!(
+                    "frontend f\n{front}\n{back}\n.if defined(X)\ntcp-request content reject\n.endif"
+                ),
+                0,
+            ),
+        ] {
+            let closed = imported(&text);
+            let backs_open = closed.backends.iter().all(|b| b.refused.is_empty());
+            let open = open_cases(&text)[0];
+            assert_eq!(if backs_open { open } else { 0 }, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn clients_of_other_backends_are_not_refused_with_a_disabled_one() {
+        let text = "frontend f
+                bind 127.0.0.1:1
+                use_backend old if { src 10.0.0.0/8 }
+                default_backend new
+            backend old
+                disabled
+                server s 127.0.0.1:2
+            backend new
+                server s 127.0.0.1:3";
+        assert_eq!(open_cases(text), [1]);
     }
 }

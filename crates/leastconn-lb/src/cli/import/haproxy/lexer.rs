@@ -1,6 +1,6 @@
 //! Splits the lines of an HAProxy configuration into words.
 
-use std::{collections::HashMap, rc::Rc};
+use std::rc::Rc;
 
 use super::super::{
     model::Place,
@@ -43,39 +43,9 @@ pub(crate) fn lines(file: &Rc<str>, text: &str) -> Result<Vec<Line>, String> {
     Ok(lines)
 }
 
-/// Replaces the variables that `setenv` and `presetenv` lines of the file set. A `presetenv`
-/// becomes the default of its variable.
-pub(crate) fn set_variables(lines: &mut [Line]) {
-    let mut values: HashMap<String, (String, bool)> = HashMap::new();
-    for line in lines {
-        for word in &mut line.words {
-            for (name, (value, is_default)) in &values {
-                let variable = format!("{VARIABLE_START}{name}{VARIABLE_END}");
-                let replacement = if *is_default {
-                    format!("{VARIABLE_START}{name}:-{value}{VARIABLE_END}")
-                } else {
-                    value.clone()
-                };
-                *word = word.replace(&variable, &replacement);
-            }
-        }
-        match (line.word(0), line.word(1)) {
-            (kind @ ("setenv" | "presetenv"), name) => {
-                let is_default = kind == "presetenv";
-                let value = (line.word(2).to_owned(), is_default);
-                values.insert(name.to_owned(), value);
-            }
-            ("unsetenv", name) => {
-                values.remove(name);
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Splits a line into words at blanks. A backslash escapes one character. Text in single quotes is
-/// literal. Text in double quotes may contain blanks and environment variables, which are marked
-/// for the TOML writer. Returns `None` if a quote is not closed.
+/// Splits a line into words at blanks. Text in single quotes is literal. Text in double quotes may
+/// contain blanks and environment variables, which are marked for the TOML writer. Returns `None`
+/// if a quote is not closed.
 pub(crate) fn words(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -85,13 +55,8 @@ pub(crate) fn words(line: &str) -> Option<Vec<String>> {
             '#' => break,
             c if c.is_whitespace() => words.extend(word.take()),
             '\\' => {
-                let escaped = chars.next().map_or('\\', |c| match c {
-                    'n' => '\n',
-                    'r' => '\r',
-                    't' => '\t',
-                    c => c,
-                });
-                word.get_or_insert_default().push(escaped);
+                let word = word.get_or_insert_default();
+                escape(word, &mut chars, |c| matches!(c, ' ' | '#'));
             }
             '\'' => {
                 let word = word.get_or_insert_default();
@@ -107,10 +72,7 @@ pub(crate) fn words(line: &str) -> Option<Vec<String>> {
                 loop {
                     match chars.next()? {
                         '"' => break,
-                        '\\' => match chars.next()? {
-                            c @ ('"' | '\\' | '$') => word.push(c),
-                            c => word.extend(['\\', c]),
-                        },
+                        '\\' => escape(word, &mut chars, |c| matches!(c, ' ' | '#' | '$')),
                         '$' => word.push_str(&variable(&mut chars)),
                         c => word.push(c),
                     }
@@ -121,6 +83,45 @@ pub(crate) fn words(line: &str) -> Option<Vec<String>> {
     }
     words.extend(word);
     Some(words)
+}
+
+/// Reads an escaped character after a backslash. A backslash before any other character is kept:
+/// regular expressions contain such backslashes.
+fn escape(
+    word: &mut String,
+    chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
+    is_escaped: impl Fn(char) -> bool,
+) {
+    let next = chars.peek().copied();
+    let escaped = match next {
+        Some('n') => '\n',
+        Some('r') => '\r',
+        Some('t') => '\t',
+        Some('x') => {
+            let mut ahead = chars.clone().skip(1);
+            let digits = [ahead.next(), ahead.next()].map(|c| c.and_then(|c| c.to_digit(16)));
+            let value = match digits {
+                [Some(high), Some(low)] => char::from_u32(high * 16 + low),
+                _ => None,
+            };
+            // Other bytes are not text.
+            let Some(c) = value.filter(char::is_ascii) else {
+                word.push('\\');
+                return;
+            };
+            chars.next();
+            chars.next();
+            c
+        }
+        Some(c @ ('\\' | '"' | '\'')) => c,
+        Some(c) if is_escaped(c) => c,
+        _ => {
+            word.push('\\');
+            return;
+        }
+    };
+    chars.next();
+    word.push(escaped);
 }
 
 /// Reads the name of an environment variable after the dollar sign: `NAME`, `{NAME}` or
@@ -150,7 +151,7 @@ fn variable(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{lines, set_variables, words};
+    use super::words;
 
     #[test]
     fn quotes_escapes_and_comments() {
@@ -161,6 +162,12 @@ mod tests {
             (r#"a x"y z"w"#, &["a", "xy zw"]),
             (r#"send "PING\\r""#, &["send", r"PING\r"]),
             (r"send PING\r\n", &["send", "PING\r\n"]),
+            (r#"send "PING\r\n\x41\"\$""#, &["send", "PING\r\nA\"$"]),
+            (
+                r"reg ^db\.x\$ \x4 \'\",
+                &["reg", r"^db\.x\$", r"\x4", r"'\"],
+            ),
+            (r#"reg "^db\.x$""#, &["reg", r"^db\.x$"]),
             (r#"bind "$IP:443""#, &["bind", "\u{1}IP\u{2}:443"]),
             (r#"bind "${IP-::}:443""#, &["bind", "\u{1}IP:-::\u{2}:443"]),
             ("a $b", &["a", "$b"]),
@@ -169,15 +176,5 @@ mod tests {
             assert_eq!(words(line).unwrap(), expected, "{line}");
         }
         assert_eq!(words("a \"b"), None);
-    }
-    #[test]
-    fn variables_of_the_file_are_replaced() {
-        let text = "setenv PORT 443\npresetenv IP ::1\nbind \"$IP:${PORT}\" \"$OTHER\"\n\
-            unsetenv PORT\nbind \":$PORT\"";
-        let mut lines = lines(&"t".into(), text).unwrap();
-        set_variables(&mut lines);
-        assert_eq!(lines[2].words[1], "\u{1}IP:-::1\u{2}:443");
-        assert_eq!(lines[2].words[2], "\u{1}OTHER\u{2}");
-        assert_eq!(lines[4].words[1], ":\u{1}PORT\u{2}");
     }
 }

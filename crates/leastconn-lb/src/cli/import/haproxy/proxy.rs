@@ -168,8 +168,16 @@ impl Reader<'_> {
                     place: place.clone(),
                     words,
                 };
-                self.default_server.clear();
+                // `default-server` does not apply to it.
+                let defaults = std::mem::take(&mut self.default_server);
                 self.server(&line);
+                self.default_server = defaults;
+            }
+            word if word.starts_with('.') => {
+                self.note(place.left_out(
+                    "whether this is true is not known, so no client may use the section",
+                ));
+                self.rules.refuse("it depends on a condition of the source");
             }
             "disabled" => {
                 self.note(place.left_out("the section is disabled: no client may use it"));

@@ -65,6 +65,11 @@ impl Rules {
         self.refused = Some(reason.to_owned());
     }
 
+    /// Returns why all clients are refused.
+    pub(crate) fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
     /// Returns the rules of this backend for connections from other sections.
     pub(crate) fn for_backend(&self) -> Self {
         if self.is_front {

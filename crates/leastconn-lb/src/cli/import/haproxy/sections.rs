@@ -69,22 +69,43 @@ pub(crate) fn sections(lines: Vec<Line>) -> Result<Sections, String> {
     // The lines of the last `defaults` section, and its name.
     let (mut defaults, mut name) = (Vec::<Line>::new(), String::new());
     let mut current = Current::None;
+    // The open conditions that are not known.
+    let mut conditions: Vec<Line> = Vec::new();
     for line in lines {
         match line.word(0) {
+            ".if" | ".elif" | ".else" | ".endif" => {
+                if line.word(0) != ".if" {
+                    conditions.pop();
+                }
+                if line.word(0) != ".endif" {
+                    conditions.push(line.clone());
+                    match &current {
+                        Current::Defaults => defaults.push(line),
+                        Current::Proxy => {
+                            if let Some(proxy) = all.proxies.last_mut() {
+                                proxy.lines.push(line);
+                            }
+                        }
+                        _ => all.stray.push(line),
+                    }
+                }
+            }
             "global" => current = Current::Global,
             "defaults" => {
                 named.insert(name, defaults);
                 let (own, from) = head_names(&line);
                 name = own;
                 defaults = inherited(&line, from, &named, &[])?;
+                defaults.extend(conditions.iter().cloned());
                 current = Current::Defaults;
             }
             kind @ ("frontend" | "backend" | "listen") => {
                 let (own, from) = head_names(&line);
-                let lines = match from {
+                let mut lines = match from {
                     Some(from) if from == name => defaults.clone(),
                     from => inherited(&line, from, &named, &defaults)?,
                 };
+                lines.extend(conditions.iter().cloned());
                 all.proxies.push(Proxy {
                     name: own,
                     is_front: kind != "backend",

@@ -11,6 +11,9 @@ use super::{
     tls::{self, Bases},
 };
 
+/// Largest value of `discovery.max`.
+const LARGEST_TEMPLATE: u64 = 65_535;
+
 /// A server. Some of its settings apply to all servers of an upstream in leastconn.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Server {
@@ -404,6 +407,9 @@ pub(crate) fn template(
     let mut server = server(&as_server, defaults, bases, resolvers);
     let (first, last) = count.split_once('-').unwrap_or(("1", &count));
     let numbers = first.parse::<u64>().ok().zip(last.parse::<u64>().ok());
-    server.template = numbers.map(|(first, last)| (last + 1).saturating_sub(first).max(1));
+    server.template = numbers.map(|(first, last)| {
+        let number = last.saturating_sub(first).saturating_add(1);
+        number.min(LARGEST_TEMPLATE)
+    });
     server
 }

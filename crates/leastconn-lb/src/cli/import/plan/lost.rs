@@ -27,10 +27,10 @@ pub(super) fn lost_settings(
     }
     let notes = lines.into_iter().map(|(place, keys)| {
         place.left_out(format!(
-            "the servers of `{}` are in the upstream `{merged}`, where {} is that of `{}`",
+            "the servers of `{}` are in the upstream `{merged}`, which has the settings of `{}`: {}",
             backend.name,
-            keys.join(", "),
-            base.name
+            base.name,
+            keys.join(", ")
         ))
     });
     notes.collect()

@@ -42,6 +42,12 @@ impl Reader<'_> {
             name: self.proxy.name.clone(),
             place: Some(self.proxy.head.place.clone()),
             origins: origins(self.proxy),
+            refused: self
+                .rules
+                .refused()
+                .map(str::to_owned)
+                .into_iter()
+                .collect(),
             ..Backend::default()
         };
         self.servers(&mut backend, &mut table);
