@@ -229,6 +229,7 @@ impl Bench {
                 servers: Vec::new(),
                 workers,
                 records: args.records,
+                access_log: false,
                 identities: 1,
                 max_connections: most,
                 cpus,
@@ -258,6 +259,7 @@ impl Bench {
                 };
                 let kinds: Vec<Kind> = kinds
                     .into_iter()
+                    .filter(|kind| kind.has_access_log() || !case.has_access_log())
                     .filter(|kind| !self.is_skipped(*kind))
                     .collect();
                 // Rotate the order, because a measurement may affect the next one.
@@ -298,6 +300,7 @@ impl Bench {
     ) {
         let result = if case.needs_fresh_process() {
             let mut job = self.job.clone();
+            job.access_log = case.has_access_log();
             match case.growth {
                 Some(Growth::Servers(count)) => job.servers = addresses[..count].to_vec(),
                 Some(Growth::Identities(count)) => job.identities = count,
@@ -313,9 +316,7 @@ impl Bench {
                 None => return,
             };
             match started {
-                Ok(fresh) => measure(case, kind, round, &fresh, &self.settings)
-                    .await
-                    .map_err(|error| error.to_string()),
+                Ok(fresh) => measure_fresh(case, kind, round, fresh, &self.settings).await,
                 Err(error) => Err(error.to_string()),
             }
         } else {
@@ -415,6 +416,23 @@ impl Bench {
             count => Err(CompareError::Failed(count)),
         }
     }
+}
+
+/// Measures `case` on a balancer that was started for it.
+async fn measure_fresh(
+    case: &Case,
+    kind: Kind,
+    round: usize,
+    balancer: Balancer,
+    settings: &Settings,
+) -> Result<Sample, String> {
+    let measured = measure(case, kind, round, &balancer, settings).await;
+    let mut sample = measured.map_err(|error| error.to_string())?;
+    if case.has_access_log() {
+        let lines = balancer.count_log_lines().await;
+        sample.check_access_log(lines.map_err(|error| format!("access log: {error}"))?);
+    }
+    Ok(sample)
 }
 
 /// Returns the command line, with the directory of the program removed.

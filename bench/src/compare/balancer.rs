@@ -18,6 +18,9 @@ use super::{
 };
 use crate::load::{Target, Tls};
 
+/// Name of the access log in the directory of a balancer.
+const ACCESS_LOG: &str = "access.log";
+
 /// Record layer of leastconn: `[process] tls_records`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Records {
@@ -46,6 +49,7 @@ pub struct Job {
     pub workers: usize,
     /// Record layer of leastconn; `None`: its default.
     pub records: Option<Records>,
+    pub access_log: bool,
     /// Number of client rules up to and including the rule that matches the measured client.
     pub identities: usize,
     /// Number of concurrent connections that the balancer must support.
@@ -59,6 +63,7 @@ pub struct Job {
 pub struct Balancer {
     child: Child,
     ports: Ports,
+    access_log: PathBuf,
 }
 
 /// Loopback ports of a balancer's listeners.
@@ -105,7 +110,16 @@ impl Balancer {
         let mut command = prepare(program, job, &directory, ports)?;
         let log = directory.join("output.log");
         let child = Child::spawn(&mut command, &job.cpus, &job.own_cpus, &log)?;
-        let mut balancer = Self { child, ports };
+        let access_log = match program.kind {
+            // HAProxy cannot open log files.
+            Kind::Haproxy => log,
+            _ => directory.join(ACCESS_LOG),
+        };
+        let mut balancer = Self {
+            child,
+            ports,
+            access_log,
+        };
         // A debug build takes long to load 100,000 rules.
         let seconds = match program.kind {
             Kind::Leastconn => 180,
@@ -157,6 +171,21 @@ impl Balancer {
         }
     }
 
+    /// Stops the balancer and returns the number of lines in its access log.
+    ///
+    /// # Errors
+    /// If the access log cannot be read.
+    pub async fn count_log_lines(self) -> io::Result<u64> {
+        // nginx writes its buffer after a second, but not when it ends.
+        sleep(Duration::from_millis(1200)).await;
+        let Self {
+            child, access_log, ..
+        } = self;
+        drop(child);
+        let bytes = fs::read(access_log)?;
+        Ok(bytes.iter().filter(|&&byte| byte == b'\n').count() as u64)
+    }
+
     /// ID of the main process.
     pub fn id(&self) -> u32 {
         self.child.id()
@@ -180,7 +209,11 @@ fn prepare(program: &Program, job: &Job, directory: &Path, ports: Ports) -> io::
     let records = job.records.map_or_else(String::new, |records| {
         format!("tls_records = \"{records}\"")
     });
-    let values = [
+    let access_log = match job.access_log {
+        true => directory.join(ACCESS_LOG).display().to_string(),
+        false => "off".to_owned(),
+    };
+    let mut values = vec![
         ("@PKI@", job.pki.display().to_string()),
         ("@RUN@", directory.display().to_string()),
         ("@TLS_PORT@", ports.tls.to_string()),
@@ -195,7 +228,11 @@ fn prepare(program: &Program, job: &Job, directory: &Path, ports: Ports) -> io::
         ),
         ("@OPEN_FILES@", (2 * job.max_connections + 200).to_string()),
         ("@LOAD_MODULE@", module),
+        ("@ACCESS_LOG@", access_log),
     ];
+    if job.access_log {
+        values.push((LOGGED, String::new()));
+    }
     let write = |name: &str, template: &str| -> io::Result<PathBuf> {
         let path = directory.join(name);
         let text = render(template, &values, &job.servers, job.identities);
@@ -234,7 +271,10 @@ fn prepare(program: &Program, job: &Job, directory: &Path, ports: Ports) -> io::
     Ok(command)
 }
 
-/// Fills in a template. A line with `@SERVER@`, `@HOST@` or `@PORT@` is repeated for each server.
+/// In a template, marks a line that is used only if an access log is written.
+const LOGGED: &str = "@LOGGED@";
+
+/// Fills in a template. A line with [`LOGGED`] is left out unless `values` has it. A line with `@SERVER@`, `@HOST@` or `@PORT@` is repeated for each server.
 /// A line with `@IDENTITY@` is repeated for each client rule except the last.
 fn render(
     template: &str,
@@ -247,6 +287,9 @@ fn render(
         let mut line = line.to_owned();
         for (name, value) in values {
             line = line.replace(name, value);
+        }
+        if line.contains(LOGGED) {
+            continue;
         }
         if line.contains("@SERVER@") || line.contains("@PORT@") {
             for (number, server) in servers.iter().enumerate() {
@@ -274,12 +317,12 @@ fn render(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::program::PEERS;
 
     #[test]
     fn template_lines_repeat_per_server_and_identity() {
         let servers = ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()];
-        let template =
-            "bind @TLS_PORT@\n - s@NUMBER@ @SERVER@\n - @HOST@ @PORT@\nc @IDENTITY@\nend\n";
+        let template = "bind @TLS_PORT@\n@LOGGED@log\n - s@NUMBER@ @SERVER@\n - @HOST@ @PORT@\nc @IDENTITY@\nend\n";
         let values = [("@TLS_PORT@", "443".to_owned())];
         assert_eq!(
             render(template, &values, &servers, 3),
@@ -287,35 +330,34 @@ mod tests {
              c other-1\nc other-2\nend\n"
         );
         assert!(!render(template, &values, &servers, 1).contains("other"));
+        let logged = [values[0].clone(), (LOGGED, String::new())];
+        assert!(render(template, &logged, &servers, 1).starts_with("bind 443\nlog\n"));
     }
 
     #[test]
     fn every_template_placeholder_is_filled() {
         let directory = tempfile::tempdir().unwrap();
-        let job = Job {
+        let mut job = Job {
             pki: "/pki".into(),
             run: directory.path().to_owned(),
             servers: vec!["127.0.0.1:1".parse().unwrap(); 4],
             workers: 1,
             records: Some(Records::Direct),
+            access_log: false,
             identities: 2,
             max_connections: 100,
             cpus: vec![0],
             own_cpus: vec![0],
         };
-        for kind in [
-            Kind::Leastconn,
-            Kind::Haproxy,
-            Kind::Nginx,
-            Kind::Envoy,
-            Kind::Traefik,
-        ] {
+        let kinds = [Kind::Leastconn].into_iter().chain(PEERS);
+        for (kind, access_log) in kinds.flat_map(|kind| [(kind, false), (kind, true)]) {
+            job.access_log = access_log;
             let program = Program {
                 kind,
                 path: "/usr/sbin/any".into(),
                 version: String::new(),
             };
-            let place = directory.path().join(kind.to_string());
+            let place = directory.path().join(format!("{kind}-{access_log}"));
             fs::create_dir(&place).unwrap();
             let ports = Ports {
                 tls: 1,

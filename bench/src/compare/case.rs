@@ -34,6 +34,8 @@ impl fmt::Display for Transport {
 pub enum Work {
     /// CPU time and latency under load.
     Load(Spec),
+    /// As `Load`, while the balancer writes an access log.
+    Logged(Spec),
     /// Memory of idle connections.
     Memory { connections: usize },
     /// Latency of echoes during a stream.
@@ -112,7 +114,7 @@ pub struct Case {
     pub transport: Transport,
     pub work: Work,
     /// Set for cases that only leastconn runs. The cost of such a case is compared with that of
-    /// the first case with the same kind of growth.
+    /// the first case with the same kind of growth, transport and unit.
     pub growth: Option<Growth>,
 }
 
@@ -143,7 +145,7 @@ impl Growth {
 impl Case {
     pub const fn unit(&self) -> Unit {
         match self.work {
-            Work::Load(spec) => match spec.mode {
+            Work::Load(spec) | Work::Logged(spec) => match spec.mode {
                 Mode::Connect | Mode::Refused | Mode::Stall => Unit::Connection,
                 Mode::FirstEcho => Unit::FirstEcho,
                 Mode::Echo | Mode::Idle => Unit::Echo,
@@ -155,9 +157,18 @@ impl Case {
         }
     }
 
+    /// Whether the cases differ at most in what grows.
+    pub fn is_same_work(&self, other: &Self) -> bool {
+        self.transport == other.transport && self.unit() == other.unit()
+    }
+
     /// Whether the case needs a newly started process.
     pub const fn needs_fresh_process(&self) -> bool {
-        matches!(self.work, Work::Memory { .. }) || self.growth.is_some()
+        matches!(self.work, Work::Memory { .. }) || self.growth.is_some() || self.has_access_log()
+    }
+
+    pub const fn has_access_log(&self) -> bool {
+        matches!(self.work, Work::Logged(_))
     }
 }
 
@@ -202,6 +213,12 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
             format!("connect-{transport}"),
             transport,
             Work::Load(load(Mode::Connect, CONNECTING)),
+            None,
+        );
+        add(
+            format!("connect-logged-{transport}"),
+            transport,
+            Work::Logged(load(Mode::Connect, CONNECTING)),
             None,
         );
         for (mode, name, numbers) in [
@@ -281,16 +298,17 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
         let growth = Growth::Open(spec.connections);
         add(name, Transport::Mtls, Work::Load(spec), Some(growth));
     }
-    for (mode, name, connections) in [
-        (Mode::Connect, "connect", CONNECTING),
-        (Mode::Echo, "echo", BUSY),
-        (Mode::Download, "download", 4),
+    for (mode, transport, name, connections) in [
+        (Mode::Connect, Transport::Mtls, "connect", CONNECTING),
+        (Mode::Connect, Transport::Plain, "connect-plain", CONNECTING),
+        (Mode::Echo, Transport::Mtls, "echo", BUSY),
+        (Mode::Download, Transport::Mtls, "download", 4),
     ] {
         for workers in [1, 2] {
             let work = Work::Load(load(mode, connections.min(most)));
             let name = format!("workers-{name}-{workers}");
             let growth = Some(Growth::Workers(workers));
-            add(name, Transport::Mtls, work, growth);
+            add(name, transport, work, growth);
         }
     }
     cases
@@ -342,7 +360,7 @@ mod tests {
         assert!(cases.iter().any(|case| case.name == "memory-mtls-360"));
         for case in cases {
             match case.work {
-                Work::Load(spec) => assert!(spec.connections <= 450),
+                Work::Load(spec) | Work::Logged(spec) => assert!(spec.connections <= 450),
                 Work::Memory { connections } => assert!(connections <= 360),
                 Work::Fairness | Work::Flood(_) => {}
             }

@@ -129,7 +129,9 @@ pub async fn measure(
     let mut sample = Sample::empty(case, kind, round);
     let work = async {
         match case.work {
-            Work::Load(spec) => under_load(case, spec, balancer, settings, &mut sample).await,
+            Work::Load(spec) | Work::Logged(spec) => {
+                under_load(case, spec, balancer, settings, &mut sample).await
+            }
             Work::Memory { connections } => {
                 idle(case, connections, balancer, settings, &mut sample).await
             }
@@ -373,6 +375,17 @@ impl Sample {
         }
     }
 
+    /// Compares the number of lines in the access log with the number of connections. Missing lines
+    /// are recorded as an error.
+    pub fn check_access_log(&mut self, lines: u64) {
+        let per_second = self.operations_per_second.unwrap_or(0.0);
+        let connections = (per_second * self.seconds).round() as u64;
+        if lines < connections {
+            let error = format!("only {lines} log lines for {connections} connections");
+            self.errors.insert(error, 1);
+        }
+    }
+
     /// Whether the measurement failed. A finished measurement may also have errors.
     pub fn has_failed(&self) -> bool {
         self.seconds == 0.0
@@ -463,5 +476,16 @@ mod tests {
         }
         let expected = [("refused".to_owned(), 2), ("reset".to_owned(), 4)];
         assert_eq!(sample.errors, expected.into());
+    }
+
+    #[test]
+    fn missing_log_lines_are_an_error() {
+        let mut sample = Sample::empty(&case::all(true, 1)[0], Kind::Leastconn, 0);
+        sample.seconds = 0.3;
+        sample.operations_per_second = Some(1000.0);
+        sample.check_access_log(300);
+        assert!(sample.errors.is_empty());
+        sample.check_access_log(299);
+        assert_eq!(sample.errors.len(), 1);
     }
 }

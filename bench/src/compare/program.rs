@@ -21,6 +21,13 @@ pub enum Kind {
     Traefik,
 }
 
+impl Kind {
+    /// Whether the balancer can log TCP connections. Traefik logs HTTP requests only.
+    pub const fn has_access_log(self) -> bool {
+        !matches!(self, Self::Traefik)
+    }
+}
+
 /// All balancers except leastconn.
 pub const PEERS: [Kind; 4] = [Kind::Haproxy, Kind::Nginx, Kind::Envoy, Kind::Traefik];
 
