@@ -217,9 +217,9 @@ soak: ## Run the release binary under mixed load, reloads, upgrades and failures
 	bench/soak/run.py --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
 
 .PHONY: instructions
-instructions: ## Count instructions per pick, admission, echo and MiB with valgrind
-	@scripts/setup.sh --build
-	@scripts/instructions.sh
+instructions: ## Count instructions per pick, admission, authorization, handshake, echo and MiB with valgrind
+	@scripts/setup.sh --instructions
+	@scripts/instructions.py
 
 ##@ Install
 

@@ -3,7 +3,7 @@
 # root on Debian or Ubuntu, it installs missing packages; otherwise it lists them. Prints
 # nothing if nothing is missing.
 #
-#   scripts/setup.sh [--build | --test | --store | --lint | --browser | --deb | --deb-test]…     (default: --build)
+#   scripts/setup.sh [--build | --test | --store | --lint | --browser | --instructions | --deb | --deb-test]…     (default: --build)
 #
 #   --build     cargo in the version that Cargo.toml requires, and a C compiler
 #   --test      the programs that tests run against
@@ -11,6 +11,8 @@
 #   --lint      git, python3, shellcheck and cargo-deny
 #   --browser   Chromium for the dashboard tests, and axe-core (accessibility checks)
 #               if npm can download it
+#   --instructions
+#               valgrind, which counts instructions
 #   --deb       the tools that build the Debian package
 #   --deb-test  the tools that test the Debian package (includes --deb)
 #
@@ -18,7 +20,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-TEST='' STORE='' LINT='' BROWSER='' DEB='' DEB_TEST=''
+TEST='' STORE='' LINT='' BROWSER='' INSTRUCTIONS='' DEB='' DEB_TEST=''
 for arg in "$@"; do
   case $arg in
     --build) ;;
@@ -26,9 +28,10 @@ for arg in "$@"; do
     --store) STORE=1 ;;
     --lint) LINT=1 ;;
     --browser) BROWSER=1 ;;
+    --instructions) INSTRUCTIONS=1 ;;
     --deb) DEB=1 ;;
     --deb-test) DEB=1 DEB_TEST=1 ;;
-    *) echo "usage: setup.sh [--build | --test | --store | --lint | --browser | --deb | --deb-test]…" >&2 && exit 2 ;;
+    *) echo "usage: setup.sh [--build | --test | --store | --lint | --browser | --instructions | --deb | --deb-test]…" >&2 && exit 2 ;;
   esac
 done
 
@@ -98,6 +101,10 @@ if [ -n "$STORE" ]; then
 fi
 if [ -n "$BROWSER" ] && [ -z "${CHROMIUM:-}" ]; then
   have chromium-browser || have google-chrome || want chromium chromium
+fi
+if [ -n "$INSTRUCTIONS" ]; then
+  want python3 python3
+  want valgrind valgrind
 fi
 if [ -n "$LINT" ]; then
   want git git

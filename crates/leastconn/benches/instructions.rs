@@ -1,4 +1,4 @@
-//! Fixed workloads for counting instructions. `scripts/instructions.sh` runs each workload with two
+//! Fixed workloads for counting instructions. `scripts/instructions.py` runs each workload with two
 //! different iteration counts and takes the difference, so that startup is not counted.
 
 mod support;
@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     let (Some(what), Some(Ok(count))) = (args.next(), args.next().map(|n| n.parse())) else {
         // `cargo bench` runs every benchmark with arguments of its own. In that case, only print a
         // hint.
-        eprintln!("instructions: counted by scripts/instructions.sh");
+        eprintln!("instructions: counted by scripts/instructions.py");
         return ExitCode::SUCCESS;
     };
     match what.as_str() {
