@@ -39,7 +39,7 @@ use tokio::{
 
 use crate::{
     authorization::shadow,
-    context::ServerContext,
+    context::{ConnectionSlot, ServerContext},
     fleet::clients::ClientDecision,
     policy::Grant,
     reason_code::ReasonCode,
@@ -53,43 +53,68 @@ use deadline::before_deadline;
 use ended::Ended;
 use reauthorize::{authorize_new, reauthorize};
 
-/// Serves an accepted socket until it is closed. `listener` must belong to `snapshot`.
-pub async fn serve(
+/// Serves an accepted socket until it is closed. `listener` must belong to `snapshot`. The slot of
+/// the process is held until then.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn stores each argument twice, in every open connection"
+)]
+pub fn serve(
     mut socket: TcpStream,
     snapshot: Arc<Snapshot>,
     listener: Arc<Listener>,
     context: Arc<ServerContext>,
     mut record: AccessRecord,
-) {
-    let deadline = record.accepted_at() + listener.timeouts.handshake;
-    if let Some(proxies) = &listener.trusted_proxies {
-        let header =
-            proxy_protocol::receive_client_address(&mut socket, proxies, deadline, &record);
-        if let Err(ended) = Box::pin(header).await {
-            // No alert can be sent before the TLS handshake starts.
-            return record.end(ended.reason, ended.detail.as_deref());
+    slot: ConnectionSlot,
+) -> impl Future<Output = ()> {
+    async move {
+        // Part of the future, so that it is dropped with it.
+        let _ = &slot;
+        let deadline = record.accepted_at() + listener.timeouts.handshake;
+        if let Some(proxies) = &listener.trusted_proxies {
+            let header =
+                proxy_protocol::receive_client_address(&mut socket, proxies, deadline, &record);
+            if let Err(ended) = Box::pin(header).await {
+                // No alert can be sent before the TLS handshake starts.
+                return record.end(ended.reason, ended.detail.as_deref());
+            }
+            // Check the rate here, because the client's address was not known when the socket was
+            // accepted.
+            let source = record.connection().source().ip();
+            if let Err(error) = listener.check_source_rate(source, net::now()) {
+                record.end(error.reason(), Some(&error.to_string()));
+                return socket.abort();
+            }
         }
-        // Check the rate here, because the client's address was not known when the socket was
-        // accepted.
-        let source = record.connection().source().ip();
-        if let Err(error) = listener.check_source_rate(source, net::now()) {
-            record.end(error.reason(), Some(&error.to_string()));
-            return socket.abort();
+        if listener.tls.is_none() {
+            return proxy(socket, snapshot, listener, context, &mut record).await;
+        }
+        let accepted = accept_tls(socket, deadline, &listener, &context, &mut record);
+        if let Some(stream) = Box::pin(accepted).await {
+            proxy(stream, snapshot, listener, context, &mut record).await;
         }
     }
-    if listener.tls.is_none() {
-        return proxy(socket, snapshot, listener, context, &mut record).await;
-    }
-    let handshake = handshake(socket, deadline, &listener, &context, &mut record);
-    match Box::pin(handshake).await {
-        Ok(stream) => proxy(stream, snapshot, listener, context, &mut record).await,
+}
+
+/// Performs the TLS handshake. If it fails, ends the record, closes the connection and returns
+/// `None`.
+async fn accept_tls(
+    socket: TcpStream,
+    deadline: Instant,
+    listener: &Listener,
+    context: &ServerContext,
+    record: &mut AccessRecord,
+) -> Option<TlsStream> {
+    match handshake(socket, deadline, listener, context, record).await {
+        Ok(stream) => Some(stream),
         Err((ended, stream)) => {
             record.end_handshake(ended.reason, ended.detail.as_deref(), ended.diagnostics);
             match stream {
-                Some(FailedStream::Tcp(socket)) => Box::pin(lingering_close(socket)).await,
-                Some(FailedStream::Tls(stream)) => Box::pin(lingering_close(stream)).await,
+                Some(FailedStream::Tcp(mut socket)) => lingering_close(&mut socket).await,
+                Some(FailedStream::Tls(mut stream)) => lingering_close(&mut stream).await,
                 None => {}
             }
+            None
         }
     }
 }
@@ -119,14 +144,14 @@ async fn handshake(
 
     if listener.starttls == StartTls::Postgres {
         let request = starttls::postgres::negotiate(&mut socket, &mut received);
-        match before_deadline(
+        let answered = before_deadline(
             record,
             deadline.as_mut(),
             ReasonCode::HandshakeTimeout,
-            request,
+            pin!(request),
         )
-        .await
-        {
+        .await;
+        match answered {
             Ok(Ok(())) => received.clear(),
             Ok(Err(error)) => return Err((error.into(), Some(FailedStream::Tcp(socket)))),
             Err(ended) => return Err((ended.after_partial_hello(&received), None)),
@@ -138,7 +163,7 @@ async fn handshake(
         record,
         deadline.as_mut(),
         ReasonCode::HandshakeTimeout,
-        hello,
+        pin!(hello),
     )
     .await;
     let hello = match hello {
@@ -154,11 +179,12 @@ async fn handshake(
     let permit = context
         .handshakes
         .acquire(source, &listener.metrics.waiting);
+    let permit = pin!(permit);
     let permit = before_deadline(record, deadline.as_mut(), ReasonCode::Overloaded, permit)
         .await
         .map_err(|ended| (ended, None))?;
 
-    let accept = leastconn_tls::accept(socket, hello, server, &permit);
+    let accept = pin!(leastconn_tls::accept(socket, hello, server, &permit));
     let accepted = before_deadline(record, deadline, ReasonCode::HandshakeTimeout, accept).await;
     let mut stream = match accepted {
         Ok(Ok(stream)) => stream,
@@ -184,41 +210,52 @@ async fn handshake(
 }
 
 /// Authorizes the client, connects to a server and relays until the end.
-async fn proxy<S: Stream>(
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn stores each argument twice, in every open connection"
+)]
+fn proxy<S: Stream>(
     mut stream: S,
     snapshot: Arc<Snapshot>,
     listener: Arc<Listener>,
     context: Arc<ServerContext>,
     record: &mut AccessRecord,
-) {
-    // `connect` takes ownership of the snapshot, because a long-lived connection must not keep old
-    // rules and upstreams alive.
-    let connecting = connect(&mut stream, snapshot, listener, &context, record);
-    let mut connected = match Box::pin(connecting).await {
-        Ok(connected) => connected,
-        Err(ended) => {
-            record.end_handshake(ended.reason, ended.detail.as_deref(), ended.diagnostics);
-            return Box::pin(lingering_close(stream)).await;
-        }
-    };
-    let (server, policy) = (&mut connected.stream, &connected.relay);
-    let connection = record.connection();
-    let lease = &connected.lease;
-    let relay = net::relay_leased(&mut stream, server, lease, policy, &connection.traffic);
-    let (reason, detail) = match connection.unless_stopped(relay).await {
-        Ok(outcome) => (outcome.reason.into(), ended::relay_detail(&outcome)),
-        Err(reason) => {
-            // Reset both connections, so that neither peer mistakes this for an orderly close.
-            stream.abort();
-            server.abort();
-            (reason, ended::stop_detail(reason))
-        }
-    };
-    // Release the lease and the permit before the access record ends: a client that reads the log
-    // may reconnect immediately, and must not be refused because its previous connection is still
-    // counted.
-    drop(connected);
-    record.end(reason, detail.as_deref());
+) -> impl Future<Output = ()> {
+    async move {
+        // `connect` takes ownership of the snapshot, because a long-lived connection must not keep old
+        // rules and upstreams alive.
+        let connecting = connect_or_close(&mut stream, snapshot, listener, &context, record);
+        let Some(mut connected) = Box::pin(connecting).await else {
+            return;
+        };
+        let connection = record.connection();
+        let ended = {
+            let (server, policy) = (&mut connected.stream, &connected.relay);
+            let (lease, traffic) = (&connected.lease, &connection.traffic);
+            let relay = pin!(net::relay_leased(
+                &mut stream,
+                server,
+                lease,
+                policy,
+                traffic
+            ));
+            connection.unless_stopped(relay).await
+        };
+        let (reason, detail) = match ended {
+            Ok(outcome) => (outcome.reason.into(), ended::relay_detail(&outcome)),
+            Err(reason) => {
+                // Reset both connections, so that neither peer mistakes this for an orderly close.
+                stream.abort();
+                connected.stream.abort();
+                (reason, ended::stop_detail(reason))
+            }
+        };
+        // Release the lease and the permit before the access record ends: a client that reads the log
+        // may reconnect immediately, and must not be refused because its previous connection is still
+        // counted.
+        drop(connected);
+        record.end(reason, detail.as_deref());
+    }
 }
 
 /// An established connection to a server.
@@ -227,6 +264,25 @@ struct Connected {
     lease: Lease,
     _permit: Permit,
     relay: RelayPolicy,
+}
+
+/// Connects the client to a server. If that fails, ends the record, closes the client's connection
+/// and returns `None`.
+async fn connect_or_close<S: Stream>(
+    stream: &mut S,
+    snapshot: Arc<Snapshot>,
+    listener: Arc<Listener>,
+    context: &ServerContext,
+    record: &mut AccessRecord,
+) -> Option<Connected> {
+    match connect(stream, snapshot, listener, context, record).await {
+        Ok(connected) => Some(connected),
+        Err(ended) => {
+            record.end_handshake(ended.reason, ended.detail.as_deref(), ended.diagnostics);
+            lingering_close(stream).await;
+            None
+        }
+    }
 }
 
 async fn connect<S: Stream>(
@@ -255,6 +311,7 @@ async fn connect<S: Stream>(
         .prepare(&step)
         .attempts(&attempts)
         .run();
+    let dial = pin!(dial);
     let connected = tokio::select! {
         biased;
         connected = record.connection().unless_stopped(dial) => connected.map_err(Ended::from),
@@ -303,11 +360,14 @@ async fn admit<S: Stream>(
     context.member.fence(now);
     match clients.admit(grant.identity(), grant.limits(), now)? {
         ClientDecision::Admitted(permit) => Ok(permit),
-        ClientDecision::Ask(ask) => tokio::select! {
-            biased;
-            permit = record.connection().unless_stopped(ask.wait()) => Ok(permit??),
-            departed = net::departed(stream) => Err(departed.into()),
-        },
+        ClientDecision::Ask(ask) => {
+            let answer = pin!(ask.wait());
+            tokio::select! {
+                biased;
+                permit = record.connection().unless_stopped(answer) => Ok(permit??),
+                departed = net::departed(stream) => Err(departed.into()),
+            }
+        }
     }
 }
 
@@ -359,12 +419,13 @@ fn authorize_newest(
 /// Lingering close: sends FIN, then reads until the client closes, for at most one second
 /// and 64 KiB. Closing with unread bytes would send an RST, which can overtake the alert
 /// that tells the client what is wrong.
-async fn lingering_close<S: Stream>(mut stream: S) {
+async fn lingering_close<S: Stream>(stream: &mut S) {
     const MAX_TIME: Duration = Duration::from_secs(1);
     const MAX_BYTES: usize = 64 * 1024;
     let _ = timeout(MAX_TIME, async {
         stream.shutdown().await?;
-        let mut ignored = [0; 2048];
+        // On the heap: this future is part of those for the handshake and for connecting.
+        let mut ignored = vec![0; 4096];
         let mut total = 0;
         while total < MAX_BYTES {
             match stream.read(&mut ignored).await? {

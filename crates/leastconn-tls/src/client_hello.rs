@@ -24,7 +24,7 @@ use framing::{Found, HelloFraming, MAX_BYTES};
 
 /// A complete ClientHello.
 pub struct Hello {
-    pub(super) accepted: Accepted,
+    pub(super) accepted: Box<Accepted>,
     /// All received bytes. Handshakes that do not use `accepted` parse them again.
     pub(super) bytes: Vec<u8>,
     /// Length of the ClientHello in `bytes`. The bytes after it are not parsed yet.
@@ -166,7 +166,7 @@ fn parse(bytes: &mut Vec<u8>, length: usize) -> Result<Hello, (Error, Option<Acc
         match acceptor.accept() {
             Ok(Some(accepted)) => {
                 return Ok(Hello {
-                    accepted,
+                    accepted: Box::new(accepted),
                     bytes: std::mem::take(bytes),
                     length,
                 });

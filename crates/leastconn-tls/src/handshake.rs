@@ -31,27 +31,40 @@ use crate::{
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.
-pub async fn accept(
+pub fn accept(
+    socket: TcpStream,
+    hello: Hello,
+    server: &Server,
+    permit: &impl Permit,
+) -> impl Future<Output = Result<TlsStream, (Box<Failed>, TcpStream)>> {
+    rejected::with_slot(finish(socket, hello, server, permit))
+}
+
+async fn finish(
     socket: TcpStream,
     hello: Hello,
     server: &Server,
     permit: &impl Permit,
 ) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
-    rejected::with_slot(finish(socket, hello, server, permit)).await
+    let config = server.config(&hello);
+    match server.records {
+        RecordLayer::Direct => {
+            // Free the parsed ClientHello now, because the rest of the handshake may take seconds.
+            drop(hello.accepted);
+            direct(socket, hello.bytes, config, permit).await
+        }
+        // Boxed to keep the future for the other record layer small.
+        RecordLayer::Rustls => Box::pin(buffered(socket, hello, config, permit)).await,
+    }
 }
 
-async fn finish(
+/// Completes the handshake with rustls' record layer.
+async fn buffered(
     mut socket: TcpStream,
     hello: Hello,
-    server: &Server,
+    config: ConnectionConfig,
     permit: &impl Permit,
 ) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
-    let config = server.config(&hello);
-    if server.records == RecordLayer::Direct {
-        // Free the parsed ClientHello now, because the rest of the handshake may take seconds.
-        drop(hello.accepted);
-        return direct(socket, hello.bytes, config, permit).await;
-    }
     // `into_connection` signs the answer to the ClientHello, which costs CPU time.
     let turn = permit.time_slice().await;
     let session = hello.accepted.into_connection(config.config);

@@ -100,8 +100,8 @@ fn bounded(text: &str) -> Cow<'_, str> {
 }
 
 /// Runs a handshake with a slot for the rejected certificate.
-pub(super) async fn with_slot<F: Future>(handshake: F) -> F::Output {
-    REJECTED.scope(RefCell::default(), handshake).await
+pub(super) fn with_slot<F: Future>(handshake: F) -> impl Future<Output = F::Output> {
+    REJECTED.scope(RefCell::default(), handshake)
 }
 
 /// Stores a rejected certificate in the slot of the current handshake. Replaces any certificate

@@ -90,7 +90,7 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     let mut answer = Vec::new();
     // At most this many bytes can follow the last record of the handshake. They must fit into
     // the receive buffer of the stream.
-    let mut chunk = [0; CHUNK];
+    let mut chunk = vec![0; CHUNK];
     // Number of bytes that were passed to rustls. Records are passed one at a time, because
     // rustls must not open records that follow the handshake.
     let mut given = 0;

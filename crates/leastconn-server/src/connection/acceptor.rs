@@ -239,10 +239,7 @@ fn start(mut stream: TcpStream, origin: Origin, listener: &str, context: &Arc<Se
         return;
     };
     let context = Arc::clone(context);
-    tokio::spawn(async move {
-        serve(stream, snapshot, listener, context, record).await;
-        drop(slot);
-    });
+    tokio::spawn(serve(stream, snapshot, listener, context, record, slot));
 }
 
 #[cfg(test)]

@@ -8,13 +8,14 @@ use super::{access_record::AccessRecord, ended::Ended};
 use crate::reason_code::ReasonCode;
 
 /// Runs one step. Fails with the reason `late` if the deadline passes. If another task ends the
-/// connection, fails with the reason given by that task.
-pub(super) async fn before_deadline<T>(
+/// connection, fails with the reason given by that task. Large futures must be pinned by the
+/// caller, because arguments are moved.
+pub(super) async fn before_deadline<F: Future + Unpin>(
     record: &AccessRecord,
     deadline: Pin<&mut Sleep>,
     late: ReasonCode,
-    step: impl Future<Output = T>,
-) -> Result<T, Ended> {
+    step: F,
+) -> Result<F::Output, Ended> {
     tokio::select! {
         biased;
         reason = record.connection().stopped() => Err(reason.into()),

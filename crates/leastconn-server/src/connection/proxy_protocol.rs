@@ -29,7 +29,7 @@ pub(super) async fn receive_client_address(
         record,
         pin!(sleep_until(deadline.into())),
         ReasonCode::HandshakeTimeout,
-        proxy_header::receive(socket, &mut received),
+        pin!(proxy_header::receive(socket, &mut received)),
     )
     .await;
     let header = header.map_err(|ended| Ended {

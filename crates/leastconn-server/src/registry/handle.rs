@@ -1,15 +1,18 @@
 //! The handle by which other tasks access an open connection.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use atomic_waker::AtomicWaker;
 use leastconn::{
     ClientId, Server, UpstreamId,
     backoff::share,
@@ -18,7 +21,6 @@ use leastconn::{
 use leastconn_proxy_protocol::Endpoints;
 use leastconn_tls::client_chain::ClientChain;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::Notify;
 
 use super::peer::{DisplayAddress, UnixPeer};
 use crate::{
@@ -55,7 +57,7 @@ pub struct ConnectionHandle {
     /// Bytes of `traffic` that have already been added to the metrics: received, sent.
     metered: [AtomicU64; 2],
     stop: OnceLock<ReasonCode>,
-    stopped: Notify,
+    stopped: AtomicWaker,
 }
 
 /// The time limit that an open connection has exceeded.
@@ -155,7 +157,7 @@ impl ConnectionHandle {
             metrics,
             metered: Default::default(),
             stop: OnceLock::new(),
-            stopped: Notify::new(),
+            stopped: AtomicWaker::new(),
         }
     }
 
@@ -300,9 +302,8 @@ impl ConnectionHandle {
     pub fn stop(&self, reason: ReasonCode) -> bool {
         let first = self.stop.set(reason).is_ok();
         if first {
-            // Only the connection's own task waits. `notify_one` also wakes it if it starts to wait
-            // later.
-            self.stopped.notify_one();
+            // Only the connection's own task waits.
+            self.stopped.wake();
         }
         first
     }
@@ -319,24 +320,34 @@ impl ConnectionHandle {
     }
 
     /// Waits until another task ends the connection, and returns the reason.
+    ///
+    /// Only one task can wait at a time.
     pub async fn stopped(&self) -> ReasonCode {
-        loop {
-            if let Some(&reason) = self.stop.get() {
-                return reason;
-            }
-            self.stopped.notified().await;
-        }
+        poll_fn(|cx| self.poll_stopped(cx)).await
     }
 
-    /// Runs `phase` unless another task ends the connection first.
+    fn poll_stopped(&self, cx: &Context<'_>) -> Poll<ReasonCode> {
+        let reason = || self.stop.get().copied().map_or(Poll::Pending, Poll::Ready);
+        // Check again after registering: `stop` may have been called between the two.
+        if reason().is_pending() {
+            self.stopped.register(cx.waker());
+        }
+        reason()
+    }
+
+    /// Runs `phase` unless another task ends the connection first. Large futures must be pinned by
+    /// the caller, because arguments are moved.
     ///
     /// # Errors
     /// The reason code with which another task ended the connection.
-    pub async fn unless_stopped<T>(&self, phase: impl Future<Output = T>) -> Result<T, ReasonCode> {
-        tokio::select! {
-            biased;
-            reason = self.stopped() => Err(reason),
-            done = phase => Ok(done),
-        }
+    pub async fn unless_stopped<F: Future + Unpin>(
+        &self,
+        mut phase: F,
+    ) -> Result<F::Output, ReasonCode> {
+        poll_fn(|cx| match self.poll_stopped(cx) {
+            Poll::Ready(reason) => Poll::Ready(Err(reason)),
+            Poll::Pending => Pin::new(&mut phase).poll(cx).map(Ok),
+        })
+        .await
     }
 }

@@ -1,4 +1,7 @@
-use std::time::Duration;
+use std::{
+    future::{pending, ready},
+    time::Duration,
+};
 
 use leastconn::net;
 
@@ -58,12 +61,12 @@ async fn stop_is_seen_before_and_during_a_wait() {
     assert_eq!(before.stopped().await, ReasonCode::Killed);
     // A stopped connection does not even run a phase that is ready.
     assert_eq!(
-        before.unless_stopped(async {}).await,
+        before.unless_stopped(ready(())).await,
         Err(ReasonCode::Killed)
     );
 
     let during = register(&registry);
-    let wait = during.unless_stopped(std::future::pending::<()>());
+    let wait = during.unless_stopped(pending::<()>());
     let stop = async {
         tokio::task::yield_now().await;
         registry.stop_all(ReasonCode::Drained)
@@ -71,7 +74,7 @@ async fn stop_is_seen_before_and_during_a_wait() {
     let (ended, stopped) = tokio::join!(wait, stop);
     assert_eq!((ended, stopped), (Err(ReasonCode::Drained), 1));
     let untouched = register(&registry);
-    assert_eq!(untouched.unless_stopped(async { 7 }).await, Ok(7));
+    assert_eq!(untouched.unless_stopped(ready(7)).await, Ok(7));
 }
 
 #[tokio::test]
