@@ -221,6 +221,12 @@ instructions: ## Count instructions per pick, admission, authorization, handshak
 	@scripts/setup.sh --instructions
 	@scripts/instructions.py
 
+.PHONY: size
+size: ## Print size and start-up time of the release binary; fails if they exceed scripts/size-limits.json
+	@scripts/setup.sh --build
+	$(CARGO) build --locked --release -p leastconn-lb
+	@scripts/size.py
+
 ##@ Install
 
 .PHONY: deb
