@@ -300,7 +300,7 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
     }
     for (mode, transport, name, connections) in [
         (Mode::Connect, Transport::Mtls, "connect", CONNECTING),
-        (Mode::Connect, Transport::Plain, "connect-plain", CONNECTING),
+        (Mode::Connect, Transport::Plain, "plain-connect", CONNECTING),
         (Mode::Echo, Transport::Mtls, "echo", BUSY),
         (Mode::Download, Transport::Mtls, "download", 4),
     ] {

@@ -507,15 +507,15 @@ mod tests {
             sample("workers-connect-2", Kind::Leastconn, 1, 105.0),
             sample("workers-echo-1", Kind::Leastconn, 1, 10.0),
             sample("workers-echo-2", Kind::Leastconn, 1, 12.0),
-            sample("workers-connect-plain-1", Kind::Leastconn, 1, 50.0),
-            sample("workers-connect-plain-2", Kind::Leastconn, 1, 60.0),
+            sample("workers-plain-connect-1", Kind::Leastconn, 1, 50.0),
+            sample("workers-plain-connect-2", Kind::Leastconn, 1, 60.0),
         ];
         samples[3].worker_cpu_ns = vec![600, 400];
         let lines = growth(&cases, &samples);
         let of = |name: &str| lines.iter().find(|line| line.case == name).unwrap();
         assert_eq!(of("workers-connect-2").ratio.unwrap().median, 1.05);
         assert_eq!(of("workers-echo-2").ratio.unwrap().median, 1.2);
-        assert_eq!(of("workers-connect-plain-2").ratio.unwrap().median, 1.2);
+        assert_eq!(of("workers-plain-connect-2").ratio.unwrap().median, 1.2);
         assert_eq!(of("workers-echo-2").worker_balance.unwrap().median, 1.2);
         assert!(of("workers-connect-2").worker_balance.is_none());
     }
