@@ -70,7 +70,10 @@ pub use rejected::RejectedCertificate;
 pub use server::{Server, server};
 pub use stream::{TlsStream, negotiated};
 pub use tls_error::TlsError;
-pub use trust::{ChainError, ChainErrorKind, PathError, TooManyElements, Trust, trusts};
+pub use trust::{
+    ChainError, ChainErrorKind, IssuerError, IssuerProblem, PathError, TooManyElements, Trust,
+    trusts,
+};
 
 /// Entry point of the fuzz target `tls_record`.
 #[cfg(fuzzing)]

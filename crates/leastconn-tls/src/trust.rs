@@ -8,6 +8,7 @@ mod chain_verifier;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod drive;
 mod explain;
+mod issuer_error;
 mod issuer_selection;
 mod path;
 mod path_error;
@@ -24,6 +25,7 @@ pub(crate) use caching_verifier::CachingVerifier;
 pub use certificate_limits::TooManyElements;
 pub use chain_error::{ChainError, ChainErrorKind};
 pub(crate) use chain_verifier::{ChainVerifier, Tolerance};
+pub use issuer_error::{IssuerError, IssuerProblem};
 pub use path_error::PathError;
 pub(crate) use pins::{Pins, verify_pinned};
 pub(crate) use rewrite::parseable;

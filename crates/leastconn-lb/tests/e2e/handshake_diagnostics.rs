@@ -47,6 +47,8 @@ fn rejections(ca: &TestCa) -> Vec<Rejection> {
         subject: "CN=client1.lb.com",
     };
     let leaf = ca.leaf(CLIENT1).build();
+    // Another CA with the same name.
+    let namesake = TestCa::new("test CA");
     vec![
         untrusted(
             ca.leaf(CLIENT1).version_1().build(),
@@ -75,7 +77,28 @@ fn rejections(ca: &TestCa) -> Vec<Rejection> {
             ..untrusted(
                 TestCa::new("some other CA").leaf("intruder").build(),
                 "unknown_ca",
-                "`client_ca`",
+                "its issuer is `CN=some other CA`, and `client_ca` has `CN=test CA`",
+            )
+        },
+        untrusted(
+            namesake.leaf(CLIENT1).build(),
+            "decrypt_error",
+            "another CA with the same name signed it",
+        ),
+        Rejection {
+            subject: "CN=test CA",
+            ..untrusted(
+                namesake.cert().clone(),
+                "certificate_unknown",
+                "names the authority `CN=test CA` of `client_ca` as its issuer",
+            )
+        },
+        Rejection {
+            issuer: "CN=client1.lb.com",
+            ..untrusted(
+                ca.leaf(CLIENT1).self_signed().build(),
+                "unknown_ca",
+                "it is self-signed (`CN=client1.lb.com`); issue one with a CA of `client_ca`",
             )
         },
         untrusted(

@@ -82,7 +82,7 @@ async fn each_certificate_fault_is_logged() {
         ),
         (
             namesake.leaf("web").dns("web.internal").build(),
-            "has an invalid signature",
+            "but another CA with the same name signed it",
         ),
         (
             leaf().self_signed().build(),

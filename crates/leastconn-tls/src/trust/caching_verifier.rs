@@ -125,7 +125,9 @@ impl CachingVerifier {
         let validity = match verified {
             // All other errors concern a certificate that an authority issued, and then
             // revoked or restricted. A pin does not override such an error.
-            Err(ChainError::Certificate(_)) if self.pins.contain(end_entity) => {
+            Err(ChainError::Certificate(_) | ChainError::Issuer(_))
+                if self.pins.contain(end_entity) =>
+            {
                 verify_pinned(end_entity, now, Usage::Client)?
             }
             verified => verified?,

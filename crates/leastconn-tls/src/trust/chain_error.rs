@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use jiff::Timestamp;
 use rustls::{CertificateError, OtherError, pki_types::UnixTime};
 
-use super::{PathError, TooManyElements, Usage, unix_time};
+use super::{IssuerError, PathError, TooManyElements, Usage, unix_time};
 use crate::{
     crl::Missing,
     error_text::{self, date},
@@ -29,6 +29,8 @@ pub enum ChainErrorKind {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ChainError {
     Certificate(CertificateError),
+    /// No configured authority issued the peer's certificate.
+    Issuer(IssuerError),
     /// The chain violates a rule of RFC 5280 that rustls-webpki does not check.
     Path(PathError),
     /// The authority, or an intermediate that the peer sent, has expired or is not valid
@@ -86,6 +88,7 @@ impl ChainError {
             Self::TooManyIntermediates { .. }
             | Self::TooManyElements(_)
             | Self::NoCrl { .. }
+            | Self::Issuer(_)
             | Self::Path(_) => ChainErrorKind::Untrusted,
         }
     }
@@ -93,7 +96,9 @@ impl ChainError {
     /// The error for rustls, which derives the alert from it.
     pub(crate) fn to_rustls(&self, now: UnixTime) -> CertificateError {
         match self {
-            Self::Certificate(error) | Self::IssuerDates { error, .. } => error.clone(),
+            Self::Certificate(error)
+            | Self::Issuer(IssuerError { error, .. })
+            | Self::IssuerDates { error, .. } => error.clone(),
             Self::Path(PathError::Key(_) | PathError::NoDigitalSignature) => {
                 CertificateError::InvalidPurpose
             }
@@ -123,6 +128,7 @@ impl ChainError {
     const fn specificity(&self) -> u8 {
         match self {
             Self::Certificate(_)
+            | Self::Issuer(_)
             | Self::TooManyIntermediates { .. }
             | Self::TooManyElements(_)
             | Self::Path(_) => 0,
@@ -141,6 +147,7 @@ impl ChainError {
         };
         match self {
             Self::Certificate(error) => error_text::client_certificate(error),
+            Self::Issuer(error) => error.text(usage),
             Self::Path(error) => {
                 format!("the {peer}'s certificate chain is not accepted: {error}")
             }

@@ -15,9 +15,9 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
-    ChainError, Usage, Validity,
+    ChainError, IssuerError, IssuerProblem, Usage, Validity,
     explain::explain,
-    issuer_selection::{Failures, IssuerSelection},
+    issuer_selection::{Failures, IssuerSelection, Signatures},
     path::{self, AnchorLimits},
     rewrite::{Rewritten, parseable},
     seconds, unix_time,
@@ -171,7 +171,10 @@ impl ChainVerifier {
         tolerance: Tolerance,
     ) -> Result<Validity, ChainError> {
         if self.roots.is_empty() {
-            return Err(CertificateError::UnknownIssuer.into());
+            return Err(ChainError::Issuer(IssuerError {
+                problem: IssuerProblem::NoAuthority,
+                error: CertificateError::UnknownIssuer,
+            }));
         }
         let algorithms = self.algorithms.all;
         let (mut failures, at) = (Failures::default(), (now, tolerance));
@@ -204,7 +207,14 @@ impl ChainVerifier {
         };
         let authorities = self.authorities.iter();
         let authorities: Vec<_> = authorities.map(|one| (&one.limits, &*one.key)).collect();
-        Err(explain(&error, end_entity, intermediates, &authorities))
+        let mut signatures = Signatures::new(algorithms, &mut failures);
+        Err(explain(
+            &error,
+            end_entity,
+            intermediates,
+            &authorities,
+            &mut signatures,
+        ))
     }
 
     /// Verifies a chain as the peer sent it, or its rewritten form.

@@ -1,6 +1,8 @@
 //! Finds the certificate that caused a rustls-webpki error. The error itself does not identify a
 //! certificate.
 
+mod issuer;
+
 use rustls::pki_types::CertificateDer;
 use x509_parser::{
     certificate::{Validity, X509Certificate, X509CertificateParser},
@@ -9,20 +11,26 @@ use x509_parser::{
     x509::SubjectPublicKeyInfo,
 };
 
-use super::{ChainError, PathError, path::AnchorLimits, seconds, webpki_error};
+use super::{
+    ChainError, IssuerError, PathError, issuer_selection::Signatures, path::AnchorLimits, seconds,
+    webpki_error,
+};
 use crate::{
     crl::display_name,
     distinguished_name,
     x509::{constraints::Constraints, extensions::unknown_critical, key},
 };
 
-/// Explains why a chain has no path with valid signatures and dates. `authorities` holds
-/// the limits and the SubjectPublicKeyInfo of each authority.
+/// The limits and the SubjectPublicKeyInfo of each authority.
+type Authorities<'a> = &'a [(&'a AnchorLimits, &'a [u8])];
+
+/// Explains why a chain has no path with valid signatures and dates.
 pub(super) fn explain(
     error: &webpki::Error,
     end_entity: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
-    authorities: &[(&AnchorLimits, &[u8])],
+    authorities: Authorities<'_>,
+    signatures: &mut Signatures<'_>,
 ) -> ChainError {
     use webpki::Error as E;
     match error {
@@ -40,9 +48,25 @@ pub(super) fn explain(
         .chain(intermediates)
         .filter_map(parse)
         .collect();
-    match path_error(error, &chain, authorities) {
-        Some(error) => ChainError::Path(error),
-        None => webpki_error::to_rustls(error).into(),
+    if let Some(error) = path_error(error, &chain, authorities) {
+        return ChainError::Path(error);
+    }
+    let is_issuer_unknown = matches!(
+        error,
+        E::UnknownIssuer
+            | E::InvalidSignatureForPublicKey
+            | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_)
+            // webpki reports these faults before it verifies the signature. A forged certificate
+            // should be reported as such.
+            | E::CaUsedAsEndEntity
+            | E::UnsupportedCertVersion
+    );
+    let error = webpki_error::to_rustls(error);
+    let problem = is_issuer_unknown
+        .then(|| issuer::problem(end_entity, intermediates, authorities, signatures));
+    match problem.flatten() {
+        Some(problem) => ChainError::Issuer(IssuerError { problem, error }),
+        None => error.into(),
     }
 }
 
@@ -83,7 +107,7 @@ fn dates(
 fn path_error<'a>(
     error: &webpki::Error,
     chain: &'a [X509Certificate<'a>],
-    authorities: &'a [(&'a AnchorLimits, &'a [u8])],
+    authorities: Authorities<'a>,
 ) -> Option<PathError> {
     use webpki::Error as E;
     match error {
@@ -147,10 +171,7 @@ impl Issuer<'_> {
 
 /// All certificates with the name of an issuer above the peer's certificate: first the
 /// intermediates, from the bottom up, then the authorities.
-fn issuers<'a>(
-    chain: &'a [X509Certificate<'a>],
-    authorities: &'a [(&'a AnchorLimits, &'a [u8])],
-) -> Vec<Issuer<'a>> {
+fn issuers<'a>(chain: &'a [X509Certificate<'a>], authorities: Authorities<'a>) -> Vec<Issuer<'a>> {
     let Some((own, intermediates)) = chain.split_first() else {
         return Vec::new();
     };

@@ -22,6 +22,8 @@ use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnc
 
 use outline::{Outline, PublicKey};
 
+use crate::der::{Reader, SEQUENCE};
+
 /// Budget for failed signature checks of a chain, in units of one P-256 check (about
 /// 50 µs). In a chain without certificates of foreign issuers, no check fails.
 const MAX_FAILURES: u32 = 16;
@@ -71,10 +73,7 @@ impl IssuerSelection {
                 key: PublicKey::parse(&anchor.subject_public_key_info)?,
             })
         });
-        let signatures = Signatures {
-            algorithms,
-            failures,
-        };
+        let signatures = Signatures::new(algorithms, failures);
         Cow::Owned(verified(
             end_entity,
             intermediates,
@@ -173,12 +172,35 @@ struct Failure {
 }
 
 /// Checks signatures until the budget for failures is used up.
-struct Signatures<'a> {
+pub(super) struct Signatures<'a> {
     algorithms: &'a [&'a dyn SignatureVerificationAlgorithm],
     failures: &'a mut Failures,
 }
 
+impl<'a> Signatures<'a> {
+    pub(super) const fn new(
+        algorithms: &'a [&'a dyn SignatureVerificationAlgorithm],
+        failures: &'a mut Failures,
+    ) -> Self {
+        Self {
+            algorithms,
+            failures,
+        }
+    }
+}
+
 impl Signatures<'_> {
+    /// Whether `certificate` is signed with the key of `spki`, a SubjectPublicKeyInfo. Both are in
+    /// DER.
+    pub(super) fn is_signed_by(&mut self, certificate: &[u8], spki: &[u8]) -> bool {
+        let outline = Outline::parse(certificate);
+        let key = Reader(spki).content(SEQUENCE).and_then(PublicKey::parse);
+        match (outline, key) {
+            (Some(outline), Some(key)) => self.is_issued_by(&outline, &key),
+            _ => false,
+        }
+    }
+
     /// Whether one of `issuers` signed `issued`. Issuers that have the authority key
     /// identifier of `issued` are tried first.
     fn is_issued_by_any(&mut self, issued: &Outline<'_>, issuers: &[Issuer<'_>]) -> bool {

@@ -19,6 +19,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct AnchorLimits {
     pub(super) name: String,
+    /// The subject as text.
+    pub(super) subject_text: String,
     /// The subject in canonical form.
     pub(super) subject: Vec<u8>,
     path_length: Option<u32>,
@@ -31,6 +33,7 @@ impl AnchorLimits {
         let basic = authority.basic_constraints().ok().flatten();
         Self {
             name: name.to_owned(),
+            subject_text: authority.subject().to_string(),
             subject: distinguished_name::canonical(authority.subject().as_raw()),
             path_length: basic.and_then(|basic| basic.value.path_len_constraint),
             allows_usage: allows_usage(authority, usage),

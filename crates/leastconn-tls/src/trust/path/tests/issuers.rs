@@ -227,5 +227,11 @@ fn bad_signature_is_not_attributed_to_weak_key() {
         &strong,
         client("c1"),
     );
-    assert!(matches!(chain.verify(), Err(ChainError::Certificate(_))));
+    let error = chain.verify().unwrap_err();
+    assert!(matches!(error, ChainError::Issuer(_)), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("names the intermediate `CN=Middle CA` as its issuer"),
+        "{text}"
+    );
 }
