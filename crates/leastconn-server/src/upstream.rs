@@ -50,6 +50,7 @@ pub struct Upstream {
     connect: ConnectPolicy,
     keepalive: Option<Duration>,
     proxy_protocol: Option<Version>,
+    has_health_checks: bool,
     has_agents: bool,
     /// The connector, with the certificates that were loaded at the start.
     connector: UpstreamConnector,
@@ -183,6 +184,7 @@ impl Upstream {
             connect,
             keepalive: config.keepalive,
             proxy_protocol: config.proxy_protocol,
+            has_health_checks: config.health_check.is_some(),
             has_agents: config.agent_check.is_some(),
             connector,
             discovery,
@@ -200,6 +202,11 @@ impl Upstream {
             self.discovery
                 .start(&mut tasks.discovery, &self.pool, apply);
         }
+    }
+
+    /// Whether health checks or agent checks examine the servers.
+    pub const fn is_checked(&self) -> bool {
+        self.has_health_checks || self.has_agents
     }
 
     /// Whether servers are discovered.

@@ -236,6 +236,8 @@ pub struct Health {
     ejections: u32,
     /// When the current trial started.
     trial_started: Option<Instant>,
+    /// Whether the last failure would have ejected the server without `max_ejected`.
+    is_kept_in_use: bool,
 }
 
 impl Health {
@@ -257,6 +259,7 @@ impl Health {
             ejected_at: None,
             ejections: 0,
             trial_started: None,
+            is_kept_in_use: false,
         }
     }
 
@@ -339,7 +342,9 @@ impl Health {
             self.failures.saturating_add(1)
         };
         self.last_failure = Some(now);
-        if self.failures >= self.passive.max_fails && self.may_be_ejected(siblings) {
+        let is_due = self.failures >= self.passive.max_fails;
+        self.is_kept_in_use = is_due && !self.may_be_ejected(siblings);
+        if is_due && !self.is_kept_in_use {
             self.eject(now);
         }
     }
@@ -361,12 +366,12 @@ impl Health {
                 // All servers end their connections early, so the protocol may call for it.
                 self.reinstate();
             }
-        } else if self.early_failures >= self.passive.max_early
-            && siblings.another_serves
-            && self.may_be_ejected(siblings)
-        {
-            self.eject(now);
-            self.is_ejected_as_early = true;
+        } else if self.early_failures >= self.passive.max_early && siblings.another_serves {
+            self.is_kept_in_use = !self.may_be_ejected(siblings);
+            if !self.is_kept_in_use {
+                self.eject(now);
+                self.is_ejected_as_early = true;
+            }
         }
     }
 
@@ -380,6 +385,7 @@ impl Health {
             self.reinstate();
         }
         self.early_failures = 0;
+        self.is_kept_in_use = false;
     }
 
     fn is_from_before_ejection(&self, started: Instant) -> bool {
@@ -401,6 +407,7 @@ impl Health {
         self.ejected_until = Some(deadline::after(now, scaled.min(MAX_EJECTION).max(first)));
         self.ejected_at = Some(now);
         self.trial_started = None;
+        self.is_kept_in_use = false;
         self.successes_since_ejection = 0;
         self.failures = 0;
         self.last_failure = None;
@@ -431,6 +438,12 @@ impl Health {
     /// Whether the server is ejected or has failures that a success would clear.
     pub const fn is_troubled(&self) -> bool {
         self.ejected_until.is_some() || self.failures > 0 || self.early_failures > 0
+    }
+
+    /// Whether the server has failed often enough for an ejection, and is not ejected only because of
+    /// [`PassivePolicy::max_ejected`]. Ends with a success, or when a later failure ejects the server.
+    pub const fn is_kept_in_use(&self) -> bool {
+        self.is_kept_in_use
     }
 
     /// Takes the server down until its first successful probe. Has no effect if there are no active
@@ -470,6 +483,7 @@ impl Health {
         self.is_ejected_as_early = false;
         self.ejections = 0;
         self.trial_started = None;
+        self.is_kept_in_use = false;
         self.failures = 0;
         self.last_failure = None;
     }

@@ -43,6 +43,7 @@ fn answers() -> Answers {
             server("web3", "drain", "up", 1),
             server("web4", "drain", "ejected", 0),
             starting("web5"),
+            unchecked("web6"),
         ] })),
         clients: read(json!({ "total": 1, "clients": [{
             "client": "orders", "match": ["cn=orders.lb.com"], "allow": ["web"],
@@ -69,6 +70,13 @@ fn server(name: &str, state: &str, health: &str, active: u32) -> Value {
         "health": health, "weight": 1, "backup": false, "active": active, "connections": 1000,
         "connect_failures": 0,
     })
+}
+
+/// A server without health checks.
+fn unchecked(name: &str) -> Value {
+    let mut server = server(name, "ready", "up", 0);
+    server["checked"] = json!(false);
+    server
 }
 
 /// A server in slow start.
@@ -123,6 +131,7 @@ fn screen_shows_the_answers() {
     assert!(line(&shown, "web3").contains(" drain "));
     assert!(line(&shown, "web4").contains(" drain/ejec"));
     assert!(line(&shown, "web5").contains(" up 35% "));
+    assert!(line(&shown, "web6").contains(" unchecked "));
 
     press(&mut view, KeyCode::Char('2'));
     let shown = screen(&mut view, now);
@@ -431,10 +440,16 @@ fn tables_are_sorted_by_the_selected_column() {
         press(&mut view, KeyCode::Char('s'));
     }
     line(&screen(&mut view, now), "OPEN▼");
-    assert_eq!(order(&mut view), ["web1", "web3", "web2", "web4", "web5"]);
+    assert_eq!(
+        order(&mut view),
+        ["web1", "web3", "web2", "web4", "web5", "web6"]
+    );
     press(&mut view, KeyCode::Char('r'));
     line(&screen(&mut view, now), "OPEN▲");
-    assert_eq!(order(&mut view), ["web2", "web4", "web5", "web3", "web1"]);
+    assert_eq!(
+        order(&mut view),
+        ["web2", "web4", "web5", "web6", "web3", "web1"]
+    );
     // Each table has its own order. After the last column, the balancer's order returns.
     press(&mut view, KeyCode::Char('2'));
     assert_eq!(view.sort(), None);
@@ -443,7 +458,10 @@ fn tables_are_sorted_by_the_selected_column() {
         press(&mut view, KeyCode::Char('s'));
     }
     assert_eq!(view.sort(), None);
-    assert_eq!(order(&mut view), ["web1", "web2", "web3", "web4", "web5"]);
+    assert_eq!(
+        order(&mut view),
+        ["web1", "web2", "web3", "web4", "web5", "web6"]
+    );
     for tab in Tab::ALL {
         view.go_to(tab);
         for column in tab.sort_columns() {

@@ -387,7 +387,7 @@ async fn tables_list_servers_clients_and_connections() {
             .collect::<Vec<_>>()
     };
     let cells = row(&listed, &format!("web/{server}"));
-    assert_eq!(cells[1..5], ["ready", "up", "1", "-"], "{listed}");
+    assert_eq!(cells[1..5], ["ready", "unchecked", "1", "-"], "{listed}");
     assert!(listed.is_ascii() && !listed.contains('\x1b'), "{listed}");
     let clients = ctl(&lb, &["clients", "--open"]).await.ok();
     let open = ["1", "1", "0", "0", "0"];

@@ -83,7 +83,7 @@ async fn ejection_ends_when_the_server_serves_again() {
     lb.wait_log(
         |event| {
             let fields = &event["fields"];
-            fields["message"] == "server down"
+            fields["message"] == "server ejected"
                 && fields["upstream"] == "web"
                 && fields["reason"] == "closed connections without sending data"
         },

@@ -135,7 +135,7 @@ async fn ejected_server_is_dialled_if_no_other_is_allowed() {
         DEADLINE,
     )
     .await;
-    // `web1` is available, so panic mode is off.
+    // `web1` is available, so the balancer dials no other server.
     assert_eq!(lb.metrics().await[PANIC], 0.0);
     let is_logged = |event: &Value| event.to_string().contains("dialling an unavailable server");
     lb.wait_log(is_logged, DEADLINE).await;
@@ -158,7 +158,7 @@ async fn ejected_server_is_dialled_if_no_other_is_allowed() {
 }
 
 #[tokio::test]
-async fn panic_mode_dials_servers_that_are_down() {
+async fn servers_that_are_down_are_dialled_if_all_are_unavailable() {
     let [web1, web2] = [Upstream::named("web1").await, Upstream::named("web2").await];
     let health = Upstream::start(Behaviour::Http(503)).await;
     let check = format!(
@@ -167,14 +167,24 @@ async fn panic_mode_dials_servers_that_are_down() {
     );
     let lb = start(&entries(&[&web1, &web2]), &[&check]).await;
     lb.wait_metric(PANIC, 1.0, DEADLINE).await;
-    lb.wait_log(|event| event.to_string().contains("panic begins"), DEADLINE)
-        .await;
+    lb.wait_log(
+        |event| {
+            event
+                .to_string()
+                .contains("all servers unavailable: connecting to any of them")
+        },
+        DEADLINE,
+    )
+    .await;
     talk(tcp(lb.main()).await).await.unwrap();
     assert_eq!(lb.expect_record(0, "ok").await["attempts"], 1);
     health.set_behaviour(Behaviour::Http(200));
     lb.wait_metric(PANIC, 0.0, DEADLINE).await;
-    lb.wait_log(|event| event.to_string().contains("panic ends"), DEADLINE)
-        .await;
+    lb.wait_log(
+        |event| event.to_string().contains("server available again"),
+        DEADLINE,
+    )
+    .await;
     lb.quiet().await;
 }
 

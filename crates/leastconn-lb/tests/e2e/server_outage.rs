@@ -105,8 +105,42 @@ async fn ejected_server_shows_the_connect_error() {
     assert!(reason.contains("refused"), "{outage}");
     let shown = ctl(&lb, &["status"]).await.ok();
     assert!(
-        shown.contains("servers down") && shown.contains("web/web2 is ejected since"),
+        shown.contains("servers        web/web2 is ejected since"),
         "{shown}"
     );
+    lb.quiet().await;
+}
+
+/// The only server of an upstream is never ejected.
+#[tokio::test]
+async fn failing_server_that_is_still_used_says_why() {
+    let lb = site(
+        &[NO_PROBES, "retry_for = \"0s\""],
+        &[entry("web1", refusing_address(), "")],
+    )
+    .start()
+    .await;
+    let listed = ctl(&lb, &["servers"]).await.ok();
+    assert!(listed.contains(" unchecked "), "{listed}");
+    let unused = get(&lb, "servers").await["servers"][0].take();
+    assert_eq!(unused["checked"], false, "{unused}");
+    let _ = talk(tcp(lb.main()).await).await;
+    lb.expect_record(0, "connect_failed").await;
+    let server = get(&lb, "servers").await["servers"][0].take();
+    assert_eq!(server["health"], "up", "{server}");
+    let reason = server["kept_in_use"]["reason"].as_str().unwrap();
+    assert!(reason.contains("refused"), "{server}");
+    for command in ["servers", "status"] {
+        let shown = ctl(&lb, &[command]).await.ok();
+        let line = shown
+            .lines()
+            .find(|line| line.contains("web/web1 is failing since"));
+        let line = line.unwrap_or_else(|| panic!("{shown}"));
+        assert!(line.contains("refused"), "{shown}");
+        assert!(
+            line.ends_with("max_ejected allows no further ejection"),
+            "{shown}"
+        );
+    }
     lb.quiet().await;
 }

@@ -30,7 +30,7 @@ pub struct Outage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UnhealthyServer {
     pub server: String,
-    /// `down` or `ejected`.
+    /// `down` or `ejected`; in `failing_servers`, `up`.
     pub health: String,
     /// When the server stopped being `up`; later failures do not change it.
     pub since: String,
@@ -39,7 +39,13 @@ pub struct UnhealthyServer {
 }
 
 /// Health of a server without failures.
-pub(super) const UP: &str = "up";
+pub const UP: &str = "up";
+
+/// Shown instead of [`UP`] if neither health checks nor agent checks examine the server.
+pub const UNCHECKED: &str = "unchecked";
+
+/// Shown instead of [`UP`] if the server fails, but stays in use because of `max_ejected`.
+pub const FAILING: &str = "failing";
 
 pub(super) const fn health_name(status: &ServerStatus) -> &'static str {
     match status.availability {
@@ -50,17 +56,26 @@ pub(super) const fn health_name(status: &ServerStatus) -> &'static str {
 }
 
 impl Outage {
+    /// The failure of a server that stays in use because of `max_ejected`.
+    pub(super) fn of_kept(server: &leastconn::Server) -> Option<Self> {
+        Some(Self::new(&server.kept_in_use()?, None))
+    }
+
     pub(super) fn of(server: &leastconn::Server) -> Option<Self> {
         let outage = server.outage()?;
         let until = match server.status().availability {
             Availability::Ejected(until) => wall_clock(until).map(time),
             Availability::Up | Availability::Down => None,
         };
-        Some(Self {
+        Some(Self::new(&outage, until))
+    }
+
+    fn new(outage: &leastconn::Outage, until: Option<String>) -> Self {
+        Self {
             since: Timestamp::try_from(outage.since).map_or_else(|_| String::new(), time),
             until,
             reason: text::escape(&outage.reason),
-        })
+        }
     }
 }
 
@@ -69,16 +84,37 @@ impl UnhealthyServer {
     pub(super) fn first<'a>(
         unhealthy: impl Iterator<Item = (&'a leastconn::Server, &'static str)>,
     ) -> Vec<Self> {
-        let listed = unhealthy.filter_map(|(server, health)| {
-            let outage = Outage::of(server)?;
-            Some(Self {
-                server: server.id().to_string(),
-                health: health.to_owned(),
-                since: outage.since,
-                reason: outage.reason,
-            })
-        });
+        let listed = unhealthy
+            .filter_map(|(server, health)| Some(Self::new(server, health, Outage::of(server)?)));
         listed.take(LISTED).collect()
+    }
+
+    /// Returns up to [`LISTED`] servers that fail and stay in use because of `max_ejected`.
+    pub(super) fn first_kept<'a>(
+        servers: impl Iterator<Item = &'a leastconn::Server>,
+    ) -> Vec<Self> {
+        let listed =
+            servers.filter_map(|server| Some(Self::new(server, UP, Outage::of_kept(server)?)));
+        listed.take(LISTED).collect()
+    }
+
+    fn new(server: &leastconn::Server, health: &str, outage: Outage) -> Self {
+        Self {
+            server: server.id().to_string(),
+            health: health.to_owned(),
+            since: outage.since,
+            reason: outage.reason,
+        }
+    }
+}
+
+impl From<&UnhealthyServer> for Outage {
+    fn from(server: &UnhealthyServer) -> Self {
+        Self {
+            since: server.since.clone(),
+            until: None,
+            reason: server.reason.clone(),
+        }
     }
 }
 
@@ -98,4 +134,11 @@ pub fn line(upstream: &str, server: &str, health: &str, outage: &Outage) -> Stri
     let until = until.as_ref();
     let until = until.map_or_else(String::new, |until| format!(" until {until}"));
     format!("{upstream}/{server} is {health} since {since}{until}: {reason}")
+}
+
+/// `web/web1 is failing since 2026-11-24T03:12:09.123Z: Connection refused (os error 111); it is still
+/// used, because max_ejected allows no further ejection`
+pub fn kept_line(upstream: &str, server: &str, outage: &Outage) -> String {
+    let line = line(upstream, server, FAILING, outage);
+    format!("{line}; it is still used, because max_ejected allows no further ejection")
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ApiContext, ServerHistory,
-    outage::{Outage, UP, health_name},
+    outage::{FAILING, Outage, UNCHECKED, UP, health_name},
 };
 use crate::upstream::Upstream;
 
@@ -79,12 +79,20 @@ pub struct Server {
     /// `up`, `down` (health checks fail) or `ejected` (connects failed, or the server closed
     /// connections immediately).
     pub health: String,
+    /// Whether health checks or agent checks examine the server. Without them, `health` is `up`
+    /// until connections fail.
+    #[serde(default = "is_checked_by_default")]
+    pub checked: bool,
     /// What the server's agent has reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
     /// While ejected or down: since when, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outage: Option<Outage>,
+    /// For a server that fails but is still `up`, because `max_ejected` does not allow its ejection:
+    /// since when, and the last error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_in_use: Option<Outage>,
     /// Progress of a slow start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<SlowStart>,
@@ -214,6 +222,16 @@ impl Server {
         }
     }
 
+    /// The health in one word: as `health`, but [`UNCHECKED`] for a server without checks, and
+    /// [`FAILING`] for one that fails and is still used.
+    pub fn health_text(&self) -> &str {
+        match &*self.health {
+            UP if self.kept_in_use.is_some() => FAILING,
+            UP if !self.checked => UNCHECKED,
+            health => health,
+        }
+    }
+
     /// The weight in effect, and the configured weight if it differs: `0.5 of 1`.
     pub fn weight_text(&self) -> String {
         match self.effective_weight {
@@ -224,6 +242,7 @@ impl Server {
 
     fn all(upstream: &Upstream, limit: Option<usize>, in_fleet: bool, now: Instant) -> Vec<Self> {
         let pool = upstream.pool();
+        let checked = upstream.is_checked();
         let members = pool.members();
         let mut sources = HashMap::new();
         for source in upstream.sources() {
@@ -236,6 +255,7 @@ impl Server {
             .iter()
             .map(|member| Self {
                 source: sources.remove(member.server.id()),
+                checked,
                 ..Self::of(pool, member, in_fleet, now)
             })
             .enumerate()
@@ -251,7 +271,10 @@ impl Server {
     /// Sort key: unusual servers first.
     fn interest(&self) -> impl Ord + use<> {
         let is_ready = self.state_text() == AdminState::Ready.as_str();
-        let is_well = is_ready && self.health == UP && self.effective_weight != Some(0.0);
+        let is_well = is_ready
+            && self.health == UP
+            && self.kept_in_use.is_none()
+            && self.effective_weight != Some(0.0);
         (is_well, self.slow_start.is_none(), Reverse(self.active))
     }
 
@@ -265,8 +288,10 @@ impl Server {
             address: member.server.address().to_string(),
             state: status.admin.as_str().to_owned(),
             health: health_name(&status).to_owned(),
+            checked: true,
             agent: Agent::of(&member.server.agent()),
             outage: Outage::of(&member.server),
+            kept_in_use: Outage::of_kept(&member.server),
             slow_start: slow.map(|slow| SlowStart {
                 share: thousandths(slow.share),
                 remaining_seconds: thousandths(slow.remaining.as_secs_f64()),
@@ -285,6 +310,11 @@ impl Server {
             history: None,
         }
     }
+}
+
+/// For answers of an older version, which always shows `up`.
+const fn is_checked_by_default() -> bool {
+    true
 }
 
 fn thousandths(number: f64) -> f64 {

@@ -4,7 +4,7 @@ use leastconn::{AdminState, Pool, net};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::outage::{Outage, UnhealthyServer, health_name, line};
+use super::outage::{Outage, UnhealthyServer, health_name, kept_line, line};
 use crate::snapshot::Snapshot;
 
 /// An upstream at a glance.
@@ -25,6 +25,10 @@ pub struct UpstreamSummary {
     /// The first five unhealthy servers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unhealthy_servers: Vec<UnhealthyServer>,
+    /// Servers that fail, but are still used because `max_ejected` allows no further ejection: the
+    /// first five.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing_servers: Vec<UnhealthyServer>,
     /// Open connections to the servers, including those being opened.
     pub active: u64,
     /// The balancer's own zone, if some but not all servers are in it.
@@ -79,6 +83,7 @@ impl UpstreamSummary {
             available: available.count(),
             unhealthy: unhealthy.clone().count(),
             unhealthy_servers: UnhealthyServer::first(unhealthy),
+            failing_servers: UnhealthyServer::first_kept(members.iter().map(|one| &*one.server)),
             active: status
                 .iter()
                 .map(|status| u64::from(status.in_flight))
@@ -107,8 +112,9 @@ impl UpstreamSummary {
     }
 }
 
-/// Text lines for upstreams without an available server, for upstreams with waiting connections and
-/// for unhealthy servers: at most `max_lines`, plus one line with the number of omitted servers.
+/// Text lines for upstreams without an available server, for upstreams with waiting connections, for
+/// failing servers that are still used, and for unhealthy servers: at most `max_lines`, plus one
+/// line with the number of omitted unhealthy servers.
 pub fn outage_lines(upstreams: &[UpstreamSummary], max_lines: usize) -> Vec<String> {
     let mut lines: Vec<_> = upstreams
         .iter()
@@ -116,18 +122,15 @@ pub fn outage_lines(upstreams: &[UpstreamSummary], max_lines: usize) -> Vec<Stri
         .map(|upstream| format!("upstream {}: NO server is available", upstream.name))
         .collect();
     lines.extend(upstreams.iter().filter_map(UpstreamSummary::queue_line));
+    lines.extend(upstreams.iter().flat_map(|upstream| {
+        let failing = upstream.failing_servers.iter();
+        failing.map(|one| kept_line(&upstream.name, &one.server, &Outage::from(one)))
+    }));
     lines.truncate(max_lines);
     let unhealthy: usize = upstreams.iter().map(|upstream| upstream.unhealthy).sum();
     let servers = upstreams.iter().flat_map(|upstream| {
         let servers = upstream.unhealthy_servers.iter();
-        servers.map(|one| {
-            let outage = Outage {
-                since: one.since.clone(),
-                until: None,
-                reason: one.reason.clone(),
-            };
-            line(&upstream.name, &one.server, &one.health, &outage)
-        })
+        servers.map(|one| line(&upstream.name, &one.server, &one.health, &Outage::from(one)))
     });
     let servers: Vec<_> = servers.take(max_lines - lines.len()).collect();
     let more = unhealthy.saturating_sub(servers.len());
@@ -161,6 +164,7 @@ mod tests {
             available,
             unhealthy,
             unhealthy_servers: listed.collect(),
+            failing_servers: Vec::new(),
             active: 0,
             zone: None,
             queued: 0,
@@ -196,6 +200,24 @@ mod tests {
             [
                 "upstream web: 1 connection waits for a server below max_conns, the longest for 250 ms",
                 "upstream web: 7 connections wait for a server below max_conns, the longest for 250 ms",
+            ]
+        );
+    }
+
+    #[test]
+    fn failing_servers_that_are_still_used_say_why() {
+        let mut web = upstream("web", 1, 0);
+        web.failing_servers = vec![UnhealthyServer {
+            server: "web1".to_owned(),
+            health: "up".to_owned(),
+            since: "2026-11-24T03:12:09.123Z".to_owned(),
+            reason: "Connection refused".to_owned(),
+        }];
+        assert_eq!(
+            outage_lines(&[web], 4),
+            [
+                "web/web1 is failing since 2026-11-24T03:12:09.123Z: Connection refused; it is still \
+                 used, because max_ejected allows no further ejection"
             ]
         );
     }

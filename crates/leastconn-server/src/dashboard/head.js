@@ -78,20 +78,35 @@ export function title(status) {
   if (document.title !== wanted) document.title = wanted;
 }
 
-/** Shows upstreams without available servers, and servers that are ejected or down. */
+/** Shows upstreams without available servers, servers that are ejected or down, and servers that fail
+ * but are still used. */
 function outages(status) {
   const without = status.upstreams.filter((one) => one.available === 0).map((one) => one.name);
   const unhealthy = status.upstreams.reduce((sum, one) => sum + one.unhealthy, 0);
-  $("outages").hidden = without.length + unhealthy === 0;
+  const failing = status.upstreams.flatMap((upstream) =>
+    (upstream.failing_servers ?? []).map((one) => `${upstream.name}/${one.server} is failing since ${as.when(one.since, status.time)}: ${one.reason}. Still used, because max_ejected allows no further ejection`),
+  );
+  $("outages").hidden = without.length + unhealthy + failing.length === 0;
   $("outages").className = `banner ${without.length ? "bad" : "warn"}`;
   const names = without.slice(0, SHOWN).join(", ") + (without.length > SHOWN ? `, and ${as.count(without.length - SHOWN)} more` : "");
-  text($("outages-title"), without.length ? `No server available: ${names}` : `${as.plural(unhealthy, "server")} down`);
+  text($("outages-title"), without.length ? `No server available: ${names}` : outageTitle(status, unhealthy, failing.length));
   const all = status.upstreams.flatMap((upstream) =>
     (upstream.unhealthy_servers ?? []).map((one) => `${upstream.name}/${one.server} is ${one.health} since ${as.when(one.since, status.time)}: ${one.reason}`),
   );
   const shown = all.slice(0, SHOWN);
   if (unhealthy > shown.length) shown.push(`${as.count(unhealthy - shown.length)} more are ejected or down`);
-  lines($("outages-servers"), shown);
+  lines($("outages-servers"), [...shown, ...failing.slice(0, SHOWN)]);
+}
+
+/** The number of servers that are down, ejected and failing. */
+function outageTitle(status, unhealthy, failing) {
+  // The response lists only the first servers of each upstream.
+  const listed = status.upstreams.flatMap((one) => one.unhealthy_servers ?? []);
+  const ejected = listed.filter((one) => one.health === "ejected").length;
+  if (unhealthy > listed.length) return `${as.plural(unhealthy, "server")} ejected or down`;
+  const down = unhealthy - ejected;
+  const counts = [down && `${as.plural(down, "server")} down`, ejected && `${as.plural(ejected, "server")} ejected`, failing && `${as.plural(failing, "server")} failing`];
+  return counts.filter(Boolean).join(", ");
 }
 
 function draining(status) {

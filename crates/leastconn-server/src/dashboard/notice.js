@@ -25,7 +25,7 @@ export function watch(status, servers) {
     const state = stateOf(server);
     states.set(name, state);
     const was = before.states.get(name) ?? unknown;
-    if (was && was !== state) changes.push(`${name} is ${state}.`);
+    if (was && was !== state && !(was === "up" && state === "unchecked")) changes.push(`${name} is ${state}.`);
   }
   messages.push(...changes.slice(0, MAX_SERVERS));
   if (changes.length > MAX_SERVERS) messages.push(`The states of ${changes.length - MAX_SERVERS} more servers changed.`);
@@ -38,10 +38,17 @@ export function announce(message) {
   text($("notice"), message);
 }
 
+/** The health of a server as one word. Servers without checks are not known to be up. */
+export function healthOf({ health, checked = true, kept_in_use: failure }) {
+  if (health !== "up") return health;
+  if (failure) return "failing";
+  return checked ? "up" : "unchecked";
+}
+
 /** The state of a server as one word: administrative state and health. */
 export function stateOf(server) {
   const ofAgent = server.agent?.state ?? "ready";
   const state = server.state === "ready" ? ofAgent : server.state;
-  if (state === "ready") return server.health;
+  if (state === "ready") return healthOf(server);
   return server.health === "up" || state === "maint" ? state : `${state}, ${server.health}`;
 }

@@ -3,10 +3,11 @@
 import * as control from "./control.js";
 import { attribute, badge, bar, el, fill, text } from "./dom.js";
 import * as as from "./format.js";
-import { stateOf } from "./notice.js";
+import { healthOf, stateOf } from "./notice.js";
 import { sparkline } from "./sparkline.js";
 
-const KINDS = { up: "good", down: "bad", ejected: "bad", drain: "warn", maint: "warn" };
+const KINDS = { up: "good", unchecked: "", failing: "bad", down: "bad", ejected: "bad", drain: "warn", maint: "warn" };
+const STILL_USED = "Still used, because max_ejected allows no further ejection";
 
 /** Creates a row. `update` takes the server, the number of connections of a full bar, the
  * balancer's time, and the rate of new connections. */
@@ -48,9 +49,10 @@ export function serverRow({ server }) {
       control.refresh(name);
       const word = stateOf(now);
       badge(state, word, KINDS[word] ?? "bad");
-      outage.hidden = !now.outage;
-      if (now.outage) text(outage, `${now.health} since ${as.when(now.outage.since, time)}: ${now.outage.reason}`);
-      attribute(outage, "title", now.outage?.reason);
+      const failure = now.outage ?? now.kept_in_use;
+      outage.hidden = !failure;
+      if (failure) text(outage, `${healthOf(now)} since ${as.when(failure.since, time)}: ${failure.reason}${now.outage ? "" : `. ${STILL_USED}`}`);
+      attribute(outage, "title", failure?.reason);
       const extra = noteOf(now, word);
       note.hidden = !extra;
       text(note, extra);

@@ -95,15 +95,15 @@ const key = (server) => `${server.upstream}/${server.server}`;
 
 function matches(server) {
   if (!filter) return true;
-  const texts = [key(server), server.address, stateOf(server), server.zone, server.outage?.reason];
+  const texts = [key(server), server.address, stateOf(server), server.zone, server.outage?.reason, server.kept_in_use?.reason];
   return texts.some((one) => one?.toLowerCase().includes(filter));
 }
 
 /** The rank of a server in the default order: what needs attention comes first. */
 function rank(server) {
-  if (server.state !== "maint" && server.health !== "up") return 0;
+  if (server.state !== "maint" && (server.health !== "up" || server.kept_in_use)) return 0;
   const state = stateOf(server);
-  if (state !== "up") return 1;
+  if (state !== "up" && state !== "unchecked") return 1;
   if (server.effective_weight === 0) return 2;
   return server.slow_start ? 3 : 4;
 }

@@ -415,7 +415,7 @@ impl<'a, P: Prepare> Connect<'a, P> {
             }
             let failure = Failure::new(SystemTime::now(), &source);
             if fault == ConnectFault::Server && server.connect_failed_with(began, now(), failure) {
-                tracing::warn!(upstream = %pool.id(), server = %server.id(), cause = "connect", reason = %source, "server down");
+                tracing::warn!(upstream = %pool.id(), server = %server.id(), cause = "connect", reason = %source, "server ejected");
             }
             last_failure = Some(ConnectError::Failed {
                 attempts,

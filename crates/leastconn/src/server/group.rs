@@ -211,13 +211,18 @@ impl ServerGroup {
     fn log(&self, state: &State) {
         let upstream = &self.id;
         if state.is_panicking {
-            let action = match state.panic {
-                PanicPolicy::Dial => "dial ejected and down servers",
-                PanicPolicy::Refuse => "refuse connections",
-            };
-            tracing::warn!(%upstream, action, "panic begins: no server is available");
+            match state.panic {
+                PanicPolicy::Dial => tracing::warn!(
+                    %upstream,
+                    "all servers unavailable: connecting to any of them"
+                ),
+                PanicPolicy::Refuse => tracing::warn!(
+                    %upstream,
+                    "all servers unavailable: refusing connections"
+                ),
+            }
         } else {
-            tracing::info!(%upstream, "panic ends");
+            tracing::info!(%upstream, "server available again");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
+use super::Server;
 use crate::health::{Availability, Health};
 
 /// The time and error of a failed probe or connect.
@@ -59,6 +60,8 @@ pub(super) struct Condition {
     since: Option<SystemTime>,
     probe_error: Option<Arc<str>>,
     connect_error: Option<Arc<str>>,
+    /// The failure of a server that is up only because of `max_ejected`.
+    kept_in_use: Option<Outage>,
 }
 
 impl Condition {
@@ -68,6 +71,7 @@ impl Condition {
             since: None,
             probe_error: None,
             connect_error: None,
+            kept_in_use: None,
         }
     }
 
@@ -79,8 +83,10 @@ impl Condition {
             self.since = None;
             self.probe_error = None;
             self.connect_error = None;
+            self.keep_in_use(cause);
             return;
         }
+        self.kept_in_use = None;
         match cause {
             Cause::Probe(failure) => {
                 if self.health.availability() == Availability::Down {
@@ -100,6 +106,21 @@ impl Condition {
         }
     }
 
+    /// Stores the error if the server is up only because of `max_ejected`.
+    fn keep_in_use(&mut self, cause: Cause<'_>) {
+        let before = self.kept_in_use.take();
+        if !self.health.is_kept_in_use() {
+            return;
+        }
+        self.kept_in_use = match cause {
+            Cause::Connect(failure) => Some(Outage {
+                since: before.map_or(failure.time, |before| before.since),
+                reason: failure.text(),
+            }),
+            Cause::Probe(_) | Cause::Other => before,
+        };
+    }
+
     pub(super) fn outage(&self) -> Option<Outage> {
         let error = match self.health.availability() {
             Availability::Up => None,
@@ -110,6 +131,16 @@ impl Condition {
             since: self.since?,
             reason: Arc::clone(error?),
         })
+    }
+}
+
+impl Server {
+    /// Returns the failure of a server that is up and still gets connections only because
+    /// [`max_ejected`](crate::health::PassivePolicy::max_ejected) does not allow its ejection: since
+    /// when it would be ejected, and the last error. Returns `None` for all other servers, and if the
+    /// failure was reported without an error ([`Self::connect_failed`]).
+    pub fn kept_in_use(&self) -> Option<Outage> {
+        self.condition.lock().kept_in_use.clone()
     }
 }
 

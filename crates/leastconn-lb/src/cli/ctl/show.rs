@@ -48,7 +48,7 @@ pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
         .enumerate()
     {
         row(
-            if n == 0 { "servers down" } else { "" },
+            if n == 0 { "servers" } else { "" },
             &style.paint(line, Tone::Bad),
         );
     }
@@ -309,7 +309,6 @@ pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
     for server in &servers.servers {
         let state = server.state_text();
         let ready = state == AdminState::Ready.as_str();
-        let up = server.health == "up";
         let zone = server.zone.as_ref().map(|zone| format!("zone {zone}"));
         let notes = zone
             .into_iter()
@@ -323,12 +322,16 @@ pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
             Cell(state, if ready { Tone::Plain } else { Tone::Warning }),
             match &server.slow_start {
                 Some(slow) => Cell(
-                    format!("{}, {}", server.health, figures::slow_start(slow)),
+                    format!("{}, {}", server.health_text(), figures::slow_start(slow)),
                     Tone::Warning,
                 ),
                 None => Cell(
-                    server.health.clone(),
-                    if up { Tone::Good } else { Tone::Bad },
+                    server.health_text().to_owned(),
+                    match server.health_text() {
+                        outage::UP => Tone::Good,
+                        outage::UNCHECKED => Tone::Plain,
+                        _ => Tone::Bad,
+                    },
                 ),
             },
             server.active.to_string().into(),
@@ -361,8 +364,12 @@ pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
         }
     }
     let down = servers.servers.iter().filter_map(|server| {
-        let outage = server.outage.as_ref()?;
-        let line = outage::line(&server.upstream, &server.server, &server.health, outage);
+        let (upstream, name) = (&server.upstream, &server.server);
+        let line = match (&server.outage, &server.kept_in_use) {
+            (Some(outage), _) => outage::line(upstream, name, &server.health, outage),
+            (None, Some(failure)) => outage::kept_line(upstream, name, failure),
+            (None, None) => return None,
+        };
         Some(style.paint(&line, Tone::Bad) + "\n")
     });
     let down: String = down.collect();

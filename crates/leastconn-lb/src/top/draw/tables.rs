@@ -16,7 +16,7 @@ use super::super::{
 };
 use crate::figures;
 use leastconn_server::api::{
-    CertificateKind, CertificateState, Client, Connection, Outage, Server,
+    CertificateKind, CertificateState, Client, Connection, Outage, Server, outage,
 };
 
 /// Width of a bar, in cells.
@@ -287,9 +287,10 @@ fn servers(view: &View, answers: &Answers) -> (Columns, Rows) {
     if has_early_failures {
         columns.push(numbers("EARLY", 7).rank(3));
     }
-    let has_outage = servers.iter().any(|server| server.outage.is_some());
+    let failure = |server: &Server| server.outage.clone().or_else(|| server.kept_in_use.clone());
+    let has_outage = servers.iter().any(|server| failure(server).is_some());
     if has_outage {
-        columns.push(texts("DOWN FOR, REASON", 4).rank(2));
+        columns.push(texts("OUTAGE", 4).rank(2));
     }
     let max_active = servers.iter().map(|server| server.active).max();
     let row = |server: &Server| {
@@ -319,8 +320,7 @@ fn servers(view: &View, answers: &Answers) -> (Columns, Rows) {
             row.push(count(server.early_failures));
         }
         if has_outage {
-            let outage = server.outage.as_ref();
-            let text = outage.map(|outage| down_for(outage, &answers.status.time));
+            let text = failure(server).map(|outage| down_for(&outage, &answers.status.time));
             row.push(left(text.unwrap_or_default()));
         }
         row
@@ -345,12 +345,13 @@ fn down_for(outage: &Outage, now: &str) -> String {
 /// Returns the administrative state unless it is `ready`, otherwise the health. During slow start,
 /// the result also contains the server's current share of connections.
 fn state(server: &Server) -> Entry {
-    let (state, health) = (server.state_text(), server.health.as_str());
+    let (state, health) = (server.state_text(), server.health_text());
     let span: Span<'_> = match (&*state, health, &server.slow_start) {
         ("ready", _, Some(slow)) => format!("{health} {}", figures::percent(slow.share)).yellow(),
-        ("ready", "up", None) => health.to_owned().green(),
+        ("ready", outage::UP, None) => health.to_owned().green(),
+        ("ready", outage::UNCHECKED, None) => health.to_owned().into(),
         ("ready", _, None) => health.to_owned().red().bold(),
-        (_, "up", _) | ("maint", ..) => state.yellow(),
+        (_, outage::UP | outage::UNCHECKED, _) | ("maint", ..) => state.yellow(),
         _ => format!("{state}/{health}").red(),
     };
     left(span.content).styled(span.style)

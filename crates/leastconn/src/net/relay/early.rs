@@ -91,7 +91,7 @@ impl<'a> EarlyWatch<'a> {
         let failure = Failure::new(SystemTime::now(), &ERROR);
         if self.server.failed_early(self.established, now(), failure) {
             let (upstream, server) = (self.server.upstream(), self.server.id());
-            tracing::warn!(upstream, %server, cause = "connection", reason = ERROR, "server down");
+            tracing::warn!(upstream, %server, cause = "connection", reason = ERROR, "server ejected");
         }
     }
 }

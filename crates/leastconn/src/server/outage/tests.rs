@@ -109,3 +109,30 @@ fn outage_survives_a_reload() {
         .unwrap();
     assert_eq!(server(&next).outage(), None);
 }
+
+/// At most one of the two servers may be ejected.
+#[test]
+fn failing_server_that_max_ejected_keeps_in_use_shows_its_error() {
+    let pool = pool();
+    let (a, b, started) = (server(&pool), pool.server("b").unwrap(), now());
+    let fail = |server: &Server, seconds, error: &str| {
+        let later = started + Duration::from_secs(seconds);
+        server.connect_failed_with(later, later, Failure::new(at(seconds), &error));
+    };
+    fail(&a, 1, "refused");
+    assert_eq!(a.kept_in_use(), None);
+    fail(&b, 2, "timed out");
+    assert!(b.status().is_up());
+    assert_eq!(b.kept_in_use(), outage(2, "timed out"));
+    fail(&b, 3, "refused");
+    assert_eq!(b.kept_in_use(), outage(2, "refused"));
+    assert_eq!(b.outage(), None);
+    b.connect_succeeded();
+    assert_eq!(b.kept_in_use(), None);
+    // The next failure ejects the server, because the other one has recovered.
+    fail(&b, 4, "refused");
+    a.connect_succeeded();
+    fail(&b, 5, "reset");
+    assert_eq!(b.kept_in_use(), None);
+    assert_eq!(b.outage(), outage(5, "reset"));
+}
