@@ -2,7 +2,8 @@
 //!
 //! A directory holds one self-signed P-256 CA (`ca.crt`, `ca.key`, `ca.crl`) and the
 //! certificates that it issued. There is no database: the CRL is the only state, so it
-//! always agrees with what the balancer enforces. Commands that change it hold a [`Lock`]
+//! always agrees with what the balancer enforces. If `openssl ca` uses the same directory, the
+//! revocations in its database are added to the CRL. Commands that change it hold a [`Lock`]
 //! from reading it to writing it.
 //!
 //! Profile: RFC 5280. Serial numbers are 20 random bytes, so a CA restored from a backup
@@ -12,6 +13,7 @@
 mod files;
 mod lock;
 mod names;
+mod openssl;
 mod revocation;
 #[cfg(test)]
 mod tests;
@@ -356,10 +358,14 @@ fn read_text(path: &Path) -> io::Result<String> {
 }
 
 fn certificate_from_pem(path: &Path, pem: &[u8]) -> Result<CertificateDer<'static>, PkiError> {
+    use rustls::pki_types::pem::Error;
     CertificateDer::from_pem_slice(pem).map_err(|e| PkiError::Malformed {
         path: path.to_owned(),
         what: "certificate (PEM)",
-        reason: e.to_string(),
+        reason: match e {
+            Error::NoItemsFound => "there is no certificate in it".to_owned(),
+            other => other.to_string(),
+        },
     })
 }
 

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use crate::figures;
 use crate::pki::{
     Authority, CA_CRL, Leaf, Lock, Overwrite, PkiError, RevocationList, Usage, file_stem,
     refuse_existing, validate_stem, write_private, write_public,
@@ -205,9 +206,15 @@ fn revoke(
     let _lock = Lock::take(dir)?;
     let authority = Authority::load(dir)?;
     let mut list = RevocationList::load(&dir.join(CA_CRL), &authority)?;
-    if !list.revoke(&authority, dir, cert)? {
+    let added = merge_openssl(&mut list, dir, out)?;
+    if !list
+        .revoke(&authority, dir, cert)
+        .map_err(|error| with_hint(error, dir))?
+    {
         let _ = writeln!(out, "{} is already revoked", cert.display());
-        return Ok(());
+        if added == 0 {
+            return Ok(());
+        }
     }
     write_crl(dir, &authority.crl(&list, days)?, copies, out)
 }
@@ -215,8 +222,56 @@ fn revoke(
 fn renew(dir: &Path, days: u32, copies: &[PathBuf], out: &mut dyn Write) -> Result<(), PkiError> {
     let _lock = Lock::take(dir)?;
     let authority = Authority::load(dir)?;
-    let list = RevocationList::load(&dir.join(CA_CRL), &authority)?;
+    let mut list = RevocationList::load(&dir.join(CA_CRL), &authority)?;
+    merge_openssl(&mut list, dir, out)?;
     write_crl(dir, &authority.crl(&list, days)?, copies, out)
+}
+
+/// Names the file in `dir` if only the name of a certificate was given.
+fn with_hint(error: PkiError, dir: &Path) -> PkiError {
+    let PkiError::Read { path, source } = error else {
+        return error;
+    };
+    let name = path.file_name().map(|name| {
+        let mut name = name.to_owned();
+        name.push(".crt");
+        name
+    });
+    let meant = [
+        name.map(|name| dir.join(name)),
+        path.file_name().map(|name| dir.join(name)),
+    ];
+    let meant = meant.into_iter().flatten().find(|meant| meant.is_file());
+    match meant {
+        Some(meant) if source.kind() == std::io::ErrorKind::NotFound => {
+            let reason = format!("{source}; did you mean {}?", meant.display());
+            let source = std::io::Error::new(source.kind(), reason);
+            PkiError::Read { path, source }
+        }
+        _ => PkiError::Read { path, source },
+    }
+}
+
+/// Adds the revocations by `openssl ca`, and prints a warning if it uses the same directory.
+/// Returns the number of revocations that were added.
+fn merge_openssl(
+    list: &mut RevocationList,
+    dir: &Path,
+    out: &mut dyn Write,
+) -> Result<usize, PkiError> {
+    let Some(added) = list.merge_openssl(dir)? else {
+        return Ok(0);
+    };
+    let database = dir.join("index.txt");
+    let database = database.display();
+    let added_text = figures::count(added, "revocation");
+    let _ = writeln!(
+        out,
+        "warning: {database} is the database of `openssl ca`: {added_text} added from it. `openssl ca \
+         -gencrl` would sign a CRL without the revocations by `pki revoke`: revoke with `openssl ca \
+         -revoke`, then sign with `pki crl`"
+    );
+    Ok(added)
 }
 
 fn write_crl(

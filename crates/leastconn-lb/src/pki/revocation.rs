@@ -15,7 +15,7 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::num_bigint::BigUint;
 use x509_parser::time::ASN1Time;
 
-use super::{Authority, BACKDATE, PkiError, read_file, validity};
+use super::{Authority, BACKDATE, PkiError, openssl::Database, read_file, validity};
 
 /// The revoked certificates of a CA, and the number of the next CRL.
 #[derive(Debug, Clone)]
@@ -87,6 +87,33 @@ impl RevocationList {
         Ok(Self { number, revoked })
     }
 
+    /// Adds the revocations that `openssl ca` has recorded in `dir`, and continues its CRL numbers.
+    /// Returns the number of revocations that were added, or `None` if there is no database of
+    /// `openssl ca`.
+    ///
+    /// # Errors
+    /// [`PkiError::Read`] or [`PkiError::Malformed`] for the database.
+    pub fn merge_openssl(&mut self, dir: &Path) -> Result<Option<usize>, PkiError> {
+        let Some(database) = Database::load(dir)? else {
+            return Ok(None);
+        };
+        let before = self.revoked.len();
+        for entry in database.revoked {
+            if !self.contains(entry.serial_number.as_ref()) {
+                self.revoked.push(entry);
+            }
+        }
+        if let Some(next) = database.next_number.filter(|next| *next > self.number) {
+            self.number = next;
+        }
+        Ok(Some(self.revoked.len() - before))
+    }
+
+    fn contains(&self, serial: &[u8]) -> bool {
+        let mut revoked = self.revoked.iter();
+        revoked.any(|entry| entry.serial_number.as_ref() == serial)
+    }
+
     /// Adds the certificate in `path`. Returns `false` if it is already revoked.
     ///
     /// # Errors
@@ -123,11 +150,7 @@ impl RevocationList {
             });
         }
         let serial = cert.serial.to_bytes_be();
-        if self
-            .revoked
-            .iter()
-            .any(|entry| entry.serial_number.as_ref() == serial)
-        {
+        if self.contains(&serial) {
             return Ok(false);
         }
         self.revoked.push(RevokedCertParams {
