@@ -121,7 +121,13 @@ async fn explain_predicts_each_handshake() {
 async fn text_output_covers_every_listener() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web])
-        .listener("plain", &["upstream = \"web\""])
+        .listener(
+            "plain",
+            &[
+                "upstream = \"web\"",
+                "source_rate_limit = { rate = 5, burst = 9 }",
+            ],
+        )
         .client(
             "office",
             "source = \"10.0.0.0/8\"",
@@ -167,6 +173,12 @@ async fn text_output_covers_every_listener() {
     let office = verdict(&lb, "plain", &["--source", "10.1.2.3"]);
     assert_eq!(office["identity"], "source:10.1.2.3");
     assert_eq!(office["rate_limit"]["burst"], 5);
+    let source_limit = &office["source_rate_limit"];
+    assert_eq!(source_limit["source"], "10.1.2.3");
+    assert_eq!(source_limit["burst"], 9);
+    let office = explain(&lb, &["--listener", "plain", "--source", "10.1.2.3"]);
+    let limits = "source limit 5 new connections per second, burst 9 from 10.1.2.3";
+    assert!(office.out.contains(limits), "{}", office.out);
     let anonymous = verdict(&lb, "main", &["--source", "10.1.2.3"]);
     assert_eq!(anonymous["outcome"], "no_certificate");
     lb.quiet().await;
@@ -245,4 +257,39 @@ async fn many_rules_are_summarized() {
         "{answer}"
     );
     lb.quiet().await;
+}
+
+/// The servers come from a file, so `check` cannot know whether a rule names one of them.
+#[test]
+fn missing_servers_are_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = "[[listener]]\nname = \"main\"\nbind = \"127.0.0.1:9443\"\nupstream = \"web\"\n\
+                  [[upstream]]\nname = \"web\"\nservers = [{ file = \"web.json\" }]\n\
+                  [[client]]\nname = \"local\"\nmatch = { source = \"127.0.0.1\" }\nallow = [\"web/b\"]\n";
+    std::fs::write(dir.path().join("leastconn.toml"), config).unwrap();
+    for (found, why) in [
+        (
+            r#"{ "servers": [] }"#,
+            "servers      none: upstream `web` has no servers: none were discovered\n",
+        ),
+        (
+            r#"{ "servers": [{ "name": "a", "address": "127.0.0.1:9" }] }"#,
+            "servers      none: `allow` of client `local` names none of the servers that upstream `web` \
+             has at present: a\n",
+        ),
+    ] {
+        std::fs::write(dir.path().join("web.json"), found).unwrap();
+        let output = Command::new(BIN)
+            .args(["explain", "--source", "127.0.0.1"])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        let out = String::from_utf8(output.stdout).unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(out.contains(why), "{out} {err}");
+        assert!(
+            out.contains("its connections fail until there is a server"),
+            "{out}"
+        );
+    }
 }

@@ -54,12 +54,14 @@ pub enum Denied {
         at: Timestamp,
     },
     /// The matching rule allows no server of the listener's upstream.
-    #[error("the rule of client `{client}` allows no server{}", of(.upstream.as_ref()))]
+    #[error("the rule of client `{client}` allows no server{}", of(.upstream.as_ref(), .allowed))]
     NotAllowed {
         client: Arc<str>,
         identity: ClientId,
         /// The upstream chosen by routing, if any.
         upstream: Option<UpstreamId>,
+        /// Upstreams that the rule allows, in alphabetical order.
+        allowed: Vec<UpstreamId>,
     },
     /// A rule matches on a name that cannot be read from the certificate.
     #[error("{0}")]
@@ -77,8 +79,17 @@ pub enum Denied {
     },
 }
 
-fn of(upstream: Option<&UpstreamId>) -> String {
-    upstream.map_or_else(String::new, |id| format!(" of upstream `{id}`"))
+/// The upstream without an allowed server, and the upstreams that the rule allows.
+fn of(upstream: Option<&UpstreamId>, allowed: &[UpstreamId]) -> String {
+    let Some(id) = upstream else {
+        return ": its `allow` is empty".to_owned();
+    };
+    let allowed: Vec<_> = allowed.iter().map(|id| format!("`{id}`")).collect();
+    let allowed = match &allowed[..] {
+        [] => "is empty".to_owned(),
+        ids => format!("names only {}", ids.join(", ")),
+    };
+    format!(" of upstream `{id}`, where the listener leads: its `allow` {allowed}")
 }
 
 impl Denied {
@@ -152,6 +163,11 @@ impl<'a> Matched<'a> {
                 client: self.rule.name().into(),
                 identity: self.identity.clone(),
                 upstream: routed.cloned(),
+                allowed: {
+                    let mut allowed: Vec<_> = self.granted.keys().cloned().collect();
+                    allowed.sort();
+                    allowed
+                },
             });
         };
         Ok(Grant {

@@ -3,14 +3,14 @@
 use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
-use leastconn::{ClientId, Limiter, net};
+use leastconn::{ClientId, Limiter, Pool, net};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::rules::{self, RuleTrace};
 use crate::figures::count;
-use leastconn_config::{Listener, MatchKey};
+use leastconn_config::{IpNet, Listener, MatchKey};
 use leastconn_server::{
     authorization::{AuthInput, authorize},
     policy::{Grant, Matched},
@@ -74,6 +74,8 @@ pub(super) struct CertificateSummary {
 #[derive(Debug, Default, Serialize)]
 pub(super) struct ListenerResult {
     pub(super) listener: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) source_rate_limit: Option<SourceLimit>,
     pub(super) trust: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rules: Option<RuleTrace>,
@@ -87,6 +89,9 @@ pub(super) struct ListenerResult {
     pub(super) upstream: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) servers: Vec<String>,
+    /// Why `servers` is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) no_servers: Option<String>,
     /// The upstream's discovery sources, with the servers that they have found.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) discovery: Vec<String>,
@@ -107,10 +112,28 @@ pub(super) struct RateLimit {
     pub(super) burst: u32,
 }
 
+/// `source_rate_limit` of the listener.
+#[derive(Debug, Serialize)]
+pub(super) struct SourceLimit {
+    /// The address or network whose connections share the limit.
+    pub(super) source: String,
+    #[serde(flatten)]
+    pub(super) limit: RateLimit,
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct ShadowResult {
     pub(super) client: String,
     pub(super) outcome: &'static str,
+}
+
+impl From<leastconn::RateLimit> for RateLimit {
+    fn from(rate: leastconn::RateLimit) -> Self {
+        Self {
+            rate: rate.per_second(),
+            burst: rate.burst().get(),
+        }
+    }
 }
 
 /// Reason code and detail.
@@ -212,6 +235,10 @@ fn explain_listener(
 ) -> Result<ListenerResult, String> {
     let mut result = ListenerResult {
         listener: listener.name.to_string(),
+        source_rate_limit: listener.source_rate_limit.map(|limit| SourceLimit {
+            source: IpNet::of(query.source.to_canonical(), limit.prefixes).to_string(),
+            limit: limit.rate.into(),
+        }),
         ..ListenerResult::default()
     };
     let decision = match handshake(query, chain, listener, &mut result)? {
@@ -336,7 +363,40 @@ fn admit(grant: &Grant, result: &mut ListenerResult) -> Result<(), Refusal> {
         .iter()
         .map(|member| member.server.id().to_string())
         .collect();
+    if result.servers.is_empty() {
+        result.no_servers = Some(why_no_servers(grant.client(), pool));
+    }
     Ok(())
+}
+
+/// Explains why none of the servers of `pool` may be used.
+fn why_no_servers(client: &str, pool: &Pool) -> String {
+    let members = pool.members();
+    if members.is_empty() {
+        return format!(
+            "upstream `{}` has no servers: none were discovered",
+            pool.id()
+        );
+    }
+    let names = members.iter().map(|member| member.server.id().to_string());
+    let names = listed(names);
+    format!(
+        "`allow` of client `{client}` names none of the servers that upstream `{}` has at present: \
+         {names}",
+        pool.id()
+    )
+}
+
+/// Lists the first names, and the number of the remaining names.
+fn listed(names: impl ExactSizeIterator<Item = String>) -> String {
+    /// Maximum number of names.
+    const MAX_NAMES: usize = 5;
+    let more = names.len().saturating_sub(MAX_NAMES);
+    let mut listed: Vec<_> = names.take(MAX_NAMES).collect();
+    if more > 0 {
+        listed.push(format!("{more} more"));
+    }
+    listed.join(", ")
 }
 
 fn record_rule(matched: &Matched<'_>, result: &mut ListenerResult) {
@@ -344,10 +404,7 @@ fn record_rule(matched: &Matched<'_>, result: &mut ListenerResult) {
     let limits = rule.limits();
     result.client = Some(matched.client().to_owned());
     result.identity = Some(matched.identity().to_string());
-    result.rate_limit = limits.rate.map(|rate| RateLimit {
-        rate: rate.per_second(),
-        burst: rate.burst().get(),
-    });
+    result.rate_limit = limits.rate.map(RateLimit::from);
     result.max_conns = limits.max_conns.map(std::num::NonZeroU32::get);
     result.expires = rule.expires().map(|at| at.to_string());
 }

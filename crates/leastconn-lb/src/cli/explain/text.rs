@@ -1,6 +1,6 @@
 //! Renders an explanation as text.
 
-use super::explanation::{CertificateSummary, Explanation, ListenerResult};
+use super::explanation::{CertificateSummary, Explanation, ListenerResult, RateLimit, SourceLimit};
 use leastconn_config::visible;
 
 /// Renders the whole explanation. Control characters from certificates are escaped.
@@ -95,6 +95,10 @@ fn certificate(summary: &CertificateSummary, page: &mut Page) {
 
 fn listener(result: &ListenerResult, page: &mut Page) {
     page.heading(&format!("listener {}", result.listener));
+    if let Some(SourceLimit { source, limit }) = &result.source_rate_limit {
+        let text = format!("{} from {source} (source_rate_limit)", rate_text(limit));
+        page.row("source limit", &text);
+    }
     page.row("trust", &result.trust);
     if let Some(tried) = &result.rules {
         let lines = tried.shown.iter();
@@ -127,13 +131,16 @@ fn listener(result: &ListenerResult, page: &mut Page) {
     if let Some(upstream) = &result.upstream {
         page.row("upstream", upstream);
         page.rows("discovery", result.discovery.iter().map(|line| &**line));
-        if result.servers.is_empty() {
-            page.row("servers", "none at present");
-        } else {
-            page.row("servers", &result.servers.join(", "));
+        match &result.no_servers {
+            Some(why) => page.row("servers", &format!("none: {why}")),
+            None => page.row("servers", &result.servers.join(", ")),
         }
     }
     let verdict = match &result.detail {
+        None if result.no_servers.is_some() => {
+            "ok: the client is admitted, but its connections fail until there is a server"
+                .to_owned()
+        }
         None if result.outcome == "ok" => "ok: the connection is accepted".to_owned(),
         None => result.outcome.to_owned(),
         Some(detail) => format!("{}: {detail}", result.outcome),
@@ -142,12 +149,7 @@ fn listener(result: &ListenerResult, page: &mut Page) {
 }
 
 fn limits(result: &ListenerResult) -> String {
-    let rate = result.rate_limit.as_ref().map(|rate| {
-        format!(
-            "{} new connections per second, burst {}",
-            rate.rate, rate.burst
-        )
-    });
+    let rate = result.rate_limit.as_ref().map(rate_text);
     let max_conns = result
         .max_conns
         .map(|count| format!("at most {count} open"));
@@ -157,4 +159,11 @@ fn limits(result: &ListenerResult) -> String {
     } else {
         limits.join("; ")
     }
+}
+
+fn rate_text(limit: &RateLimit) -> String {
+    format!(
+        "{} new connections per second, burst {}",
+        limit.rate, limit.burst
+    )
 }

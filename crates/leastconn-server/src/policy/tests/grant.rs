@@ -103,13 +103,13 @@ fn allow_chooses_the_upstream_without_routing() {
                 .to_owned()
         )
     );
-    let none = "the rule of client `0` allows no server".to_owned();
+    let none = "the rule of client `0` allows no server: its `allow` is empty".to_owned();
     assert_eq!(
         denial(&policy(vec![]), None),
         (ReasonCode::NotAllowed, none)
     );
     let web = policy(vec![allow("web", None)]);
-    let other = "the rule of client `0` allows no server of upstream `db`".to_owned();
+    let other = "the rule of client `0` allows no server of upstream `db`, where the listener leads: its `allow` names only `web`".to_owned();
     assert_eq!(denial(&web, Some("a.db")), (ReasonCode::NotAllowed, other));
 }
 
