@@ -17,6 +17,8 @@ use super::{Problems, expand, read_file};
 pub struct AdminAddress {
     pub bind: Option<SocketAddr>,
     pub socket: Option<PathBuf>,
+    /// Whether the file has an `[admin]` table.
+    pub has_admin: bool,
     /// Message of the first syntax error in the file. `bind` and `socket` may be missing if
     /// they follow the error in the file.
     pub broken: Option<String>,
@@ -72,6 +74,7 @@ pub fn admin_address(path: &Path) -> Result<AdminAddress, String> {
             })
             .transpose()?,
         socket: text("socket").map(|socket| directory.join(socket)),
+        has_admin: true,
         broken,
     })
 }
@@ -101,7 +104,11 @@ mod tests {
         let broken = found.broken.unwrap();
         assert!(broken.contains("lb.toml:1:3: error: "), "{broken}");
         assert_eq!(at("[log]\n").unwrap(), AdminAddress::default());
-        assert_eq!(at("admin = 1\n").unwrap(), AdminAddress::default());
+        let empty = AdminAddress {
+            has_admin: true,
+            ..AdminAddress::default()
+        };
+        assert_eq!(at("admin = 1\n").unwrap(), empty);
         let unset = at("admin = { socket = \"${NOT_SET_ANYWHERE}\" }").unwrap_err();
         assert!(unset.contains("`NOT_SET_ANYWHERE` is not set"), "{unset}");
         let wrong = at("admin = { bind = \"localhost:1\" }").unwrap_err();

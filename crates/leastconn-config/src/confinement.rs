@@ -111,9 +111,21 @@ fn owner_and_mode(path: &Path) -> String {
     }
 }
 
-/// Returns a hint if the sandbox caused the `error` when the log at `path` was opened.
+/// Returns a hint if the sandbox, or the owner and mode of the file or its directory, caused the
+/// `error` when the log at `path` was opened.
 pub fn hint_for_appending(path: &Path, error: &io::Error) -> Option<String> {
-    hint(path, error, "writing in", Access::WRITE_OK)
+    hint(path, error, "writing in", Access::WRITE_OK).or_else(|| {
+        let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+        is_denied.then(|| {
+            format!(
+                "this process runs as user {user}, group {group}, which may not write there: `ls -ld \
+                 {} {}` shows the owners",
+                parent(path).display(),
+                path.display()
+            )
+        })
+    })
 }
 
 /// Returns a hint if the sandbox caused the `error` when the socket at `path` was created or

@@ -44,6 +44,7 @@ mod tests;
 
 use std::{
     collections::HashSet,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::LazyLock,
 };
@@ -196,7 +197,18 @@ fn read_with(path: &Path, prepare: &mut dyn FnMut(&mut Problems)) -> Reading {
         Ok(text) => text,
         Err(error) => {
             let mut problems = Problems::new(&name, "");
-            let problem = problems.error(format!("the file cannot be read: {error}"));
+            let problem = problems.error(format!("`{name}` cannot be read: {error}"));
+            match error.kind() {
+                ErrorKind::NotFound => {
+                    problem.help(
+                        "create it with `leastconn-lb init`, or name another file with --config",
+                    );
+                }
+                ErrorKind::InvalidInput => {
+                    problem.help("name the configuration file itself with --config");
+                }
+                _ => {}
+            }
             if let Some(hint) = confinement::hint_for_reading(path, &error) {
                 problem.help(hint);
             }

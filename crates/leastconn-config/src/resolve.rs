@@ -175,11 +175,16 @@ impl Resolver<'_> {
         );
         if raw.listener.as_ref().is_none_or(Vec::is_empty) && self.nothing_pruned_at_top() {
             self.problems
-                .error("there is no `[[listener]]`: no client can connect");
+                .error("there is no `[[listener]]`: no client can connect")
+                .help("write a first configuration with `leastconn-lb init`");
         }
         if raw.client.as_ref().is_none_or(Vec::is_empty) && self.nothing_pruned_at_top() {
             self.problems
-                .warning("there is no `[[client]]`: all clients will be refused");
+                .warning("there is no `[[client]]`: all clients will be refused")
+                .help(
+                    "add a `[[client]]` table with `name`, `match = { cn = \"NAME\" }` and \
+                     `allow = [\"UPSTREAM\"]`",
+                );
         }
         let complete = self.nothing_pruned_at_top()
             && listeners.len() == raw.listener.as_ref().map_or(0, Vec::len)
@@ -325,14 +330,15 @@ impl Resolver<'_> {
         });
         if let Some((other, first)) = clash {
             let message = if *other == address {
-                format!("{address} is used by two listeners")
+                format!("{address} is used by two `bind` keys")
             } else {
                 format!("{address} and {other} overlap: the second bind would fail")
             };
             self.problems
                 .error(message)
                 .at(span.clone())
-                .related(first.clone(), "the first");
+                .related(first.clone(), "the first")
+                .help("choose another port for one of them");
             return None;
         }
         self.binds.push((address, span.clone()));
@@ -349,6 +355,9 @@ impl Resolver<'_> {
         let (message, help) = if bracketed.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok()) {
             let help = format!("write \"{value}:9443\"");
             ("the port is missing".to_owned(), help)
+        } else if let Some(bracketed) = Address::bracketed(value) {
+            let help = format!("write \"{bracketed}\"");
+            (AddressError::UnbracketedV6.to_string(), help)
         } else if value.parse::<Ipv6Addr>().is_ok() {
             // `::1:9443` is a valid IPv6 address without a port, but `9443` is probably meant
             // as the port.

@@ -270,6 +270,12 @@ impl Shape<'_> {
             DeValue::String(text) if quoted => {
                 problem.help(format!("write {text}, without quotes"));
             }
+            DeValue::String(text) if key == "match" => {
+                problem.help(format!("write `match = {{ cn = {text:?} }}`"));
+            }
+            DeValue::String(text) if schema["type"] == "array" => {
+                problem.help(format!("write `{key} = [{text:?}]`"));
+            }
             DeValue::Integer(port) if key == "bind" => {
                 problem.help(format!(
                     "write \"0.0.0.0:{port}\" for all IPv4 addresses, \"127.0.0.1:{port}\" for this machine only",
@@ -307,8 +313,29 @@ impl Shape<'_> {
             problem.help(format!("did you mean `{meant}`?"));
             return;
         }
+        let parent = path.rsplit_once('.').map(|(parent, _)| parent);
+        if let Some(parent) = self
+            .schema
+            .tables_with(key)
+            .find(|one| Some(*one) == parent)
+        {
+            // In TOML, all keys after a table's header belong to this table.
+            problem.help(format!(
+                "`{key}` belongs in {}: write it above {}",
+                table_name(parent),
+                table_name(path)
+            ));
+            return;
+        }
         let elsewhere: Vec<_> = self.schema.tables_with(key).map(table_name).collect();
-        if elsewhere.is_empty() {
+        let longer: Vec<_> = known
+            .keys()
+            .filter(|known| known.split('_').any(|part| part == key))
+            .map(|known| format!("`{known}`"))
+            .collect();
+        if !longer.is_empty() {
+            problem.help(format!("did you mean {}?", either(&longer)));
+        } else if elsewhere.is_empty() {
             let all: Vec<_> = known.keys().map(|key| format!("`{key}`")).collect();
             problem.note(format!("the keys are {}", all.join(", ")));
         } else {

@@ -15,6 +15,7 @@ mod reference;
 mod robustness;
 mod routes;
 mod shadowed_rules;
+mod source_rules;
 mod upstream_tls;
 mod values;
 

@@ -108,6 +108,23 @@ pub enum AddressError {
     InvalidPath,
 }
 
+impl Address {
+    /// Adds the brackets that are missing in `ADDRESS:PORT` for an IPv6 address. Returns `None` for
+    /// any other text.
+    ///
+    /// ```
+    /// use leastconn::Address;
+    ///
+    /// assert_eq!(Address::bracketed("::1:8080").as_deref(), Some("[::1]:8080"));
+    /// assert_eq!(Address::bracketed("web:8080"), None);
+    /// ```
+    pub fn bracketed(text: &str) -> Option<String> {
+        let (host, port) = text.rsplit_once(':')?;
+        let is_v6 = host.parse::<std::net::Ipv6Addr>().is_ok();
+        (is_v6 && port.parse::<u16>().is_ok()).then(|| format!("[{host}]:{port}"))
+    }
+}
+
 impl FromStr for Address {
     type Err = AddressError;
 

@@ -28,7 +28,11 @@ impl Problems {
                 !self.text[last.min(start)..last.max(start)].contains('\n')
             });
             if !same_line {
-                let help = syntax_help(line_at(&self.text, start));
+                let line = line_at(&self.text, start);
+                let help = match error.message() {
+                    "duplicate key" => Some(duplicate_help(&self.text, start, line)),
+                    message => syntax_help(message, line),
+                };
                 let problem = self.error(error.message()).at(span);
                 if let Some(help) = help {
                     problem.help(help);
@@ -43,18 +47,59 @@ impl Problems {
 fn line_at(text: &str, at: usize) -> &str {
     let before = text.get(..at).and_then(|text| text.rfind('\n'));
     let start = before.map_or(0, |end| end + 1);
-    text[start..].lines().next().unwrap_or_default()
+    let line = text[start..].lines().next().unwrap_or_default();
+    line.trim_start_matches('\u{feff}')
+}
+
+/// Help for a table or key that is defined twice. `at` is the position in the second line.
+fn duplicate_help(text: &str, at: usize, line: &str) -> String {
+    let header = |line: &str| {
+        let name = line.trim_start().strip_prefix('[')?.split(']').next()?;
+        (!name.starts_with('[')).then(|| name.trim().to_owned())
+    };
+    let Some(name) = header(line) else {
+        return "remove one of the two lines".to_owned();
+    };
+    if matches!(&*name, "listener" | "upstream" | "client") {
+        return format!("write `[[{name}]]` for each table");
+    }
+    let before = text.get(..at).unwrap_or_default();
+    let first = before
+        .lines()
+        .position(|line| header(line).is_some_and(|other| other == name));
+    match first {
+        Some(number) => format!(
+            "`[{name}]` begins in line {} already: move these keys there",
+            number + 1
+        ),
+        None => format!("write all keys of `{name}` in one table"),
+    }
 }
 
 /// Help for a line that is not valid TOML.
-fn syntax_help(line: &str) -> Option<String> {
+fn syntax_help(message: &str, line: &str) -> Option<String> {
+    if line.contains(['\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}']) {
+        return Some("write straight quotes (\") instead of typographic quotes".to_owned());
+    }
+    if message.starts_with("missing comma between key-value pairs") {
+        return Some("a `}` or a comma is missing before this line".to_owned());
+    }
     // If the line is valid TOML on its own, the error has another cause, such as a duplicate
     // key.
     if toml::from_str::<toml::Table>(line).is_ok() {
         return None;
     }
-    let (key, value) = line.split_once('=')?;
+    let Some((key, value)) = line.split_once('=') else {
+        let (key, value) = line.trim().split_once(char::is_whitespace)?;
+        let is_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        return is_key.then(|| format!("write `{key} = …`, with the value {}", value.trim()));
+    };
     let (key, value) = (key.trim(), value.trim());
+    if value.is_empty() && !key.is_empty() {
+        return Some(format!(
+            "the value of `{key}` is missing; a list begins with `[` on this line"
+        ));
+    }
     let quotes = value.matches('"').count();
     let is_word = |c: char| c.is_ascii_alphanumeric() || ".:/_-*@".contains(c);
     if quotes % 2 == 1 {

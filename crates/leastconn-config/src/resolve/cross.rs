@@ -46,6 +46,7 @@ impl Resolver<'_> {
         }
         for (client, place) in clients.iter().zip(places) {
             self.check_client_reaches_upstream(&client, place, listeners);
+            self.check_source_only(&client, place, listeners);
         }
     }
 
@@ -309,15 +310,50 @@ impl Resolver<'_> {
                 .at(place.allow.clone());
         }
     }
+
+    /// Warns if a rule without a certificate key admits clients to a listener that requires
+    /// certificates: every certificate of `client_ca` then matches.
+    fn check_source_only(&mut self, client: &Rule<'_>, place: &Place, listeners: &[At<Listener>]) {
+        let allowed = upstreams(client);
+        if client.needs_certificate() || client.mode() != Mode::Enforce {
+            return;
+        }
+        let mut open = listeners.iter().filter(|listener| {
+            requires_certificate(&listener.value) && offers(&listener.value, &allowed)
+        });
+        let Some(first) = open.next() else {
+            return;
+        };
+        let others = match open.count() {
+            0 => String::new(),
+            1 => " and to one other listener".to_owned(),
+            more => format!(" and to {more} other listeners"),
+        };
+        self.problems
+            .warning(format!(
+                "client `{}` is admitted to listener `{}`{others} with any certificate that \
+                 it trusts",
+                client.name(),
+                first.value.name
+            ))
+            .at(place.r#match.clone())
+            .related(first.span.clone(), "this listener requires certificates")
+            .note("`match` has only `source`, so the names in the certificate do not matter")
+            .help(
+                "add `cn`, `dns` or `uri` to `match`, or `issuer_cn` to admit every certificate of \
+                 one CA",
+            );
+    }
 }
 
 /// Whether a client rule can match connections at a listener.
 fn can_connect(client: &Rule<'_>, listener: &Listener) -> bool {
-    let certificates = listener
-        .tls
-        .as_ref()
-        .is_some_and(|tls| tls.settings.client_auth == ClientAuth::Required);
-    certificates || !client.needs_certificate()
+    requires_certificate(listener) || !client.needs_certificate()
+}
+
+fn requires_certificate(listener: &Listener) -> bool {
+    let tls = listener.tls.as_ref();
+    tls.is_some_and(|tls| tls.settings.client_auth == ClientAuth::Required)
 }
 
 fn upstreams<'a>(client: &Rule<'a>) -> BTreeSet<&'a str> {

@@ -167,7 +167,7 @@ impl Resolver<'_> {
         let earlier = self.unix_binds.iter().find(|(other, _)| **other == *path);
         if let Some((_, first)) = earlier {
             self.problems
-                .error(format!("{} is used by two listeners", text.value))
+                .error(format!("{} is used by two `bind` keys", text.value))
                 .at(text.span.clone())
                 .related(first.clone(), "the first");
             return None;

@@ -357,6 +357,10 @@ impl Resolver<'_> {
                     .at(span.clone());
                 if text.contains("://") {
                     problem.help("write HOST:PORT, without `tcp://` or `http://`");
+                } else if let Some(bracketed) = Address::bracketed(text) {
+                    problem.help(format!(
+                        "an IPv6 address is written in brackets: \"{bracketed}\""
+                    ));
                 } else {
                     problem.note(error.to_string());
                 }

@@ -6,7 +6,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use super::{
     PLAIN,
-    pki::{Pki, authority},
+    pki::{Pki, authority, by_name},
     reading,
 };
 
@@ -14,10 +14,10 @@ const LISTENER: &str = r#"cert = "server.crt", key = "server.key", client_ca = "
 const UPSTREAM: &str = r#"ca = "ca.crt""#;
 
 fn listener() -> String {
-    PLAIN.replace(
+    by_name(PLAIN.replace(
         "upstream = \"web\"\n",
         &format!("upstream = \"web\"\ntls = {{ {LISTENER} }}\n"),
-    )
+    ))
 }
 
 fn upstream() -> String {

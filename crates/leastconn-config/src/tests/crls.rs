@@ -11,7 +11,7 @@ use std::env::VarError;
 use super::super::{Problems, read_text};
 use super::{
     PLAIN, TODAY,
-    pki::{ALL, Authority, Pki, authority, crl},
+    pki::{ALL, Authority, Pki, authority, by_name, crl},
     reading,
 };
 
@@ -19,10 +19,10 @@ use super::{
 fn text() -> String {
     let tls = "\n[listener.tls]\ncert = \"server.crt\"\nkey = \"server.key\"\n\
                client_ca = \"ca.crt\"\ncrl = \"ca.crl\"\n";
-    PLAIN.replace(
+    by_name(PLAIN.replace(
         "upstream = \"web\"\n",
         &format!("upstream = \"web\"\n{tls}"),
-    )
+    ))
 }
 
 fn place() -> usize {

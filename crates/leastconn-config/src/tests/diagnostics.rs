@@ -85,7 +85,7 @@ fn only_syntax_errors_are_reported_if_any() {
         lines("a = = 1\nb = 5\nb = 6\n[process]\nwokers = 1\n"),
         [
             "1:5: error: extra `=`, expected nothing",
-            "3:1: error: duplicate key",
+            "3:1: error: duplicate key; remove one of the two lines",
         ]
     );
 }
@@ -211,8 +211,10 @@ fn empty_file_lists_what_is_missing() {
     assert_eq!(
         lines(""),
         [
-            "error: there is no `[[listener]]`: no client can connect",
-            "warning: there is no `[[client]]`: all clients will be refused",
+            "error: there is no `[[listener]]`: no client can connect; write a first configuration with \
+             `leastconn-lb init`",
+            "warning: there is no `[[client]]`: all clients will be refused; add a `[[client]]` table with \
+             `name`, `match = { cn = \"NAME\" }` and `allow = [\"UPSTREAM\"]`",
         ]
         .map(str::to_owned)
     );

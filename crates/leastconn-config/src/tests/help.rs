@@ -165,3 +165,51 @@ fn streams_of_other_processes_are_refused() {
         assert_eq!(config.log.access, access, "{name}");
     }
 }
+
+#[test]
+fn duplicate_tables_are_explained() {
+    let again = format!("[log]\nlevel = \"info\"\n{PLAIN}\n[log]\nformat = \"json\"\n");
+    says(
+        &again,
+        &["duplicate key", "`[log]` begins in line 1 already"],
+    );
+    let single = format!("{PLAIN}\n[listener]\nname = \"b\"\n");
+    says(
+        &single,
+        &["duplicate key", "write `[[listener]]` for each table"],
+    );
+}
+
+#[test]
+fn frequent_syntax_errors_are_explained() {
+    for (from, to, help) in [
+        (
+            "\"office\"",
+            "\u{201c}office\u{201d}",
+            "write straight quotes",
+        ),
+        ("name = \"office\"", "name \"office\"", "write `name = …`"),
+        (
+            "servers = [",
+            "servers = \n[",
+            "the value of `servers` is missing",
+        ),
+        (
+            "{ source = \"10.0.0.0/8\" }",
+            "{ source = \"10.0.0.0/8\"",
+            "a `}` or a comma is missing",
+        ),
+    ] {
+        says(&changed(from, to), &[help]);
+    }
+}
+
+#[test]
+fn ipv6_addresses_get_brackets() {
+    for port in [80, 19443] {
+        let bind = changed("127.0.0.1:9000", &format!("fd00::1:{port}"));
+        says(&bind, &[&format!("write \"[fd00::1]:{port}\"")]);
+        let server = changed("10.0.0.1:80", &format!("fd00::1:{port}"));
+        says(&server, &[&format!("in brackets: \"[fd00::1]:{port}\"")]);
+    }
+}

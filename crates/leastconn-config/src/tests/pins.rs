@@ -5,17 +5,21 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 
-use super::{PLAIN, pki::Pki, reading};
+use super::{
+    PLAIN,
+    pki::{Pki, by_name},
+    reading,
+};
 
 const PIN: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 
 fn listener(tls: &str) -> String {
-    PLAIN.replace(
+    by_name(PLAIN.replace(
         "upstream = \"web\"\n",
         &format!(
             "upstream = \"web\"\ntls = {{ cert = \"server.crt\", key = \"server.key\", {tls} }}\n"
         ),
-    )
+    ))
 }
 
 fn upstream(tls: &str) -> String {

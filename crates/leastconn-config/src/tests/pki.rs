@@ -110,9 +110,20 @@ impl Pki {
 pub(super) const ALL: &str =
     r#"cert = "server.crt", key = "server.key", client_ca = "ca.crt", crl = "ca.crl""#;
 
+/// [`PLAIN`] with TLS. If the listener requests certificates, the client is matched by name.
 pub(super) fn with_tls(tls: &str) -> String {
-    PLAIN.replace(
+    let text = PLAIN.replace(
         "upstream = \"web\"\n",
         &format!("upstream = \"web\"\ntls = {{ {tls} }}\n"),
-    )
+    );
+    by_name(text)
+}
+
+/// Lets the client in a variant of [`PLAIN`] be matched by name if a listener requests
+/// certificates. A rule with only `source` would cause a warning.
+pub(super) fn by_name(text: String) -> String {
+    if text.contains("client_auth = \"none\"") {
+        return text;
+    }
+    text.replace("source = \"10.0.0.0/8\"", "cn = \"office\"")
 }

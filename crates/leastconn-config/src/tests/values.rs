@@ -392,10 +392,18 @@ fn missing_or_binary_file_is_an_error() {
     assert_eq!(
         problems.lines().collect::<Vec<_>>(),
         [format!(
-            "{}: error: the file cannot be read: No such file or directory (os error 2)",
+            "{0}: error: `{0}` cannot be read: No such file or directory (os error 2); create it with \
+             `leastconn-lb init`, or name another file with --config",
             path.display()
         )]
     );
+    let problems = crate::load(dir.path()).unwrap_err();
+    let line = problems.lines().next().unwrap();
+    let expected = format!(
+        "error: `{}` cannot be read: it is a directory",
+        dir.path().display()
+    );
+    assert!(line.contains(&expected), "{line}");
     std::fs::write(&path, b"a = 1\nb = \"\xff\"\n").unwrap();
     let problems = crate::load(&path).unwrap_err();
     assert_eq!(

@@ -60,7 +60,7 @@ fn listener_problems_are_described() {
         (
             "127.0.0.1:9000",
             "::1:9000",
-            "error: an IPv6 address is written in brackets: `[::1]:80`",
+            "error: an IPv6 address is written in brackets: `[::1]:80`; write \"[::1]:9000\"",
         ),
         (
             "127.0.0.1:9000",
@@ -80,7 +80,7 @@ fn listener_problems_are_described() {
         (
             "[[listener]]",
             "[admin]\nbind = \"127.0.0.1:9000\"\n[[listener]]",
-            "error: 127.0.0.1:9000 is used by two listeners",
+            "error: 127.0.0.1:9000 is used by two `bind` keys; choose another port",
         ),
         (
             "[[listener]]",

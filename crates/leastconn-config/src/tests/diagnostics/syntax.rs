@@ -36,7 +36,28 @@ fn syntax_problems_are_described() {
             "",
             "error: `[[client]]` needs `allow`",
         ),
+        (
+            "upstream = \"web\"\n",
+            "source_rate_limit.rate = 5\nsource_rate_limit.bind = 5\nupstream = \"web\"\n",
+            "error: unknown key `bind` in `listener.source_rate_limit`; `bind` belongs in `[[listener]]`: \
+             write it above `listener.source_rate_limit`",
+        ),
+        (
+            "servers =",
+            "check = \"none\"\nservers =",
+            "error: unknown key `check` in `[[upstream]]`; did you mean `agent_check` or `health_check`?",
+        ),
         // Types
+        (
+            "{ source = \"10.0.0.0/8\" }",
+            "\"office\"",
+            "error: `match`: expected a table, found a string; write `match = { cn = \"office\" }`",
+        ),
+        (
+            "servers = [\"10.0.0.1:80\", \"10.0.0.2:80\"]",
+            "servers = \"10.0.0.1:80\"",
+            "error: `servers`: expected a list, found a string; write `servers = [\"10.0.0.1:80\"]`",
+        ),
         (
             "\"127.0.0.1:9000\"",
             "9000",

@@ -1,0 +1,57 @@
+//! Rules without a certificate key at listeners that require certificates.
+
+use super::pki::{ALL, Pki, with_tls};
+
+const BY_NAME: &str = r#"match = { cn = "office" }"#;
+
+fn problems(rule: &str, change: impl Fn(String) -> String) -> Vec<String> {
+    let text = with_tls(ALL);
+    assert!(text.contains(BY_NAME));
+    Pki::new().problems_of(&change(text.replace(BY_NAME, rule)))
+}
+
+#[test]
+fn rule_that_ignores_the_certificate_is_reported() {
+    let by_source = r#"match = { source = "10.0.0.0/8" }"#;
+    assert_eq!(
+        problems(by_source, |text| text),
+        [
+            "warning: client `office` is admitted to listener `main` with any certificate that \
+             it trusts; `match` has only `source`, so the names in the certificate do not \
+             matter; add `cn`, `dns` or `uri` to `match`, or `issuer_cn` to admit every \
+             certificate of one CA"
+        ]
+    );
+    for rule in [
+        BY_NAME,
+        r#"match = { source = "10.0.0.0/8", cn = "office" }"#,
+        r#"match = { source = "10.0.0.0/8", issuer_cn = "the CA" }"#,
+    ] {
+        assert_eq!(problems(rule, |text| text), [""; 0], "{rule}");
+    }
+    let in_shadow = format!("{by_source}\nmode = \"shadow\"");
+    assert_eq!(problems(&in_shadow, |text| text), [""; 0]);
+}
+
+/// The rule is for a plain listener, and its upstream is not that of the TLS listener.
+#[test]
+fn rule_for_another_listener_is_not_reported() {
+    let by_source = r#"match = { source = "10.0.0.0/8" }"#;
+    let others = r#"
+[[listener]]
+name = "plain"
+bind = "127.0.0.1:9001"
+upstream = "db"
+
+[[upstream]]
+name = "db"
+servers = ["10.0.0.3:80"]
+
+[[client]]
+name = "desk"
+match = { cn = "desk" }
+allow = ["web"]
+"#;
+    let change = |text: String| text.replace("allow = [\"web\"]", "allow = [\"db\"]") + others;
+    assert_eq!(problems(by_source, change), [""; 0]);
+}
