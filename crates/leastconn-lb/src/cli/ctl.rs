@@ -265,11 +265,20 @@ fn configured(path: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
     let at = leastconn_config::admin_address(&path).map_err(|error| fail(&error, INVALID))?;
     at.socket.ok_or_else(|| {
         let error = at.broken.unwrap_or_else(|| {
-            format!(
-                "{} has no `socket` in its [admin] table: add `socket = \"leastconn.sock\"`, then \
-                 reload or restart the balancer",
-                path.display()
-            )
+            let path = path.display();
+            // Without a socket, `ctl reload` cannot be used.
+            let then = "then restart the balancer, or reload it: `kill -HUP PID`";
+            if at.has_admin {
+                format!(
+                    "{path} has no `socket` in its [admin] table: add `socket = \
+                     \"leastconn.sock\"`, {then}"
+                )
+            } else {
+                format!(
+                    "{path} has no [admin] table: add `[admin]` with `socket = \
+                     \"leastconn.sock\"`, {then}"
+                )
+            }
         });
         fail(&error, INVALID)
     })

@@ -20,11 +20,21 @@ pub(super) struct HealthcheckArgs {
     #[arg(long, short, value_name = "FILE", conflicts_with = "address")]
     config: Option<PathBuf>,
     /// The admin address; overrides the configuration.
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = address)]
     address: Option<SocketAddr>,
     /// Timeout in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 3)]
     timeout: u64,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let hint = || match text.strip_prefix("localhost:") {
+        Some(port) => format!("expected an IP address and a port: 127.0.0.1:{port}"),
+        None => {
+            "expected an IP address and a port, such as 127.0.0.1:9901 or [::1]:9901".to_owned()
+        }
+    };
+    text.parse().map_err(|_| hint())
 }
 
 pub(super) fn run(args: HealthcheckArgs) -> ExitCode {
@@ -68,7 +78,8 @@ fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
 pub(super) fn no_admin(path: &Path, broken: Option<String>) -> ExitCode {
     let error = broken.unwrap_or_else(|| {
         format!(
-            "{} has no [admin] table with `bind` or `socket`: add one, then reload the balancer",
+            "{} has no [admin] table with `bind` or `socket`: add one, then restart the balancer, or reload \
+             it: `kill -HUP PID`",
             path.display()
         )
     });

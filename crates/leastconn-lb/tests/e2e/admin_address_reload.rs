@@ -129,7 +129,7 @@ async fn admin_address_in_use_rejects_the_reload() {
     lb.wait_log(
         |event| {
             let message = event["fields"]["message"].as_str().unwrap_or_default();
-            message.contains(&format!("listener `admin` cannot listen on {taken_at}"))
+            message.contains(&format!("`[admin] bind` cannot listen on {taken_at}"))
         },
         DEADLINE,
     )

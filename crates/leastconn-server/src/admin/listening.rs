@@ -20,7 +20,6 @@ use tokio::{
 };
 
 use super::{
-    NAME,
     accept::Accept,
     reserve::{Reserve, Reserved},
     serve::{self, Activities},
@@ -104,7 +103,7 @@ pub(super) struct Listening {
 pub enum PlanError {
     #[error(transparent)]
     Address(#[from] sockets::PlanError),
-    #[error(transparent)]
+    #[error("`[admin] socket`: {0}")]
     Socket(#[from] SocketError),
     /// The process is out of file descriptors.
     #[error(transparent)]
@@ -193,27 +192,25 @@ impl Listening {
             let address = socket.local_addr()?;
             io::Result::Ok(Socket::Tcp(TcpListener::from_std(socket)?, address))
         };
-        let open = |socket| open(socket).map_err(|error| BindError::new(NAME, address, error));
+        let open = |socket| open(socket).map_err(|error| BindError::of_admin(address, error));
         if let Some(socket) = inherited.take_tcp(environment::ADMIN, address) {
             let adopted = bind::adopt(&socket, None);
-            adopted.map_err(|error| BindError::new(NAME, address, error))?;
+            adopted.map_err(|error| BindError::of_admin(address, error))?;
             return Ok(open(socket)?);
         }
-        bind::bind(NAME, address, false, None)
-            .and_then(open)
-            .map_err(|error| {
-                let in_the_way = self
-                    .address()
-                    .filter(|bound| error.is_in_use() && bound.port() == address.port());
-                match in_the_way {
-                    Some(at) => sockets::PlanError::Overlaps {
-                        listener: NAME.into(),
-                        address,
-                        at,
-                    },
-                    None => error.into(),
-                }
-            })
+        bind::bind_admin(address).and_then(open).map_err(|error| {
+            let in_the_way = self
+                .address()
+                .filter(|bound| error.is_in_use() && bound.port() == address.port());
+            match in_the_way {
+                Some(at) => sockets::PlanError::Overlaps {
+                    listener: bind::ADMIN_KEY.into(),
+                    address,
+                    at,
+                },
+                None => error.into(),
+            }
+        })
     }
 
     /// See [`super::Admin::apply`].

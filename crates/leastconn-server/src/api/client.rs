@@ -76,7 +76,7 @@ pub enum ClientError {
     #[error("no response from {0} within {1:?}; the change may still be made: check `ctl status`")]
     Unfinished(Target, Duration),
     /// Invalid response.
-    #[error("invalid response from {0}: {1}")]
+    #[error("invalid response from {0}: {1}{hint}", hint = not_admin(.0))]
     NotHttp(Target, String),
     /// The balancer rejected the request.
     #[error("{message}")]
@@ -98,12 +98,20 @@ impl Display for Target {
     }
 }
 
+/// What to check if the response is not that of an admin address.
+fn not_admin(target: &Target) -> &'static str {
+    match target {
+        Target::Socket(_) => "",
+        Target::Address(_) => "; is it the address of `bind` in [admin]?",
+    }
+}
+
 /// Explains a failed connect, with a remedy.
 fn unreachable(target: &Target, error: &io::Error) -> String {
     let Target::Socket(path) = target else {
         return match error.kind() {
             io::ErrorKind::ConnectionRefused => format!(
-                "connection refused by {target}: the balancer is not running, or `bind` in [admin] is different"
+                "connection refused by {target}: the balancer is not running (start it: `leastconn-lb run`), or its `bind` in [admin] is different"
             ),
             _ => format!("cannot connect to {target}: {error}"),
         };
@@ -112,16 +120,16 @@ fn unreachable(target: &Target, error: &io::Error) -> String {
     let path = path.display();
     match error.kind() {
         io::ErrorKind::NotFound => format!(
-            "there is no socket {path}: the balancer is not running, or has another configuration; use --socket or --config"
+            "there is no socket {path}: the balancer is not running (start it: `leastconn-lb run`), or runs with another configuration: name it with --config FILE, or its socket with --socket PATH"
         ),
         io::ErrorKind::PermissionDenied => format!(
-            "no access to {path}: only root and the user that runs the balancer may use its socket"
+            "no access to {path}: only root and the user that runs the balancer may use its socket; use `sudo`"
         ),
         io::ErrorKind::ConnectionRefused if !is_socket() => {
             format!("{path} is not a socket; use --config for a configuration file")
         }
         io::ErrorKind::ConnectionRefused => format!(
-            "connection refused by {path}: its balancer exited without removing it; the next balancer replaces it"
+            "connection refused by {path}: its balancer exited without removing it; start the balancer again: `leastconn-lb run`"
         ),
         io::ErrorKind::InvalidInput => {
             format!("{path} is too long for a socket: the limit is 107 bytes")

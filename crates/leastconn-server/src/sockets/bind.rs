@@ -8,13 +8,14 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 /// Length of the backlog. The kernel limits it further by `net.core.somaxconn`.
 pub(crate) const BACKLOG: i32 = 4096;
 
+/// How errors call the admin address.
+pub(crate) const ADMIN_KEY: &str = "`[admin] bind`";
+
 /// Listening on an address failed.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "listener `{listener}` cannot listen on {address}: {source}{}",
-    hint(source)
-)]
+#[error("{listener} cannot listen on {address}: {source}{}", hint(source))]
 pub struct BindError {
+    /// Name and kind, or the key of the admin address.
     listener: String,
     address: SocketAddr,
     source: io::Error,
@@ -23,7 +24,16 @@ pub struct BindError {
 impl BindError {
     pub(crate) fn new(listener: &str, address: SocketAddr, source: io::Error) -> Self {
         Self {
-            listener: listener.to_owned(),
+            listener: format!("listener `{listener}`"),
+            address,
+            source,
+        }
+    }
+
+    /// The error for the admin address, which has no name in the configuration.
+    pub(crate) fn of_admin(address: SocketAddr, source: io::Error) -> Self {
+        Self {
+            listener: ADMIN_KEY.to_owned(),
             address,
             source,
         }
@@ -57,28 +67,41 @@ pub fn bind(
     only_v6: bool,
     keepalive: Option<Duration>,
 ) -> Result<std::net::TcpListener, BindError> {
-    let open = || {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        if address.is_ipv6() {
-            socket.set_only_v6(only_v6)?;
-        }
-        // Allow a restart while connections are in TIME_WAIT.
-        socket.set_reuse_address(true)?;
-        // On Linux, accepted sockets inherit this option, which saves a syscall for each of them.
-        socket.set_tcp_nodelay(true)?;
-        if let Some(idle) = keepalive {
-            net::set_keepalive(&socket, idle)?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    open().map_err(|source| BindError::new(listener, address, source))
+    open(address, only_v6, keepalive).map_err(|source| BindError::new(listener, address, source))
+}
+
+/// Listens on the admin address.
+///
+/// # Errors
+/// If the address cannot be bound.
+pub(crate) fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
+    open(address, false, None).map_err(|source| BindError::of_admin(address, source))
+}
+
+fn open(
+    address: SocketAddr,
+    only_v6: bool,
+    keepalive: Option<Duration>,
+) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(only_v6)?;
+    }
+    // Allow a restart while connections are in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    // On Linux, accepted sockets inherit this option, which saves a syscall for each of them.
+    socket.set_tcp_nodelay(true)?;
+    if let Some(idle) = keepalive {
+        net::set_keepalive(&socket, idle)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Sets the options of an inherited listening socket, so that accepted sockets have the same

@@ -51,9 +51,10 @@ pub enum PlanError {
     Unix(#[from] SocketError),
     /// The address overlaps an address that this process listens on.
     #[error(
-        "listener `{listener}` cannot listen on {address}: this process listens at {at}, which is in the way; that change needs a restart"
+        "{listener} cannot listen on {address}: this process listens at {at}, which is in the way; that change needs a restart"
     )]
     Overlaps {
+        /// Name and kind, or the key of the admin address.
         listener: Arc<str>,
         address: SocketAddr,
         /// The bound address that overlaps.
@@ -154,7 +155,7 @@ impl Sockets {
                 .find(|at| error.is_in_use() && at.port() == port);
             match overlapping {
                 Some(at) => PlanError::Overlaps {
-                    listener: Arc::clone(&wanted.listener),
+                    listener: format!("listener `{}`", wanted.listener).into(),
                     address: wanted.address,
                     at,
                 },
