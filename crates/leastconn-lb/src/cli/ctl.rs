@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use leastconn::WeightOverride;
 
-use super::{DONE, FAILED, INVALID, fail};
+use super::{DONE, FAILED, INVALID, fail, healthcheck::no_socket};
 use crate::figures;
 use leastconn_config::{Level, suggest, text::escape};
 use leastconn_server::{
@@ -264,22 +264,7 @@ fn configured(path: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
     })?;
     let at = leastconn_config::admin_address(&path).map_err(|error| fail(&error, INVALID))?;
     at.socket.ok_or_else(|| {
-        let error = at.broken.unwrap_or_else(|| {
-            let path = path.display();
-            // Without a socket, `ctl reload` cannot be used.
-            let then = "then restart the balancer, or reload it: `kill -HUP PID`";
-            if at.has_admin {
-                format!(
-                    "{path} has no `socket` in its [admin] table: add `socket = \
-                     \"leastconn.sock\"`, {then}"
-                )
-            } else {
-                format!(
-                    "{path} has no [admin] table: add `[admin]` with `socket = \
-                     \"leastconn.sock\"`, {then}"
-                )
-            }
-        });
+        let error = at.broken.unwrap_or_else(|| no_socket(&path, at.has_admin));
         fail(&error, INVALID)
     })
 }

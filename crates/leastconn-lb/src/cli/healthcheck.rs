@@ -86,6 +86,21 @@ pub(super) fn no_admin(path: &Path, broken: Option<String>) -> ExitCode {
     fail(&error, INVALID)
 }
 
+/// Error for a configuration whose `[admin]` table, if there is one, has no `socket`.
+pub(super) fn no_socket(path: &Path, has_admin: bool) -> String {
+    let (lacks, add) = if has_admin {
+        ("`socket` in its [admin] table", "")
+    } else {
+        ("[admin] table", "`[admin]` with ")
+    };
+    // Without a socket, `ctl reload` cannot be used.
+    format!(
+        "{} has no {lacks}: add {add}`socket = \"leastconn.sock\"`, then restart the balancer, or \
+         reload it: `kill -HUP PID`",
+        path.display()
+    )
+}
+
 /// Returns the address to connect to for a listening address. An unspecified address such
 /// as `0.0.0.0` is replaced by loopback.
 pub(super) fn connectable(address: SocketAddr) -> Target {

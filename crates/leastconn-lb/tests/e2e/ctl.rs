@@ -529,6 +529,11 @@ async fn errors_suggest_what_to_do() {
         none.stderr.contains("has no `socket` in its [admin] table"),
         "{none:?}"
     );
+    lb.write_config("[log]\nlevel = \"info\"\n");
+    let none = ctl(&lb, &["servers"]).await;
+    assert_eq!(none.code, 2);
+    let expected = "has no [admin] table: add `[admin]` with `socket";
+    assert!(none.stderr.contains(expected), "{none:?}");
     // `ctl` cannot find the socket path in a file that is not valid TOML.
     lb.write_config("[[[\n");
     for command in ["ctl", "healthcheck", "top"] {
