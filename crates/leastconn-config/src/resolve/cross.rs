@@ -324,6 +324,17 @@ impl Resolver<'_> {
         let Some(first) = open.next() else {
             return;
         };
+        // Clients of UNIX sockets count as loopback addresses, so such a rule is for them.
+        let is_local = client
+            .sources()
+            .iter()
+            .all(|network| network.address().is_loopback());
+        let has_purpose = listeners.iter().any(|listener| {
+            !requires_certificate(&listener.value) && offers(&listener.value, &allowed)
+        });
+        if is_local && has_purpose {
+            return;
+        }
         let others = match open.count() {
             0 => String::new(),
             1 => " and to one other listener".to_owned(),

@@ -54,4 +54,13 @@ allow = ["web"]
 "#;
     let change = |text: String| text.replace("allow = [\"web\"]", "allow = [\"db\"]") + others;
     assert_eq!(problems(by_source, change), [""; 0]);
+    // Both listeners lead to the upstream of the rule, which matches only local clients.
+    let change = |text: String| change(text).replace("upstream = \"web\"", "upstream = \"db\"");
+    let of_web = |line: &String| line.contains("`web`") || line.contains("`desk`");
+    for (source, warnings) in [("10.0.0.0/8", 1), ("127.0.0.1", 0)] {
+        let rule = format!("match = {{ source = \"{source}\" }}");
+        let mut found = problems(&rule, change);
+        found.retain(|line| !of_web(line));
+        assert_eq!(found.len(), warnings, "{found:?}");
+    }
 }

@@ -72,7 +72,7 @@ async fn drain_and_ready_buttons_change_server_state() {
         .await;
     page.write("#control-token", TOKEN).await;
     page.click(READY).await;
-    page.wait(&format!("{BADGE} === 'up'")).await;
+    page.wait(&format!("{BADGE} === 'unchecked'")).await;
     page.wait("document.getElementById('overrides').hidden")
         .await;
     let (name, stream) = connect().await;
@@ -117,6 +117,6 @@ async fn state_commands_are_shown_without_a_token() {
     assert_eq!(lb.reload(&changed).await, "applied");
     page.wait("!document.getElementById('control-token-label').hidden")
         .await;
-    assert_eq!(page.eval(BADGE).await, "up");
+    assert_eq!(page.eval(BADGE).await, "unchecked");
     page.finish(&lb, ()).await;
 }
