@@ -11,6 +11,7 @@ mod networks;
 mod nginx;
 mod pem;
 mod plan;
+mod ranges;
 mod regex;
 mod render;
 mod stunnel;
@@ -116,6 +117,7 @@ fn translate(program: Program, path: &Path) -> Result<Translation, String> {
 
 /// Plans an imported configuration and renders it.
 fn finish(program: Program, file: &str, mut imported: Imported) -> Result<Translation, String> {
+    ranges::clamp(&mut imported);
     let plan = plan::plan(&mut imported)
         .map_err(|access::TooMany| format!("{file}: the access rules have too many cases"))?;
     let head = format!(

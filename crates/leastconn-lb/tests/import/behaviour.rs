@@ -238,6 +238,78 @@ async fn haproxy_and_the_balancer_decide_the_same() {
     );
 }
 
+/// Parts of names, names of backends that depend on the client, conditions and ports.
+const HAPROXY_NAMES: &str = "
+global
+    setenv ROLE edge
+    setenv UNIT nobody
+.if streq(\"$ROLE\",edge)
+    setenv UNIT staff
+.else
+    setenv UNIT other
+.endif
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 20s
+    timeout server 20s
+frontend mtls
+    bind PORT1 ssl crt server.pem ca-file ca.crt verify required
+    acl known ssl_c_s_dn(cn) -m beg alice.example.
+    acl known ssl_c_s_dn(cn) -m reg ^bob\\.example\\.com$
+    acl known ssl_c_s_dn(ou) \"$UNIT\"
+    tcp-request content accept if WAIT_END known
+    tcp-request content reject
+    use_backend three if { ssl_fc_sni -m dom db }
+    use_backend %[ssl_c_s_dn(cn),map_beg(names.map)]
+    use_backend two
+    default_backend one
+frontend plain
+    bind PORT2
+    tcp-request connection reject if { dst_port 1:1023 }
+    tcp-request connection reject if { src 127.0.0.4 }
+    use_backend from_%[src]
+    use_backend two
+    default_backend three
+backend one
+    server web1 WEB1
+backend two
+    server web2 WEB2
+backend three
+    server web3 WEB3
+backend from_127.0.0.2
+    server web1 WEB1
+";
+
+#[tokio::test]
+async fn haproxy_and_the_balancer_compare_the_same_names() {
+    let site = Site::new().await;
+    let map = "bob. two\ncarol. missing\n";
+    fs::write(site.dir.path().join("names.map"), map).unwrap();
+    site.write("haproxy.cfg", HAPROXY_NAMES);
+    let reached = site
+        .compare("haproxy", "haproxy.cfg", &["-db", "-f", "haproxy.cfg"])
+        .await;
+    assert_eq!(
+        served(&reached),
+        [
+            "alice to localhost: web1",
+            "alice to db.example.com: web3",
+            "bob to localhost: web2",
+            "bob to db.example.com: web3",
+            "carol of staff to localhost: web1",
+            "carol of staff to db.example.com: web3",
+            "a longer name to localhost: web1",
+            "a longer name to db.example.com: web3",
+            "revoked to localhost: web1",
+            "revoked to db.example.com: web3",
+            "from 127.0.0.1: web3",
+            "from 127.0.0.2: web1",
+            "from 127.0.0.3: web3",
+        ]
+    );
+}
+
 const NGINX: &str = "
 daemon off;
 master_process off;

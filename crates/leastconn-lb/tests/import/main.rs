@@ -122,22 +122,22 @@ fn import_all(program: &str, ending: &str) -> usize {
 
 #[test]
 fn haproxy_files() {
-    assert_eq!(import_all("haproxy", ".cfg"), 22);
+    assert_eq!(import_all("haproxy", ".cfg"), 26);
 }
 
 #[test]
 fn nginx_files() {
-    assert_eq!(import_all("nginx", ".conf"), 8);
+    assert_eq!(import_all("nginx", ".conf"), 10);
 }
 
 #[test]
 fn stunnel_files() {
-    assert_eq!(import_all("stunnel", ".conf"), 5);
+    assert_eq!(import_all("stunnel", ".conf"), 6);
 }
 
 #[test]
 fn ghostunnel_command_lines() {
-    assert_eq!(import_all("ghostunnel", ".sh"), 5);
+    assert_eq!(import_all("ghostunnel", ".sh"), 6);
 }
 
 /// The dashboard replaces a page of statistics, and a section with only a stick table is not needed.

@@ -132,6 +132,18 @@ pub(crate) fn covers(key: Key, pattern: &str, value: &str) -> bool {
     }
 }
 
+/// Returns the pattern that matches exactly the texts that match both patterns. Returns `None` if
+/// there are none.
+fn intersection(a: &str, b: &str) -> Option<String> {
+    let (a, b): (Vec<_>, Vec<_>) = (a.split('.').collect(), b.split('.').collect());
+    let labels = a.iter().zip(&b).map(|(a, b)| match (*a, *b) {
+        ("*", label) | (label, "*") => Some(label),
+        (a, b) => (a == b).then_some(a),
+    });
+    let labels: Vec<_> = labels.collect::<Option<_>>()?;
+    (a.len() == b.len()).then(|| labels.join("."))
+}
+
 /// Returns the intersection of two lists of values. `None` if no list expresses the
 /// intersection.
 fn meet(key: Key, a: &[String], b: &[String]) -> Option<Vec<String>> {
@@ -157,8 +169,8 @@ fn meet(key: Key, a: &[String], b: &[String]) -> Option<Vec<String>> {
                 common.push(y.clone());
             } else if covers(key, y, x) {
                 common.push(x.clone());
-            } else if x.contains('*') && y.contains('*') {
-                return None;
+            } else if matches!(key, Key::Cn | Key::Sni) {
+                common.extend(intersection(x, y));
             }
         }
     }
@@ -328,8 +340,10 @@ pub(crate) fn at_sni(list: &List, name: Option<&str>) -> List {
     simplified(applies.collect())
 }
 
-/// Returns the server names in a list. Names without a wildcard come first.
-pub(crate) fn server_names(list: &List) -> Vec<String> {
+/// Returns the server names in a list, with those that match several patterns of the list, so that
+/// one decision applies to all clients of each name. The first entry that matches a server name
+/// decides: names with fewer wildcards come first.
+pub(crate) fn server_names(list: &List) -> Result<Vec<String>, TooMany> {
     let mut names: Vec<String> = Vec::new();
     for value in list
         .iter()
@@ -340,8 +354,23 @@ pub(crate) fn server_names(list: &List) -> Vec<String> {
             names.push(value.clone());
         }
     }
-    names.sort_by_key(|name| name.contains('*'));
-    names
+    let mut at = 0;
+    while at < names.len() {
+        let more = names[..at]
+            .iter()
+            .filter_map(|earlier| intersection(earlier, &names[at]));
+        for name in more.collect::<Vec<_>>() {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        at += 1;
+        if names.len() > LARGEST {
+            return Err(TooMany);
+        }
+    }
+    names.sort_by_key(|name| name.matches('*').count());
+    Ok(names)
 }
 
 /// Adds the list of another listener to the combined rules. Each entry of the result has one

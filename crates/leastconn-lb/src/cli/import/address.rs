@@ -13,6 +13,14 @@ pub(crate) fn is_ip(host: &str) -> bool {
     bare.parse::<IpAddr>().is_ok()
 }
 
+/// Whether a host is an IP address, or a host name of letters, digits, `-`, `_` and `.`.
+pub(crate) fn is_host(host: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let mut labels = host.trim_end_matches('.').split('.');
+    let is_name = host.chars().all(is_allowed) && host.len() <= 253;
+    is_ip(host) || (is_name && labels.all(|label| (1..=63).contains(&label.len())))
+}
+
 /// Splits an address at its last colon outside of environment variables, whose defaults can contain
 /// colons.
 pub(crate) fn split_port(text: &str) -> Option<(&str, &str)> {
@@ -51,6 +59,6 @@ pub(crate) fn with_ports(host: &str, range: &str) -> Option<Vec<String>> {
     let (first, last) = range.split_once('-').unwrap_or((range, range));
     let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
     let ports = first..=last;
-    (first <= last && last - first < LARGEST_RANGE)
+    (first <= last && last <= u32::from(u16::MAX) && last - first < LARGEST_RANGE)
         .then(|| ports.map(|port| format!("{host}:{port}")).collect())
 }

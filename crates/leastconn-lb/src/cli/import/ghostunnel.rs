@@ -7,9 +7,10 @@ mod server;
 use std::rc::Rc;
 
 use super::{
-    address::is_ip,
+    address::{is_host, is_ip, split_port},
     model::{Backend, Imported, Place, ServerLine, Service, Table, Value},
     names::Names,
+    toml::VARIABLE_START,
     units,
 };
 use arguments::{Arguments, commands};
@@ -99,7 +100,7 @@ impl Tunnel {
         backend.table.set("retries", Value::Integer(0));
         backend.table.disable_health_checks();
         match arguments.one("target") {
-            Some(target) if target.starts_with("unix:") || target.contains(':') => {
+            Some(target) if is_target(target) => {
                 let mut server = Table::default();
                 server.set("address", Value::text(target));
                 backend.servers.push(ServerLine::Server {
@@ -185,13 +186,31 @@ fn min_version(arguments: &Arguments, tls: &mut Table) {
     }
 }
 
+/// Whether an address has a host and a port, or is a UNIX socket.
+fn is_target(address: &str) -> bool {
+    let has_port = |(host, port): (&str, &str)| {
+        let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+        is_port && is_host(host) && (host.starts_with('[') || !host.contains(':'))
+    };
+    address.starts_with("unix:")
+        || address.contains(VARIABLE_START)
+        || split_port(address).is_some_and(has_port)
+}
+
 fn listen(address: &str) -> Result<String, String> {
     if address.starts_with("unix:") {
         return Ok(address.to_owned());
     }
+    if address.starts_with("systemd:") || address.starts_with("launchd:") {
+        return Err("sockets of the service manager are not used: set `bind`".to_owned());
+    }
+    if address.contains(VARIABLE_START) {
+        return Ok(address.to_owned());
+    }
     let (host, port) = address
         .rsplit_once(':')
-        .ok_or_else(|| format!("{address:?} has no port"))?;
+        .filter(|(_, port)| port.parse::<u16>().is_ok())
+        .ok_or_else(|| format!("{address:?} has no port number"))?;
     let host = match host {
         "localhost" => "127.0.0.1",
         "" => "0.0.0.0",

@@ -23,6 +23,8 @@ use super::{
     names::{Names, valid},
     units,
 };
+use acl::Periods;
+use listeners::Ports;
 use proxy::{Back, Front};
 use rules::Surroundings;
 
@@ -56,7 +58,10 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
     for proxy in &mut sections.proxies {
         global.prepend_defaults(proxy);
     }
-    let mut tables = HashMap::new();
+    let tables = sections.tables.iter();
+    let tables = tables.map(|(name, line)| (name.clone(), acl::periods(line)));
+    let mut tables: HashMap<String, Periods> = tables.collect();
+    let ports = Ports::new(&sections.proxies);
     let (mut fronts, mut backs): (Vec<Front>, Vec<Back>) = (Vec::new(), Vec::new());
     for proxy in &sections.proxies {
         for line in proxy
@@ -64,7 +69,7 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
             .iter()
             .filter(|line| line.word(0) == "stick-table")
         {
-            tables.extend(acl::rate_period(line).map(|period| (proxy.name.clone(), period)));
+            tables.insert(proxy.name.clone(), acl::periods(line));
         }
         let place = &proxy.head.place;
         if proxy.is_table() {
@@ -73,8 +78,10 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
                 .push(place.remark("a section for a stick table is not needed"));
             continue;
         }
-        if proxy.is_http() {
-            imported.notes.push(if proxy.is_statistics() {
+        if proxy.mode() != "tcp" {
+            imported.notes.push(if proxy.mode() != "http" {
+                place.left_out(format!("mode {} is not supported", proxy.mode()))
+            } else if proxy.is_statistics() {
                 place.remark(
                     "the dashboard at the admin address replaces the page of statistics; reading \
                      it needs no password, so keep `bind` on loopback",
@@ -87,18 +94,35 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
             });
             continue;
         }
-        let (front, back) = proxy::read(proxy, &global.bases, &resolvers);
+        let port = ports.of(&proxy.name);
+        let (front, back) = proxy::read(proxy, &global.bases, &resolvers, port);
         fronts.extend(front);
         backs.extend(back);
     }
     let mut upstreams = UpstreamNames::new(&backs);
     let mut names = Names::default();
+    let backends: Vec<_> = backs
+        .iter()
+        .map(|back| back.backend.name.as_str())
+        .collect();
     for front in &fronts {
         let own = backs.iter().find(|back| back.backend.name == front.name);
         let own = own.map(|back| back.backend.name.as_str());
         let default = front.rules.default_backend().or(own);
         for mut service in listeners::services(front, &mut names, default) {
-            evaluate(&mut service, front, default, &backs, &tables, dir)?;
+            if service.binds.is_empty() {
+                imported.services.push(service);
+                continue;
+            }
+            let surroundings = Surroundings {
+                tls: service.tls.is_some(),
+                certificates: service.certificates,
+                dir,
+                tables: &tables,
+                ports: &listeners::ports(&service),
+                backends: &backends,
+            };
+            evaluate(&mut service, front, default, &backs, surroundings)?;
             upstreams.rename(&mut service);
             imported.services.push(service);
         }
@@ -164,7 +188,7 @@ fn other_section(line: &lexer::Line) -> super::model::Note {
     match line.word(0) {
         "peers" => line
             .place
-            .left_out("limits and counts are not shared between balancers"),
+            .left_out("`[fleet]` shares limits and counts between balancers: see docs/fleet.md"),
         "program" => line.place.left_out("no other programs are started"),
         _ => line.place.remark("the section is not needed for TCP"),
     }
@@ -176,16 +200,9 @@ fn evaluate(
     front: &Front,
     default: Option<&str>,
     backs: &[Back],
-    tables: &HashMap<String, u64>,
-    dir: Option<&Path>,
+    surroundings: Surroundings<'_>,
 ) -> Result<(), String> {
     let too_many = |_: TooMany| format!("`{}`: the access rules have too many cases", front.name);
-    let surroundings = Surroundings {
-        tls: service.tls.is_some(),
-        certificates: service.certificates,
-        dir,
-        tables,
-    };
     let rules = match (front.rules.default_backend(), default) {
         (None, Some(own)) => front.rules.with_default(own),
         _ => front.rules.clone(),
@@ -274,216 +291,4 @@ fn timeouts(service: &mut Service, front: &Front, used: &[&Back]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{
-        super::{
-            model::{Imported, Kind, ServerLine},
-            plan,
-        },
-        Value, Verdict, import,
-    };
-
-    const BIND: &str = "bind :8443 ssl crt server.pem ca-file ca.crt verify required";
-
-    fn imported(text: &str) -> Imported {
-        import(&"t".into(), text, None).unwrap()
-    }
-
-    #[test]
-    fn backends_with_similar_names_stay_apart() {
-        let mut imported = imported(
-            "frontend f
-                bind :1000
-                use_backend db:admin if { src 10.0.0.0/8 }
-                use_backend db/admin if { src 192.168.0.0/16 }
-                default_backend db-admin
-            backend db:admin
-                server s1 127.0.0.1:1
-            backend db-admin
-                server s2 127.0.0.1:2",
-        );
-        let names: Vec<_> = imported.backends.iter().map(|b| b.name.clone()).collect();
-        assert_eq!(names, ["db-admin-2", "db-admin"]);
-        let access = &imported.services[0].access;
-        let targets = access.iter().map(|(_, verdict)| match verdict {
-            Verdict::To(name) => name.as_str(),
-            _ => "",
-        });
-        // `db/admin` is not in the file.
-        let targets: Vec<_> = targets.collect();
-        assert_eq!(targets, ["db-admin-2", "db-admin-3", "db-admin"]);
-        let plan = plan::plan(&mut imported).unwrap();
-        let servers = plan.upstreams.iter().flat_map(|upstream| &upstream.servers);
-        let servers = servers.filter(|line| matches!(line, ServerLine::Server { .. }));
-        assert_eq!(servers.count(), 2);
-        let allow = plan.rules.iter().map(|rule| rule.allow.join(" "));
-        assert_eq!(allow.collect::<Vec<_>>(), ["db-admin-2", "", "db-admin"]);
-    }
-
-    #[test]
-    fn tests_of_whole_subjects_are_noted() {
-        for (line, is_noted) in [
-            ("use_backend b if { ssl_c_s_dn -m str /CN=admin }", true),
-            ("use_backend b if { ssl_c_s_dn /OU=a/CN=admin }", true),
-            ("tcp-request content reject if { ssl_c_s_dn /CN=x }", true),
-            (
-                "tcp-request content reject unless { ssl_c_s_dn /CN=x }",
-                true,
-            ),
-            ("tcp-request content accept if { ssl_c_s_dn /CN=x }", true),
-            ("use_backend b if { ssl_c_s_dn(cn) admin }", false),
-        ] {
-            let text = format!("frontend f\n{BIND}\n{line}\nbackend b\nserver s 127.0.0.1:1");
-            let imported = imported(&text);
-            let notes = imported.services[0].table.notes.iter();
-            let mut notes = notes.filter(|note| note.kind == Kind::LeftOut);
-            let noted = notes.any(|note| note.reason == super::super::dn::WIDER);
-            assert_eq!(noted, is_noted, "{line}");
-        }
-    }
-
-    #[test]
-    fn tests_that_ignore_case_admit_no_other_spelling() {
-        for (rules, is_open) in [
-            (
-                "tcp-request content reject if { ssl_c_s_dn(cn) -i bad }",
-                false,
-            ),
-            (
-                "tcp-request content accept unless { ssl_c_s_dn(cn) -i bad }
-                tcp-request content reject",
-                false,
-            ),
-            (
-                "tcp-request content accept if !{ ssl_c_s_dn(cn) -i bad }
-                tcp-request content reject",
-                false,
-            ),
-            (
-                "tcp-request content accept if { ssl_c_s_dn(cn) -i good }
-                tcp-request content reject",
-                true,
-            ),
-        ] {
-            let text = format!(
-                "frontend f\n{BIND}\n{rules}\ndefault_backend b\nbackend b\nserver s 127.0.0.1:1"
-            );
-            let imported = imported(&text);
-            let service = &imported.services[0];
-            let mut open = service.access.iter();
-            let opens = open.any(|(_, verdict)| matches!(verdict, Verdict::To(_)));
-            assert_eq!(opens, is_open, "{rules}: {:?}", service.access);
-            let mut notes = service.table.notes.iter();
-            assert!(notes.any(|note| note.kind == Kind::LeftOut), "{rules}");
-        }
-    }
-
-    /// Returns the keys of the servers of the first upstream.
-    fn servers(text: &str) -> Vec<(String, Vec<&'static str>)> {
-        let backend = imported(text).backends.remove(0);
-        let lines = backend.servers.into_iter().filter_map(|line| match line {
-            ServerLine::Server { name, table } => {
-                Some((name, table.keys.iter().map(|(key, _)| *key).collect()))
-            }
-            ServerLine::Note(_) => None,
-        });
-        lines.collect()
-    }
-
-    #[test]
-    fn dispatch_keeps_the_defaults_of_later_servers() {
-        let servers = servers(
-            "backend b
-                default-server weight 10 maxconn 5
-                dispatch 127.0.0.1:1
-                server s1 127.0.0.1:2",
-        );
-        let expected = [
-            ("dispatch".to_owned(), vec!["address"]),
-            ("s1".to_owned(), vec!["weight", "max_conns", "address"]),
-        ];
-        assert_eq!(servers, expected);
-    }
-
-    #[test]
-    fn templates_have_a_limited_number_of_servers() {
-        for (number, expected) in [
-            ("3", 3),
-            ("1-3", 3),
-            ("5-7", 3),
-            ("7-5", 1),
-            ("18446744073709551615", 65_535),
-            ("0-18446744073709551615", 65_535),
-        ] {
-            let text = format!("backend b\nserver-template s {number} a.x:80");
-            let backend = imported(&text).backends.remove(0);
-            let discovery = backend.table.get("discovery");
-            let expected = Value::Table(vec![("max", Value::Integer(expected))]);
-            assert_eq!(discovery, Some(&expected), "{number}");
-        }
-    }
-
-    /// Returns the number of cases that reach a server, of each listener.
-    fn open_cases(text: &str) -> Vec<usize> {
-        let services = imported(text).services.into_iter();
-        let is_open = |(_, verdict): &&(_, Verdict)| matches!(verdict, Verdict::To(_));
-        services
-            .map(|service| match service.refused.as_slice() {
-                [] => service.access.iter().filter(is_open).count(),
-                _ => 0,
-            })
-            .collect()
-    }
-
-    #[test]
-    fn sections_that_depend_on_unknown_conditions_are_closed() {
-        let front = "bind 127.0.0.1:1\ndefault_backend b";
-        let back = "backend b\nserver s 127.0.0.1:2";
-        for (text, expected) in [
-            (format!("frontend f\n{front}\n{back}"), 1),
-            (
-                format!(
-                    "frontend f\n{front}\n.if defined(X)\ntcp-request connection reject if {{ src 10.0.0.0/8 }}\n.endif\n{back}"
-                ),
-                0,
-            ),
-            (
-                format!(".if defined(X)\nfrontend f\n{front}\n.endif\n{back}"),
-                0,
-            ),
-            (
-                format!("defaults\n.if defined(X)\nretries 2\n.endif\nfrontend f\n{front}\n{back}"),
-                0,
-            ),
-            (
-                format!("global\n.if defined(X)\nmaxconn 5\n.endif\nfrontend f\n{front}\n{back}"),
-                1,
-            ),
-            (
-                format!(
-                    "frontend f\n{front}\n{back}\n.if defined(X)\ntcp-request content reject\n.endif"
-                ),
-                0,
-            ),
-        ] {
-            let closed = imported(&text);
-            let backs_open = closed.backends.iter().all(|b| b.refused.is_empty());
-            let open = open_cases(&text)[0];
-            assert_eq!(if backs_open { open } else { 0 }, expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn clients_of_other_backends_are_not_refused_with_a_disabled_one() {
-        let text = "frontend f
-                bind 127.0.0.1:1
-                use_backend old if { src 10.0.0.0/8 }
-                default_backend new
-            backend old
-                disabled
-                server s 127.0.0.1:2
-            backend new
-                server s 127.0.0.1:3";
-        assert_eq!(open_cases(text), [1]);
-    }
-}
+mod tests;

@@ -173,6 +173,8 @@ pub(crate) struct Service {
     /// The targets in the source, if the listener could not be translated.
     pub(crate) targets: Vec<String>,
     pub(crate) limits: Limits,
+    /// The `source_rate_limit` in `table`.
+    pub(crate) source_rate: Option<Rate>,
     /// The directives that set `limits`.
     pub(crate) limited_by: Vec<Place>,
     /// The name of the counter for `limits`. Listeners with the same counter share their limits.

@@ -4,14 +4,15 @@ mod listen;
 mod map;
 mod parser;
 mod server;
+mod server_names;
 mod settings;
 mod upstream;
 
-use std::{collections::HashSet, path::Path, rc::Rc};
+use std::{path::Path, rc::Rc};
 
 use super::{
     access::Verdict,
-    model::{Backend, Imported, Value},
+    model::{Backend, Imported, Service, Value},
     names::Names,
 };
 use parser::Directive;
@@ -85,16 +86,15 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
     if !is_nginx {
         return Err(format!("{file}: there is no `stream` block"));
     }
-    services(&stream, &mut imported);
+    services(&stream, &mut imported)?;
     Ok(imported)
 }
 
 /// Translates all `server` blocks of `stream`.
-fn services(stream: &[Directive], imported: &mut Imported) {
+fn services(stream: &[Directive], imported: &mut Imported) -> Result<(), String> {
     server::access_log(stream, &mut imported.log);
     let mut names = Names::default();
     let mut upstreams = Names::default();
-    let mut bound = HashSet::new();
     // Each target of `proxy_pass`, with the upstream that it became.
     let mut known: Vec<(String, Backend)> = Vec::new();
     for block in stream.iter().filter(|line| line.name() == "server") {
@@ -103,18 +103,19 @@ fn services(stream: &[Directive], imported: &mut Imported) {
             server: block.children(),
         };
         for (mut service, pass) in server::services(settings, &mut names) {
-            let before = service.binds.len();
-            service.binds.retain(|bind| bound.insert(bind.clone()));
-            if service.binds.len() < before {
-                let reason = "another `server` block has the same address";
-                service.table.note(block.place.left_out(reason));
-            }
             for (_, verdict) in &mut service.access {
                 if let Verdict::To(target) = verdict {
                     *target = resolve(target, &pass, settings, &mut known, &mut upstreams);
                 }
             }
-            imported.services.push(service);
+            let names = server_names::of(block);
+            let same_address = |other: &&mut Service| other.binds == service.binds;
+            match imported.services.iter_mut().find(same_address) {
+                Some(first) if !service.binds.is_empty() && !names.is_empty() => {
+                    server_names::add(first, service, &names, &block.place)?;
+                }
+                _ => imported.services.push(service),
+            }
         }
     }
     for line in stream {
@@ -132,6 +133,7 @@ fn services(stream: &[Directive], imported: &mut Imported) {
         }
     }
     imported.backends = known.into_iter().map(|(_, backend)| backend).collect();
+    Ok(())
 }
 
 /// Returns the name of the upstream for a target of `proxy_pass`. A target that two servers use
@@ -366,5 +368,82 @@ mod tests {
             decisions("'~(^|,)CN=a(,|$)' web;"),
             (expected.to_vec(), false)
         );
+    }
+
+    const SERVER: &str = "ssl_certificate server.pem; ssl_certificate_key server.key;";
+
+    #[test]
+    fn server_names_select_the_server_block() {
+        let verified = "ssl_client_certificate ca.crt; ssl_verify_client on;";
+        let text = format!(
+            "server {{ listen 1 ssl; server_name a.x; {SERVER} proxy_pass 127.0.0.1:1; }}
+            server {{ listen 1 ssl; server_name b.x .c.x; {SERVER} proxy_pass 127.0.0.1:2; }}
+            server {{ listen 1 ssl; server_name d.x; {SERVER} {verified} proxy_pass 127.0.0.1:3; }}"
+        );
+        let imported = import(&"t".into(), &text, None).unwrap();
+        assert_eq!(imported.services.len(), 1);
+        let access = imported.services[0]
+            .access
+            .iter()
+            .map(|(predicate, verdict)| {
+                let names = predicate.get(Key::Sni).map(|names| names.join("|"));
+                let names = names.unwrap_or_default();
+                match verdict {
+                    Verdict::To(target) => format!("{names} {target}"),
+                    _ => format!("{names} refused"),
+                }
+            });
+        let expected = [
+            // Clients need a certificate for this name only.
+            "d.x refused",
+            "b.x|c.x|*.c.x|*.*.c.x|*.*.*.c.x 127.0.0.1-2",
+            " 127.0.0.1-1",
+        ];
+        assert_eq!(access.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn scripts_that_may_refuse_clients_close_the_listener() {
+        for (line, is_closed) in [
+            ("preread_by_lua_block { return ngx.exit(403) }", true),
+            ("access_by_lua_file a.lua;", true),
+            ("ssl_reject_handshake on;", true),
+            ("log_by_lua_block { f() }", false),
+            ("tcp_nodelay on;", false),
+        ] {
+            for text in [
+                format!("server {{ listen 1; {line} proxy_pass 127.0.0.1:1; }}"),
+                format!("stream {{ {line} server {{ listen 1; proxy_pass 127.0.0.1:1; }} }}"),
+            ] {
+                let imported = import(&"t".into(), &text, None).unwrap();
+                let refused = &imported.services[0].refused;
+                assert_eq!(!refused.is_empty(), is_closed, "{text}: {refused:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn strictest_limit_applies_to_each_certificate() {
+        for limits in [
+            "limit_conn cert 9; limit_conn addr 5;",
+            "limit_conn addr 5; limit_conn cert 9;",
+        ] {
+            let text = format!(
+                "limit_conn_zone $ssl_client_s_dn zone=cert:1m;
+                limit_conn_zone $binary_remote_addr zone=addr:1m;
+                server {{ listen 1 ssl; {SERVER} ssl_client_certificate ca.crt;
+                    ssl_verify_client on; {limits} proxy_pass 127.0.0.1:1; }}"
+            );
+            let imported = import(&"t".into(), &text, None).unwrap();
+            let service = &imported.services[0];
+            assert_eq!(service.limits.max_conns, Some(5), "{limits}");
+            assert!(service.refused.is_empty(), "{limits}");
+            let notes = service.table.notes.iter();
+            assert_eq!(
+                notes.filter(|note| note.kind == Kind::LeftOut).count(),
+                1,
+                "{limits}"
+            );
+        }
     }
 }

@@ -8,7 +8,7 @@ mod lost;
 mod rules;
 mod upstreams;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::{
     access::{List, TooMany, Verdict, at_sni, server_names},
@@ -49,6 +49,7 @@ struct Unit {
 /// Plans the configuration.
 pub(crate) fn plan(imported: &mut Imported) -> Result<Plan, TooMany> {
     let mut units = Vec::new();
+    remove_duplicate_addresses(&mut imported.services);
     for (number, service) in imported.services.iter_mut().enumerate() {
         for (_, verdict) in &mut service.access {
             let usable = |name: &str| {
@@ -78,13 +79,18 @@ pub(crate) fn plan(imported: &mut Imported) -> Result<Plan, TooMany> {
                 "the rules of the source refuse all clients, or have no equivalent".to_owned(),
             );
         }
-        units.extend(split(number, service));
+        units.extend(split(number, service)?);
     }
     let mut planner = Planner::new(&imported.backends);
     let by_client = units.len() == 1;
-    let mut targets = Vec::new();
-    for unit in &mut units {
-        targets.push(planner.target(unit, &mut imported.services, by_client));
+    // Upstreams that clients may use get the names of the source.
+    let is_closed = |unit: &Unit| !unit.list.iter().any(|(_, v)| matches!(v, Verdict::To(_)));
+    let mut order: Vec<_> = (0..units.len()).collect();
+    order.sort_by_key(|number| is_closed(&units[*number]));
+    let mut targets: Vec<Option<Target>> = units.iter().map(|_| None).collect();
+    for number in order {
+        let target = planner.target(&mut units[number], &mut imported.services, by_client);
+        targets[number] = Some(target);
     }
     let rules = rules(&units, &imported.services)?;
     let shared: BTreeSet<_> = rules.iter().flat_map(|rule| &rule.shared_by).collect();
@@ -105,7 +111,7 @@ pub(crate) fn plan(imported: &mut Imported) -> Result<Plan, TooMany> {
             routes: Vec::new(),
         })
         .collect();
-    for (unit, target) in units.iter().zip(targets) {
+    for (unit, target) in units.iter().zip(targets.into_iter().flatten()) {
         let listener = &mut listeners[unit.service];
         match (target, &unit.sni) {
             (Target::One(upstream), Some(sni)) => listener.routes.push((sni.clone(), upstream)),
@@ -122,9 +128,24 @@ pub(crate) fn plan(imported: &mut Imported) -> Result<Plan, TooMany> {
     })
 }
 
+/// Removes addresses that an earlier listener has.
+fn remove_duplicate_addresses(services: &mut [Service]) {
+    let mut bound = HashSet::new();
+    for service in services {
+        let before = service.binds.len();
+        service.binds.retain(|bind| bound.insert(bind.clone()));
+        if service.binds.len() < before
+            && let Some(place) = &service.place
+        {
+            let reason = "another listener has the same address";
+            service.table.note(place.left_out(reason));
+        }
+    }
+}
+
 /// Returns one unit per server name, followed by one for all other connections.
-fn split(number: usize, service: &Service) -> Vec<Unit> {
-    let names = server_names(&service.access);
+fn split(number: usize, service: &Service) -> Result<Vec<Unit>, TooMany> {
+    let names = server_names(&service.access)?;
     let all = names.iter().map(Some).chain([None]);
     let unit = |sni: Option<&String>| Unit {
         service: number,
@@ -132,5 +153,5 @@ fn split(number: usize, service: &Service) -> Vec<Unit> {
         list: at_sni(&service.access, sni.map(String::as_str)),
         allow: BTreeMap::new(),
     };
-    all.map(unit).collect()
+    Ok(all.map(unit).collect())
 }

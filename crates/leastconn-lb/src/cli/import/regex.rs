@@ -16,6 +16,10 @@ pub(crate) enum Pattern {
     Below(String),
     /// Exactly one label, a dot, and this domain.
     Label(String),
+    /// This text, a dot, and one or more labels.
+    After(String),
+    /// This text between dots, with at least this number of labels before and after it.
+    Around(String, usize),
 }
 
 impl Pattern {
@@ -28,17 +32,41 @@ impl Pattern {
         match self {
             Self::Exact(text) if text.is_empty() || text.contains('*') => None,
             Self::Exact(text) => Some(vec![lower(text)]),
-            Self::Below(domain) if matches!(key, Key::Sni | Key::Cn | Key::Dns) => {
+            Self::Below(domain) if is_valid(domain, key) => {
                 let domain = lower(domain);
                 let patterns = (1..=DEPTH).map(|depth| format!("{}{domain}", "*.".repeat(depth)));
                 Some(patterns.collect())
             }
-            Self::Label(domain) if matches!(key, Key::Sni | Key::Cn | Key::Dns) => {
+            Self::Label(domain) if is_valid(domain, key) => {
                 Some(vec![format!("*.{}", lower(domain))])
             }
-            Self::Below(_) | Self::Label(_) => None,
+            Self::After(text) if is_valid(text, key) => {
+                let patterns = (1..=DEPTH).map(|depth| format!("{text}{}", ".*".repeat(depth)));
+                Some(patterns.map(|pattern| lower(&pattern)).collect())
+            }
+            Self::Around(text, least) if is_valid(text, key) => {
+                let pattern = |before: usize, after: usize| {
+                    let (before, after) = ("*.".repeat(before), ".*".repeat(after));
+                    lower(&format!("{before}{text}{after}"))
+                };
+                let before = *least..=DEPTH;
+                let pairs = before.flat_map(|a| (*least..=DEPTH - a).map(move |b| (a, b)));
+                Some(
+                    pairs
+                        .map(|(before, after)| pattern(before, after))
+                        .collect(),
+                )
+            }
+            Self::Below(_) | Self::Label(_) | Self::After(_) | Self::Around(..) => None,
         }
     }
+}
+
+/// Whether `text` can be a part of a pattern with wildcards.
+fn is_valid(text: &str, key: Key) -> bool {
+    matches!(key, Key::Sni | Key::Cn | Key::Dns)
+        && !text.contains('*')
+        && !text.split('.').any(str::is_empty)
 }
 
 /// Returns the patterns of a regular expression that matches a whole text. Literals, escapes and
@@ -127,7 +155,7 @@ pub(crate) fn literals(expression: &str) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pattern, patterns};
+    use super::{Key, Pattern, patterns};
 
     #[test]
     fn literal_expressions_are_names() {
@@ -149,5 +177,23 @@ mod tests {
                 "{expression}"
             );
         }
+    }
+
+    #[test]
+    fn patterns_have_up_to_three_further_labels() {
+        let after = Pattern::After("a.b".to_owned());
+        let expected = ["a.b.*", "a.b.*.*", "a.b.*.*.*"].map(str::to_owned);
+        assert_eq!(after.names(Key::Cn).unwrap(), expected);
+        let around = Pattern::Around("X".to_owned(), 1);
+        let expected = ["*.x.*", "*.x.*.*", "*.*.x.*"].map(str::to_owned);
+        assert_eq!(around.names(Key::Sni).unwrap(), expected);
+        let names = Pattern::Around("x".to_owned(), 0).names(Key::Sni).unwrap();
+        assert_eq!(names.len(), 10);
+        assert!(names.contains(&"x".to_owned()));
+        for text in ["", "a*", "a..b"] {
+            assert_eq!(Pattern::After(text.to_owned()).names(Key::Cn), None);
+            assert_eq!(Pattern::Below(text.to_owned()).names(Key::Cn), None);
+        }
+        assert_eq!(after.names(Key::Ou), None);
     }
 }

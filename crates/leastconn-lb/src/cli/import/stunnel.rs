@@ -6,9 +6,10 @@ mod service;
 use std::{path::Path, rc::Rc};
 
 use super::{
-    access::{Condition, Key, Predicate, Verdict, always, when},
-    model::{Backend, Imported, Service},
+    access::{Condition, Key, Predicate, TooMany, Verdict, always, when},
+    model::{Backend, Imported, Place, Service},
     names::Names,
+    regex::Pattern,
 };
 use options::{Section, sections};
 
@@ -30,7 +31,9 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
     }
     let mut names = Names::default();
     let mut translated: Vec<(Section, Service, Backend)> = Vec::new();
+    let mut originals = Vec::new();
     for mut section in sections.services {
+        originals.push(section.name.clone());
         section.name = names.unique(&section.name);
         let (service, backend) = service::translate(&section, dir);
         translated.push((section, service, backend));
@@ -38,41 +41,29 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
     // Services with `sni = MASTER:PATTERN` define server names of another service.
     let virtual_services: Vec<_> = translated
         .iter()
-        .filter_map(|(section, service, backend)| {
+        .filter_map(|(section, service, _)| {
             let option = section.one("sni")?;
             let (master, pattern) = option.value.split_once(':')?;
-            let is_server = section.one("accept").is_none();
-            is_server.then(|| {
-                let refused = service.refused.clone();
-                (
-                    master.to_owned(),
-                    pattern.to_owned(),
-                    backend.name.clone(),
-                    option.place.clone(),
-                    refused,
-                )
-            })
+            let virtual_service = VirtualService {
+                pattern: pattern.to_owned(),
+                place: option.place.clone(),
+                service: service.clone(),
+            };
+            (section.one("accept").is_none()).then(|| (master.to_owned(), virtual_service))
         })
         .collect();
-    for (master, pattern, backend, place, refused) in virtual_services.into_iter().rev() {
-        let found = translated
-            .iter_mut()
-            .find(|(section, ..)| section.name == master);
-        let Some((_, service, _)) = found else {
+    for (master, virtual_service) in virtual_services.into_iter().rev() {
+        let number = originals.iter().position(|name| *name == master);
+        let Some((_, service, _)) = number.and_then(|number| translated.get_mut(number)) else {
+            let place = &virtual_service.place;
             imported
                 .notes
                 .push(place.left_out("there is no such service"));
             continue;
         };
-        let verdict = if refused.is_empty() {
-            Verdict::To(backend)
-        } else {
-            service.table.note(place.left_out(refused.join("; ")));
-            Verdict::Refuse
-        };
-        let name = Predicate::new(Key::Sni, vec![pattern.to_ascii_lowercase()]);
-        service.access = when(&Condition::Is(name), &always(verdict), &service.access)
-            .map_err(|_| format!("{file}: too many services"))?;
+        virtual_service
+            .add_to(service)
+            .map_err(|TooMany| format!("{file}: too many services"))?;
     }
     for (section, service, backend) in translated {
         if section.one("accept").is_some() {
@@ -82,3 +73,77 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
     }
     Ok(imported)
 }
+
+/// A service for some server names of another service.
+struct VirtualService {
+    pattern: String,
+    place: Place,
+    service: Service,
+}
+
+impl VirtualService {
+    fn add_to(self, master: &mut Service) -> Result<(), TooMany> {
+        let Self {
+            pattern,
+            place,
+            service,
+        } = self;
+        // A `*` at the start stands for any text.
+        let pattern = match pattern.strip_prefix("*.") {
+            Some(domain) => Pattern::Below(domain.to_owned()),
+            None => Pattern::Exact(pattern),
+        };
+        let Some(names) = pattern.names(Key::Sni) else {
+            master.table.note(place.left_out(
+                "the server name has no equivalent: its clients are those of the other service",
+            ));
+            return Ok(());
+        };
+        let tls = |service: &Service, keys: &[&str]| {
+            let tls = service.tls.as_ref();
+            let values = keys
+                .iter()
+                .map(|key| tls.and_then(|tls| tls.get(key)).cloned());
+            values.collect::<Vec<_>>()
+        };
+        let verification = ["client_auth", "client_ca", "crl", "client_pins"];
+        let is_verified_alike = tls(master, &verification) == tls(&service, &verification);
+        let refused = if service.certificates && !is_verified_alike {
+            Some("clients are verified in the same way for all server names".to_owned())
+        } else {
+            let reasons = service.refused.join("; ");
+            (!reasons.is_empty()).then_some(reasons)
+        };
+        let access = match refused {
+            Some(reason) => {
+                let reason = format!("{reason}; the clients with this server name are refused");
+                master.table.note(place.left_out(reason));
+                always(Verdict::Refuse)
+            }
+            None => {
+                if tls(master, &["cert"]) != tls(&service, &["cert"]) {
+                    master.table.note(
+                        place.left_out("a listener has one certificate: that of the other service"),
+                    );
+                }
+                if master.certificates && !service.certificates {
+                    master
+                        .table
+                        .note(place.left_out("clients need a certificate as in the other service"));
+                }
+                service.access
+            }
+        };
+        master.table.notes.extend(service.table.notes);
+        master
+            .table
+            .notes
+            .extend(service.tls.into_iter().flat_map(|tls| tls.notes));
+        let named = Condition::Is(Predicate::new(Key::Sni, names));
+        master.access = when(&named, &access, &master.access)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -97,7 +97,10 @@ fn lists_are_split_by_server_name() {
     let any = is(Key::Sni, &["*.example.com", "db.example.com"]);
     let rest = when(&any, &always(to("web")), &always(Verdict::Refuse)).unwrap();
     let list = when(&is(Key::Sni, &["db.example.com"]), &always(to("db")), &rest).unwrap();
-    assert_eq!(server_names(&list), ["db.example.com", "*.example.com"]);
+    assert_eq!(
+        server_names(&list).unwrap(),
+        ["db.example.com", "*.example.com"]
+    );
     assert_eq!(text(&at_sni(&list, Some("db.example.com"))), " To(\"db\")");
     assert_eq!(text(&at_sni(&list, Some("*.example.com"))), " To(\"web\")");
     assert_eq!(text(&at_sni(&list, None)), " Refuse");
@@ -144,4 +147,37 @@ fn product_keeps_the_decision_of_each_listener() {
             vec![Verdict::Refuse, Verdict::Refuse],
         ]
     );
+}
+
+#[test]
+fn wildcards_have_an_intersection() {
+    for (key, a, b, expected) in [
+        (Key::Cn, "a.*", "*.b", "cn=a.b Accept;  Refuse"),
+        (Key::Sni, "a.*.*", "*.b.*", "sni=a.b.* Accept;  Refuse"),
+        (Key::Cn, "a.*", "*.*.b", " Refuse"),
+        // A certificate can have a name for each of them.
+        (Key::Dns, "a.*", "*.b", " Refuse"),
+    ] {
+        let condition = Condition::All(vec![is(key, &[a]), is(key, &[b])]);
+        let list = when(
+            &condition,
+            &always(Verdict::Accept),
+            &always(Verdict::Refuse),
+        )
+        .unwrap();
+        assert_eq!(text(&list), expected, "{a} and {b}");
+    }
+}
+
+#[test]
+fn server_names_that_match_two_patterns_are_decided_separately() {
+    let list = vec![
+        (predicate(Key::Sni, &["*.x", "a.x"]), to("one")),
+        (predicate(Key::Sni, &["b.*"]), to("two")),
+        (Predicate::default(), Verdict::Refuse),
+    ];
+    let names = server_names(&list).unwrap();
+    assert_eq!(names, ["a.x", "b.x", "*.x", "b.*"]);
+    assert_eq!(text(&at_sni(&list, Some("b.x"))), " To(\"one\")");
+    assert_eq!(text(&at_sni(&list, Some("b.*"))), " To(\"two\")");
 }

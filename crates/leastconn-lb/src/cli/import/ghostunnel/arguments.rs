@@ -1,8 +1,12 @@
 //! Splits command lines into words and flags.
 
-use std::rc::Rc;
+use std::{collections::HashMap, rc::Rc};
 
-use super::super::{model::Place, units};
+use super::super::{
+    model::Place,
+    toml::{VARIABLE_END, VARIABLE_START},
+    units,
+};
 
 /// Flags without a value.
 const SWITCHES: [&str; 16] = [
@@ -147,11 +151,17 @@ impl Arguments {
 /// arguments start.
 pub(crate) fn commands(file: &Rc<str>, text: &str) -> Result<Vec<(Place, Vec<String>)>, String> {
     let mut commands = Vec::new();
+    let mut variables: HashMap<String, String> = HashMap::new();
     for (first, line) in joined(text) {
         let line = line.trim_start().trim_start_matches("- ");
         let text = line.split_whitespace().collect::<Vec<_>>().join(" ");
         let line = arguments_of_manifest(line);
         let words = words(&line).ok_or_else(|| format!("{file}:{first}: a quote is not closed"))?;
+        let words: Vec<_> = words
+            .iter()
+            .map(|word| expanded(word, &variables))
+            .collect();
+        variables.extend(assignments(&words));
         let program = words.iter().position(|word| {
             let name = word.rsplit(['/', '=', '-']).next().unwrap_or(word);
             let name = name.split(':').next().unwrap_or(name);
@@ -234,12 +244,78 @@ fn joined(text: &str) -> Vec<(usize, String)> {
     all
 }
 
-/// Splits a line into words like a shell: with quotes and backslashes, but without expansion.
-/// Returns `None` if a quote is not closed.
+/// Returns the variables that a line of a script or systemd unit sets: `NAME=VALUE`, `export
+/// NAME=VALUE` or `Environment=NAME=VALUE`.
+fn assignments(words: &[String]) -> Vec<(String, String)> {
+    let words = words.iter().map(String::as_str);
+    let words = words.map(|word| word.strip_prefix("Environment=").unwrap_or(word));
+    let words = words.skip_while(|word| matches!(*word, "export" | "readonly" | "local"));
+    let pairs = words.map_while(|word| {
+        let (name, value) = word.split_once('=')?;
+        let is_start = |c: char| c.is_ascii_alphabetic() || c == '_';
+        (name.starts_with(is_start) && name.chars().all(is_name)).then_some((name, value))
+    });
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn is_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// Replaces the variables that the file sets.
+fn expanded(word: &str, variables: &HashMap<String, String>) -> String {
+    let mut parts = word.split(VARIABLE_START);
+    let mut expanded = parts.next().unwrap_or("").to_owned();
+    for part in parts {
+        let (variable, text) = part.split_once(VARIABLE_END).unwrap_or((part, ""));
+        let name = variable.split(":-").next().unwrap_or(variable);
+        match variables.get(name) {
+            Some(value) => expanded.push_str(value),
+            None => expanded.push_str(&format!("{VARIABLE_START}{variable}{VARIABLE_END}")),
+        }
+        expanded.push_str(text);
+    }
+    expanded
+}
+
+/// Maximum length of a variable with its brackets and its default.
+const LONGEST_VARIABLE: usize = 256;
+
+/// Reads the name of a variable after the dollar sign: `NAME`, `{NAME}`, `{NAME:-DEFAULT}`, or
+/// `(NAME)` as in Kubernetes. Other expansions of the shell are kept as text.
+fn variable(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> String {
+    let rest: String = chars.clone().take(LONGEST_VARIABLE).collect();
+    let brackets = [('{', '}'), ('(', ')')];
+    let inner = brackets.iter().find_map(|(open, close)| {
+        let (inner, _) = rest.strip_prefix(*open)?.split_once(*close)?;
+        Some((inner, inner.chars().count() + 2))
+    });
+    let (inner, length) = inner.unwrap_or_else(|| {
+        let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+        (&rest[..end], end)
+    });
+    let (name, default) = match inner.split_once(":-").or(inner.split_once('-')) {
+        Some((name, default)) => (name, Some(default)),
+        None => (inner, None),
+    };
+    // In a shell, `$(NAME)` is the output of a command.
+    let is_command = rest.starts_with('(') && name.contains(|c: char| c.is_ascii_lowercase());
+    let is_number = name.starts_with(|c: char| c.is_ascii_digit());
+    if name.is_empty() || is_command || is_number || !name.chars().all(is_name) {
+        return "$".to_owned();
+    }
+    chars.nth(length - 1);
+    let default = default.map_or_else(String::new, |default| format!(":-{default}"));
+    format!("{VARIABLE_START}{name}{default}{VARIABLE_END}")
+}
+
+/// Splits a line into words like a shell: with quotes, backslashes and variables. Returns `None` if a quote is not closed.
 fn words(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
-    let mut chars = line.chars();
+    let mut chars = line.chars().peekable();
     while let Some(c) = chars.next() {
         match c {
             '#' if word.is_none() => break,
@@ -251,10 +327,12 @@ fn words(line: &str) -> Option<Vec<String>> {
                     match chars.next()? {
                         c if c == quote => break,
                         '\\' if quote == '"' => word.extend(chars.next()),
+                        '$' if quote == '"' => word.push_str(&variable(&mut chars)),
                         c => word.push(c),
                     }
                 }
             }
+            '$' => word.get_or_insert_default().push_str(&variable(&mut chars)),
             c => word.get_or_insert_default().push(c),
         }
     }
@@ -304,5 +382,20 @@ mod tests {
         let arguments = Arguments::parse(&words[1..], place);
         assert_eq!(arguments.one("listen"), Some("0.0.0.0:1"));
         assert_eq!(arguments.all(&["allow-cn"]), ["a b"]);
+    }
+
+    #[test]
+    fn variables_of_a_script_are_replaced() {
+        let text = "export HOST=::1 PORT=8443\nEnvironment=\"CN=a b\"\nX=1 ./run\n\
+            ghostunnel server --listen [$HOST]:${PORT} --allow-cn \"$CN\" --target '$HOST' \
+            \"--key=${KEY:-k.pem}\" --cert $(POD_CERT) $(pwd) $1 \\$CN\n";
+        let commands = commands(&"t".into(), text).unwrap();
+        let words = commands[0].1.join("|");
+        let words = words.replace('\u{1}', "<").replace('\u{2}', ">");
+        assert_eq!(
+            words,
+            "server|--listen|[::1]:8443|--allow-cn|a b|--target|$HOST|--key=<KEY:-k.pem>|--cert|\
+             <POD_CERT>|$(pwd)|$1|$CN"
+        );
     }
 }

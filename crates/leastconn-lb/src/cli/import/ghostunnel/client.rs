@@ -1,7 +1,11 @@
 //! `ghostunnel client`: plain TCP from clients, TLS to the target.
 
 use super::{
-    super::model::{Table, Value},
+    super::{
+        address::is_host,
+        model::{Table, Value},
+        toml::VARIABLE_START,
+    },
     Tunnel,
     arguments::Arguments,
     certificate, min_version,
@@ -50,6 +54,9 @@ pub(super) fn client(tunnel: &mut Tunnel, arguments: &Arguments) {
             tunnel,
             "a target without a host name needs `--override-server-name`",
         );
+    }
+    if !is_host(server_name) && !server_name.contains(VARIABLE_START) {
+        return refuse(tunnel, "the name of the server is not a host name");
     }
     tls.set("server_name", Value::text(server_name));
     if !uris.is_empty() {

@@ -3,7 +3,9 @@
 use super::{
     super::{
         access::{Key, List, Predicate, Verdict},
+        address::is_host,
         model::{Table, Value},
+        toml::VARIABLE_START,
     },
     Tunnel,
     arguments::Arguments,
@@ -63,8 +65,13 @@ fn access(tunnel: &mut Tunnel, arguments: &Arguments, name: &str) -> List {
                 Key::Uri if value.trim_end_matches("**").contains("**") => {
                     "`**` is allowed at the end only"
                 }
-                Key::Uri => return true,
+                Key::Uri if is_uri(value) => return true,
+                Key::Uri => "is not a URI, or a `*` is not a whole segment of its path",
+                _ if value.is_empty() => "is empty",
                 _ if value.contains('*') => "contains a `*`",
+                Key::Dns if !is_host(value) && !value.contains(VARIABLE_START) => {
+                    "is not a DNS name"
+                }
                 _ => return true,
             };
             let reason = format!("--{} {value}: {reason}", names[0]);
@@ -92,4 +99,18 @@ fn access(tunnel: &mut Tunnel, arguments: &Arguments, name: &str) -> List {
     };
     list.push((Predicate::default(), rest));
     list
+}
+
+/// Whether a URI can be compared by a client rule.
+fn is_uri(value: &str) -> bool {
+    let Some((scheme, rest)) = value.split_once(':') else {
+        return value.contains(VARIABLE_START);
+    };
+    let mut segments = rest.split('/');
+    let is_segment = |segment: &str| !segment.contains('*') || matches!(segment, "*" | "**");
+    !scheme.is_empty()
+        && value
+            .chars()
+            .all(|c| c.is_ascii_graphic() || c.is_control())
+        && segments.all(is_segment)
 }

@@ -29,8 +29,10 @@ pub(crate) struct Scope<'a> {
     pub(crate) tracked: HashMap<String, (Tracked, Option<String>)>,
     /// Directory of the source, for relative files.
     pub(crate) dir: Option<&'a Path>,
-    /// The `conn_rate` period of each stick table, in milliseconds.
-    pub(crate) tables: &'a HashMap<String, u64>,
+    /// The periods of the rates of each stick table.
+    pub(crate) tables: &'a HashMap<String, Periods>,
+    /// The ports of the listener.
+    pub(crate) ports: &'a [u16],
     /// The name of the proxy and of its stick table.
     pub(crate) proxy: &'a str,
 }
@@ -41,6 +43,13 @@ pub(crate) enum Tracked {
     Source,
     CommonName,
     Other,
+}
+
+/// The periods of the rates in a stick table, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Periods {
+    conn_rate: Option<u64>,
+    sess_rate: Option<u64>,
 }
 
 /// A limit in a condition.
@@ -65,19 +74,17 @@ pub(crate) struct Parsed {
     pub(crate) compares_subject: bool,
     /// Whether a test ignores case in the source, but the translated condition does not.
     pub(crate) ignores_case: bool,
-    /// Whether the rule refuses clients or has a negated test. A test must then not match fewer
-    /// clients than in the source.
+    /// Names that the source matches, but the translated condition does not.
+    pub(crate) omitted: Vec<String>,
+    /// Whether the clients that fulfil the current test are refused. The test must then not match
+    /// fewer clients than in the source.
     refuses: bool,
 }
 
 /// Parses `if` or `unless` and the words after it. A rule without a condition always applies.
 /// `refuses` specifies whether the rule refuses the clients that fulfil the condition.
 pub(crate) fn condition(words: &[String], refuses: bool, scope: &Scope<'_>) -> Parsed {
-    let is_negated = |word: &String| word == "unless" || word.starts_with('!');
-    let mut parsed = Parsed {
-        refuses: refuses || words.iter().any(is_negated),
-        ..Parsed::default()
-    };
+    let mut parsed = Parsed::default();
     let (negated, words) = match words.first().map(String::as_str) {
         Some("if") => (false, &words[1..]),
         Some("unless") => (true, &words[1..]),
@@ -105,6 +112,7 @@ pub(crate) fn condition(words: &[String], refuses: bool, scope: &Scope<'_>) -> P
             }
             _ => (plain, is_negated),
         };
+        parsed.refuses = refuses != (negated != is_negated);
         let term = if plain == "{" {
             let end = rest.iter().position(|word| word == "}");
             let end = end.unwrap_or(rest.len());
@@ -136,8 +144,10 @@ fn named(name: &str, scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
         return Condition::Any(tests.collect());
     }
     match name {
-        "TRUE" => Condition::Constant(true),
+        // `WAIT_END` becomes true at the end of `inspect-delay`.
+        "TRUE" | "WAIT_END" => Condition::Constant(true),
         "FALSE" => Condition::Constant(false),
+        "LOCALHOST" => networks(&["127.0.0.0/8".to_owned(), "::1".to_owned()], parsed),
         _ => unknown(parsed, format!("the ACL {name:?} is not known"), true),
     }
 }
@@ -199,9 +209,18 @@ fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
         return unknown(parsed, reason, true);
     }
     match (fetch, argument.to_ascii_lowercase().as_str()) {
-        ("always_true", _) => Condition::Constant(true),
+        ("always_true" | "wait_end", _) => Condition::Constant(true),
         ("always_false", _) => Condition::Constant(false),
         ("src", _) => networks(&values, parsed),
+        ("dst_port", _) => ports(&values, scope.ports)
+            .unwrap_or_else(|| unknown(parsed, format!("{criterion:?} has no equivalent"), true)),
+        // Without a server, the clients are refused anyway.
+        ("nbsrv", _)
+            if parsed.refuses
+                && matches!(values.join(" ").as_str(), "0" | "eq 0" | "lt 1" | "le 0") =>
+        {
+            Condition::Constant(false)
+        }
         ("ssl_fc", _) => Condition::Constant(scope.tls),
         // True with `verify required`, and with `verify optional`, which is imported as `required`.
         ("ssl_c_used", _) | ("ssl_fc_has_crt", _) => Condition::Constant(scope.certificates),
@@ -285,6 +304,73 @@ fn networks(values: &[String], parsed: &mut Parsed) -> Condition {
     }
 }
 
+/// Returns whether all ports of the listener are among the values, or `None` if only some are.
+fn ports(values: &[String], ports: &[u16]) -> Option<Condition> {
+    let ranges = match values {
+        [operator, number] if operator.chars().all(char::is_alphabetic) => {
+            let number: u16 = number.parse().ok()?;
+            vec![match operator.as_str() {
+                "eq" => (number, number),
+                "ge" => (number, u16::MAX),
+                "gt" => (number.checked_add(1)?, u16::MAX),
+                "le" => (0, number),
+                "lt" => (0, number.checked_sub(1)?),
+                _ => return None,
+            }]
+        }
+        values => {
+            let ranges = values.iter().map(|value| {
+                let (first, last) = value.split_once(':').unwrap_or((value, value));
+                Some((first.parse().ok()?, last.parse().ok()?))
+            });
+            ranges.collect::<Option<Vec<(u16, u16)>>>()?
+        }
+    };
+    let is_matched = |port: &u16| {
+        ranges
+            .iter()
+            .any(|(first, last)| first <= port && port <= last)
+    };
+    let matched = ports.iter().filter(|port| is_matched(port)).count();
+    let is_known = !ports.is_empty() && (matched == 0 || matched == ports.len());
+    is_known.then_some(Condition::Constant(matched > 0))
+}
+
+/// Returns the names that a value matches with a matching method. `None` if they cannot be
+/// expressed. The second value describes further names that the source matches.
+pub(super) fn patterns(method: &str, value: &str) -> Option<(Vec<Pattern>, Option<String>)> {
+    let deeper = "names with more than three further labels".to_owned();
+    let bare = value.trim_matches('.');
+    match method {
+        "str" => Some((vec![Pattern::Exact(value.to_owned())], None)),
+        "end" => Some(match value.strip_prefix('.') {
+            Some(domain) => (vec![Pattern::Below(domain.to_owned())], Some(deeper)),
+            None => (
+                vec![
+                    Pattern::Exact(value.to_owned()),
+                    Pattern::Below(value.to_owned()),
+                ],
+                Some(format!("names such as \"x{value}\"")),
+            ),
+        }),
+        "beg" => {
+            let text = value.strip_suffix('.')?;
+            Some((vec![Pattern::After(text.to_owned())], Some(deeper)))
+        }
+        "dom" => Some((vec![Pattern::Around(bare.to_owned(), 0)], Some(deeper))),
+        "sub" => {
+            let text = value.strip_prefix('.')?.strip_suffix('.')?;
+            Some((vec![Pattern::Around(text.to_owned(), 1)], Some(deeper)))
+        }
+        "reg" => {
+            let patterns = regex::patterns(value)?;
+            let is_deep = patterns.iter().any(|p| matches!(p, Pattern::Below(_)));
+            Some((patterns, is_deep.then_some(deeper)))
+        }
+        _ => None,
+    }
+}
+
 /// Translates a test of a text. `any_case` means that the source ignores case.
 fn texts(
     key: Key,
@@ -295,27 +381,21 @@ fn texts(
 ) -> Condition {
     let mut names = Vec::new();
     // Whether the source also matches texts that are not in `names`.
-    let mut more = (any_case && key != Key::Sni).then_some("differences in case");
+    let mut more = (any_case && key != Key::Sni).then(|| "differences in case".to_owned());
+    let mut omitted = Vec::new();
     for value in values {
-        let patterns = match method {
-            "str" => Some(vec![Pattern::Exact(value.clone())]),
-            "end" => value
-                .strip_prefix('.')
-                .map(|rest| vec![Pattern::Below(rest.to_owned())]),
-            "reg" => regex::patterns(value),
-            _ => None,
-        };
-        let Some(patterns) = patterns else {
+        let Some((patterns, others)) = patterns(method, value) else {
             return unknown(
                 parsed,
                 format!("{value:?} with `-m {method}` has no equivalent"),
                 true,
             );
         };
+        if method == "end" && !value.starts_with('.') {
+            omitted.extend(others.clone());
+        }
+        more = others.or(more);
         for pattern in patterns {
-            if matches!(pattern, Pattern::Below(_)) {
-                more = Some("names with more than three further labels");
-            }
             match pattern.names(key) {
                 Some(list) => names.extend(list),
                 None => return unknown(parsed, format!("{value:?} has no equivalent"), true),
@@ -333,6 +413,7 @@ fn texts(
         }
         _ => {
             parsed.ignores_case |= any_case && key != Key::Sni;
+            parsed.omitted.append(&mut omitted);
             is
         }
     }
@@ -365,7 +446,16 @@ fn limit(fetch: &str, argument: &str, values: &[String], scope: &Scope<'_>) -> O
     };
     let table = table.unwrap_or_else(|| scope.proxy.to_owned());
     match what {
-        "conn_rate" => Some(Limit::Rate(tracked, number, *scope.tables.get(&table)?)),
+        "conn_rate" => Some(Limit::Rate(
+            tracked,
+            number,
+            scope.tables.get(&table)?.conn_rate?,
+        )),
+        "sess_rate" => Some(Limit::Rate(
+            tracked,
+            number,
+            scope.tables.get(&table)?.sess_rate?,
+        )),
         "conn_cur" => Some(Limit::Open(tracked, number)),
         _ => None,
     }
@@ -384,17 +474,23 @@ pub(crate) fn tracked(line: &Line) -> Option<(String, (Tracked, Option<String>))
     Some((counter.to_owned(), (key, table)))
 }
 
-/// Returns the period of `conn_rate(PERIOD)` in a `stick-table` line, in milliseconds.
-pub(crate) fn rate_period(line: &Line) -> Option<u64> {
-    let mut rates = line.words.iter().filter_map(|word| {
-        // `conn_rate` may come after other types of data, as in `conn_cur,conn_rate(30s)`.
-        let mut found = word.split(')').filter_map(|part| {
-            let part = part.rsplit(',').next()?;
-            part.strip_prefix("conn_rate(")
+/// Returns the periods in a `stick-table` or `table` line.
+pub(crate) fn periods(line: &Line) -> Periods {
+    let period = |name: &str| {
+        let mut found = line.words.iter().filter_map(|word| {
+            // It may come after other types of data, as in `conn_cur,conn_rate(30s)`.
+            let mut parts = word.split(')').filter_map(|part| {
+                let (kind, period) = part.rsplit(',').next()?.split_once('(')?;
+                (kind == name).then_some(period)
+            });
+            parts.next()
         });
-        found.next()
-    });
-    units::milliseconds(rates.next()?, 1).filter(|period| *period > 0)
+        units::milliseconds(found.next()?, 1).filter(|period| *period > 0)
+    };
+    Periods {
+        conn_rate: period("conn_rate"),
+        sess_rate: period("sess_rate"),
+    }
 }
 
 /// Returns the lines of a file of values, without comments.

@@ -3,11 +3,11 @@
 use super::{
     super::{
         address::{bracketed, is_ip, is_variable, split_port, with_ports},
-        model::{Note, Table, Value},
+        model::{Note, Place, Table, Value},
         toml::VARIABLE_START,
     },
     lexer::Line,
-    tls::{self, Bases},
+    tls::{self, Bases, certificates},
 };
 
 /// A listening address with its options.
@@ -29,6 +29,42 @@ impl Bind {
             && self.table.keys == other.table.keys
             && self.refused == other.refused
     }
+
+    /// Returns the ports of the addresses. Empty if one of them is not known.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        let ports = self.addresses.iter().map(|address| port(address));
+        let mut ports: Vec<_> = ports.collect::<Option<_>>().unwrap_or_default();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
+    /// Returns one copy for each port. The copies have the notes of the first one.
+    pub(crate) fn by_port(&self) -> Vec<Self> {
+        let mut binds: Vec<Self> = Vec::new();
+        for address in &self.addresses {
+            let found = binds
+                .iter_mut()
+                .find(|bind| bind.ports() == port(address).as_slice());
+            match found {
+                Some(bind) => bind.addresses.push(address.clone()),
+                None => binds.push(Self {
+                    addresses: vec![address.clone()],
+                    ..self.clone()
+                }),
+            }
+        }
+        if binds.is_empty() {
+            binds.push(self.clone());
+        }
+        binds
+    }
+}
+
+/// Returns the port of an address.
+pub(crate) fn port(address: &str) -> Option<u16> {
+    let (_, port) = split_port(address).filter(|_| !address.starts_with("unix:"))?;
+    port.parse().ok()
 }
 
 pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
@@ -44,6 +80,7 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
     let mut is_tls = false;
     let mut verify = "none";
     let mut has_ca = false;
+    let mut verify_file = None;
     let mut rest = line.words.get(2..).unwrap_or(&[]);
     while let Some(word) = rest.first() {
         let value = rest.get(1).map_or("", String::as_str);
@@ -53,15 +90,25 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
                 1
             }
             "crt" if tls.get("cert").is_some() => {
-                tls.note(place.left_out("a listener has one certificate: the first is used"));
+                tls.note(place.left_out(ONE_CERTIFICATE));
                 2
             }
-            "crt" => {
-                tls::certificate(&mut tls, value, bases);
+            "crt" | "default-crt" => {
+                let files = certificates::files(value, bases);
+                if files.len() > 1 {
+                    tls.note(place.left_out(ONE_CERTIFICATE));
+                }
+                if let Some(file) = files.first() {
+                    tls::certificate(&mut tls, file, bases);
+                }
                 2
             }
             "crt-list" => {
-                tls.note(place.left_out("a listener has one certificate: set `cert`"));
+                list(&mut bind, &mut tls, value, bases, place);
+                2
+            }
+            "ca-file" if value.starts_with('@') => {
+                tls.note(place.left_out("the system's CA certificates are never used"));
                 2
             }
             "ca-file" => {
@@ -70,9 +117,7 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
                 2
             }
             "ca-verify-file" => {
-                bind.refused
-                    .push("`ca-verify-file` has no equivalent".to_owned());
-                tls.note(place.left_out("authorities that are trusted but not announced"));
+                verify_file = Some(bases.ca(value));
                 2
             }
             "verify" => {
@@ -95,8 +140,13 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
                 2
             }
             "mode" => {
-                bind.table
-                    .set("bind_mode", Value::text(format!("0{value}")));
+                let is_mode = u32::from_str_radix(value, 8).is_ok_and(|mode| mode <= 0o777);
+                if is_mode {
+                    let mode = Value::text(format!("0{value}"));
+                    bind.table.set("bind_mode", mode);
+                } else {
+                    bind.table.note(place.left_out("is not a file mode"));
+                }
                 2
             }
             "strict-sni" => {
@@ -116,6 +166,7 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
                     .note(place.left_out("connections are limited per process and client"));
                 2
             }
+            "interface" if value == "lo" && bind.addresses.iter().all(|a| is_loopback(a)) => 2,
             "interface" => {
                 bind.refused
                     .push("connections of all interfaces would be accepted".to_owned());
@@ -128,6 +179,10 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
             | "defer-accept"
             | "tfo"
             | "transparent"
+            | "no-ca-names"
+            | "no-alpn"
+            | "tls-tickets"
+            | "quic-force-retry"
             | "generate-certificates" => {
                 if matches!(
                     word.as_str(),
@@ -141,10 +196,19 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
             "name" | "id" | "backlog" | "process" | "thread" | "level" | "nice" | "user"
             | "group" | "uid" | "gid" | "mss" | "tcp-ut" | "namespace" | "proto" | "shards"
             | "severity-output" | "tls-ticket-keys" | "tcp-md5sig" | "quic-cc-algo"
-            | "expose-fd" => {
+            | "expose-fd" | "ca-sign-file" | "ca-sign-pass" | "ocsp-update" | "guid-prefix"
+            | "label" | "cc" | "sigalgs" | "client-sigalgs" => {
                 if matches!(
                     word.as_str(),
-                    "user" | "group" | "uid" | "gid" | "namespace" | "mss" | "tcp-ut"
+                    "user"
+                        | "group"
+                        | "uid"
+                        | "gid"
+                        | "namespace"
+                        | "mss"
+                        | "tcp-ut"
+                        | "sigalgs"
+                        | "client-sigalgs"
                 ) {
                     bind.table
                         .note(place.left_out(format!("{word:?} has no equivalent")));
@@ -163,10 +227,54 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
         };
         rest = rest.get(taken..).unwrap_or(&[]);
     }
+    // Certificates of clients must end at an authority of `ca-verify-file`.
+    if let Some(file) = verify_file {
+        if has_ca {
+            tls.note(place.left_out(
+                "only the authorities of `ca-verify-file` are trusted: clients must send their \
+                 intermediate certificates",
+            ));
+        }
+        has_ca = true;
+        tls.set("client_ca", Value::text(file));
+    }
     if is_tls {
         finish_tls(&mut bind, tls, line, verify, has_ca);
     }
     bind
+}
+
+const ONE_CERTIFICATE: &str = "a listener has one certificate: the first is used";
+
+/// Translates `crt-list`: the first certificate, if no line has TLS settings of its own.
+fn list(bind: &mut Bind, tls: &mut Table, file: &str, bases: &Bases, place: &Place) {
+    let Some(list) = certificates::list(file, bases) else {
+        tls.note(place.left_out("a listener has one certificate: set `cert`"));
+        return;
+    };
+    let has_verification = |options: &String| {
+        ["verify", "ca-file", "crl-file", "ca-verify-file"]
+            .iter()
+            .any(|word| options.split_whitespace().any(|option| option == *word))
+    };
+    if list.options.iter().any(has_verification) {
+        bind.refused
+            .push(format!("{file:?} has certificates with their own `verify`"));
+        tls.note(place.left_out("clients are verified in the same way for all server names"));
+    } else if !list.options.is_empty() {
+        tls.note(place.left_out("options of single certificates have no equivalent"));
+    }
+    if list.files.len() > 1 || tls.get("cert").is_some() {
+        tls.note(place.left_out(ONE_CERTIFICATE));
+    }
+    if let Some(file) = list.files.first().filter(|_| tls.get("cert").is_none()) {
+        tls::certificate(tls, file, bases);
+    }
+}
+
+fn is_loopback(address: &str) -> bool {
+    let host = split_port(address).map_or(address, |(host, _)| host);
+    host.starts_with("127.") || host == "[::1]"
 }
 
 fn unknown(line: &Line, word: &str) -> Note {
@@ -223,12 +331,15 @@ fn addresses(text: &str) -> Result<Vec<String>, String> {
         ("fd@", "inherited file descriptors"),
         ("sockpair@", "socket pairs"),
         ("udp@", "UDP"),
+        ("udp4@", "UDP"),
+        ("udp6@", "UDP"),
         ("quic4@", "QUIC"),
         ("quic6@", "QUIC"),
         ("rhttp@", "reverse HTTP"),
+        ("rev@", "reverse HTTP"),
     ] {
         if text.starts_with(prefix) {
-            return Err(format!("{what} are not supported as addresses"));
+            return Err(format!("not supported for listeners: {what}"));
         }
     }
     let (is_v6, text) = match (text.strip_prefix("ipv6@"), text.strip_prefix("ipv4@")) {
@@ -245,6 +356,7 @@ fn addresses(text: &str) -> Result<Vec<String>, String> {
         "" | "*" if is_v6 => "[::]".to_owned(),
         "" | "*" => "0.0.0.0".to_owned(),
         "::" => "[::]".to_owned(),
+        "localhost" => "127.0.0.1".to_owned(),
         host if host.contains(VARIABLE_START) => host.to_owned(),
         host => bracketed(host),
     };
@@ -253,10 +365,10 @@ fn addresses(text: &str) -> Result<Vec<String>, String> {
             "{host:?} is not an IP address; names are not resolved for listeners"
         ));
     }
-    if port.contains(VARIABLE_START) || !port.contains('-') {
+    if port.contains(VARIABLE_START) {
         return Ok(vec![format!("{host}:{port}")]);
     }
-    with_ports(&host, port).ok_or_else(|| format!("the port range {port:?} is too large"))
+    with_ports(&host, port).ok_or_else(|| format!("the ports {port:?} are not supported"))
 }
 
 #[cfg(test)]
@@ -271,6 +383,7 @@ mod tests {
             ("10.0.0.1:443", vec!["10.0.0.1:443"]),
             (":::443", vec!["[::]:443"]),
             ("[::1]:443", vec!["[::1]:443"]),
+            ("localhost:443", vec!["127.0.0.1:443"]),
             ("ipv6@:443", vec!["[::]:443"]),
             ("ipv4@10.0.0.1:443", vec!["10.0.0.1:443"]),
             (":80-82", vec!["0.0.0.0:80", "0.0.0.0:81", "0.0.0.0:82"]),

@@ -53,6 +53,8 @@ struct Reader<'a> {
     proxy: &'a Proxy,
     bases: &'a Bases,
     resolvers: &'a HashMap<String, Resolvers>,
+    /// The port that all clients of the servers connect to, if it is known.
+    port: Option<u16>,
     front: Table,
     back: Table,
     binds: Vec<Bind>,
@@ -73,11 +75,13 @@ pub(crate) fn read(
     proxy: &Proxy,
     bases: &Bases,
     resolvers: &HashMap<String, Resolvers>,
+    port: Option<u16>,
 ) -> (Option<Front>, Option<Back>) {
     let mut reader = Reader {
         proxy,
         bases,
         resolvers,
+        port,
         front: Table::default(),
         back: Table::default(),
         binds: Vec::new(),
@@ -208,7 +212,13 @@ impl Reader<'_> {
             "server-template" => server::template,
             _ => server::server,
         };
-        let server = translate(line, &self.default_server, self.bases, &has_name_servers);
+        let server = translate(
+            line,
+            &self.default_server,
+            self.bases,
+            &has_name_servers,
+            self.port,
+        );
         self.servers.push((line.clone(), server));
     }
 

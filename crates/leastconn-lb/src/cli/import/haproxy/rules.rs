@@ -10,7 +10,7 @@ use super::{
         dn,
         model::{Note, Place, Rate},
     },
-    acl::{self, Limit, Parsed, Scope, Tracked},
+    acl::{self, Limit, Parsed, Periods, Scope, Tracked},
     lexer::Line,
     sections::Proxy,
 };
@@ -46,7 +46,11 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) tls: bool,
     pub(crate) certificates: bool,
     pub(crate) dir: Option<&'a Path>,
-    pub(crate) tables: &'a HashMap<String, u64>,
+    pub(crate) tables: &'a HashMap<String, Periods>,
+    /// The ports of the listener.
+    pub(crate) ports: &'a [u16],
+    /// The names of all sections with servers.
+    pub(crate) backends: &'a [&'a str],
 }
 
 const STAGES: [&str; 3] = ["connection", "session", "content"];
@@ -68,6 +72,14 @@ impl Rules {
     /// Returns why all clients are refused.
     pub(crate) fn refused(&self) -> Option<&str> {
         self.refused.as_deref()
+    }
+
+    /// Whether a rule compares the port that a client connects to.
+    pub(crate) fn compares_port(&self) -> bool {
+        let acls = self.acls.values().flatten().flatten();
+        let lines = self.stages.iter().flatten().chain(&self.uses);
+        let mut words = lines.flat_map(|line| &line.words).chain(acls);
+        words.any(|word| word.starts_with("dst_port"))
     }
 
     /// Returns the rules of this backend for connections from other sections.
@@ -160,6 +172,7 @@ impl Rules {
             tracked: HashMap::new(),
             dir: surroundings.dir,
             tables: surroundings.tables,
+            ports: surroundings.ports,
             proxy: &self.proxy,
         };
         for line in self.stages.iter().flatten() {
@@ -168,7 +181,7 @@ impl Rules {
             }
         }
         let mut list = if self.is_front {
-            self.backends(&scope, &mut evaluated)?
+            self.backends(&scope, surroundings.backends, &mut evaluated)?
         } else {
             always(Verdict::Accept)
         };
@@ -252,12 +265,18 @@ impl Rules {
     }
 
     /// Evaluates `use_backend` and `default_backend`.
-    fn backends(&self, scope: &Scope<'_>, evaluated: &mut Evaluated) -> Result<List, TooMany> {
+    fn backends(
+        &self,
+        scope: &Scope<'_>,
+        backends: &[&str],
+        evaluated: &mut Evaluated,
+    ) -> Result<List, TooMany> {
         let to = |name: &str| always(Verdict::To(name.to_owned()));
-        let mut list = match self.default_backend() {
+        let default = match self.default_backend() {
             Some(name) => to(name),
             None => always(Verdict::Refuse),
         };
+        let mut list = default.clone();
         for line in self.uses.iter().rev() {
             let place = &line.place;
             let words = line.words.get(2..).unwrap_or(&[]);
@@ -265,13 +284,19 @@ impl Rules {
             note_wider(&parsed, place, &mut evaluated.notes);
             let applies = resolved(&parsed, false);
             if line.word(1).contains("%[") {
-                match dynamic_backends(line.word(1), scope) {
-                    Ok(cases) => {
+                match dynamic_backends(line.word(1), scope, backends) {
+                    Ok(found) => {
+                        let notes = found.omitted.iter().map(|reason| place.left_out(reason));
+                        evaluated.notes.extend(notes);
+                        // Later rules are not evaluated if there is no such backend.
+                        let target = |name: Option<String>| {
+                            name.map_or_else(|| default.clone(), |name| to(&name))
+                        };
+                        let cases = found.cases.into_iter();
                         let cases: Vec<_> = cases
-                            .into_iter()
-                            .map(|(predicate, backend)| (predicate, to(&backend)))
+                            .map(|(predicate, backend)| (predicate, target(backend)))
                             .collect();
-                        let chosen = first_of(&cases, &list)?;
+                        let chosen = first_of(&cases, &target(found.default))?;
                         list = when(&applies, &chosen, &list)?;
                     }
                     Err(reason) => {
@@ -317,6 +342,9 @@ fn note_wider(parsed: &Parsed, place: &Place, notes: &mut Vec<Note>) {
     }
     if parsed.ignores_case {
         notes.push(place.left_out(dn::CASE));
+    }
+    for names in &parsed.omitted {
+        notes.push(place.left_out(format!("the rule does not match {names}")));
     }
 }
 
@@ -364,9 +392,10 @@ pub(crate) fn limit_key(limit: Limit) -> Tracked {
 
 /// Returns the rate limit that allows `number` connections in `period` milliseconds.
 pub(crate) fn rate(number: u64, period: u64) -> Rate {
-    let number = number.max(1);
+    let number = number.clamp(1, 1_000_000_000);
+    let rate = number as f64 * 1000.0 / period as f64;
     Rate {
-        rate: number as f64 * 1000.0 / period as f64,
+        rate: rate.clamp(0.000_001, 1_000_000_000.0),
         burst: number,
     }
 }

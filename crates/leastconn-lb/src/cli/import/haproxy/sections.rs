@@ -33,10 +33,10 @@ impl Proxy {
         !self.is_front && self.has("stick-table") && !has_servers
     }
 
-    /// Whether the mode is `http`. Without `mode` it is `tcp`.
-    pub(crate) fn is_http(&self) -> bool {
+    /// Returns the mode, which is `tcp` by default.
+    pub(crate) fn mode(&self) -> &str {
         let mode = self.lines.iter().rev().find(|line| line.word(0) == "mode");
-        mode.is_some_and(|line| line.word(1) == "http")
+        mode.map_or("tcp", |line| line.word(1))
     }
 }
 
@@ -46,6 +46,8 @@ pub(crate) struct Sections {
     pub(crate) proxies: Vec<Proxy>,
     /// `resolvers` sections by name, without their headers.
     pub(crate) resolvers: HashMap<String, Vec<Line>>,
+    /// `table` lines of `peers` sections, with the names of the tables: `SECTION/NAME`.
+    pub(crate) tables: Vec<(String, Line)>,
     /// Headers of the other sections: `peers` and others.
     pub(crate) others: Vec<Line>,
     /// Preprocessor lines and lines before the first section.
@@ -60,6 +62,8 @@ enum Current {
     Proxy,
     /// The `resolvers` section of this name.
     Resolvers(String),
+    /// The `peers` section of this name.
+    Peers(String),
     Other,
 }
 
@@ -120,8 +124,12 @@ pub(crate) fn sections(lines: Vec<Line>) -> Result<Sections, String> {
                 all.resolvers.entry(name.clone()).or_default();
                 current = Current::Resolvers(name);
             }
-            "peers" | "userlist" | "mailers" | "program" | "cache" | "ring" | "http-errors"
-            | "fcgi-app" | "log-forward" | "log-profile" | "crt-store" | "traces" | "acme" => {
+            "peers" => {
+                current = Current::Peers(line.word(1).to_owned());
+                all.others.push(line);
+            }
+            "userlist" | "mailers" | "program" | "cache" | "ring" | "http-errors" | "fcgi-app"
+            | "log-forward" | "log-profile" | "crt-store" | "traces" | "acme" => {
                 all.others.push(line);
                 current = Current::Other;
             }
@@ -138,7 +146,11 @@ pub(crate) fn sections(lines: Vec<Line>) -> Result<Sections, String> {
                 Current::Resolvers(name) => {
                     all.resolvers.entry(name.clone()).or_default().push(line);
                 }
-                Current::Other => {}
+                Current::Peers(name) if line.word(0) == "table" => {
+                    let name = format!("{name}/{}", line.word(1));
+                    all.tables.push((name, line));
+                }
+                Current::Peers(_) | Current::Other => {}
             },
         }
     }

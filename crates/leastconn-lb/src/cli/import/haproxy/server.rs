@@ -67,12 +67,14 @@ pub(crate) struct Agent {
 }
 
 /// Parses a `server` line. `defaults` contains the `default-server` lines. `resolvers` tells whether
-/// a `resolvers` section has name servers.
+/// a `resolvers` section has name servers. `port` is the port that all clients connect to: it is also
+/// that of servers without a port.
 pub(crate) fn server(
     line: &Line,
     defaults: &[Line],
     bases: &Bases,
     resolvers: &dyn Fn(&str) -> bool,
+    port: Option<u16>,
 ) -> Server {
     let mut server = Server {
         name: line.word(1).to_owned(),
@@ -97,7 +99,7 @@ pub(crate) fn server(
             rest = rest.get(taken..).unwrap_or(&[]);
         }
     }
-    address::set(&mut server, line, resolvers);
+    address::set(&mut server, line, resolvers, port);
     parser.finish(&mut server);
     server
 }
@@ -298,6 +300,10 @@ impl Parser<'_> {
             | "redir"
             | "namespace"
             | "usesrc"
+            | "interface"
+            | "sigalgs"
+            | "client-sigalgs"
+            | "hash-key"
             | "socks4"
             | "check-sni"
             | "check-alpn"
@@ -308,6 +314,14 @@ impl Parser<'_> {
                     .push(place.left_out(format!("{word:?} has no equivalent")));
                 return 2;
             }
+            word if word.starts_with("set-proxy-v2-tlv-fmt(") => {
+                server
+                    .notes
+                    .push(place.left_out(format!("{word:?} has no equivalent")));
+                return 2;
+            }
+            "sni-auto" | "no-sni-auto" | "check-sni-auto" | "no-check-sni-auto"
+            | "no-verifyhost" => {}
             _ => match tls::common(&mut self.tls, words, bases, place) {
                 Some(taken) => return taken,
                 None => {
@@ -393,6 +407,7 @@ pub(crate) fn template(
     defaults: &[Line],
     bases: &Bases,
     resolvers: &dyn Fn(&str) -> bool,
+    port: Option<u16>,
 ) -> Server {
     let mut words = line.words.clone();
     let count = if words.len() > 2 {
@@ -404,7 +419,7 @@ pub(crate) fn template(
         place: line.place.clone(),
         words,
     };
-    let mut server = server(&as_server, defaults, bases, resolvers);
+    let mut server = server(&as_server, defaults, bases, resolvers, port);
     let (first, last) = count.split_once('-').unwrap_or(("1", &count));
     let numbers = first.parse::<u64>().ok().zip(last.parse::<u64>().ok());
     server.template = numbers.map(|(first, last)| {

@@ -1,5 +1,7 @@
 //! TLS options of both `bind` and `server`.
 
+pub(super) mod certificates;
+
 use std::path::{Path, PathBuf};
 
 use super::super::{
@@ -57,7 +59,8 @@ pub(crate) fn common(
     match word {
         "crl-file" => table.set("crl", Value::text(bases.ca(value))),
         "alpn" => {
-            table.set("alpn", Value::list(value.split(',')));
+            let protocols = value.split(',').filter(|protocol| !protocol.is_empty());
+            table.set("alpn", Value::list(protocols));
         }
         "ssl-min-ver" => min_version(table, value, place),
         "ciphers" | "ciphersuites" => {
@@ -83,6 +86,8 @@ pub(crate) fn common(
         | "no-tlsv11"
         | "npn"
         | "prefer-client-ciphers"
+        | "ssl-reuse"
+        | "renegotiate"
         | "no-ssl-reuse" => {
             return Some(if word == "npn" { 2 } else { 1 });
         }
@@ -96,7 +101,7 @@ pub(crate) fn common(
             min_version(table, "TLSv1.3", place);
             return Some(1);
         }
-        "no-tlsv13" | "force-tlsv12" => {
+        "no-tlsv13" | "force-tlsv12" | "force-tlsv11" | "force-tlsv10" | "force-sslv3" => {
             table.note(place.left_out("a maximum TLS version cannot be set"));
             return Some(1);
         }

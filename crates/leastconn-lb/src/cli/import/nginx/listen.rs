@@ -78,7 +78,11 @@ fn addresses(text: &str) -> Result<Vec<String>, String> {
         _ if text.chars().all(|c| c.is_ascii_digit() || c == '-') => ("*", text),
         _ => return Err(format!("{text:?} has no port")),
     };
-    let host = if host == "*" { "0.0.0.0" } else { host };
+    let host = match host {
+        "*" => "0.0.0.0",
+        "localhost" => "127.0.0.1",
+        host => host,
+    };
     if !is_ip(host) {
         return Err(format!(
             "{host:?} is not an IP address; names are not resolved for listeners"

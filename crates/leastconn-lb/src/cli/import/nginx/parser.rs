@@ -154,6 +154,11 @@ fn tokens(file: &str, text: &str) -> Result<Vec<(usize, usize, Token)>, String> 
             c if c.is_whitespace() => {}
             '#' => while chars.next_if(|c| *c != '\n').is_some() {},
             ';' => tokens.push((line, end, Token::End)),
+            '{' if is_lua_block(&tokens) => {
+                line += skip_lua(&mut chars)
+                    .ok_or_else(|| format!("{file}:{line}: a block is not closed"))?;
+                tokens.push((line, end, Token::End));
+            }
             '{' => tokens.push((line, end, Token::Open)),
             '}' => tokens.push((line, end, Token::Close)),
             quote @ ('"' | '\'') => {
@@ -196,6 +201,39 @@ fn tokens(file: &str, text: &str) -> Result<Vec<(usize, usize, Token)>, String> 
         }
     }
     Ok(tokens)
+}
+
+/// Whether the last word is a directive whose block is Lua code.
+fn is_lua_block(tokens: &[(usize, usize, Token)]) -> bool {
+    let last = tokens.last().map(|(_, _, token)| token);
+    matches!(last, Some(Token::Word(word)) if word.ends_with("_by_lua_block"))
+}
+
+/// Skips Lua code up to the brace that closes its block. Returns the number of lines, or `None` if
+/// the block is not closed.
+fn skip_lua(chars: &mut impl Iterator<Item = char>) -> Option<usize> {
+    let (mut lines, mut depth, mut before) = (0, 0_usize, ' ');
+    let mut quote = None;
+    let mut is_comment = false;
+    loop {
+        let c = chars.next()?;
+        lines += usize::from(c == '\n');
+        match (quote, c) {
+            _ if is_comment => is_comment = c != '\n',
+            (Some(_), '\\') => {
+                chars.next()?;
+            }
+            (Some(open), c) if c == open => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '-') if before == '-' => is_comment = true,
+            (None, '{') => depth += 1,
+            (None, '}') if depth == 0 => return Some(lines),
+            (None, '}') => depth -= 1,
+            (None, _) => {}
+        }
+        before = c;
+    }
 }
 
 /// Appends an escaped character. If the character needs no escape, the backslash is kept, because
@@ -338,6 +376,17 @@ mod tests {
             let parsed = parse(&"t".into(), text, Path::new("/"), &mut notes);
             assert!(parsed.is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn lua_code_is_skipped() {
+        let text = "a_by_lua_block {\n if x then t = {1} end -- }\n f('}', \"\\\"}\")\n} b;\nc;";
+        let mut notes = Vec::new();
+        let directives = parse(&"t".into(), text, Path::new("/"), &mut notes).unwrap();
+        let words: Vec<_> = directives.iter().map(|d| d.words.join("|")).collect();
+        assert_eq!(words, ["a_by_lua_block", "b", "c"]);
+        assert_eq!(directives[2].place.line, 5);
+        assert!(parse(&"t".into(), "a_by_lua_block {", Path::new("/"), &mut notes).is_err());
     }
 
     #[test]

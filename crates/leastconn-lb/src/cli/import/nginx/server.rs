@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     super::{
         access::{Condition, Key, List, Predicate, Verdict, always, chain, when},
-        model::{Note, Service, Table, Value},
+        model::{Limits, Note, Service, Table, Value},
         names::Names,
         networks::network,
         tls_names, units,
@@ -21,8 +21,11 @@ use super::{
 const IDLE_TIMEOUT: u64 = 600_000;
 const HANDSHAKE_TIMEOUT: u64 = 60_000;
 
+/// nginx's default for `ssl_verify_depth`.
+const VERIFY_DEPTH: u64 = 1;
+
 /// Directives that need no equivalent.
-const NOT_NEEDED: [&str; 30] = [
+const NOT_NEEDED: [&str; 29] = [
     "error_log",
     "tcp_nodelay",
     "proxy_buffer_size",
@@ -40,7 +43,6 @@ const NOT_NEEDED: [&str; 30] = [
     "ssl_prefer_server_ciphers",
     "proxy_socket_keepalive",
     "proxy_half_close",
-    "server_name",
     "limit_conn_log_level",
     "limit_conn_status",
     "open_log_file_cache",
@@ -142,6 +144,9 @@ pub(crate) fn remark(line: &Directive) -> Option<Note> {
         _ if NOT_NEEDED.contains(&name) => Some(place.remark("not needed")),
         _ if KNOWN.contains(&name) => None,
         "access_log" | "log_format" => Some(place.remark(ACCESS_LOG)),
+        "server_name" => {
+            Some(place.remark("selects the `server` block if several blocks have the same address"))
+        }
         "ssl_stapling"
         | "ssl_stapling_verify"
         | "ssl_stapling_file"
@@ -222,18 +227,38 @@ fn service(name: String, listen: &Listen, pass: &Directive, settings: Settings<'
     service
 }
 
+/// Whether a directive without an equivalent can refuse clients or serve them itself.
+fn may_refuse(line: &Directive) -> bool {
+    let name = line.name();
+    let is_script =
+        name.contains("_by_lua") && !name.starts_with("init") && !name.starts_with("log");
+    let is_on = name == "ssl_reject_handshake" && line.word(1) == "on";
+    let others = [
+        "return",
+        "pass",
+        "set",
+        "js_access",
+        "js_preread",
+        "js_filter",
+    ];
+    is_script || is_on || others.contains(&name)
+}
+
 /// Adds notes for directives that are not translated.
 fn remarks(service: &mut Service, settings: Settings<'_>) {
+    for line in settings.stream.iter().filter(|line| may_refuse(line)) {
+        let reason = format!("`{}` has no equivalent", line.name());
+        if !service.refused.contains(&reason) {
+            service.refused.push(reason);
+        }
+    }
     for line in settings.server {
         let (name, place) = (line.name(), &line.place);
         if name == "ssl_preread" && line.word(1) == "on" {
             service.table.note(
                 place.remark("names in a TLS handshake are read only if the listener has TLS"),
             );
-        } else if matches!(
-            name,
-            "return" | "pass" | "set" | "js_access" | "js_preread" | "js_filter"
-        ) {
+        } else if may_refuse(line) {
             service.refused.push(format!("`{name}` has no equivalent"));
             service.table.note(place.left_out("has no equivalent"));
         } else if let Some(note) = remark(line) {
@@ -294,11 +319,17 @@ fn tls(service: &mut Service, settings: Settings<'_>) {
                     if let Some(crl) = text("ssl_crl") {
                         tls.set("crl", Value::text(crl));
                     }
-                    if let Some(depth) = text("ssl_verify_depth").and_then(|text| text.parse().ok())
-                    {
-                        service
-                            .table
-                            .set("max_intermediates", Value::Integer(depth));
+                    let line = settings.one("ssl_verify_depth");
+                    let depth = line.and_then(|line| line.word(1).parse().ok());
+                    service.table.set(
+                        "max_intermediates",
+                        Value::Integer(depth.unwrap_or(VERIFY_DEPTH)),
+                    );
+                    if let Some(line) = line.or(verify) {
+                        tls.note(line.place.remark(
+                            "`max_intermediates` counts all certificates that a client sends \
+                             beside its own, also a root certificate",
+                        ));
                     }
                 }
                 None => {
@@ -450,18 +481,14 @@ fn limits(service: &mut Service, settings: Settings<'_>) {
         match (key, limit) {
             // A client with a certificate is limited by its identity.
             (key, Some(limit)) if map::identifies_client(key, scope) => {
-                service.limits.max_conns = Some(limit.max(1));
-                service.limited_by.push(line.place.clone());
-                service.counter = Some(line.word(1).to_owned());
+                max_conns(service, limit, line);
             }
-            ("$binary_remote_addr" | "$remote_addr", _) => {
+            ("$binary_remote_addr" | "$remote_addr", Some(limit)) => {
+                max_conns(service, limit, line);
                 service.table.note(line.place.left_out(
-                    "with client certificates, connections are limited per certificate: `max_conns` \
-                    of a client rule",
+                    "`max_conns` counts the connections of each client certificate, the source \
+                     those of each address",
                 ));
-                service
-                    .refused
-                    .push("the limit per address has no equivalent".to_owned());
             }
             _ => {
                 service.table.note(
@@ -472,4 +499,15 @@ fn limits(service: &mut Service, settings: Settings<'_>) {
             }
         }
     }
+}
+
+/// Limits the open connections of each client, unless there is a stricter limit.
+fn max_conns(service: &mut Service, limit: u64, line: &Directive) {
+    let max_conns = Limits {
+        rate: None,
+        max_conns: Some(limit.max(1)),
+    };
+    service.limits = service.limits.stricter(max_conns);
+    service.limited_by.push(line.place.clone());
+    service.counter = Some(line.word(1).to_owned());
 }

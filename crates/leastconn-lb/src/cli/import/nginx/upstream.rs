@@ -5,6 +5,7 @@ mod health;
 
 use super::{
     super::{
+        address::is_host,
         model::{Backend, Note, Place, ServerLine, Table, Value},
         names::{Names, valid},
         tls_names::{self, requires_tls13},
@@ -195,8 +196,8 @@ fn address(text: &str) -> Option<String> {
     }
     let (host, port) = text.rsplit_once(':')?;
     let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
-    let is_host = !host.is_empty() && (host.starts_with('[') || !host.contains([':', '$', '/']));
-    (is_port && is_host).then(|| text.to_owned())
+    let is_bare_v6 = host.contains(':') && !host.starts_with('[');
+    (is_port && is_host(host) && !is_bare_v6).then(|| text.to_owned())
 }
 
 /// Translates timeouts and retries.

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::{
     super::{
         access::{Verdict, always},
-        address::{bracketed, is_ip},
+        address::{bracketed, is_host, is_ip},
         model::{Backend, Imported, ServerLine, Service, Table, Value},
         units,
     },
@@ -135,6 +135,9 @@ fn remarks(section: &Section, service: &mut Service) {
     for option in &section.options {
         let (name, place) = (option.name.as_str(), &option.place);
         let left_out = match name {
+            "libwrap" if option.value.eq_ignore_ascii_case("yes") => {
+                "the files hosts.allow and hosts.deny are not read: use `source` in client rules"
+            }
             "exec" => "programs are not started; only `connect` is supported",
             // `client` reads a bundle in this directory, or refuses all clients.
             "capath" if section.is_on("client") => continue,
@@ -161,7 +164,8 @@ fn remarks(section: &Section, service: &mut Service) {
         };
         let is_restriction = matches!(
             name,
-            "capath"
+            "libwrap"
+                | "capath"
                 | "crlpath"
                 | "checkemail"
                 | "ocsp"
@@ -267,6 +271,9 @@ fn target(text: &str) -> Option<String> {
     let (host, port) = text.rsplit_once(':').unwrap_or(("127.0.0.1", text));
     let port = port_number(port).filter(|port| *port > 0)?;
     let host = if host.is_empty() { "127.0.0.1" } else { host };
+    if !is_host(host) {
+        return None;
+    }
     Some(format!("{}:{port}", bracketed(host)))
 }
 

@@ -180,6 +180,14 @@ impl Reader<'_> {
                     .left_out("servers of an upstream have the same health checks"),
             );
         }
+        for (line, server) in &usable {
+            if (server.observe, server.slow_start) != (first.observe, first.slow_start) {
+                table.note(line.place.left_out(
+                    "servers of an upstream have the same `passive` and `slow_start`: those of \
+                     the first server",
+                ));
+            }
+        }
         if let Some(queue) = self.queue(&usable) {
             table.set("queue", queue);
         }

@@ -2,7 +2,7 @@
 
 use super::{
     super::super::{
-        address::{bracketed, is_ip, is_variable, split_port},
+        address::{bracketed, is_host, is_ip, is_variable, split_port},
         model::Value,
         toml::VARIABLE_START,
     },
@@ -39,13 +39,17 @@ impl Address {
         if text.starts_with('_') && (port.is_empty() || port == "0") {
             return Some(Self::Service(host.to_owned()));
         }
-        let is_port =
-            port.contains(VARIABLE_START) || port.parse::<u16>().is_ok_and(|port| port > 0);
+        let is_number = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+        let is_port = port.contains(VARIABLE_START)
+            || (is_number && port.parse::<u16>().is_ok_and(|port| port > 0));
         if host.is_empty() || !is_port || text.contains('@') {
             return None;
         }
         if host.contains(VARIABLE_START) {
             return Some(Self::Fixed(format!("{host}:{port}")));
+        }
+        if !is_host(host) {
+            return None;
         }
         let address = format!("{}:{port}", bracketed(host));
         Some(if is_ip(host) {
@@ -58,8 +62,15 @@ impl Address {
 
 /// Sets the address of a server. Servers with SRV records, and servers whose `resolvers` section
 /// has name servers, are discovered, and those of a `server-template`.
-pub(super) fn set(server: &mut Server, line: &Line, resolvers: &dyn Fn(&str) -> bool) {
-    let text = line.word(2);
+pub(super) fn set(
+    server: &mut Server,
+    line: &Line,
+    resolvers: &dyn Fn(&str) -> bool,
+    port: Option<u16>,
+) {
+    let given = line.word(2);
+    let with_port = port.and_then(|port| with_port(given, port));
+    let text = with_port.as_deref().unwrap_or(given);
     let is_template = line.word(0) == "server-template";
     let uses_resolvers = server.resolvers.as_deref().is_some_and(resolvers);
     let (key, value) = match Address::parse(text) {
@@ -85,9 +96,52 @@ pub(super) fn set(server: &mut Server, line: &Line, resolvers: &dyn Fn(&str) -> 
     }
 }
 
+/// Returns an address with the port of the listener, plus the offset in `HOST:+OFFSET`. Returns
+/// `None` if the address has a port.
+fn with_port(text: &str, port: u16) -> Option<String> {
+    if text.starts_with(['/', '_']) || text.contains(['@', VARIABLE_START]) {
+        return None;
+    }
+    if is_ip(text) {
+        return Some(format!("{}:{port}", bracketed(text)));
+    }
+    match split_port(text) {
+        None | Some((_, "" | "0")) => {
+            let host = text.split(':').next().unwrap_or(text);
+            Some(format!("{host}:{port}"))
+        }
+        Some((host, offset)) => {
+            let offset: i32 = offset
+                .starts_with(['+', '-'])
+                .then(|| offset.parse().ok())??;
+            let port = u16::try_from(i32::from(port).checked_add(offset)?).ok()?;
+            Some(format!("{host}:{port}"))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Address;
+    use super::{Address, with_port};
+
+    #[test]
+    fn missing_ports_are_those_of_the_listener() {
+        for (text, expected) in [
+            ("10.0.0.1", Some("10.0.0.1:80")),
+            ("2001:db8::1", Some("[2001:db8::1]:80")),
+            ("[2001:db8::1]", Some("[2001:db8::1]:80")),
+            ("a.x", Some("a.x:80")),
+            ("a.x:0", Some("a.x:80")),
+            ("a.x:+100", Some("a.x:180")),
+            ("a.x:-70", Some("a.x:10")),
+            ("a.x:-90", None),
+            ("a.x:443", None),
+            ("/run/x.sock", None),
+            ("_db._tcp.a.x", None),
+        ] {
+            assert_eq!(with_port(text, 80).as_deref(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn notations_of_addresses() {
@@ -105,6 +159,8 @@ mod tests {
             ),
             ("a.x", None),
             ("10.0.0.1:0", None),
+            ("10.0.0.1:+5", None),
+            ("a.${X}.x:80", None),
             ("abns@x:80", None),
         ] {
             assert_eq!(Address::parse(text), expected, "{text}");

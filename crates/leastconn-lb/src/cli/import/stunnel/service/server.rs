@@ -7,6 +7,7 @@ use super::{
         super::{
             access::{Key, Predicate, Verdict},
             model::{Backend, Service, Table, Value},
+            regex::Pattern,
         },
         options::{Section, Setting},
     },
@@ -127,7 +128,27 @@ fn names(section: &Section, service: &mut Service, backend: &Backend) {
              alternative names by its common name: for such clients, add a rule with `cn`",
         ));
     }
-    let mut predicate = Predicate::new(Key::Dns, hosts);
+    let mut names = Vec::new();
+    for (host, option) in hosts.into_iter().zip(section.all("checkhost")) {
+        // A dot at the start stands for all subdomains. OpenSSL compares other names literally.
+        let pattern = match host.strip_prefix('.') {
+            Some(domain) => Pattern::Below(domain.to_owned()),
+            None => Pattern::Exact(host),
+        };
+        match pattern.names(Key::Dns) {
+            Some(list) => names.extend(list),
+            None => service
+                .table
+                .note(option.place.left_out("the name has no equivalent")),
+        }
+    }
+    if names.is_empty() {
+        service
+            .refused
+            .push("the names in `checkHost` have no equivalent".to_owned());
+        return;
+    }
+    let mut predicate = Predicate::new(Key::Dns, names);
     if let Some((earlier, _)) = service.access.first()
         && let Some(pins) = earlier.get(Key::Spki)
     {
