@@ -41,7 +41,7 @@ async fn slow_start_progress_is_shown() {
     let now = page.text("#control-status").await;
     // The connection above may have gone to either server.
     let states = ["0 open connections", "1 open connection"]
-        .map(|open| format!("State: up, with {open}. Slow start"));
+        .map(|open| format!("State: unchecked, with {open}. Slow start"));
     assert!(states.iter().any(|state| now.starts_with(state)), "{now}");
     assert!(now.contains("59 min") || now.contains("1 h"), "{now}");
     page.finish(&lb, stream).await;
