@@ -9,6 +9,7 @@ use super::{
     Tunnel,
     arguments::Arguments,
     certificate, min_version,
+    server::is_uri,
 };
 
 pub(super) fn client(tunnel: &mut Tunnel, arguments: &Arguments) {
@@ -59,6 +60,9 @@ pub(super) fn client(tunnel: &mut Tunnel, arguments: &Arguments) {
         return refuse(tunnel, "the name of the server is not a host name");
     }
     tls.set("server_name", Value::text(server_name));
+    if !uris.iter().all(|uri| is_uri(uri)) {
+        return refuse(tunnel, "`--verify-uri` is not a URI");
+    }
     if !uris.is_empty() {
         tls.set("uri", Value::strings(&uris));
     }

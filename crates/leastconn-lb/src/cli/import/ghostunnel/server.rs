@@ -102,7 +102,7 @@ fn access(tunnel: &mut Tunnel, arguments: &Arguments, name: &str) -> List {
 }
 
 /// Whether a URI can be compared by a client rule.
-fn is_uri(value: &str) -> bool {
+pub(super) fn is_uri(value: &str) -> bool {
     let Some((scheme, rest)) = value.split_once(':') else {
         return value.contains(VARIABLE_START);
     };

@@ -158,7 +158,12 @@ impl Health {
                 keys.push(("status", Value::List(codes.collect())));
             }
         }
-        if let Some(user) = self.user.take() {
+        // An earlier `option` may have set it.
+        if let Some(user) = self
+            .user
+            .take()
+            .filter(|_| matches!(kind, "mysql" | "postgres"))
+        {
             keys.push(("user", Value::Text(user)));
         }
         table.set("health_check", Value::Table(keys));

@@ -60,7 +60,10 @@ pub(crate) fn common(
         "crl-file" => table.set("crl", Value::text(bases.ca(value))),
         "alpn" => {
             let protocols = value.split(',').filter(|protocol| !protocol.is_empty());
-            table.set("alpn", Value::list(protocols));
+            let protocols: Vec<_> = protocols.collect();
+            if !protocols.is_empty() {
+                table.set("alpn", Value::list(protocols));
+            }
         }
         "ssl-min-ver" => min_version(table, value, place),
         "ciphers" | "ciphersuites" => {

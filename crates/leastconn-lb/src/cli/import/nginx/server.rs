@@ -361,7 +361,11 @@ fn tls(service: &mut Service, settings: Settings<'_>) {
         }
     }
     if let Some(line) = settings.one("ssl_alpn") {
-        tls.set("alpn", Value::list(line.arguments()));
+        let protocols = line.arguments().iter().filter(|word| !word.is_empty());
+        let protocols: Vec<_> = protocols.collect();
+        if !protocols.is_empty() {
+            tls.set("alpn", Value::list(protocols));
+        }
     }
     let timeout = settings
         .duration("ssl_handshake_timeout")

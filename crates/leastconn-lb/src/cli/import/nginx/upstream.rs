@@ -254,9 +254,9 @@ fn tls(backend: &mut Backend, table: &mut Table, target: &str, settings: Setting
     tls.set("ca", Value::text(ca));
     if let Some(cert) = text("proxy_ssl_certificate") {
         tls.set("cert", Value::text(cert));
-    }
-    if let Some(key) = text("proxy_ssl_certificate_key") {
-        tls.set("key", Value::text(key));
+        if let Some(key) = text("proxy_ssl_certificate_key") {
+            tls.set("key", Value::text(key));
+        }
     }
     if let Some(crl) = text("proxy_ssl_crl") {
         tls.set("crl", Value::text(crl));

@@ -231,6 +231,20 @@ impl Reader<'_> {
                     .push(ServerLine::Note(line.place.left_out(reason)));
                 continue;
             }
+            let source = |table: &Table| table.get("dns").or(table.get("srv")).cloned();
+            let is_same = |other: &ServerLine| match other {
+                ServerLine::Server { table, .. } => {
+                    source(table).is_some() && source(table) == source(&server.table)
+                }
+                ServerLine::Note(_) => false,
+            };
+            if backend.servers.iter().any(is_same) {
+                let reason = "all addresses of this name are servers already";
+                backend
+                    .servers
+                    .push(ServerLine::Note(line.place.remark(reason)));
+                continue;
+            }
             server.table.notes.append(&mut server.notes);
             backend.servers.push(ServerLine::Server {
                 name: names.unique(&server.name),

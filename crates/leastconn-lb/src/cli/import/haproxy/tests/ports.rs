@@ -184,3 +184,45 @@ fn other_modes_are_not_translated() {
         );
     }
 }
+
+#[test]
+fn servers_with_the_same_host_name_are_one_source() {
+    let text = "resolvers r
+            nameserver a 10.0.0.53:53
+        listen l
+            bind :80
+            server s1 a.x:80 resolvers r
+            server s2 a.x:80 resolvers r
+            server s3 b.x:80 resolvers r
+            server s4 10.0.0.1:80
+            server s5 10.0.0.1:80";
+    let imported = imported(text);
+    let lines = imported.backends[0].servers.iter();
+    let servers = lines.filter(|line| matches!(line, ServerLine::Server { .. }));
+    assert_eq!(servers.count(), 4);
+}
+
+#[test]
+fn checks_have_a_user_only_if_they_log_in() {
+    for (options, server, expected) in [
+        ("option pgsql-check user u", "", true),
+        ("option pgsql-check user u\noption tcp-check", "", false),
+        // The check uses no TLS, so it only connects.
+        (
+            "option pgsql-check user u",
+            "ssl ca-file ca.crt verifyhost a.x port 81",
+            false,
+        ),
+    ] {
+        let text = format!("listen l\nbind :80\n{options}\nserver s 10.0.0.1:80 check {server}");
+        let imported = imported(&text);
+        let Some(Value::Table(check)) = imported.backends[0].table.get("health_check") else {
+            panic!("{text}");
+        };
+        assert_eq!(
+            check.iter().any(|(key, _)| *key == "user"),
+            expected,
+            "{text}"
+        );
+    }
+}

@@ -6,6 +6,7 @@ use super::{
     super::{
         super::{
             access::{Key, Predicate, Verdict},
+            address::is_host,
             model::{Backend, Service, Table, Value},
             regex::Pattern,
         },
@@ -135,7 +136,12 @@ fn names(section: &Section, service: &mut Service, backend: &Backend) {
             Some(domain) => Pattern::Below(domain.to_owned()),
             None => Pattern::Exact(host),
         };
-        match pattern.names(Key::Dns) {
+        let names_of_host = pattern.names(Key::Dns);
+        let is_valid = |list: &Vec<String>| {
+            let mut names = list.iter().map(|name| name.trim_start_matches("*."));
+            names.all(is_host)
+        };
+        match names_of_host.filter(is_valid) {
             Some(list) => names.extend(list),
             None => service
                 .table
