@@ -191,7 +191,9 @@ impl Prepared {
         let forget_idle = forget_idle(Arc::clone(&server.context), stop);
         server.tasks.spawn(forget_idle);
         if server.context.snapshot().is_waiting_for_servers() {
-            let waiting = wait_for_servers(Arc::clone(&server.context), server.reloader.reloads());
+            let stop = server.stop.subscribe();
+            let reloads = server.reloader.reloads();
+            let waiting = wait_for_servers(Arc::clone(&server.context), reloads, stop);
             server.tasks.spawn(waiting);
         } else {
             server.context.lifecycle.finish_start();
@@ -351,10 +353,15 @@ impl Drop for Server {
 
 /// Finishes the start when all sources of servers have answered. Checks again after each reload,
 /// because a reload may change the sources.
-async fn wait_for_servers(context: Arc<ServerContext>, mut reloads: watch::Receiver<u64>) {
+async fn wait_for_servers(
+    context: Arc<ServerContext>,
+    mut reloads: watch::Receiver<u64>,
+    mut stop: watch::Receiver<bool>,
+) {
     loop {
         let snapshot = context.snapshot();
         tokio::select! {
+            _ = stop.wait_for(|&stop| stop) => return,
             () = snapshot.first_answers() => {}
             Ok(()) = reloads.changed() => {}
         }

@@ -300,7 +300,10 @@ async fn server_added_by_reload_starts_slowly() {
         .lines()
         .find(|line| line.starts_with("web/web3"))
         .unwrap();
-    assert!(line.contains("up, 10% of its share, full in "), "{line}");
+    assert!(
+        line.contains("unchecked, 10% of its share, full in "),
+        "{line}"
+    );
     // If no other server is available, a server in slow start takes all connections.
     servers[0].stop(OpenConnections::Keep).await;
     servers[1].stop(OpenConnections::Keep).await;

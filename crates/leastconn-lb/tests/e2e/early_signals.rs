@@ -34,7 +34,11 @@ struct Starting {
 }
 
 async fn starting(path: &Path) -> Starting {
-    std::fs::write(path, CONFIG.to_owned() + &many_clients()).unwrap();
+    start(path, &(CONFIG.to_owned() + &many_clients())).await
+}
+
+async fn start(path: &Path, config: &str) -> Starting {
+    std::fs::write(path, config).unwrap();
     let mut child = Command::new(BIN)
         .args(["run", "--config"])
         .arg(path)
@@ -124,4 +128,21 @@ async fn stop_during_startup_exits_cleanly() {
         lb.send(which);
         assert_eq!(lb.wait_exit().await, Some(0));
     }
+}
+
+#[tokio::test]
+async fn stop_does_not_wait_for_servers_to_be_discovered() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = CONFIG.replace(
+        "servers = [\"127.0.0.1:9\"]",
+        "servers = [{ file = \"missing.json\" }]\ndiscovery = { start = \"wait\" }",
+    );
+    // Longer than the deadline of tests, so that waiting for the timeout fails the test.
+    let config = format!("[process]\ndrain_timeout = \"10m\"\n{config}");
+    let mut process = start(&directory.path().join("leastconn.toml"), &config).await;
+    process
+        .wait_line("waiting for servers to be discovered")
+        .await;
+    process.send(Signal::TERM);
+    assert_eq!(process.wait_exit().await, Some(0));
 }
