@@ -103,7 +103,7 @@ impl Predicate {
 
     /// Whether every client that matches `other` also matches this predicate. Returns `false` if
     /// this is uncertain.
-    fn includes(&self, other: &Self) -> bool {
+    pub(crate) fn includes(&self, other: &Self) -> bool {
         self.0.iter().all(|(key, values)| {
             other.0.get(key).is_some_and(|narrow| {
                 narrow
@@ -134,7 +134,7 @@ pub(crate) fn covers(key: Key, pattern: &str, value: &str) -> bool {
 
 /// Returns the pattern that matches exactly the texts that match both patterns. Returns `None` if
 /// there are none.
-fn intersection(a: &str, b: &str) -> Option<String> {
+pub(crate) fn intersection(a: &str, b: &str) -> Option<String> {
     let (a, b): (Vec<_>, Vec<_>) = (a.split('.').collect(), b.split('.').collect());
     let labels = a.iter().zip(&b).map(|(a, b)| match (*a, *b) {
         ("*", label) | (label, "*") => Some(label),

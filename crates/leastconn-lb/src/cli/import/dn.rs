@@ -27,6 +27,9 @@ pub(crate) struct CommonNames {
     /// The expression also restricts other attributes, as `^CN=a$` and `^CN=a,` do. A rule for the
     /// names alone therefore matches more certificates.
     pub(crate) is_wider: bool,
+    /// The expression restricts what precedes or follows the name, so that it misses a name in
+    /// a component with several attributes, such as `CN=a+OU=b`.
+    pub(crate) is_bounded: bool,
 }
 
 /// Returns the predicate for a subject such as `/OU=a/CN=b` or `CN=b,OU=a`. It is wider than the
@@ -98,6 +101,7 @@ pub(crate) fn common_names(expression: &str) -> Option<CommonNames> {
         names,
         is_exact,
         is_wider,
+        is_bounded: starts_exactly || end.is_some(),
     })
 }
 

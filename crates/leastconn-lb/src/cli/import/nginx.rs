@@ -256,6 +256,113 @@ mod tests {
         assert_eq!(digits, (expected.to_vec(), false));
     }
 
+    /// Returns the decision for each common name and unit.
+    fn decisions_with_units(map: &str) -> Vec<String> {
+        let service = imported(map).services.remove(0);
+        let decisions = service.access.iter().map(|(predicate, verdict)| {
+            let keys = predicate.keys();
+            let keys: Vec<_> = keys
+                .map(|(key, names)| format!("{}={}", key.name(), names.join("|")))
+                .collect();
+            match verdict {
+                Verdict::To(target) => format!("{} {target}", keys.join("&")),
+                _ => format!("{} refused", keys.join("&")),
+            }
+        });
+        decisions.collect()
+    }
+
+    #[test]
+    fn other_spellings_are_not_admitted_by_later_entries() {
+        let ops = "'~(^|,)OU=Ops(,|$)' web;";
+        for (map, expected) in [
+            // The unit also has clients whose names the first entry refuses in another spelling.
+            (format!("'~*(^|,)CN=bob(,|$)' ''; {ops}"), vec![" refused"]),
+            (format!("'CN=alice,OU=Ops' ''; {ops}"), vec![" refused"]),
+            (
+                "'~(^|,)CN=alice(,|$)' web; 'CN=alice,OU=Sales' ''; '~*(^|,)OU=Ops(,|$)' web;"
+                    .to_owned(),
+                vec![
+                    "cn=alice&ou=Sales refused",
+                    "cn=alice refused",
+                    "ou=Ops web",
+                    " refused",
+                ],
+            ),
+            // Entries that admit clients.
+            (
+                format!("'~*(^|,)CN=bob(,|$)' other; {ops}"),
+                vec!["cn=bob other", " refused"],
+            ),
+            (
+                format!("'CN=alice,OU=Ops' other; {ops}"),
+                vec!["cn=alice&ou=Ops other", " refused"],
+            ),
+            (
+                "'~*(^|,)OU=Ops(,|$)' ''; '~(^|,)CN=bob(,|$)' web;".to_owned(),
+                vec![" refused"],
+            ),
+            // The same target in both entries.
+            (
+                format!("'~*(^|,)CN=bob(,|$)' web; {ops}"),
+                vec!["cn=bob web", "ou=Ops web", " refused"],
+            ),
+            // No other spelling of the first entry matches the later entry.
+            (
+                format!("'CN=bob' other; {ops}"),
+                vec!["cn=bob other", "ou=Ops web", " refused"],
+            ),
+            (
+                "'~*(^|,)CN=bob(,|$)' ''; '~(^|,)CN=carol(,|$)' web;".to_owned(),
+                vec!["cn=bob refused", "cn=carol web", " refused"],
+            ),
+        ] {
+            assert_eq!(decisions_with_units(&map), expected, "{map}");
+            let service = imported(&map).services.remove(0);
+            let mut notes = service.table.notes.iter();
+            assert!(notes.any(|note| note.kind == Kind::LeftOut), "{map}");
+        }
+    }
+
+    #[test]
+    fn a_comment_names_components_with_several_attributes() {
+        for (map, is_noted) in [
+            ("'~(^|,)CN=a(,|$)' web; '~(^|,)CN=b(,|$)' web;", 1),
+            ("'~(^|,)OU=a(,|$)' web;", 1),
+            ("'~CN=a' web;", 0),
+            ("'~(^|,)CN=a(,|$)' ''; default web;", 0),
+        ] {
+            let service = imported(map).services.remove(0);
+            let notes = service.table.notes.iter();
+            let noted = notes.filter(|note| note.reason.contains("`CN=a+OU=b`"));
+            assert_eq!(noted.count(), is_noted, "{map}");
+        }
+    }
+
+    #[test]
+    fn comments_are_in_file_order_and_only_about_rules_that_exist() {
+        let map = "~CN=alice web;\n'~*(^|,)CN=bob(,|$)' other;\n~^CN=dave, web;";
+        let service = imported(map).services.remove(0);
+        let notes = service.table.notes.iter();
+        let notes: Vec<_> = notes
+            .filter(|note| note.kind == Kind::LeftOut)
+            .map(|note| (note.place.line, note.reason.as_str()))
+            .collect();
+        let [(2, alice), (3, bob), (4, dave)] = notes.as_slice() else {
+            panic!("{notes:?}");
+        };
+        assert!(alice.contains("longer names"), "{alice}");
+        assert!(bob.starts_with("no rule: "), "{bob}");
+        assert!(dave.starts_with("no rule: "), "{dave}");
+        let map = "'CN=alice' '';\n'CN=alice,OU=Ops' web;";
+        let service = imported(map).services.remove(0);
+        let reason = &service.table.notes.last().unwrap().reason;
+        assert!(
+            reason.starts_with("no rule: the rule of an earlier"),
+            "{reason}"
+        );
+    }
+
     /// Returns the decisions, and the reasons that mention other names.
     fn other_names(map: &str) -> (Vec<String>, Vec<String>) {
         let notes = imported(map).services.remove(0).table.notes;
