@@ -144,7 +144,7 @@ fn finish(program: Program, file: &str, mut imported: Imported) -> Result<Transl
 impl Translation {
     fn left_out(&self) -> usize {
         let notes = self.notes.iter();
-        notes.filter(|note| note.kind == Kind::LeftOut).count()
+        notes.filter(|note| note.kind != Kind::Remark).count()
     }
 
     /// Returns the number of each kind of table, and a line for each directive that was left out.
@@ -158,7 +158,7 @@ impl Translation {
             count(clients, "client rule"),
         );
         let notes = self.notes.iter();
-        let mut notes: Vec<_> = notes.filter(|note| note.kind == Kind::LeftOut).collect();
+        let mut notes: Vec<_> = notes.filter(|note| note.kind != Kind::Remark).collect();
         notes.sort_by_key(|note| (&note.place.file, note.place.line));
         for note in notes {
             let place = &note.place;

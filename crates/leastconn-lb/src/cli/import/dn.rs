@@ -127,16 +127,37 @@ pub(crate) fn units(expression: &str) -> Option<Vec<String>> {
     names.iter().all(is_valid).then_some(names)
 }
 
-/// Returns the unit at the start of an expression such as `OU=X`, for an example in a comment.
-pub(crate) fn unit_in(expression: &str) -> Option<String> {
-    let (_, rest) = expression.split_once("OU=")?;
-    let is_plain = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
-    let unit: String = rest.chars().take_while(is_plain).collect();
-    Some(if unit.is_empty() {
-        "X".to_owned()
-    } else {
-        unit
-    })
+/// Returns a common name and a unit for an example in a comment, if a rule for them admits at most
+/// the clients of the expression, apart from their further attributes.
+pub(crate) fn example(expression: &str) -> Option<(Option<String>, String)> {
+    let starts = ["^(.*,)?", "(^|,)", "(?:^|,)", "(,|^)", "^.*", ".*", "^", ""];
+    let ends = ["(,|$)", "(?:,|$)", "($|,)", "(,.*)?$", ".*$", ".*", "$", ""];
+    let (start, rest) = starts
+        .iter()
+        .find_map(|start| Some((*start, expression.strip_prefix(start)?)))?;
+    let (end, inner) = ends
+        .iter()
+        .find_map(|end| Some((*end, rest.strip_suffix(end)?)))?;
+    let (mut name, mut unit) = (None, None);
+    for part in inner.split(',') {
+        let (attribute, value) = part.strip_prefix(".*").unwrap_or(part).split_once('=')?;
+        let is_plain = |c: char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_' | '.');
+        if value.is_empty() || !value.chars().all(is_plain) {
+            return None;
+        }
+        let known = match attribute {
+            "CN" => &mut name,
+            "OU" => &mut unit,
+            _ => return None,
+        };
+        if known.replace(value.to_owned()).is_some() {
+            return None;
+        }
+    }
+    // A rule for the unit alone ignores what an anchored expression requires before or after it.
+    let is_anchored = start == "^" || end == "$";
+    let unit = unit.filter(|_| name.is_some() || !is_anchored)?;
+    Some((name, unit))
 }
 
 /// Explains which other names an expression on a subject matches. The second text is the expression
@@ -266,6 +287,27 @@ mod tests {
         ] {
             let found = common_names(expression).unwrap();
             assert_eq!(found.is_wider, is_wider, "{expression}");
+        }
+    }
+
+    #[test]
+    fn examples_admit_no_more_than_the_expression() {
+        let example = |expression: &str| super::example(expression);
+        let unit = |unit: &str| Some((None, unit.to_owned()));
+        assert_eq!(example("OU=Ops"), unit("Ops"));
+        assert_eq!(example("(^|,)OU=Ops.*"), unit("Ops"));
+        let both = Some((Some("dave".to_owned()), "Ops".to_owned()));
+        assert_eq!(example("^CN=dave,OU=Ops$"), both);
+        assert_eq!(example("CN=dave,.*OU=Ops"), both);
+        for expression in [
+            "^OU=Ops$",
+            "^(?!.*OU=Ops)",
+            "^CN=[a-z]+,OU=Ops$",
+            "OU=Ops,O=x",
+            "OU=[a-z]+",
+            "CN=dave",
+        ] {
+            assert_eq!(example(expression), None, "{expression}");
         }
     }
 

@@ -47,6 +47,8 @@ pub(crate) struct Place {
 pub(crate) enum Kind {
     /// The directive has no equivalent, or only one that behaves differently. The exit code is 1.
     LeftOut,
+    /// The directive has an equivalent that behaves differently. The exit code is 1.
+    Differs,
     /// The directive needs no equivalent, or the translation needs an explanation.
     Remark,
 }
@@ -62,6 +64,10 @@ pub(crate) struct Note {
 impl Place {
     pub(crate) fn left_out(&self, reason: impl Into<String>) -> Note {
         self.note(Kind::LeftOut, reason)
+    }
+
+    pub(crate) fn differs(&self, reason: impl Into<String>) -> Note {
+        self.note(Kind::Differs, reason)
     }
 
     pub(crate) fn remark(&self, reason: impl Into<String>) -> Note {
@@ -168,6 +174,8 @@ pub(crate) struct Service {
     pub(crate) refused: Vec<String>,
     /// The decision for each client.
     pub(crate) access: List,
+    /// The decisions and limits of the source, if no client may use the listener.
+    pub(crate) closed_rules: Vec<String>,
     /// The upstream that is configured if no client may use the listener.
     pub(crate) home: Option<String>,
     /// The targets in the source, if the listener could not be translated.

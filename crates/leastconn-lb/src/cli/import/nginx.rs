@@ -547,8 +547,8 @@ mod tests {
             assert!(service.refused.is_empty(), "{limits}");
             let notes = service.table.notes.iter();
             assert_eq!(
-                notes.filter(|note| note.kind == Kind::LeftOut).count(),
-                1,
+                notes.filter(|note| note.kind == Kind::Differs).count(),
+                2,
                 "{limits}"
             );
         }

@@ -4,6 +4,8 @@
 //! Therefore, an upstream that two listeners make available to different clients is written
 //! twice. The rules are the product of the decision lists of all listeners.
 
+mod closed;
+mod counts;
 mod lost;
 mod rules;
 mod upstreams;
@@ -50,6 +52,7 @@ struct Unit {
 pub(crate) fn plan(imported: &mut Imported) -> Result<Plan, TooMany> {
     let mut units = Vec::new();
     remove_duplicate_addresses(&mut imported.services);
+    let originals: Vec<_> = imported.services.iter().map(closed::decisions).collect();
     for (number, service) in imported.services.iter_mut().enumerate() {
         for (_, verdict) in &mut service.access {
             let usable = |name: &str| {
@@ -97,9 +100,14 @@ pub(crate) fn plan(imported: &mut Imported) -> Result<Plan, TooMany> {
     for service in shared {
         let service = &mut imported.services[*service];
         for place in &service.limited_by {
-            service.table.note(place.left_out(
+            service.table.note(place.differs(
                 "the limit of a client rule counts the connections to all listeners together",
             ));
+        }
+    }
+    for (service, decisions) in imported.services.iter_mut().zip(originals) {
+        if !service.refused.is_empty() {
+            service.closed_rules = decisions;
         }
     }
     let mut listeners: Vec<_> = imported
@@ -119,7 +127,8 @@ pub(crate) fn plan(imported: &mut Imported) -> Result<Plan, TooMany> {
             (Target::ByClient, _) => {}
         }
     }
-    let (upstreams, merged) = planner.finish();
+    let (mut upstreams, merged) = planner.finish();
+    counts::note_separate_counts(&imported.backends, &mut upstreams, &merged, &rules);
     Ok(Plan {
         listeners,
         upstreams,

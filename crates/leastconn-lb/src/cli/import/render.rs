@@ -48,7 +48,17 @@ pub(crate) fn render(head: &str, imported: &Imported, plan: &Plan) -> (String, V
             left_out(&mut out, backend, &plan.merged);
         }
     }
-    for rule in &plan.rules {
+    let has_source = |rule: &&Rule| rule.predicate.get(Key::Source).is_some();
+    let first_source = plan.rules.iter().position(|rule| has_source(&rule));
+    for (number, rule) in plan.rules.iter().enumerate() {
+        if first_source == Some(number) && plan.listeners.len() > 1 {
+            out.blank();
+            out.comment(
+                "",
+                "Client rules apply to all listeners, also rules by `source`: the first rule that \
+                 matches a client decides.",
+            );
+        }
         client(&mut out, rule);
     }
     out.finish()
@@ -101,6 +111,9 @@ fn listener(out: &mut Writer, planned: &PlannedListener) {
     }
     if !service.refused.is_empty() {
         out.comment("", &how_to_open(planned));
+        for line in &service.closed_rules {
+            out.comment("", &format!("- {line}"));
+        }
     }
     out.line("[[listener]]");
     out.key("name", &Value::text(&service.name));
@@ -127,6 +140,18 @@ fn listener(out: &mut Writer, planned: &PlannedListener) {
 /// Explains how to open a listener that no client may use.
 fn how_to_open(planned: &PlannedListener) -> String {
     let service = &planned.service;
+    if !service.closed_rules.is_empty() {
+        let upstream = planned.upstream.as_deref().unwrap_or(REFUSED);
+        let placeholder = if upstream == REFUSED {
+            format!(", and replace \"{REFUSED}\" by an upstream")
+        } else {
+            String::new()
+        };
+        return format!(
+            "To open it, add client rules for these decisions in this order{placeholder}. A rule \
+             that allows more admits clients that the source refuses. Also left out here:"
+        );
+    }
     if planned.upstream.as_deref() != Some(REFUSED) {
         return "To open it, add its upstream to `allow` of a client rule.".to_owned();
     }

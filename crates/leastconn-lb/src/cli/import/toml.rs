@@ -66,7 +66,7 @@ impl Writer {
                 |note: &&&Note| note.kind == Kind::Remark && note.reason == first.reason;
             let shared = match first.kind {
                 Kind::Remark => rest.iter().take_while(is_shared).count(),
-                Kind::LeftOut => 0,
+                Kind::LeftOut | Kind::Differs => 0,
             };
             let count = if shared > 1 {
                 for note in &rest[..shared] {
@@ -100,6 +100,7 @@ impl Writer {
     fn reason(&mut self, indent: &str, note: &Note) {
         let prefix = match note.kind {
             Kind::LeftOut => "not carried over: ",
+            Kind::Differs => "differs: ",
             Kind::Remark => "",
         };
         let text = format!("{prefix}{}", note.reason);

@@ -59,7 +59,10 @@ pub(crate) fn listen(line: &Directive) -> Listen {
                     listen.table.set("keepalive", units::duration(ms));
                 }
             }
-            "backlog" | "reuseport" | "bind" | "deferred" | "fastopen" | "rcvbuf" | "sndbuf"
+            "backlog" => listen
+                .table
+                .note(place.left_out(format!("{option:?} has no equivalent"))),
+            "reuseport" | "bind" | "deferred" | "fastopen" | "rcvbuf" | "sndbuf"
             | "default_server" | "ipv6only" => {}
             _ => listen
                 .table

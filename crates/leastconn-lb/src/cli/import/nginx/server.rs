@@ -220,11 +220,31 @@ fn service(name: String, listen: &Listen, pass: &Directive, settings: Settings<'
                     .left_out(format!("{reason}; all clients are refused")),
             );
             service.refused.push(reason);
+            also_left_out(&mut service, settings);
             always(Verdict::Refuse)
         }
     };
     limits(&mut service, settings);
     service
+}
+
+/// Adds notes for the restrictions and the upstream settings of a listener without a translated
+/// target.
+fn also_left_out(service: &mut Service, settings: Settings<'_>) {
+    let restrictions = settings.all(&["allow", "deny"]);
+    let connecting = [
+        "proxy_protocol",
+        "proxy_connect_timeout",
+        "proxy_next_upstream",
+        "proxy_ssl",
+    ];
+    let connecting = connecting.iter().filter_map(|name| settings.one(name));
+    for line in restrictions.into_iter().chain(connecting) {
+        service.table.note(
+            line.place
+                .left_out("also left out, because no client may use the listener"),
+        );
+    }
 }
 
 /// Whether a directive without an equivalent can refuse clients or serve them itself.
@@ -440,7 +460,11 @@ fn access(
         && !target.contains('$')
     {
         // All server names lead to the same upstream.
-        let reason = "all entries have the same upstream: TLS passes through unchanged";
+        let reason = if service.tls.is_some() {
+            "all entries have the same upstream"
+        } else {
+            "all entries have the same upstream: TLS passes through unchanged"
+        };
         service.table.note(pass.place.remark(reason));
         always(Verdict::To(target.clone()))
     } else if target.starts_with('$') {
@@ -486,10 +510,16 @@ fn limits(service: &mut Service, settings: Settings<'_>) {
             // A client with a certificate is limited by its identity.
             (key, Some(limit)) if map::identifies_client(key, scope) => {
                 max_conns(service, limit, line);
+                if !matches!(key, "$binary_remote_addr" | "$remote_addr") {
+                    service.table.note(line.place.differs(
+                        "nginx reads this key before the TLS handshake, when it is empty, so the \
+                         limit has no effect there; `max_conns` limits each client here",
+                    ));
+                }
             }
             ("$binary_remote_addr" | "$remote_addr", Some(limit)) => {
                 max_conns(service, limit, line);
-                service.table.note(line.place.left_out(
+                service.table.note(line.place.differs(
                     "`max_conns` counts the connections of each client certificate, the source \
                      those of each address",
                 ));

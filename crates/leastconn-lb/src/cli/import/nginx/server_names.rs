@@ -85,7 +85,7 @@ pub(super) fn add(
                 ));
             }
             if first.limits != other.limits || !same_settings(&first.table, &other.table) {
-                first.table.note(place.left_out(
+                first.table.note(place.differs(
                     "timeouts are those of the first `server` block with this address, and limits \
                      are the strictest of these blocks",
                 ));

@@ -51,7 +51,7 @@ pub(crate) fn backend(
         },
     }
     health::health_check(settings, &mut table);
-    connecting(&mut table, settings, backend.servers.len());
+    connecting(&mut table, settings, &backend.servers);
     if settings.is_on("proxy_protocol") {
         let version = settings
             .one("proxy_protocol_version")
@@ -126,6 +126,20 @@ fn members(
     discovery::discovery(block, settings, table, servers);
     if let Some(ms) = slow_start(block) {
         table.set("slow_start", units::duration(ms));
+        for line in block
+            .children()
+            .iter()
+            .filter(|line| line.name() == "server")
+        {
+            let mut words = line.words.iter();
+            let value = words.find_map(|word| word.strip_prefix("slow_start="));
+            if value.and_then(|value| units::milliseconds(value, 1000)) != Some(ms) {
+                table.note(
+                    line.place
+                        .differs("all servers of an upstream share the longest `slow_start`"),
+                );
+            }
+        }
     }
     if let Some(passive) = passive.filter(|keys| !keys.is_empty()) {
         table.set("passive", Value::Table(passive));
@@ -201,12 +215,13 @@ fn address(text: &str) -> Option<String> {
 }
 
 /// Translates timeouts and retries.
-fn connecting(table: &mut Table, settings: Settings<'_>, servers: usize) {
+fn connecting(table: &mut Table, settings: Settings<'_>, servers: &[ServerLine]) {
+    let is_discovered = servers.iter().any(ServerLine::is_discovered);
     let timeout = settings
         .duration("proxy_connect_timeout")
         .unwrap_or(CONNECT_TIMEOUT);
     table.set("connect_timeout", units::duration(timeout));
-    let others = servers.saturating_sub(1) as u64;
+    let others = servers.len().saturating_sub(1) as u64;
     let on = settings
         .one("proxy_next_upstream")
         .is_none_or(|line| line.word(1) != "off");
@@ -217,12 +232,17 @@ fn connecting(table: &mut Table, settings: Settings<'_>, servers: usize) {
     let retries = match (on, tries) {
         (false, _) => 0,
         (true, 0) => others,
+        (true, tries) if is_discovered => tries - 1,
         (true, tries) => others.min(tries - 1),
     };
-    table.set("retries", Value::Integer(retries));
+    // The number of discovered servers is unknown, so the default applies.
+    if !(is_discovered && on && tries == 0) {
+        table.set("retries", Value::Integer(retries));
+    }
     // nginx does not wait between its attempts.
     table.set("retry_for", Value::text("0s"));
     for name in [
+        "proxy_next_upstream_timeout",
         "proxy_upload_rate",
         "proxy_download_rate",
         "proxy_bind",

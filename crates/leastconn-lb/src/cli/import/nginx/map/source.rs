@@ -148,13 +148,20 @@ impl Source {
 
     /// Returns a sentence about how to translate an entry that [`Self::case`] does not translate.
     pub(super) fn hint(&self, text: &str) -> String {
-        let unit = match (self, expression(without_escape(text))) {
-            (Self::Subject(Key::Cn), Some(expression)) => dn::unit_in(expression),
+        let found = match (self, expression(without_escape(text))) {
+            (Self::Subject(Key::Cn), Some(expression)) => dn::example(expression),
             _ => None,
         };
-        unit.map_or_else(String::new, |unit| {
-            format!(". A rule with match = {{ ou = \"{unit}\" }} accepts exactly this unit")
-        })
+        match found {
+            Some((None, unit)) => {
+                format!(". A rule with match = {{ ou = \"{unit}\" }} accepts exactly this unit")
+            }
+            Some((Some(name), unit)) => format!(
+                ". A rule with match = {{ cn = \"{name}\", ou = \"{unit}\" }} needs both, but \
+                 also matches subjects with further attributes"
+            ),
+            None => String::new(),
+        }
     }
 
     /// Returns a predicate that matches all clients of an exact entry that [`Self::case`] does not

@@ -42,14 +42,20 @@ pub(super) fn discovery(
     if !servers.iter().any(ServerLine::is_discovered) {
         return;
     }
-    let own = block
-        .children()
-        .iter()
-        .find(|line| line.name() == "resolver");
-    let Some(line) = own.or_else(|| settings.one("resolver")) else {
+    let find = |name: &str| {
+        let mut lines = block.children().iter();
+        let own = lines.find(|line| line.name() == name);
+        own.or_else(|| settings.one(name))
+    };
+    if let Some(line) = find("resolver_timeout") {
+        table.note(line.place.left_out("has no equivalent"));
+    }
+    // nginx starts even if a name cannot be resolved.
+    let mut keys = vec![("start", Value::text("empty"))];
+    let Some(line) = find("resolver") else {
+        table.set("discovery", Value::Table(keys));
         return;
     };
-    let mut keys = Vec::new();
     let mut name_servers = Vec::new();
     for word in line.arguments() {
         let (name, value) = word.split_once('=').unwrap_or((word, ""));
@@ -77,9 +83,7 @@ pub(super) fn discovery(
     if !name_servers.is_empty() {
         keys.insert(0, ("resolver", Value::list(&name_servers)));
     }
-    if !keys.is_empty() {
-        table.set("discovery", Value::Table(keys));
-    }
+    table.set("discovery", Value::Table(keys));
 }
 
 #[cfg(test)]
