@@ -128,7 +128,7 @@ fn haproxy_files() {
 
 #[test]
 fn nginx_files() {
-    assert_eq!(import_all("nginx", ".conf"), 12);
+    assert_eq!(import_all("nginx", ".conf"), 13);
 }
 
 #[test]

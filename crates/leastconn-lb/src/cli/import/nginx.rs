@@ -97,12 +97,23 @@ fn services(stream: &[Directive], imported: &mut Imported) -> Result<(), String>
     let mut upstreams = Names::default();
     // Each target of `proxy_pass`, with the upstream that it became.
     let mut known: Vec<(String, Backend)> = Vec::new();
+    // The targets of servers without a listener.
+    let mut unused = Vec::new();
     for block in stream.iter().filter(|line| line.name() == "server") {
         let settings = Settings {
             stream,
             server: block.children(),
         };
-        for (mut service, pass) in server::services(settings, &mut names) {
+        let udp = block.children().iter().filter(|line| listen::is_udp(line));
+        let notes = udp.map(|line| line.place.left_out("UDP is not supported"));
+        imported.notes.extend(notes);
+        let services = server::services(settings, &mut names);
+        if services.is_empty() {
+            let mut lines = block.children().iter();
+            let pass = lines.find(|line| line.name() == "proxy_pass");
+            unused.extend(pass.map(|line| line.word(1)));
+        }
+        for (mut service, pass) in services {
             for (_, verdict) in &mut service.access {
                 if let Verdict::To(target) = verdict {
                     *target = resolve(target, &pass, settings, &mut known, &mut upstreams);
@@ -121,7 +132,10 @@ fn services(stream: &[Directive], imported: &mut Imported) -> Result<(), String>
     for line in stream {
         match line.name() {
             // No server uses this upstream.
-            "upstream" if !known.iter().any(|(target, _)| target == line.word(1)) => {
+            "upstream" if known.iter().any(|(target, _)| target == line.word(1)) => {}
+            // Only UDP clients use this upstream.
+            "upstream" if unused.contains(&line.word(1)) => {}
+            "upstream" => {
                 let settings = Settings {
                     stream,
                     server: &[],

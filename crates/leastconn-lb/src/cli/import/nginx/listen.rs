@@ -28,6 +28,15 @@ impl Listen {
     }
 }
 
+pub(crate) fn is_udp(line: &Directive) -> bool {
+    line.name() == "listen"
+        && line
+            .arguments()
+            .iter()
+            .skip(1)
+            .any(|option| option == "udp")
+}
+
 pub(crate) fn listen(line: &Directive) -> Listen {
     let place = &line.place;
     let address = line.word(1);
@@ -48,10 +57,6 @@ pub(crate) fn listen(line: &Directive) -> Listen {
             "proxy_protocol" => {
                 listen.proxy_protocol = true;
                 listen.table.set("proxy_protocol", Value::text("required"));
-            }
-            "udp" => {
-                listen.addresses.clear();
-                listen.table.note(place.left_out("UDP is not supported"));
             }
             "so_keepalive" => {
                 let idle = value.split(':').next().unwrap_or("");

@@ -50,11 +50,7 @@ fn list(
     if depth > DEEPEST {
         return Err(format!("the variable {name} refers to itself"));
     }
-    let found = scope.stream.iter().find(|directive| {
-        let names: &[String] = directive.arguments();
-        matches!(directive.name(), "map" | "geo") && names.last().is_some_and(|last| last == name)
-    });
-    let map = found.ok_or_else(unknown)?;
+    let map = definition(name, scope).ok_or_else(unknown)?;
     let source = match (map.name(), map.arguments()) {
         ("geo", [_]) => "$remote_addr",
         (_, [source, _]) => source.as_str(),
@@ -63,7 +59,13 @@ fn list(
     if map.name() == "geo" && source != "$remote_addr" {
         return Err(format!("`geo` of {source} has no equivalent"));
     }
-    let key = Source::of(source, map.name() == "geo", scope)?;
+    let key = match Source::of(source, map.name() == "geo", scope) {
+        Ok(key) => key,
+        Err(_) if definition(source, scope).is_some() => {
+            return composed(map, source, scope, notes, depth);
+        }
+        Err(reason) => return Err(reason),
+    };
     let hostnames = map.children().iter().any(|line| line.name() == "hostnames");
     let mut cases: Vec<Case> = Vec::new();
     let mut rest = always(Verdict::Refuse);
@@ -155,6 +157,84 @@ fn list(
         })
         .collect();
     first_of(&cases, &rest).map_err(|TooMany| "the maps have too many cases".to_owned())
+}
+
+/// Returns the `map` or `geo` block that defines a variable.
+fn definition<'a>(name: &str, scope: Scope<'a>) -> Option<&'a Directive> {
+    scope.stream.iter().find(|directive| {
+        let names: &[String] = directive.arguments();
+        matches!(directive.name(), "map" | "geo") && names.last().is_some_and(|last| last == name)
+    })
+}
+
+/// Returns the values of a map whose source is the variable of another map.
+fn composed(
+    map: &Directive,
+    source: &str,
+    scope: Scope<'_>,
+    notes: &mut Vec<(Directive, Reason)>,
+    depth: usize,
+) -> Result<List, Reason> {
+    let inner = list(source, scope, notes, depth + 1)?;
+    let mut cases = Vec::new();
+    for (predicate, verdict) in inner {
+        let targets = match verdict {
+            Verdict::To(text) => value_of(map, &text, scope, notes, depth)?,
+            Verdict::Accept | Verdict::Refuse => always(Verdict::Refuse),
+        };
+        cases.push((predicate, targets));
+    }
+    if !refuses(&value_of(map, "", scope, notes, depth)?) {
+        let reason = format!(
+            "clients for whom {source} is empty or was not translated are refused: give each entry \
+             of that map a value"
+        );
+        notes.push((map.clone(), reason));
+    }
+    first_of(&cases, &always(Verdict::Refuse))
+        .map_err(|TooMany| "the maps have too many cases".to_owned())
+}
+
+/// Returns the targets of a map for a source with this text.
+fn value_of(
+    map: &Directive,
+    text: &str,
+    scope: Scope<'_>,
+    notes: &mut Vec<(Directive, Reason)>,
+    depth: usize,
+) -> Result<List, Reason> {
+    let is_exact = |line: &&Directive| {
+        let name = line.name();
+        let is_text = expression(name).is_none() && name != "default";
+        is_text && without_escape(name).eq_ignore_ascii_case(text)
+    };
+    let entries: Vec<_> = map
+        .children()
+        .iter()
+        .filter(|line| line.arguments().len() == 1)
+        .collect();
+    let mut entries = entries.iter().copied();
+    let found = match entries.clone().find(is_exact) {
+        Some(line) => Some(line),
+        None => {
+            let is_pattern = |name: &str| {
+                expression(name).is_some() || name.contains('*') || name.starts_with('.')
+            };
+            if let Some(line) = entries.clone().find(|line| is_pattern(line.name())) {
+                return Err(format!(
+                    "{:?} compares the value of another map, which has no equivalent: write each \
+                     value",
+                    line.name()
+                ));
+            }
+            entries.find(|line| line.name() == "default")
+        }
+    };
+    match found.map_or("", |line| line.word(1)) {
+        "" => Ok(always(Verdict::Refuse)),
+        value if value.starts_with('$') => list(value, scope, notes, depth + 1),
+        value => Ok(always(Verdict::To(value.to_owned()))),
+    }
 }
 
 fn refuses(targets: &List) -> bool {

@@ -165,7 +165,7 @@ pub(crate) fn services(settings: Settings<'_>, names: &mut Names) -> Vec<(Servic
     let listens: Vec<Listen> = settings
         .server
         .iter()
-        .filter(|line| line.name() == "listen")
+        .filter(|line| line.name() == "listen" && !listen::is_udp(line))
         .map(listen::listen)
         .collect();
     let pass = settings
