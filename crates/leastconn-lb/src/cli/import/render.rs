@@ -2,7 +2,7 @@
 
 use super::{
     access::{Key, Predicate},
-    model::{Backend, Imported, Note, ServerLine, Table, Value},
+    model::{Backend, Imported, Kind, Note, ServerLine, Table, Value},
     names::valid,
     plan::{Plan, PlannedListener, REFUSED, Rule},
     toml::{Writer, inline},
@@ -139,6 +139,15 @@ fn listener(out: &mut Writer, planned: &PlannedListener) {
 
 /// Explains how to open a listener that no client may use.
 fn how_to_open(planned: &PlannedListener) -> String {
+    let mut text = steps_to_open(planned);
+    let mut notes = planned.service.table.notes.iter();
+    if planned.service.closed_rules.is_empty() && notes.any(|note| note.kind != Kind::Remark) {
+        text.push_str(" The comments below list the rules of the source that this must preserve.");
+    }
+    text
+}
+
+fn steps_to_open(planned: &PlannedListener) -> String {
     let service = &planned.service;
     if !service.closed_rules.is_empty() {
         let upstream = planned.upstream.as_deref().unwrap_or(REFUSED);

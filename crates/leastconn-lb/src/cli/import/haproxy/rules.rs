@@ -341,7 +341,10 @@ fn note_wider(parsed: &Parsed, place: &Place, notes: &mut Vec<Note>) {
         notes.push(place.left_out(dn::WIDER));
     }
     if parsed.ignores_case {
-        notes.push(place.left_out(dn::CASE));
+        notes.push(place.left_out(format!(
+            "{}; later rules and the default backend apply to other spellings",
+            dn::CASE
+        )));
     }
     for names in &parsed.omitted {
         notes.push(place.left_out(format!("the rule does not match {names}")));
