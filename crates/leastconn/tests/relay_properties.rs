@@ -101,6 +101,27 @@ fn data_for_side_with_protocol_error_is_discarded() {
     assert_eq!(reason, Some(Reason::HalfCloseTimeout));
 }
 
+/// The client does not accept data before its reset, and the server does not accept the client's
+/// data.
+#[test]
+fn data_for_side_that_was_reset_is_discarded() {
+    let pause = Step::Pause(Duration::from_millis(80));
+    let client = Script {
+        reads: vec![Step::Bytes(1)],
+        end: End::Reset,
+        writes: vec![pause],
+        take: Take::All,
+    };
+    let server = Script {
+        reads: vec![pause, pause, Step::Bytes(1), Step::Bytes(1)],
+        end: End::Broken,
+        writes: vec![],
+        take: Take::Stuck,
+    };
+    let reason = run_with(&client, &server, OnTruncation::Close, None);
+    assert_eq!(reason, Some(Reason::HalfCloseTimeout));
+}
+
 #[test]
 fn each_ending_has_its_reason() {
     let fine = quiet(End::Orderly, Take::All);

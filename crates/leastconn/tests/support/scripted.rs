@@ -366,11 +366,11 @@ pub(crate) async fn check(
             !(from.broke_off && to.shut),
             "a reset was forwarded as an orderly end"
         );
-        // When the relay waits, it has flushed everything, except to a side with a protocol error:
-        // pending data for that side was discarded.
+        // When the relay waits, it has flushed everything, except to a side with a protocol error,
+        // whose pending data was discarded, and to a side that was reset.
         let timed_out = matches!(reason, Some(Reason::IdleTimeout | Reason::HalfCloseTimeout));
         let has_protocol_error = to.read_failed && to.end == End::Broken;
-        if timed_out && to.take == Take::All && !has_protocol_error {
+        if timed_out && to.take == Take::All && !has_protocol_error && !to.reset {
             assert_eq!(
                 to.flushed, from.given,
                 "the relay waited without flushing all bytes"
