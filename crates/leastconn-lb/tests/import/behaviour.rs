@@ -29,6 +29,7 @@ impl Drop for Program {
 /// Clients with certificates, a CA, three servers and two ports.
 struct Site {
     dir: TempDir,
+    ca: TestCa,
     tls: Vec<(&'static str, TlsClient)>,
     alice: Cert,
     servers: Vec<Upstream>,
@@ -71,6 +72,7 @@ impl Site {
         }
         Self {
             dir,
+            ca,
             tls,
             alice,
             servers,
@@ -452,15 +454,8 @@ connect = WEB1
 verifyChain = yes
 ";
 
-#[tokio::test]
-async fn stunnel_and_the_balancer_decide_the_same() {
-    if find_program("stunnel").is_none() {
-        eprintln!("skipped: stunnel is not installed");
-        return;
-    }
-    let site = Site::new().await;
-    // The second listener is a client that connects to the first.
-    let second = "
+/// The second listener is a client that connects to the first.
+const STUNNEL_CLIENT: &str = "
 [plain]
 accept = PORT2
 connect = PORT1
@@ -469,12 +464,56 @@ verifyChain = yes
 checkHost = localhost
 cert = client.pem
 ";
+
+#[tokio::test]
+async fn stunnel_and_the_balancer_decide_the_same() {
+    if find_program("stunnel").is_none() {
+        eprintln!("skipped: stunnel is not installed");
+        return;
+    }
+    let site = Site::new().await;
     write_pem(&site.alice, site.dir.path(), "client");
     fs::create_dir(site.dir.path().join("services")).unwrap();
-    site.write("services/plain.conf", second);
+    site.write("services/plain.conf", STUNNEL_CLIENT);
     site.write("stunnel.conf", STUNNEL);
     let reached = site
         .compare("stunnel", "stunnel.conf", &["stunnel.conf"])
         .await;
     assert_eq!(served(&reached).len(), 5 * 2 + 4, "{reached:?}");
+}
+
+/// Each service compares names of its own, although both have the same listener.
+#[tokio::test]
+async fn stunnel_and_the_balancer_compare_names_per_server_name() {
+    if find_program("stunnel").is_none() {
+        eprintln!("skipped: stunnel is not installed");
+        return;
+    }
+    let mut site = Site::new().await;
+    // With an alternative name that is not the common name.
+    let leaf = |name: &str| site.ca.leaf("localhost").dns(name).build();
+    let (alice, bob) = (leaf("alice.example.com"), leaf("bob.example.com"));
+    write_pem(&alice, site.dir.path(), "client");
+    site.tls[0].1 = TlsClient::new(&site.ca, Some(&alice));
+    site.tls[1].1 = TlsClient::new(&site.ca, Some(&bob));
+    let bob = "
+[bob]
+sni = mtls:db.example.com
+connect = WEB2
+verifyChain = yes
+checkHost = bob.example.com
+";
+    fs::create_dir(site.dir.path().join("services")).unwrap();
+    let source = format!("{STUNNEL}checkHost = alice.example.com\n{bob}{STUNNEL_CLIENT}");
+    site.write("stunnel.conf", &source);
+    let reached = site
+        .compare("stunnel", "stunnel.conf", &["stunnel.conf"])
+        .await;
+    let served = served(&reached);
+    assert_eq!(
+        served[..2],
+        ["alice to localhost: web1", "bob to db.example.com: web2"],
+        "{reached:?}"
+    );
+    assert_eq!(served.len(), 2 + 4, "{reached:?}");
 }

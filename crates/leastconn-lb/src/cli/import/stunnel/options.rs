@@ -34,6 +34,11 @@ impl Section {
         self.options.iter().rev().find(|option| option.name == name)
     }
 
+    /// Returns the last value of an option that names a file. An empty value removes the default.
+    pub(crate) fn file(&self, name: &str) -> Option<&Setting> {
+        self.one(name).filter(|option| !option.value.is_empty())
+    }
+
     pub(crate) fn all(&self, name: &str) -> Vec<&Setting> {
         self.options
             .iter()

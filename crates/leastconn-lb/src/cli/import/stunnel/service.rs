@@ -120,6 +120,7 @@ pub(super) fn translate(section: &Section, dir: Option<&Path>) -> (Service, Back
         let note = option.place.remark("`half_close_timeout` is at least 1 s");
         service.table.note(note);
     }
+    defaults(section, &mut service);
     servers(section, &mut backend);
     if section.is_on("client") {
         client::client(section, &mut service, &mut backend, dir);
@@ -128,6 +129,27 @@ pub(super) fn translate(section: &Section, dir: Option<&Path>) -> (Service, Back
     }
     remarks(section, &mut service);
     (service, backend)
+}
+
+/// Explains timeouts that the source does not set.
+fn defaults(section: &Section, service: &mut Service) {
+    let timeouts = [
+        ("timeoutbusy", "TIMEOUTbusy", "handshake_timeout"),
+        ("timeoutidle", "TIMEOUTidle", "idle_timeout"),
+        ("timeoutclose", "TIMEOUTclose", "half_close_timeout"),
+    ];
+    let unset = timeouts
+        .iter()
+        .filter(|(name, ..)| section.one(name).is_none());
+    let (options, keys): (Vec<_>, Vec<_>) = unset
+        .map(|(_, option, key)| (format!("`{option}`"), format!("`{key}`")))
+        .unzip();
+    if keys.is_empty() {
+        return;
+    }
+    let (keys, options) = (keys.join(", "), options.join(", "));
+    let reason = format!("without {options}, stunnel's defaults apply: {keys}");
+    service.table.note(section.place.remark(reason));
 }
 
 /// Adds notes for options without an equivalent.
@@ -141,6 +163,7 @@ fn remarks(section: &Section, service: &mut Service) {
             "exec" => "programs are not started; only `connect` is supported",
             // `client` reads a bundle in this directory, or refuses all clients.
             "capath" if section.is_on("client") => continue,
+            "capath" | "crlpath" if section.file(name).is_none() => continue,
             "capath" | "crlpath" => {
                 "directories of certificates are not supported: name a file of certificates"
             }

@@ -1,7 +1,9 @@
+use leastconn_testkit::{TempDir, TestCa};
+
 use super::{
     super::{
         access::{Key, Verdict},
-        model::Imported,
+        model::{Imported, Kind},
     },
     import,
 };
@@ -81,4 +83,94 @@ fn tcp_wrappers_close_the_service() {
             "{value}"
         );
     }
+}
+
+#[test]
+fn verification_options_apply_in_their_order() {
+    let (open, refused) = ("open", "refused");
+    let chain = "chain";
+    let ca = "CAfile = ca.crt\n";
+    for (defaults, options, expected) in [
+        ("", "", open),
+        ("verifyChain = yes", "", chain),
+        // A certificate is still required, but of any authority.
+        ("verifyChain = yes", "verifyChain = no", refused),
+        ("verifyPeer = yes", "verifyPeer = NO", refused),
+        ("verify = 2", "verifyChain = no", refused),
+        ("", "requireCert = yes", refused),
+        ("", "verifyChain = no", open),
+        (
+            "verifyChain = yes",
+            "verifyChain = no\nrequireCert = no",
+            open,
+        ),
+        ("verifyChain = yes", "verify = 0", open),
+        ("verify = 0", "verifyChain = YES", chain),
+        ("verifyPeer = yes", "verify = 2", chain),
+        ("requireCert = no", "verifyChain = yes", chain),
+        ("verifyChain = yes", "CAfile =", refused),
+        // stunnel does not start.
+        ("verifyChain = yes\ncheckHost = a.x", "verify = 0", refused),
+        ("checkHost = a.x", "", refused),
+    ] {
+        let text = format!("cert = a.pem\n{ca}{defaults}\n[s]\naccept = 1\nconnect = 2\n{options}");
+        let service = imported(&text).services.remove(0);
+        let tls = service.tls.unwrap();
+        let found = match (service.refused.as_slice(), tls.get("client_ca")) {
+            ([], None) => open,
+            ([], Some(_)) => chain,
+            _ => refused,
+        };
+        assert_eq!(found, expected, "{text}");
+        let notes = service.table.notes.iter().chain(&tls.notes);
+        let left_out = notes.filter(|note| note.kind == Kind::LeftOut).count();
+        assert_eq!(left_out > 0, expected == refused, "{text}");
+    }
+}
+
+#[test]
+fn pinned_certificates_with_a_crl_close_the_service() {
+    let dir = TempDir::new().unwrap();
+    let ca = TestCa::new("import test CA");
+    ca.leaf("a.x").build().write(dir.path(), "client");
+    for (options, is_closed) in [
+        ("", false),
+        ("CRLfile =", false),
+        ("CRLfile = ca.crl", true),
+        ("CRLfile = ca.crl\nverifyChain = yes", false),
+    ] {
+        for client in ["", "client = yes\ncheckHost = a.x"] {
+            let text = format!(
+                "cert = a.pem\nverifyPeer = yes\nCAfile = client.crt\n\
+                 [s]\naccept = 1\nconnect = 2\n{options}\n{client}"
+            );
+            let imported = import(&"t".into(), &text, Some(dir.path())).unwrap();
+            let refused = &imported.services[0].refused;
+            let found = !refused.is_empty() || !imported.backends[0].refused.is_empty();
+            assert_eq!(found, is_closed, "{text}");
+        }
+    }
+}
+
+#[test]
+fn names_of_certificates_are_reported_as_carried_over_in_part() {
+    let text = "[s]\ncert = a.pem\naccept = 1\nconnect = 2\nverifyChain = yes\nCAfile = ca.crt\n\
+        checkHost = a.x\nTIMEOUTidle = 5";
+    let notes = imported(text).services.remove(0).table.notes;
+    let partial = notes
+        .iter()
+        .find(|note| note.kind == Kind::Differs)
+        .unwrap();
+    for part in [
+        "carried over as a rule with `dns`, except: ",
+        "but also certificates with this common name and other alternative names",
+        "Insert it before `any-client`",
+    ] {
+        assert!(partial.reason.contains(part), "{part}: {}", partial.reason);
+    }
+    assert!(notes.iter().all(|note| note.kind != Kind::LeftOut));
+    let defaults = "without `TIMEOUTbusy`, `TIMEOUTclose`, stunnel's defaults apply: \
+        `handshake_timeout`, `half_close_timeout`";
+    let mut remarks = notes.iter().filter(|note| note.kind == Kind::Remark);
+    assert!(remarks.any(|note| note.reason == defaults), "{notes:?}");
 }

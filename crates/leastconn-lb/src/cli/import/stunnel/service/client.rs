@@ -8,7 +8,7 @@ use super::{
         options::{Section, Setting},
     },
     protocol,
-    tls::{PINNED, Verify, authorities, certificate, common, pins},
+    tls::{PINNED, Verify, authorities, certificate, common, pins, revoked_pins},
 };
 
 pub(super) fn client(
@@ -25,14 +25,14 @@ pub(super) fn client(
     let sni = section.one("sni");
     let host = section.one("checkhost").or(section.one("checkip")).or(sni);
     let verify = Verify::of(section);
-    let bundle = section.one("capath").and_then(|path| bundle(path, dir));
-    let ca = section.one("cafile").or(bundle.as_ref());
+    let bundle = section.file("capath").and_then(|path| bundle(path, dir));
+    let ca = section.file("cafile").or(bundle.as_ref());
     let is_optional = section
         .one("verify")
         .is_some_and(|option| option.value == "1");
-    let (true, Some(ca)) = (verify != Verify::None && !is_optional, ca) else {
-        let reason = match section.one("capath") {
-            Some(_) if verify != Verify::None => {
+    let (true, Some(ca)) = (verify.is_on() && !is_optional, ca) else {
+        let reason = match section.file("capath") {
+            Some(_) if verify.is_on() => {
                 "directories of certificates are not supported: name a file of certificates with \
                  `CAfile`"
             }
@@ -47,10 +47,13 @@ pub(super) fn client(
         );
         tls.note(bundle.place.remark(reason));
     }
-    if verify.verifies_chain() {
+    if verify.chain {
         authorities("ca", ca, section, &mut tls);
     }
-    if verify.verifies_peer() {
+    if let Some((_, reason)) = revoked_pins(section, verify) {
+        return refuse(section, backend, reason);
+    }
+    if verify.peer {
         match pins(ca, dir) {
             Some(pins) => {
                 tls.note(ca.place.remark(PINNED));
@@ -68,7 +71,7 @@ pub(super) fn client(
     match host {
         Some(host) => {
             tls.set("server_name", Value::text(&host.value));
-            if host.name == "sni" && verify.verifies_chain() {
+            if host.name == "sni" && verify.chain {
                 tls.note(
                     host.place
                         .left_out("the name of a server is always verified"),

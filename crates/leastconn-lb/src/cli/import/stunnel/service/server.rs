@@ -13,7 +13,7 @@ use super::{
         options::{Section, Setting},
     },
     protocol,
-    tls::{PINNED, Verify, authorities, certificate, common, pins},
+    tls::{PINNED, Verify, authorities, certificate, common, pins, revoked_pins, verification},
 };
 
 /// Translates a service with TLS from clients.
@@ -36,50 +36,76 @@ pub(super) fn server(
     certificate(cert, section, &mut tls);
     common(section, &mut tls);
     let verify = Verify::of(section);
-    let ca = section.one("cafile");
-    let is_optional = section
-        .one("verify")
-        .is_some_and(|option| option.value == "1")
-        || section
-            .one("requirecert")
-            .is_some_and(|option| option.value == "no");
-    match (verify, ca) {
-        (Verify::None, _) if !section.is_on("requirecert") => {
+    match section.file("cafile") {
+        _ if !verify.is_on() && !verify.requires_certificate => {
             tls.set("client_auth", Value::text("none"));
         }
-        (Verify::None, _) | (_, None) => {
-            tls.set("client_auth", Value::text("none"));
-            let reason = match ca {
-                Some(_) => "`requireCert` alone does not verify clients: set `verifyChain`",
-                None => "clients cannot be verified without `CAfile`",
-            };
-            tls.note(section.place.left_out(reason));
-            service.refused.push(reason.to_owned());
-        }
-        (verify, Some(ca)) => {
+        Some(ca) if verify.is_on() => {
             service.certificates = true;
-            if is_optional {
+            if !verify.requires_certificate {
                 tls.note(
                     section.place.left_out(
                         "client certificates are required: clients without one are refused",
                     ),
                 );
             }
-            if verify.verifies_chain() {
+            if verify.chain {
                 authorities("client_ca", ca, section, &mut tls);
             }
-            if verify.verifies_peer() {
-                peers(service, &mut tls, ca, dir, verify);
+            if verify.peer {
+                peers(section, service, &mut tls, ca, dir);
             }
         }
+        ca => unverified(section, service, &mut tls, ca, verify),
     }
     names(section, service, backend);
     protocol(section, service, backend);
     service.tls = Some(tls);
 }
 
+/// Refuses all clients, because the service requires certificates that cannot be verified.
+fn unverified(
+    section: &Section,
+    service: &mut Service,
+    tls: &mut Table,
+    ca: Option<&Setting>,
+    verify: Verify,
+) {
+    match ca {
+        // Require certificates, so that a rule that opens the listener does not admit all clients.
+        Some(ca) => {
+            service.certificates = true;
+            authorities("client_ca", ca, section, tls);
+        }
+        None => tls.set("client_auth", Value::text("none")),
+    }
+    let reason = if verify.is_on() {
+        "clients cannot be verified without `CAfile`"
+    } else {
+        "stunnel requires a certificate here, but accepts it from any authority: to verify clients, \
+         set `verifyChain = yes`"
+    };
+    let place = match verification(section).last() {
+        Some(option) if !verify.is_on() => &option.place,
+        _ => &section.place,
+    };
+    tls.note(place.left_out(reason));
+    service.refused.push(reason.to_owned());
+}
+
 /// Accepts only clients with the public keys of the certificates in `CAfile`.
-fn peers(service: &mut Service, tls: &mut Table, ca: &Setting, dir: Option<&Path>, verify: Verify) {
+fn peers(
+    section: &Section,
+    service: &mut Service,
+    tls: &mut Table,
+    ca: &Setting,
+    dir: Option<&Path>,
+) {
+    let verify = Verify::of(section);
+    if let Some((option, reason)) = revoked_pins(section, verify) {
+        tls.note(option.place.left_out(reason));
+        service.refused.push(reason.to_owned());
+    }
     let Some(pins) = pins(ca, dir) else {
         tls.set("client_auth", Value::text("none"));
         tls.remove("client_ca");
@@ -91,7 +117,7 @@ fn peers(service: &mut Service, tls: &mut Table, ca: &Setting, dir: Option<&Path
         return;
     };
     tls.note(ca.place.remark(PINNED));
-    if !verify.verifies_chain() {
+    if !verify.chain {
         tls.set("client_pins", Value::strings(&pins));
     }
     service.access = vec![
@@ -120,13 +146,24 @@ fn names(section: &Section, service: &mut Service, backend: &Backend) {
             .refused
             .push("`checkIP` has no equivalent".to_owned());
     }
+    if !Verify::of(section).is_on()
+        && let Some(option) = section.one("checkhost")
+    {
+        let reason =
+            "stunnel does not start with `checkHost` without `verifyChain` or `verifyPeer`";
+        service.table.note(option.place.left_out(reason));
+        service.refused.push(reason.to_owned());
+        return;
+    }
     if hosts.is_empty() || !service.certificates {
         return;
     }
     for option in section.all("checkhost") {
-        service.table.note(option.place.left_out(
-            "`dns` compares alternative names only; stunnel also accepts a certificate without \
-             alternative names by its common name: for such clients, add a rule with `cn`",
+        service.table.note(option.place.differs(
+            "carried over as a rule with `dns`, except: stunnel also accepts a certificate without \
+             alternative names by its common name. A rule with `cn` accepts such clients, but also \
+             certificates with this common name and other alternative names. Insert it before \
+             `any-client`, if there is such a rule: the first rule that matches a client decides",
         ));
     }
     let mut names = Vec::new();

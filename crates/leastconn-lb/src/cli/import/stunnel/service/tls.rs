@@ -12,42 +12,75 @@ use super::super::{
 };
 
 /// How the peer's certificate is verified.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verify {
-    None,
-    Chain,
-    /// The peer's certificate must be in `CAfile`. With `chain`, its authorities must be there,
-    /// too.
-    Peer {
-        chain: bool,
-    },
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Verify {
+    /// The peer must present a certificate.
+    pub(super) requires_certificate: bool,
+    /// The certificate must be issued by an authority in `CAfile`.
+    pub(super) chain: bool,
+    /// The certificate must be in `CAfile`.
+    pub(super) peer: bool,
 }
 
 impl Verify {
+    /// Applies the options in their order, those of the global part first. `verifyChain = no` and
+    /// `verifyPeer = no` do not undo that an earlier option requires a certificate.
     pub(super) fn of(section: &Section) -> Self {
-        let level = section
-            .one("verify")
-            .and_then(|option| option.value.parse::<u32>().ok());
-        let chain = section.is_on("verifychain");
-        match level {
-            _ if section.is_on("verifypeer") => Self::Peer { chain },
-            _ if chain => Self::Chain,
-            None | Some(0) => Self::None,
-            Some(3) => Self::Peer { chain: true },
-            Some(4) => Self::Peer { chain: false },
-            Some(_) => Self::Chain,
+        let mut verify = Self::default();
+        for option in verification(section) {
+            let value = option.value.to_ascii_lowercase();
+            match (option.name.as_str(), value.as_str()) {
+                ("verify", level) => {
+                    let level = level.parse().unwrap_or(2);
+                    verify = Self {
+                        requires_certificate: level >= 2,
+                        chain: (1..=3).contains(&level),
+                        peer: level >= 3,
+                    };
+                }
+                ("verifychain", "yes") => {
+                    verify.requires_certificate = true;
+                    verify.chain = true;
+                }
+                ("verifypeer", "yes") => {
+                    verify.requires_certificate = true;
+                    verify.peer = true;
+                }
+                ("requirecert", "yes") => verify.requires_certificate = true,
+                ("verifychain", "no") => verify.chain = false,
+                ("verifypeer", "no") => verify.peer = false,
+                ("requirecert", "no") => verify.requires_certificate = false,
+                // stunnel does not start with other values.
+                _ => {}
+            }
         }
+        verify
     }
 
-    /// Whether the peer's certificate must be issued by an authority in `CAfile`.
-    pub(super) fn verifies_chain(self) -> bool {
-        matches!(self, Self::Chain | Self::Peer { chain: true })
+    /// Whether certificates are verified at all.
+    pub(super) fn is_on(self) -> bool {
+        self.chain || self.peer
     }
+}
 
-    /// Whether the peer's certificate must be in `CAfile`.
-    pub(super) fn verifies_peer(self) -> bool {
-        matches!(self, Self::Peer { .. })
-    }
+/// Returns the options for [`Verify::of`] in their order.
+pub(super) fn verification(section: &Section) -> Vec<&Setting> {
+    let names = ["verify", "verifychain", "verifypeer", "requirecert"];
+    let options = section.options.iter();
+    options
+        .filter(|option| names.contains(&option.name.as_str()))
+        .collect()
+}
+
+/// Returns the reason why `verifyPeer` has no equivalent, if a CRL applies to its certificates.
+pub(super) fn revoked_pins(section: &Section, verify: Verify) -> Option<(&Setting, &'static str)> {
+    let crl = section.file("crlfile")?;
+    let is_pinned = verify.peer && !verify.chain;
+    is_pinned.then_some((
+        crl,
+        "pins are not compared with a CRL: remove revoked certificates from `CAfile`, remove \
+         `CRLfile`, and import again",
+    ))
 }
 
 /// Explains pins that are made from certificates.
@@ -64,7 +97,7 @@ pub(super) fn pins(ca: &Setting, dir: Option<&Path>) -> Option<Vec<String>> {
 /// Translates `CAfile`, as `key`, and `CRLfile`.
 pub(super) fn authorities(key: &'static str, ca: &Setting, section: &Section, tls: &mut Table) {
     tls.set(key, Value::text(&ca.value));
-    if let Some(crl) = section.one("crlfile") {
+    if let Some(crl) = section.file("crlfile") {
         tls.set("crl", Value::text(&crl.value));
     }
 }
