@@ -13,7 +13,7 @@ use super::{
     toml::VARIABLE_START,
     units,
 };
-use arguments::{Arguments, commands};
+use arguments::{Arguments, commands, readable};
 
 /// ghostunnel's defaults for `--connect-timeout` and `--shutdown-timeout`, in milliseconds.
 const CONNECT_TIMEOUT: u64 = 10_000;
@@ -65,14 +65,13 @@ impl Tunnel {
             home: Some(name.to_owned()),
             ..Service::default()
         };
-        for (flag, reason) in &arguments.left_out {
-            service
-                .table
-                .note(place.left_out(format!("{flag}: {reason}")));
-        }
+        service.table.notes.extend(arguments.left_out.clone());
         match arguments.one("listen").map(listen) {
             Some(Ok(address)) => service.binds.push(address),
-            Some(Err(reason)) => service.table.note(place.left_out(reason)),
+            Some(Err(reason)) => {
+                let note = arguments.flag("listen").left_out(reason);
+                service.table.note(note);
+            }
             None => service.table.note(place.left_out("there is no `--listen`")),
         }
         service.table.note(place.remark(
@@ -143,16 +142,28 @@ fn process(arguments: &Arguments, imported: &mut Imported) {
             .process
             .set("max_connections", Value::Integer(limit));
     }
-    if arguments.one("status").is_some() {
-        imported.admin.note(
-            arguments
-                .place
-                .remark("`--status`: for status and metrics, add `[admin]` with `bind`"),
-        );
+    if let Some(status) = arguments.one("status") {
+        status_address(status, &arguments.flag("status"), &mut imported.admin);
     }
 }
 
-/// Translates `--cert` and `--key`, or a `--keystore` in PEM format.
+/// Uses the address of `--status` in `[admin]`.
+fn status_address(status: &str, place: &Place, admin: &mut Table) {
+    let address = status
+        .strip_prefix("http://")
+        .or(status.strip_prefix("https://"))
+        .unwrap_or(status);
+    let note = match listen(address) {
+        Ok(address) if !address.starts_with("unix:") => {
+            admin.set("bind", Value::text(address));
+            place.remark("the address is in `[admin]`, which has HTTP without TLS")
+        }
+        _ => place.remark("for status and metrics, set `bind` in `[admin]`"),
+    };
+    admin.note(note);
+}
+
+/// Translates `--cert` and `--key`, or `--keystore`.
 fn certificate(arguments: &Arguments, tls: &mut Table) -> Result<(), &'static str> {
     if let Some(cert) = arguments.one("cert") {
         tls.set("cert", Value::text(cert));
@@ -164,17 +175,52 @@ fn certificate(arguments: &Arguments, tls: &mut Table) -> Result<(), &'static st
     let Some(keystore) = arguments.one("keystore") else {
         return Err("the certificate is not a file: set `tls`");
     };
-    let lower = keystore.to_ascii_lowercase();
-    let is_pem = !["p12", "pfx", "jceks", "jks", "pkcs12"]
-        .iter()
-        .any(|ending| lower.ends_with(ending));
-    if !is_pem || arguments.one("storepass").is_some() || arguments.one("keystorepass").is_some() {
-        return Err(
-            "the keystore is not in PEM; convert it (`openssl pkcs12 -nodes`), then set `tls`",
-        );
+    let (stem, ending) = match keystore.rsplit_once('.') {
+        Some((stem, ending)) if !ending.contains('/') => (stem, ending.to_ascii_lowercase()),
+        _ => (keystore, String::new()),
+    };
+    let has_password = arguments
+        .one("storepass")
+        .or(arguments.one("keystorepass"))
+        .is_some();
+    let file = readable(keystore);
+    let name = readable(stem);
+    let place = arguments.flag("keystore");
+    match ending.as_str() {
+        "jks" | "jceks" => {
+            tls.set("cert", Value::text(format!("{stem}.pem")));
+            tls.note(place.left_out(format!(
+                "the keystore is not in PEM: run `keytool -importkeystore -srckeystore {file} \
+                 -destkeystore {name}.p12 -deststoretype PKCS12` and `openssl pkcs12 -in {name}.p12 \
+                 -nodes -out {name}.pem`. `tls` refers to {name}.pem. If you use another name, \
+                 change `--keystore` and import again"
+            )));
+        }
+        "pem" | "crt" | "key" if has_password => {
+            let key = format!("{stem}-decrypted.key");
+            tls.set("cert", Value::text(keystore));
+            tls.note(place.left_out(format!(
+                "the private key is encrypted: run `openssl pkey -in {file} -out {}`, to which `key` \
+                 refers",
+                readable(&key)
+            )));
+            tls.set("key", Value::text(key));
+        }
+        "p12" | "pfx" | "pkcs12" => pkcs12(stem, &place, &file, tls),
+        _ if has_password => pkcs12(stem, &place, &file, tls),
+        _ => tls.set("cert", Value::text(keystore)),
     }
-    tls.set("cert", Value::text(keystore));
     Ok(())
+}
+
+/// Translates a PKCS#12 keystore to the PEM file that `openssl` makes from it.
+fn pkcs12(stem: &str, place: &Place, file: &str, tls: &mut Table) {
+    tls.set("cert", Value::text(format!("{stem}.pem")));
+    let name = readable(stem);
+    tls.note(place.left_out(format!(
+        "the keystore is not in PEM: run `openssl pkcs12 -in {file} -nodes -out {name}.pem`. `tls` \
+         refers to {name}.pem. If you use another name, change `--keystore` and import again"
+    )));
 }
 
 fn min_version(arguments: &Arguments, tls: &mut Table) {
@@ -223,3 +269,6 @@ fn listen(address: &str) -> Result<String, String> {
     }
     Ok(format!("{host}:{port}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,9 +86,11 @@ fn admin(out: &mut Writer, table: &Table) {
         "",
         "For the dashboard, metrics, `ctl` and `top`, remove the `#` in front of these lines.",
     );
+    let default = Value::text("127.0.0.1:9901");
+    let bind = inline(table.get("bind").unwrap_or(&default));
     for line in [
         "[admin]",
-        "bind = \"127.0.0.1:9901\"",
+        &format!("bind = {bind}"),
         "socket = \"leastconn.sock\"",
     ] {
         out.comment("", line);

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, rc::Rc};
 
 use super::super::{
-    model::Place,
+    model::{Note, Place},
     toml::{VARIABLE_END, VARIABLE_START},
     units,
 };
@@ -80,8 +80,8 @@ const KNOWN: [&str; 43] = [
 pub(crate) struct Arguments {
     pub(crate) place: Place,
     flags: Vec<(String, String)>,
-    /// Flags without an equivalent, with the reason.
-    pub(crate) left_out: Vec<(String, &'static str)>,
+    /// Notes for flags without an equivalent.
+    pub(crate) left_out: Vec<Note>,
 }
 
 impl Arguments {
@@ -94,7 +94,11 @@ impl Arguments {
         let mut words = words.iter().peekable();
         while let Some(word) = words.next() {
             let Some(flag) = word.strip_prefix("--") else {
-                this.left_out.push((word.clone(), "is not a flag"));
+                let place = Place {
+                    text: readable(word),
+                    ..place.clone()
+                };
+                this.left_out.push(place.left_out("is not a flag"));
                 continue;
             };
             let (name, value) = match flag.split_once('=') {
@@ -113,12 +117,37 @@ impl Arguments {
                         | "skip-resolve"
                 );
             if !KNOWN.contains(&name) && !is_quiet {
-                this.left_out
-                    .push((format!("--{name}"), "has no equivalent"));
+                // The value may be a password.
+                let note = this.place_of(name, "").left_out("has no equivalent");
+                this.left_out.push(note);
             }
             this.flags.push((name.to_owned(), value));
         }
         this
+    }
+
+    /// Returns the line of the command, with one flag instead of the whole command.
+    pub(crate) fn place_of(&self, name: &str, value: &str) -> Place {
+        let value = readable(value);
+        let text = match value.as_str() {
+            "" => format!("--{name}"),
+            value => format!("--{name} {value}"),
+        };
+        Place {
+            text,
+            ..self.place.clone()
+        }
+    }
+
+    /// Like [`Self::place_of`], with the last value of the flag.
+    pub(crate) fn flag(&self, name: &str) -> Place {
+        self.place_of(name, self.one(name).unwrap_or(""))
+    }
+
+    /// Whether a flag authorizes clients.
+    pub(crate) fn authorizes(&self) -> bool {
+        let mut names = self.flags.iter().map(|(name, _)| name.as_str());
+        names.any(|name| name.starts_with("allow-") && name != "allow-unsafe-cipher-suites")
     }
 
     /// Returns the last value of a flag.
@@ -154,7 +183,6 @@ pub(crate) fn commands(file: &Rc<str>, text: &str) -> Result<Vec<(Place, Vec<Str
     let mut variables: HashMap<String, String> = HashMap::new();
     for (first, line) in joined(text) {
         let line = line.trim_start().trim_start_matches("- ");
-        let text = line.split_whitespace().collect::<Vec<_>>().join(" ");
         let line = arguments_of_manifest(line);
         let words = words(&line).ok_or_else(|| format!("{file}:{first}: a quote is not closed"))?;
         let words: Vec<_> = words
@@ -176,7 +204,7 @@ pub(crate) fn commands(file: &Rc<str>, text: &str) -> Result<Vec<(Place, Vec<Str
             let place = Place {
                 file: file.clone(),
                 line: first,
-                text,
+                text: format!("ghostunnel {}", words[start]),
             };
             let end = words
                 .iter()
@@ -278,6 +306,12 @@ fn expanded(word: &str, variables: &HashMap<String, String>) -> String {
         expanded.push_str(text);
     }
     expanded
+}
+
+/// Returns a text with its variables as `${NAME}`.
+pub(crate) fn readable(text: &str) -> String {
+    text.replace(VARIABLE_START, "${")
+        .replace(VARIABLE_END, "}")
 }
 
 /// Maximum length of a variable with its brackets and its default.

@@ -3,7 +3,7 @@
 use super::{
     super::{
         address::is_host,
-        model::{Table, Value},
+        model::{Place, Table, Value},
         toml::VARIABLE_START,
     },
     Tunnel,
@@ -43,10 +43,16 @@ pub(super) fn client(tunnel: &mut Tunnel, arguments: &Arguments) {
         "verify-ip-san",
         "verify-policy",
     ];
-    if !arguments.all(&others).is_empty() || !names.is_empty() {
-        return refuse(
+    let other = others.iter().find(|name| arguments.one(name).is_some());
+    let other = other.map(|name| arguments.flag(name));
+    let other = other.or(names
+        .first()
+        .map(|name| arguments.place_of("verify-dns", name)));
+    if let Some(place) = other {
+        return refuse_at(
             tunnel,
-            "`--verify-…`: servers are verified by `server_name`, `uri` or `pin` only",
+            &place,
+            "servers are verified by `server_name`, `uri` or `pin` only",
         );
     }
     let uris = arguments.all(&["verify-uri", "verify-uri-san"]);
@@ -61,7 +67,11 @@ pub(super) fn client(tunnel: &mut Tunnel, arguments: &Arguments) {
     }
     tls.set("server_name", Value::text(server_name));
     if !uris.iter().all(|uri| is_uri(uri)) {
-        return refuse(tunnel, "`--verify-uri` is not a URI");
+        return refuse_at(
+            tunnel,
+            &arguments.flag("verify-uri"),
+            "is not a URI, or a `*` is not a whole segment of its path",
+        );
     }
     if !uris.is_empty() {
         tls.set("uri", Value::strings(&uris));
@@ -71,6 +81,11 @@ pub(super) fn client(tunnel: &mut Tunnel, arguments: &Arguments) {
 
 /// Refuses all clients, because the target must not be dialled without TLS.
 fn refuse(tunnel: &mut Tunnel, reason: &str) {
+    let place = tunnel.place.clone();
+    refuse_at(tunnel, &place, reason);
+}
+
+fn refuse_at(tunnel: &mut Tunnel, place: &Place, reason: &str) {
     tunnel.backend.refused.push(reason.to_owned());
-    tunnel.backend.table.note(tunnel.place.left_out(reason));
+    tunnel.backend.table.note(place.left_out(reason));
 }

@@ -12,6 +12,9 @@ use super::{
     certificate, min_version,
 };
 
+/// A pin that no key has: a client certificate is required, but none is accepted.
+const NO_PIN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
 pub(super) fn server(tunnel: &mut Tunnel, arguments: &Arguments) {
     let mut tls = Table::default();
     min_version(arguments, &mut tls);
@@ -24,13 +27,19 @@ pub(super) fn server(tunnel: &mut Tunnel, arguments: &Arguments) {
     if arguments.is_on("disable-authentication") {
         tls.set("client_auth", Value::text("none"));
         tunnel.service.open_to_all(&name);
-    } else if let Some(ca) = arguments.one("cacert") {
-        tls.set("client_ca", Value::text(ca));
+    } else {
         tunnel.service.certificates = true;
         tunnel.service.access = access(tunnel, arguments, &name);
-    } else {
-        tls.set("client_auth", Value::text("none"));
-        tunnel.refuse("there is no `--cacert`: the system's CA certificates are never used");
+        match arguments.one("cacert") {
+            Some(ca) => tls.set("client_ca", Value::text(ca)),
+            None => {
+                tls.set("client_pins", Value::text(NO_PIN));
+                let reason = "without `--cacert`, ghostunnel uses the system's CA certificates, which \
+                    are never used here. `client_pins` refuses all clients: replace it by \
+                    `client_ca = \"FILE\"`";
+                tls.note(tunnel.place.left_out(reason));
+            }
+        }
     }
     tunnel.service.tls = Some(tls);
     let mode = arguments.one("proxy-protocol-mode");
@@ -52,7 +61,6 @@ pub(super) fn server(tunnel: &mut Tunnel, arguments: &Arguments) {
 fn access(tunnel: &mut Tunnel, arguments: &Arguments, name: &str) -> List {
     let to = || Verdict::To(name.to_owned());
     let mut list = List::new();
-    let place = tunnel.place.clone();
     for (key, names) in [
         (Key::Cn, &["allow-cn"][..]),
         (Key::Ou, &["allow-ou"]),
@@ -68,13 +76,16 @@ fn access(tunnel: &mut Tunnel, arguments: &Arguments, name: &str) -> List {
                 Key::Uri if is_uri(value) => return true,
                 Key::Uri => "is not a URI, or a `*` is not a whole segment of its path",
                 _ if value.is_empty() => "is empty",
-                _ if value.contains('*') => "contains a `*`",
+                _ if value.contains('*') => {
+                    "ghostunnel compares a `*` literally, but it is a pattern in a client rule: list \
+                     the names"
+                }
                 Key::Dns if !is_host(value) && !value.contains(VARIABLE_START) => {
                     "is not a DNS name"
                 }
                 _ => return true,
             };
-            let reason = format!("--{} {value}: {reason}", names[0]);
+            let place = arguments.place_of(names[0], value);
             tunnel.service.table.note(place.left_out(reason));
             false
         });
@@ -83,14 +94,21 @@ fn access(tunnel: &mut Tunnel, arguments: &Arguments, name: &str) -> List {
         }
     }
     for ip in arguments.all(&["allow-ip", "allow-ip-san"]) {
-        let reason = format!("--allow-ip {ip}: IP addresses in certificates are not compared");
-        tunnel.service.table.note(place.left_out(reason));
+        let note = arguments.place_of("allow-ip", &ip).left_out(
+            "IP addresses in certificates are not compared: add a client rule for other names",
+        );
+        tunnel.service.table.note(note);
     }
     if arguments.one("allow-policy").is_some() {
-        tunnel
-            .service
-            .table
-            .note(place.left_out("--allow-policy: policies have no equivalent"));
+        let note = arguments.flag("allow-policy").left_out(
+            "policies have no equivalent: write client rules for the clients that the policy allows",
+        );
+        tunnel.service.table.note(note);
+    }
+    if !arguments.authorizes() {
+        tunnel.refuse(
+            "ghostunnel refuses all clients without an `--allow-…` flag: add a client rule",
+        );
     }
     let rest = if arguments.is_on("allow-all") {
         to()
