@@ -13,8 +13,8 @@ use leastconn_fleet::BlockTarget;
 use leastconn_tls::certificate::Certificate;
 
 pub use expiry::Expiry;
-pub use identity::normalize_identity;
 use identity::source_network;
+pub use identity::{normalize_identity, unmatched};
 
 /// The blocks in force. Authorization reads them without a lock. If there are none, this costs one
 /// atomic load.

@@ -144,6 +144,9 @@ enum Command {
         here: HereArgs,
     },
     /// Refuse a client and close its connections; in a fleet: on all members.
+    #[command(
+        after_help = "Example: leastconn-lb ctl block --identity cn:client1.lb.com --for 24h"
+    )]
     Block {
         #[command(flatten)]
         target: BlockTarget,
@@ -204,7 +207,8 @@ struct HereArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct BlockTarget {
-    /// The client's identity, as shown by `ctl connections`: cn:..., dns:..., uri:..., source:...
+    /// The client's identity, as shown by `ctl connections` and `explain`: cn:..., dns:...,
+    /// uri:..., spki:..., source:...
     #[arg(long, value_name = "IDENTITY")]
     identity: Option<String>,
     /// The serial number of the client's certificate, in hexadecimal, as shown by `ctl connections`

@@ -6,7 +6,7 @@ use leastconn_testkit::{Cert, DEADLINE, Signal, Upstream, eventually};
 use serde_json::Value;
 
 use crate::{
-    ctl::{SOCKET, ctl, ctl_json},
+    ctl::{SOCKET, ctl, ctl_json, program},
     listen_addresses::addresses,
     support::{
         CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused,
@@ -208,6 +208,52 @@ async fn block_applies_in_both_processes_of_an_upgrade() {
     lb.expect_record(1, "blocked").await;
     refused_record(&lb, &cert1, 2).await;
     shut_down_all(&lb, next).await;
+}
+
+/// The client of a rule by `cn` also has a DNS name, but it is not identified by this name.
+#[tokio::test]
+async fn block_that_applies_to_no_client_says_why() {
+    let web = Upstream::named("web1").await;
+    let lb = site(&web).start().await;
+    let cert = lb.ca().leaf(CLIENT1).dns(CLIENT1).build();
+    let stream = open(&lb, &cert).await;
+    for (identity, note) in [
+        (
+            "dns:client1.lb.com",
+            "note: no rule identifies clients by dns: use an identity of `ctl connections`, or \
+             --serial\n",
+        ),
+        (
+            "cn:client3.lb.com",
+            "note: no rule matches cn:client3.lb.com: use an identity of `ctl connections`, or \
+             --serial\n",
+        ),
+    ] {
+        let output = ctl(&lb, &["block", "--identity", identity]).await.ok();
+        let blocked = format!("{identity}: blocked; 0 connections closed\n");
+        assert_eq!(output, blocked + note);
+    }
+    // `ctl clients` lists rules in this form.
+    let clients = ctl(&lb, &["clients"]).await.ok();
+    assert!(clients.contains("cn=client1.lb.com"), "{clients}");
+    let output = ctl(&lb, &["block", "--identity", "cn=client1.lb.com"]);
+    assert_eq!(
+        output.await.ok(),
+        "cn:client1.lb.com: blocked; 1 connection closed\n"
+    );
+    wait_closed(stream).await;
+    lb.expect_record(0, "blocked").await;
+    cert.write(lb.dir(), "asked");
+    let config = lb.dir().join("leastconn.toml");
+    let asked = ["explain", "--cert", "asked.crt", "--config"];
+    let explained = program(
+        lb.dir(),
+        &[&asked[..], &[config.to_str().unwrap()]].concat(),
+    )
+    .await;
+    let expected = "client1, identified as cn:client1.lb.com (the identity for `ctl block`)";
+    assert!(explained.stdout.contains(expected), "{explained:?}");
+    lb.quiet().await;
 }
 
 #[tokio::test]

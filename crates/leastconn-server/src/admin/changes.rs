@@ -27,7 +27,7 @@ use crate::{
         RemoveBlock, SetBlock, SetLogLevel, SetState, SetWeight, StateSet, UpstreamSummary,
         WeightSet, target,
     },
-    blocks::display_serial,
+    blocks::{display_serial, normalize_identity, unmatched},
     context::ServerContext,
     overrides::{
         BlockError, ConnectionFilter, DEFAULT_GRACE, Origin, Replaced, SetServerError, WeightChange,
@@ -285,7 +285,13 @@ async fn kill(
     Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let request: Kill = read(body).await?;
+    let mut request: Kill = read(body).await?;
+    // A kill applies to no connection if its identity is invalid.
+    if let Some(identity) = &mut request.identity
+        && let Ok(normal) = normalize_identity(identity)
+    {
+        *identity = normal;
+    }
     // A connection ID is unique only within one process.
     let handle = cx.context.fleet.get();
     let handle = handle.filter(|_| !request.here && request.connection.is_none());
@@ -351,8 +357,12 @@ async fn block(
             context.overrides.unblock(&block.target).map_err(replaced)?;
             block.origin = Origin::Fleet;
         }
-        let in_fleet = context.snapshot().config.fleet.is_some();
-        let block = Block::of(block, in_fleet);
+        let snapshot = context.snapshot();
+        let note = match &block.target {
+            BlockTarget::Identity(identity) => unmatched(identity, &snapshot.config.clients),
+            BlockTarget::Serial(_) => None,
+        };
+        let block = Block::of(block, snapshot.config.fleet.is_some());
         log_command!(
             caller,
             "block",
@@ -365,6 +375,7 @@ async fn block(
         Ok(BlockSet {
             block,
             killed: set.killed,
+            note,
             fleet,
         })
     })

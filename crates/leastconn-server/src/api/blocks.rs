@@ -63,6 +63,10 @@ pub struct BlockSet {
     pub block: Block,
     /// Number of connections being closed on this balancer.
     pub killed: usize,
+    /// Why the block applies to no client while the current rules are in force. Absent if a rule may
+    /// give a client the blocked identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Result in the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet: Option<FleetResult>,

@@ -1,19 +1,17 @@
 //! Identities as operators write them.
 
-use leastconn_config::{IpNet, MatchKey, Spki, text::escape};
+use leastconn_config::{Clients, IpNet, MatchKey, Rule, Spki, text::escape};
 use leastconn_tls::spiffe;
 
 /// Converts an identity to the form in which it is displayed and compared: names in lower case
-/// where case does not matter, `spki` without colons, and `source` as a network.
+/// where case does not matter, `spki` without colons, and `source` as a network. Also accepts
+/// `cn=NAME`, as `ctl clients` lists it.
 ///
 /// # Errors
 /// Returns a message if no client can have this identity.
 pub fn normalize_identity(text: &str) -> Result<String, String> {
-    let (key, value) = text.split_once(':').unwrap_or_default();
-    let key = MatchKey::all()
-        .find(|known| known.as_str() == key)
-        .filter(|&key| key.is_identity() || key == MatchKey::Source)
-        .filter(|_| !value.is_empty());
+    let (key, value) = text.split_once([':', '=']).unwrap_or_default();
+    let key = key_of_identity(key).filter(|_| !value.is_empty());
     let Some(key) = key else {
         return Err(invalid(
             text,
@@ -49,6 +47,43 @@ pub fn normalize_identity(text: &str) -> Result<String, String> {
     Ok(escape(&format!("{}:{value}", key.as_str())))
 }
 
+/// Returns why no client has `identity`, which is [normalized](normalize_identity), while these rules
+/// are in force. `None`: a rule may give a client this identity.
+pub fn unmatched(identity: &str, rules: &Clients) -> Option<String> {
+    const HINT: &str = "use an identity of `ctl connections`, or --serial";
+    let (name, value) = identity.split_once(':')?;
+    let key = key_of_identity(name)?;
+    if rules
+        .iter()
+        .any(|rule| gives(&rule, key, |pattern| key.matches(pattern, value)))
+    {
+        return None;
+    }
+    Some(if rules.iter().any(|rule| gives(&rule, key, |_| true)) {
+        (!is_cut(value)).then(|| format!("no rule matches {identity}: {HINT}"))?
+    } else {
+        format!("no rule identifies clients by {name}: {HINT}")
+    })
+}
+
+/// Whether `rule` identifies clients by `key`, with a pattern for which `is_match` holds. A rule
+/// without keys of an identity identifies a client by any name in its certificate, or by its
+/// address.
+fn gives(rule: &Rule<'_>, key: MatchKey, is_match: impl Fn(&str) -> bool) -> bool {
+    let mut own = MatchKey::TEXTS.into_iter();
+    match own.find(|own| own.is_identity() && rule.texts(*own).len() > 0) {
+        Some(own) => own == key && rule.texts(key).any(is_match),
+        None => key != MatchKey::Source || !rule.needs_certificate(),
+    }
+}
+
+/// The key with this name, if its values are identities.
+fn key_of_identity(name: &str) -> Option<MatchKey> {
+    MatchKey::all()
+        .find(|known| known.as_str() == name)
+        .filter(|&key| key.is_identity() || key == MatchKey::Source)
+}
+
 /// The network of an identity such as `source:10.0.0.0/24`.
 pub(super) fn source_network(identity: &str) -> Option<IpNet> {
     let (key, value) = identity.split_once(':')?;
@@ -71,7 +106,10 @@ fn is_cut(value: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::test_config::PLAIN;
 
     #[test]
     fn identities_are_normalized() {
@@ -79,6 +117,8 @@ mod tests {
         let upper = hash.to_uppercase();
         for (text, expected) in [
             ("cn:Web 1", "cn:Web 1"),
+            ("cn=a=b:c", "cn:a=b:c"),
+            ("uri=urn:a", "uri:urn:a"),
             ("cn:a\u{202e}b", r"cn:a\u{202e}b"),
             ("dns:DB.Example.com", "dns:db.example.com"),
             ("uri:spiffe://lb.com/Web", "uri:spiffe://lb.com/Web"),
@@ -94,6 +134,48 @@ mod tests {
         }
         let long = escape(&format!("uri:spiffe://lb.com/{}", "a".repeat(2000)));
         assert_eq!(normalize_identity(&long).unwrap(), long);
+    }
+
+    #[test]
+    fn identities_that_no_rule_gives_are_found() {
+        let rules = |rules: &[&str]| {
+            let rules = rules.iter().enumerate().map(|(n, rule)| {
+                format!("[[client]]\nname = \"{n}\"\nmatch = {{ {rule} }}\nallow = \"web\"\n")
+            });
+            let text = PLAIN.to_owned() + &rules.collect::<String>();
+            let without_last = text.replace(
+                "match = { source = \"0.0.0.0/0\" }",
+                "match = { cn = \"a\" }",
+            );
+            let loaded = leastconn_config::load_text("test.toml", &without_last, Path::new("/"));
+            let loaded = loaded.unwrap_or_else(|problems| panic!("{problems}"));
+            loaded.config.clients
+        };
+        let by_name = rules(&[r#"dns = "*.lb.com""#]);
+        for (identity, expected) in [
+            ("cn:a", None),
+            ("dns:web.lb.com", None),
+            ("cn:b", Some("no rule matches cn:b: ")),
+            ("dns:lb.com", Some("no rule matches dns:lb.com: ")),
+            ("uri:urn:a", Some("no rule identifies clients by uri: ")),
+            (
+                "source:10.0.0.1",
+                Some("no rule identifies clients by source: "),
+            ),
+        ] {
+            let reason = unmatched(identity, &by_name);
+            let is_expected = match (&reason, expected) {
+                (Some(reason), Some(expected)) => reason.starts_with(expected),
+                (reason, expected) => reason.is_none() && expected.is_none(),
+            };
+            assert!(is_expected, "{identity}: {reason:?}");
+        }
+        // Such rules identify a client by its default identity.
+        let by_unit = rules(&[r#"ou = "ops""#]);
+        assert_eq!(unmatched("uri:urn:a", &by_unit), None);
+        assert!(unmatched("source:10.0.0.1", &by_unit).is_some());
+        let by_source = rules(&[r#"source = "10.0.0.0/8""#]);
+        assert_eq!(unmatched("source:10.0.0.1", &by_source), None);
     }
 
     #[test]

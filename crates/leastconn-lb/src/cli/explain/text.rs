@@ -124,7 +124,10 @@ fn listener(result: &ListenerResult, page: &mut Page) {
         page.row("shadow", &text);
     }
     if let (Some(client), Some(identity)) = (&result.client, &result.identity) {
-        page.row("client", &format!("{client}, identified as {identity}"));
+        page.row(
+            "client",
+            &format!("{client}, identified as {identity} (the identity for `ctl block`)"),
+        );
         page.row("limits", &limits(result));
         page.row("expires", result.expires.as_deref().unwrap_or("never"));
     }

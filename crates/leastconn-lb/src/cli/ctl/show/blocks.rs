@@ -69,8 +69,10 @@ pub(in crate::cli::ctl) fn block_set(set: &BlockSet) -> String {
     } else {
         ""
     };
+    let note = set.note.as_ref();
+    let note = note.map_or_else(String::new, |note| format!("note: {note}\n"));
     format!(
-        "{}: blocked{until}{}; {killed} closed{elsewhere}\n",
+        "{}: blocked{until}{}; {killed} closed{elsewhere}\n{note}",
         target(identity.as_ref(), serial.as_ref()),
         fleet::set_for(*set_for)
     )
