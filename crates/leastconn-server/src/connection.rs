@@ -40,7 +40,7 @@ use tokio::{
 use crate::{
     authorization::shadow,
     context::{ConnectionSlot, ServerContext},
-    fleet::clients::ClientDecision,
+    fleet::clients::{ClientDecision, ClientRefusal},
     policy::Grant,
     reason_code::ReasonCode,
     snapshot::{Listener, Snapshot},
@@ -358,13 +358,17 @@ async fn admit<S: Stream>(
     let now = net::now();
     // This also covers the servers that are picked next.
     context.member.fence(now);
-    match clients.admit(grant.identity(), grant.limits(), now)? {
+    let limits = grant.limits();
+    let max_conns = limits.max_conns;
+    let refused = |refusal: ClientRefusal| Ended::client_limit(&refusal, max_conns);
+    let decision = clients.admit(grant.identity(), limits, now);
+    match decision.map_err(refused)? {
         ClientDecision::Admitted(permit) => Ok(permit),
         ClientDecision::Ask(ask) => {
             let answer = pin!(ask.wait());
             tokio::select! {
                 biased;
-                permit = record.connection().unless_stopped(answer) => Ok(permit??),
+                permit = record.connection().unless_stopped(answer) => permit?.map_err(refused),
                 departed = net::departed(stream) => Err(departed.into()),
             }
         }

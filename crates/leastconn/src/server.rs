@@ -342,7 +342,7 @@ impl Server {
     pub fn failed_early(&self, established: Instant, now: Instant, failure: Failure<'_>) -> bool {
         self.early_failures.fetch_add(1, Ordering::Relaxed);
         self.add_recent_failure(now);
-        self.with_health(Cause::Connect(failure), |health, siblings| {
+        self.with_health(Cause::Early(failure), |health, siblings| {
             health.failed_early(established, now, siblings);
         })
     }
@@ -399,7 +399,8 @@ impl Server {
     fn change_health(&self, cause: Cause<'_>, change: impl FnOnce(&mut Health)) -> HealthChange {
         let mut condition = self.condition.lock();
         let health = &condition.health;
-        let was_up = health.availability() == Availability::Up;
+        let was = health.availability();
+        let was_up = was == Availability::Up;
         let was_troubled = health.is_troubled();
         condition.change(cause, change);
         let health = &condition.health;
@@ -419,6 +420,8 @@ impl Server {
         self.update(|word| (word & !(DOWN | EJECTED | TROUBLED | ended)) | flags | ramping);
         HealthChange {
             is_up_changed: was_up != is_up,
+            #[cfg(feature = "tokio")]
+            went_down: was != Availability::Down && health.availability() == Availability::Down,
             recovered: was_troubled && !health.is_troubled(),
         }
     }
@@ -572,6 +575,9 @@ impl Server {
 #[derive(Clone, Copy, Debug)]
 struct HealthChange {
     is_up_changed: bool,
+    /// Whether the server was up or ejected before, and is down now.
+    #[cfg(feature = "tokio")]
+    went_down: bool,
     /// Whether all remembered failures were cleared.
     recovered: bool,
 }

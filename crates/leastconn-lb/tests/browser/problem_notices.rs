@@ -2,7 +2,7 @@ use leastconn_testkit::upstream::OpenConnections;
 use leastconn_testkit::{DEADLINE, Signal, Upstream};
 
 use crate::page::Page;
-use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries};
+use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, entry};
 
 #[tokio::test]
 async fn rejected_reload_is_shown_with_reasons() {
@@ -103,4 +103,56 @@ async fn draining_and_unreachable_balancer_are_shown() {
         true
     );
     page.assert_same_origin_requests().await;
+}
+
+#[tokio::test]
+async fn full_servers_are_shown() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream(
+            "web",
+            &[NO_PROBES],
+            &[entry("web1", web.addr(), ", max_conns = 1")],
+        )
+        .client("client1", &cn(CLIENT1), "web", "")
+        .start()
+        .await;
+    let Some(page) = Page::open(&lb).await else {
+        return;
+    };
+    let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    leastconn_testkit::client::read_line(&mut stream)
+        .await
+        .unwrap();
+    page.wait("!document.getElementById('full').hidden").await;
+    assert_eq!(
+        page.text("#full-upstreams").await,
+        "web: 1 of 1, new connections are refused"
+    );
+    assert_eq!(
+        page.text("#upstreams .badge").await,
+        "1 of 1 available, all at max_conns"
+    );
+    drop(stream);
+    page.wait("document.getElementById('full').hidden").await;
+    page.assert_no_errors().await;
+}
+
+#[tokio::test]
+async fn expired_crl_is_called_expired() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let Some(page) = Page::open(&lb).await else {
+        return;
+    };
+    let crl = lb.ca().crl_builder().number(2).validity(-3600, 10).pem();
+    std::fs::write(lb.dir().join("ca.crl"), crl).unwrap();
+    let title =
+        |text| format!("document.getElementById('expiring-title').textContent === '{text}'");
+    page.wait(&title("Certificates and CRLs that expire soon"))
+        .await;
+    page.wait(&title("Certificates and CRLs that have expired"))
+        .await;
+    page.assert_no_errors().await;
 }

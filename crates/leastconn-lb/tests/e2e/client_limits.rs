@@ -114,7 +114,9 @@ async fn max_conns_counts_open_connections() {
         open.push(stream);
     }
     assert_eq!(refused(&client, lb.main()).await, None);
-    lb.expect_record(0, "too_many_connections").await;
+    let record = lb.expect_record(0, "too_many_connections").await;
+    let detail = record["detail"].as_str().unwrap();
+    assert!(detail.ends_with("concurrent connections (2)"), "{detail}");
     let active = r#"leastconn_client_connections_active{client="client1"}"#;
     lb.wait_metric(active, 2.0, DEADLINE).await;
     close(open.pop().unwrap()).await;

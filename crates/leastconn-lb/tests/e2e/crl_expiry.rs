@@ -7,6 +7,7 @@ use leastconn_testkit::{DEADLINE, TestCa, Upstream, eventually};
 use rustls::AlertDescription as Alert;
 use serde_json::Value;
 
+use crate::ctl::{SOCKET, ctl};
 use crate::support::upgrading::message;
 use crate::support::{BIN, CLIENT1, Site, eventually_refused, refused};
 
@@ -113,5 +114,21 @@ async fn expired_crl_does_not_block_other_issuers() {
     assert_eq!(lb.reload(&lb.config()).await, "applied");
     refused(&lb.client_with(&second), lb.main()).await;
     lb.expect_record(2, "revoked_certificate").await;
+    lb.quiet().await;
+}
+
+/// Two of three hours are left: the CRL is not in the last quarter of its validity period.
+#[tokio::test]
+async fn status_lists_a_crl_that_expires_within_a_day() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]).admin(SOCKET);
+    let list = site.ca.crl_builder().number(1).validity(-3600, 7200).pem();
+    std::fs::write(site.dir.path().join("ca.crl"), list).unwrap();
+    let lb = site.start().await;
+    let status = ctl(&lb, &["status"]).await.ok();
+    let mut lines = status.lines();
+    let is_listed =
+        |line: &str| line.contains("ca.crl") && line.contains("expires within a day, at 2");
+    assert!(lines.any(is_listed), "{status}");
     lb.quiet().await;
 }

@@ -400,7 +400,7 @@ async fn tables_list_servers_clients_and_connections() {
         .ok();
     assert!(connections.contains("source:127.0.0.1"), "{connections}");
     assert!(
-        connections.ends_with("and 1 more (--limit, --search)\n"),
+        connections.ends_with("1 more: use --limit or --search\n"),
         "{connections}"
     );
     let status = ctl(&lb, &["status"]).await.ok();

@@ -293,3 +293,23 @@ fn missing_servers_are_explained() {
         );
     }
 }
+
+#[test]
+fn backup_servers_are_marked() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = "[[listener]]\nname = \"main\"\nbind = \"127.0.0.1:9443\"\nupstream = \"web\"\n\
+                  [[upstream]]\nname = \"web\"\nservers = [\"127.0.0.1:1\", \
+                  { name = \"spare\", address = \"127.0.0.1:2\", backup = true }]\n\
+                  [[client]]\nname = \"local\"\nmatch = { source = \"127.0.0.1\" }\nallow = [\"web\"]\n";
+    std::fs::write(dir.path().join("leastconn.toml"), config).unwrap();
+    let output = Command::new(BIN)
+        .args(["explain", "--source", "127.0.0.1"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        out.contains("servers      127.0.0.1:1, spare (backup)\n"),
+        "{out}"
+    );
+}

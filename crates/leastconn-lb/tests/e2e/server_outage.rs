@@ -1,5 +1,6 @@
 //! Reason and start of a server outage, in the API, `ctl servers` and `ctl status`.
 
+use leastconn_testkit::client::{read_line, read_to_close};
 use leastconn_testkit::{DEADLINE, Upstream, eventually, upstream::OpenConnections};
 use serde_json::Value;
 
@@ -143,4 +144,72 @@ async fn failing_server_that_is_still_used_says_why() {
         );
     }
     lb.quiet().await;
+}
+
+/// Health checks use a port of their own, so that `web1` is ejected while its checks succeed.
+#[tokio::test]
+async fn ejected_server_that_goes_down_is_logged_before_panic() {
+    let (web2, checked) = (
+        Upstream::named("web2").await,
+        Upstream::named("check").await,
+    );
+    let probes = format!(
+        "health_check = {{ type = \"tcp\", port = {}, interval = \"100ms\", fall = 1, rise = 1000 }}",
+        checked.addr().port()
+    );
+    // No server uses this port.
+    let web1 = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    let servers = [entry("web1", web1, ""), entry("web2", web2.addr(), "")];
+    let passive = "passive = { fail_timeout = \"1h\", max_ejected = 0.5 }";
+    let lb = site(&[&probes, passive], &servers).start().await;
+    // The first two connections go to different servers.
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = tcp(lb.main()).await;
+        assert_eq!(read_line(&mut stream).await.unwrap(), "web2");
+        held.push(stream);
+    }
+    let is = |event: &Value, message: &str, server: &str| {
+        let fields = &event["fields"];
+        fields["message"] == message && (server.is_empty() || fields["server"] == server)
+    };
+    lb.wait_log(|event| is(event, "server ejected", "web1"), DEADLINE)
+        .await;
+    checked.stop(OpenConnections::Close).await;
+    let down = lb
+        .wait_log(|event| is(event, "server down", "web1"), DEADLINE)
+        .await;
+    assert_eq!(down["fields"]["cause"], "health check", "{down}");
+    let panic = "all servers unavailable: connecting to any of them";
+    lb.wait_log(|event| is(event, panic, ""), DEADLINE).await;
+    let log = lb.stderr();
+    let first = log.find("\"server down\"").unwrap();
+    assert!(first < log.find(panic).unwrap(), "{log}");
+}
+
+#[tokio::test]
+async fn full_servers_are_reported() {
+    let web = Upstream::named("web1").await;
+    let servers = [
+        entry("web1", web.addr(), ", max_conns = 1"),
+        entry("web2", web.addr(), ", max_conns = 1"),
+    ];
+    let lb = site(&[NO_PROBES], &servers).start().await;
+    let status = ctl(&lb, &["status"]).await.ok();
+    assert!(!status.contains("max_conns"), "{status}");
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = tcp(lb.main()).await;
+        read_line(&mut stream).await.unwrap();
+        held.push(stream);
+    }
+    let status = ctl(&lb, &["status"]).await.ok();
+    let line = "servers        upstream web: all 2 available servers are at max_conns, new connections \
+                are refused\n";
+    assert!(status.contains(line), "{status}");
+    let mut refused = tcp(lb.main()).await;
+    assert!(read_to_close(&mut refused).await.unwrap().is_empty());
+    let record = lb.expect_record(0, "no_server_available").await;
+    let detail = "all 2 allowed servers are at `max_conns`";
+    assert_eq!(record["detail"], detail, "{record}");
 }

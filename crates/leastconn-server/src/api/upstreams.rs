@@ -19,6 +19,9 @@ pub struct UpstreamSummary {
     /// Number of servers that can get new connections: healthy, neither in drain nor in maint, and
     /// with a weight above 0.
     pub available: usize,
+    /// Number of available servers that are at `max_conns`.
+    #[serde(default)]
+    pub at_max_conns: usize,
     /// Number of servers that are ejected or down, excluding those in maint.
     #[serde(default)]
     pub unhealthy: usize,
@@ -66,6 +69,10 @@ impl UpstreamSummary {
             .map(|member| member.server.status())
             .collect();
         let available = status.iter().filter(|status| status.is_available());
+        let at_max_conns = members.iter().zip(&status).filter(|(member, status)| {
+            let max = member.max_conns;
+            status.is_available() && max.is_some_and(|max| status.in_flight >= max.get())
+        });
         let unhealthy = members
             .iter()
             .zip(&status)
@@ -81,6 +88,7 @@ impl UpstreamSummary {
             balance: pool.balance().as_str().to_owned(),
             servers: status.len(),
             available: available.count(),
+            at_max_conns: at_max_conns.count(),
             unhealthy: unhealthy.clone().count(),
             unhealthy_servers: UnhealthyServer::first(unhealthy),
             failing_servers: UnhealthyServer::first_kept(members.iter().map(|one| &*one.server)),
@@ -97,6 +105,29 @@ impl UpstreamSummary {
 }
 
 impl UpstreamSummary {
+    /// Whether all available servers are at `max_conns`.
+    pub const fn is_full(&self) -> bool {
+        self.available > 0 && self.at_max_conns == self.available
+    }
+
+    /// If no connection waits; otherwise [`Self::queue_line`] says the same.
+    fn full_line(&self) -> Option<String> {
+        let servers = match self.available {
+            1 => "the available server is".to_owned(),
+            count => format!("all {count} available servers are"),
+        };
+        let effect = match self.queue_size {
+            0 => "refused",
+            _ => "queued",
+        };
+        (self.is_full() && self.queued == 0).then(|| {
+            format!(
+                "upstream {}: {servers} at max_conns, new connections are {effect}",
+                self.name
+            )
+        })
+    }
+
     fn queue_line(&self) -> Option<String> {
         let (connections, wait) = match self.queued {
             0 => return None,
@@ -112,8 +143,8 @@ impl UpstreamSummary {
     }
 }
 
-/// Text lines for upstreams without an available server, for upstreams with waiting connections, for
-/// failing servers that are still used, and for unhealthy servers: at most `max_lines`, plus one
+/// Text lines for upstreams without an available server or with all of them at `max_conns`, for
+/// upstreams with waiting connections, for failing servers that are still used, and for unhealthy servers: at most `max_lines`, plus one
 /// line with the number of omitted unhealthy servers.
 pub fn outage_lines(upstreams: &[UpstreamSummary], max_lines: usize) -> Vec<String> {
     let mut lines: Vec<_> = upstreams
@@ -121,6 +152,7 @@ pub fn outage_lines(upstreams: &[UpstreamSummary], max_lines: usize) -> Vec<Stri
         .filter(|upstream| upstream.available == 0)
         .map(|upstream| format!("upstream {}: NO server is available", upstream.name))
         .collect();
+    lines.extend(upstreams.iter().filter_map(UpstreamSummary::full_line));
     lines.extend(upstreams.iter().filter_map(UpstreamSummary::queue_line));
     lines.extend(upstreams.iter().flat_map(|upstream| {
         let failing = upstream.failing_servers.iter();
@@ -162,6 +194,7 @@ mod tests {
             balance: String::new(),
             servers: available + unhealthy,
             available,
+            at_max_conns: 0,
             unhealthy,
             unhealthy_servers: listed.collect(),
             failing_servers: Vec::new(),
@@ -184,6 +217,29 @@ mod tests {
                 format!("web/s0 {down}"),
                 format!("db/s0 {down}"),
                 format!("db/s1 {down}"),
+            ]
+        );
+    }
+
+    #[test]
+    fn full_upstreams_are_listed() {
+        let full = |name, available, at_max_conns, queue_size| UpstreamSummary {
+            at_max_conns,
+            queue_size,
+            ..upstream(name, available, 0)
+        };
+        assert_eq!(
+            outage_lines(
+                &[
+                    full("web", 2, 2, 0),
+                    full("db", 1, 1, 9),
+                    full("mq", 2, 1, 0)
+                ],
+                4
+            ),
+            [
+                "upstream web: all 2 available servers are at max_conns, new connections are refused",
+                "upstream db: the available server is at max_conns, new connections are queued",
             ]
         );
     }

@@ -1,6 +1,6 @@
 //! Why a connection ended, for its access record.
 
-use std::io;
+use std::{io, num::NonZeroU32};
 
 use leastconn::{
     Reason,
@@ -53,6 +53,14 @@ impl Ended {
         }
     }
 
+    /// A client that was refused by its limits. Adds the number to a refusal by `max_conns`.
+    pub(super) fn client_limit(refusal: &ClientRefusal, max_conns: Option<NonZeroU32>) -> Self {
+        let reason: ReasonCode = refusal.reason().into();
+        let max_conns = max_conns.filter(|_| reason == ReasonCode::TooManyConnections);
+        let number = max_conns.map_or_else(String::new, |max| format!(" ({max})"));
+        Self::new(reason, format!("{refusal}{number}"))
+    }
+
     /// Explains a handshake timeout if the client has sent only part of its ClientHello. `received`
     /// contains the bytes that the client has sent.
     pub(super) fn after_partial_hello(mut self, received: &[u8]) -> Self {
@@ -89,13 +97,7 @@ macro_rules! ended_from {
     )+};
 }
 
-ended_from!(
-    StartTlsError,
-    ReceiveError,
-    ClientRefusal,
-    ConnectError,
-    Departed,
-);
+ended_from!(StartTlsError, ReceiveError, ConnectError, Departed,);
 
 impl From<Box<Failed>> for Ended {
     fn from(failed: Box<Failed>) -> Self {

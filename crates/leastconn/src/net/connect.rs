@@ -130,8 +130,17 @@ pub enum ConnectError {
     /// No selected server was available, so no attempt was made.
     #[error("none of the allowed servers is available")]
     NoServerAvailable,
+    /// All selected servers that are available are at their maximum number of connections, and the
+    /// pool has no queue. No attempt was made.
+    #[error("{}", at_max_conns(*full, *selected))]
+    AtMaxConns {
+        /// Number of servers at their maximum.
+        full: usize,
+        /// Number of selected servers.
+        selected: usize,
+    },
     /// Every attempt failed. `server` and `source` describe the last attempt.
-    #[error("connecting failed {attempts} time(s), last to `{server}`: {source}")]
+    #[error("{}: {source}", failed_attempts(*attempts, server))]
     Failed {
         /// Number of attempts.
         attempts: u32,
@@ -167,7 +176,7 @@ impl ConnectError {
     /// Returns the reason code of the error.
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::NoServerAvailable => Reason::NoServerAvailable,
+            Self::NoServerAvailable | Self::AtMaxConns { .. } => Reason::NoServerAvailable,
             Self::Failed { .. } => Reason::ConnectFailed,
             Self::QueueTimeout { .. } => Reason::QueueTimeout,
             Self::QueueFull { .. } | Self::Exhausted { .. } => Reason::Overloaded,
@@ -177,7 +186,7 @@ impl ConnectError {
     /// Returns the number of attempts.
     pub const fn attempts(&self) -> u32 {
         match self {
-            Self::NoServerAvailable => 0,
+            Self::NoServerAvailable | Self::AtMaxConns { .. } => 0,
             Self::Failed { attempts, .. }
             | Self::QueueFull { attempts }
             | Self::QueueTimeout { attempts }
@@ -188,9 +197,47 @@ impl ConnectError {
     /// Whether further rounds would be useless.
     const fn is_final(&self) -> bool {
         match self {
-            Self::NoServerAvailable | Self::Failed { .. } => false,
+            Self::NoServerAvailable | Self::AtMaxConns { .. } | Self::Failed { .. } => false,
             Self::QueueFull { .. } | Self::QueueTimeout { .. } | Self::Exhausted { .. } => true,
         }
+    }
+}
+
+fn at_max_conns(full: usize, selected: usize) -> String {
+    if full < selected {
+        let (is, others) = if full == 1 {
+            ("is", "the other")
+        } else {
+            ("are", "the others")
+        };
+        return format!(
+            "{full} of {selected} allowed servers {is} at `max_conns`, {others} not available"
+        );
+    }
+    match selected {
+        1 => "the only allowed server is at `max_conns`".to_owned(),
+        _ => format!("all {selected} allowed servers are at `max_conns`"),
+    }
+}
+
+fn failed_attempts(attempts: u32, last: &ServerId) -> String {
+    match attempts {
+        1 => format!("connecting to `{last}` failed"),
+        _ => format!("connecting failed {attempts} times, last to `{last}`"),
+    }
+}
+
+/// Returns why none of the `candidates` can be picked.
+fn none_available(candidates: &Candidates) -> ConnectError {
+    let members = candidates.members();
+    let available = members.iter().filter(|member| member.server.is_available());
+    let (full, open): (Vec<_>, Vec<_>) = available.partition(|member| member.is_full(now()));
+    if full.is_empty() || !open.is_empty() {
+        return ConnectError::NoServerAvailable;
+    }
+    ConnectError::AtMaxConns {
+        full: full.len(),
+        selected: members.len(),
     }
 }
 
@@ -358,7 +405,7 @@ impl<'a, P: Prepare> Connect<'a, P> {
                 break;
             }
         }
-        Err(failure.unwrap_or(ConnectError::NoServerAvailable))
+        Err(failure.unwrap_or_else(|| none_available(&pool.candidates(self.selector))))
     }
 
     const fn queue(&self, attempts: &'a Attempts) -> Queue<'a> {
@@ -414,8 +461,8 @@ impl<'a, P: Prepare> Connect<'a, P> {
                 return Err(Some(ConnectError::Exhausted { attempts, source }));
             }
             let failure = Failure::new(SystemTime::now(), &source);
-            if fault == ConnectFault::Server && server.connect_failed_with(began, now(), failure) {
-                tracing::warn!(upstream = %pool.id(), server = %server.id(), cause = "connect", reason = %source, "server ejected");
+            if fault == ConnectFault::Server {
+                server.connect_failed_with(began, now(), failure);
             }
             last_failure = Some(ConnectError::Failed {
                 attempts,

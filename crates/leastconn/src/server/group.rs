@@ -6,6 +6,8 @@
 
 use std::{fmt, num::NonZeroU32, time::Duration};
 
+#[cfg(feature = "tokio")]
+use super::HealthChange;
 use super::{Cause, EJECTED, Server};
 use crate::{
     health::{Health, Siblings},
@@ -177,6 +179,9 @@ impl ServerGroup {
             siblings = siblings.none_available();
         }
         let changed = server.change_health(cause, |health| change(health, siblings));
+        // Log this first: the next message may be that no server is available.
+        #[cfg(feature = "tokio")]
+        self.log_failure(server, cause, changed);
         if changed.is_up_changed || changed.recovered {
             self.publish(state);
         }
@@ -205,6 +210,24 @@ impl ServerGroup {
         let _ = before;
         drop(state);
         self.slots.changed();
+    }
+
+    #[cfg(feature = "tokio")]
+    fn log_failure(&self, server: &Server, cause: Cause<'_>, changed: HealthChange) {
+        let (upstream, server) = (&self.id, server.id());
+        match cause {
+            // An ejected server may also go down.
+            Cause::Probe(failure) if changed.went_down => {
+                tracing::warn!(%upstream, %server, cause = "health check", reason = %failure.error(), "server down");
+            }
+            Cause::Connect(failure) if changed.is_up_changed => {
+                tracing::warn!(%upstream, %server, cause = "connect", reason = %failure.error(), "server ejected");
+            }
+            Cause::Early(failure) if changed.is_up_changed => {
+                tracing::warn!(%upstream, %server, cause = "connection", reason = %failure.error(), "server ejected");
+            }
+            Cause::Probe(_) | Cause::Connect(_) | Cause::Early(_) | Cause::Other => {}
+        }
     }
 
     #[cfg(feature = "tokio")]

@@ -30,6 +30,11 @@ impl<'a> Failure<'a> {
         Self { time, error }
     }
 
+    #[cfg(feature = "tokio")]
+    pub(super) fn error(&self) -> &dyn fmt::Display {
+        self.error
+    }
+
     fn text(&self) -> Arc<str> {
         self.error.to_string().into()
     }
@@ -49,6 +54,8 @@ impl fmt::Debug for Failure<'_> {
 pub(super) enum Cause<'a> {
     Probe(Failure<'a>),
     Connect(Failure<'a>),
+    /// The server ended a connection early.
+    Early(Failure<'a>),
     /// A success, a changed policy, or a failure without an error.
     Other,
 }
@@ -94,7 +101,7 @@ impl Condition {
                 }
                 self.since.get_or_insert(failure.time);
             }
-            Cause::Connect(failure) => {
+            Cause::Connect(failure) | Cause::Early(failure) => {
                 // An ejected server is dialled while no server is available. If such a connect
                 // fails, neither the ejection nor its reason changes.
                 if self.health.ejected_until() != ejected_before {
@@ -113,7 +120,7 @@ impl Condition {
             return;
         }
         self.kept_in_use = match cause {
-            Cause::Connect(failure) => Some(Outage {
+            Cause::Connect(failure) | Cause::Early(failure) => Some(Outage {
                 since: before.map_or(failure.time, |before| before.since),
                 reason: failure.text(),
             }),

@@ -17,7 +17,7 @@ use leastconn_server::api::{
 /// Maximum number of lines about unavailable upstreams and servers.
 const MAX_OUTAGE_LINES: usize = 10;
 
-/// Certificates are listed if they expire within this many days.
+/// Certificates are always listed if they expire within this many days.
 const EXPIRY_DAYS: i64 = 30;
 
 pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
@@ -167,7 +167,7 @@ pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
     let mut lines: Vec<_> = expiring.map(|file| expiry(file, style)).collect();
     for file in &status.certificates {
         lines.extend(file.expired.iter().map(|name| {
-            let text = format!("{}: {name} has EXPIRED; its clients are refused", file.file);
+            let text = format!("{}: {name} has expired: its clients are refused", file.file);
             style.paint(&text, Tone::Bad)
         }));
     }
@@ -189,34 +189,36 @@ pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
 }
 
 /// Returns whether to list the file as expiring. Many CRLs are valid for less than
-/// [`EXPIRY_DAYS`]. For a CRL, the state decides instead, because it depends on the length of the
-/// validity period.
+/// [`EXPIRY_DAYS`]. For a CRL, the state decides, which depends on the length of the validity
+/// period, or less than a day is left.
 fn expires_soon(file: &Certificate) -> bool {
     match file.kind {
-        CertificateKind::Crl => file.state != CertificateState::Valid,
+        CertificateKind::Crl => file.state != CertificateState::Valid || file.days_left < 1,
         _ => file.days_left < EXPIRY_DAYS,
     }
 }
 
 fn expiry(file: &Certificate, style: &OutputStyle) -> String {
     let is_crl = file.kind == CertificateKind::Crl;
+    let at = &file.not_after;
     let (when, tone) = match (file.state, file.days_left) {
         (CertificateState::Expired, _) if is_crl => (
-            "has EXPIRED; clients of its issuer are refused (crl_expired)".to_owned(),
+            format!("expired at {at}: clients of its issuer are refused (crl_expired)"),
             Tone::Bad,
         ),
-        (CertificateState::Expired, _) | (_, ..0) => ("has EXPIRED".to_owned(), Tone::Bad),
-        (_, 0) => ("expires TODAY".to_owned(), Tone::Bad),
-        (_, 1) => ("expires in 1 day".to_owned(), Tone::Bad),
-        (CertificateState::ExpiresNow, days) => (format!("expires in {days} days"), Tone::Bad),
-        (_, days) => (format!("expires in {days} days"), Tone::Warning),
+        (CertificateState::Expired, _) | (_, ..0) => (format!("expired at {at}"), Tone::Bad),
+        (_, 0) => (format!("expires within a day, at {at}"), Tone::Bad),
+        (_, 1) => (format!("expires in 1 day, at {at}"), Tone::Bad),
+        (CertificateState::ExpiresNow, days) => {
+            (format!("expires in {days} days, at {at}"), Tone::Bad)
+        }
+        (_, days) => (format!("expires in {days} days, at {at}"), Tone::Warning),
     };
     let name = match &*file.name {
         "" => String::new(),
         name => format!(" ({name})"),
     };
-    let text = format!("{}{name} {when}, {}", file.file, file.not_after);
-    style.paint(&text, tone)
+    style.paint(&format!("{}{name} {when}", file.file), tone)
 }
 
 fn listeners(listeners: &[ListenerStatus], style: &OutputStyle) -> String {
@@ -265,7 +267,7 @@ fn upstreams(upstreams: &[UpstreamSummary], style: &OutputStyle) -> String {
     for upstream in upstreams {
         let tone = match upstream.available {
             0 => Tone::Bad,
-            n if n < upstream.servers => Tone::Warning,
+            n if n < upstream.servers || upstream.is_full() => Tone::Warning,
             _ => Tone::Plain,
         };
         table.row(vec![
@@ -489,7 +491,7 @@ pub(super) fn refusals(refusals: &Refusals, style: &OutputStyle) -> String {
 fn not_shown(shown: usize, total: usize) -> String {
     match total.saturating_sub(shown) {
         0 => String::new(),
-        more => format!("and {more} more (--limit, --search)\n"),
+        more => format!("{more} more: use --limit or --search\n"),
     }
 }
 

@@ -89,6 +89,9 @@ pub(super) struct ListenerResult {
     pub(super) upstream: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) servers: Vec<String>,
+    /// The servers in `servers` that are backups.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) backup_servers: Vec<String>,
     /// Why `servers` is empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) no_servers: Option<String>,
@@ -358,11 +361,13 @@ fn admit(grant: &Grant, result: &mut ListenerResult) -> Result<(), Refusal> {
     let (pool, selector) = grant.servers(&permit);
     result.upstream = Some(pool.id().to_string());
     let candidates = pool.candidates(selector);
-    result.servers = candidates
-        .members()
-        .iter()
-        .map(|member| member.server.id().to_string())
-        .collect();
+    for member in candidates.members() {
+        let name = member.server.id().to_string();
+        if member.backup {
+            result.backup_servers.push(name.clone());
+        }
+        result.servers.push(name);
+    }
     if result.servers.is_empty() {
         result.no_servers = Some(why_no_servers(grant.client(), pool));
     }

@@ -136,7 +136,13 @@ fn listener(result: &ListenerResult, page: &mut Page) {
         page.rows("discovery", result.discovery.iter().map(|line| &**line));
         match &result.no_servers {
             Some(why) => page.row("servers", &format!("none: {why}")),
-            None => page.row("servers", &result.servers.join(", ")),
+            None => {
+                let servers = result.servers.iter().map(|name| {
+                    let is_backup = result.backup_servers.contains(name);
+                    format!("{name}{}", if is_backup { " (backup)" } else { "" })
+                });
+                page.row("servers", &servers.collect::<Vec<_>>().join(", "));
+            }
         }
     }
     let verdict = match &result.detail {

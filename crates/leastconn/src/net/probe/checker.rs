@@ -224,13 +224,11 @@ impl<P: Prepare> Prober<P> {
             (true, Ok(())) => {
                 tracing::info!(%upstream, server = %server.id(), cause = "health check", "server up");
             }
-            (true, Err(error)) => {
-                tracing::warn!(%upstream, server = %server.id(), cause = "health check", reason = %error, "server down");
-            }
+            // The server group logs that a server goes down.
+            (true, Err(_)) | (false, Ok(())) => {}
             (false, Err(error)) => {
                 tracing::debug!(%upstream, server = %server.id(), %error, "health check failed");
             }
-            (false, Ok(())) => {}
         }
     }
 

@@ -89,10 +89,7 @@ impl<'a> EarlyWatch<'a> {
     fn failed(&mut self) {
         self.finish();
         let failure = Failure::new(SystemTime::now(), &ERROR);
-        if self.server.failed_early(self.established, now(), failure) {
-            let (upstream, server) = (self.server.upstream(), self.server.id());
-            tracing::warn!(upstream, %server, cause = "connection", reason = ERROR, "server ejected");
-        }
+        self.server.failed_early(self.established, now(), failure);
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::Reason;
 
 fn retrying() -> ConnectPolicy {
     ConnectPolicy::default()
@@ -73,7 +74,11 @@ async fn full_and_drained_servers_fail_at_once() {
     let _held = connect_all(&pool, &retrying()).await.unwrap();
     let start = now();
     let error = connect_all(&pool, &retrying()).await.unwrap_err();
-    assert!(matches!(error, ConnectError::NoServerAvailable), "{error}");
+    assert_eq!(error.reason(), Reason::NoServerAvailable);
+    assert_eq!(
+        error.to_string(),
+        "1 of 2 allowed servers is at `max_conns`, the other not available"
+    );
     assert!(now() - start < Duration::from_secs(1));
 }
 
@@ -113,7 +118,11 @@ async fn absent_servers_do_not_delay_refusal_by_full_servers() {
     let start = now();
     let selector = Selector::named(["web0", "web1"]);
     let error = connect(&pool, &selector, &retrying()).await.unwrap_err();
-    assert!(matches!(error, ConnectError::NoServerAvailable), "{error}");
+    assert_eq!(error.reason(), Reason::NoServerAvailable);
+    assert_eq!(
+        error.to_string(),
+        "the only allowed server is at `max_conns`"
+    );
     assert!(now() - start < Duration::from_secs(1));
 }
 
