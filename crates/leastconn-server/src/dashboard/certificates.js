@@ -41,6 +41,11 @@ function expiring(all, left) {
   const soon = all.filter(isSoon);
   const expired = all.flatMap((one) => (one.expired ?? []).map((name) => `${one.file}: ${name} has expired, and its clients are refused`));
   $("expiring").hidden = soon.length + expired.length === 0;
+  const isExpired = (one) => (one.kind === "crl" ? one.state === "expired" : left(one) < 0);
+  const isAny = expired.length > 0 || soon.some(isExpired);
+  const isLater = soon.some((one) => !isExpired(one));
+  const verb = [isAny && "have expired", isLater && "expire soon"].filter(Boolean).join(" or ");
+  text($("expiring-title"), `Certificates and CRLs that ${verb}`);
   const worst = soon.some(isUrgent) || expired.length > 0 ? "bad" : "warn";
   $("expiring").className = `banner ${worst}`;
   lines($("expiring-files"), [...expired, ...soon.map((one) => `${one.file} ${expires(one, left(one))}`)].slice(0, SHOWN));

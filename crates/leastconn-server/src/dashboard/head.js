@@ -51,6 +51,7 @@ export function head(status) {
   $("blocks").hidden = blocks === 0;
   text($("blocks"), `${as.plural(blocks, "client is", "clients are")} blocked by operators: ctl blocks lists them.`);
   outages(status);
+  full(status);
   draining(status);
   const { log, sandbox } = status;
   const process = [
@@ -96,6 +97,18 @@ function outages(status) {
   const shown = all.slice(0, SHOWN);
   if (unhealthy > shown.length) shown.push(`${as.count(unhealthy - shown.length)} more are ejected or down`);
   lines($("outages-servers"), [...shown, ...failing.slice(0, SHOWN)]);
+}
+
+/** Whether all available servers of an upstream are at `max_conns`. */
+export const isFull = ({ available, at_max_conns: full }) => available > 0 && full === available;
+
+/** Shows upstreams whose available servers are all at `max_conns`. */
+function full(status) {
+  const all = status.upstreams.filter(isFull);
+  const effect = ({ queued, queue_size: size }) =>
+    queued ? `${as.plural(queued, "connection")} waiting` : size ? "new connections are queued" : "new connections are refused";
+  $("full").hidden = all.length === 0;
+  lines($("full-upstreams"), all.slice(0, SHOWN).map((one) => `${one.name}: ${as.count(one.available)} of ${as.count(one.servers)}, ${effect(one)}`));
 }
 
 /** The number of servers that are down, ejected and failing. */

@@ -2,6 +2,7 @@
 
 import { $, attribute, bar, el, empty, fill, keyed, text } from "./dom.js";
 import * as as from "./format.js";
+import { isFull } from "./head.js";
 import { explain, isRefusal, refused } from "./reasons.js";
 import { who } from "./refusals.js";
 
@@ -17,7 +18,8 @@ export function figures(status, sample) {
   figure("available", available, as.count(available));
   text($("available-of"), `of ${as.count(servers)}`);
   const without = status.upstreams.some((one) => one.available === 0);
-  alarm("available", without ? "bad" : available < servers && "warn");
+  const isWarning = available < servers || status.upstreams.some(isFull);
+  alarm("available", without ? "bad" : isWarning && "warn");
   if (!sample) return;
   figure("new", sample.accepted_per_second, as.rate(sample.accepted_per_second));
   figure("refused", sample.refused_per_second, as.rate(sample.refused_per_second));

@@ -3,7 +3,7 @@
 /** Outcomes of connections that were never assigned a server. */
 export const REFUSALS = {
   handshake_timeout: "The client was not authorized within handshake_timeout: it was silent or too slow.",
-  handshake_failed: "Not TLS, no common TLS version or cipher suite, or the client disconnected.",
+  handshake_failed: "Not TLS, no common TLS version or cipher suite, the client disconnected, or it does not trust the balancer's certificate.",
   not_tls: "The client did not request TLS on a STARTTLS listener.",
   no_certificate: "The client sent no certificate, but one is required.",
   untrusted_certificate: "The certificate was not issued by a CA in client_ca, or is not valid for clients.",
@@ -17,7 +17,7 @@ export const REFUSALS = {
   rate_limited: "The client exceeded its rate_limit, or the limit of its source address.",
   too_many_connections: "The client reached its max_conns.",
   overloaded: "The balancer reached a limit: connections, handshakes, open files, or the size of a queue.",
-  no_server_available: "No server that the client is allowed to use is available.",
+  no_server_available: "No server that the client is allowed to use is available, or all are at max_conns.",
   queue_timeout: "All servers that the client may use were at max_conns until the timeout of the queue.",
   connect_failed: "Every attempt to connect to a server failed.",
 };

@@ -2,6 +2,7 @@
 
 import { $, attribute, badge, el, empty, keyed, text } from "./dom.js";
 import * as as from "./format.js";
+import { isFull } from "./head.js";
 import { stateOf } from "./notice.js";
 import { Rates } from "./rates.js";
 import { rove, updating } from "./roving.js";
@@ -199,8 +200,10 @@ function card({ summary: { name } }) {
       const open = !collapsed.has(name);
       attribute(toggle, "aria-expanded", open);
       body.hidden = !open;
-      const kind = summary.available === 0 ? "bad" : summary.available < summary.servers ? "warn" : "good";
-      badge(up, `${as.count(summary.available)} of ${as.count(summary.servers)} available`, kind);
+      const isWarning = summary.available < summary.servers || isFull(summary);
+      const kind = summary.available === 0 ? "bad" : isWarning ? "warn" : "good";
+      const atMax = isFull(summary) ? ", all at max_conns" : "";
+      badge(up, `${as.count(summary.available)} of ${as.count(summary.servers)} available${atMax}`, kind);
       text(sum, [summary.balance, `${as.count(summary.active)} open`, queue(summary)].filter(Boolean).join(" · "));
       found.hidden = sources.length === 0;
       keyed(found, sources, (one) => one.source, sourceItem);
