@@ -1,20 +1,26 @@
 //! HAProxy conditions: `acl` lines and anonymous ACLs.
 
+mod criterion;
+mod limits;
+
 use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
 };
 
-use super::{
-    super::{
-        access::{Condition, Key, Predicate},
-        networks::network,
-        regex::{self, Pattern},
-        units,
-    },
-    lexer::Line,
+use super::super::{
+    access::{Condition, Key, Predicate},
+    networks::network,
+    regex::{self, Pattern},
 };
+use criterion::Criterion;
+use limits::limit;
+pub(crate) use limits::{Counters, Limit, Limited, Periods, Tracked, periods, tracked};
+
+/// Why a rule that accepts clients by organizational unit differs from the source.
+pub(crate) const FIRST_UNIT: &str = "HAProxy compares only the first OU of a certificate: the rule \
+    also matches certificates in which another OU has this name";
 
 /// The context of a condition.
 #[derive(Debug)]
@@ -26,7 +32,7 @@ pub(crate) struct Scope<'a> {
     /// Whether clients present verified certificates.
     pub(crate) certificates: bool,
     /// Keys and tables of the `track-sc` rules, by counter.
-    pub(crate) tracked: HashMap<String, (Tracked, Option<String>)>,
+    pub(crate) tracked: Counters,
     /// Directory of the source, for relative files.
     pub(crate) dir: Option<&'a Path>,
     /// The periods of the rates of each stick table.
@@ -37,35 +43,11 @@ pub(crate) struct Scope<'a> {
     pub(crate) proxy: &'a str,
 }
 
-/// Key of a stick table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tracked {
-    Source,
-    CommonName,
-    Other,
-}
-
-/// The periods of the rates in a stick table, in milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Periods {
-    conn_rate: Option<u64>,
-    sess_rate: Option<u64>,
-}
-
-/// A limit in a condition.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Limit {
-    /// More than this number of new connections in a period, which is given in milliseconds.
-    Rate(Tracked, u64, u64),
-    /// More than this number of open connections.
-    Open(Tracked, u64),
-}
-
 /// A parsed condition.
 #[derive(Debug, Default)]
 pub(crate) struct Parsed {
     pub(crate) condition: Option<Condition>,
-    pub(crate) limits: Vec<Limit>,
+    pub(crate) limits: Vec<Limited>,
     /// Reasons why parts of the condition are unknown.
     pub(crate) unknown: Vec<String>,
     /// Whether an unknown part depends on the client.
@@ -74,6 +56,8 @@ pub(crate) struct Parsed {
     pub(crate) compares_subject: bool,
     /// Whether a test ignores case in the source, but the translated condition does not.
     pub(crate) ignores_case: bool,
+    /// Whether a test compares an organizational unit, so that clients are accepted.
+    pub(crate) compares_unit: bool,
     /// Names that the source matches, but the translated condition does not.
     pub(crate) omitted: Vec<String>,
     /// Whether the clients that fulfil the current test are refused. The test must then not match
@@ -158,62 +142,54 @@ fn unknown(parsed: &mut Parsed, reason: String, client_dependent: bool) -> Condi
     Condition::Unknown
 }
 
-/// Parses one test: a fetch, flags and values.
+/// Translates one test: a fetch, flags and values.
 fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
-    let Some((criterion, mut rest)) = words.split_first() else {
-        return unknown(parsed, "the condition is empty".to_owned(), true);
+    let criterion = match Criterion::parse(words, scope.dir) {
+        Ok(criterion) => criterion,
+        Err(reason) => return unknown(parsed, reason, true),
     };
-    let (fetch, argument) = match criterion.split_once('(') {
-        Some((fetch, argument)) => (fetch, argument.split(')').next().unwrap_or("")),
-        None => (criterion.split(',').next().unwrap_or(""), ""),
-    };
-    let converters = criterion.rsplit(')').next().unwrap_or(criterion);
-    let converters = converters.split_once(',').map_or("", |(_, names)| names);
-    let mut method = "str";
-    let mut values: Vec<String> = Vec::new();
-    let mut lowered = converters == "lower";
-    while let Some((word, after)) = rest.split_first() {
-        rest = after;
-        match word.as_str() {
-            "-i" => lowered = true,
-            "-n" | "-u" => {}
-            "-m" => {
-                method = rest.first().map_or("", String::as_str);
-                rest = rest.get(1..).unwrap_or(&[]);
-            }
-            "-f" => {
-                let file = rest.first().cloned().unwrap_or_default();
-                rest = rest.get(1..).unwrap_or(&[]);
-                match read(scope.dir, &file) {
-                    Some(lines) => values.extend(lines),
-                    None => return unknown(parsed, format!("cannot read {file:?}"), true),
-                }
-            }
-            "--" => {
-                values.extend(rest.iter().cloned());
-                break;
-            }
-            _ => values.push(word.clone()),
-        }
+    if let Some(limit) = limit(&criterion, scope) {
+        parsed.limits.push(limit);
+        return Condition::Unknown;
     }
-    let (fetch, method) = match fetch.rsplit_once('_') {
-        Some((base, suffix @ ("end" | "beg" | "reg" | "sub" | "dom" | "dir")))
-            if base.starts_with("ssl_") || base.starts_with("req") =>
-        {
-            (base, suffix)
-        }
-        _ => (fetch, method),
+    let Criterion {
+        fetch,
+        argument,
+        converters,
+        values,
+        ..
+    } = &criterion;
+    let text = words.first().map_or("", String::as_str);
+    let is_text = match (*fetch, argument.to_ascii_lowercase().as_str()) {
+        ("ssl_fc_sni", "") => scope.tls,
+        ("ssl_c_s_dn", "cn" | "ou") | ("ssl_c_i_dn", "cn") => true,
+        _ => false,
     };
-    if !matches!(converters, "" | "lower") {
-        let reason = format!("the converters of {criterion:?} have no equivalent");
+    let is_lower = is_text && *converters == "lower";
+    if !converters.is_empty() && !is_lower {
+        let reason = format!("the converters of {text:?} have no equivalent");
         return unknown(parsed, reason, true);
     }
-    match (fetch, argument.to_ascii_lowercase().as_str()) {
+    if is_text && criterion.compares_number() {
+        let reason = format!("the comparison of {text:?} with a number has no equivalent");
+        return unknown(parsed, reason, true);
+    }
+    let has_capital = |value: &String| value.chars().any(|c| c.is_ascii_uppercase());
+    if is_lower && !criterion.ignores_case && values.iter().any(has_capital) {
+        let reason = format!("a value with capital letters never equals {text:?}");
+        return unknown(parsed, reason, true);
+    }
+    let lowered = is_lower || criterion.ignores_case;
+    let method = criterion.method.unwrap_or("str");
+    let has_method = |name: &str| criterion.method.is_none_or(|method| method == name);
+    let no_equivalent = || format!("{:?} has no equivalent", words.join(" "));
+    match (*fetch, argument.to_ascii_lowercase().as_str()) {
         ("always_true" | "wait_end", _) => Condition::Constant(true),
         ("always_false", _) => Condition::Constant(false),
-        ("src", _) => networks(&values, parsed),
-        ("dst_port", _) => ports(&values, scope.ports)
-            .unwrap_or_else(|| unknown(parsed, format!("{criterion:?} has no equivalent"), true)),
+        ("src", "") if has_method("ip") => networks(values, parsed),
+        ("dst_port", "") if has_method("int") => {
+            ports(values, scope.ports).unwrap_or_else(|| unknown(parsed, no_equivalent(), true))
+        }
         // Without a server, the clients are refused anyway.
         ("nbsrv", _)
             if parsed.refuses
@@ -221,13 +197,18 @@ fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
         {
             Condition::Constant(false)
         }
+        ("ssl_fc" | "ssl_c_used" | "ssl_fc_has_crt", _)
+            if criterion.method.is_some() || !values.is_empty() =>
+        {
+            unknown(parsed, no_equivalent(), true)
+        }
         ("ssl_fc", _) => Condition::Constant(scope.tls),
         // True with `verify required`, and with `verify optional`, which is imported as `required`.
         ("ssl_c_used", _) | ("ssl_fc_has_crt", _) => Condition::Constant(scope.certificates),
-        ("ssl_c_verify", _) if scope.certificates => {
-            Condition::Constant(values.iter().any(|value| value == "0"))
+        ("ssl_c_verify", "") if scope.certificates && criterion.number().is_some() => {
+            Condition::Constant(criterion.number() == Some("0"))
         }
-        ("ssl_fc_sni", _) if scope.tls => texts(Key::Sni, method, &values, true, parsed),
+        ("ssl_fc_sni", _) if scope.tls => texts(Key::Sni, method, values, true, parsed),
         (
             "ssl_fc_sni" | "req.ssl_sni" | "req_ssl_sni" | "req.ssl_hello_type"
             | "req_ssl_hello_type" | "req.ssl_ver" | "req_ssl_ver",
@@ -237,9 +218,12 @@ fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
             unknown(parsed, reason.to_owned(), true)
         }
         ("ssl_c_s_dn" | "ssl_c_i_dn", _) if !scope.certificates => Condition::Constant(false),
-        ("ssl_c_s_dn", "cn") => texts(Key::Cn, method, &values, lowered, parsed),
-        ("ssl_c_s_dn", "ou") => texts(Key::Ou, method, &values, lowered, parsed),
-        ("ssl_c_i_dn", "cn") => texts(Key::IssuerCn, method, &values, lowered, parsed),
+        ("ssl_c_s_dn", "cn") => texts(Key::Cn, method, values, lowered, parsed),
+        ("ssl_c_s_dn", "ou") => {
+            parsed.compares_unit |= !parsed.refuses;
+            texts(Key::Ou, method, values, lowered, parsed)
+        }
+        ("ssl_c_i_dn", "cn") => texts(Key::IssuerCn, method, values, lowered, parsed),
         ("ssl_c_s_dn", "") if method == "reg" => unknown(
             parsed,
             "regular expressions on the whole subject have no equivalent".to_owned(),
@@ -257,37 +241,23 @@ fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
                     parsed.compares_subject |= !names.is_empty();
                     Condition::Any(names.into_iter().map(Condition::Is).collect())
                 }
-                Ok(_) => unknown(
-                    parsed,
-                    format!("{criterion} -m {method} has no equivalent"),
-                    true,
-                ),
+                Ok(_) => unknown(parsed, no_equivalent(), true),
                 Err(reason) => unknown(parsed, reason, true),
             }
         }
-        _ => match limit(fetch, argument, &values, scope) {
-            Some(limit) => {
-                parsed.limits.push(limit);
-                Condition::Unknown
-            }
-            None => {
-                let state = [
-                    "nbsrv",
-                    "be_",
-                    "fe_",
-                    "srv_",
-                    "queue",
-                    "avg_queue",
-                    "connslots",
-                ];
-                let by_client = !state.iter().any(|prefix| fetch.starts_with(prefix));
-                unknown(
-                    parsed,
-                    format!("{criterion:?} has no equivalent"),
-                    by_client,
-                )
-            }
-        },
+        _ => {
+            let state = [
+                "nbsrv",
+                "be_",
+                "fe_",
+                "srv_",
+                "queue",
+                "avg_queue",
+                "connslots",
+            ];
+            let by_client = !state.iter().any(|prefix| fetch.starts_with(prefix));
+            unknown(parsed, format!("{text:?} has no equivalent"), by_client)
+        }
     }
 }
 
@@ -416,80 +386,6 @@ fn texts(
             parsed.omitted.append(&mut omitted);
             is
         }
-    }
-}
-
-fn limit(fetch: &str, argument: &str, values: &[String], scope: &Scope<'_>) -> Option<Limit> {
-    let number = match values {
-        [operator, number] => {
-            let number: u64 = number.parse().ok()?;
-            match operator.as_str() {
-                "gt" => number,
-                "ge" => number.checked_sub(1)?,
-                _ => return None,
-            }
-        }
-        _ => return None,
-    };
-    let argument = argument.replace(' ', "");
-    let (tracked, table, what) = if let Some(what) = fetch.strip_prefix("src_") {
-        let table = (!argument.is_empty()).then_some(argument);
-        (Tracked::Source, table, what)
-    } else {
-        let (prefix, what) = fetch.split_once('_')?;
-        let counter = match prefix {
-            "sc" => argument.split(',').next()?.to_owned(),
-            _ => prefix.strip_prefix("sc")?.to_owned(),
-        };
-        let (tracked, table) = scope.tracked.get(&counter)?.clone();
-        (tracked, table, what)
-    };
-    let table = table.unwrap_or_else(|| scope.proxy.to_owned());
-    match what {
-        "conn_rate" => Some(Limit::Rate(
-            tracked,
-            number,
-            scope.tables.get(&table)?.conn_rate?,
-        )),
-        "sess_rate" => Some(Limit::Rate(
-            tracked,
-            number,
-            scope.tables.get(&table)?.sess_rate?,
-        )),
-        "conn_cur" => Some(Limit::Open(tracked, number)),
-        _ => None,
-    }
-}
-
-/// Parses the counter, the key and the table of `tcp-request … track-scN KEY [table NAME]`.
-pub(crate) fn tracked(line: &Line) -> Option<(String, (Tracked, Option<String>))> {
-    let counter = line.word(2).strip_prefix("track-sc")?;
-    let key = match line.word(3).to_ascii_lowercase().as_str() {
-        "src" => Tracked::Source,
-        "ssl_c_s_dn(cn)" => Tracked::CommonName,
-        _ => Tracked::Other,
-    };
-    let table = line.words.iter().position(|word| word == "table");
-    let table = table.and_then(|at| line.words.get(at + 1)).cloned();
-    Some((counter.to_owned(), (key, table)))
-}
-
-/// Returns the periods in a `stick-table` or `table` line.
-pub(crate) fn periods(line: &Line) -> Periods {
-    let period = |name: &str| {
-        let mut found = line.words.iter().filter_map(|word| {
-            // It may come after other types of data, as in `conn_cur,conn_rate(30s)`.
-            let mut parts = word.split(')').filter_map(|part| {
-                let (kind, period) = part.rsplit(',').next()?.split_once('(')?;
-                (kind == name).then_some(period)
-            });
-            parts.next()
-        });
-        units::milliseconds(found.next()?, 1).filter(|period| *period > 0)
-    };
-    Periods {
-        conn_rate: period("conn_rate"),
-        sess_rate: period("sess_rate"),
     }
 }
 

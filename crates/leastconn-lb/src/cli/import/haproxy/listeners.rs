@@ -152,7 +152,7 @@ pub(crate) fn limits(service: &mut Service, limits: &[(Limit, Place, bool)]) {
                 .table
                 .note(place.left_out("limits are per source or per client certificate"));
         } else if !for_all {
-            service.table.note(place.left_out(
+            service.table.note(place.differs(
                 "the limit applies to all clients of the listener, without the exceptions of \
                      the source",
             ));

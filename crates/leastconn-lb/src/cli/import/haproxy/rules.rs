@@ -10,7 +10,7 @@ use super::{
         dn,
         model::{Note, Place, Rate},
     },
-    acl::{self, Limit, Parsed, Periods, Scope, Tracked},
+    acl::{self, Counters, Limit, Parsed, Periods, Scope, Tracked},
     lexer::Line,
     sections::Proxy,
 };
@@ -169,15 +169,17 @@ impl Rules {
             acls: self.acls.clone(),
             tls: surroundings.tls,
             certificates: surroundings.certificates,
-            tracked: HashMap::new(),
+            tracked: Counters::default(),
             dir: surroundings.dir,
             tables: surroundings.tables,
             ports: surroundings.ports,
             proxy: &self.proxy,
         };
         for line in self.stages.iter().flatten() {
-            if let Some((counter, tracked)) = acl::tracked(line) {
-                scope.tracked.insert(counter, tracked);
+            // Limits in the condition itself are not translated, so the order does not matter.
+            let for_all = applies_to_all(line, &scope)?;
+            if let Some((counter, tracking)) = acl::tracked(line, for_all) {
+                scope.tracked.add(counter, tracking);
             }
         }
         let mut list = if self.is_front {
@@ -204,11 +206,7 @@ impl Rules {
         for (number, line) in lines.iter().enumerate().rev() {
             let earlier = &lines[..number];
             let (place, action) = (&line.place, line.word(2));
-            let at = line
-                .words
-                .iter()
-                .position(|word| word == "if" || word == "unless");
-            let words = at.and_then(|at| line.words.get(at..)).unwrap_or(&[]);
+            let words = condition_words(line);
             match action {
                 "accept" => {
                     let parsed = acl::condition(words, false, scope);
@@ -327,6 +325,21 @@ impl Rules {
     }
 }
 
+/// Returns the condition of a rule, with `if` or `unless`. Empty if there is none.
+fn condition_words(line: &Line) -> &[String] {
+    let mut words = line.words.iter();
+    let at = words.position(|word| word == "if" || word == "unless");
+    at.and_then(|at| line.words.get(at..)).unwrap_or(&[])
+}
+
+/// Whether the condition of a rule is true for all clients.
+fn applies_to_all(line: &Line, scope: &Scope<'_>) -> Result<bool, TooMany> {
+    let parsed = acl::condition(condition_words(line), false, scope);
+    let all = always(Verdict::Accept);
+    let applied = when(&resolved(&parsed, false), &all, &always(Verdict::Refuse))?;
+    Ok(applied == all)
+}
+
 fn resolved(parsed: &Parsed, holds: bool) -> Condition {
     match &parsed.condition {
         Some(condition) => condition.resolved(holds),
@@ -346,6 +359,9 @@ fn note_wider(parsed: &Parsed, place: &Place, notes: &mut Vec<Note>) {
             dn::CASE
         )));
     }
+    if parsed.compares_unit {
+        notes.push(place.differs(acl::FIRST_UNIT));
+    }
     for names in &parsed.omitted {
         notes.push(place.left_out(format!("the rule does not match {names}")));
     }
@@ -361,7 +377,7 @@ fn note_unknown(parsed: &Parsed, place: &Place, notes: &mut Vec<Note>, consequen
 }
 
 /// Returns the limits in a condition if each alternative has exactly one. Each limit comes with
-/// whether its alternative has no other part.
+/// whether it applies to all clients.
 fn only_limits(parsed: &Parsed) -> Option<Vec<(Limit, bool)>> {
     let Some(Condition::Any(alternatives)) = &parsed.condition else {
         return None;
@@ -382,7 +398,7 @@ fn only_limits(parsed: &Parsed) -> Option<Vec<(Limit, bool)>> {
         if terms.iter().filter(is_limit).count() != 1 {
             return None;
         }
-        limits.push((*limit, terms.len() == 1));
+        limits.push((limit.limit, limit.for_all && terms.len() == 1));
     }
     Some(limits)
 }

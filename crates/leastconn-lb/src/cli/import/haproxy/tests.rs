@@ -209,5 +209,7 @@ fn clients_of_other_backends_are_not_refused_with_a_disabled_one() {
             server s 127.0.0.1:3";
     assert_eq!(open_cases(text), [1]);
 }
+mod fetches;
+mod limits;
 mod names;
 mod ports;

@@ -7,7 +7,7 @@ use super::super::{
         networks::network,
         regex::Pattern,
     },
-    acl::{Scope, patterns, read},
+    acl::{FIRST_UNIT, Scope, patterns, read},
 };
 
 /// The backend of each client.
@@ -52,6 +52,9 @@ pub(super) fn dynamic_backends(
     };
     if expression.is_lower && expression.key == Key::Cn {
         found.omitted.push(dn::CASE.to_owned());
+    }
+    if expression.key == Key::Ou {
+        found.omitted.push(FIRST_UNIT.to_owned());
     }
     Ok(found)
 }

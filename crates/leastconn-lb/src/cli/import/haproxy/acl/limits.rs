@@ -1,0 +1,195 @@
+//! Limits in conditions, and the stick tables that they refer to.
+
+use std::collections::HashMap;
+
+use super::{
+    super::{super::units, lexer::Line},
+    Criterion, Scope,
+};
+
+/// The key and the table of a `track-sc` rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tracking {
+    pub(crate) key: Tracked,
+    /// `None` is the table of the section itself.
+    table: Option<String>,
+    /// Whether the rule applies to all clients.
+    pub(crate) for_all: bool,
+}
+
+/// Key of a stick table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tracked {
+    Source,
+    CommonName,
+    Other,
+}
+
+impl Tracked {
+    fn parse(fetch: &str, argument: &str) -> Self {
+        match (fetch, argument.to_ascii_lowercase().as_str()) {
+            ("src", "") => Self::Source,
+            ("ssl_c_s_dn", "cn") => Self::CommonName,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The periods of the rates in a stick table, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Periods {
+    conn_rate: Option<u64>,
+    sess_rate: Option<u64>,
+}
+
+/// A limit in a condition.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Limited {
+    pub(crate) limit: Limit,
+    /// Whether the source counts the connections of all clients.
+    pub(crate) for_all: bool,
+}
+
+/// The kind and the number of a limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Limit {
+    /// More than this number of new connections in a period, which is given in milliseconds.
+    Rate(Tracked, u64, u64),
+    /// More than this number of open connections.
+    Open(Tracked, u64),
+}
+
+/// The counters of a section.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counters(HashMap<String, Tracking>);
+
+impl Counters {
+    /// Adds a `track-sc` rule. The rules must come in the order in which HAProxy evaluates them.
+    pub(crate) fn add(&mut self, counter: String, tracking: Tracking) {
+        match self.0.get_mut(&counter) {
+            None => {
+                self.0.insert(counter, tracking);
+            }
+            // The first rule that applies sets the key, and this one applies to all clients.
+            Some(first) if first.for_all => {}
+            Some(first) if first.key == tracking.key && first.table == tracking.table => {
+                first.for_all = tracking.for_all;
+            }
+            Some(first) => first.key = Tracked::Other,
+        }
+    }
+}
+
+/// Translates a comparison of a counter with a number.
+pub(super) fn limit(criterion: &Criterion<'_>, scope: &Scope<'_>) -> Option<Limited> {
+    let number = match criterion.values.as_slice() {
+        [operator, number] => {
+            let number: u64 = number.parse().ok()?;
+            match operator.as_str() {
+                "gt" => number,
+                "ge" => number.checked_sub(1)?,
+                _ => return None,
+            }
+        }
+        _ => return None,
+    };
+    let (tracking, what) = counter(criterion, scope)?;
+    let table = tracking.table.as_deref().unwrap_or(scope.proxy);
+    let rate = |period: Option<u64>| Some(Limit::Rate(tracking.key, number, period?));
+    let limit = match what {
+        "conn_rate" => rate(scope.tables.get(table)?.conn_rate)?,
+        "sess_rate" => rate(scope.tables.get(table)?.sess_rate)?,
+        "conn_cur" => Limit::Open(tracking.key, number),
+        _ => return None,
+    };
+    Some(Limited {
+        limit,
+        for_all: tracking.for_all,
+    })
+}
+
+/// Returns what a test counts, and the name of the counter in the stick table.
+fn counter<'a>(criterion: &Criterion<'a>, scope: &Scope<'_>) -> Option<(Tracking, &'a str)> {
+    let argument = criterion.argument.replace(' ', "");
+    if !criterion.converters.is_empty() {
+        return looked_up(criterion, scope);
+    }
+    if let Some(what) = criterion.fetch.strip_prefix("src_") {
+        let table = (!argument.is_empty()).then_some(argument);
+        let name = table.as_deref().unwrap_or(scope.proxy);
+        let counted = scope.counted(Tracked::Source, name);
+        // Without a `track-sc` rule here, other sections count the clients.
+        let for_all = counted.is_none_or(|tracking| tracking.for_all);
+        let tracking = Tracking {
+            key: Tracked::Source,
+            table,
+            for_all,
+        };
+        return Some((tracking, what));
+    }
+    let (prefix, what) = criterion.fetch.split_once('_')?;
+    let (counter, table) = match prefix {
+        "sc" => argument.split_once(',').unwrap_or((&argument, "")),
+        _ => (prefix.strip_prefix("sc")?, argument.as_str()),
+    };
+    let tracking = scope.tracked.0.get(counter)?;
+    let own = tracking.table.as_deref().unwrap_or(scope.proxy);
+    // Only the rule for the same table counts.
+    (table.is_empty() || table == own).then(|| (tracking.clone(), what))
+}
+
+/// Returns what a test with one converter counts, such as `src,table_conn_cur(TABLE)`.
+fn looked_up<'a>(criterion: &Criterion<'a>, scope: &Scope<'_>) -> Option<(Tracking, &'a str)> {
+    let (name, table) = criterion.converters.strip_suffix(')')?.split_once('(')?;
+    let what = name.strip_prefix("table_")?;
+    let key = Tracked::parse(criterion.fetch, criterion.argument);
+    let tracking = scope.counted(key, table)?;
+    (key != Tracked::Other).then_some((tracking, what))
+}
+
+impl Scope<'_> {
+    /// Returns the `track-sc` rule for a key of a table. Rules for all clients come first.
+    fn counted(&self, key: Tracked, table: &str) -> Option<Tracking> {
+        let counters = self.tracked.0.values().filter(|tracking| {
+            tracking.key == key && tracking.table.as_deref().unwrap_or(self.proxy) == table
+        });
+        counters.max_by_key(|tracking| tracking.for_all).cloned()
+    }
+}
+
+/// Parses `tcp-request … track-scN KEY [table NAME]`. Returns the counter and what it counts.
+/// `for_all` specifies whether the rule applies to all clients.
+pub(crate) fn tracked(line: &Line, for_all: bool) -> Option<(String, Tracking)> {
+    let counter = line.word(2).strip_prefix("track-sc")?;
+    let (fetch, argument) = match line.word(3).strip_suffix(')') {
+        Some(call) => call.split_once('(')?,
+        None => (line.word(3), ""),
+    };
+    let table = line.words.iter().position(|word| word == "table");
+    let table = table.and_then(|at| line.words.get(at + 1)).cloned();
+    let tracking = Tracking {
+        key: Tracked::parse(fetch, argument),
+        table,
+        for_all,
+    };
+    Some((counter.to_owned(), tracking))
+}
+
+/// Returns the periods in a `stick-table` or `table` line.
+pub(crate) fn periods(line: &Line) -> Periods {
+    let period = |name: &str| {
+        let mut found = line.words.iter().filter_map(|word| {
+            // It may come after other types of data, as in `conn_cur,conn_rate(30s)`.
+            let mut parts = word.split(')').filter_map(|part| {
+                let (kind, period) = part.rsplit(',').next()?.split_once('(')?;
+                (kind == name).then_some(period)
+            });
+            parts.next()
+        });
+        units::milliseconds(found.next()?, 1).filter(|period| *period > 0)
+    };
+    Periods {
+        conn_rate: period("conn_rate"),
+        sess_rate: period("sess_rate"),
+    }
+}
