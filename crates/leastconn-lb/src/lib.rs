@@ -4,6 +4,7 @@
 pub mod cli;
 pub(crate) mod figures;
 pub mod pki;
+mod runtime;
 pub mod sandbox;
 pub mod summary;
 #[cfg(feature = "top")]

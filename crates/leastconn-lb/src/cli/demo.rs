@@ -9,12 +9,13 @@ mod scenario;
 mod setup;
 mod web;
 
-use std::{process::ExitCode, time::Duration};
+use std::{num::NonZero, process::ExitCode, thread::available_parallelism, time::Duration};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{DONE, FAILED, fail};
+use crate::runtime;
 use leastconn_server::process::descriptors;
 
 #[derive(Debug, Args)]
@@ -28,9 +29,8 @@ type DemoError = Box<dyn std::error::Error + Send + Sync>;
 
 pub fn run(args: &DemoArgs) -> ExitCode {
     descriptors::raise_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
+    let workers = available_parallelism().map_or(1, NonZero::get);
+    let runtime = runtime::start(workers);
     let shown = runtime.map_err(DemoError::from).and_then(|runtime| {
         let shown = runtime.block_on(show(args.seconds.map(Duration::from_secs)));
         runtime.shutdown_background();

@@ -6,7 +6,7 @@ mod signals;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use super::{FAILED, INVALID, fail};
-use crate::sandbox;
+use crate::{runtime, sandbox};
 use leastconn_config::{Loaded, confinement};
 use leastconn_server::{
     logging, memory, process::descriptors, process::inherited::Inherited,
@@ -76,11 +76,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
             return fail(&error, FAILED);
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.process.workers.get())
-        .thread_name("worker")
-        .enable_all()
-        .build();
+    let runtime = runtime::start(config.process.workers.get());
     let result = runtime.and_then(|runtime| {
         let result = runtime.block_on(service::serve(config, log, inherited, &early));
         // After a forced drain, connections may still be open: their access log lines are written
