@@ -68,12 +68,26 @@ pub enum PkiError {
         /// What to do instead.
         hint: &'static str,
     },
-    #[error("there is no CA in {dir} ({missing} is missing): create one with `pki init {dir}`")]
-    NoAuthority {
-        dir: PathBuf,
-        /// Name of the missing file.
-        missing: &'static str,
-    },
+    #[error(
+        "there is no CA in {dir} ({CA_CERT} is missing): name the directory of a CA, or create a CA with \
+         `pki init {dir}`"
+    )]
+    NoAuthority { dir: PathBuf },
+    #[error(
+        "{path} is not a directory: name the directory of a CA, as created with `pki init DIR`"
+    )]
+    NotDirectory { path: PathBuf },
+    #[error(
+        "the CA in {dir} has no key ({CA_KEY} is missing): restore the key from a backup, or name the \
+         directory that has it"
+    )]
+    NoKey { dir: PathBuf },
+    /// A new CRL would lose the revocations of the missing one.
+    #[error(
+        "the CA in {dir} has no CRL ({CA_CRL} is missing): copy its current CRL to {dir}/{CA_CRL}. If it \
+         has never signed a CRL, create an empty one with `pki crl {dir} --new`"
+    )]
+    NoCrl { dir: PathBuf },
     /// A file has unexpected content.
     #[error("{path} is not a usable {what}: {reason}")]
     Malformed {
@@ -192,10 +206,13 @@ impl Authority {
             let path = dir.join(name);
             match read_text(&path) {
                 Ok(text) => Ok((path, text)),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => Err(PkiError::NoAuthority {
-                    dir: dir.to_owned(),
-                    missing: name,
-                }),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    let dir = dir.to_owned();
+                    Err(match name {
+                        CA_KEY => PkiError::NoKey { dir },
+                        _ => PkiError::NoAuthority { dir },
+                    })
+                }
                 Err(source) => Err(PkiError::Read { path, source }),
             }
         };

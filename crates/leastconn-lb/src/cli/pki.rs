@@ -53,6 +53,9 @@ pub enum PkiCommand {
         /// configuration; can be repeated
         #[arg(long, value_name = "FILE")]
         copy: Vec<PathBuf>,
+        /// Create the first, empty CRL of a CA that has none
+        #[arg(long)]
+        new: bool,
     },
 }
 
@@ -124,7 +127,12 @@ pub fn run_to(command: PkiCommand, out: &mut dyn Write) -> Result<(), PkiError> 
             days,
             copy,
         } => revoke(&dir, &cert, days, &copy, out),
-        PkiCommand::Crl { dir, days, copy } => renew(&dir, days, &copy, out),
+        PkiCommand::Crl {
+            dir,
+            days,
+            copy,
+            new,
+        } => renew(&dir, days, &copy, new, out),
     }
 }
 
@@ -205,7 +213,7 @@ fn revoke(
 ) -> Result<(), PkiError> {
     let _lock = Lock::take(dir)?;
     let authority = Authority::load(dir)?;
-    let mut list = RevocationList::load(&dir.join(CA_CRL), &authority)?;
+    let mut list = RevocationList::load(dir, &authority)?;
     let added = merge_openssl(&mut list, dir, out)?;
     if !list
         .revoke(&authority, dir, cert)
@@ -219,10 +227,21 @@ fn revoke(
     write_crl(dir, &authority.crl(&list, days)?, copies, out)
 }
 
-fn renew(dir: &Path, days: u32, copies: &[PathBuf], out: &mut dyn Write) -> Result<(), PkiError> {
+fn renew(
+    dir: &Path,
+    days: u32,
+    copies: &[PathBuf],
+    is_new: bool,
+    out: &mut dyn Write,
+) -> Result<(), PkiError> {
     let _lock = Lock::take(dir)?;
     let authority = Authority::load(dir)?;
-    let mut list = RevocationList::load(&dir.join(CA_CRL), &authority)?;
+    let mut list = if is_new {
+        refuse_existing(&dir.join(CA_CRL), "renew it without --new")?;
+        RevocationList::new()
+    } else {
+        RevocationList::load(dir, &authority)?
+    };
     merge_openssl(&mut list, dir, out)?;
     write_crl(dir, &authority.crl(&list, days)?, copies, out)
 }

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::{CA_CERT, PkiError};
+use super::PkiError;
 
 /// Exclusive access to the directory of a CA; released on drop.
 #[derive(Debug)]
@@ -23,8 +23,14 @@ impl Lock {
     /// Waits for other commands that use `dir`.
     ///
     /// # Errors
-    /// [`PkiError::NoAuthority`] if the directory does not exist, [`PkiError::Lock`].
+    /// [`PkiError::NoAuthority`] if the directory does not exist, [`PkiError::NotDirectory`],
+    /// [`PkiError::Lock`].
     pub fn take(dir: &Path) -> Result<Self, PkiError> {
+        if dir.exists() && !dir.is_dir() {
+            return Err(PkiError::NotDirectory {
+                path: dir.to_owned(),
+            });
+        }
         let locked = File::open(dir).and_then(|directory| {
             directory.lock()?;
             Ok(directory)
@@ -33,7 +39,6 @@ impl Lock {
             Ok(_directory) => Ok(Self { _directory }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(PkiError::NoAuthority {
                 dir: dir.to_owned(),
-                missing: CA_CERT,
             }),
             Err(source) => Err(PkiError::Lock {
                 path: dir.to_owned(),

@@ -4,7 +4,7 @@
 //! is extended: signing a truncated list would make the loss permanent. The CRL number
 //! increases with every signature (RFC 5280, section 5.2.3).
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use rcgen::{
     CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
@@ -15,7 +15,7 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::num_bigint::BigUint;
 use x509_parser::time::ASN1Time;
 
-use super::{Authority, BACKDATE, PkiError, openssl::Database, read_file, validity};
+use super::{Authority, BACKDATE, CA_CRL, PkiError, openssl::Database, read_file, validity};
 
 /// The revoked certificates of a CA, and the number of the next CRL.
 #[derive(Debug, Clone)]
@@ -47,18 +47,24 @@ impl RevocationList {
         self.revoked.is_empty()
     }
 
-    /// Reads the CRL in `path` and increments its number.
+    /// Reads the CRL of the CA in `dir` and increments its number.
     ///
     /// # Errors
-    /// [`PkiError::Read`], or [`PkiError::Malformed`] if the file is invalid or `authority` did
-    /// not sign it.
-    pub fn load(path: &Path, authority: &Authority) -> Result<Self, PkiError> {
-        let pem = read_file(path).map_err(|source| PkiError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+    /// [`PkiError::NoCrl`], [`PkiError::Read`], or [`PkiError::Malformed`] if the file is invalid
+    /// or `authority` did not sign it.
+    pub fn load(dir: &Path, authority: &Authority) -> Result<Self, PkiError> {
+        let path = dir.join(CA_CRL);
+        let pem = match read_file(&path) {
+            Ok(pem) => pem,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(PkiError::NoCrl {
+                    dir: dir.to_owned(),
+                });
+            }
+            Err(source) => return Err(PkiError::Read { path, source }),
+        };
         Self::parse(&pem, authority).map_err(|reason| PkiError::Malformed {
-            path: path.to_owned(),
+            path,
             what: "CRL of this CA",
             reason,
         })
