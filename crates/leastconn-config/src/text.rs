@@ -96,10 +96,35 @@ pub fn escaped(text: &str, longest: usize) -> Cow<'_, str> {
         }
     }
     if !is_complete {
-        out.truncate(out.floor_char_boundary(room));
+        out.truncate(floor_escape_boundary(&out, room));
         out += &mark;
     }
     out.into()
+}
+
+/// The largest index up to `end` at which `text` can be cut without splitting a character or an
+/// escape sequence.
+pub fn floor_escape_boundary(text: &str, end: usize) -> usize {
+    /// Length of `\u{10ffff}`.
+    const LONGEST: usize = 10;
+    let end = text.floor_char_boundary(end);
+    let start = text.floor_char_boundary(end.saturating_sub(LONGEST - 1));
+    let Some(backslash) = text[start..end].rfind('\\') else {
+        return end;
+    };
+    let start = start + backslash;
+    match escape_length(&text[start..]) {
+        Some(length) if start + length > end => start,
+        _ => end,
+    }
+}
+
+/// The length of the escape sequence at the start of `text`.
+fn escape_length(text: &str) -> Option<usize> {
+    let (digits, _) = text.strip_prefix("\\u{")?.split_once('}')?;
+    let is_escape =
+        (1..=6).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    is_escape.then(|| digits.len() + "\\u{}".len())
 }
 
 #[cfg(test)]
@@ -158,6 +183,23 @@ mod tests {
         assert!(escaped.len() <= MAX_FIELD && escaped.ends_with("…[cut, 900 bytes]"));
         assert!(super::escaped(&long, 128).ends_with("x…[cut, 58000 bytes]"));
         assert_eq!(super::escaped(&long, 128).len(), 128);
+    }
+
+    #[test]
+    fn escape_sequences_are_not_split() {
+        let text = "ab\\u{202e}c";
+        for end in 0..=text.len() {
+            let expected = if (3..10).contains(&end) { 2 } else { end };
+            assert_eq!(floor_escape_boundary(text, end), expected, "{end}");
+        }
+        // Not escape sequences.
+        for text in ["\\u{202e", "\\u{xyz}", "\\x{20}", "\\\\\\\\"] {
+            assert_eq!(floor_escape_boundary(text, 2), 2, "{text}");
+        }
+        assert_eq!(floor_escape_boundary("a\u{fc}b", 2), 1);
+        let escaped = escape(&"\u{2060}".repeat(300));
+        let cut = escaped.find('\u{2026}').unwrap();
+        assert!(escaped[..cut].ends_with("\\u{2060}"), "{escaped}");
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use leastconn_config::text::floor_escape_boundary;
 use parking_lot::{Mutex, MutexGuard};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -70,8 +71,12 @@ impl RecentRefusals {
         kept.push_back(refusal);
     }
 
+    /// The refusals by the time at which their connections were accepted, newest first.
     pub fn newest_first(&self) -> Vec<RecentRefusal> {
-        self.lock().iter().rev().cloned().collect()
+        let mut refusals: Vec<_> = self.lock().iter().rev().cloned().collect();
+        // They were added when the connections ended, some of them after waiting for a server.
+        refusals.sort_by(|a, b| b.time.cmp(&a.time));
+        refusals
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<RecentRefusal>> {
@@ -79,11 +84,11 @@ impl RecentRefusals {
     }
 }
 
-/// Truncates a long text, with `…` at the end.
+/// Truncates a long, escaped text, with `…` at the end. Escape sequences are not split.
 pub fn bounded(text: &str) -> String {
     match text.char_indices().nth(MAX_CHARACTERS) {
         None => text.to_owned(),
-        Some((end, _)) => format!("{}…", &text[..end]),
+        Some((end, _)) => format!("{}…", &text[..floor_escape_boundary(text, end)]),
     }
 }
 
@@ -111,6 +116,24 @@ mod tests {
         assert_eq!(all.len(), KEPT);
         assert_eq!(all[0].connection, KEPT as u64 + 49);
         assert_eq!(all[KEPT - 1].connection, 50);
+    }
+
+    #[test]
+    fn refusals_are_sorted_by_time() {
+        let refusals = RecentRefusals::default();
+        for (connection, second) in [(1, 4), (2, 6), (3, 5)] {
+            refusals.push(RecentRefusal {
+                connection,
+                time: format!("2026-12-01T03:48:0{second}.123Z"),
+                ..RecentRefusal::default()
+            });
+        }
+        let order: Vec<_> = refusals
+            .newest_first()
+            .iter()
+            .map(|one| one.connection)
+            .collect();
+        assert_eq!(order, [2, 3, 1]);
     }
 
     #[test]
@@ -143,5 +166,18 @@ mod tests {
         let cut = bounded(&"ü".repeat(1000));
         assert_eq!(cut.chars().count(), MAX_CHARACTERS + 1);
         assert!(cut.ends_with('…'));
+    }
+
+    #[test]
+    fn escape_sequences_are_kept_whole() {
+        use leastconn_config::text::escape;
+
+        for letters in 240..=MAX_CHARACTERS {
+            let letters = "x".repeat(letters);
+            let cut = bounded(&escape(&format!("{letters}\u{202e}{}", "y".repeat(50))));
+            let rest = cut.strip_prefix(&letters).unwrap_or_default();
+            let is_whole = rest.starts_with("\\u{202e}") || ["…", ""].contains(&rest);
+            assert!(is_whole, "{cut}");
+        }
     }
 }
