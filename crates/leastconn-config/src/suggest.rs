@@ -24,6 +24,25 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
+/// The server that is most similar to `written`: `UPSTREAM/SERVER`, or only the name of a server.
+/// `servers` are pairs of names.
+pub fn nearest_server(written: &str, servers: &[(String, String)]) -> Option<String> {
+    let names: Vec<_> = servers
+        .iter()
+        .map(|(upstream, server)| format!("{upstream}/{server}"))
+        .collect();
+    if let Some(meant) = nearest(written, names.iter().map(String::as_str)) {
+        return Some(meant.to_owned());
+    }
+    // The upstream is missing or wrong.
+    let written = written
+        .rsplit_once('/')
+        .map_or(written, |(_, server)| server);
+    let meant = nearest(written, servers.iter().map(|(_, server)| server.as_str()))?;
+    let at = servers.iter().position(|(_, server)| server == meant)?;
+    names.into_iter().nth(at)
+}
+
 /// Joins words for a message: "a", "a or b", "a, b or c".
 pub(crate) fn either(words: &[String]) -> String {
     match words {
@@ -47,5 +66,30 @@ mod tests {
         assert_eq!(nearest("banana", keys), None);
         assert_eq!(nearest("x", ["a"]), None);
         assert_eq!(nearest("", keys), None);
+    }
+
+    #[test]
+    fn servers_are_suggested_by_either_name() {
+        let servers = [
+            ("web", "web1"),
+            ("billing", "bill-1"),
+            ("billing", "bill-2"),
+        ];
+        let servers = servers.map(|(upstream, server)| (upstream.to_owned(), server.to_owned()));
+        for (written, meant) in [
+            ("web/wbe1", Some("web/web1")),
+            ("bill2", Some("billing/bill-2")),
+            ("bill-1", Some("billing/bill-1")),
+            ("bililng/bill-1", Some("billing/bill-1")),
+            ("x/bill-2", Some("billing/bill-2")),
+            ("other/thing", None),
+            ("", None),
+        ] {
+            assert_eq!(
+                nearest_server(written, &servers).as_deref(),
+                meant,
+                "{written}"
+            );
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! `ctl`: queries and controls a running balancer over its admin socket.
 
+mod names;
 mod show;
 mod table;
 
@@ -16,16 +17,17 @@ use leastconn::WeightOverride;
 
 use super::{DONE, FAILED, INVALID, fail, healthcheck::no_socket};
 use crate::figures;
-use leastconn_config::{Level, suggest, text::escape};
+use leastconn_config::Level;
 use leastconn_server::{
     api::{
         ClientOrder, ClientsQuery, ConnectionsQuery, FleetResult, Kill, RefusalsQuery,
-        ReloadOutcome, RemoveBlock, Server, ServerState, SetBlock, SetLogLevel, SetState,
-        SetWeight, Status,
+        ReloadOutcome, RemoveBlock, ServerState, SetBlock, SetLogLevel, SetState, SetWeight,
+        Status,
         client::{Client, ClientError},
     },
     blocks::may_be_decimal,
 };
+use names::ServerName;
 use table::OutputStyle;
 
 #[derive(Debug, Args)]
@@ -99,8 +101,8 @@ enum Command {
     /// Send no new connections to a server; open connections continue.
     Drain {
         /// The server, as listed by `ctl servers`.
-        #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
-        server: ServerName,
+        #[arg(value_name = "UPSTREAM/SERVER")]
+        server: String,
         #[command(flatten)]
         here: HereArgs,
     },
@@ -108,8 +110,8 @@ enum Command {
     /// after a grace period.
     Maint {
         /// The server, as listed by `ctl servers`.
-        #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
-        server: ServerName,
+        #[arg(value_name = "UPSTREAM/SERVER")]
+        server: String,
         #[command(flatten)]
         here: HereArgs,
         /// Grace period for open connections; "0s" closes them immediately [default: 10s].
@@ -119,16 +121,16 @@ enum Command {
     /// Return a server to service.
     Ready {
         /// The server, as listed by `ctl servers`.
-        #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
-        server: ServerName,
+        #[arg(value_name = "UPSTREAM/SERVER")]
+        server: String,
         #[command(flatten)]
         here: HereArgs,
     },
     /// Set the weight of a server until it is set to 100% or the balancer is restarted.
     Weight {
         /// The server, as listed by `ctl servers`.
-        #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
-        server: ServerName,
+        #[arg(value_name = "UPSTREAM/SERVER")]
+        server: String,
         #[command(flatten)]
         here: HereArgs,
         /// A weight, or a percentage of the configured weight; 0 stops new connections, 100%
@@ -189,8 +191,8 @@ struct KillArgs {
     #[arg(long, value_name = "IDENTITY")]
     identity: Option<String>,
     /// Connections to this server.
-    #[arg(long, value_name = "UPSTREAM/SERVER", value_parser = server_name)]
-    server: Option<ServerName>,
+    #[arg(long, value_name = "UPSTREAM/SERVER")]
+    server: Option<String>,
     /// The connection with this ID, on this balancer.
     #[arg(long, value_name = "ID")]
     connection: Option<u64>,
@@ -218,19 +220,6 @@ struct BlockTarget {
     serial: Option<String>,
 }
 
-/// Upstream name and server name.
-#[derive(Clone, Debug)]
-struct ServerName(String, String);
-
-fn server_name(text: &str) -> Result<ServerName, String> {
-    match text.split_once('/') {
-        Some((upstream, server)) if !upstream.is_empty() && !server.is_empty() => {
-            Ok(ServerName(upstream.to_owned(), server.to_owned()))
-        }
-        _ => Err("expected UPSTREAM/SERVER, as listed by `ctl servers`".to_owned()),
-    }
-}
-
 /// Exits with 0 on success, 1 on failure, and 2 for wrong usage or a missing socket.
 pub(super) fn run(args: CtlArgs) -> ExitCode {
     let socket = match args.socket.map_or_else(|| configured(args.config), Ok) {
@@ -255,6 +244,7 @@ pub(super) fn run(args: CtlArgs) -> ExitCode {
         }
         Err(CtlError::Output(error)) => fail(&error, FAILED),
         Err(CtlError::NotFound(message)) => fail(&message, FAILED),
+        Err(CtlError::Usage(message)) => fail(&message, INVALID),
     }
 }
 
@@ -279,6 +269,8 @@ enum CtlError {
     Output(io::Error),
     /// No item has the given name. Contains the message to print.
     NotFound(String),
+    /// An argument is invalid. Contains the message to print.
+    Usage(String),
 }
 
 impl From<ClientError> for CtlError {
@@ -335,7 +327,7 @@ async fn execute(client: &Client, command: Command, json: bool) -> Result<u8, Ct
             };
             let connections = client.connections(&query).await?;
             if connections.total == 0
-                && let Some(message) = unknown_name(client, &query).await?
+                && let Some(message) = names::unknown(client, &query).await?
             {
                 return Err(CtlError::NotFound(message));
             }
@@ -364,10 +356,11 @@ async fn execute(client: &Client, command: Command, json: bool) -> Result<u8, Ct
             set(client, &server, ServerState::Ready, None, here, json).await
         }
         Command::Weight {
-            server: ServerName(upstream, server),
+            server,
             here: HereArgs { here },
             weight,
         } => {
+            let ServerName(upstream, server) = names::server(client, &server).await?;
             let change = SetWeight {
                 weight: weight.to_string(),
                 here,
@@ -440,57 +433,6 @@ async fn execute(client: &Client, command: Command, json: bool) -> Result<u8, Ct
     }
 }
 
-/// Returns an error message if the query names a server, client or listener that does not
-/// exist. Without this check, a script that waits until a server has no connections would
-/// succeed on a misspelled name.
-async fn unknown_name(
-    client: &Client,
-    query: &ConnectionsQuery,
-) -> Result<Option<String>, ClientError> {
-    let mut message = None;
-    let mut check = |name: &str, what: &str, list: &str, known: &[String]| {
-        if !known.iter().any(|known| known == name) {
-            let hint = match suggest::nearest(name, known.iter().map(String::as_str)) {
-                Some(nearest) => format!("; did you mean `{nearest}`?"),
-                None => format!("; `ctl {list}` lists them"),
-            };
-            message = Some(format!("there is no {what} `{}`{hint}", escape(name)));
-        }
-    };
-    if let Some(name) = &query.server {
-        let servers = client.servers().await?.servers;
-        let names = |server: Server| {
-            [
-                format!("{}/{}", server.upstream, server.server),
-                server.upstream,
-            ]
-        };
-        let known: Vec<_> = servers.into_iter().flat_map(names).collect();
-        check(name, "server or upstream", "servers", &known);
-    }
-    if let Some(name) = &query.client {
-        let by_name = ClientsQuery {
-            search: Some(name.clone()),
-            ..ClientsQuery::default()
-        };
-        let found = client.clients(&by_name).await?;
-        // A truncated list does not prove that the client does not exist.
-        if found.total == found.clients.len() {
-            let known: Vec<_> = found.clients.into_iter().map(|rule| rule.client).collect();
-            check(name, "client", "clients", &known);
-        }
-    }
-    if let Some(name) = &query.listener {
-        let listeners = client.status().await?.listeners;
-        let known: Vec<_> = listeners
-            .into_iter()
-            .map(|listener| listener.name)
-            .collect();
-        check(name, "listener", "status", &known);
-    }
-    Ok(message)
-}
-
 /// Output of `log-level` without LEVEL. It has the same keys as the answer to `log-level
 /// LEVEL`.
 #[derive(Debug, Serialize)]
@@ -514,12 +456,13 @@ fn log_level(status: Status) -> LogLevel {
 
 async fn set(
     client: &Client,
-    ServerName(upstream, server): &ServerName,
+    server: &str,
     state: ServerState,
     grace: Option<String>,
     HereArgs { here }: HereArgs,
     json: bool,
 ) -> Result<u8, CtlError> {
+    let ServerName(upstream, server) = &names::server(client, server).await?;
     let change = SetState { state, grace, here };
     let set = client.set_state(upstream, server, &change).await?;
     print(&set, json, || show::state_set(&set))?;
@@ -532,12 +475,13 @@ async fn kill(
     HereArgs { here }: HereArgs,
     json: bool,
 ) -> Result<u8, CtlError> {
+    if let Some(server) = &args.server {
+        names::server(client, server).await?;
+    }
     let filter = Kill {
         client: args.client,
         identity: args.identity,
-        server: args
-            .server
-            .map(|ServerName(upstream, server)| format!("{upstream}/{server}")),
+        server: args.server,
         connection: args.connection,
         here,
     };
@@ -549,6 +493,9 @@ async fn kill(
             None => format!("{closed} closed\n"),
         }
     })?;
+    if let Some(note) = &killed.note {
+        writeln!(io::stderr().lock(), "note: {note}")?;
+    }
     complete(killed.fleet.as_ref())
 }
 

@@ -225,8 +225,8 @@ async fn block_that_applies_to_no_client_says_why() {
         ),
         (
             "cn:client3.lb.com",
-            "note: no rule matches cn:client3.lb.com: use an identity of `ctl connections`, or \
-             --serial\n",
+            "note: no rule matches cn:client3.lb.com: did you mean `cn:client1.lb.com`? Otherwise use \
+             an identity of `ctl connections`, or --serial\n",
         ),
     ] {
         let output = ctl(&lb, &["block", "--identity", identity]).await.ok();

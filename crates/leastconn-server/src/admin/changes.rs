@@ -1,5 +1,7 @@
 //! Handlers of `POST` requests under `/api/v1`. The guard has already checked these requests.
 
+mod names;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
@@ -146,14 +148,8 @@ async fn set_state(
     try_respond(move || {
         let context = &cx.context;
         let (runtime, overrides) = (cx.control.runtime(), &context.overrides);
-        let name = (&*upstream, &*server);
-        let set = if is_sent(fleet.as_ref()) {
-            overrides.follow_fleet(runtime, name)
-        } else {
-            let set = overrides.set_server(runtime, name, state, grace);
-            set.map(|set| set.active)
-        };
-        let set = set.map_err(|not_set| not_set_error(context, not_set, &upstream, &server))?;
+        overrides.ensure_active().map_err(replaced)?;
+        // Log this first: the change may make the last server unavailable, which is logged too.
         log_command!(
             caller,
             "set_server_state",
@@ -163,6 +159,14 @@ async fn set_state(
             to = state.as_str(),
             set_for = set_for(fleet.as_ref())
         );
+        let name = (&*upstream, &*server);
+        let set = if is_sent(fleet.as_ref()) {
+            overrides.follow_fleet(runtime, name)
+        } else {
+            let set = overrides.set_server(runtime, name, state, grace);
+            set.map(|set| set.active)
+        };
+        let set = set.map_err(|not_set| not_set_error(context, not_set, &upstream, &server))?;
         let ends = state == AdminState::Maint;
         Ok(StateSet {
             available: available(context, &upstream),
@@ -275,7 +279,7 @@ fn not_set_error(
     server: &str,
 ) -> ApiError {
     match error {
-        SetServerError::NoSuchServer => no_server(context, upstream, server),
+        SetServerError::NoSuchServer => names::no_server(context, upstream, server),
         SetServerError::Replaced => replaced(Replaced),
     }
 }
@@ -402,7 +406,10 @@ async fn unblock(
         };
         return Err(ApiError(
             StatusCode::NOT_FOUND,
-            format!("{shown} is not blocked; `ctl blocks` lists all blocks"),
+            format!(
+                "{shown} is not blocked; {}",
+                names::similar_block(&target, blocks.iter().map(|block| &block.target))
+            ),
         ));
     }
     if request.here && of_target.iter().all(|block| block.origin == Origin::Fleet) {
@@ -447,9 +454,12 @@ fn kill_matching(
         None => None,
         Some(written) => {
             let Some((upstream, server)) = written.split_once('/') else {
+                let meant = suggest::nearest_server(written, &names::servers(context));
+                let meant = meant.map(|meant| format!("; did you mean `{meant}`?"));
                 let written = escape(written);
                 return bad(&format!(
-                    "invalid server {written:?}: expected UPSTREAM/SERVER"
+                    "invalid server {written:?}: expected UPSTREAM/SERVER{}",
+                    meant.unwrap_or_default()
                 ));
             };
             let to = (upstream.to_owned(), server.to_owned());
@@ -457,13 +467,13 @@ fn kill_matching(
                 // The server was removed from the configuration, but still has connections.
                 || context.overrides.has_connections_to(&to);
             if !is_known {
-                return Err(no_server(context, upstream, server));
+                return Err(names::no_server(context, upstream, server));
             }
             Some(to)
         }
     };
     if let Some(client) = &request.client {
-        check_client(context, client)?;
+        names::check_client(context, client)?;
     }
     let filter = ConnectionFilter {
         client: request.client.clone(),
@@ -488,8 +498,13 @@ fn kill_matching(
         ));
     }
     log_command!(caller, "kill", filter = %filter, killed);
+    // Members of a fleet have the same rules.
+    let identity = request.identity.as_ref().filter(|_| killed == 0);
+    let note =
+        identity.and_then(|identity| unmatched(identity, &context.snapshot().config.clients));
     Ok(Killed {
         killed,
+        note,
         fleet: None,
     })
 }
@@ -552,38 +567,4 @@ async fn set_log_level(
 fn replaced(Replaced: Replaced) -> ApiError {
     let message = "a successor process has just taken over: try again";
     ApiError(StatusCode::SERVICE_UNAVAILABLE, message.to_owned())
-}
-
-fn no_server(context: &ServerContext, upstream: &str, server: &str) -> ApiError {
-    let state = context.snapshot();
-    let groups = state.config.upstreams.iter();
-    let names: Vec<_> = groups
-        .flat_map(|group| {
-            let servers = group.servers.iter();
-            servers.map(move |server| format!("{}/{}", group.id, server.id))
-        })
-        .collect();
-    let names = names.iter().map(String::as_str);
-    not_found(&format!("{upstream}/{server}"), "server", names)
-}
-
-fn check_client(context: &ServerContext, name: &str) -> Result<(), ApiError> {
-    let state = context.snapshot();
-    let names = || state.config.clients.iter().map(|rule| rule.name());
-    if names().any(|known| known == name) {
-        return Ok(());
-    }
-    Err(not_found(name, "client", names()))
-}
-
-fn not_found<'a>(name: &str, what: &str, known: impl Iterator<Item = &'a str>) -> ApiError {
-    let hint = match suggest::nearest(name, known) {
-        Some(meant) => format!("; did you mean `{meant}`?"),
-        None => format!("; `ctl {what}s` lists them"),
-    };
-    let name = escape(name);
-    ApiError(
-        StatusCode::NOT_FOUND,
-        format!("there is no {what} `{name}`{hint}"),
-    )
 }

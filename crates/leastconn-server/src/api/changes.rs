@@ -114,6 +114,10 @@ pub struct Kill {
 pub struct Killed {
     /// Number of connections being closed on this balancer.
     pub killed: usize,
+    /// Why no connection was closed, if no client can have the given identity while the current rules
+    /// are in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Result in the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet: Option<FleetResult>,

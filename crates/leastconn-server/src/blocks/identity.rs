@@ -1,6 +1,6 @@
 //! Identities as operators write them.
 
-use leastconn_config::{Clients, IpNet, MatchKey, Rule, Spki, text::escape};
+use leastconn_config::{Clients, IpNet, MatchKey, Rule, Spki, suggest, text::escape};
 use leastconn_tls::spiffe;
 
 /// Converts an identity to the form in which it is displayed and compared: names in lower case
@@ -60,7 +60,15 @@ pub fn unmatched(identity: &str, rules: &Clients) -> Option<String> {
         return None;
     }
     Some(if rules.iter().any(|rule| gives(&rule, key, |_| true)) {
-        (!is_cut(value)).then(|| format!("no rule matches {identity}: {HINT}"))?
+        (!is_cut(value)).then(|| {
+            let patterns = rules.iter().flat_map(|rule| rule.texts(key));
+            let meant = suggest::nearest(value, patterns);
+            let meant = meant.map(|meant| format!("did you mean `{name}:{meant}`? Otherwise "));
+            format!(
+                "no rule matches {identity}: {}{HINT}",
+                meant.unwrap_or_default()
+            )
+        })?
     } else {
         format!("no rule identifies clients by {name}: {HINT}")
     })
