@@ -2,10 +2,11 @@
 //!
 //! `explain` makes no decisions itself. It calls the code that handles connections, in the same
 //! order: the certificate verifier, [`authorize`](leastconn_server::authorization::authorize) and
-//! the limiter.
+//! the limiter. If the balancer runs, its blocks and the state of its servers apply.
 
 mod explanation;
 mod rules;
+mod running;
 mod text;
 
 use std::{
@@ -23,13 +24,12 @@ use tokio::{runtime::Runtime, task::JoinSet};
 
 use super::{ConfigArgs, DONE, FAILED, INVALID, fail, load_configuration};
 use explanation::{Explanation, Query};
-use leastconn_config::Config;
+use leastconn_config::{Config, suggest};
 use leastconn_server::{
-    api::client::Client,
-    blocks::BlockList,
     snapshot::{Listener, ListenerTls, Snapshot},
     telemetry::metrics::Metrics,
 };
+use running::RunningBalancer;
 
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
@@ -80,10 +80,15 @@ fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
         Some(name) => vec![config.listener(name).ok_or_else(|| {
             let all = config.listeners.iter().map(|listener| &*listener.name);
             let all: Vec<_> = all.collect();
-            format!(
-                "there is no listener `{name}`; the listeners are {}",
-                all.join(", ")
-            )
+            match suggest::nearest(name, all.iter().copied()) {
+                Some(meant) => {
+                    format!("there is no listener `{name}`; did you mean `{meant}`?")
+                }
+                None => format!(
+                    "there is no listener `{name}`; the listeners are {}",
+                    all.join(", ")
+                ),
+            }
         })?],
     };
     let names: Vec<_> = listeners
@@ -92,8 +97,9 @@ fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
         .collect();
     let snapshot = snapshot(config.clone(), &names)?;
     discover(&snapshot)?;
-    apply_blocks(&snapshot)?;
+    let running = RunningBalancer::ask(&snapshot)?;
     let query = Query {
+        running: running.as_ref(),
         chain: &chain,
         source: args.source.unwrap_or(Ipv4Addr::LOCALHOST.into()),
         sni: args.sni.map(|name| name.to_ascii_lowercase()),
@@ -134,23 +140,6 @@ fn runtime() -> Result<Runtime, String> {
         .enable_all()
         .build()
         .map_err(|error| error.to_string())
-}
-
-/// Time limit for asking the running balancer.
-const BLOCKS_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Asks the running balancer for its blocks, over the admin socket of this configuration, and
-/// applies them. If no balancer answers, no client counts as blocked.
-fn apply_blocks(snapshot: &Snapshot) -> Result<(), String> {
-    let admin = snapshot.config.admin.as_ref();
-    let Some(socket) = admin.and_then(|admin| admin.socket.as_ref()) else {
-        return Ok(());
-    };
-    let client = Client::at_socket(socket).within(BLOCKS_TIMEOUT);
-    if let Ok(blocks) = runtime()?.block_on(client.blocks()) {
-        snapshot.blocks.replace(BlockList::from(&blocks));
-    }
-    Ok(())
 }
 
 /// Creates a snapshot without health checks, so that no server is dialled.

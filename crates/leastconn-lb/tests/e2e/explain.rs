@@ -1,6 +1,6 @@
 //! `explain` predicts the outcome of a connection with a given certificate.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use leastconn_testkit::{Cert, TestCa, Upstream};
 use serde_json::Value;
@@ -14,12 +14,15 @@ struct Explained {
 }
 
 fn explain(lb: &Running, more: &[&str]) -> Explained {
+    explain_in(lb.dir(), more)
+}
+
+/// Runs `explain` with `leastconn.toml` in `dir`.
+fn explain_in(dir: &Path, more: &[&str]) -> Explained {
     let output = Command::new(BIN)
         .arg("explain")
-        .arg("--config")
-        .arg(lb.dir().join("leastconn.toml"))
         .args(more)
-        .current_dir(lb.dir())
+        .current_dir(dir)
         .output()
         .unwrap();
     Explained {
@@ -27,6 +30,27 @@ fn explain(lb: &Running, more: &[&str]) -> Explained {
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// Starts a balancer with one server and one client, `CLIENT1`, and writes the certificate of this
+/// client to `client.crt`.
+async fn usual() -> (Upstream, Running) {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    lb.ca().leaf(CLIENT1).build().write(lb.dir(), "client");
+    (web, lb)
+}
+
+/// A plain listener for clients at 127.0.0.1. No balancer runs.
+fn plain(servers: &str, allow: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let config = format!(
+        "[[listener]]\nname = \"main\"\nbind = \"127.0.0.1:9443\"\nupstream = \"web\"\n\
+         [[upstream]]\nname = \"web\"\nservers = [{servers}]\n\
+         [[client]]\nname = \"local\"\nmatch = {{ source = \"127.0.0.1\" }}\nallow = [\"{allow}\"]\n"
+    );
+    std::fs::write(dir.path().join("leastconn.toml"), config).unwrap();
+    dir
 }
 
 /// Returns the part of the JSON answer for `listener`. Asserts that it agrees with the exit
@@ -186,8 +210,7 @@ async fn text_output_covers_every_listener() {
 
 #[tokio::test]
 async fn ambiguous_certificate_is_named_by_serial_number() {
-    let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web]).start().await;
+    let (_web, lb) = usual().await;
     let cert = lb.ca().leaf(CLIENT1).extra_cn("b").build();
     cert.write(lb.dir(), "two");
     let answer = explain(&lb, &["--cert", "two.crt"]);
@@ -198,17 +221,15 @@ async fn ambiguous_certificate_is_named_by_serial_number() {
 
 #[tokio::test]
 async fn usage_errors_are_not_refusals() {
-    let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web]).start().await;
-    lb.ca().leaf(CLIENT1).build().write(lb.dir(), "good");
+    let (_web, lb) = usual().await;
     for (args, word) in [
         (&["--cert", "nowhere.crt"][..], "nowhere.crt"),
-        (&["--cert", "good.key"], "private key"),
+        (&["--cert", "client.key"], "private key"),
         (
-            &["--cert", "good.crt", "--listener", "mian"],
-            "there is no listener `mian`",
+            &["--cert", "client.crt", "--listener", "mian"],
+            "there is no listener `mian`; did you mean `main`?",
         ),
-        (&["--cert", "good.crt", "--source", "here"], "--source"),
+        (&["--cert", "client.crt", "--source", "here"], "--source"),
         (&[], "--cert"),
     ] {
         let explained = explain(&lb, args);
@@ -262,11 +283,7 @@ async fn many_rules_are_summarized() {
 /// The servers come from a file, so `check` cannot know whether a rule names one of them.
 #[test]
 fn missing_servers_are_explained() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = "[[listener]]\nname = \"main\"\nbind = \"127.0.0.1:9443\"\nupstream = \"web\"\n\
-                  [[upstream]]\nname = \"web\"\nservers = [{ file = \"web.json\" }]\n\
-                  [[client]]\nname = \"local\"\nmatch = { source = \"127.0.0.1\" }\nallow = [\"web/b\"]\n";
-    std::fs::write(dir.path().join("leastconn.toml"), config).unwrap();
+    let dir = plain("{ file = \"web.json\" }", "web/b");
     for (found, why) in [
         (
             r#"{ "servers": [] }"#,
@@ -279,37 +296,24 @@ fn missing_servers_are_explained() {
         ),
     ] {
         std::fs::write(dir.path().join("web.json"), found).unwrap();
-        let output = Command::new(BIN)
-            .args(["explain", "--source", "127.0.0.1"])
-            .current_dir(dir.path())
-            .output()
-            .unwrap();
-        let out = String::from_utf8(output.stdout).unwrap();
-        let err = String::from_utf8_lossy(&output.stderr);
+        let Explained { code, out, err } = explain_in(dir.path(), &["--source", "127.0.0.1"]);
+        assert_eq!(code, Some(1), "{out} {err}");
         assert!(out.contains(why), "{out} {err}");
-        assert!(
-            out.contains("its connections fail until there is a server"),
-            "{out}"
-        );
+        let verdict =
+            "verdict      no_server_available: none of the allowed servers is available\n";
+        assert!(out.contains(verdict), "{out}");
     }
 }
 
 #[test]
 fn backup_servers_are_marked() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = "[[listener]]\nname = \"main\"\nbind = \"127.0.0.1:9443\"\nupstream = \"web\"\n\
-                  [[upstream]]\nname = \"web\"\nservers = [\"127.0.0.1:1\", \
-                  { name = \"spare\", address = \"127.0.0.1:2\", backup = true }]\n\
-                  [[client]]\nname = \"local\"\nmatch = { source = \"127.0.0.1\" }\nallow = [\"web\"]\n";
-    std::fs::write(dir.path().join("leastconn.toml"), config).unwrap();
-    let output = Command::new(BIN)
-        .args(["explain", "--source", "127.0.0.1"])
-        .current_dir(dir.path())
-        .output()
-        .unwrap();
-    let out = String::from_utf8(output.stdout).unwrap();
+    let servers = "\"127.0.0.1:1\", { name = \"spare\", address = \"127.0.0.1:2\", backup = true }";
+    let dir = plain(servers, "web");
+    let Explained { code, out, .. } = explain_in(dir.path(), &["--source", "127.0.0.1"]);
+    assert_eq!(code, Some(0), "{out}");
     assert!(
         out.contains("servers      127.0.0.1:1, spare (backup)\n"),
         "{out}"
     );
+    assert!(out.contains("balancer     not reached: "), "{out}");
 }

@@ -1,14 +1,20 @@
 //! Runs the steps of a connection for one client and records each result.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
-use leastconn::{ClientId, Limiter, Pool, net};
+use leastconn::{
+    ClientId, Limiter, Pool,
+    net::{self, ConnectError},
+};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use super::rules::{self, RuleTrace};
+use super::{
+    rules::{self, RuleTrace},
+    running::{Refusal, RunningBalancer},
+};
 use crate::figures::count;
 use leastconn_config::{IpNet, Listener, MatchKey};
 use leastconn_server::{
@@ -32,6 +38,8 @@ pub(super) struct Query<'a> {
     /// Server name in lower case, because the ClientHello parser also returns lower case.
     pub(super) sni: Option<String>,
     pub(super) now: Timestamp,
+    /// `None` if no balancer runs with this configuration.
+    pub(super) running: Option<&'a RunningBalancer>,
 }
 
 #[derive(Debug, Serialize)]
@@ -43,6 +51,8 @@ pub(super) struct Explanation {
     pub(super) source_assumed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sni: Option<String>,
+    /// Whether the running balancer has reported its blocks and the state of its servers.
+    pub(super) balancer_running: bool,
     pub(super) listeners: Vec<ListenerResult>,
     /// Whether at least one listener accepts the client.
     pub(super) admitted: bool,
@@ -86,9 +96,14 @@ pub(super) struct ListenerResult {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) identity: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) routing: Option<RoutingResult>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) upstream: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) servers: Vec<String>,
+    /// The servers in `servers` that would not get a connection now, and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) unavailable_servers: BTreeMap<String, String>,
     /// The servers in `servers` that are backups.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) backup_servers: Vec<String>,
@@ -107,6 +122,9 @@ pub(super) struct ListenerResult {
     pub(super) outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) detail: Option<String>,
+    /// What delays or endangers a connection that is accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) note: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -124,6 +142,49 @@ pub(super) struct SourceLimit {
     pub(super) limit: RateLimit,
 }
 
+/// `routes` of the listener.
+#[derive(Debug, Serialize)]
+pub(super) struct RoutingResult {
+    pub(super) routes: Vec<RouteResult>,
+    /// What the server name of the client selects.
+    pub(super) selected: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct RouteResult {
+    pub(super) sni: String,
+    pub(super) upstream: String,
+}
+
+impl RoutingResult {
+    /// Returns `None` if the listener has no routes.
+    fn new(listener: &Listener, sni: Option<&str>) -> Option<Self> {
+        if listener.routes.is_empty() {
+            return None;
+        }
+        let mut routes = listener.routes.iter();
+        let otherwise = match &listener.upstream {
+            Some(upstream) => format!("upstream `{upstream}`"),
+            None => "the upstream in `allow` of the client's rule".to_owned(),
+        };
+        let selected = match sni {
+            None => format!("{otherwise}, because no server name is given (set it with --sni)"),
+            Some(name) => match routes.find(|route| route.sni.matches(name)) {
+                Some(route) => format!("upstream `{}`, by its route", route.upstream),
+                None => format!("{otherwise}, because no route matches `{name}`"),
+            },
+        };
+        let routes = listener.routes.iter().map(|route| RouteResult {
+            sni: route.sni.as_str().to_owned(),
+            upstream: route.upstream.to_string(),
+        });
+        Some(Self {
+            routes: routes.collect(),
+            selected,
+        })
+    }
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct ShadowResult {
     pub(super) client: String,
@@ -138,9 +199,6 @@ impl From<leastconn::RateLimit> for RateLimit {
         }
     }
 }
-
-/// Reason code and detail.
-type Refusal = (ReasonCode, Option<String>);
 
 impl Explanation {
     pub(super) fn new(
@@ -166,6 +224,7 @@ impl Explanation {
             source: query.source,
             source_assumed,
             sni: query.sni.clone(),
+            balancer_running: query.running.is_some(),
             admitted: results
                 .iter()
                 .any(|result| result.outcome == ReasonCode::Ok.as_str()),
@@ -242,6 +301,7 @@ fn explain_listener(
             source: IpNet::of(query.source.to_canonical(), limit.prefixes).to_string(),
             limit: limit.rate.into(),
         }),
+        routing: RoutingResult::new(listener, query.sni.as_deref()),
         ..ListenerResult::default()
     };
     let decision = match handshake(query, chain, listener, &mut result)? {
@@ -338,7 +398,7 @@ fn decide(
         .map_err(|refusal| (refusal.reason(), Some(refusal.to_string())))?;
     let sources = grant.upstream().sources();
     result.discovery = sources.iter().map(describe_source).collect();
-    admit(&grant, result)
+    admit(query, &grant, result)
 }
 
 fn describe_source(source: &SourceStatus) -> String {
@@ -349,8 +409,8 @@ fn describe_source(source: &SourceStatus) -> String {
 }
 
 /// Checks the limits as if the client had no open connections and its token bucket were full.
-/// Records the servers that the client may use.
-fn admit(grant: &Grant, result: &mut ListenerResult) -> Result<(), Refusal> {
+/// Records the servers that the client may use, and checks whether one of them is available.
+fn admit(query: &Query<'_>, grant: &Grant, result: &mut ListenerResult) -> Result<(), Refusal> {
     let permit = Limiter::new(1, net::now())
         .admit(
             &ClientId::from(grant.identity().as_str()),
@@ -370,7 +430,14 @@ fn admit(grant: &Grant, result: &mut ListenerResult) -> Result<(), Refusal> {
     }
     if result.servers.is_empty() {
         result.no_servers = Some(why_no_servers(grant.client(), pool));
+        let error = ConnectError::NoServerAvailable.to_string();
+        return Err((ReasonCode::NoServerAvailable, Some(error)));
     }
+    let Some(running) = query.running else {
+        return Ok(());
+    };
+    result.unavailable_servers = running.describe(pool, &candidates).into_iter().collect();
+    result.note = running.check(pool, &candidates)?;
     Ok(())
 }
 

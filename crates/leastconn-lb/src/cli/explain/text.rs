@@ -23,6 +23,14 @@ pub(super) fn render(explanation: &Explanation) -> String {
             .as_deref()
             .unwrap_or("none (set it with --sni)"),
     );
+    page.row(
+        "balancer",
+        if explanation.balancer_running {
+            "running: its blocks and the state of its servers are taken into account"
+        } else {
+            "not reached: no client counts as blocked, and all servers count as available"
+        },
+    );
     for result in &explanation.listeners {
         listener(result, &mut page);
     }
@@ -131,6 +139,21 @@ fn listener(result: &ListenerResult, page: &mut Page) {
         page.row("limits", &limits(result));
         page.row("expires", result.expires.as_deref().unwrap_or("never"));
     }
+    if let Some(routing) = &result.routing {
+        /// Maximum number of routes listed.
+        const MAX_ROUTES: usize = 10;
+        let routes = routing.routes.iter();
+        let mut routes: Vec<_> = routes
+            .take(MAX_ROUTES)
+            .map(|route| format!("{}: {}", route.sni, route.upstream))
+            .collect();
+        let more = routing.routes.len() - routes.len();
+        if more > 0 {
+            routes.push(format!("and {more} more"));
+        }
+        page.rows("routes", routes.iter().map(|line| &**line));
+        page.row("routed to", &routing.selected);
+    }
     if let Some(upstream) = &result.upstream {
         page.row("upstream", upstream);
         page.rows("discovery", result.discovery.iter().map(|line| &**line));
@@ -139,18 +162,22 @@ fn listener(result: &ListenerResult, page: &mut Page) {
             None => {
                 let servers = result.servers.iter().map(|name| {
                     let is_backup = result.backup_servers.contains(name);
-                    format!("{name}{}", if is_backup { " (backup)" } else { "" })
+                    let notes = is_backup.then_some("backup").into_iter();
+                    let notes = notes.chain(result.unavailable_servers.get(name).map(|why| &**why));
+                    match &*notes.collect::<Vec<_>>().join(", ") {
+                        "" => name.clone(),
+                        notes => format!("{name} ({notes})"),
+                    }
                 });
                 page.row("servers", &servers.collect::<Vec<_>>().join(", "));
             }
         }
     }
     let verdict = match &result.detail {
-        None if result.no_servers.is_some() => {
-            "ok: the client is admitted, but its connections fail until there is a server"
-                .to_owned()
-        }
-        None if result.outcome == "ok" => "ok: the connection is accepted".to_owned(),
+        None if result.outcome == "ok" => match result.note {
+            Some(note) => format!("ok: the connection is accepted; {note}"),
+            None => "ok: the connection is accepted".to_owned(),
+        },
         None => result.outcome.to_owned(),
         Some(detail) => format!("{}: {detail}", result.outcome),
     };
