@@ -158,7 +158,7 @@ async fn ejected_server_is_dialled_if_no_other_is_allowed() {
 }
 
 #[tokio::test]
-async fn servers_that_are_down_are_dialled_if_all_are_unavailable() {
+async fn down_servers_are_dialled_if_none_is_available() {
     let [web1, web2] = [Upstream::named("web1").await, Upstream::named("web2").await];
     let health = Upstream::start(Behaviour::Http(503)).await;
     let check = format!(

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn step_of_the_system_clock_does_not_change_the_expiry() {
+    fn clock_step_does_not_change_the_expiry() {
         let minute = Duration::from_secs(60);
         let hour = Duration::from_secs(3600);
         for stepped in [

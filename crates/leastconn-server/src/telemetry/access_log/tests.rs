@@ -222,7 +222,7 @@ fn reopened_fifo_continues_after_an_incomplete_line() {
 }
 
 #[test]
-fn file_that_ends_within_a_line_gets_a_line_feed() {
+fn unfinished_line_gets_a_line_feed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     fs::write(&path, "{\"line").unwrap();
@@ -239,7 +239,7 @@ fn file_that_ends_within_a_line_gets_a_line_feed() {
 }
 
 #[test]
-fn new_destination_for_the_same_file_starts_on_a_new_line() {
+fn reopened_file_starts_on_a_new_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let mut sink = Sink::open(&at(&path)).unwrap();
@@ -263,7 +263,7 @@ fn new_destination_for_the_same_file_starts_on_a_new_line() {
 }
 
 #[test]
-fn queued_lines_are_written_before_the_log_is_switched_off() {
+fn queued_lines_are_written_before_switching_off() {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..20 {
         let path = dir.path().join(format!("log{round}"));

@@ -400,7 +400,7 @@ fn open_connections_are_reported_again() {
 }
 
 #[test]
-fn end_of_the_last_connection_is_reported_again_for_a_limited_time() {
+fn last_end_is_reported_again_for_limited_time() {
     let limiter = limiter();
     let limits = rate(20.0, 200);
     let admit = |now| permit(limiter.admit_shared(&alice(), &limits, connected(3), at(now)));
@@ -453,7 +453,7 @@ fn waiting_connections_are_decided_under_their_own_limits() {
 
 /// The store would count the connection until its numbers expire.
 #[test]
-fn client_is_not_forgotten_before_the_end_of_its_connection_is_reported() {
+fn client_is_kept_until_its_end_is_reported() {
     let limiter = Limiter::forgetful(1, *EPOCH);
     let limits = max_conns(30);
     let admit = |client: &str| {

@@ -333,7 +333,7 @@ fn server_without_waiters_is_picked_again() {
 
 /// The end of a lease carries no time.
 #[test]
-fn expired_slots_are_not_used_at_the_end_of_a_lease() {
+fn expired_slots_are_not_used_after_a_lease() {
     fn after_pause() -> Instant {
         at(10)
     }

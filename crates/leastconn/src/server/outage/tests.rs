@@ -112,7 +112,7 @@ fn outage_survives_a_reload() {
 
 /// At most one of the two servers may be ejected.
 #[test]
-fn failing_server_that_max_ejected_keeps_in_use_shows_its_error() {
+fn server_kept_in_use_shows_its_error() {
     let pool = pool();
     let (a, b, started) = (server(&pool), pool.server("b").unwrap(), now());
     let fail = |server: &Server, seconds, error: &str| {
