@@ -12,6 +12,8 @@
 
 mod builder;
 mod candidates;
+#[cfg(feature = "tokio")]
+pub(crate) mod full;
 mod membership;
 mod pick;
 pub(crate) mod queue;
@@ -428,6 +430,12 @@ impl Pool {
     #[cfg(feature = "tokio")]
     pub(crate) fn panicking(&self) -> tokio::sync::watch::Receiver<bool> {
         self.group.panicking()
+    }
+
+    /// Returns the queue, which the pool shares with its predecessors and successors.
+    #[cfg(feature = "tokio")]
+    pub(crate) const fn queue(&self) -> &Arc<Queue> {
+        &self.queue
     }
 
     /// Notifies when the members change.

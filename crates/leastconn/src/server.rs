@@ -28,7 +28,7 @@ pub use external::SlotGrant;
 use external::{ExternalLoad, HeldSlots};
 pub(crate) use group::{ServerGroup, Slots};
 pub use group::{SlotRequest, SlotSource};
-use outage::{Cause, Condition};
+use outage::{Cause, Condition, Success};
 pub use outage::{Failure, Outage};
 pub(crate) use picking::Candidate;
 use recent_failures::RecentFailures;
@@ -227,13 +227,6 @@ impl Server {
         &self.address
     }
 
-    /// Returns the name of the upstream, or an empty string if all of its pools have been dropped.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn upstream(&self) -> String {
-        let group = self.group.upgrade();
-        group.map_or_else(String::new, |group| group.id().to_string())
-    }
-
     /// Returns the number of connections that are being dialled or open.
     pub fn in_flight(&self) -> u32 {
         count(self.word.load(Ordering::Relaxed))
@@ -286,7 +279,12 @@ impl Server {
 
     /// Records the result of a health check. Returns whether [`ServerStatus::is_up`] changed.
     pub fn probed(&self, success: bool) -> bool {
-        self.with_health(Cause::Other, |health, siblings| {
+        let cause = if success {
+            Cause::Success(Success::Probe)
+        } else {
+            Cause::Other
+        };
+        self.with_health(cause, |health, siblings| {
             health.probed(success, siblings);
         })
     }
@@ -331,7 +329,8 @@ impl Server {
         if !self.is_troubled() {
             return false;
         }
-        self.with_health(Cause::Other, |health, _| health.connect_succeeded())
+        let cause = Cause::Success(Success::Connect);
+        self.with_health(cause, |health, _| health.connect_succeeded())
     }
 
     /// Records an early failure: at `now`, the server ended a connection within
@@ -351,7 +350,8 @@ impl Server {
     /// a byte, or the connection lasted longer than [`EARLY`](crate::health::EARLY). Returns
     /// whether [`ServerStatus::is_up`] changed.
     pub fn served(&self, established: Instant) -> bool {
-        self.is_troubled() && self.with_health(Cause::Other, |health, _| health.served(established))
+        let cause = Cause::Success(Success::Connection);
+        self.is_troubled() && self.with_health(cause, |health, _| health.served(established))
     }
 
     /// Whether the server is not up or has failures that a success would clear.

@@ -111,3 +111,49 @@ async fn agent_sets_state_weight_and_limit() {
     drop(stream);
     lb.quiet().await;
 }
+
+#[tokio::test]
+async fn agent_report_is_logged_before_its_effects() {
+    let web = Upstream::named("web1").await;
+    let agent = Agent::start().await;
+    let check = format!(
+        "agent_check = {{ port = {}, interval = \"100ms\", send = \"state?\\n\" }}",
+        agent.port
+    );
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\""])
+        .upstream("web", &[NO_PROBES, &check], &entries(&[&web]))
+        .client("local", "source = \"127.0.0.1\"", "web", "")
+        .start()
+        .await;
+    let logged = async |message: &'static str| {
+        let is = |event: &Value| event["fields"]["message"] == message;
+        lb.wait_log(is, DEADLINE).await
+    };
+    agent.report("down #disk full\n");
+    let panic = "all servers unavailable: connecting to any of them";
+    logged(panic).await;
+    let down = logged("server down").await;
+    assert_eq!(down["fields"]["cause"], "agent check", "{down}");
+    assert_eq!(
+        down["fields"]["reason"],
+        "the agent reports down: disk full"
+    );
+    agent.report("up\n");
+    logged("server available again").await;
+    let log = lb.stderr();
+    let mut rest = &*log;
+    for message in [
+        "agent report changed",
+        "server down",
+        panic,
+        "agent report changed",
+        "server up",
+        "server available again",
+    ] {
+        let at = rest.find(message);
+        let at = at.unwrap_or_else(|| panic!("{message} is missing or too early: {log}"));
+        rest = &rest[at + message.len()..];
+    }
+    lb.quiet().await;
+}

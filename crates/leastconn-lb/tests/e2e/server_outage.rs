@@ -213,3 +213,93 @@ async fn full_servers_are_reported() {
     let detail = "all 2 allowed servers are at `max_conns`";
     assert_eq!(record["detail"], detail, "{record}");
 }
+
+#[tokio::test]
+async fn full_upstream_is_logged_once_until_it_recovers() {
+    let web = Upstream::named("web1").await;
+    let lb = site(
+        &[NO_PROBES],
+        &[entry("web1", web.addr(), ", max_conns = 1")],
+    )
+    .start()
+    .await;
+    let mut held = tcp(lb.main()).await;
+    read_line(&mut held).await.unwrap();
+    for _ in 0..3 {
+        let mut refused = tcp(lb.main()).await;
+        assert!(read_to_close(&mut refused).await.unwrap().is_empty());
+    }
+    let start = "upstream full: refusing connections";
+    let is = |event: &Value, message: &str| event["fields"]["message"] == message;
+    let full = lb.wait_log(|event| is(event, start), DEADLINE).await;
+    assert_eq!(full["level"], "WARN", "{full}");
+    assert_eq!(full["fields"]["upstream"], "web", "{full}");
+    assert_eq!(full["fields"]["servers"], 1, "{full}");
+    drop(held);
+    let end = |event: &Value| is(event, "upstream no longer full");
+    let end = lb.wait_log(end, DEADLINE).await;
+    assert_eq!(end["level"], "INFO", "{end}");
+    assert_eq!(end["fields"]["refused"], 3, "{end}");
+    assert_eq!(lb.stderr().matches(start).count(), 1, "{}", lb.stderr());
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn full_servers_of_some_clients_are_named() {
+    let web = Upstream::named("web1").await;
+    let servers = [
+        entry("web1", web.addr(), ", max_conns = 1"),
+        entry("web2", web.addr(), ""),
+    ];
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\""])
+        .upstream(
+            "web",
+            &[NO_PROBES, "queue = { size = 1, timeout = \"60s\" }"],
+            &servers,
+        )
+        .client("local", "source = \"127.0.0.1\"", "web/web1", "")
+        .start()
+        .await;
+    let mut held = tcp(lb.main()).await;
+    read_line(&mut held).await.unwrap();
+    let mut waiting = tcp(lb.main()).await;
+    let is = |event: &Value, message: &str| {
+        let fields = &event["fields"];
+        fields["message"] == message && fields["servers"] == "web1"
+    };
+    let queueing = |event: &Value| is(event, "servers full: queueing connections");
+    lb.wait_log(queueing, DEADLINE).await;
+    let mut refused = tcp(lb.main()).await;
+    assert!(read_to_close(&mut refused).await.unwrap().is_empty());
+    let refusing = |event: &Value| is(event, "servers full: refusing connections");
+    lb.wait_log(refusing, DEADLINE).await;
+    drop(held);
+    read_line(&mut waiting).await.unwrap();
+    drop(waiting);
+    let end = |event: &Value| is(event, "servers no longer full");
+    let end = lb.wait_log(end, DEADLINE).await;
+    assert_eq!(end["fields"]["queued"], 1, "{end}");
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn recovered_server_is_logged_before_its_upstream() {
+    let web = Upstream::named("web1").await;
+    let probes = "health_check = { type = \"tcp\", interval = \"100ms\", fall = 1, rise = 1 }";
+    let lb = site(&[probes], &entries(&[&web])).start().await;
+    let is = |event: &Value, message: &str| event["fields"]["message"] == message;
+    web.stop(OpenConnections::Close).await;
+    let panic = "all servers unavailable: connecting to any of them";
+    lb.wait_log(|event| is(event, panic), DEADLINE).await;
+    web.restart().await;
+    let again = "server available again";
+    lb.wait_log(|event| is(event, again), DEADLINE).await;
+    let log = lb.stderr();
+    let end = &log[log.find(panic).unwrap()..];
+    assert!(
+        end.find("\"server up\"").unwrap() < end.find(again).unwrap(),
+        "{log}"
+    );
+    lb.quiet().await;
+}

@@ -181,19 +181,15 @@ impl Shared {
         if *is_stopped {
             return;
         }
-        let change = pool.agent_reported(server, &AgentReport::parse(line), SystemTime::now());
-        let (upstream, id) = (pool.id(), server.id());
-        if change.any {
-            let report = line.trim_end().escape_debug();
-            tracing::info!(%upstream, server = %id, %report, "agent report changed");
+        let report = AgentReport::parse(line);
+        let state = server.agent();
+        if state.after(&report) != state {
+            // Log this before the effects, which the server group logs.
+            let (upstream, server, report) =
+                (pool.id(), server.id(), line.trim_end().escape_debug());
+            tracing::info!(%upstream, %server, %report, "agent report changed");
         }
-        if change.is_up_changed {
-            if server.status().is_up() {
-                tracing::info!(%upstream, server = %id, cause = "agent check", "server up");
-            } else {
-                tracing::warn!(%upstream, server = %id, cause = "agent check", "server down");
-            }
-        }
+        pool.agent_reported(server, &report, SystemTime::now());
     }
 }
 

@@ -2,6 +2,7 @@
 //! another server.
 
 mod dial;
+mod full;
 mod queue;
 mod retry;
 
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     Candidates, ClientId, Failure, Lease, PickRequest, Pool, Reason, Selector, ServerId, Source,
-    Tried,
+    Tried, pool::full::FullEffect,
 };
 use dial::dial;
 pub(super) use dial::dial_for_check;
@@ -191,6 +192,14 @@ impl ConnectError {
             | Self::QueueFull { attempts }
             | Self::QueueTimeout { attempts }
             | Self::Exhausted { attempts, .. } => *attempts,
+        }
+    }
+
+    /// Whether the connection failed because the servers are at `max_conns`.
+    const fn is_full(&self) -> bool {
+        match self {
+            Self::AtMaxConns { .. } | Self::QueueFull { .. } | Self::QueueTimeout { .. } => true,
+            Self::NoServerAvailable | Self::Failed { .. } | Self::Exhausted { .. } => false,
         }
     }
 
@@ -388,7 +397,12 @@ impl<'a, P: Prepare> Connect<'a, P> {
             let candidates = pool.candidates(self.selector);
             match self.round(&candidates, attempts).await {
                 Ok(connected) => return Ok(connected),
-                Err(Some(error)) if error.is_final() => return Err(error),
+                Err(Some(error)) if error.is_final() => {
+                    if error.is_full() {
+                        full::report(pool, self.selector, FullEffect::Refused);
+                    }
+                    return Err(error);
+                }
                 Err(later) => failure = later.or(failure),
             }
             let is_hopeless = match retry {
@@ -405,7 +419,13 @@ impl<'a, P: Prepare> Connect<'a, P> {
                 break;
             }
         }
-        Err(failure.unwrap_or_else(|| none_available(&pool.candidates(self.selector))))
+        Err(failure.unwrap_or_else(|| {
+            let error = none_available(&pool.candidates(self.selector));
+            if error.is_full() {
+                full::report(pool, self.selector, FullEffect::Refused);
+            }
+            error
+        }))
     }
 
     const fn queue(&self, attempts: &'a Attempts) -> Queue<'a> {
@@ -443,9 +463,7 @@ impl<'a, P: Prepare> Connect<'a, P> {
             let server = lease.server();
             let source = match dial(server, policy, self.step).await {
                 Ok(stream) => {
-                    if server.connect_succeeded() {
-                        tracing::info!(upstream = %pool.id(), server = %server.id(), cause = "connect", "server up");
-                    }
+                    server.connect_succeeded();
                     lease.connected();
                     return Ok(Connected {
                         stream,

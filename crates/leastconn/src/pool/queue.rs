@@ -23,6 +23,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(feature = "tokio")]
+use super::full::FullPeriods;
 use super::{
     Candidates, PickRequest, Selector,
     membership::Membership,
@@ -66,7 +68,12 @@ const MAX_WAITING_FOR_SLOTS: usize = 1024;
 
 /// The queue of one upstream.
 #[derive(Debug, Default)]
-pub(super) struct Queue(Mutex<State>);
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    /// Periods during which servers at `max_conns` affect connections.
+    #[cfg(feature = "tokio")]
+    pub(crate) full: FullPeriods,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -111,7 +118,7 @@ impl Queue {
         now: Instant,
         waits_for_slots: bool,
     ) -> Result<Waiting, EnqueueError> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.advance(now);
         let mut size = match &state.newest {
             Some(newest)
@@ -164,7 +171,7 @@ impl Queue {
 
     /// Removes a connection that is no longer waiting.
     fn leave(&self, client: Option<&ClientId>, ticket: u64) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.order.remove(client, ticket);
         state.release_unawaited();
     }
@@ -187,8 +194,15 @@ impl Queue {
         });
     }
 
+    /// Returns the servers of the newest pool that `selector` selects.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn candidates(&self, selector: &Selector) -> Option<Candidates> {
+        let state = self.state.lock();
+        Some(state.newest.as_ref()?.candidates(selector))
+    }
+
     pub(super) fn status(&self, now: Instant) -> QueueStatus {
-        let state = self.0.lock();
+        let state = self.state.lock();
         let oldest = state.order.oldest().map(|waiter| waiter.since).min();
         QueueStatus {
             waiting: state.order.len(),
@@ -198,7 +212,7 @@ impl Queue {
 
     fn serve(&self, prepare: impl FnOnce(&mut State)) {
         let mut wakers = Vec::new();
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         prepare(&mut state);
         state.serve(None, &mut wakers);
         state.release_unawaited();
@@ -210,7 +224,7 @@ impl Queue {
 impl Slots for Queue {
     fn freed(&self, server: &Server) {
         let mut wakers = Vec::new();
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.read_clock();
         let is_awaited = state.serve(Some(server.id()), &mut wakers);
         if !is_awaited {

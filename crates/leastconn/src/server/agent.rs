@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::{AGENT_NOT_READY, Cause, Failure, Server, count};
+use super::{AGENT_NOT_READY, Cause, Failure, Server, Success, count};
 use crate::{
     agent::{AgentReport, AgentState},
     spec::AdminState,
@@ -42,9 +42,9 @@ impl Server {
             let is_down = next.down.is_some();
             let reason = format!("the agent reports {}", next.down.as_deref().unwrap_or("up"));
             let cause = if is_down {
-                Cause::Probe(Failure::new(time, &reason))
+                Cause::Agent(Failure::new(time, &reason))
             } else {
-                Cause::Other
+                Cause::Success(Success::Agent)
             };
             is_up_changed = self.with_health(cause, |health, _| health.set_agent_down(is_down));
         }

@@ -6,9 +6,9 @@
 
 use std::{fmt, num::NonZeroU32, time::Duration};
 
-#[cfg(feature = "tokio")]
-use super::HealthChange;
 use super::{Cause, EJECTED, Server};
+#[cfg(feature = "tokio")]
+use super::{HealthChange, Success};
 use crate::{
     health::{Health, Siblings},
     spec::{PanicPolicy, UpstreamId},
@@ -97,11 +97,6 @@ struct State {
 }
 
 impl ServerGroup {
-    #[cfg(feature = "tokio")]
-    pub(super) const fn id(&self) -> &UpstreamId {
-        &self.id
-    }
-
     pub(crate) fn new(id: UpstreamId, slots: Arc<dyn Slots>) -> Self {
         Self {
             id,
@@ -179,9 +174,10 @@ impl ServerGroup {
             siblings = siblings.none_available();
         }
         let changed = server.change_health(cause, |health| change(health, siblings));
-        // Log this first: the next message may be that no server is available.
+        // Log this first: the next message may be that no server is available, or that one is
+        // available again.
         #[cfg(feature = "tokio")]
-        self.log_failure(server, cause, changed);
+        self.log_change(server, cause, changed);
         if changed.is_up_changed || changed.recovered {
             self.publish(state);
         }
@@ -213,12 +209,24 @@ impl ServerGroup {
     }
 
     #[cfg(feature = "tokio")]
-    fn log_failure(&self, server: &Server, cause: Cause<'_>, changed: HealthChange) {
+    fn log_change(&self, server: &Server, cause: Cause<'_>, changed: HealthChange) {
         let (upstream, server) = (&self.id, server.id());
         match cause {
+            Cause::Success(success) if changed.is_up_changed => {
+                let cause = match success {
+                    Success::Probe => "health check",
+                    Success::Agent => "agent check",
+                    Success::Connect => "connect",
+                    Success::Connection => "connection",
+                };
+                tracing::info!(%upstream, %server, cause, "server up");
+            }
             // An ejected server may also go down.
             Cause::Probe(failure) if changed.went_down => {
                 tracing::warn!(%upstream, %server, cause = "health check", reason = %failure.error(), "server down");
+            }
+            Cause::Agent(failure) if changed.went_down => {
+                tracing::warn!(%upstream, %server, cause = "agent check", reason = %failure.error(), "server down");
             }
             Cause::Connect(failure) if changed.is_up_changed => {
                 tracing::warn!(%upstream, %server, cause = "connect", reason = %failure.error(), "server ejected");
@@ -226,7 +234,12 @@ impl ServerGroup {
             Cause::Early(failure) if changed.is_up_changed => {
                 tracing::warn!(%upstream, %server, cause = "connection", reason = %failure.error(), "server ejected");
             }
-            Cause::Probe(_) | Cause::Connect(_) | Cause::Early(_) | Cause::Other => {}
+            Cause::Probe(_)
+            | Cause::Agent(_)
+            | Cause::Connect(_)
+            | Cause::Early(_)
+            | Cause::Success(_)
+            | Cause::Other => {}
         }
     }
 

@@ -53,11 +53,24 @@ impl fmt::Debug for Failure<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Cause<'a> {
     Probe(Failure<'a>),
+    /// The server's agent reports the server as down.
+    Agent(Failure<'a>),
     Connect(Failure<'a>),
     /// The server ended a connection early.
     Early(Failure<'a>),
-    /// A success, a changed policy, or a failure without an error.
+    Success(Success),
+    /// A changed policy, or a failure without an error.
     Other,
+}
+
+/// What has succeeded.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Success {
+    Probe,
+    Agent,
+    Connect,
+    /// A connection that did not fail early.
+    Connection,
 }
 
 /// A server's health and, if the server is not up, its outage.
@@ -95,7 +108,7 @@ impl Condition {
         }
         self.kept_in_use = None;
         match cause {
-            Cause::Probe(failure) => {
+            Cause::Probe(failure) | Cause::Agent(failure) => {
                 if self.health.availability() == Availability::Down {
                     self.probe_error = Some(failure.text());
                 }
@@ -109,7 +122,7 @@ impl Condition {
                     self.since.get_or_insert(failure.time);
                 }
             }
-            Cause::Other => {}
+            Cause::Success(_) | Cause::Other => {}
         }
     }
 
@@ -124,7 +137,7 @@ impl Condition {
                 since: before.map_or(failure.time, |before| before.since),
                 reason: failure.text(),
             }),
-            Cause::Probe(_) | Cause::Other => before,
+            Cause::Probe(_) | Cause::Agent(_) | Cause::Success(_) | Cause::Other => before,
         };
     }
 

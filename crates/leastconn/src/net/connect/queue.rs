@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep_until;
 
-use super::{Attempts, ConnectError};
+use super::{Attempts, ConnectError, full};
 use crate::{
     ClientId, EnqueueError, Lease, Pool, Selector, Source, Waiting, deadline::after, net::now,
+    pool::full::FullEffect,
 };
 
 /// A connection's place in the pool's queue, kept across rounds of attempts.
@@ -40,6 +41,9 @@ impl Queue<'_> {
         let timeout = self.pool.longest_wait();
         let deadline = after(start, timeout.saturating_sub(waited));
         let _time = WaitTime::begin(self.attempts, start);
+        if waiting.is_waiting() && self.pool.queue_policy().size > 0 {
+            full::report(self.pool, self.selector, FullEffect::Queued);
+        }
         // Allocate only if the connection really waits. Otherwise the future of every connection
         // would be larger.
         Box::pin(self.until(waiting, deadline)).await

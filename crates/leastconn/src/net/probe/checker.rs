@@ -213,6 +213,7 @@ impl<P: Prepare> Prober<P> {
             server, upstream, ..
         } = self;
         let result = probe(server, &self.check, &*self.step).await;
+        // The server group logs that a server goes up or down.
         let changed = match &result {
             Ok(()) => server.probed(true),
             Err(error) if error.is_server_fault() => {
@@ -220,15 +221,8 @@ impl<P: Prepare> Prober<P> {
             }
             Err(_) => false,
         };
-        match (changed, result) {
-            (true, Ok(())) => {
-                tracing::info!(%upstream, server = %server.id(), cause = "health check", "server up");
-            }
-            // The server group logs that a server goes down.
-            (true, Err(_)) | (false, Ok(())) => {}
-            (false, Err(error)) => {
-                tracing::debug!(%upstream, server = %server.id(), %error, "health check failed");
-            }
+        if let (false, Err(error)) = (changed, result) {
+            tracing::debug!(%upstream, server = %server.id(), %error, "health check failed");
         }
     }
 

@@ -80,10 +80,7 @@ impl<'a> EarlyWatch<'a> {
 
     fn served(&mut self) {
         self.finish();
-        if self.server.served(self.established) {
-            let (upstream, server) = (self.server.upstream(), self.server.id());
-            tracing::info!(upstream, %server, cause = "connection", "server up");
-        }
+        self.server.served(self.established);
     }
 
     fn failed(&mut self) {

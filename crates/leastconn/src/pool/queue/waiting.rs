@@ -46,6 +46,14 @@ impl Waiting {
     }
 }
 
+impl Waiting {
+    /// Whether no server has been picked yet.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.cell.is_waiting()
+    }
+}
+
 impl Future for Waiting {
     type Output = Result<Lease, Displaced>;
 
