@@ -39,14 +39,15 @@ pub struct Dated {
     pub until: Timestamp,
 }
 
-/// How soon something expires.
+/// How soon something expires. This is the only rule for warnings about expiry: `check`, the log, the
+/// API, `ctl status`, `top` and the dashboard use it, and the alert rules contain the same formula.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
     /// Not soon.
     Fine,
-    /// Within seven days, or within the last quarter of the validity period if that is shorter.
+    /// In the last quarter of the validity period, but at most 14 days before its end.
     Soon,
-    /// Within a day, or within the last eighth of the validity period if that is shorter.
+    /// In the last eighth of the validity period, but at most two days before its end.
     Urgent,
     Expired,
 }
@@ -61,8 +62,8 @@ impl Dated {
     /// How soon the item expires. The thresholds depend on the length of the validity period.
     /// Otherwise a CRL that is valid for one day and renewed daily would cause a permanent warning.
     pub fn urgency(&self, now: Timestamp) -> Urgency {
-        const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);
-        const URGENT: SignedDuration = SignedDuration::from_hours(24);
+        const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
+        const URGENT: SignedDuration = SignedDuration::from_hours(2 * 24);
         let validity = self.until.duration_since(self.from);
         let left = self.until.duration_since(now);
         if left <= SignedDuration::ZERO {
@@ -127,10 +128,20 @@ mod tests {
             (0, Urgency::Fine),
             (22 * DAY, Urgency::Fine),
             (23 * DAY, Urgency::Soon),
-            (29 * DAY, Urgency::Urgent),
+            (27 * DAY, Urgency::Soon),
+            (28 * DAY, Urgency::Urgent),
             (30 * DAY, Urgency::Expired),
         ] {
             assert_eq!(month.urgency(at(now)), urgency, "day {}", now / DAY);
+        }
+        let year = dated(0, 365 * DAY);
+        for (left, urgency) in [
+            (15, Urgency::Fine),
+            (14, Urgency::Soon),
+            (2, Urgency::Urgent),
+        ] {
+            let now = at((365 - left) * DAY);
+            assert_eq!(year.urgency(now), urgency, "{left} days left");
         }
         let day = dated(0, DAY);
         for (hours, urgency) in [

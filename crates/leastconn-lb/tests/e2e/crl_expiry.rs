@@ -119,7 +119,7 @@ async fn expired_crl_does_not_block_other_issuers() {
 
 /// Two of three hours are left: the CRL is not in the last quarter of its validity period.
 #[tokio::test]
-async fn status_lists_a_crl_that_expires_within_a_day() {
+async fn status_names_the_first_file_to_expire() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).admin(SOCKET);
     let list = site.ca.crl_builder().number(1).validity(-3600, 7200).pem();
@@ -127,8 +127,33 @@ async fn status_lists_a_crl_that_expires_within_a_day() {
     let lb = site.start().await;
     let status = ctl(&lb, &["status"]).await.ok();
     let mut lines = status.lines();
-    let is_listed =
-        |line: &str| line.contains("ca.crl") && line.contains("expires within a day, at 2");
-    assert!(lines.any(is_listed), "{status}");
+    let is_named = |line: &str| {
+        line.starts_with("certificates   none expires soon; the first to expire is ")
+            && line.contains("ca.crl at 2")
+            && line.ends_with(", in less than a day")
+    };
+    assert!(lines.any(is_named), "{status}");
+
+    // In the last quarter, all places agree.
+    let list = lb.ca().crl_builder().number(2).validity(-9000, 1800).pem();
+    lb.reloading(|| std::fs::write(lb.dir().join("ca.crl"), list).unwrap())
+        .await;
+    let status = ctl(&lb, &["status"]).await.ok();
+    assert!(
+        status.contains("ca.crl (CN=test CA) expires in less than a day, at 2"),
+        "{status}"
+    );
+    let json = ctl(&lb, &["status", "--json"]).await.ok();
+    assert!(json.contains("\"state\": \"expires_soon\""), "{json}");
+    let checked = Command::new(BIN)
+        .args(["check", "--config", "leastconn.toml"])
+        .current_dir(lb.dir())
+        .output()
+        .unwrap();
+    let warnings = String::from_utf8(checked.stderr).unwrap();
+    assert!(
+        warnings.contains("the CRL of `CN=test CA` expires at"),
+        "{warnings}"
+    );
     lb.quiet().await;
 }

@@ -5,12 +5,8 @@ import * as as from "./format.js";
 
 const SHOWN = 6;
 const DAY = 86_400_000;
-/** Certificates that expire within this time are red and are also listed at the top. */
-const SOON = 7 * DAY;
-/** Certificates that expire within this time are yellow. */
-const LATER = 30 * DAY;
-/** Colours of the states of CRLs, which are relative to the validity period of the CRL. */
-const CRLS = { valid: "good", expires_soon: "warn", expires_now: "bad", expired: "bad" };
+/** Colours of the states, which are relative to the validity period of the file. */
+const STATES = { valid: "good", expires_soon: "warn", expires_now: "bad", expired: "bad" };
 let showsAll = false;
 
 export function certificates(status) {
@@ -34,20 +30,16 @@ export function certificates(status) {
 
 /** Shows the files that expire soon at the top of the page. */
 function expiring(all, left) {
-  // CRLs are renewed often. For CRLs, use the state from the API, which depends on the validity
-  // period.
-  const isSoon = (one) => (one.kind === "crl" ? one.state !== "valid" : left(one) < SOON);
-  const isUrgent = (one) => (one.kind === "crl" ? one.state !== "expires_soon" : left(one) < 2 * DAY);
-  const soon = all.filter(isSoon);
+  const soon = all.filter((one) => one.state !== "valid");
   const expired = all.flatMap((one) => (one.expired ?? []).map((name) => `${one.file}: ${name} has expired, and its clients are refused`));
   $("expiring").hidden = soon.length + expired.length === 0;
-  const isExpired = (one) => (one.kind === "crl" ? one.state === "expired" : left(one) < 0);
+  const isExpired = (one) => one.state === "expired";
   const isAny = expired.length > 0 || soon.some(isExpired);
   const isLater = soon.some((one) => !isExpired(one));
   const verb = [isAny && "have expired", isLater && "expire soon"].filter(Boolean).join(" or ");
   text($("expiring-title"), `Certificates and CRLs that ${verb}`);
-  const worst = soon.some(isUrgent) || expired.length > 0 ? "bad" : "warn";
-  $("expiring").className = `banner ${worst}`;
+  const isBad = expired.length > 0 || soon.some((one) => STATES[one.state] === "bad");
+  $("expiring").className = `banner ${isBad ? "bad" : "warn"}`;
   lines($("expiring-files"), [...expired, ...soon.map((one) => `${one.file} ${expires(one, left(one))}`)].slice(0, SHOWN));
 }
 
@@ -62,11 +54,9 @@ function row({ one }) {
   return {
     element: el("tr", "", heading, el("td", "num", remaining, period)),
     update: ({ one, ms }) => {
-      const isCrl = one.kind === "crl";
-      const kind = isCrl ? CRLS[one.state] : ms < SOON ? "bad" : ms < LATER ? "warn" : "good";
-      badge(remaining, ms < 0 ? `expired ${as.span(-ms)} ago` : ms < 2 * DAY ? as.span(ms) : as.plural(one.days_left, "day"), kind);
+      badge(remaining, ms < 0 ? `expired ${as.span(-ms)} ago` : ms < 2 * DAY ? as.span(ms) : as.plural(one.days_left, "day"), STATES[one.state]);
       attribute(remaining, "data-value", one.days_left);
-      text(period, isCrl && validity > 0 ? `of ${as.span(validity)}` : "");
+      text(period, validity > 0 ? `of ${as.span(validity)}` : "");
     },
   };
 }

@@ -17,9 +17,6 @@ use leastconn_server::api::{
 /// Maximum number of lines about unavailable upstreams and servers.
 const MAX_OUTAGE_LINES: usize = 10;
 
-/// Certificates are always listed if they expire within this many days.
-const EXPIRY_DAYS: i64 = 30;
-
 pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
     let mut out = String::new();
     let mut row = |name: &str, text: &str| {
@@ -163,7 +160,7 @@ pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
         ),
     );
     let expiring = status.certificates.iter();
-    let expiring = expiring.filter(|file| expires_soon(file));
+    let expiring = expiring.filter(|file| file.state != CertificateState::Valid);
     let mut lines: Vec<_> = expiring.map(|file| expiry(file, style)).collect();
     for file in &status.certificates {
         lines.extend(file.expired.iter().map(|name| {
@@ -171,10 +168,8 @@ pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
             style.paint(&text, Tone::Bad)
         }));
     }
-    if lines.is_empty() && !status.certificates.is_empty() {
-        lines.push(format!(
-            "no certificate expires within {EXPIRY_DAYS} days, no CRL expires soon"
-        ));
+    if lines.is_empty() {
+        lines.extend(status.certificates.first().map(first_expiry));
     }
     for (n, line) in lines.iter().enumerate() {
         row(if n == 0 { "certificates" } else { "" }, line);
@@ -188,31 +183,36 @@ pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
     out
 }
 
-/// Returns whether to list the file as expiring. Many CRLs are valid for less than
-/// [`EXPIRY_DAYS`]. For a CRL, the state decides, which depends on the length of the validity
-/// period, or less than a day is left.
-fn expires_soon(file: &Certificate) -> bool {
-    match file.kind {
-        CertificateKind::Crl => file.state != CertificateState::Valid || file.days_left < 1,
-        _ => file.days_left < EXPIRY_DAYS,
+/// Returns the line that is shown if no file expires soon.
+fn first_expiry(file: &Certificate) -> String {
+    format!(
+        "none expires soon; the first to expire is {} at {}, in {}",
+        file.file,
+        file.not_after,
+        days(file)
+    )
+}
+
+fn days(file: &Certificate) -> String {
+    match file.days_left {
+        ..1 => "less than a day".to_owned(),
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
     }
 }
 
 fn expiry(file: &Certificate, style: &OutputStyle) -> String {
-    let is_crl = file.kind == CertificateKind::Crl;
     let at = &file.not_after;
-    let (when, tone) = match (file.state, file.days_left) {
-        (CertificateState::Expired, _) if is_crl => (
+    let (when, tone) = match file.state {
+        CertificateState::Expired if file.kind == CertificateKind::Crl => (
             format!("expired at {at}: clients of its issuer are refused (crl_expired)"),
             Tone::Bad,
         ),
-        (CertificateState::Expired, _) | (_, ..0) => (format!("expired at {at}"), Tone::Bad),
-        (_, 0) => (format!("expires within a day, at {at}"), Tone::Bad),
-        (_, 1) => (format!("expires in 1 day, at {at}"), Tone::Bad),
-        (CertificateState::ExpiresNow, days) => {
-            (format!("expires in {days} days, at {at}"), Tone::Bad)
+        CertificateState::Expired => (format!("expired at {at}"), Tone::Bad),
+        CertificateState::ExpiresNow => (format!("expires in {}, at {at}", days(file)), Tone::Bad),
+        CertificateState::Valid | CertificateState::ExpiresSoon => {
+            (format!("expires in {}, at {at}", days(file)), Tone::Warning)
         }
-        (_, days) => (format!("expires in {days} days, at {at}"), Tone::Warning),
     };
     let name = match &*file.name {
         "" => String::new(),

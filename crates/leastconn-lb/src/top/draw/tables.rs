@@ -15,9 +15,7 @@ use super::super::{
     view::{Tab, View},
 };
 use crate::figures;
-use leastconn_server::api::{
-    CertificateKind, CertificateState, Client, Connection, Outage, Server, outage,
-};
+use leastconn_server::api::{CertificateState, Client, Connection, Outage, Server, outage};
 
 /// Width of a bar, in cells.
 const BAR_WIDTH: u16 = 12;
@@ -470,15 +468,10 @@ fn certificates(answers: &Answers) -> (Columns, Rows) {
             Style::new().yellow(),
             Style::new().red().bold(),
         );
-        let style = match (certificate.kind, certificate.state, certificate.days_left) {
-            (_, CertificateState::Expired, _) => bad,
-            // Many CRLs are valid for only a few days. For a CRL, the state decides, because it
-            // depends on the length of the validity period.
-            (CertificateKind::Crl, CertificateState::Valid, _) => good,
-            (CertificateKind::Crl, CertificateState::ExpiresSoon, _) => soon,
-            (CertificateKind::Crl, ..) | (_, _, ..7) => bad,
-            (_, _, 7..30) => soon,
-            _ => good,
+        let style = match certificate.state {
+            CertificateState::Valid => good,
+            CertificateState::ExpiresSoon => soon,
+            CertificateState::ExpiresNow | CertificateState::Expired => bad,
         };
         let row = [
             right(

@@ -49,10 +49,9 @@ pub enum CertificateState {
     /// Does not expire within the periods below.
     #[default]
     Valid,
-    /// Expires within seven days, or within the last quarter of its validity period if that is
-    /// less.
+    /// In the last quarter of its validity period, but at most 14 days before its end.
     ExpiresSoon,
-    /// Expires within a day, or within the last eighth of its validity period if that is less.
+    /// In the last eighth of its validity period, but at most two days before its end.
     ExpiresNow,
     Expired,
 }

@@ -292,8 +292,8 @@ impl<O: Observed> Collect<O> {
         all.sort();
         // One series per file: several `tls` tables may use the same file, some of them with its
         // previous content.
-        let files = |files: &[&FileValidity], value: fn(&FileValidity) -> i64| {
-            let sample = |same: &[&FileValidity]| {
+        let files = |files: &[FileValidity], value: fn(&FileValidity) -> i64| {
+            let sample = |same: &[FileValidity]| {
                 let first = same.iter().min_by_key(|file| file.ends)?;
                 let file = first.file.clone();
                 Some((FileLabels { file }, ConstGauge::new(value(first))))
@@ -301,14 +301,20 @@ impl<O: Observed> Collect<O> {
             let by_file = files.chunk_by(|a, b| a.file == b.file);
             by_file.filter_map(sample).collect::<Vec<_>>()
         };
-        let all: Vec<_> = all.iter().collect();
-        let crls: Vec<_> = all.iter().copied().filter(|file| file.is_crl).collect();
+        let (crls, certificates): (Vec<_>, Vec<_>) = all.into_iter().partition(|file| file.is_crl);
         family(
             encoder,
             "leastconn_certificate_not_after_seconds",
-            "Earliest expiry of the certificates and CRLs in force in a file, in UNIX seconds",
+            "Earliest notAfter of the certificates in force in a file, in UNIX seconds",
             MetricType::Gauge,
-            files(&all, |file| file.ends).into_iter(),
+            files(&certificates, |file| file.ends).into_iter(),
+        )?;
+        family(
+            encoder,
+            "leastconn_certificate_not_before_seconds",
+            "notBefore of that certificate, in UNIX seconds",
+            MetricType::Gauge,
+            files(&certificates, |file| file.begins).into_iter(),
         )?;
         family(
             encoder,

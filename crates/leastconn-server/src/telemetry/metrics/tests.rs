@@ -114,7 +114,12 @@ fn text_is_valid_prometheus_format() {
     assert_eq!(samples[&normalise(key)], 1.0);
     assert_eq!(samples["leastconn_handshake_seconds_count"], 1.0);
     assert_eq!(samples["leastconn_access_log_lines_lost_total"], 3.0);
-    for (family, ends) in [("certificate_not_after", 5.0), ("crl_next_update", 5.0)] {
+    for (family, ends) in [
+        ("certificate_not_after", 8.0),
+        ("certificate_not_before", 4.0),
+        ("crl_next_update", 5.0),
+        ("crl_this_update", 1.0),
+    ] {
         let key = format!("leastconn_{family}_seconds{{file=\"ca.pem\"}}");
         assert_eq!(text.matches(&key).count(), 1, "duplicate series");
         assert_eq!(samples[&key], ends);
