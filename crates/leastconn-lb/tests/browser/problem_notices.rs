@@ -1,29 +1,53 @@
+//! Banners and announcements of problems.
+
+use leastconn_testkit::client::read_line;
 use leastconn_testkit::upstream::OpenConnections;
 use leastconn_testkit::{DEADLINE, Signal, Upstream};
 
 use crate::page::Page;
-use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, entry};
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry};
+
+/// The dashboard of a balancer with one server. `None`: there is no browser.
+async fn open_usual() -> Option<(Upstream, Running, Page)> {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let page = Page::open(&lb).await?;
+    Some((web, lb, page))
+}
+
+impl Page {
+    async fn wait_visible(&self, id: &str) {
+        let visible = format!("!document.getElementById('{id}').hidden");
+        self.wait(&visible).await;
+    }
+
+    async fn wait_hidden(&self, id: &str) {
+        let hidden = format!("document.getElementById('{id}').hidden");
+        self.wait(&hidden).await;
+    }
+
+    async fn wait_text(&self, selector: &str, text: &str) {
+        let shown = format!("document.querySelector('{selector}').textContent === '{text}'");
+        self.wait(&shown).await;
+    }
+}
 
 #[tokio::test]
 async fn rejected_reload_is_shown_with_reasons() {
-    let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web]).start().await;
-    let Some(page) = Page::open(&lb).await else {
+    let Some((_web, lb, page)) = open_usual().await else {
         return;
     };
     assert_eq!(page.text("#reload").await, "none");
     let wrong = lb.config().replace("[[client]]", "[[clients]]");
     assert_eq!(lb.reload(&wrong).await, "rejected");
-    page.wait("!document.getElementById('rejected').hidden")
-        .await;
+    page.wait_visible("rejected").await;
     assert_eq!(page.text("#reload").await, "rejected");
     let reasons = page.text("#rejected-reasons").await;
     assert!(reasons.contains("clients"), "{reasons}");
     assert!(page.text("#notice").await.contains("rejected"));
 
     assert_eq!(lb.reload(&lb.config()).await, "applied");
-    page.wait("document.getElementById('rejected').hidden")
-        .await;
+    page.wait_hidden("rejected").await;
     assert_eq!(page.text("#reload").await, "applied");
     page.finish(&lb, ()).await;
 }
@@ -43,15 +67,9 @@ async fn down_server_is_highlighted_and_announced() {
         return;
     };
     let badge = r#"[data-server="web/web2"] .badge"#;
-    page.wait(&format!(
-        "document.querySelector('{badge}').textContent === 'up'"
-    ))
-    .await;
+    page.wait_text(badge, "up").await;
     webs[1].stop(OpenConnections::Close).await;
-    page.wait(&format!(
-        "document.querySelector('{badge}').textContent === 'down'"
-    ))
-    .await;
+    page.wait_text(badge, "down").await;
     assert!(page.text("#notice").await.contains("web/web2 is down"));
     assert_eq!(page.text("#available").await, "2");
     assert_eq!(page.text("#available-of").await, "of 3");
@@ -64,35 +82,28 @@ async fn down_server_is_highlighted_and_announced() {
     let listed = page.text("#outages-servers").await;
     assert!(listed.starts_with("web/web2 is down since "), "{listed}");
     webs[0].stop(OpenConnections::Close).await;
-    page.wait(
-        "document.getElementById('outages-title').textContent === 'No server available: web'",
-    )
-    .await;
+    page.wait_text("#outages-title", "No server available: web")
+        .await;
     for web in &webs {
         web.restart().await;
     }
-    page.wait("document.getElementById('outages').hidden").await;
+    page.wait_hidden("outages").await;
     page.assert_no_errors().await;
 }
 
 #[tokio::test]
 async fn draining_and_unreachable_balancer_are_shown() {
-    let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web]).start().await;
-    let Some(page) = Page::open(&lb).await else {
+    let Some((_web, lb, page)) = open_usual().await else {
         return;
     };
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
-    leastconn_testkit::client::read_line(&mut stream)
-        .await
-        .unwrap();
+    read_line(&mut stream).await.unwrap();
     lb.signal(Signal::TERM);
-    page.wait("!document.getElementById('draining').hidden")
-        .await;
+    page.wait_visible("draining").await;
     assert_eq!(page.text("#phase").await, "draining");
     drop(stream);
     assert!(lb.wait_exit(DEADLINE).await.success());
-    page.wait("!document.getElementById('lost').hidden").await;
+    page.wait_visible("lost").await;
     let lost = page.text("#lost").await;
     assert!(
         lost.starts_with("No response from the balancer since"),
@@ -122,10 +133,8 @@ async fn full_servers_are_shown() {
         return;
     };
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
-    leastconn_testkit::client::read_line(&mut stream)
-        .await
-        .unwrap();
-    page.wait("!document.getElementById('full').hidden").await;
+    read_line(&mut stream).await.unwrap();
+    page.wait_visible("full").await;
     assert_eq!(
         page.text("#full-upstreams").await,
         "web: 1 of 1, new connections are refused"
@@ -135,27 +144,41 @@ async fn full_servers_are_shown() {
         "1 of 1 available, all at max_conns"
     );
     drop(stream);
-    page.wait("document.getElementById('full').hidden").await;
+    page.wait_hidden("full").await;
     page.assert_no_errors().await;
 }
 
 #[tokio::test]
-// The certificates of the site expire within a week.
-async fn expired_crl_is_called_expired() {
-    let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web]).start().await;
-    let Some(page) = Page::open(&lb).await else {
+async fn expiring_crl_has_a_banner_and_a_badge() {
+    let Some((_web, lb, page)) = open_usual().await else {
         return;
     };
-    let crl = lb.ca().crl_builder().number(2).validity(-3600, 10).pem();
-    std::fs::write(lb.dir().join("ca.crl"), crl).unwrap();
-    let title =
-        |text| format!("document.getElementById('expiring-title').textContent === '{text}'");
-    page.wait(&title("Certificates and CRLs that expire soon"))
+    // Half of the validity period is left.
+    page.wait_hidden("expiring").await;
+    let write = |number, since, left| {
+        let crl = lb.ca().crl_builder().number(number).validity(since, left);
+        std::fs::write(lb.dir().join("ca.crl"), crl.pem()).unwrap();
+    };
+    let class = async |id: &str| {
+        page.eval(&format!("document.getElementById('{id}').className"))
+            .await
+    };
+    let badge = "#certificates tr:first-child .badge";
+    write(2, -80_000, 20_000);
+    page.wait_text("#expiring-title", "Certificates and CRLs that expire soon")
         .await;
-    page.wait(&title(
-        "Certificates and CRLs that have expired or expire soon",
+    assert_eq!(class("expiring").await, "banner warn");
+    page.wait(&format!(
+        "document.querySelector('{badge}').classList.contains('warn')"
     ))
     .await;
+    write(3, -95_000, 5_000);
+    page.wait("document.getElementById('expiring').className === 'banner bad'")
+        .await;
+    write(4, -3600, 10);
+    page.wait_text("#expiring-title", "Certificates and CRLs that have expired")
+        .await;
+    write(5, -3600, 86_400);
+    page.wait_hidden("expiring").await;
     page.assert_no_errors().await;
 }

@@ -49,14 +49,12 @@ async fn servers_and_rules_with_problems_come_first() {
     assert_eq!(page.eval(rules).await, json!(["old", "client1"]));
     assert_eq!(page.text(r#"[data-client="old"] .badge"#).await, "expired");
 
-    // Red banners are before yellow ones, and the title counts them. The certificates of tests
-    // are about to expire, which is one problem.
-    page.wait("document.title.startsWith('1 problem · ')").await;
+    // Red banners are before yellow ones, and the title counts them.
+    page.wait("!document.title.includes('problem')").await;
     for web in &webs[..3] {
         web.stop(OpenConnections::Close).await;
     }
-    page.wait("document.title.startsWith('2 problems · ')")
-        .await;
+    page.wait("document.title.startsWith('1 problem · ')").await;
     // Banners may share a line.
     let place = |id: &str| {
         format!(
@@ -83,8 +81,8 @@ async fn host_name_is_in_title_and_header() {
     let host = rustix::system::uname();
     let host = host.nodename().to_str().unwrap();
     assert_eq!(page.text("#host").await, host);
-    let title = format!(" · {host} · leastconn");
-    page.wait(&format!("document.title.endsWith({})", json!(title)))
+    let title = format!("{host} · leastconn");
+    page.wait(&format!("document.title === {}", json!(title)))
         .await;
     page.finish(&lb, ()).await;
 }
