@@ -1,7 +1,7 @@
 // Client rules and their connections: expired rules first, then most open connections.
 
 import { get } from "./api.js";
-import { $, attribute, badge, bar, el, empty, fill, keyed, text } from "./dom.js";
+import { $, attribute, badge, bar, breakable, el, empty, fill, keyed, name, text } from "./dom.js";
 import * as as from "./format.js";
 import { Rates } from "./rates.js";
 import { rove, updating } from "./roving.js";
@@ -80,7 +80,7 @@ export function show({ clients, total, at }, time) {
 
 function row({ client }) {
   const [sub, flag] = [el("span", "sub"), el("span", "badge")];
-  const heading = el("th", "", el("div", "names", el("span", "name", client.client), flag, sub));
+  const heading = el("th", "", el("div", "names", el("span", "name", ...breakable(client.client)), flag, sub));
   heading.scope = "row";
   const { outer, inner } = bar();
   const active = el("b");
@@ -98,7 +98,7 @@ function row({ client }) {
       flag.hidden = !expired && now.mode !== "shadow";
       badge(flag, expired ? "expired" : "shadow", expired ? "bad" : "warn");
       const match = now.match.join(", ");
-      text(sub, now.expires ? `${match} · until ${as.date(now.expires)}` : match);
+      name(sub, now.expires ? `${match} · until ${as.date(now.expires)}` : match);
       attribute(heading, "title", `${now.client}: ${sub.textContent}`);
       text(active, as.count(now.active));
       attribute(active, "data-value", now.active);

@@ -2,7 +2,7 @@
 // some of the connections.
 
 import * as control from "./control.js";
-import { $, attribute, el, empty, keyed, text } from "./dom.js";
+import { $, attribute, el, empty, keyed, name, text } from "./dom.js";
 import * as as from "./format.js";
 import { rove, updating } from "./roving.js";
 import { Order, mark, sortable } from "./sorting.js";
@@ -86,15 +86,15 @@ function row({ connection }) {
       latest = now;
       control.refresh(keyOf(now));
       attribute(end, "aria-label", `Close connection ${connection} of ${now.client ?? now.source}`);
-      text(client, now.client ?? "unknown yet");
-      text(identity, now.identity ?? "");
+      name(client, now.client ?? "unknown yet");
+      name(identity, now.identity ?? "");
       attribute(heading, "title", [now.client, now.identity, now.serial && `serial ${now.serial}`].filter(Boolean).join("\n") || null);
       text(source, now.source);
       text(from, now.source);
       text(proxy, now.proxy ? `via ${now.proxy}` : "");
       attribute(source, "title", now.source);
       text(listener, now.listener);
-      text(sni, now.sni ?? "");
+      name(sni, now.sni ?? "");
       attribute(sni, "title", now.sni);
       const to = destination(now);
       text(server, to || "–");

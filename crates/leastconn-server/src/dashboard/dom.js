@@ -23,9 +23,14 @@ export function attribute(element, name, value) {
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
 }
 
-/** A text that may wrap after each underscore. */
+/** The parts of a name, which may wrap between labels instead of within them. */
 export function breakable(value) {
-  return value.split(/(?<=_)/).flatMap((part, at) => (at > 0 ? [el("wbr"), part] : [part]));
+  return String(value).split(/(?<=[_.:=@/,])(?=.)/).flatMap((part, at) => (at > 0 ? [el("wbr"), part] : [part]));
+}
+
+/** Like `text`, for a name that may wrap between its labels. */
+export function name(element, value) {
+  if (element.textContent !== String(value)) element.replaceChildren(...breakable(value));
 }
 
 /** Sets the length of a bar, 0 to 1. */

@@ -50,6 +50,7 @@ export function span(ms) {
 
 /** A latency: 0.42 ms, 12 ms, 1.2 s. */
 export function milliseconds(ms) {
+  if (ms === 0) return `0${THIN}ms`;
   if (ms >= 999.5) return `${(ms / 1000).toFixed(1)}${THIN}s`;
   return `${ms < 0.995 ? ms.toFixed(2) : ms < 9.95 ? ms.toFixed(1) : count(ms)}${THIN}ms`;
 }

@@ -38,7 +38,7 @@ function row(one) {
   const reason = el("th", "", el("span", "name", ...breakable(one.outcome)));
   reason.scope = "row";
   attribute(reason, "title", explain(one.outcome));
-  const name = el("td", "", el("span", "name", who(one)), el("span", "sub only-narrow", one.source));
+  const name = el("td", "", el("span", "name", ...breakable(who(one))), el("span", "sub only-narrow", one.source));
   const all = [one.identity, ...(one.names ?? []), one.subject, one.issuer && `issued by ${one.issuer}`, one.serial && `serial ${one.serial}`];
   attribute(name, "title", all.filter(Boolean).join("\n") || null);
   const detail = el("td", "more", el("span", "long", one.detail ?? ""));

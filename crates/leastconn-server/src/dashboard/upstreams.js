@@ -133,7 +133,7 @@ function sourceItem() {
     element,
     update: (source) => {
       const age = as.span(source.age_seconds * 1000);
-      const answer = source.answered ? `answered ${age} ago` : `no answer for ${age}`;
+      const answer = source.answered ? `last found ${age} ago` : `none found for ${age}`;
       text(element, [source.source, as.plural(source.servers, "server"), answer, source.error].filter(Boolean).join(" · "));
     },
   };
