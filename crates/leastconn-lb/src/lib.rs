@@ -4,7 +4,6 @@
 pub mod cli;
 pub(crate) mod figures;
 pub mod pki;
-mod runtime;
 pub mod sandbox;
 pub mod summary;
 #[cfg(feature = "top")]

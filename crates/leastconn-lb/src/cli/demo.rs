@@ -15,8 +15,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{DONE, FAILED, fail};
-use crate::runtime;
-use leastconn_server::process::descriptors;
+use leastconn_server::process::{descriptors, runtime};
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {

@@ -6,10 +6,12 @@ mod signals;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use super::{FAILED, INVALID, fail};
-use crate::{runtime, sandbox};
+use crate::sandbox;
 use leastconn_config::{Loaded, confinement};
 use leastconn_server::{
-    logging, memory, process::descriptors, process::inherited::Inherited,
+    logging, memory,
+    process::descriptors,
+    process::{inherited::Inherited, runtime},
     telemetry::access_log::AccessLog,
 };
 use signals::EarlySignals;

@@ -94,9 +94,10 @@ mod tests {
         }
     }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn worker_runs_ready_tasks_and_io_first() {
-        assert_last().await;
+    #[test]
+    fn worker_runs_ready_tasks_and_io_first() {
+        let runtime = crate::process::runtime::start(1).unwrap();
+        runtime.block_on(assert_last());
     }
 
     #[tokio::test]

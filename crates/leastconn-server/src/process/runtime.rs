@@ -25,7 +25,7 @@ const SHARED_QUEUE_INTERVAL: u32 = 3;
 ///
 /// # Errors
 /// If the operating system refuses a thread or a descriptor.
-pub(crate) fn start(workers: usize) -> io::Result<Runtime> {
+pub fn start(workers: usize) -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(workers)
         .thread_name("worker")
