@@ -12,6 +12,7 @@ use axum::{
     response::Response,
     routing::post,
 };
+use jiff::Timestamp;
 use leastconn::{AdminState, WeightOverride};
 use leastconn_config::{duration, suggest, text::escape};
 use leastconn_fleet::{BlockTarget, Command};
@@ -363,7 +364,9 @@ async fn block(
         }
         let snapshot = context.snapshot();
         let note = match &block.target {
-            BlockTarget::Identity(identity) => unmatched(identity, &snapshot.config.clients),
+            BlockTarget::Identity(identity) => {
+                unmatched(identity, &snapshot.config.clients, Timestamp::now())
+            }
             BlockTarget::Serial(_) => None,
         };
         let block = Block::of(block, snapshot.config.fleet.is_some());
@@ -500,8 +503,13 @@ fn kill_matching(
     log_command!(caller, "kill", filter = %filter, killed);
     // Members of a fleet have the same rules.
     let identity = request.identity.as_ref().filter(|_| killed == 0);
-    let note =
-        identity.and_then(|identity| unmatched(identity, &context.snapshot().config.clients));
+    let note = identity.and_then(|identity| {
+        unmatched(
+            identity,
+            &context.snapshot().config.clients,
+            Timestamp::now(),
+        )
+    });
     Ok(Killed {
         killed,
         note,

@@ -1,6 +1,7 @@
 //! Identities as operators write them.
 
-use leastconn_config::{Clients, IpNet, MatchKey, Rule, Spki, suggest, text::escape};
+use jiff::Timestamp;
+use leastconn_config::{Clients, IpNet, MatchKey, Mode, Rule, Spki, suggest, text::escape};
 use leastconn_tls::spiffe;
 
 /// Converts an identity to the form in which it is displayed and compared: names in lower case
@@ -48,20 +49,22 @@ pub fn normalize_identity(text: &str) -> Result<String, String> {
 }
 
 /// Returns why no client has `identity`, which is [normalized](normalize_identity), while these rules
-/// are in force. `None`: a rule may give a client this identity.
-pub fn unmatched(identity: &str, rules: &Clients) -> Option<String> {
+/// are in force. `None`: a rule may give a client this identity. Rules in shadow mode, and those
+/// that have expired at `now`, give no identity.
+pub fn unmatched(identity: &str, rules: &Clients, now: Timestamp) -> Option<String> {
     const HINT: &str = "use an identity of `ctl connections`, or --serial";
     let (name, value) = identity.split_once(':')?;
     let key = key_of_identity(name)?;
-    if rules
-        .iter()
-        .any(|rule| gives(&rule, key, |pattern| key.matches(pattern, value)))
-    {
+    let in_force = |rule: &Rule<'_>| {
+        rule.mode() == Mode::Enforce && rule.expires().is_none_or(|expires| now < expires)
+    };
+    let rules = || rules.iter().filter(in_force);
+    if rules().any(|rule| gives(&rule, key, |pattern| key.matches(pattern, value))) {
         return None;
     }
-    Some(if rules.iter().any(|rule| gives(&rule, key, |_| true)) {
+    Some(if rules().any(|rule| gives(&rule, key, |_| true)) {
         (!is_cut(value)).then(|| {
-            let patterns = rules.iter().flat_map(|rule| rule.texts(key));
+            let patterns = rules().flat_map(|rule| rule.texts(key));
             let meant = suggest::nearest(value, patterns);
             let meant = meant.map(|meant| format!("did you mean `{name}:{meant}`? Otherwise "));
             format!(
@@ -159,6 +162,7 @@ mod tests {
             let loaded = loaded.unwrap_or_else(|problems| panic!("{problems}"));
             loaded.config.clients
         };
+        let now = Timestamp::now();
         let by_name = rules(&[r#"dns = "*.lb.com""#]);
         for (identity, expected) in [
             ("cn:a", None),
@@ -171,7 +175,7 @@ mod tests {
                 Some("no rule identifies clients by source: "),
             ),
         ] {
-            let reason = unmatched(identity, &by_name);
+            let reason = unmatched(identity, &by_name, now);
             let is_expected = match (&reason, expected) {
                 (Some(reason), Some(expected)) => reason.starts_with(expected),
                 (reason, expected) => reason.is_none() && expected.is_none(),
@@ -180,10 +184,14 @@ mod tests {
         }
         // Such rules identify a client by its default identity.
         let by_unit = rules(&[r#"ou = "ops""#]);
-        assert_eq!(unmatched("uri:urn:a", &by_unit), None);
-        assert!(unmatched("source:10.0.0.1", &by_unit).is_some());
+        assert_eq!(unmatched("uri:urn:a", &by_unit, now), None);
+        assert!(unmatched("source:10.0.0.1", &by_unit, now).is_some());
         let by_source = rules(&[r#"source = "10.0.0.0/8""#]);
-        assert_eq!(unmatched("source:10.0.0.1", &by_source), None);
+        assert_eq!(unmatched("source:10.0.0.1", &by_source, now), None);
+        for not_in_force in ["mode = \"shadow\"", "expires = 1971-01-01T00:00:00Z"] {
+            let shadow = rules(&["dns = \"b\"", &format!("cn = \"b\" }}\n{not_in_force}\n#")]);
+            assert!(unmatched("cn:b", &shadow, now).is_some(), "{not_in_force}");
+        }
     }
 
     #[test]
