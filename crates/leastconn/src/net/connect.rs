@@ -214,13 +214,14 @@ impl ConnectError {
 
 fn at_max_conns(full: usize, selected: usize) -> String {
     if full < selected {
-        let (is, others) = if full == 1 {
-            ("is", "the other")
+        let is = if full == 1 { "is" } else { "are" };
+        let others_are = if selected - full == 1 {
+            "the other is"
         } else {
-            ("are", "the others")
+            "the others are"
         };
         return format!(
-            "{full} of {selected} allowed servers {is} at `max_conns`, {others} not available"
+            "{full} of {selected} allowed servers {is} at `max_conns`, {others_are} not available"
         );
     }
     match selected {

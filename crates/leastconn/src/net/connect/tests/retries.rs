@@ -77,7 +77,7 @@ async fn full_and_drained_servers_fail_at_once() {
     assert_eq!(error.reason(), Reason::NoServerAvailable);
     assert_eq!(
         error.to_string(),
-        "1 of 2 allowed servers is at `max_conns`, the other not available"
+        "1 of 2 allowed servers is at `max_conns`, the other is not available"
     );
     assert!(now() - start < Duration::from_secs(1));
 }
