@@ -63,11 +63,22 @@ fn duplicate_help(text: &str, at: usize, line: &str) -> String {
     if matches!(&*name, "listener" | "upstream" | "client") {
         return format!("write `[[{name}]]` for each table");
     }
-    let before = text.get(..at).unwrap_or_default();
-    let first = before
-        .lines()
+    let before: Vec<_> = text.get(..at).unwrap_or_default().lines().collect();
+    // `[listener.tls]` belongs to the last `[[listener]]`.
+    let begins_parent = |line: &str| {
+        let parent = line.trim_start().strip_prefix("[[");
+        let parent = parent.and_then(|line| line.split(']').next());
+        parent.is_some_and(|parent| {
+            let below = name.strip_prefix(parent.trim());
+            below.is_some_and(|below| below.starts_with('.'))
+        })
+    };
+    let start = before.iter().rposition(|line| begins_parent(line));
+    let start = start.unwrap_or_default();
+    let first = before[start..]
+        .iter()
         .position(|line| header(line).is_some_and(|other| other == name));
-    match first {
+    match first.map(|first| start + first) {
         Some(number) => format!(
             "`[{name}]` begins in line {} already: move these keys there",
             number + 1
@@ -78,11 +89,12 @@ fn duplicate_help(text: &str, at: usize, line: &str) -> String {
 
 /// Help for a line that is not valid TOML.
 fn syntax_help(message: &str, line: &str) -> Option<String> {
+    let line = without_comment(line);
     if line.contains(['\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}']) {
         return Some("write straight quotes (\") instead of typographic quotes".to_owned());
     }
     if message.starts_with("missing comma between key-value pairs") {
-        return Some("a `}` or a comma is missing before this line".to_owned());
+        return Some("a `}` or a comma is missing before this place".to_owned());
     }
     // If the line is valid TOML on its own, the error has another cause, such as a duplicate
     // key.
@@ -97,7 +109,7 @@ fn syntax_help(message: &str, line: &str) -> Option<String> {
     let (key, value) = (key.trim(), value.trim());
     if value.is_empty() && !key.is_empty() {
         return Some(format!(
-            "the value of `{key}` is missing; a list begins with `[` on this line"
+            "the value of `{key}` is missing: it must begin on this line"
         ));
     }
     let quotes = value.matches('"').count();
@@ -107,6 +119,20 @@ fn syntax_help(message: &str, line: &str) -> Option<String> {
     }
     let bare = quotes == 0 && !value.is_empty() && value.chars().all(is_word);
     (bare && !key.is_empty()).then(|| format!("write strings in quotes: `{key} = \"{value}\"`"))
+}
+
+/// The line up to a `#` that is not in quotes.
+fn without_comment(line: &str) -> &str {
+    let mut quote = None;
+    for (at, c) in line.char_indices() {
+        match (quote, c) {
+            (None, '#') => return &line[..at],
+            (None, '"' | '\'') => quote = Some(c),
+            (Some(open), c) if c == open => quote = None,
+            _ => {}
+        }
+    }
+    line
 }
 
 /// The language that a file appears to be written in, if its first lines are not TOML.

@@ -49,6 +49,14 @@ fn missing_quotes_are_explained() {
     );
     let open = changed("bind = \"127.0.0.1:9000\"", "bind = \"127.0.0.1:9000");
     says(&open, &["a quote is not closed on this line"]);
+    let commented = changed(
+        "bind = \"127.0.0.1:9000\"",
+        "bind = 127.0.0.1:9000 # don\u{2019}t",
+    );
+    says(
+        &commented,
+        &["write strings in quotes: `bind = \"127.0.0.1:9000\"`"],
+    );
 }
 
 #[test]
@@ -173,6 +181,9 @@ fn duplicate_tables_are_explained() {
         &again,
         &["duplicate key", "`[log]` begins in line 1 already"],
     );
+    let tls = "[listener.tls]\ncert = \"a\"\n";
+    let second = format!("[[listener]]\n{tls}\n[[listener]]\nname = \"b\"\n{tls}{tls}");
+    says(&second, &["`[listener.tls]` begins in line 7 already"]);
     let single = format!("{PLAIN}\n[listener]\nname = \"b\"\n");
     says(
         &single,
