@@ -86,10 +86,10 @@ fn of(upstream: Option<&UpstreamId>, allowed: &[UpstreamId]) -> String {
     };
     let allowed: Vec<_> = allowed.iter().map(|id| format!("`{id}`")).collect();
     let allowed = match &allowed[..] {
-        [] => "is empty".to_owned(),
-        ids => format!("names only {}", ids.join(", ")),
+        [] => "its `allow` is empty".to_owned(),
+        ids => format!("it allows only {}", ids.join(", ")),
     };
-    format!(" of upstream `{id}`, where the listener leads: its `allow` {allowed}")
+    format!(" of upstream `{id}`, to which the listener routes the connection: {allowed}")
 }
 
 impl Denied {

@@ -109,7 +109,7 @@ fn allow_chooses_the_upstream_without_routing() {
         (ReasonCode::NotAllowed, none)
     );
     let web = policy(vec![allow("web", None)]);
-    let other = "the rule of client `0` allows no server of upstream `db`, where the listener leads: its `allow` names only `web`".to_owned();
+    let other = "the rule of client `0` allows no server of upstream `db`, to which the listener routes the connection: it allows only `web`".to_owned();
     assert_eq!(denial(&web, Some("a.db")), (ReasonCode::NotAllowed, other));
 }
 
