@@ -50,7 +50,8 @@ help: ## List the targets
 .PHONY: demo
 demo: ## Run a balancer with servers and clients, no setup needed (DEMO_ARGS="--seconds 10")
 	@scripts/setup.sh --build
-	$(CARGO) run --locked -p leastconn-lb -- demo $(DEMO_ARGS)
+	@# For a short first build: without `top`, line tables and data for incremental builds.
+	CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) run --locked -p leastconn-lb --no-default-features --features dashboard,demo -- demo $(DEMO_ARGS)
 
 .PHONY: demo-fleet
 demo-fleet: ## Run three balancers that act as one through Valkey or Redis, no setup needed, 20 seconds
