@@ -23,7 +23,10 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{
+    Args, CommandFactory, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 
 use leastconn_config::Config;
 
@@ -158,8 +161,15 @@ pub const INVALID: u8 = 2;
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    // `parse` exits with code 2 if the arguments are wrong.
-    match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => match not_built(&error) {
+            Some(text) => return fail(&text, INVALID),
+            // Exits with code 2, or with 0 after `--help`.
+            None => error.exit(),
+        },
+    };
+    match cli.command {
         Command::Init(args) => init::run(&args),
         Command::Run(args) => run::run(args.config),
         #[cfg(feature = "demo")]
@@ -192,6 +202,25 @@ pub fn main() -> ExitCode {
         Command::Man { dir: None, .. } => completions::print(&completions::manual(Cli::command())),
         Command::Man { dir: Some(dir), .. } => completions::manuals(Cli::command(), &dir),
     }
+}
+
+/// The error for a command whose cargo feature was off in the build. clap's "unrecognized
+/// subcommand" would suggest a typing error.
+fn not_built(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(command)) = error.get(ContextKind::InvalidSubcommand) else {
+        return None;
+    };
+    let is_missing = match command.as_str() {
+        "demo" => !cfg!(feature = "demo"),
+        "top" => !cfg!(feature = "top"),
+        _ => false,
+    };
+    is_missing.then(|| {
+        format!(
+            "this build does not include the command `{command}`: it was compiled without the \
+             cargo feature `{command}`"
+        )
+    })
 }
 
 /// Prints `error` on standard error and returns `code`.
