@@ -8,6 +8,7 @@ SEQUENCE, SET, INTEGER, OID, NULL = 0x30, 0x31, 0x02, 0x06, 0x05
 BIT_STRING, OCTET_STRING, UTF8, BOOLEAN, UTC_TIME = 0x03, 0x04, 0x0C, 0x01, 0x17
 
 ECDSA_SHA256 = bytes.fromhex("2a8648ce3d040302")
+ECDSA_SHA512 = bytes.fromhex("2a8648ce3d040304")
 RSA_ENCRYPTION = bytes.fromhex("2a864886f70d010101")
 RSA_SHA256 = bytes.fromhex("2a864886f70d01010b")
 
@@ -86,9 +87,14 @@ def garbage_signature():
     return tlv(SEQUENCE, number(), number())
 
 
-def certificate(subject, issuer, key, *extensions, rsa=0, expired=False):
-    """Returns a certificate with an invalid P-256 signature, or RSA signature of `rsa` bits."""
-    if rsa:
+def certificate(subject, issuer, key, *extensions, rsa=0, expired=False, signed_with=None):
+    """Returns a certificate with an invalid P-256 signature, or RSA signature of `rsa` bits.
+
+    With `signed_with`, the file of a private EC key, the signature is valid.
+    """
+    if signed_with:
+        algorithm = tlv(SEQUENCE, tlv(OID, ECDSA_SHA512))
+    elif rsa:
         algorithm = tlv(SEQUENCE, tlv(OID, RSA_SHA256), tlv(NULL))
         signature = b"\x00" + os.urandom(rsa // 8)
     else:
@@ -107,6 +113,8 @@ def certificate(subject, issuer, key, *extensions, rsa=0, expired=False):
     if extensions:
         fields.append(tlv(0xA3, tlv(SEQUENCE, *extensions)))
     signed = tlv(SEQUENCE, *fields)
+    if signed_with:
+        signature = b"\x00" + openssl("dgst", "-sha512", "-sign", signed_with, input=signed)
     return tlv(SEQUENCE, signed, algorithm, tlv(BIT_STRING, signature))
 
 

@@ -1,7 +1,7 @@
 """CPU time per handshake that is refused because of its certificates.
 
 The client presents untrusted certificates that are expensive to verify: mazes of CAs,
-long chains, large keys, many names and extensions. In a maze, all CAs have the same
+long chains with and without valid signatures, large keys, many names and extensions. In a maze, all CAs have the same
 name, so each CA is a candidate issuer of all other CAs.
 """
 
@@ -36,6 +36,11 @@ def mazes(pki: Path, key: bytes):
     yield "maze of 8, the CA's name", maze(anchor, 8)
     yield "chain of 8 to the CA's name", [leaf(chain[0])] + [
         c.certificate(chain[n], anchor if n == 7 else chain[n + 1], made[n], c.IS_CA) for n in range(8)
+    ]
+    large = [pki / f"large{n}.key" for n in range(9)]
+    large_keys = [c.new_key(k, "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-521") for k in large]
+    yield "valid chain of 8 P-521, foreign name", [c.certificate(c.name("client"), chain[0], key, signed_with=large[0])] + [
+        c.certificate(chain[n], chain[n + 1], large_keys[n], c.IS_CA, signed_with=large[n + 1]) for n in range(8)
     ]
     yield "8 CAs, one name, RSA-8192", [leaf(foreign)] + [
         c.certificate(foreign, anchor, c.rsa_key(8192), c.IS_CA, rsa=8192) for _ in range(8)

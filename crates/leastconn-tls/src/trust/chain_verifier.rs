@@ -207,7 +207,7 @@ impl ChainVerifier {
         };
         let authorities = self.authorities.iter();
         let authorities: Vec<_> = authorities.map(|one| (&one.limits, &*one.key)).collect();
-        let mut signatures = Signatures::new(algorithms, &mut failures);
+        let mut signatures = Signatures::for_explanation(algorithms, &mut failures);
         Err(explain(
             &error,
             end_entity,

@@ -19,6 +19,11 @@ pub enum IssuerProblem {
         /// Whether the issuer is a configured authority, not an intermediate.
         is_authority: bool,
     },
+    /// The algorithm of a signature is not supported.
+    UnsupportedSignature {
+        /// Subject of the intermediate with this signature. `None`: the peer's own certificate.
+        intermediate: Option<String>,
+    },
     /// The peer's certificate is self-signed, and its subject is not that of an authority.
     SelfSigned { subject: String },
     /// The name at the end of the chain is not that of an authority.
@@ -56,10 +61,7 @@ impl IssuerError {
                 issuer,
                 is_authority,
             } => {
-                let certificate = match intermediate {
-                    None => format!("the {peer}'s certificate"),
-                    Some(name) => format!("the intermediate {} of the {peer}", quoted(name)),
-                };
+                let certificate = certificate(intermediate.as_deref(), peer);
                 let issuer = quoted(issuer);
                 if *is_authority {
                     format!(
@@ -75,6 +77,11 @@ impl IssuerError {
                     )
                 }
             }
+            IssuerProblem::UnsupportedSignature { intermediate } => format!(
+                "{} is signed with an algorithm that is not supported: issue it again with SHA-256 \
+                 or better",
+                certificate(intermediate.as_deref(), peer)
+            ),
             IssuerProblem::SelfSigned { subject } => format!(
                 "{not_issued}: it is self-signed ({}); issue one with a CA of `{ca}`{}",
                 quoted(subject),
@@ -102,6 +109,13 @@ impl IssuerError {
                 format!("{not_issued}, which has only self-signed certificates of servers")
             }
         }
+    }
+}
+
+fn certificate(intermediate: Option<&str>, peer: &str) -> String {
+    match intermediate {
+        None => format!("the {peer}'s certificate"),
+        Some(name) => format!("the intermediate {} of the {peer}", quoted(name)),
     }
 }
 

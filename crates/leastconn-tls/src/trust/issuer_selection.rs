@@ -10,23 +10,19 @@
 //! Selection only removes certificates. webpki verifies the remaining certificates completely. A
 //! mistake in this module can therefore cause a client to be refused, but never to be accepted.
 //!
-//! The cost is bounded: each certificate is verified successfully at most once, and failed
-//! checks use up a budget. Chains with fewer than two intermediates have few paths, so they
-//! skip the selection.
+//! The cost is bounded: the issuer of each intermediate is found at most once, by one successful
+//! check, and failed checks use up a budget; see [`signatures`]. Chains with fewer than two
+//! intermediates have few paths, so they skip the selection.
 
 mod outline;
+mod signatures;
 
 use std::borrow::Cow;
 
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor};
 
 use outline::{Outline, PublicKey};
-
-use crate::der::{Reader, SEQUENCE};
-
-/// Budget for failed signature checks of a chain, in units of one P-256 check (about
-/// 50 µs). In a chain without certificates of foreign issuers, no check fails.
-const MAX_FAILURES: u32 = 16;
+pub(super) use signatures::{Failures, Signatures};
 
 /// An issuer that is a trust anchor or is below a trust anchor.
 #[derive(Clone, Copy)]
@@ -73,7 +69,7 @@ impl IssuerSelection {
                 key: PublicKey::parse(&anchor.subject_public_key_info)?,
             })
         });
-        let signatures = Signatures::new(algorithms, failures);
+        let signatures = Signatures::for_paths(algorithms, failures);
         Cow::Owned(verified(
             end_entity,
             intermediates,
@@ -154,115 +150,6 @@ fn reachable(leaf: &Outline<'_>, outlines: &[Option<Outline<'_>>]) -> Vec<bool> 
     }
     reached
 }
-
-/// The failed signature checks of a chain, which use up its budget.
-#[derive(Debug, Default)]
-pub(super) struct Failures {
-    /// Cost of the failed checks so far, in units of one P-256 check.
-    spent: u32,
-    /// Checks that failed. They are not repeated when the chain is verified a second time
-    /// with rewritten names.
-    known: Vec<Failure>,
-}
-
-#[derive(Debug)]
-struct Failure {
-    signature: Box<[u8]>,
-    key: Box<[u8]>,
-}
-
-/// Checks signatures until the budget for failures is used up.
-pub(super) struct Signatures<'a> {
-    algorithms: &'a [&'a dyn SignatureVerificationAlgorithm],
-    failures: &'a mut Failures,
-}
-
-impl<'a> Signatures<'a> {
-    pub(super) const fn new(
-        algorithms: &'a [&'a dyn SignatureVerificationAlgorithm],
-        failures: &'a mut Failures,
-    ) -> Self {
-        Self {
-            algorithms,
-            failures,
-        }
-    }
-}
-
-impl Signatures<'_> {
-    /// Whether `certificate` is signed with the key of `spki`, a SubjectPublicKeyInfo. Both are in
-    /// DER.
-    pub(super) fn is_signed_by(&mut self, certificate: &[u8], spki: &[u8]) -> bool {
-        let outline = Outline::parse(certificate);
-        let key = Reader(spki).content(SEQUENCE).and_then(PublicKey::parse);
-        match (outline, key) {
-            (Some(outline), Some(key)) => self.is_issued_by(&outline, &key),
-            _ => false,
-        }
-    }
-
-    /// Whether one of `issuers` signed `issued`. Issuers that have the authority key
-    /// identifier of `issued` are tried first.
-    fn is_issued_by_any(&mut self, issued: &Outline<'_>, issuers: &[Issuer<'_>]) -> bool {
-        let named = issuers
-            .iter()
-            .filter(|issuer| issuer.subject == issued.issuer);
-        let is_likely = |issuer: &&Issuer<'_>| {
-            issued.authority_key_id.is_some() && issued.authority_key_id == issuer.key_id
-        };
-        let (likely, others): (Vec<&Issuer<'_>>, Vec<&Issuer<'_>>) = named.partition(is_likely);
-        let mut all = likely.into_iter().chain(others);
-        all.any(|issuer| self.is_issued_by(issued, &issuer.key))
-    }
-
-    fn is_issued_by(&mut self, issued: &Outline<'_>, key: &PublicKey<'_>) -> bool {
-        let Failures { spent, known } = &mut *self.failures;
-        let mut failed = known.iter();
-        if failed.any(|one| *one.signature == *issued.signature && *one.key == *key.bits) {
-            return false;
-        }
-        if *spent >= MAX_FAILURES {
-            return false;
-        }
-        let algorithm = self.algorithms.iter().find(|algorithm| {
-            algorithm.signature_alg_id().as_ref() == issued.signature_algorithm
-                && algorithm.public_key_alg_id().as_ref() == key.algorithm
-        });
-        let Some(algorithm) = algorithm else {
-            return false;
-        };
-        let verified = algorithm.verify_signature(key.bits, issued.signed, issued.signature);
-        if verified.is_err() {
-            *spent += cost(key, issued.signed);
-            known.push(Failure {
-                signature: issued.signature.into(),
-                key: key.bits.into(),
-            });
-        }
-        verified.is_ok()
-    }
-}
-
-/// The cost of a check with `key`, in units of one P-256 check.
-fn cost(key: &PublicKey<'_>, signed: &[u8]) -> u32 {
-    // The length of an uncompressed point, or of a modulus with its encoding.
-    let by_key = match key.bits.len() {
-        // Ed25519, P-256.
-        0..=66 => 1,
-        // P-384.
-        67..=98 => 4,
-        // P-521.
-        99..=134 => 6,
-        // RSA of up to 3072 bits, of up to 4096 bits, and longer.
-        135..=400 => 1,
-        401..=600 => 2,
-        _ => 6,
-    };
-    by_key + u32::try_from(signed.len() / HASHED_BYTES).unwrap_or(MAX_FAILURES)
-}
-
-/// Number of bytes that can be hashed in the time of one P-256 check.
-const HASHED_BYTES: usize = 32 * 1024;
 
 #[cfg(test)]
 mod tests;

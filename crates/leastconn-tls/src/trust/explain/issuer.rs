@@ -48,7 +48,7 @@ pub(super) fn problem(
     let above: Vec<_> = intermediates.iter().filter_map(Link::parse).collect();
     wrong_authority(&own, &above, authorities, signatures)
         .or_else(|| wrong_intermediate(&own, &above, signatures))
-        .or_else(|| unknown_issuer(&own, &above, authorities))
+        .or_else(|| problem_of_path(&own, &above, authorities, signatures))
 }
 
 /// Finds a certificate that names an authority as its issuer, but is not signed by it.
@@ -63,10 +63,10 @@ fn wrong_authority(
             .iter()
             .filter(|(one, _)| one.subject == link.issuer);
         let (first, _) = named.clone().next()?;
-        let is_issued = named
+        let is_wrong = named
             .clone()
-            .any(|(_, key)| signatures.is_signed_by(link.der, key));
-        (!is_issued).then(|| IssuerProblem::WrongSignature {
+            .all(|(_, key)| signatures.is_signed_by(link.der, key) == Some(false));
+        is_wrong.then(|| IssuerProblem::WrongSignature {
             intermediate: intermediate_name(link, own),
             issuer: first.subject_text.clone(),
             is_authority: true,
@@ -84,10 +84,10 @@ fn wrong_intermediate(
     std::iter::once(own).chain(above).find_map(|link| {
         let named = above.iter().filter(|one| one.subject == link.issuer);
         let first = named.clone().next()?;
-        let is_issued = named
+        let is_wrong = named
             .clone()
-            .any(|one| signatures.is_signed_by(link.der, one.key()));
-        (!is_issued).then(|| IssuerProblem::WrongSignature {
+            .all(|one| signatures.is_signed_by(link.der, one.key()) == Some(false));
+        is_wrong.then(|| IssuerProblem::WrongSignature {
             intermediate: intermediate_name(link, own),
             issuer: first.parsed.subject().to_string(),
             is_authority: false,
@@ -95,25 +95,35 @@ fn wrong_intermediate(
     })
 }
 
-/// Follows the names of the issuers, up to one that is neither sent nor configured.
-fn unknown_issuer(
+/// Follows the names of the issuers. Finds a signature that cannot be verified if they lead to an
+/// authority, and otherwise the issuer that is neither sent nor configured.
+fn problem_of_path(
     own: &Link<'_>,
     above: &[Link<'_>],
     authorities: Authorities<'_>,
+    signatures: &Signatures<'_>,
 ) -> Option<IssuerProblem> {
+    let mut path = vec![own];
     let mut top = own;
-    // Each step takes one certificate, so that names in a cycle end the search.
-    for _ in 0..=above.len() {
+    let leads_to_authority = loop {
         if authorities.iter().any(|(one, _)| one.subject == top.issuer) {
-            return None;
+            break true;
         }
-        if top.is_self_issued() {
-            break;
+        // Each step takes one certificate, so that names in a cycle end the search.
+        if top.is_self_issued() || path.len() > above.len() {
+            break false;
         }
         match above.iter().find(|one| one.subject == top.issuer) {
             Some(next) => top = next,
-            None => break,
+            None => break false,
         }
+        path.push(top);
+    };
+    if leads_to_authority {
+        let unsupported = path.iter().find(|link| !signatures.supports(link.der));
+        return unsupported.map(|link| IssuerProblem::UnsupportedSignature {
+            intermediate: intermediate_name(link, own),
+        });
     }
     if own.is_self_issued() {
         return Some(IssuerProblem::SelfSigned {
@@ -133,3 +143,6 @@ fn unknown_issuer(
 fn intermediate_name(link: &Link<'_>, own: &Link<'_>) -> Option<String> {
     (!std::ptr::eq(link, own)).then(|| link.parsed.subject().to_string())
 }
+
+#[cfg(test)]
+mod tests;

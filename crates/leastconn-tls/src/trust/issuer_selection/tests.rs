@@ -3,7 +3,10 @@ use std::sync::Arc;
 use leastconn_testkit::{TestCa, pki::Cert};
 use rustls::pki_types::UnixTime;
 
-use super::*;
+use super::{
+    signatures::{MAX_FAILURES, cost},
+    *,
+};
 use crate::{
     crl::CrlStore,
     trust::{ChainVerifier, Tolerance, Usage},
