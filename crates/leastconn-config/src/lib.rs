@@ -64,7 +64,7 @@ pub use leastconn_tls::pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPatt
 pub use model::{
     Access, Admin, AgentCheck, Config, Discovery, Fleet, FleetStore, HealthCheck, Listener, Log,
     MemoryLimit, ProbeKind, Process, Rebalance, Route, Secret, ServerSource, SourceKind,
-    SourceRateLimit, StatusSet, Timeouts, Token, TrustedProxies, Upstream,
+    SourceRateLimit, StatusSet, Target, Timeouts, Token, TrustedProxies, Upstream,
 };
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;

@@ -21,7 +21,7 @@ use super::{clients::Clients, tls::CertificateFile};
 pub use admin::{Admin, Token};
 pub use discovery::{Discovery, ServerSource, SourceKind};
 pub use fleet::{Fleet, FleetStore, Secret};
-pub use listener::{Listener, Route, SourceRateLimit, Timeouts, TrustedProxies};
+pub use listener::{Listener, Route, SourceRateLimit, Target, Timeouts, TrustedProxies};
 pub use log::{Access, Log};
 pub use process::{MemoryLimit, Process};
 pub use upstream::{AgentCheck, HealthCheck, ProbeKind, Rebalance, StatusSet, Upstream};

@@ -28,10 +28,9 @@ pub struct Listener {
     /// Routes by server name. They are tried in order; `upstream` applies if no route
     /// matches.
     pub routes: Vec<Route>,
-    /// Upstream of connections that match no route. If there are no routes either, the
-    /// connection goes to the upstream in the client's `allow`, which then names exactly
-    /// one upstream.
-    pub upstream: Option<UpstreamId>,
+    /// Target of connections that match no route. Without it, the connection goes to the
+    /// upstream in the client's `allow`, if that names exactly one upstream.
+    pub upstream: Option<Target>,
     pub timeouts: Timeouts,
     /// Idle time before the first TCP keepalive probe. `None`: no probes.
     pub keepalive: Option<Duration>,
@@ -91,7 +90,24 @@ impl TrustedProxies {
 pub struct Route {
     /// Pattern for the server name that the client sends.
     pub sni: DnsPattern,
-    pub upstream: UpstreamId,
+    pub upstream: Target,
+}
+
+/// Where a listener or one of its routes leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Upstream(UpstreamId),
+    /// `upstream = false`: connections are refused as `not_allowed`.
+    Refuse,
+}
+
+impl Target {
+    pub const fn upstream(&self) -> Option<&UpstreamId> {
+        match self {
+            Self::Upstream(id) => Some(id),
+            Self::Refuse => None,
+        }
+    }
 }
 
 /// Timeouts of client connections. All of them are greater than zero.

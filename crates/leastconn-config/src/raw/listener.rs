@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{
     tls::RawTls,
-    value::{At, DurationText, OneOrMany, Opt},
+    value::{At, DurationText, OneOrMany, Opt, UpstreamOrFalse},
 };
 use crate::{
     defaults::{self, text},
@@ -29,8 +29,8 @@ pub struct RawListener {
     #[schemars(extend("default" = "0600", "examples" = ["0660"]))]
     pub bind_mode: Opt<String>,
     /// The upstream for connections that match no route. If there are no routes either, the
-    /// upstream in the client's `allow` is used.
-    pub upstream: Opt<String>,
+    /// upstream in the client's `allow` is used. `false`: these connections are refused.
+    pub upstream: Opt<UpstreamOrFalse>,
     /// Upstreams by the server name (SNI) that the client sends, tried in order before `upstream`.
     pub routes: Opt<Vec<At<RawRoute>>>,
     /// Deadline from accepting a connection to authorizing its client.
@@ -83,9 +83,9 @@ pub struct RawRoute {
     /// The server name (SNI). `*` matches one whole label.
     #[schemars(required, extend("examples" = ["db.lb.com", "*.lb.com"]))]
     pub sni: Opt<String>,
-    /// The name of the upstream.
+    /// The name of the upstream. `false`: connections with this server name are refused.
     #[schemars(required)]
-    pub upstream: Opt<String>,
+    pub upstream: Opt<UpstreamOrFalse>,
 }
 
 /// Whether connections start with a PROXY protocol header.

@@ -181,6 +181,50 @@ impl JsonSchema for StatusCodes {
     }
 }
 
+/// The name of an upstream, or `false` to refuse connections.
+#[derive(Clone, Debug)]
+pub enum UpstreamOrFalse {
+    Name(String),
+    False,
+}
+
+impl<'de> Deserialize<'de> for UpstreamOrFalse {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Words;
+        impl Visitor<'_> for Words {
+            type Value = UpstreamOrFalse;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of an upstream, or false")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<UpstreamOrFalse, E> {
+                Ok(UpstreamOrFalse::Name(name.to_owned()))
+            }
+
+            fn visit_bool<E: Error>(self, value: bool) -> Result<UpstreamOrFalse, E> {
+                if value {
+                    return Err(E::custom("expected the name of an upstream, or false"));
+                }
+                Ok(UpstreamOrFalse::False)
+            }
+        }
+        deserializer.deserialize_any(Words)
+    }
+}
+
+impl JsonSchema for UpstreamOrFalse {
+    fn schema_name() -> Cow<'static, str> {
+        "upstream_or_false".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [{ "type": "string" }, { "type": "boolean" }],
+        })
+    }
+}
+
 /// The number of worker threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workers {

@@ -8,7 +8,7 @@ use super::{Resolver, client::Place};
 use crate::{
     clients::{Clients, Rule},
     keyword::Mode,
-    model::{Listener, Upstream},
+    model::{Listener, Target, Upstream},
     raw::{Raw, RawUpstream, ServerEntry, value::At},
     suggest,
 };
@@ -128,7 +128,8 @@ impl Resolver<'_> {
             };
             for At { value, span } in listeners {
                 let routed = value.routes.iter().map(|route| &route.upstream);
-                if !routed.chain(&value.upstream).any(|id| *id == upstream.id) {
+                let mut targets = routed.chain(&value.upstream).filter_map(Target::upstream);
+                if !targets.any(|id| *id == upstream.id) {
                     continue;
                 }
                 let offered = value.tls.iter().flat_map(|tls| tls.settings.alpn.names());
@@ -382,7 +383,9 @@ fn quoted(names: &BTreeSet<&str>) -> String {
 
 fn offers(listener: &Listener, upstreams: &BTreeSet<&str>) -> bool {
     let routes = listener.routes.iter().map(|route| &route.upstream);
-    let mut targets = routes.chain(&listener.upstream);
+    let mut targets = routes
+        .chain(&listener.upstream)
+        .filter_map(Target::upstream);
     // If no route matches and the listener has no upstream, `allow` selects the upstream.
     let by_itself =
         listener.upstream.is_none() && (listener.routes.is_empty() || upstreams.len() == 1);

@@ -10,8 +10,11 @@ use crate::{
     cidr::IpNet,
     defaults,
     keyword::StartTls,
-    model::{Listener, Route, SourceRateLimit, Timeouts, TrustedProxies},
-    raw::{ProxyProtocolIn, RawListener, RawSourceRateLimit, value::At},
+    model::{Listener, Route, SourceRateLimit, Target, Timeouts, TrustedProxies},
+    raw::{
+        ProxyProtocolIn, RawListener, RawSourceRateLimit,
+        value::{At, UpstreamOrFalse},
+    },
     tls,
 };
 
@@ -86,9 +89,7 @@ impl Resolver<'_> {
                 }
             }
         }
-        let upstream = optional(raw.upstream.as_ref(), |at| {
-            self.upstream_named(&at.value, &at.span)
-        });
+        let upstream = optional(raw.upstream.as_ref(), |at| self.target(at));
         let routes = self.routes(table);
         let starttls = self.starttls(table);
         let tls = optional(raw.tls.as_ref(), |at| {
@@ -285,6 +286,15 @@ impl Resolver<'_> {
         }))
     }
 
+    fn target(&mut self, at: &At<UpstreamOrFalse>) -> Option<Target> {
+        match &at.value {
+            UpstreamOrFalse::Name(name) => {
+                self.upstream_named(name, &at.span).map(Target::Upstream)
+            }
+            UpstreamOrFalse::False => Some(Target::Refuse),
+        }
+    }
+
     /// Converts `routes`. Returns `None`, after reporting the problem, if a route is invalid.
     fn routes(&mut self, table: &At<RawListener>) -> Option<Vec<Route>> {
         let Some(raw) = &table.value.routes else {
@@ -299,11 +309,7 @@ impl Resolver<'_> {
         let mut routes: Vec<(Route, Range<usize>)> = Vec::new();
         let mut complete = true;
         for route in &raw.value {
-            let upstream = route
-                .value
-                .upstream
-                .as_ref()
-                .and_then(|at| self.upstream_named(&at.value, &at.span));
+            let upstream = route.value.upstream.as_ref().and_then(|at| self.target(at));
             let sni = route.value.sni.as_ref().and_then(|at| {
                 DnsPattern::parse(&at.value)
                     .map_err(|error| {

@@ -71,3 +71,33 @@ fn client_with_one_upstream_needs_no_route() {
         "{problems:?}"
     );
 }
+
+/// `upstream = false` refuses connections, so `allow` need not decide.
+#[test]
+fn refusing_targets_need_no_upstream() {
+    let both = r#"["web", "db"]"#;
+    for (from, to) in [
+        ("routes =", "upstream = false\nroutes ="),
+        (
+            "}]",
+            "}, { sni = \"a.lb.com\", upstream = false }]\nupstream = false",
+        ),
+        (
+            "routes = [{ sni = \"db.lb.com\", upstream = \"db\" }]",
+            "upstream = false",
+        ),
+    ] {
+        let problems = problems_with(&[both], |text| text.replace(from, to));
+        let is_expected = |line: &String| {
+            line.contains("the upstream `db` is not used")
+                || line.contains("the upstream `web` is not used")
+                || line.contains("no listener leads to an upstream that client `c0` may use")
+        };
+        assert!(problems.iter().all(is_expected), "{to}: {problems:?}");
+    }
+    let problems = problems_with(&[both], |text| {
+        text.replace("routes =", "upstream = true\nroutes =")
+    });
+    let expected = "expected the name of an upstream, or false";
+    assert!(problems[0].contains(expected), "{problems:?}");
+}

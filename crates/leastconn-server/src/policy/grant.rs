@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 use leastconn::{ClientId, Limits, Permit, Pool, Selector, ServerId, UpstreamId};
-use leastconn_config::{Clients, Granted, Rule};
+use leastconn_config::{Clients, Granted, Rule, Target};
 use leastconn_tls::certificate::Ambiguous;
 
 use crate::{reason_code::ReasonCode, upstream::Upstream};
@@ -16,7 +16,7 @@ pub(super) type GrantedServers = HashMap<UpstreamId, (Arc<Upstream>, Selector)>;
 #[derive(Clone, Debug)]
 pub struct Routing {
     pub(super) routes: Vec<leastconn_config::Route>,
-    pub(super) upstream: Option<UpstreamId>,
+    pub(super) upstream: Option<Target>,
 }
 
 impl From<&leastconn_config::Listener> for Routing {
@@ -30,11 +30,11 @@ impl From<&leastconn_config::Listener> for Routing {
 
 impl Routing {
     /// The upstream of connections that no route matches.
-    pub const fn default(&self) -> Option<&UpstreamId> {
-        self.upstream.as_ref()
+    pub fn default(&self) -> Option<&UpstreamId> {
+        self.upstream.as_ref().and_then(Target::upstream)
     }
 
-    fn upstream(&self, sni: Option<&str>) -> Option<&UpstreamId> {
+    fn target(&self, sni: Option<&str>) -> Option<&Target> {
         sni.and_then(|name| self.routes.iter().find(|route| route.sni.matches(name)))
             .map(|route| &route.upstream)
             .or(self.upstream.as_ref())
@@ -62,6 +62,15 @@ pub enum Denied {
         upstream: Option<UpstreamId>,
         /// Upstreams that the rule allows, in alphabetical order.
         allowed: Vec<UpstreamId>,
+    },
+    /// Routing leads to no upstream.
+    #[error(
+        "the listener refuses this connection: `upstream = false` applies to it, in a route or in \
+         the listener"
+    )]
+    RefusedByRouting {
+        client: Arc<str>,
+        identity: ClientId,
     },
     /// A rule matches on a name that cannot be read from the certificate.
     #[error("{0}")]
@@ -97,7 +106,9 @@ impl Denied {
         match self {
             Self::UnknownClient | Self::Expired { .. } => ReasonCode::UnknownClient,
             Self::Ambiguous(_) => ReasonCode::AmbiguousIdentity,
-            Self::NotAllowed { .. } | Self::SeveralUpstreams { .. } => ReasonCode::NotAllowed,
+            Self::NotAllowed { .. }
+            | Self::SeveralUpstreams { .. }
+            | Self::RefusedByRouting { .. } => ReasonCode::NotAllowed,
         }
     }
 
@@ -109,7 +120,8 @@ impl Denied {
             }
             | Self::SeveralUpstreams {
                 client, identity, ..
-            } => Some((client, identity)),
+            }
+            | Self::RefusedByRouting { client, identity } => Some((client, identity)),
             Self::UnknownClient | Self::Expired { .. } | Self::Ambiguous(_) => None,
         }
     }
@@ -144,7 +156,15 @@ impl<'a> Matched<'a> {
     /// # Errors
     /// If the client may reach no server.
     pub fn grant(&self, routing: &Routing, sni: Option<&str>) -> Result<Grant, Denied> {
-        let routed = routing.upstream(sni);
+        let routed = match routing.target(sni) {
+            Some(Target::Refuse) => {
+                return Err(Denied::RefusedByRouting {
+                    client: self.rule.name().into(),
+                    identity: self.identity.clone(),
+                });
+            }
+            target => target.and_then(Target::upstream),
+        };
         let granted = match routed {
             Some(upstream) => self.granted.get(upstream),
             // If no route chooses an upstream, the rule's own `allow` decides, provided that it

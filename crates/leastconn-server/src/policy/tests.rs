@@ -1,7 +1,7 @@
 use std::{net::IpAddr, num::NonZeroUsize, time::Duration};
 
 use leastconn_config::{
-    Access, AccessFilter, Allow, Client, DnsPattern, Format, Level, Log, Prefixes, Process,
+    Access, AccessFilter, Allow, Client, DnsPattern, Format, Level, Log, Prefixes, Process, Target,
 };
 use leastconn_tls::certificate::{Ambiguous, Certificate};
 use proptest::prelude::*;

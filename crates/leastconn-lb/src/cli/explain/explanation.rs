@@ -16,7 +16,7 @@ use super::{
     running::{Refusal, RunningBalancer},
 };
 use crate::figures::count;
-use leastconn_config::{IpNet, Listener, MatchKey};
+use leastconn_config::{IpNet, Listener, MatchKey, Target};
 use leastconn_server::{
     authorization::{AuthInput, authorize},
     policy::{Grant, Matched},
@@ -153,7 +153,15 @@ pub(super) struct RoutingResult {
 #[derive(Debug, Serialize)]
 pub(super) struct RouteResult {
     pub(super) sni: String,
-    pub(super) upstream: String,
+    /// `None`: connections with this name are refused.
+    pub(super) upstream: Option<String>,
+}
+
+fn target_text(target: &Target) -> String {
+    match target.upstream() {
+        Some(id) => format!("upstream `{id}`"),
+        None => "no upstream (`upstream = false` refuses the connection)".to_owned(),
+    }
 }
 
 impl RoutingResult {
@@ -164,19 +172,19 @@ impl RoutingResult {
         }
         let mut routes = listener.routes.iter();
         let otherwise = match &listener.upstream {
-            Some(upstream) => format!("upstream `{upstream}`"),
+            Some(target) => target_text(target),
             None => "the upstream in `allow` of the client's rule".to_owned(),
         };
         let selected = match sni {
             None => format!("{otherwise}, because no server name is given (set it with --sni)"),
             Some(name) => match routes.find(|route| route.sni.matches(name)) {
-                Some(route) => format!("upstream `{}`, by its route", route.upstream),
+                Some(route) => format!("{}, by its route", target_text(&route.upstream)),
                 None => format!("{otherwise}, because no route matches `{name}`"),
             },
         };
         let routes = listener.routes.iter().map(|route| RouteResult {
             sni: route.sni.as_str().to_owned(),
-            upstream: route.upstream.to_string(),
+            upstream: route.upstream.upstream().map(ToString::to_string),
         });
         Some(Self {
             routes: routes.collect(),

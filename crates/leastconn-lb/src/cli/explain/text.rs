@@ -145,7 +145,10 @@ fn listener(result: &ListenerResult, page: &mut Page) {
         let routes = routing.routes.iter();
         let mut routes: Vec<_> = routes
             .take(MAX_ROUTES)
-            .map(|route| format!("{}: {}", route.sni, route.upstream))
+            .map(|route| {
+                let upstream = route.upstream.as_deref().unwrap_or("refused");
+                format!("{}: {upstream}", route.sni)
+            })
             .collect();
         let more = routing.routes.len() - routes.len();
         if more > 0 {

@@ -30,11 +30,18 @@ fn matched(policy: &Policy) -> Matched<'_> {
 fn routing(upstream: Option<&str>, routes: &[(&str, &str)]) -> Routing {
     let route = |(sni, upstream): &(&str, &str)| leastconn_config::Route {
         sni: DnsPattern::parse(sni).unwrap(),
-        upstream: (*upstream).into(),
+        upstream: target(upstream),
     };
     Routing {
         routes: routes.iter().map(route).collect(),
-        upstream: upstream.map(UpstreamId::from),
+        upstream: upstream.map(target),
+    }
+}
+
+fn target(upstream: &str) -> Target {
+    match upstream {
+        "" => Target::Refuse,
+        name => Target::Upstream(name.into()),
     }
 }
 
@@ -111,6 +118,29 @@ fn allow_chooses_the_upstream_without_routing() {
     let web = policy(vec![allow("web", None)]);
     let other = "the rule of client `0` allows no server of upstream `db`, to which the listener routes the connection: it allows only `web`".to_owned();
     assert_eq!(denial(&web, Some("a.db")), (ReasonCode::NotAllowed, other));
+}
+
+#[test]
+fn refusing_routes_refuse_every_client() {
+    let all = policy(vec![allow("web", None), allow("db", None)]);
+    let web = policy(vec![allow("web", None)]);
+    let rest = routing(Some(""), &[("a.web", "web")]);
+    let name = routing(Some("web"), &[("a.web", ""), ("*.web", "web")]);
+    for policy in [&all, &web] {
+        assert_eq!(
+            upstream_for(policy, &rest, Some("a.web")),
+            Ok("web".to_owned())
+        );
+        for sni in [None, Some("b.web")] {
+            let denied = upstream_for(policy, &rest, sni);
+            assert_eq!(denied, Err(ReasonCode::NotAllowed), "{sni:?}");
+            assert_eq!(upstream_for(policy, &name, sni), Ok("web".to_owned()));
+        }
+        let denied = upstream_for(policy, &name, Some("A.web"));
+        assert_eq!(denied, Err(ReasonCode::NotAllowed));
+        let denied = matched(policy).grant(&rest, None).unwrap_err();
+        assert!(denied.to_string().contains("`upstream = false`"));
+    }
 }
 
 #[test]
