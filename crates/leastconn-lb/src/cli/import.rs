@@ -2,9 +2,11 @@
 
 mod access;
 mod address;
+mod addresses;
 mod dn;
 mod ghostunnel;
 mod haproxy;
+mod keystore;
 mod model;
 mod names;
 mod networks;
@@ -18,8 +20,10 @@ mod stunnel;
 mod tls_names;
 pub(super) mod toml;
 mod units;
+mod values;
 
 use std::{
+    collections::HashMap,
     ffi::OsString,
     fs,
     io::{self, Write},
@@ -88,9 +92,8 @@ pub(crate) fn run(args: &ImportArgs) -> ExitCode {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return fail(&error, FAILED),
         _ => {}
     }
-    let left_out = translation.left_out();
     let _ = io::stderr().write_all(translation.summary(&path.display().to_string()).as_bytes());
-    ExitCode::from(if left_out == 0 { DONE } else { FAILED })
+    ExitCode::from(translation.exit_code())
 }
 
 fn translate(program: Program, path: &Path) -> Result<Translation, String> {
@@ -106,18 +109,29 @@ fn translate(program: Program, path: &Path) -> Result<Translation, String> {
         .file_name()
         .map_or_else(|| name.clone(), |name| name.to_string_lossy().into_owned())
         .into();
+    translate_text(program, &file, &text, path.parent())
+}
+
+/// Translates the text of a file in `dir`.
+fn translate_text(
+    program: Program,
+    file: &Rc<str>,
+    text: &str,
+    dir: Option<&Path>,
+) -> Result<Translation, String> {
     let imported = match program {
-        Program::Haproxy => haproxy::import(&file, &text, path.parent())?,
-        Program::Nginx => nginx::import(&file, &text, path.parent())?,
-        Program::Stunnel => stunnel::import(&file, &text, path.parent())?,
-        Program::Ghostunnel => ghostunnel::import(&file, &text)?,
+        Program::Haproxy => haproxy::import(file, text, dir)?,
+        Program::Nginx => nginx::import(file, text, dir)?,
+        Program::Stunnel => stunnel::import(file, text, dir)?,
+        Program::Ghostunnel => ghostunnel::import(file, text)?,
     };
-    finish(program, &file, imported)
+    finish(program, file, imported)
 }
 
 /// Plans an imported configuration and renders it.
 fn finish(program: Program, file: &str, mut imported: Imported) -> Result<Translation, String> {
     ranges::clamp(&mut imported);
+    addresses::remove_invalid(&mut imported);
     let plan = plan::plan(&mut imported)
         .map_err(|access::TooMany| format!("{file}: the access rules have too many cases"))?;
     let head = format!(
@@ -125,10 +139,15 @@ fn finish(program: Program, file: &str, mut imported: Imported) -> Result<Transl
          source that have no equivalent.",
         program.name()
     );
-    let (toml, notes) = render::render(&head, &imported, &plan);
-    let listeners = plan.listeners.iter();
-    let listeners = listeners.filter(|listener| !listener.service.binds.is_empty());
-    let listeners: Vec<_> = listeners.collect();
+    let (mut toml, notes) = render::render(&head, &imported, &plan);
+    let commands = commands(&notes);
+    if !commands.is_empty() {
+        toml = with_commands(&toml, &commands);
+    }
+    if listeners(&plan).is_empty() {
+        toml.push_str("\n# No listener was translated, so `check` and `run` reject this file.\n");
+    }
+    let listeners = listeners(&plan);
     let closed = listeners
         .iter()
         .filter(|listener| !listener.service.refused.is_empty())
@@ -141,7 +160,47 @@ fn finish(program: Program, file: &str, mut imported: Imported) -> Result<Transl
     })
 }
 
+/// Why `check` rejects a configuration.
+const NO_LISTENER: &str =
+    "no listener was translated, so `check` and `run` reject this configuration";
+
+/// Returns the listeners that have an address.
+fn listeners(plan: &plan::Plan) -> Vec<&plan::PlannedListener> {
+    let listeners = plan.listeners.iter();
+    listeners
+        .filter(|listener| !listener.service.binds.is_empty())
+        .collect()
+}
+
+/// Returns the commands that must run before the configuration can be used.
+fn commands(notes: &[Note]) -> Vec<&str> {
+    let mut commands: Vec<&str> = Vec::new();
+    for command in notes.iter().flat_map(|note| &note.commands) {
+        if !commands.contains(&command.as_str()) {
+            commands.push(command);
+        }
+    }
+    commands
+}
+
+/// Inserts the commands after the first comment of a configuration.
+fn with_commands(toml: &str, commands: &[&str]) -> String {
+    let (head, rest) = toml.split_once("\n\n").unwrap_or((toml, ""));
+    let mut text = format!("{head}\n\n# Run these commands before `check`:\n");
+    for command in commands {
+        text.push_str(&format!("#   {}\n", toml::clean(command)));
+    }
+    text.push('\n');
+    text.push_str(rest);
+    text
+}
+
 impl Translation {
+    fn exit_code(&self) -> u8 {
+        let is_complete = self.left_out() == 0 && self.counts[0] > 0;
+        if is_complete { DONE } else { FAILED }
+    }
+
     fn left_out(&self) -> usize {
         let notes = self.notes.iter();
         notes.filter(|note| note.kind != Kind::Remark).count()
@@ -160,12 +219,14 @@ impl Translation {
         let notes = self.notes.iter();
         let mut notes: Vec<_> = notes.filter(|note| note.kind != Kind::Remark).collect();
         notes.sort_by_key(|note| (&note.place.file, note.place.line));
-        for note in notes {
+        let mut explained = HashMap::new();
+        for note in &notes {
             let place = &note.place;
             let text = toml::shortened(&place.text);
+            let reason = toml::shorter(&mut explained, note);
             summary.push_str(&format!(
-                "{}:{}: {text}: {}\n",
-                place.file, place.line, note.reason
+                "{}:{}: {text}: {reason}\n",
+                place.file, place.line
             ));
         }
         if !self.closed.is_empty() {
@@ -174,12 +235,20 @@ impl Translation {
                 self.closed.join(", ")
             ));
         }
+        for command in commands(&self.notes) {
+            summary.push_str(&format!("{file}: run before `check`: {command}\n"));
+        }
         if listeners == 0 {
-            summary.push_str(&format!(
-                "{file}: no listener was translated, so the balancer cannot start with this \
-                 configuration\n"
-            ));
+            let place = notes.first().map(|note| &note.place);
+            let place = place.map_or_else(
+                || format!("{file}:1"),
+                |place| format!("{}:{}", place.file, place.line),
+            );
+            summary.push_str(&format!("{place}: {NO_LISTENER}\n"));
         }
         summary
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,8 +92,8 @@ impl Site {
         fs::write(self.dir.path().join(name), text).unwrap();
     }
 
-    /// The server that each client reaches, or `None` if it is refused.
-    async fn reached(&self) -> Vec<(String, Option<String>)> {
+    /// Connects with each client.
+    async fn reached(&self) -> Reached {
         let mut all = Vec::new();
         for (name, client) in &self.tls {
             for sni in ["localhost", "db.example.com"] {
@@ -145,12 +145,7 @@ impl Site {
     }
 
     /// Compares the source program with the balancer.
-    async fn compare(
-        &self,
-        program: &str,
-        file: &str,
-        args: &[&str],
-    ) -> Vec<(String, Option<String>)> {
+    async fn compare(&self, program: &str, file: &str, args: &[&str]) -> Reached {
         let path = find_program(program)
             .unwrap_or_else(|| panic!("`{program}` is not installed: run scripts/setup.sh --test"));
         let running = self.start(&path, args);
@@ -167,13 +162,41 @@ impl Site {
         reached
     }
 
-    /// Like [`Self::compare`], with nginx and this configuration.
-    async fn compare_nginx(&self, source: &str) -> Vec<(String, Option<String>)> {
+    /// Like [`Self::compare`], with HAProxy and this configuration.
+    async fn compare_haproxy(&self, source: &str) -> Reached {
+        self.write("haproxy.cfg", source);
+        let args = ["-db", "-f", "haproxy.cfg"];
+        self.compare("haproxy", "haproxy.cfg", &args).await
+    }
+
+    /// Like [`Self::compare`], with nginx and the content of a `stream` block.
+    async fn compare_nginx(&self, stream: &str) -> Reached {
         let prefix = self.dir.path().display().to_string();
-        self.write("nginx.conf", source);
+        self.write("nginx.conf", &format!("{NGINX_START}stream {{{stream}}}\n"));
         let args = ["-p", &prefix, "-c", "nginx.conf"];
         self.compare("nginx", "nginx.conf", &args).await
     }
+
+    /// Like [`Self::compare`], with stunnel, this configuration and the service for the second port.
+    async fn compare_stunnel(&self, source: &str) -> Reached {
+        fs::create_dir(self.dir.path().join("services")).unwrap();
+        self.write("services/plain.conf", STUNNEL_CLIENT);
+        self.write("stunnel.conf", &format!("{STUNNEL_START}{source}"));
+        self.compare("stunnel", "stunnel.conf", &["stunnel.conf"])
+            .await
+    }
+}
+
+/// The server that each client reaches. `None` if it is refused.
+type Reached = Vec<(String, Option<String>)>;
+
+/// Whether stunnel is installed. Prints a message if not.
+fn has_stunnel() -> bool {
+    let found = find_program("stunnel").is_some();
+    if !found {
+        eprintln!("skipped: stunnel is not installed");
+    }
+    found
 }
 
 /// The clients that reach a server.
@@ -221,10 +244,7 @@ backend three from plain
 #[tokio::test]
 async fn haproxy_and_the_balancer_decide_the_same() {
     let site = Site::new().await;
-    site.write("haproxy.cfg", HAPROXY);
-    let reached = site
-        .compare("haproxy", "haproxy.cfg", &["-db", "-f", "haproxy.cfg"])
-        .await;
+    let reached = site.compare_haproxy(HAPROXY).await;
     assert_eq!(
         served(&reached),
         [
@@ -236,6 +256,52 @@ async fn haproxy_and_the_balancer_decide_the_same() {
             "carol of staff to db.example.com: web3",
             "from 127.0.0.1: web2",
             "from 127.0.0.2: web2",
+        ]
+    );
+}
+
+/// A limit for one client. Each client connects twice.
+const HAPROXY_LIMITS: &str = "
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 20s
+    timeout server 20s
+frontend mtls
+    bind PORT1 ssl crt server.pem ca-file ca.crt crl-file ca.crl verify required
+    stick-table type string len 64 size 1k expire 10m store conn_rate(10m)
+    acl alice ssl_c_s_dn(cn) -m str alice.example.com
+    acl bob ssl_c_s_dn(cn) -m str bob.example.com
+    tcp-request content track-sc0 ssl_c_s_dn(cn) if alice or bob
+    tcp-request content accept if alice
+    tcp-request content reject if { sc0_conn_rate gt 1 }
+    use_backend one if { ssl_fc_sni db.example.com }
+    use_backend two if { ssl_fc_sni localhost } bob
+frontend plain
+    bind PORT2
+    default_backend two
+backend one
+    server web1 WEB1
+backend two
+    server web2 WEB2
+";
+
+#[tokio::test]
+async fn haproxy_and_the_balancer_limit_the_same_clients() {
+    let site = Site::new().await;
+    let reached = site.compare_haproxy(HAPROXY_LIMITS).await;
+    assert_eq!(
+        served(&reached),
+        [
+            "alice to db.example.com: web1",
+            "bob to localhost: web2",
+            "carol of staff to db.example.com: web1",
+            "mallory to db.example.com: web1",
+            "a longer name to db.example.com: web1",
+            "from 127.0.0.1: web2",
+            "from 127.0.0.2: web2",
+            "from 127.0.0.3: web2",
+            "from 127.0.0.4: web2",
         ]
     );
 }
@@ -288,10 +354,7 @@ async fn haproxy_and_the_balancer_compare_the_same_names() {
     let site = Site::new().await;
     let map = "bob. two\ncarol. missing\n";
     fs::write(site.dir.path().join("names.map"), map).unwrap();
-    site.write("haproxy.cfg", HAPROXY_NAMES);
-    let reached = site
-        .compare("haproxy", "haproxy.cfg", &["-db", "-f", "haproxy.cfg"])
-        .await;
+    let reached = site.compare_haproxy(HAPROXY_NAMES).await;
     assert_eq!(
         served(&reached),
         [
@@ -312,14 +375,16 @@ async fn haproxy_and_the_balancer_compare_the_same_names() {
     );
 }
 
-const NGINX: &str = "
+const NGINX_START: &str = "
 daemon off;
 master_process off;
 pid nginx.pid;
 error_log stderr info;
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 events {}
-stream {
+";
+
+const NGINX: &str = "
     map $ssl_client_s_dn $by_client {
         'CN=alice.example.com' one;
         '~(^|,)CN=carol\\.example\\.com(,|$)' three;
@@ -351,7 +416,6 @@ stream {
         deny all;
         proxy_pass three;
     }
-}
 ";
 
 #[tokio::test]
@@ -375,13 +439,6 @@ async fn nginx_and_the_balancer_decide_the_same() {
 
 /// The common name in a variable, and servers by source.
 const NGINX_NAMES: &str = "
-daemon off;
-master_process off;
-pid nginx.pid;
-error_log stderr info;
-load_module /usr/lib/nginx/modules/ngx_stream_module.so;
-events {}
-stream {
     map $ssl_client_s_dn $common_name {
         default '';
         '~(^|,)CN=(?<name>[^,]+)' $name;
@@ -411,7 +468,6 @@ stream {
         listen PORT2;
         proxy_pass $by_source;
     }
-}
 ";
 
 #[tokio::test]
@@ -440,21 +496,23 @@ async fn nginx_and_the_balancer_read_the_same_common_names() {
     );
 }
 
-const STUNNEL: &str = "
+const STUNNEL_START: &str = "
 foreground = yes
 pid =
 cert = server.pem
 CAfile = ca.crt
 CRLfile = ca.crl
 include = services
+";
 
+const STUNNEL: &str = "
 [mtls]
 accept = PORT1
 connect = WEB1
 verifyChain = yes
 ";
 
-/// The second listener is a client that connects to the first.
+/// The second listener is a client that connects to the first. It is in an included file.
 const STUNNEL_CLIENT: &str = "
 [plain]
 accept = PORT2
@@ -467,26 +525,19 @@ cert = client.pem
 
 #[tokio::test]
 async fn stunnel_and_the_balancer_decide_the_same() {
-    if find_program("stunnel").is_none() {
-        eprintln!("skipped: stunnel is not installed");
+    if !has_stunnel() {
         return;
     }
     let site = Site::new().await;
     write_pem(&site.alice, site.dir.path(), "client");
-    fs::create_dir(site.dir.path().join("services")).unwrap();
-    site.write("services/plain.conf", STUNNEL_CLIENT);
-    site.write("stunnel.conf", STUNNEL);
-    let reached = site
-        .compare("stunnel", "stunnel.conf", &["stunnel.conf"])
-        .await;
+    let reached = site.compare_stunnel(STUNNEL).await;
     assert_eq!(served(&reached).len(), 5 * 2 + 4, "{reached:?}");
 }
 
 /// Each service compares names of its own, although both have the same listener.
 #[tokio::test]
 async fn stunnel_and_the_balancer_compare_names_per_server_name() {
-    if find_program("stunnel").is_none() {
-        eprintln!("skipped: stunnel is not installed");
+    if !has_stunnel() {
         return;
     }
     let mut site = Site::new().await;
@@ -503,12 +554,8 @@ connect = WEB2
 verifyChain = yes
 checkHost = bob.example.com
 ";
-    fs::create_dir(site.dir.path().join("services")).unwrap();
-    let source = format!("{STUNNEL}checkHost = alice.example.com\n{bob}{STUNNEL_CLIENT}");
-    site.write("stunnel.conf", &source);
-    let reached = site
-        .compare("stunnel", "stunnel.conf", &["stunnel.conf"])
-        .await;
+    let source = format!("{STUNNEL}checkHost = alice.example.com\n{bob}");
+    let reached = site.compare_stunnel(&source).await;
     let served = served(&reached);
     assert_eq!(
         served[..2],

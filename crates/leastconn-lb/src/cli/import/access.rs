@@ -195,7 +195,7 @@ pub(crate) fn always(verdict: Verdict) -> List {
 }
 
 /// A condition in the source file.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Condition {
     Constant(bool),
     Is(Predicate),

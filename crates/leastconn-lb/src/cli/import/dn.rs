@@ -3,6 +3,7 @@
 use super::{
     access::{Key, Predicate},
     regex,
+    values::is_accepted,
 };
 
 /// Why a rule for a whole distinguished name differs from the source.
@@ -56,7 +57,8 @@ pub(crate) fn subject(name: &str) -> Result<Predicate, String> {
     let [cn] = cn.as_slice() else {
         return Err(format!("{name:?} does not have exactly one common name"));
     };
-    if cn.contains('*') || ou.len() > 1 {
+    let is_accepted = is_accepted(Key::Cn, cn) && ou.iter().all(|ou| is_accepted(Key::Ou, ou));
+    if cn.contains('*') || ou.len() > 1 || !is_accepted {
         return Err(format!("{name:?} has no equivalent"));
     }
     let mut predicate = Predicate::new(Key::Cn, vec![cn.clone()]);

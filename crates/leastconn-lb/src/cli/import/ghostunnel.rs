@@ -8,12 +8,13 @@ use std::rc::Rc;
 
 use super::{
     address::{is_host, is_ip, split_port},
+    keystore,
     model::{Backend, Imported, Place, ServerLine, Service, Table, Value},
     names::Names,
-    toml::VARIABLE_START,
+    toml::{VARIABLE_START, readable},
     units,
 };
-use arguments::{Arguments, commands, readable};
+use arguments::{Arguments, commands};
 
 /// ghostunnel's defaults for `--connect-timeout` and `--shutdown-timeout`, in milliseconds.
 const CONNECT_TIMEOUT: u64 = 10_000;
@@ -91,6 +92,7 @@ impl Tunnel {
             .set("handshake_timeout", units::duration(connect));
         let mut backend = Backend {
             name: name.to_owned(),
+            place: Some(place.clone()),
             ..Backend::default()
         };
         backend
@@ -166,61 +168,54 @@ fn status_address(status: &str, place: &Place, admin: &mut Table) {
 /// Translates `--cert` and `--key`, or `--keystore`.
 fn certificate(arguments: &Arguments, tls: &mut Table) -> Result<(), &'static str> {
     if let Some(cert) = arguments.one("cert") {
+        let Some(key) = arguments.one("key") else {
+            return Err("ghostunnel does not start with `--cert` without `--key`");
+        };
         tls.set("cert", Value::text(cert));
-        if let Some(key) = arguments.one("key") {
-            tls.set("key", Value::text(key));
-        }
+        tls.set("key", Value::text(key));
         return Ok(());
     }
-    let Some(keystore) = arguments.one("keystore") else {
+    let Some(file) = arguments.one("keystore") else {
         return Err("the certificate is not a file: set `tls`");
     };
-    let (stem, ending) = match keystore.rsplit_once('.') {
-        Some((stem, ending)) if !ending.contains('/') => (stem, ending.to_ascii_lowercase()),
-        _ => (keystore, String::new()),
-    };
+    let (stem, ending) = keystore::parts(file);
     let has_password = arguments
         .one("storepass")
         .or(arguments.one("keystorepass"))
         .is_some();
-    let file = readable(keystore);
-    let name = readable(stem);
     let place = arguments.flag("keystore");
     match ending.as_str() {
         "jks" | "jceks" => {
-            tls.set("cert", Value::text(format!("{stem}.pem")));
-            tls.note(place.left_out(format!(
-                "the keystore is not in PEM: run `keytool -importkeystore -srckeystore {file} \
-                 -destkeystore {name}.p12 -deststoretype PKCS12` and `openssl pkcs12 -in {name}.p12 \
-                 -nodes -out {name}.pem`. `tls` refers to {name}.pem. If you use another name, \
-                 change `--keystore` and import again"
-            )));
+            let (p12, pem) = (format!("{stem}.p12"), format!("{stem}.pem"));
+            let to_p12 = format!(
+                "keytool -importkeystore -srckeystore {} -destkeystore {} -deststoretype PKCS12",
+                keystore::quoted(&readable(file)),
+                keystore::quoted(&readable(&p12))
+            );
+            let commands = vec![to_p12, keystore::to_pem(&readable(&p12), &readable(&pem))];
+            tls.note(keystore::converted(&place, &pem, commands));
+            tls.set("cert", Value::text(pem));
         }
         "pem" | "crt" | "key" if has_password => {
             let key = format!("{stem}-decrypted.key");
-            tls.set("cert", Value::text(keystore));
-            tls.note(place.left_out(format!(
-                "the private key is encrypted: run `openssl pkey -in {file} -out {}`, to which `key` \
-                 refers",
+            let command = format!(
+                "openssl pkey -in {} -out {}",
+                keystore::quoted(&readable(file)),
+                keystore::quoted(&readable(&key))
+            );
+            let reason = format!(
+                "the private key must not be encrypted, so `key` is {}: before `check`, run \
+                 `{command}`",
                 readable(&key)
-            )));
+            );
+            tls.note(place.differs(reason).with_commands(vec![command]));
+            tls.set("cert", Value::text(file));
             tls.set("key", Value::text(key));
         }
-        "p12" | "pfx" | "pkcs12" => pkcs12(stem, &place, &file, tls),
-        _ if has_password => pkcs12(stem, &place, &file, tls),
-        _ => tls.set("cert", Value::text(keystore)),
+        _ if has_password || keystore::is_pkcs12(file) => keystore::pkcs12(file, &place, tls),
+        _ => tls.set("cert", Value::text(file)),
     }
     Ok(())
-}
-
-/// Translates a PKCS#12 keystore to the PEM file that `openssl` makes from it.
-fn pkcs12(stem: &str, place: &Place, file: &str, tls: &mut Table) {
-    tls.set("cert", Value::text(format!("{stem}.pem")));
-    let name = readable(stem);
-    tls.note(place.left_out(format!(
-        "the keystore is not in PEM: run `openssl pkcs12 -in {file} -nodes -out {name}.pem`. `tls` \
-         refers to {name}.pem. If you use another name, change `--keystore` and import again"
-    )));
 }
 
 fn min_version(arguments: &Arguments, tls: &mut Table) {

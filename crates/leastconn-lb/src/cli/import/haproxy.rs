@@ -21,6 +21,7 @@ use super::{
     access::{TooMany, Verdict, always},
     model::{Imported, Service, Value},
     names::{Names, valid},
+    toml::inline,
     units,
 };
 use acl::Periods;
@@ -45,7 +46,7 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
     let global = global::read(&sections.global, &mut imported, dir);
     for line in &sections.stray {
         let reason = if line.word(0).starts_with('.') {
-            "whether this is true is not known"
+            "whether this is true is not known: the lines after it are used"
         } else {
             "the line is outside of sections"
         };
@@ -76,6 +77,11 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
             imported
                 .notes
                 .push(place.remark("a section for a stick table is not needed"));
+            let lines = proxy.lines.iter();
+            let shared = lines.filter(|line| rules::is_shared_table(line));
+            imported
+                .notes
+                .extend(shared.map(|line| line.place.left_out(PEERS)));
             continue;
         }
         if proxy.mode() != "tcp" {
@@ -184,11 +190,14 @@ impl UpstreamNames {
     }
 }
 
+/// Why tables are not shared with `peers`.
+pub(crate) const PEERS: &str = "balancers do not send tables to each other. The equivalent is `[fleet]` \
+    with a Valkey or Redis server: it shares `rate_limit` and `max_conns` of client rules and the \
+    connection counts of servers, but not `source_rate_limit`. See docs/fleet.md";
+
 fn other_section(line: &lexer::Line) -> super::model::Note {
     match line.word(0) {
-        "peers" => line
-            .place
-            .left_out("`[fleet]` shares limits and counts between balancers: see docs/fleet.md"),
+        "peers" => line.place.left_out(PEERS),
         "program" => line.place.left_out("no other programs are started"),
         _ => line.place.remark("the section is not needed for TCP"),
     }
@@ -211,7 +220,7 @@ fn evaluate(
     let mut list = evaluated.list;
     service.table.notes.extend(evaluated.notes);
     service.refused.extend(evaluated.refused);
-    listeners::limits(service, &evaluated.limits);
+    let mut limits = evaluated.limits;
     let mut used: Vec<&Back> = Vec::new();
     let mut refused = Vec::new();
     for back in backs {
@@ -224,7 +233,14 @@ fn evaluate(
         let own = back.rules.evaluate(surroundings).map_err(too_many)?;
         service.table.notes.extend(own.notes);
         let own_list = if own.refused.is_empty() {
-            listeners::limits(service, &own.limits);
+            for mut limit in own.limits {
+                // The limits of a backend apply to the clients that are sent to it.
+                let applies = limit
+                    .applies
+                    .map(|own| listeners::limited_at(&list, name, &own));
+                limit.applies = applies.transpose().map_err(too_many)?;
+                limits.push(limit);
+            }
             own.list
         } else {
             refused.extend(own.refused);
@@ -239,6 +255,7 @@ fn evaluate(
         service.refused.extend(refused);
     }
     service.access = list;
+    listeners::limits(service, limits).map_err(too_many)?;
     timeouts(service, front, &used);
     Ok(())
 }
@@ -266,9 +283,13 @@ fn timeouts(service: &mut Service, front: &Front, used: &[&Back]) {
         if effective != idle
             && let Some(place) = origin.or(backend.place.as_ref())
         {
-            service
-                .table
-                .note(place.left_out("the backends of a listener have one `idle_timeout`"));
+            let shown = |ms: Option<u64>| ms.map_or(Value::text("none"), units::duration);
+            service.table.note(place.differs(format!(
+                "the backends of a listener have one `idle_timeout`: {}, not {} for `{}`",
+                inline(&shown(idle)),
+                inline(&shown(effective)),
+                backend.name
+            )));
         }
     }
     let ends = front

@@ -59,6 +59,15 @@ pub(crate) struct Note {
     pub(crate) place: Place,
     pub(crate) kind: Kind,
     pub(crate) reason: String,
+    /// Shell commands that must run before the configuration can be used.
+    pub(crate) commands: Vec<String>,
+}
+
+impl Note {
+    pub(crate) fn with_commands(mut self, commands: Vec<String>) -> Self {
+        self.commands = commands;
+        self
+    }
 }
 
 impl Place {
@@ -74,11 +83,12 @@ impl Place {
         self.note(Kind::Remark, reason)
     }
 
-    fn note(&self, kind: Kind, reason: impl Into<String>) -> Note {
+    pub(crate) fn note(&self, kind: Kind, reason: impl Into<String>) -> Note {
         Note {
             place: self.clone(),
             kind,
             reason: reason.into(),
+            commands: Vec::new(),
         }
     }
 }
@@ -158,6 +168,15 @@ impl Rate {
     }
 }
 
+/// Limits that apply to some clients of a listener.
+#[derive(Clone, Debug)]
+pub(crate) struct Conditional {
+    pub(crate) limits: Limits,
+    /// Accepts the clients to which the limits apply, and refuses the others.
+    pub(crate) applies: List,
+    pub(crate) place: Place,
+}
+
 /// A listener, and the upstream of each of its clients.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Service {
@@ -181,8 +200,12 @@ pub(crate) struct Service {
     /// The targets in the source, if the listener could not be translated.
     pub(crate) targets: Vec<String>,
     pub(crate) limits: Limits,
-    /// The `source_rate_limit` in `table`.
-    pub(crate) source_rate: Option<Rate>,
+    /// Limits that apply to some clients only.
+    pub(crate) conditional: Vec<Conditional>,
+    /// The `source_rate_limit` in `table`, with its line.
+    pub(crate) source_rate: Option<(Rate, Place)>,
+    /// The rate in `limits`, with its line.
+    pub(crate) rate_of: Option<(Rate, Place)>,
     /// The directives that set `limits`.
     pub(crate) limited_by: Vec<Place>,
     /// The name of the counter for `limits`. Listeners with the same counter share their limits.

@@ -18,6 +18,11 @@ use super::{
 use parser::Directive;
 use settings::Settings;
 
+/// Why a log server is not translated.
+pub(crate) const NETWORK_LOG: &str = "messages are not sent to a syslog server: they go to standard \
+    error, or to the journal under systemd. Forward them with the syslog daemon or a log collector of \
+    this host";
+
 /// Imports the text of a file in `dir`.
 ///
 /// # Errors
@@ -59,6 +64,9 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
                         .process
                         .set("drain_timeout", super::units::duration(ms));
                 }
+            }
+            "error_log" if directive.word(1).starts_with("syslog:") => {
+                imported.log.note(place.left_out(NETWORK_LOG));
             }
             "user"
             | "pid"
@@ -245,7 +253,7 @@ mod tests {
             }
         });
         let mut notes = service.table.notes.iter();
-        let noted = notes.any(|n| n.kind == Kind::LeftOut && n.reason.contains("with case"));
+        let noted = notes.any(|n| n.kind != Kind::Remark && n.reason.contains("with case"));
         (decisions.collect(), noted)
     }
 
@@ -334,7 +342,7 @@ mod tests {
             assert_eq!(decisions_with_units(&map), expected, "{map}");
             let service = imported(&map).services.remove(0);
             let mut notes = service.table.notes.iter();
-            assert!(notes.any(|note| note.kind == Kind::LeftOut), "{map}");
+            assert!(notes.any(|note| note.kind != Kind::Remark), "{map}");
         }
     }
 
@@ -359,7 +367,7 @@ mod tests {
         let service = imported(map).services.remove(0);
         let notes = service.table.notes.iter();
         let notes: Vec<_> = notes
-            .filter(|note| note.kind == Kind::LeftOut)
+            .filter(|note| note.kind != Kind::Remark)
             .map(|note| (note.place.line, note.reason.as_str()))
             .collect();
         let [(2, alice), (3, bob), (4, dave)] = notes.as_slice() else {

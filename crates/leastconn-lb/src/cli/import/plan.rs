@@ -7,6 +7,7 @@
 mod closed;
 mod counts;
 mod lost;
+mod merge;
 mod rules;
 mod upstreams;
 
@@ -16,18 +17,19 @@ use super::{
     access::{List, TooMany, Verdict, at_sni, server_names},
     model::{Backend, Imported, Service},
 };
+use merge::merge;
 pub(crate) use rules::Rule;
-use rules::rules;
-pub(crate) use upstreams::REFUSED;
-use upstreams::{Planner, Target};
+use rules::{name_rules, rules};
+use upstreams::Planner;
+pub(crate) use upstreams::Target;
 
 /// A listener with its upstream and routes.
 #[derive(Debug)]
 pub(crate) struct PlannedListener {
     pub(crate) service: Service,
-    pub(crate) upstream: Option<String>,
-    /// Upstreams by server name.
-    pub(crate) routes: Vec<(String, String)>,
+    pub(crate) upstream: Target,
+    /// Targets by server name.
+    pub(crate) routes: Vec<(String, Target)>,
 }
 
 #[derive(Debug)]
@@ -95,7 +97,17 @@ pub(crate) fn plan(imported: &mut Imported) -> Result<Plan, TooMany> {
         let target = planner.target(&mut units[number], &mut imported.services, by_client);
         targets[number] = Some(target);
     }
-    let rules = rules(&units, &imported.services)?;
+    let (rules, undecided) = rules(&units, &imported.services)?;
+    let mut rules = merge(rules);
+    name_rules(&mut rules);
+    for (service, limit) in undecided {
+        let service = &mut imported.services[service];
+        let place = service.conditional[limit].place.clone();
+        service.table.note(place.left_out(
+            "the limit applies to some clients of a rule only: it depends on the server name (SNI) or on \
+             several names of a certificate, which rules do not compare. These clients are not limited",
+        ));
+    }
     let shared: BTreeSet<_> = rules.iter().flat_map(|rule| &rule.shared_by).collect();
     for service in shared {
         let service = &mut imported.services[*service];
@@ -115,16 +127,24 @@ pub(crate) fn plan(imported: &mut Imported) -> Result<Plan, TooMany> {
         .iter()
         .map(|service| PlannedListener {
             service: service.clone(),
-            upstream: None,
+            upstream: Target::ByClient,
             routes: Vec::new(),
         })
         .collect();
     for (unit, target) in units.iter().zip(targets.into_iter().flatten()) {
         let listener = &mut listeners[unit.service];
-        match (target, &unit.sni) {
-            (Target::One(upstream), Some(sni)) => listener.routes.push((sni.clone(), upstream)),
-            (Target::One(upstream), None) => listener.upstream = Some(upstream),
-            (Target::ByClient, _) => {}
+        match &unit.sni {
+            Some(sni) => listener.routes.push((sni.clone(), target)),
+            None => listener.upstream = target,
+        }
+    }
+    for PlannedListener {
+        upstream, routes, ..
+    } in &mut listeners
+    {
+        // Connections without a route have the same target.
+        while routes.last().is_some_and(|(_, target)| target == upstream) {
+            routes.pop();
         }
     }
     let (mut upstreams, merged) = planner.finish();

@@ -11,8 +11,14 @@ pub(crate) fn clamp(imported: &mut Imported) {
     table(&mut imported.process);
     for service in &mut imported.services {
         table(&mut service.table);
-        if let Some(max_conns) = &mut service.limits.max_conns {
-            *max_conns = (*max_conns).min(LARGEST);
+        let conditional = service
+            .conditional
+            .iter_mut()
+            .map(|other| &mut other.limits);
+        for limits in conditional.chain([&mut service.limits]) {
+            if let Some(max_conns) = &mut limits.max_conns {
+                *max_conns = (*max_conns).min(LARGEST);
+            }
         }
     }
     for Backend {

@@ -1,6 +1,6 @@
 //! Translates regular expressions that are equivalent to a list of names or wildcards.
 
-use super::access::Key;
+use super::{access::Key, values::is_accepted};
 
 /// Maximum number of names for one regular expression.
 const LARGEST: usize = 64;
@@ -29,7 +29,7 @@ impl Pattern {
             Key::Sni | Key::Dns => text.to_ascii_lowercase(),
             _ => text.to_owned(),
         };
-        match self {
+        let names = match self {
             Self::Exact(text) if text.is_empty() || text.contains('*') => None,
             Self::Exact(text) => Some(vec![lower(text)]),
             Self::Below(domain) if is_valid(domain, key) => {
@@ -58,7 +58,8 @@ impl Pattern {
                 )
             }
             Self::Below(_) | Self::Label(_) | Self::After(_) | Self::Around(..) => None,
-        }
+        };
+        names.filter(|names| names.iter().all(|name| is_accepted(key, name)))
     }
 }
 

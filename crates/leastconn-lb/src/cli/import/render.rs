@@ -4,7 +4,7 @@ use super::{
     access::{Key, Predicate},
     model::{Backend, Imported, Kind, Note, ServerLine, Table, Value},
     names::valid,
-    plan::{Plan, PlannedListener, REFUSED, Rule},
+    plan::{Plan, PlannedListener, Rule, Target},
     toml::{Writer, inline},
 };
 
@@ -120,15 +120,14 @@ fn listener(out: &mut Writer, planned: &PlannedListener) {
     out.line("[[listener]]");
     out.key("name", &Value::text(&service.name));
     out.key("bind", &Value::strings(&service.binds));
-    if let Some(upstream) = &planned.upstream {
-        out.key("upstream", &Value::text(upstream));
+    if let Some(upstream) = target(&planned.upstream) {
+        out.key("upstream", &upstream);
     }
     if !planned.routes.is_empty() {
         let routes = planned.routes.iter().map(|(sni, upstream)| {
-            Value::Table(vec![
-                ("sni", Value::text(sni)),
-                ("upstream", Value::text(upstream)),
-            ])
+            let sni = ("sni", Value::text(sni));
+            let upstream = target(upstream).map(|upstream| ("upstream", upstream));
+            Value::Table([sni].into_iter().chain(upstream).collect())
         });
         out.key("routes", &Value::List(routes.collect()));
     }
@@ -137,6 +136,15 @@ fn listener(out: &mut Writer, planned: &PlannedListener) {
         out.noted_key("tls", &Value::Table(ordered(tls)), &tls.notes);
     }
     out.wide_tables("listener");
+}
+
+/// Returns the value of `upstream`.
+fn target(target: &Target) -> Option<Value> {
+    match target {
+        Target::One(name) => Some(Value::text(name)),
+        Target::Refuse => Some(Value::Boolean(false)),
+        Target::ByClient => None,
+    }
 }
 
 /// Explains how to open a listener that no client may use.
@@ -151,27 +159,32 @@ fn how_to_open(planned: &PlannedListener) -> String {
 
 fn steps_to_open(planned: &PlannedListener) -> String {
     let service = &planned.service;
+    let is_refused = planned.upstream == Target::Refuse;
     if !service.closed_rules.is_empty() {
-        let upstream = planned.upstream.as_deref().unwrap_or(REFUSED);
-        let placeholder = if upstream == REFUSED {
-            format!(", and replace \"{REFUSED}\" by an upstream")
+        let upstream = if is_refused {
+            ", and set `upstream` to an upstream instead of `false`"
         } else {
-            String::new()
+            ""
         };
         return format!(
-            "To open it, add client rules for these decisions in this order{placeholder}. A rule \
-             that allows more admits clients that the source refuses. Also left out here:"
+            "To open it, add client rules with these decisions and limits in this order{upstream}. A \
+             rule that allows more admits clients that the source refuses. Left out here:"
         );
     }
-    if planned.upstream.as_deref() != Some(REFUSED) {
+    if !is_refused {
         return "To open it, add its upstream to `allow` of a client rule.".to_owned();
     }
-    let mut text = format!("To open it, replace \"{REFUSED}\" by an upstream");
+    let mut text = "To open it, set `upstream` to an upstream instead of `false`".to_owned();
     if !service.targets.is_empty() {
         let targets = service.targets.join(", ");
         text.push_str(&format!(" (the source used: {targets})"));
+    } else if let Some(home) = &service.home {
+        text.push_str(&format!(" (the source used: {home})"));
     }
-    text.push_str(", and add that upstream to `allow` of a client rule.");
+    text.push_str(
+        ", and add that upstream to `allow` of a client rule. Rules that allow it already then apply \
+         here, too.",
+    );
     if service.tls.is_none() {
         text.push_str(
             " Without `tls`, the listener forwards the bytes unchanged to one upstream; it cannot \

@@ -99,6 +99,13 @@ impl VirtualService {
             ));
             return Ok(());
         };
+        if master.tls.is_none() {
+            master.table.note(place.left_out(
+                "the other service has no TLS, so a client sends no server name: no client reaches \
+                 this service",
+            ));
+            return Ok(());
+        }
         let tls = |service: &Service, keys: &[&str]| {
             let tls = service.tls.as_ref();
             let values = keys
@@ -129,7 +136,7 @@ impl VirtualService {
                 if master.certificates && !service.certificates {
                     master
                         .table
-                        .note(place.left_out("clients need a certificate as in the other service"));
+                        .note(place.differs("clients need a certificate as in the other service"));
                 }
                 service.access
             }

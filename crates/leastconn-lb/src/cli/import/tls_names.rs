@@ -126,6 +126,11 @@ pub(crate) fn with_both_versions(names: Vec<String>, only_tls13: bool) -> Vec<St
     [tls13, tls12].concat()
 }
 
+/// Whether these are all supported suites in the order of the default of `ciphers`.
+pub(crate) fn are_all(names: &[String]) -> bool {
+    names == CIPHERS
+}
+
 /// Whether a `tls` table accepts no version before TLS 1.3.
 pub(crate) fn requires_tls13(tls: &Table) -> bool {
     matches!(tls.get("min_version"), Some(Value::Text(version)) if version == "1.3")

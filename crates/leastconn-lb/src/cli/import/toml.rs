@@ -1,8 +1,8 @@
 //! Writes tables, values and comments in TOML.
 
-use std::fmt::Write;
+use std::{collections::HashMap, fmt::Write};
 
-use super::model::{Kind, Note, Table, Value};
+use super::model::{Kind, Note, Place, Table, Value};
 
 /// Marks the name of an environment variable in a text: the writer turns
 /// `\u{1}NAME\u{2}` into `${NAME}`, and doubles all other dollar signs.
@@ -15,6 +15,9 @@ const WIDTH: usize = 100;
 /// Maximum number of characters of a source line in a comment.
 const LONGEST_LINE: usize = 200;
 
+/// Length from which a reason is not repeated.
+const LONG_REASON: usize = 90;
+
 /// A table that is too wide for one line, with its notes.
 type WideTable = (String, Vec<(&'static str, Value)>, Vec<Note>);
 
@@ -23,6 +26,8 @@ type WideTable = (String, Vec<(&'static str, Value)>, Vec<Note>);
 pub(crate) struct Writer {
     text: String,
     written: Vec<Note>,
+    /// Long reasons that were written, with the first line of the source that they explain.
+    explained: HashMap<String, Place>,
     /// Tables of the current section that are written after its other keys.
     wide: Vec<WideTable>,
 }
@@ -103,10 +108,16 @@ impl Writer {
             Kind::Differs => "differs: ",
             Kind::Remark => "",
         };
-        let text = format!("{prefix}{}", note.reason);
+        let reason = self.short_reason(note);
+        let text = format!("{prefix}{reason}");
         for line in wrapped(&text, WIDTH - indent.len() - 4) {
             self.line(&format!("{indent}#   {line}"));
         }
+    }
+
+    /// Returns a reference to the first line with this reason, if the reason is long.
+    fn short_reason(&mut self, note: &Note) -> String {
+        shorter(&mut self.explained, note)
     }
 
     /// Writes the keys of a table, then its notes.
@@ -152,6 +163,22 @@ impl Writer {
                 self.key(key, value);
             }
             self.notes("", &notes);
+        }
+    }
+}
+
+/// Returns the reason of a note, or a reference to the line that `explained` has for the same
+/// reason. Short reasons are repeated.
+pub(crate) fn shorter(explained: &mut HashMap<String, Place>, note: &Note) -> String {
+    if note.reason.len() < LONG_REASON {
+        return note.reason.clone();
+    }
+    match explained.get(&note.reason) {
+        Some(first) if *first == note.place => note.reason.clone(),
+        Some(first) => format!("as explained at {}:{}", first.file, first.line),
+        None => {
+            explained.insert(note.reason.clone(), note.place.clone());
+            note.reason.clone()
         }
     }
 }
@@ -206,8 +233,14 @@ pub(crate) fn quoted(text: &str) -> String {
     quoted
 }
 
+/// Returns a text with its variables as `${NAME}`.
+pub(crate) fn readable(text: &str) -> String {
+    text.replace(VARIABLE_START, "${")
+        .replace(VARIABLE_END, "}")
+}
+
 /// Replaces control characters, which TOML does not allow in comments.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let text: String = text
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })

@@ -4,7 +4,7 @@ use std::{collections::HashMap, rc::Rc};
 
 use super::super::{
     model::{Note, Place},
-    toml::{VARIABLE_END, VARIABLE_START},
+    toml::{VARIABLE_END, VARIABLE_START, readable},
     units,
 };
 
@@ -106,6 +106,12 @@ impl Arguments {
                 None if SWITCHES.contains(&flag) => (flag, "true".to_owned()),
                 None => (flag, words.next().cloned().unwrap_or_default()),
             };
+            if matches!(name, "metrics-graphite" | "metrics-url") {
+                let note = this.place_of(name, &value).left_out(
+                    "metrics are not sent to a server: Prometheus reads `/metrics` of `[admin]`",
+                );
+                this.left_out.push(note);
+            }
             let is_quiet = name.starts_with("metrics-")
                 || name.starts_with("enable-")
                 || matches!(
@@ -144,18 +150,60 @@ impl Arguments {
         self.place_of(name, self.one(name).unwrap_or(""))
     }
 
-    /// Whether a flag authorizes clients.
-    pub(crate) fn authorizes(&self) -> bool {
-        let mut names = self.flags.iter().map(|(name, _)| name.as_str());
-        names.any(|name| name.starts_with("allow-") && name != "allow-unsafe-cipher-suites")
+    /// Returns why ghostunnel does not start with the flags that authorize clients.
+    pub(crate) fn conflict(&self) -> Option<&'static str> {
+        let has = |names: &[&str]| {
+            let mut flags = self.flags.iter();
+            flags.any(|(name, _)| names.contains(&name.as_str()))
+        };
+        let by_name = has(&[
+            "allow-cn",
+            "allow-ou",
+            "allow-dns",
+            "allow-dns-san",
+            "allow-ip",
+            "allow-ip-san",
+            "allow-uri",
+            "allow-uri-san",
+        ]);
+        let (policy, query) = (has(&["allow-policy"]), has(&["allow-query"]));
+        let (all, none) = (
+            self.is_on("allow-all"),
+            self.is_on("disable-authentication"),
+        );
+        Some(match (all || none, by_name, policy || query) {
+            (true, true, _) | (true, _, true) if all => {
+                "ghostunnel does not start with `--allow-all` and other `--allow-…` flags: remove \
+                 `--allow-all` to admit only the clients of the others"
+            }
+            _ if all && none => {
+                "ghostunnel does not start with `--disable-authentication` and `--allow-all`"
+            }
+            (true, true, _) | (true, _, true) => {
+                "ghostunnel does not start with `--disable-authentication` and `--allow-…` flags: \
+                 remove one of them"
+            }
+            (_, true, true) => {
+                "ghostunnel does not start with `--allow-policy` and other `--allow-…` flags: remove \
+                 one of them"
+            }
+            (false, false, false) => {
+                "ghostunnel does not start without an `--allow-…` flag: add a client rule"
+            }
+            (_, _, true) if policy != query => {
+                "ghostunnel does not start with only one of `--allow-policy` and `--allow-query`"
+            }
+            _ => return None,
+        })
     }
 
-    /// Returns the last value of a flag.
+    /// Returns the last value of a flag. An empty value is none.
     pub(crate) fn one(&self, name: &str) -> Option<&str> {
         let mut flags = self.flags.iter().rev();
-        flags
-            .find(|(flag, _)| flag == name)
+        let value = flags.find(|(flag, _)| flag == name);
+        value
             .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
     }
 
     /// Returns all values of flags with these names.
@@ -306,12 +354,6 @@ fn expanded(word: &str, variables: &HashMap<String, String>) -> String {
         expanded.push_str(text);
     }
     expanded
-}
-
-/// Returns a text with its variables as `${NAME}`.
-pub(crate) fn readable(text: &str) -> String {
-    text.replace(VARIABLE_START, "${")
-        .replace(VARIABLE_END, "}")
 }
 
 /// Maximum length of a variable with its brackets and its default.

@@ -6,6 +6,7 @@ use super::{
         address::is_host,
         model::{Table, Value},
         toml::VARIABLE_START,
+        values::is_accepted,
     },
     Tunnel,
     arguments::Arguments,
@@ -24,6 +25,9 @@ pub(super) fn server(tunnel: &mut Tunnel, arguments: &Arguments) {
         return;
     }
     let name = tunnel.backend.name.clone();
+    if let Some(reason) = arguments.conflict() {
+        tunnel.refuse(reason);
+    }
     if arguments.is_on("disable-authentication") {
         tls.set("client_auth", Value::text("none"));
         tunnel.service.open_to_all(&name);
@@ -80,6 +84,7 @@ fn access(tunnel: &mut Tunnel, arguments: &Arguments, name: &str) -> List {
                     "ghostunnel compares a `*` literally, but it is a pattern in a client rule: list \
                      the names"
                 }
+                _ if !is_accepted(key, value) => "is not a valid name",
                 Key::Dns if !is_host(value) && !value.contains(VARIABLE_START) => {
                     "is not a DNS name"
                 }
@@ -105,11 +110,6 @@ fn access(tunnel: &mut Tunnel, arguments: &Arguments, name: &str) -> List {
         );
         tunnel.service.table.note(note);
     }
-    if !arguments.authorizes() {
-        tunnel.refuse(
-            "ghostunnel refuses all clients without an `--allow-…` flag: add a client rule",
-        );
-    }
     let rest = if arguments.is_on("allow-all") {
         to()
     } else {
@@ -127,6 +127,7 @@ pub(super) fn is_uri(value: &str) -> bool {
     let mut segments = rest.split('/');
     let is_segment = |segment: &str| !segment.contains('*') || matches!(segment, "*" | "**");
     !scheme.is_empty()
+        && is_accepted(Key::Uri, value)
         && value
             .chars()
             .all(|c| c.is_ascii_graphic() || c.is_control())

@@ -22,6 +22,12 @@ pub(crate) use limits::{Counters, Limit, Limited, Periods, Tracked, periods, tra
 pub(crate) const FIRST_UNIT: &str = "HAProxy compares only the first OU of a certificate: the rule \
     also matches certificates in which another OU has this name";
 
+/// Why a rule differs from a test that ignores case.
+pub(crate) const ANY_CASE: &str = "client rules compare `cn`, `ou` and `issuer_cn` with case, the \
+    source ignores it: the rule matches only this spelling, and for clients with another spelling, the \
+    later rules and the default backend decide. List the spellings that certificates have; names \
+    among the alternative names can be matched by `dns`, which ignores case";
+
 /// The context of a condition.
 #[derive(Debug)]
 pub(crate) struct Scope<'a> {

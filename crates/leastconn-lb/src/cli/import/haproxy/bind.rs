@@ -85,6 +85,12 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
     while let Some(word) = rest.first() {
         let value = rest.get(1).map_or("", String::as_str);
         let taken = match word.as_str() {
+            "crt" | "default-crt" | "crt-list" | "ca-file" | "ca-verify-file"
+                if value.is_empty() =>
+            {
+                tls.note(place.left_out(format!("{word:?} has no value")));
+                1
+            }
             "ssl" => {
                 is_tls = true;
                 1
@@ -95,11 +101,19 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
             }
             "crt" | "default-crt" => {
                 let files = certificates::files(value, bases);
+                if files.is_empty() {
+                    tls.note(place.left_out(format!(
+                        "the directory {value:?} has no certificate, or cannot be read here: import on \
+                         the host that has it"
+                    )));
+                }
                 if files.len() > 1 {
                     tls.note(place.left_out(ONE_CERTIFICATE));
                 }
-                if let Some(file) = files.first() {
-                    tls::certificate(&mut tls, file, bases);
+                if let Some(file) = files.first()
+                    && let Err(reason) = tls::certificate(&mut tls, file, bases)
+                {
+                    tls.note(place.left_out(reason));
                 }
                 2
             }
@@ -124,7 +138,13 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
                 verify = match value {
                     "required" => "required",
                     "optional" => "optional",
-                    _ => "none",
+                    "none" => "none",
+                    _ => {
+                        bind.refused
+                            .push("the value of `verify` is not known".to_owned());
+                        tls.note(place.left_out("the value of `verify` is not known"));
+                        "none"
+                    }
                 };
                 2
             }
@@ -230,7 +250,7 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
     // Certificates of clients must end at an authority of `ca-verify-file`.
     if let Some(file) = verify_file {
         if has_ca {
-            tls.note(place.left_out(
+            tls.note(place.differs(
                 "only the authorities of `ca-verify-file` are trusted: clients must send their \
                  intermediate certificates",
             ));
@@ -267,8 +287,10 @@ fn list(bind: &mut Bind, tls: &mut Table, file: &str, bases: &Bases, place: &Pla
     if list.files.len() > 1 || tls.get("cert").is_some() {
         tls.note(place.left_out(ONE_CERTIFICATE));
     }
-    if let Some(file) = list.files.first().filter(|_| tls.get("cert").is_none()) {
-        tls::certificate(tls, file, bases);
+    if let Some(file) = list.files.first().filter(|_| tls.get("cert").is_none())
+        && let Err(reason) = tls::certificate(tls, file, bases)
+    {
+        tls.note(place.left_out(reason));
     }
 }
 
@@ -301,7 +323,7 @@ fn finish_tls(bind: &mut Bind, mut tls: Table, line: &Line, verify: &str, has_ca
             bind.certificates = true;
             if verify == "optional" {
                 tls.note(
-                    place.left_out(
+                    place.differs(
                         "client certificates are required: clients without one are refused",
                     ),
                 );

@@ -22,6 +22,20 @@ pub(crate) struct Global {
     server: Vec<String>,
 }
 
+/// Why a log server is not translated.
+pub(crate) const NETWORK_LOG: &str = "logs are not sent over the network. The access log goes to \
+    standard output or to the file in `[log] access`: forward it with the syslog daemon or a log \
+    collector of this host";
+
+/// Whether a `log` line names a log server: neither a local socket, a file descriptor, a ring nor
+/// `global`.
+pub(crate) fn is_network_log(line: &Line) -> bool {
+    let target = line.word(1);
+    let local = ["/", "unix@", "abns@", "fd@", "ring@", "backend@"];
+    let is_local = local.iter().any(|prefix| target.starts_with(prefix));
+    !is_local && !matches!(target, "" | "global" | "stdout" | "stderr" | "null")
+}
+
 pub(crate) fn read(lines: &[Line], imported: &mut Imported, dir: Option<&Path>) -> Global {
     let mut global = Global::default();
     global.bases.dir = dir.map(Path::to_owned);
@@ -73,6 +87,7 @@ pub(crate) fn read(lines: &[Line], imported: &mut Imported, dir: Option<&Path>) 
             "stats" if value == "socket" => imported.admin.note(
                 place.remark("for `ctl`, add `[admin]` with `socket`: see docs/how-to/operate.md"),
             ),
+            "log" if is_network_log(line) => imported.log.note(place.left_out(NETWORK_LOG)),
             "log" | "log-send-hostname" | "log-tag" => {
                 imported.log.note(place.remark(
                     "the access log goes to standard output; `[log] access` names another file",

@@ -6,11 +6,8 @@ use super::{
         units,
     },
     lexer::Line,
-    server::Checks,
+    server::{Checks, INTERVAL},
 };
-
-/// HAProxy's default interval between two checks, in milliseconds.
-const INTERVAL: u64 = 2_000;
 
 /// The health check settings of a backend.
 #[derive(Debug, Default)]
@@ -45,7 +42,8 @@ impl Health {
                 self.path = Some(path.to_owned());
                 self.method(method, place);
                 if line.words.len() > 5 || line.word(4).contains(['\r', '\n']) {
-                    self.notes.push(place.left_out("headers of the request"));
+                    self.notes
+                        .push(place.differs("the headers of the request are not sent"));
                 }
             }
             ("option", "mysql-check") => {
@@ -62,7 +60,7 @@ impl Health {
                 "smtpchk" | "ssl-hello-chk" | "ldap-check" | "spop-check" | "external-check",
             ) => {
                 self.kind = Some(("tcp", place.clone()));
-                self.notes.push(place.left_out("the check only connects"));
+                self.notes.push(place.differs("the check only connects"));
             }
             ("external-check", _) => {}
             _ => return false,
@@ -92,7 +90,7 @@ impl Health {
                 self.path = value("uri").or_else(|| self.path.take());
                 if value("hdr").is_some() || value("body").is_some() {
                     self.notes
-                        .push(place.left_out("headers and body of the request"));
+                        .push(place.differs("headers and body of the request are not sent"));
                 }
             }
             "expect" if line.word(2) == "status" => {
@@ -128,7 +126,7 @@ impl Health {
         let mut kind = self.kind.as_ref().map_or("tcp", |(kind, _)| *kind);
         if checks.other_tls {
             if let Some((_, place)) = self.kind.as_ref().filter(|_| kind != "tcp") {
-                self.notes.push(place.left_out(
+                self.notes.push(place.differs(
                     "health checks use TLS exactly if `upstream.tls` is set, but those of the source \
                      do not: the check only connects",
                 ));

@@ -4,14 +4,15 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     super::{
-        access::{List, Verdict, always, chain},
-        model::{Limits, Place, Rate, Service},
+        access::{List, TooMany, Verdict, always, chain, product},
+        model::{Conditional, Limits, Place, Rate, Service},
         names::Names,
+        toml::inline,
     },
     acl::{Limit, Tracked},
     bind::{self, Bind},
     proxy::Front,
-    rules,
+    rules::{self, LimitRule},
     sections::Proxy,
 };
 
@@ -104,82 +105,189 @@ impl Ports {
     }
 }
 
-/// Applies the limits of the rules to a listener.
-pub(crate) fn limits(service: &mut Service, limits: &[(Limit, Place, bool)]) {
-    for (limit, place, for_all) in limits {
-        let key = rules::limit_key(*limit);
-        let applied = match (*limit, key) {
-            (Limit::Rate(_, number, period), Tracked::Source) => {
-                source_rate(service, rules::rate(number, period), place);
-                true
-            }
-            (Limit::Rate(_, number, period), Tracked::CommonName) if service.certificates => {
-                let rate = rules::rate(number, period);
-                if service.limits.rate.is_some_and(|other| other != rate) {
-                    service.table.note(place.left_out(ONE_RATE));
-                }
-                let rate = Limits {
-                    rate: Some(rate),
-                    max_conns: None,
-                };
-                service.limits = service.limits.stricter(rate);
-                service.limited_by.push(place.clone());
-                true
-            }
-            (Limit::Open(_, number), Tracked::Source | Tracked::CommonName)
-                if key == Tracked::Source || service.certificates =>
-            {
-                let max_conns = Limits {
-                    rate: None,
-                    max_conns: Some(number.max(1)),
-                };
-                service.limits = service.limits.stricter(max_conns);
-                service.limited_by.push(place.clone());
-                if key == Tracked::Source && service.certificates {
-                    service.table.note(place.left_out(
-                        "`max_conns` counts the connections of each client certificate, the \
-                         source those of each address",
-                    ));
-                }
-                true
-            }
-            _ => false,
-        };
-        if !applied {
-            let reason = "a limit of the source has no equivalent";
-            service.refused.push(reason.to_owned());
-            service
-                .table
-                .note(place.left_out("limits are per source or per client certificate"));
-        } else if !for_all {
-            service.table.note(place.differs(
-                "the limit applies to all clients of the listener, without the exceptions of \
-                     the source",
+/// Applies the limits of the rules to a listener, whose access list is complete.
+pub(crate) fn limits(service: &mut Service, limits: Vec<LimitRule>) -> Result<(), TooMany> {
+    for rule in limits {
+        let Some(applies) = rule.applies else {
+            service.table.note(rule.place.left_out(
+                "the limit applies to some clients only, and the condition that selects them has no \
+                 equivalent: no client is limited",
             ));
-        } else if let Limit::Rate(_, number, period) = limit {
-            service.table.note(place.remark(format!(
-                "a token bucket: {number} connections at once, then {number} per {} s",
-                *period as f64 / 1000.0
-            )));
+            continue;
+        };
+        match extent(&service.access, &applies)? {
+            Extent::All => limit_all(service, rule.limit, &rule.place),
+            Extent::Some => limit_some(service, rule.limit, &rule.place, applies),
+            Extent::None => service
+                .table
+                .note(rule.place.remark("the limit applies to no client")),
         }
     }
+    Ok(())
+}
+
+/// How many of the clients that are not refused a limit applies to.
+enum Extent {
+    All,
+    Some,
+    None,
+}
+
+fn extent(access: &List, applies: &List) -> Result<Extent, TooMany> {
+    let access = access.iter().cloned();
+    let access: Vec<_> = access
+        .map(|(predicate, verdict)| (predicate, vec![verdict]))
+        .collect();
+    let clients = product(&access, applies)?;
+    let served = clients
+        .iter()
+        .filter_map(|(_, verdicts)| match verdicts.as_slice() {
+            [Verdict::To(_), limited] => Some(*limited == Verdict::Accept),
+            _ => None,
+        });
+    let served: Vec<bool> = served.collect();
+    Ok(if served.iter().all(|limited| *limited) {
+        Extent::All
+    } else if served.contains(&true) {
+        Extent::Some
+    } else {
+        Extent::None
+    })
+}
+
+/// Applies a limit to all clients.
+fn limit_all(service: &mut Service, limit: Limit, place: &Place) {
+    if let (Limit::Rate(_, number, period), Tracked::Source) = (limit, rules::limit_key(limit)) {
+        source_rate(service, rules::rate(number, period), place);
+        note_bucket(service, limit, place);
+        return;
+    }
+    let Some(limits) = per_client(service, limit) else {
+        return refuse(service, place);
+    };
+    if let (Some(new), Some((old, first))) = (limits.rate, &service.rate_of)
+        && *old != new
+    {
+        let (unused, used) = if new.rate < old.rate {
+            (first.clone(), new)
+        } else {
+            (place.clone(), *old)
+        };
+        service.table.note(unused.left_out(one_rate(used)));
+    }
+    service.limits = service.limits.stricter(limits);
+    if let Some(new) = limits.rate
+        && service.limits.rate == Some(new)
+    {
+        service.rate_of = Some((new, place.clone()));
+    }
+    service.limited_by.push(place.clone());
+    note_bucket(service, limit, place);
+}
+
+/// Applies a limit to some clients: the rules of these clients have it.
+fn limit_some(service: &mut Service, limit: Limit, place: &Place, applies: List) {
+    if let (Limit::Rate(..), Tracked::Source, true) =
+        (limit, rules::limit_key(limit), service.certificates)
+    {
+        let rate = match limit {
+            Limit::Rate(_, number, period) => inline(&rules::rate(number, period).value()),
+            Limit::Open(..) => String::new(),
+        };
+        service.table.note(place.left_out(format!(
+            "a rate of new connections per address applies to all clients of a listener, and this \
+             limit applies to some: no client is limited. `source_rate_limit = {rate}` limits all"
+        )));
+        return;
+    }
+    let limits = match limit {
+        // The address identifies the client.
+        Limit::Rate(Tracked::Source, number, period) => Some(Limits {
+            rate: Some(rules::rate(number, period)),
+            max_conns: None,
+        }),
+        limit => per_client(service, limit),
+    };
+    let Some(limits) = limits else {
+        return refuse(service, place);
+    };
+    service.limited_by.push(place.clone());
+    service.conditional.push(Conditional {
+        limits,
+        applies,
+        place: place.clone(),
+    });
+    note_bucket(service, limit, place);
+}
+
+/// Returns the limits of a client rule, or `None` if there is no equivalent.
+fn per_client(service: &Service, limit: Limit) -> Option<Limits> {
+    match limit {
+        Limit::Rate(Tracked::CommonName, number, period) if service.certificates => Some(Limits {
+            rate: Some(rules::rate(number, period)),
+            max_conns: None,
+        }),
+        Limit::Open(key, number)
+            if key == Tracked::Source || (key == Tracked::CommonName && service.certificates) =>
+        {
+            Some(Limits {
+                rate: None,
+                max_conns: Some(number.max(1)),
+            })
+        }
+        _ => None,
+    }
+}
+
+fn refuse(service: &mut Service, place: &Place) {
+    let reason = "a limit of the source has no equivalent";
+    service.refused.push(reason.to_owned());
+    service
+        .table
+        .note(place.left_out("limits are per source or per client certificate"));
+}
+
+/// Explains how limits differ.
+fn note_bucket(service: &mut Service, limit: Limit, place: &Place) {
+    match limit {
+        Limit::Rate(_, number, period) => service.table.note(place.remark(format!(
+            "a token bucket: {number} connections at once, then {number} per {} s",
+            period as f64 / 1000.0
+        ))),
+        Limit::Open(Tracked::Source, _) if service.certificates => {
+            service.table.note(place.differs(
+                "`max_conns` counts the connections of each client certificate, the source those of \
+                 each address",
+            ));
+        }
+        Limit::Open(..) => {}
+    }
+}
+
+fn one_rate(used: Rate) -> String {
+    format!(
+        "there is one limit on the rate of new connections: the lowest rate is used, {}",
+        inline(&used.value())
+    )
 }
 
 /// Sets `source_rate_limit`, unless there is a stricter one.
 fn source_rate(service: &mut Service, rate: Rate, place: &Place) {
-    let rates = &mut service.source_rate;
-    if rates.is_some_and(|other| other != rate) {
-        service.table.note(place.left_out(ONE_RATE));
-    }
-    let strictest = rates
-        .filter(|other| other.rate <= rate.rate)
-        .unwrap_or(rate);
-    *rates = Some(strictest);
-    service.table.set("source_rate_limit", strictest.value());
+    let used = match service.source_rate.take() {
+        Some((other, first)) if other != rate => {
+            let (used, unused) = if other.rate <= rate.rate {
+                ((other, first), place.clone())
+            } else {
+                ((rate, place.clone()), first)
+            };
+            service.table.note(unused.left_out(one_rate(used.0)));
+            used
+        }
+        _ => (rate, place.clone()),
+    };
+    service.table.set("source_rate_limit", used.0.value());
+    service.source_rate = Some(used);
 }
-
-/// Why one of two rates is not translated.
-const ONE_RATE: &str = "there is one limit on the rate of new connections: the lowest rate is used";
 
 /// Applies the rules of each backend to the clients that are sent to it.
 pub(crate) fn through(list: List, backend: &str, own: &List) -> Result<List, String> {
@@ -195,4 +303,18 @@ pub(crate) fn through(list: List, backend: &str, own: &List) -> Result<List, Str
         })
         .collect();
     chain(&list, &to, &own).map_err(|_| "the access rules have too many cases".to_owned())
+}
+
+/// Returns the list that accepts the clients that `list` sends to `backend` and that `applies`
+/// accepts.
+pub(crate) fn limited_at(list: &List, backend: &str, applies: &List) -> Result<List, TooMany> {
+    let is_sent = |verdict: &Verdict| matches!(verdict, Verdict::To(to) if to == backend);
+    let sent = list.iter().map(|(predicate, verdict)| {
+        let verdict = match verdict {
+            verdict if is_sent(verdict) => Verdict::Accept,
+            _ => Verdict::Refuse,
+        };
+        (predicate.clone(), verdict)
+    });
+    chain(&sent.collect(), &Verdict::Accept, applies)
 }

@@ -11,6 +11,7 @@ use super::{
         units,
     },
     bind::{self, Bind},
+    global,
     health::Health,
     lexer::Line,
     resolvers::Resolvers,
@@ -135,6 +136,7 @@ impl Reader<'_> {
             }
             "option" => self.option(line, value, true),
             "no" if value == "option" => self.option(line, line.word(2), false),
+            "log" if global::is_network_log(line) => self.note(place.left_out(global::NETWORK_LOG)),
             "log" | "log-format" | "error-log-format" | "log-format-sd" | "log-tag" | "no"
             | "capture" => {
                 self.note(place.remark("the access log has one JSON line per connection"));

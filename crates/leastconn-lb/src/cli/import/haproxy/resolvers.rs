@@ -108,7 +108,7 @@ pub(crate) fn discovery(
         let place = &line.place;
         if server.resolvers != first.resolvers || server.family != first.family {
             let reason = "discovered servers of an upstream have the same `discovery` settings";
-            notes.push(place.left_out(reason));
+            notes.push(place.differs(reason));
         }
         if server.resolvers.is_some() && of(server).is_none() {
             notes.push(place.left_out("there is no such `resolvers` section"));

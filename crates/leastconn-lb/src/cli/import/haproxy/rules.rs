@@ -10,6 +10,7 @@ use super::{
         dn,
         model::{Note, Place, Rate},
     },
+    PEERS,
     acl::{self, Counters, Limit, Parsed, Periods, Scope, Tracked},
     lexer::Line,
     sections::Proxy,
@@ -34,10 +35,19 @@ pub(crate) struct Rules {
 #[derive(Debug, Default)]
 pub(crate) struct Evaluated {
     pub(crate) list: List,
-    /// Limits with their lines, and whether each limit applies to all clients.
-    pub(crate) limits: Vec<(Limit, Place, bool)>,
+    pub(crate) limits: Vec<LimitRule>,
     pub(crate) notes: Vec<Note>,
     pub(crate) refused: Vec<String>,
+}
+
+/// A rule that refuses clients above a limit.
+#[derive(Clone, Debug)]
+pub(crate) struct LimitRule {
+    pub(crate) limit: Limit,
+    pub(crate) place: Place,
+    /// Accepts the clients to which the limit applies, and refuses the others. `None` if they are not
+    /// known.
+    pub(crate) applies: Option<List>,
 }
 
 /// Properties of the listener and of the file.
@@ -132,6 +142,7 @@ impl Rules {
             "use_backend" => self.uses.push(line.clone()),
             "default_backend" => self.default = Some(line.clone()),
             // The period of the table is read separately.
+            "stick-table" if is_shared_table(line) => self.notes.push(place.left_out(PEERS)),
             "stick-table" => {}
             "email-alert" => self
                 .notes
@@ -175,11 +186,22 @@ impl Rules {
             ports: surroundings.ports,
             proxy: &self.proxy,
         };
-        for line in self.stages.iter().flatten() {
-            // Limits in the condition itself are not translated, so the order does not matter.
-            let for_all = applies_to_all(line, &scope)?;
-            if let Some((counter, tracking)) = acl::tracked(line, for_all) {
-                scope.tracked.add(counter, tracking);
+        for stage in &self.stages {
+            for (number, line) in stage.iter().enumerate() {
+                if !line.word(2).starts_with("track-sc") {
+                    continue;
+                }
+                // Limits in the condition itself are not translated.
+                let applies = applies(line, &stage[..number], &scope, &mut evaluated.notes);
+                let applies = match applies {
+                    Some(condition) if limited(&condition)? == always(Verdict::Accept) => {
+                        Some(Condition::Constant(true))
+                    }
+                    applies => applies,
+                };
+                if let Some((counter, tracking)) = acl::tracked(line, applies) {
+                    scope.tracked.add(counter, tracking);
+                }
             }
         }
         let mut list = if self.is_front {
@@ -225,11 +247,20 @@ impl Rules {
                     let parsed = acl::condition(words, true, scope);
                     note_wider(&parsed, place, &mut evaluated.notes);
                     if let Some(limits) = only_limits(&parsed) {
-                        // Clients that an earlier rule accepts are not limited in the source.
-                        let has_exception = earlier.iter().any(|line| line.word(2) == "accept");
-                        for (limit, for_all) in limits {
-                            let for_all = for_all && !has_exception;
-                            evaluated.limits.push((limit, place.clone(), for_all));
+                        let accepted = not_accepted(earlier, scope);
+                        for (limit, own) in limits {
+                            let applies = match (&accepted, own) {
+                                (Some(open), Some(own)) => {
+                                    let all = [open.as_slice(), &own].concat();
+                                    Some(limited(&Condition::All(all))?)
+                                }
+                                _ => None,
+                            };
+                            evaluated.limits.push(LimitRule {
+                                limit,
+                                place: place.clone(),
+                                applies,
+                            });
                         }
                         continue;
                     }
@@ -284,7 +315,7 @@ impl Rules {
             if line.word(1).contains("%[") {
                 match dynamic_backends(line.word(1), scope, backends) {
                     Ok(found) => {
-                        let notes = found.omitted.iter().map(|reason| place.left_out(reason));
+                        let notes = found.omitted.iter().map(|reason| place.differs(reason));
                         evaluated.notes.extend(notes);
                         // Later rules are not evaluated if there is no such backend.
                         let target = |name: Option<String>| {
@@ -325,6 +356,11 @@ impl Rules {
     }
 }
 
+/// Whether the line defines a stick table that is shared with `peers`.
+pub(crate) fn is_shared_table(line: &Line) -> bool {
+    line.word(0) == "stick-table" && line.words.iter().any(|word| word == "peers")
+}
+
 /// Returns the condition of a rule, with `if` or `unless`. Empty if there is none.
 fn condition_words(line: &Line) -> &[String] {
     let mut words = line.words.iter();
@@ -332,12 +368,45 @@ fn condition_words(line: &Line) -> &[String] {
     at.and_then(|at| line.words.get(at..)).unwrap_or(&[])
 }
 
-/// Whether the condition of a rule is true for all clients.
-fn applies_to_all(line: &Line, scope: &Scope<'_>) -> Result<bool, TooMany> {
+/// Returns the clients to which a rule applies, or `None` if they are not known: those that fulfil its
+/// condition, unless a rule before it accepts them.
+fn applies(
+    line: &Line,
+    earlier: &[Line],
+    scope: &Scope<'_>,
+    notes: &mut Vec<Note>,
+) -> Option<Condition> {
     let parsed = acl::condition(condition_words(line), false, scope);
-    let all = always(Verdict::Accept);
-    let applied = when(&resolved(&parsed, false), &all, &always(Verdict::Refuse))?;
-    Ok(applied == all)
+    note_wider(&parsed, &line.place, notes);
+    let mut all = not_accepted(earlier, scope)?;
+    all.push(known(parsed)?);
+    Some(Condition::All(all))
+}
+
+/// Returns conditions that together are true for the clients that no rule accepts, or `None` if they
+/// are not known. A client that is accepted skips the later rules of the stage.
+fn not_accepted(lines: &[Line], scope: &Scope<'_>) -> Option<Vec<Condition>> {
+    let accepts = lines.iter().filter(|line| line.word(2) == "accept");
+    let conditions = accepts.map(|line| {
+        let parsed = acl::condition(condition_words(line), false, scope);
+        Some(Condition::Not(Box::new(known(parsed)?)))
+    });
+    conditions.collect()
+}
+
+/// Returns the condition if all of it is known.
+fn known(parsed: Parsed) -> Option<Condition> {
+    let is_known = parsed.unknown.is_empty() && parsed.limits.is_empty();
+    parsed.condition.filter(|_| is_known)
+}
+
+/// Returns the list that accepts the clients that fulfil a condition, and refuses the others.
+fn limited(condition: &Condition) -> Result<List, TooMany> {
+    when(
+        condition,
+        &always(Verdict::Accept),
+        &always(Verdict::Refuse),
+    )
 }
 
 fn resolved(parsed: &Parsed, holds: bool) -> Condition {
@@ -351,19 +420,16 @@ fn resolved(parsed: &Parsed, holds: bool) -> Condition {
 /// clients.
 fn note_wider(parsed: &Parsed, place: &Place, notes: &mut Vec<Note>) {
     if parsed.compares_subject {
-        notes.push(place.left_out(dn::WIDER));
+        notes.push(place.differs(dn::WIDER));
     }
     if parsed.ignores_case {
-        notes.push(place.left_out(format!(
-            "{}; later rules and the default backend apply to other spellings",
-            dn::CASE
-        )));
+        notes.push(place.differs(acl::ANY_CASE));
     }
     if parsed.compares_unit {
         notes.push(place.differs(acl::FIRST_UNIT));
     }
     for names in &parsed.omitted {
-        notes.push(place.left_out(format!("the rule does not match {names}")));
+        notes.push(place.differs(format!("the rule does not match {names}")));
     }
 }
 
@@ -377,15 +443,16 @@ fn note_unknown(parsed: &Parsed, place: &Place, notes: &mut Vec<Note>, consequen
 }
 
 /// Returns the limits in a condition if each alternative has exactly one. Each limit comes with
-/// whether it applies to all clients.
-fn only_limits(parsed: &Parsed) -> Option<Vec<(Limit, bool)>> {
+/// conditions that together are true for the clients to which it applies, or `None` if they are not
+/// known.
+fn only_limits(parsed: &Parsed) -> Option<Vec<(Limit, Option<Vec<Condition>>)>> {
     let Some(Condition::Any(alternatives)) = &parsed.condition else {
         return None;
     };
     if !parsed.unknown.is_empty() || alternatives.len() != parsed.limits.len() {
         return None;
     }
-    let is_limit = |term: &&Condition| match term {
+    let is_limit = |term: &Condition| match term {
         Condition::Unknown => true,
         Condition::Any(list) => list.as_slice() == [Condition::Unknown],
         _ => false,
@@ -395,10 +462,16 @@ fn only_limits(parsed: &Parsed) -> Option<Vec<(Limit, bool)>> {
         let Condition::All(terms) = alternative else {
             return None;
         };
-        if terms.iter().filter(is_limit).count() != 1 {
+        let (own, others): (Vec<_>, Vec<_>) = terms.iter().cloned().partition(is_limit);
+        if own.len() != 1 {
             return None;
         }
-        limits.push((limit.limit, limit.for_all && terms.len() == 1));
+        let applies = limit.applies.clone().map(|tracked| {
+            let mut all = others;
+            all.push(tracked);
+            all
+        });
+        limits.push((limit.limit, applies));
     }
     Some(limits)
 }

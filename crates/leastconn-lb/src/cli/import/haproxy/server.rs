@@ -11,6 +11,9 @@ use super::{
     tls::{self, Bases},
 };
 
+/// HAProxy's default interval between two checks, in milliseconds.
+pub(crate) const INTERVAL: u64 = 2_000;
+
 /// Largest value of `discovery.max`.
 const LARGEST_TEMPLATE: u64 = 65_535;
 
@@ -85,6 +88,7 @@ pub(crate) fn server(
         tls: Table::default(),
         is_tls: false,
         verify_none: false,
+        lacks_key: None,
         names: false,
         agent: Agent::default(),
         has_agent: false,
@@ -104,11 +108,60 @@ pub(crate) fn server(
     server
 }
 
+/// Formats milliseconds as in the configuration.
+fn time(ms: u64) -> String {
+    match units::duration(ms) {
+        Value::Text(text) => text,
+        _ => String::new(),
+    }
+}
+
+impl Checks {
+    /// Formats the settings in HAProxy's notation, with its defaults.
+    pub(crate) fn shown(&self) -> String {
+        let port = self.port.map(|port| format!(" port {port}"));
+        format!(
+            "\"inter {} rise {} fall {}{}\"",
+            time(self.interval.unwrap_or(INTERVAL)),
+            self.rise.unwrap_or(2),
+            self.fall.unwrap_or(3),
+            port.unwrap_or_default()
+        )
+    }
+}
+
+impl Agent {
+    pub(crate) fn shown(&self) -> String {
+        let port = self.port.map(|port| format!(" agent-port {port}"));
+        let interval = self.interval.map(|ms| format!(" agent-inter {}", time(ms)));
+        let send = self
+            .send
+            .as_ref()
+            .map(|text| format!(" agent-send {text:?}"));
+        let options = [port, interval, send].map(Option::unwrap_or_default);
+        format!("\"agent-check{}\"", options.concat())
+    }
+}
+
+impl Server {
+    /// Formats `observe` and `slowstart` in HAProxy's notation.
+    pub(crate) fn shown_ejection(&self) -> String {
+        let observe = match self.observe {
+            Some(errors) => format!("observe layer4 error-limit {errors}"),
+            None => "no observe".to_owned(),
+        };
+        let slow_start = self.slow_start.map_or("0s".to_owned(), time);
+        format!("\"{observe} slowstart {slow_start}\"")
+    }
+}
+
 struct Parser<'a> {
     place: &'a Place,
     tls: Table,
     is_tls: bool,
     verify_none: bool,
+    /// Why the client certificate cannot be used.
+    lacks_key: Option<String>,
     /// Whether the server's name is verified.
     names: bool,
     agent: Agent,
@@ -220,12 +273,18 @@ impl Parser<'_> {
                 self.verify_none = value == "none";
                 return 2;
             }
+            "ca-file" | "crt" | "verifyhost" if value.is_empty() => {
+                let reason = format!("{word:?} has no value");
+                server.notes.push(place.left_out(reason));
+            }
             "ca-file" => {
                 self.tls.set("ca", Value::text(bases.ca(value)));
                 return 2;
             }
             "crt" => {
-                tls::certificate(&mut self.tls, value, bases);
+                if let Err(reason) = tls::certificate(&mut self.tls, value, bases) {
+                    self.lacks_key = Some(reason);
+                }
                 return 2;
             }
             "verifyhost" => {
@@ -369,6 +428,11 @@ impl Parser<'_> {
         if !self.is_tls {
             return;
         }
+        if let Some(reason) = self.lacks_key {
+            server.notes.push(self.place.left_out(&reason));
+            server.refused = Some(reason);
+            return;
+        }
         let ca = self.tls.get("ca");
         let system = matches!(ca, Some(Value::Text(ca)) if ca.starts_with('@'));
         if self.verify_none {
@@ -391,7 +455,7 @@ impl Parser<'_> {
         } else {
             let mut tls = self.tls;
             if !self.names {
-                tls.note(self.place.left_out(
+                tls.note(self.place.differs(
                     "the name of a server is always verified; without `server_name` it is the \
                     host of its address",
                 ));

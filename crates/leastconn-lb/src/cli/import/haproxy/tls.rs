@@ -36,15 +36,34 @@ fn joined(base: Option<&str>, file: &str) -> String {
 }
 
 /// Sets `cert`, and `key` if HAProxy reads the key from a separate file.
-pub(crate) fn certificate(table: &mut Table, file: &str, bases: &Bases) {
+///
+/// # Errors
+/// If there is no private key: HAProxy does not start then.
+pub(crate) fn certificate(table: &mut Table, file: &str, bases: &Bases) -> Result<(), String> {
     let file = bases.crt(file);
     let dir = bases.dir.as_deref().unwrap_or(Path::new(""));
     let key = format!("{file}.key");
-    table.set("cert", Value::text(&file));
-    if pem::lacks_key(&dir.join(&file)) && dir.join(&key).is_file() {
+    if pem::lacks_key(&dir.join(&file)) {
+        if !dir.join(&key).is_file() {
+            return Err(format!("{file} has no private key, and there is no {key}"));
+        }
         table.set("key", Value::text(key));
     }
+    table.set("cert", Value::text(file));
+    Ok(())
 }
+
+/// Options of [`common`] with a value.
+const TAKES_VALUE: [&str; 8] = [
+    "crl-file",
+    "alpn",
+    "ssl-min-ver",
+    "ssl-max-ver",
+    "ciphers",
+    "ciphersuites",
+    "curves",
+    "ecdhe",
+];
 
 /// Translates an option with the same meaning for listeners and servers. Returns the number of
 /// words of the option, or `None` if it is another option.
@@ -56,6 +75,10 @@ pub(crate) fn common(
 ) -> Option<usize> {
     let word = words.first()?.as_str();
     let value = words.get(1).map_or("", String::as_str);
+    if value.is_empty() && TAKES_VALUE.contains(&word) {
+        table.note(place.left_out(format!("{word:?} has no value")));
+        return Some(1);
+    }
     match word {
         "crl-file" => table.set("crl", Value::text(bases.ca(value))),
         "alpn" => {
@@ -121,7 +144,7 @@ fn min_version(table: &mut Table, version: &str, place: &Place) {
     match version {
         "TLSv1.3" => table.set("min_version", Value::text("1.3")),
         "TLSv1.2" => table.set("min_version", Value::text("1.2")),
-        _ => table.note(place.left_out("the oldest supported version is TLS 1.2")),
+        _ => table.note(place.differs("the oldest supported version is TLS 1.2")),
     }
 }
 
@@ -158,5 +181,9 @@ pub(crate) fn complete_ciphers(table: &mut Table) {
         _ => None,
     });
     let names = tls_names::with_both_versions(names.collect(), requires_tls13(table));
-    table.set("ciphers", Value::list(names));
+    if tls_names::are_all(&names) {
+        table.remove("ciphers");
+    } else {
+        table.set("ciphers", Value::list(names));
+    }
 }

@@ -7,6 +7,7 @@ use super::{
     super::{
         access::{Condition, List, Predicate, TooMany, Verdict, always, first_of},
         dn,
+        model::{Kind, Note},
     },
     parser::Directive,
 };
@@ -32,20 +33,11 @@ pub(crate) type Reason = String;
 
 /// Returns the value of `$name` for each client, as a target of `proxy_pass`. Clients are refused
 /// if their value is empty or cannot be translated. In the second case, `notes` gets the reason.
-pub(crate) fn values(
-    name: &str,
-    scope: Scope<'_>,
-    notes: &mut Vec<(Directive, Reason)>,
-) -> Result<List, Reason> {
+pub(crate) fn values(name: &str, scope: Scope<'_>, notes: &mut Vec<Note>) -> Result<List, Reason> {
     list(name, scope, notes, 0)
 }
 
-fn list(
-    name: &str,
-    scope: Scope<'_>,
-    notes: &mut Vec<(Directive, Reason)>,
-    depth: usize,
-) -> Result<List, Reason> {
+fn list(name: &str, scope: Scope<'_>, notes: &mut Vec<Note>, depth: usize) -> Result<List, Reason> {
     let unknown = || format!("the variable {name} has no equivalent");
     if depth > DEEPEST {
         return Err(format!("the variable {name} refers to itself"));
@@ -80,7 +72,7 @@ fn list(
                 Ok(targets) => targets,
                 Err(reason) => {
                     let reason = format!("{reason}; these clients are refused");
-                    found.push((number, line.clone(), reason));
+                    found.push((number, line.place.left_out(reason)));
                     always(Verdict::Refuse)
                 }
             },
@@ -93,7 +85,7 @@ fn list(
         }
         let is_refused = refuses(&targets);
         if key.never_matches(line.name(), hostnames) {
-            found.push((number, line.clone(), NEVER_MATCHES.to_owned()));
+            found.push((number, line.place.remark(NEVER_MATCHES)));
             continue;
         }
         let (order, condition) = key.case(line.name(), hostnames, is_refused);
@@ -101,7 +93,7 @@ fn list(
             Ok(condition) => {
                 let mut differences = Vec::new();
                 if key.is_widened(line.name()) {
-                    differences.push(dn::WIDER.to_owned());
+                    differences.push((Kind::Differs, dn::WIDER.to_owned()));
                 }
                 cases.push(Case {
                     order,
@@ -117,7 +109,7 @@ fn list(
                 let hint = key.hint(line.name());
                 let reason =
                     format!("{reason}; clients that match no earlier case are refused{hint}");
-                found.push((number, line.clone(), reason));
+                found.push((number, line.place.left_out(reason)));
                 // An expression must not admit clients with an exact entry that is refused.
                 if let Some(subject) = key.superset(line.name()) {
                     cases.push(Case {
@@ -143,11 +135,11 @@ fn list(
             && text.is_some_and(|text| key.misses_combined_attributes(text))
     });
     if let Some(case) = combined {
-        case.differences.push(COMBINED.to_owned());
+        case.differences.push((Kind::Differs, COMBINED.to_owned()));
     }
     found.extend(cases::notes(&cases));
     found.sort_by_key(|(number, ..)| *number);
-    notes.extend(found.into_iter().map(|(_, line, reason)| (line, reason)));
+    notes.extend(found.into_iter().map(|(_, note)| note));
     let cases: Vec<_> = cases
         .into_iter()
         .filter_map(|case| match case.condition {
@@ -172,7 +164,7 @@ fn composed(
     map: &Directive,
     source: &str,
     scope: Scope<'_>,
-    notes: &mut Vec<(Directive, Reason)>,
+    notes: &mut Vec<Note>,
     depth: usize,
 ) -> Result<List, Reason> {
     let inner = list(source, scope, notes, depth + 1)?;
@@ -189,7 +181,7 @@ fn composed(
             "clients for whom {source} is empty or was not translated are refused: give each entry \
              of that map a value"
         );
-        notes.push((map.clone(), reason));
+        notes.push(map.place.left_out(reason));
     }
     first_of(&cases, &always(Verdict::Refuse))
         .map_err(|TooMany| "the maps have too many cases".to_owned())
@@ -200,7 +192,7 @@ fn value_of(
     map: &Directive,
     text: &str,
     scope: Scope<'_>,
-    notes: &mut Vec<(Directive, Reason)>,
+    notes: &mut Vec<Note>,
     depth: usize,
 ) -> Result<List, Reason> {
     let is_exact = |line: &&Directive| {

@@ -10,6 +10,7 @@ use super::{
         networks::network,
         tls_names, units,
     },
+    NETWORK_LOG,
     listen::{self, Listen},
     map::{self, Scope},
     parser::Directive,
@@ -141,6 +142,7 @@ pub(crate) fn access_log(stream: &[Directive], log: &mut Table) {
 pub(crate) fn remark(line: &Directive) -> Option<Note> {
     let (name, place) = (line.name(), &line.place);
     match name {
+        "error_log" if line.word(1).starts_with("syslog:") => Some(place.left_out(NETWORK_LOG)),
         _ if NOT_NEEDED.contains(&name) => Some(place.remark("not needed")),
         _ if KNOWN.contains(&name) => None,
         "access_log" | "log_format" => Some(place.remark(ACCESS_LOG)),
@@ -328,7 +330,7 @@ fn tls(service: &mut Service, settings: Settings<'_>) {
         mode => {
             let ca = text("ssl_client_certificate").or_else(|| text("ssl_trusted_certificate"));
             if let (Some(line), "optional" | "optional_no_ca") = (verify, mode) {
-                tls.note(line.place.left_out(
+                tls.note(line.place.differs(
                     "client certificates are required and verified: other clients are refused",
                 ));
             }
@@ -477,9 +479,7 @@ fn access(
         };
         let mut notes = Vec::new();
         let list = map::values(target, scope, &mut notes)?;
-        for (line, reason) in notes {
-            service.table.note(line.place.left_out(reason));
-        }
+        service.table.notes.extend(notes);
         list
     } else if target.contains('$') {
         return Err(format!("{target:?} has no equivalent"));

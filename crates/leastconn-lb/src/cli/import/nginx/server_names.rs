@@ -80,7 +80,7 @@ pub(super) fn add(
                 ));
             }
             if first.certificates && !other.certificates {
-                first.table.note(place.left_out(
+                first.table.note(place.differs(
                     "clients need a certificate as in the first `server` block with this address",
                 ));
             }

@@ -9,9 +9,11 @@ pub(crate) struct Settings<'a> {
 }
 
 impl<'a> Settings<'a> {
-    /// Returns the directive of the server or, if there is none, of `stream`.
+    /// Returns the directive of the server or, if there is none, of `stream`. A directive without a
+    /// value is ignored.
     pub(crate) fn one(self, name: &str) -> Option<&'a Directive> {
-        let find = |list: &'a [Directive]| list.iter().rev().find(|line| line.name() == name);
+        let is_set = |line: &&Directive| line.name() == name && !line.word(1).is_empty();
+        let find = |list: &'a [Directive]| list.iter().rev().find(is_set);
         find(self.server).or_else(|| find(self.stream))
     }
 
@@ -19,7 +21,7 @@ impl<'a> Settings<'a> {
     pub(crate) fn all(self, names: &[&str]) -> Vec<&'a Directive> {
         let find = |list: &'a [Directive]| -> Vec<&'a Directive> {
             list.iter()
-                .filter(|line| names.contains(&line.name()))
+                .filter(|line| names.contains(&line.name()) && !line.word(1).is_empty())
                 .collect()
         };
         let own = find(self.server);

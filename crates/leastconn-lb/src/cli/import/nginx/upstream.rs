@@ -9,6 +9,7 @@ use super::{
         model::{Backend, Note, Place, ServerLine, Table, Value},
         names::{Names, valid},
         tls_names::{self, requires_tls13},
+        toml::inline,
         units,
     },
     parser::Directive,
@@ -93,7 +94,8 @@ fn members(
                 let first = passive.get_or_insert_with(|| failures.clone());
                 if *first != failures {
                     let first = match first.as_slice() {
-                        [] => "the first server has none, so the defaults of leastconn-lb apply"
+                        [] => "the first server has none, so the defaults of leastconn-lb apply, \
+                               \"max_fails=1 fail_timeout=10s\""
                             .to_owned(),
                         first => format!("{} of the first server apply", shown(first)),
                     };
@@ -103,7 +105,7 @@ fn members(
                         ""
                     };
                     let own = shown(&failures);
-                    table.note(place.left_out(format!(
+                    table.note(place.differs(format!(
                         "{own}{defaults}: all servers of an upstream share them; {first}"
                     )));
                 }
@@ -116,7 +118,7 @@ fn members(
             "random" => table.set("balance", Value::text("random")),
             "hash" | "least_time" => {
                 table.set("balance", Value::text("least_conn"));
-                table.note(place.left_out("the algorithm has no equivalent; least_conn instead"));
+                table.note(place.differs("the algorithm has no equivalent; least_conn instead"));
             }
             "zone" => table.note(place.remark("not needed")),
             "resolver" | "resolver_timeout" => {}
@@ -134,10 +136,10 @@ fn members(
             let mut words = line.words.iter();
             let value = words.find_map(|word| word.strip_prefix("slow_start="));
             if value.and_then(|value| units::milliseconds(value, 1000)) != Some(ms) {
-                table.note(
-                    line.place
-                        .differs("all servers of an upstream share the longest `slow_start`"),
-                );
+                table.note(line.place.differs(format!(
+                    "all servers of an upstream have the longest `slow_start`: {}",
+                    inline(&units::duration(ms))
+                )));
             }
         }
     }
@@ -272,9 +274,15 @@ fn tls(backend: &mut Backend, table: &mut Table, target: &str, settings: Setting
     };
     let mut tls = Table::default();
     tls.set("ca", Value::text(ca));
-    if let Some(cert) = text("proxy_ssl_certificate") {
-        tls.set("cert", Value::text(cert));
-        if let Some(key) = text("proxy_ssl_certificate_key") {
+    if let Some(line) = settings.one("proxy_ssl_certificate") {
+        let Some(key) = text("proxy_ssl_certificate_key") else {
+            let reason = "nginx does not start without `proxy_ssl_certificate_key`";
+            backend.refused.push(reason.to_owned());
+            table.note(line.place.left_out(reason));
+            return;
+        };
+        tls.set("cert", Value::text(line.word(1)));
+        if key != line.word(1) {
             tls.set("key", Value::text(key));
         }
     }
@@ -314,11 +322,11 @@ pub(crate) fn protocols(tls: &mut Table, line: Option<&Directive>) {
     if has("SSLv3") || has("TLSv1") || has("TLSv1.1") {
         tls.note(
             line.place
-                .left_out("the oldest supported version is TLS 1.2"),
+                .differs("the oldest supported version is TLS 1.2"),
         );
     }
     if !has("TLSv1.3") {
-        tls.note(line.place.left_out("TLS 1.3 cannot be disabled"));
+        tls.note(line.place.differs("TLS 1.3 cannot be disabled"));
     }
 }
 

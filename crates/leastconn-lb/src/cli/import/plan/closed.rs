@@ -1,8 +1,8 @@
 //! Restrictions of listeners that no client may use.
 
 use super::super::{
-    access::Verdict,
-    model::{Limits, Service, Table, Value},
+    access::{Predicate, Verdict},
+    model::{Limits, Service, Value},
     toml::inline,
 };
 
@@ -13,22 +13,18 @@ const LARGEST: usize = 200;
 /// Empty if the source sends all clients to one upstream without a limit.
 pub(super) fn decisions(service: &Service) -> Vec<String> {
     let is_plain = matches!(service.access.as_slice(), [] | [_]);
-    if is_plain && service.limits == Limits::default() {
+    let is_unlimited = service.limits == Limits::default() && service.conditional.is_empty();
+    if is_plain && is_unlimited {
         return Vec::new();
     }
+    let is_open = |(_, verdict): &(Predicate, Verdict)| matches!(verdict, Verdict::To(_));
+    let has_targets = service.access.iter().any(is_open);
     let mut lines: Vec<_> = service
         .access
         .iter()
-        .take(LARGEST)
+        .take(if has_targets { LARGEST } else { 0 })
         .map(|(predicate, verdict)| {
-            let keys = predicate
-                .keys()
-                .map(|(key, values)| (key.name(), Value::strings(values)));
-            let clients = if predicate.matches_all() {
-                "all other clients".to_owned()
-            } else {
-                format!("clients with {}", inline(&Value::Table(keys.collect())))
-            };
+            let clients = clients(predicate);
             match verdict {
                 Verdict::To(upstream) => format!("{clients}: {upstream}"),
                 Verdict::Accept | Verdict::Refuse => format!("{clients}: refused"),
@@ -36,19 +32,40 @@ pub(super) fn decisions(service: &Service) -> Vec<String> {
         })
         .collect();
     let more = service.access.len().saturating_sub(LARGEST);
-    if more > 0 {
+    if more > 0 && has_targets {
         lines.push(format!("and {more} more, see the source"));
     }
-    let mut limits = Table::default();
-    if let Some(rate) = service.limits.rate {
-        limits.set("rate_limit", rate.value());
+    let limits = limits(service.limits).into_iter();
+    lines.extend(limits.map(|limit| format!("each of these rules: {limit}")));
+    for conditional in &service.conditional {
+        let limits = self::limits(conditional.limits).join(", ");
+        let entries = conditional.applies.iter().take(LARGEST);
+        lines.extend(entries.map(|(predicate, verdict)| {
+            let not = match verdict {
+                Verdict::Accept => "",
+                _ => "not ",
+            };
+            format!("{}: {not}{limits}", clients(predicate))
+        }));
     }
-    if let Some(max_conns) = service.limits.max_conns {
-        limits.set("max_conns", Value::Integer(max_conns));
-    }
-    let limits = limits.keys.iter();
-    lines.extend(
-        limits.map(|(key, value)| format!("each of these rules: {key} = {}", inline(value))),
-    );
     lines
+}
+
+fn clients(predicate: &Predicate) -> String {
+    if predicate.matches_all() {
+        return "all other clients".to_owned();
+    }
+    let keys = predicate.keys();
+    let keys = keys.map(|(key, values)| (key.name(), Value::strings(values)));
+    format!("clients with {}", inline(&Value::Table(keys.collect())))
+}
+
+fn limits(limits: Limits) -> Vec<String> {
+    let rate = limits.rate.map(|rate| ("rate_limit", rate.value()));
+    let max_conns = limits
+        .max_conns
+        .map(|limit| ("max_conns", Value::Integer(limit)));
+    let limits = rate.into_iter().chain(max_conns);
+    let limits = limits.map(|(key, value)| format!("{key} = {}", inline(&value)));
+    limits.collect()
 }

@@ -1,6 +1,9 @@
 //! Settings that a backend loses when its servers become part of a merged upstream.
 
-use super::super::model::{Backend, Note, Place, Table, Value};
+use super::super::{
+    model::{Backend, Note, Place, Table, Value},
+    toml::inline,
+};
 
 /// Returns a note for each line of the source whose setting of `backend` differs from that of
 /// `base`, because the upstream `merged` has the settings of `base`. A setting without a line is
@@ -19,14 +22,22 @@ pub(super) fn lost_settings(
             .or(backend.place.as_ref())
             .or(listener);
         let Some(place) = place else { continue };
-        let key = format!("`{key}`");
+        let value = |table: &Table| {
+            let found = flat(table).into_iter().find(|(name, _)| *name == key);
+            found.map_or("unset".to_owned(), |(_, value)| inline(&value))
+        };
+        let key = format!(
+            "`{key}` is {}, not {}",
+            value(&base.table),
+            value(&backend.table)
+        );
         match lines.iter_mut().find(|(line, _)| *line == place) {
             Some((_, keys)) => keys.push(key),
             None => lines.push((place, vec![key])),
         }
     }
     let notes = lines.into_iter().map(|(place, keys)| {
-        place.left_out(format!(
+        place.differs(format!(
             "the servers of `{}` are in the upstream `{merged}`, which has the settings of `{}`: {}",
             backend.name,
             base.name,

@@ -1,10 +1,13 @@
 //! Client rules: the product of the decision lists of all listeners.
 
-use std::collections::BTreeSet;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::{
     super::{
-        access::{self, Condition, Key, Predicate, TooMany, Verdict, always},
+        access::{self, Condition, Key, List, Predicate, TooMany, Verdict, always, at_sni},
         model::{Limits, Service},
         names::{Names, valid},
     },
@@ -22,28 +25,39 @@ pub(crate) struct Rule {
     pub(crate) shared_by: BTreeSet<usize>,
 }
 
-/// Returns the client rules for all units. At listeners without client certificates, only rules
+/// Conditional limits that apply to some clients of a rule only: numbers of services and of their
+/// limits. These rules do not have the limits.
+pub(super) type Undecided = BTreeSet<(usize, usize)>;
+
+/// Returns the client rules for all units, without names. At listeners without client certificates, only rules
 /// by source address can match, so only these are combined with the lists of such listeners.
-pub(super) fn rules(units: &[Unit], services: &[Service]) -> Result<Vec<Rule>, TooMany> {
+pub(super) fn rules(
+    units: &[Unit],
+    services: &[Service],
+) -> Result<(Vec<Rule>, Undecided), TooMany> {
     type Combined = Vec<(Predicate, Vec<Verdict>)>;
-    let combine = |certificates: bool| -> Result<(Combined, Vec<&Unit>), TooMany> {
+    let lanes: Vec<_> = units
+        .iter()
+        .flat_map(|unit| Lane::all(unit, services))
+        .collect();
+    let combine = |certificates: bool| -> Result<(Combined, Vec<&Lane<'_>>), TooMany> {
         let mut rules: Combined = vec![(Predicate::default(), Vec::new())];
-        let chosen: Vec<_> = units
+        let chosen: Vec<_> = lanes
             .iter()
-            .filter(|unit| services[unit.service].certificates == certificates)
+            .filter(|lane| services[lane.unit.service].certificates == certificates)
             .collect();
-        for unit in &chosen {
-            rules = access::product(&rules, &unit.list)?;
+        for lane in &chosen {
+            rules = access::product(&rules, &lane.list)?;
         }
         Ok((rules, chosen))
     };
-    let (with, with_units) = combine(true)?;
-    let (without, without_units) = combine(false)?;
-    let units: Vec<_> = with_units.iter().chain(&without_units).collect();
+    let (with, with_lanes) = combine(true)?;
+    let (without, without_lanes) = combine(false)?;
+    let lanes: Vec<_> = with_lanes.iter().chain(&without_lanes).copied().collect();
     let mut all: Combined = Vec::new();
     for (predicate, verdicts) in with {
         if predicate.needs_certificate() {
-            let none = without_units.iter().map(|_| Verdict::Refuse);
+            let none = without_lanes.iter().map(|_| Verdict::Refuse);
             all.push((predicate, verdicts.into_iter().chain(none).collect()));
             continue;
         }
@@ -63,31 +77,62 @@ pub(super) fn rules(units: &[Unit], services: &[Service]) -> Result<Vec<Rule>, T
         }
     }
     let mut rules = Vec::new();
-    let mut names = Names::default();
+    let mut undecided = BTreeSet::new();
     for (predicate, verdicts) in all {
         let mut allow: Vec<String> = Vec::new();
-        let mut limits = Limits::default();
-        let mut used = BTreeSet::new();
-        for (verdict, unit) in verdicts.iter().zip(&units) {
-            if let Verdict::To(backend) = verdict {
-                limits = limits.stricter(services[unit.service].limits);
-                used.insert(unit.service);
-                for name in unit.allow.get(backend).into_iter().flatten() {
-                    if !allow.contains(name) {
-                        allow.push(name.clone());
+        // The limits of each service that the rule opens.
+        let mut used: BTreeMap<usize, Limits> = BTreeMap::new();
+        // Whether each conditional limit applies: `None` if it applies to some of the clients.
+        let mut conditional: BTreeMap<(usize, usize), Option<bool>> = BTreeMap::new();
+        let mut is_served = false;
+        for (verdict, lane) in verdicts.iter().zip(&lanes) {
+            let service = lane.unit.service;
+            match (lane.limit, verdict) {
+                (None, Verdict::To(backend)) => {
+                    is_served = true;
+                    used.insert(service, services[service].limits);
+                    for name in lane.unit.allow.get(backend).into_iter().flatten() {
+                        if !allow.contains(name) {
+                            allow.push(name.clone());
+                        }
                     }
                 }
+                (None, _) => is_served = false,
+                (Some(limit), verdict) if is_served => {
+                    let applies = match verdict {
+                        Verdict::Accept => Some(true),
+                        Verdict::To(_) => Some(false),
+                        Verdict::Refuse => None,
+                    };
+                    conditional
+                        .entry((service, limit))
+                        .and_modify(|known| *known = known.filter(|_| *known == applies))
+                        .or_insert(applies);
+                }
+                (Some(_), _) => {}
             }
         }
+        for ((service, limit), applies) in conditional {
+            match (applies, used.get_mut(&service)) {
+                (Some(true), Some(limits)) => {
+                    *limits = limits.stricter(services[service].conditional[limit].limits);
+                }
+                (None, _) => {
+                    undecided.insert((service, limit));
+                }
+                _ => {}
+            }
+        }
+        let limits = used.values().copied();
         rules.push(Rule {
-            name: names.unique(&rule_name(&predicate)),
+            name: String::new(),
             predicate,
             allow,
-            limits,
+            limits: limits.fold(Limits::default(), Limits::stricter),
             shared_by: if counts_together(&used, services) {
                 BTreeSet::new()
             } else {
-                used
+                used.into_keys().collect()
             },
         });
     }
@@ -95,20 +140,68 @@ pub(super) fn rules(units: &[Unit], services: &[Service]) -> Result<Vec<Rule>, T
     while rules.last().is_some_and(|rule| rule.allow.is_empty()) {
         rules.pop();
     }
-    Ok(rules)
+    Ok((rules, undecided))
+}
+
+/// Gives each rule a unique name.
+pub(super) fn name_rules(rules: &mut [Rule]) {
+    let mut names = Names::default();
+    for rule in rules {
+        rule.name = names.unique(&rule_name(&rule.predicate));
+    }
+}
+
+/// A decision list of a unit that takes part in the product.
+struct Lane<'a> {
+    unit: &'a Unit,
+    /// The number of the conditional limit of the service that the list decides about. `None` for the
+    /// list of the unit itself.
+    limit: Option<usize>,
+    list: Cow<'a, List>,
+}
+
+impl<'a> Lane<'a> {
+    /// Returns the list of the unit, followed by those of its conditional limits. In these, limited
+    /// clients are accepted and the others have a target, because the product refuses clients for
+    /// whom it is uncertain.
+    fn all(unit: &'a Unit, services: &[Service]) -> Vec<Self> {
+        let mut lanes = vec![Self {
+            unit,
+            limit: None,
+            list: Cow::Borrowed(&unit.list),
+        }];
+        let limits = services[unit.service].conditional.iter().enumerate();
+        lanes.extend(limits.map(|(number, limit)| {
+            let list = at_sni(&limit.applies, unit.sni.as_deref()).into_iter();
+            let list = list.map(|(predicate, verdict)| {
+                let verdict = match verdict {
+                    Verdict::Accept => Verdict::Accept,
+                    _ => Verdict::To(String::new()),
+                };
+                (predicate, verdict)
+            });
+            Self {
+                unit,
+                limit: Some(number),
+                list: Cow::Owned(list.collect()),
+            }
+        }));
+        lanes
+    }
 }
 
 /// Whether the source also counts the connections of a client to all these services together, so
 /// that the limits of one rule have the same effect.
-fn counts_together(used: &BTreeSet<usize>, services: &[Service]) -> bool {
-    let mut used = used.iter().map(|&number| &services[number]);
-    let Some(first) = used.next() else {
+fn counts_together(used: &BTreeMap<usize, Limits>, services: &[Service]) -> bool {
+    let mut used = used.iter();
+    let Some((&first, limits)) = used.next() else {
         return true;
     };
-    let is_unlimited = first.limits == Limits::default();
-    used.all(|other| {
-        other.limits == first.limits
-            && (is_unlimited || (first.counter.is_some() && other.counter == first.counter))
+    let is_unlimited = *limits == Limits::default();
+    let counter = &services[first].counter;
+    used.all(|(&other, others)| {
+        let has_same = counter.is_some() && services[other].counter == *counter;
+        others == limits && (is_unlimited || has_same)
     })
 }
 

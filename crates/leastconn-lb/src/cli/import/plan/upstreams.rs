@@ -3,21 +3,21 @@
 use super::{
     super::{
         access::{List, Verdict, always},
-        model::{Backend, ServerLine, Service, Table, Value},
+        model::{Backend, Kind, Note, ServerLine, Service},
         names::Names,
     },
     Unit,
     lost::lost_settings,
 };
 
-/// Name of the upstream for clients that the source refuses.
-pub(crate) const REFUSED: &str = "refused";
-
 /// How a unit refers to its upstream.
-pub(super) enum Target {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
     One(String),
     /// `allow` selects the upstream.
     ByClient,
+    /// `upstream = false`.
+    Refuse,
 }
 
 /// An upstream that already has a name.
@@ -69,14 +69,12 @@ impl Planner {
             }
         }
         match used.as_slice() {
-            [] => {
-                let home = service.home.clone().filter(|home| self.has_servers(home));
-                let home = match home {
-                    Some(home) => home,
-                    None => self.refused(),
-                };
-                Target::One(self.assign(&home, unit, service))
-            }
+            [] => match service.home.clone() {
+                Some(home) if self.has_servers(&home) && !self.is_open(&home) => {
+                    Target::One(self.assign(&home, unit, service))
+                }
+                _ => Target::Refuse,
+            },
             [one] => {
                 let name = self.assign(one, unit, service);
                 unit.allow.insert(one.clone(), vec![name.clone()]);
@@ -106,27 +104,12 @@ impl Planner {
         }
     }
 
-    /// Returns the name of an upstream that no client may use.
-    fn refused(&mut self) -> String {
-        if !self.backends.iter().any(|backend| backend.name == REFUSED) {
-            let mut table = Table::default();
-            table.disable_health_checks();
-            let mut server = Table::default();
-            server.set("address", Value::text("127.0.0.1:1"));
-            self.backends.push(Backend {
-                name: REFUSED.to_owned(),
-                table,
-                servers: vec![ServerLine::Server {
-                    name: "placeholder".to_owned(),
-                    table: server,
-                }],
-                comments: vec![
-                    "For connections that the source refuses: no client may use it.".to_owned(),
-                ],
-                ..Backend::default()
-            });
-        }
-        REFUSED.to_owned()
+    /// Whether clients may use an upstream with the servers of a backend.
+    fn is_open(&self, backend: &str) -> bool {
+        let opens = |list: &List| list.iter().any(|(_, v)| *v == Verdict::Accept);
+        let mut assigned = self.assigned.iter();
+        let is_merged = self.merged.iter().any(|(merged, _)| merged == backend);
+        is_merged || assigned.any(|other| other.backend == backend && opens(&other.opens))
     }
 
     /// Returns the name of the upstream that a backend becomes for the clients of a unit. Units
@@ -199,7 +182,15 @@ impl Planner {
             .cloned()
             .collect();
         for source in &mut sources {
-            with_names(source);
+            if with_names(source)
+                && let Some(place) = &source.place
+            {
+                source.table.note(place.differs(
+                    "client rules select servers by name, so each host name is one server, and the \
+                     resolver of the operating system looks it up when connecting: `discovery` does \
+                     not apply",
+                ));
+            }
         }
         let has_discovered =
             |source: &&Backend| source.servers.iter().any(ServerLine::is_discovered);
@@ -231,8 +222,7 @@ impl Planner {
                 service.refused.push(reason);
             }
             unit.list = always(Verdict::Refuse);
-            let home = self.refused();
-            return Target::One(self.assign(&home, unit, service));
+            return Target::Refuse;
         }
         let name = self.names.unique(&service.name);
         let mut merged = Backend {
@@ -253,6 +243,9 @@ impl Planner {
                 .push(format!("The settings are those of `{}`.", sources[0].name));
         }
         for other in &sources[1..] {
+            let is_difference = |note: &&Note| note.kind == Kind::Differs;
+            let own = other.table.notes.iter().filter(is_difference).cloned();
+            merged.table.notes.extend(own);
             let notes = lost_settings(&name, &sources[0], other, service.place.as_ref());
             merged.table.notes.extend(notes);
         }
@@ -301,8 +294,9 @@ impl Planner {
 }
 
 /// Replaces servers that are looked up in DNS by one server with the host name: client rules select
-/// servers by name, and the names of discovered servers are unknown.
-fn with_names(backend: &mut Backend) {
+/// servers by name, and the names of discovered servers are unknown. Returns whether this replaces
+/// `discovery`.
+fn with_names(backend: &mut Backend) -> bool {
     for line in &mut backend.servers {
         let ServerLine::Server { table, .. } = line else {
             continue;
@@ -312,7 +306,10 @@ fn with_names(backend: &mut Backend) {
             table.set("address", address);
         }
     }
-    if !backend.servers.iter().any(ServerLine::is_discovered) {
+    let has_discovery = backend.table.get("discovery").is_some();
+    let is_fixed = !backend.servers.iter().any(ServerLine::is_discovered);
+    if is_fixed {
         backend.table.remove("discovery");
     }
+    has_discovery && is_fixed
 }

@@ -230,7 +230,7 @@ fn servers(section: &Section, backend: &mut Backend) {
             table.set("backup", Value::Boolean(true));
         }
         if !in_turn && number > 1 {
-            table.note(option.place.left_out("backup servers have no order"));
+            table.note(option.place.differs("backup servers have no order"));
         }
         backend.servers.push(ServerLine::Server {
             name: format!("server{}", number + 1),

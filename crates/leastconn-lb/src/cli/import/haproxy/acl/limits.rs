@@ -3,7 +3,13 @@
 use std::collections::HashMap;
 
 use super::{
-    super::{super::units, lexer::Line},
+    super::{
+        super::{
+            access::{Condition, Key},
+            units,
+        },
+        lexer::Line,
+    },
     Criterion, Scope,
 };
 
@@ -13,8 +19,8 @@ pub(crate) struct Tracking {
     pub(crate) key: Tracked,
     /// `None` is the table of the section itself.
     table: Option<String>,
-    /// Whether the rule applies to all clients.
-    pub(crate) for_all: bool,
+    /// The clients to which the rule applies. `None` if they are not known.
+    pub(crate) applies: Option<Condition>,
 }
 
 /// Key of a stick table.
@@ -43,11 +49,11 @@ pub(crate) struct Periods {
 }
 
 /// A limit in a condition.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Limited {
     pub(crate) limit: Limit,
-    /// Whether the source counts the connections of all clients.
-    pub(crate) for_all: bool,
+    /// The clients whose connections the source counts. `None` if they are not known.
+    pub(crate) applies: Option<Condition>,
 }
 
 /// The kind and the number of a limit.
@@ -71,9 +77,9 @@ impl Counters {
                 self.0.insert(counter, tracking);
             }
             // The first rule that applies sets the key, and this one applies to all clients.
-            Some(first) if first.for_all => {}
+            Some(first) if is_always(&first.applies) => {}
             Some(first) if first.key == tracking.key && first.table == tracking.table => {
-                first.for_all = tracking.for_all;
+                first.applies = either(first.applies.take(), tracking.applies);
             }
             Some(first) => first.key = Tracked::Other,
         }
@@ -104,8 +110,39 @@ pub(super) fn limit(criterion: &Criterion<'_>, scope: &Scope<'_>) -> Option<Limi
     };
     Some(Limited {
         limit,
-        for_all: tracking.for_all,
+        applies: tracking.applies,
     })
+}
+
+fn is_always(applies: &Option<Condition>) -> bool {
+    *applies == Some(Condition::Constant(true))
+}
+
+/// Returns the clients of both.
+fn either(a: Option<Condition>, b: Option<Condition>) -> Option<Condition> {
+    if is_always(&a) || is_always(&b) {
+        return Some(Condition::Constant(true));
+    }
+    Some(Condition::Any(vec![a?, b?]))
+}
+
+/// Whether a condition compares nothing but the key of the table, so that all connections with the
+/// same entry are counted, or none.
+fn compares_only(condition: &Condition, tracked: Tracked) -> bool {
+    match condition {
+        Condition::Constant(_) => true,
+        Condition::Unknown => false,
+        Condition::Is(predicate) => predicate.keys().all(|(key, _)| {
+            matches!(
+                (key, tracked),
+                (Key::Source, Tracked::Source) | (Key::Cn, Tracked::CommonName)
+            )
+        }),
+        Condition::Not(inner) => compares_only(inner, tracked),
+        Condition::All(list) | Condition::Any(list) => {
+            list.iter().all(|part| compares_only(part, tracked))
+        }
+    }
 }
 
 /// Returns what a test counts, and the name of the counter in the stick table.
@@ -119,11 +156,11 @@ fn counter<'a>(criterion: &Criterion<'a>, scope: &Scope<'_>) -> Option<(Tracking
         let name = table.as_deref().unwrap_or(scope.proxy);
         let counted = scope.counted(Tracked::Source, name);
         // Without a `track-sc` rule here, other sections count the clients.
-        let for_all = counted.is_none_or(|tracking| tracking.for_all);
+        let everyone = Some(Condition::Constant(true));
         let tracking = Tracking {
             key: Tracked::Source,
             table,
-            for_all,
+            applies: counted.map_or(everyone, |tracking| tracking.applies),
         };
         return Some((tracking, what));
     }
@@ -148,18 +185,27 @@ fn looked_up<'a>(criterion: &Criterion<'a>, scope: &Scope<'_>) -> Option<(Tracki
 }
 
 impl Scope<'_> {
-    /// Returns the `track-sc` rule for a key of a table. Rules for all clients come first.
+    /// Returns the `track-sc` rules for a key of a table as one. A look-up of the key also concerns
+    /// connections that are not counted. These are unknown, unless the condition of the rules
+    /// compares only the key.
     fn counted(&self, key: Tracked, table: &str) -> Option<Tracking> {
         let counters = self.tracked.0.values().filter(|tracking| {
             tracking.key == key && tracking.table.as_deref().unwrap_or(self.proxy) == table
         });
-        counters.max_by_key(|tracking| tracking.for_all).cloned()
+        let mut counted = counters.cloned().reduce(|first, next| Tracking {
+            applies: either(first.applies, next.applies),
+            ..next
+        })?;
+        counted.applies = counted
+            .applies
+            .filter(|condition| compares_only(condition, key));
+        Some(counted)
     }
 }
 
 /// Parses `tcp-request … track-scN KEY [table NAME]`. Returns the counter and what it counts.
-/// `for_all` specifies whether the rule applies to all clients.
-pub(crate) fn tracked(line: &Line, for_all: bool) -> Option<(String, Tracking)> {
+/// `applies` are the clients to which the rule applies.
+pub(crate) fn tracked(line: &Line, applies: Option<Condition>) -> Option<(String, Tracking)> {
     let counter = line.word(2).strip_prefix("track-sc")?;
     let (fetch, argument) = match line.word(3).strip_suffix(')') {
         Some(call) => call.split_once('(')?,
@@ -170,7 +216,7 @@ pub(crate) fn tracked(line: &Line, for_all: bool) -> Option<(String, Tracking)> 
     let tracking = Tracking {
         key: Tracked::parse(fetch, argument),
         table,
-        for_all,
+        applies,
     };
     Some((counter.to_owned(), tracking))
 }

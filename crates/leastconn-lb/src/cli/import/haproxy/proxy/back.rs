@@ -72,13 +72,13 @@ impl Reader<'_> {
             word if word.starts_with("random(") => "p2c",
             "first" => {
                 let reason = "no algorithm fills one server after the other; least_conn instead";
-                self.back.note(line.place.left_out(reason));
+                self.back.note(line.place.differs(reason));
                 "least_conn"
             }
             "hash" if line.word(2) == "src" => "source_hash",
             _ => {
                 let reason = "the algorithm needs application data; least_conn instead";
-                self.back.note(line.place.left_out(reason));
+                self.back.note(line.place.differs(reason));
                 "least_conn"
             }
         }
@@ -117,11 +117,14 @@ impl Reader<'_> {
             return;
         };
         let differs = |server: &Server| server.agent.as_ref() != Some(first);
-        if servers.iter().any(|(_, server)| differs(server)) {
-            table.note(
-                line.place
-                    .left_out("agent checks apply to all servers of an upstream"),
-            );
+        for (other, server) in servers.iter().filter(|(_, server)| differs(server)) {
+            let own = server.agent.as_ref().map(Agent::shown);
+            table.note(other.place.differs(format!(
+                "all servers of an upstream have the same agent check: {} of `{}`, not {}",
+                first.shown(),
+                line.word(1),
+                own.as_deref().unwrap_or("none")
+            )));
         }
         let Agent {
             port,
@@ -158,34 +161,36 @@ impl Reader<'_> {
         {
             table.note(
                 line.place
-                    .left_out("all backup servers are used, not only the first"),
+                    .differs("all backup servers are used, not only the first"),
             );
         }
         let checked: Vec<_> = usable.iter().filter(|(_, server)| server.check).collect();
-        if let Some((line, _)) = usable.iter().find(|(_, server)| !server.check)
-            && !checked.is_empty()
-        {
-            table.note(
-                line.place
-                    .left_out("health checks apply to all servers of an upstream"),
-            );
-        }
         let checks = checked.first().map(|(_, server)| server.checks.clone());
-        if let Some((line, _)) = checked
-            .iter()
-            .find(|(_, server)| Some(&server.checks) != checks.as_ref())
-        {
-            table.note(
-                line.place
-                    .left_out("servers of an upstream have the same health checks"),
-            );
+        if let (Some(checks), Some((first, _))) = (&checks, checked.first()) {
+            let (used, name) = (checks.shown(), first.word(1));
+            for (line, server) in &usable {
+                if !server.check {
+                    table.note(line.place.differs(format!(
+                        "all servers of an upstream are checked: this one too, with {used} of \
+                         `{name}`"
+                    )));
+                } else if server.checks != *checks {
+                    table.note(line.place.differs(format!(
+                        "all servers of an upstream have the same health check: {used} of \
+                         `{name}`, not {}",
+                        server.checks.shown()
+                    )));
+                }
+            }
         }
         for (line, server) in &usable {
-            if (server.observe, server.slow_start) != (first.observe, first.slow_start) {
-                table.note(line.place.left_out(
-                    "servers of an upstream have the same `passive` and `slow_start`: those of \
-                     the first server",
-                ));
+            let (own, used) = (server.shown_ejection(), first.shown_ejection());
+            if own != used {
+                table.note(line.place.differs(format!(
+                    "all servers of an upstream have the same `passive` and `slow_start`: {used} \
+                     of `{}`, not {own}",
+                    first.name
+                )));
             }
         }
         if let Some(queue) = self.queue(&usable) {
@@ -225,7 +230,21 @@ impl Reader<'_> {
                 || server.proxy_protocol != first.proxy_protocol
                 || server.refused != first.refused;
             if differs {
-                let reason = "servers of an upstream have the same `tls` and `proxy_protocol`";
+                let shown = |server: &Server| match (&server.tls, server.refused.is_some()) {
+                    (Some(_), _) => "TLS".to_owned(),
+                    (None, true) => "TLS without verification".to_owned(),
+                    (None, false) => "no TLS".to_owned(),
+                } + &format!(
+                    " and {} PROXY header",
+                    server.proxy_protocol.map_or("no".to_owned(), |kind| format!("a {kind}"))
+                );
+                let reason = format!(
+                    "all servers of an upstream have the same `tls` and `proxy_protocol`: {} as \
+                     `{}`. This server has other settings ({}), so it is no server",
+                    shown(&first),
+                    first.name,
+                    shown(&server)
+                );
                 backend
                     .servers
                     .push(ServerLine::Note(line.place.left_out(reason)));

@@ -3,11 +3,10 @@
 use super::super::{
     super::{
         access::{Key, Predicate},
-        dn,
         networks::network,
         regex::Pattern,
     },
-    acl::{FIRST_UNIT, Scope, patterns, read},
+    acl::{ANY_CASE, FIRST_UNIT, Scope, patterns, read},
 };
 
 /// The backend of each client.
@@ -51,7 +50,7 @@ pub(super) fn dynamic_backends(
         None => named(&expression, backends).ok_or_else(unknown)?,
     };
     if expression.is_lower && expression.key == Key::Cn {
-        found.omitted.push(dn::CASE.to_owned());
+        found.omitted.push(ANY_CASE.to_owned());
     }
     if expression.key == Key::Ou {
         found.omitted.push(FIRST_UNIT.to_owned());

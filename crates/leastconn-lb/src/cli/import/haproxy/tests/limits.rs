@@ -1,6 +1,12 @@
 //! Limits on the entries of stick tables.
 
-use super::{super::super::model::Limits, BIND, Imported, Kind, imported};
+use super::{
+    super::super::{
+        access::Verdict,
+        model::{Limits, Service},
+    },
+    BIND, Imported, Kind, imported,
+};
 
 const TRACK: &str = "tcp-request content track-sc0 ssl_c_s_dn(cn) table st";
 
@@ -65,66 +71,155 @@ fn other_table_look_ups_refuse_the_clients() {
         let access = format!("{:?}", service.access);
         assert!(!access.contains("To("), "{test}: {access}");
         let mut notes = service.table.notes.iter();
-        assert!(notes.any(|note| note.kind == Kind::LeftOut), "{test}");
+        assert!(notes.any(|note| note.kind != Kind::Remark), "{test}");
     }
 }
 
-/// The source limits only some clients.
+/// Returns the clients that each conditional limit accepts and refuses.
+fn conditional(service: &Service) -> Vec<String> {
+    let limits = service.conditional.iter().map(|conditional| {
+        let entries = conditional.applies.iter().map(|(predicate, verdict)| {
+            let names = predicate.keys().map(|(_, values)| values.join("|"));
+            let names: Vec<_> = names.collect();
+            let limited = if *verdict == Verdict::Accept { "" } else { "!" };
+            format!("{limited}{}", names.join("&"))
+        });
+        entries.collect::<Vec<_>>().join(", ")
+    });
+    limits.collect()
+}
+
+/// The source limits only some clients: the rules of these clients have the limit, or no client is
+/// limited and a note says so.
 #[test]
-fn limits_of_some_clients_are_noted() {
-    let reasons = |rules: &str| limits(rules).1.join("\n");
-    let without_exceptions = "the limit applies to all clients of the listener";
-    for (rules, is_noted) in [
+fn limits_of_some_clients_are_conditional_or_noted() {
+    for (rules, all, some, noted) in [
         (
             "track-sc0 ssl_c_s_dn(cn) table st\nREJECT { sc_conn_cur(0) gt 2 }",
-            false,
+            true,
+            &[][..],
+            "",
         ),
         (
             "track-sc0 ssl_c_s_dn(cn) table st if { ssl_c_used }\nREJECT { sc_conn_cur(0) gt 2 }",
-            false,
+            true,
+            &[],
+            "",
         ),
         (
             "track-sc0 ssl_c_s_dn(cn) table st if reports\nREJECT { sc_conn_cur(0) gt 2 }",
-            true,
+            false,
+            &["reporting, !"],
+            "",
         ),
         (
             "track-sc0 ssl_c_s_dn(cn) table st if reports\nREJECT { sc_conn_rate(0,st) gt 10 }",
-            true,
+            false,
+            &["reporting, !"],
+            "",
         ),
         (
             "track-sc0 ssl_c_s_dn(cn) table st unless reports\nREJECT { sc0_conn_cur gt 2 }",
-            true,
+            false,
+            &["!reporting, "],
+            "",
         ),
         (
             "track-sc0 ssl_c_s_dn(cn) table st if reports\n\
              REJECT { ssl_c_s_dn(cn),table_conn_cur(st) gt 2 }",
-            true,
+            false,
+            &["reporting, !"],
+            "",
         ),
         (
             "track-sc0 ssl_c_s_dn(cn) table st\n\
              REJECT reports { ssl_c_s_dn(cn),table_conn_cur(st) gt 2 }",
-            true,
+            false,
+            &["reporting, !"],
+            "",
+        ),
+        // An accepted client is not limited, unless the rule that accepts it comes later.
+        (
+            "track-sc0 ssl_c_s_dn(cn) table st\ntcp-request content accept if reports\n\
+             REJECT { sc_conn_cur(0) gt 2 }",
+            false,
+            &["!reporting, "],
+            "",
         ),
         (
-            "track-sc0 src if reports\nREJECT { src_conn_cur gt 2 }",
+            "accept if reports\ntcp-request content track-sc0 ssl_c_s_dn(cn) table st\n\
+             tcp-request session reject if { sc_conn_cur(0) gt 2 }",
+            false,
+            &["!reporting, "],
+            "",
+        ),
+        (
+            "track-sc0 ssl_c_s_dn(cn) table st\nREJECT { sc_conn_cur(0) gt 2 }\n\
+             tcp-request content accept if reports",
             true,
+            &[],
+            "",
+        ),
+        // An address may have entries of clients that are counted, and of others.
+        (
+            "track-sc0 src if reports\nREJECT { src_conn_cur gt 2 }",
+            false,
+            &[],
+            "no client is limited",
+        ),
+        (
+            "track-sc0 ssl_c_s_dn(cn) table st if { ssl_c_s_dn(st) x }\n\
+             REJECT { sc_conn_cur(0) gt 2 }",
+            false,
+            &[],
+            "no client is limited",
+        ),
+        (
+            "track-sc0 src table st if { src 10.0.0.0/8 }\nREJECT { src_conn_rate(st) gt 2 }",
+            false,
+            &[],
+            "`source_rate_limit = {",
         ),
         (
             "track-sc0 ssl_c_s_dn(cn) table st if reports\n\
              tcp-request content track-sc0 ssl_c_s_dn(cn) table st\n\
              REJECT { sc_conn_cur(0) gt 2 }",
-            false,
+            true,
+            &[],
+            "",
         ),
     ] {
         let rules = rules.replace("REJECT", "tcp-request content reject if");
         let rules = format!("tcp-request content {rules}");
-        let found = reasons(&rules);
-        assert_eq!(
-            found.contains(without_exceptions),
-            is_noted,
-            "{rules}: {found}"
-        );
+        let (found, notes) = limits(&rules);
+        assert_eq!(found.max_conns.is_some(), all, "{rules}: {notes:?}");
+        let service = source(&rules).services.remove(0);
+        assert_eq!(conditional(&service), some, "{rules}: {notes:?}");
+        let notes = notes.join("\n");
+        assert_eq!(notes.is_empty(), noted.is_empty(), "{rules}: {notes}");
+        assert!(notes.contains(noted), "{rules}: {notes}");
     }
+}
+
+/// The limits of a backend apply to the clients that are sent to it.
+#[test]
+fn limits_of_backends_concern_their_clients() {
+    let imported = imported(&format!(
+        "frontend f
+            {BIND}
+            use_backend a if {{ ssl_c_s_dn(cn) -m str alice }}
+            default_backend b
+        backend a
+            stick-table type string len 64 size 10k store conn_cur
+            tcp-request content track-sc0 ssl_c_s_dn(cn)
+            tcp-request content reject if {{ sc0_conn_cur gt 2 }}
+            server s 127.0.0.1:1
+        backend b
+            server s 127.0.0.1:2"
+    ));
+    let service = &imported.services[0];
+    assert_eq!(service.limits, Limits::default());
+    assert_eq!(conditional(service), ["alice, !"]);
 }
 
 /// The key depends on the client.

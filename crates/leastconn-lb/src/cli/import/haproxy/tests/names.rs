@@ -26,7 +26,7 @@ fn decisions(rules: &str) -> (Vec<String>, usize) {
         format!("{}{verdict}", keys.collect::<String>())
     });
     let notes = service.table.notes.iter();
-    let left_out = notes.filter(|note| note.kind == Kind::LeftOut).count();
+    let left_out = notes.filter(|note| note.kind != Kind::Remark).count();
     (decisions.collect(), left_out)
 }
 

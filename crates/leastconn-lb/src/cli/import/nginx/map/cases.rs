@@ -5,6 +5,7 @@ use super::{
         super::{
             access::{Condition, Key, List, Predicate, Verdict, always, covers, intersection},
             dn,
+            model::{Kind, Note},
         },
         parser::Directive,
     },
@@ -22,7 +23,7 @@ pub(super) struct Case {
     /// Set if the source matches more names than the condition.
     pub(super) others: Option<OtherNames>,
     /// How the rule differs from the entry.
-    pub(super) differences: Vec<Reason>,
+    pub(super) differences: Vec<(Kind, Reason)>,
 }
 
 impl Case {
@@ -143,11 +144,9 @@ pub(super) fn close_other_spellings(cases: &mut [Case], rest: &mut List) {
             if is_reached && admits_others(&later.targets) {
                 closed.push(format!("{:?}", later.text()));
                 later.targets = always(Verdict::Refuse);
-                later.differences.push(
-                    "no rule admits its clients: another spelling of an earlier entry could match \
-                     this entry"
-                        .to_owned(),
-                );
+                let reason = "no rule admits its clients: another spelling of an earlier entry \
+                     could match this entry";
+                later.differences.push((Kind::LeftOut, reason.to_owned()));
             }
         }
         let closes_rest = reaches_rest && admits_others(rest);
@@ -172,7 +171,7 @@ pub(super) fn close_other_spellings(cases: &mut [Case], rest: &mut List) {
                 )
             }
         };
-        cases[at].differences.push(difference);
+        cases[at].differences.push((Kind::Differs, difference));
     }
 }
 
@@ -195,7 +194,7 @@ fn may_match_spelling(own: &Predicate, is_whole: bool, later: &Predicate) -> boo
 }
 
 /// Returns the notes about all cases, with the numbers of their entries.
-pub(super) fn notes(cases: &[Case]) -> Vec<(usize, Directive, Reason)> {
+pub(super) fn notes(cases: &[Case]) -> Vec<(usize, Note)> {
     let mut notes = Vec::new();
     for (at, case) in cases.iter().enumerate() {
         let Some((number, line)) = &case.line else {
@@ -215,14 +214,14 @@ pub(super) fn notes(cases: &[Case]) -> Vec<(usize, Directive, Reason)> {
             if !refuses(&case.targets) {
                 let reason = "no rule: all clients that match no case before it are refused, see \
                      the other entries of this map";
-                notes.push((*number, line.clone(), reason.to_owned()));
+                notes.push((*number, line.place.left_out(reason)));
             }
         } else if is_covered && !case.differences.is_empty() {
             let reason = "no rule: the rule of an earlier entry matches all its clients";
-            notes.push((*number, line.clone(), reason.to_owned()));
+            notes.push((*number, line.place.left_out(reason)));
         } else {
             let reasons = case.differences.iter();
-            notes.extend(reasons.map(|reason| (*number, line.clone(), reason.clone())));
+            notes.extend(reasons.map(|(kind, reason)| (*number, line.place.note(*kind, reason))));
         }
     }
     notes
@@ -251,7 +250,7 @@ pub(super) fn close_other_names(cases: &mut Vec<Case>, rest: &List) {
             "these clients"
         };
         let difference = format!("{matched}; {who} are refused. {advice}");
-        cases[at - 1].differences.push(difference);
+        cases[at - 1].differences.push((Kind::Differs, difference));
         if closes {
             cases.insert(at, Case::closing(Order::Expression));
             at += 1;

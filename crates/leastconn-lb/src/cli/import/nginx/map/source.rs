@@ -6,6 +6,7 @@ use super::{
         dn,
         networks::network,
         regex::{self, Pattern},
+        values::is_accepted,
     },
     Reason, Scope,
     cases::{Order, OtherNames, Spelling},
@@ -259,10 +260,14 @@ impl Source {
                 None if *key == Key::Cn => Ok(Condition::Is(dn::subject(text)?)),
                 None => Err(unknown()),
                 Some(expression) => {
+                    let all = |key: Key, values: &[String]| {
+                        values.iter().all(|value| is_accepted(key, value))
+                    };
                     if let Some(found) = dn::common_names(expression) {
-                        return Ok(is(*key, found.names));
+                        let names = Some(found.names).filter(|names| all(*key, names));
+                        return Ok(is(*key, names.ok_or_else(unknown)?));
                     }
-                    match dn::units(expression) {
+                    match dn::units(expression).filter(|units| all(Key::Ou, units)) {
                         Some(units) if *key == Key::Cn => Ok(is(Key::Ou, units)),
                         _ if expression.contains("OU=") => {
                             Err("import does not translate this expression".to_owned())

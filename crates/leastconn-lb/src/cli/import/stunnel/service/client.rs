@@ -4,7 +4,10 @@ use std::path::Path;
 
 use super::{
     super::{
-        super::model::{Backend, Service, Table, Value},
+        super::{
+            address::{is_host, is_ip},
+            model::{Backend, Service, Table, Value},
+        },
         options::{Section, Setting},
     },
     protocol,
@@ -19,11 +22,16 @@ pub(super) fn client(
 ) {
     let mut tls = Table::default();
     common(section, &mut tls);
-    if let Some(cert) = section.one("cert") {
-        certificate(cert, section, &mut tls);
+    if let Some(cert) = section.file("cert")
+        && let Err(reason) = certificate(cert, section, &mut tls, dir)
+    {
+        return refuse(section, backend, &reason);
     }
-    let sni = section.one("sni");
-    let host = section.one("checkhost").or(section.one("checkip")).or(sni);
+    let sni = section.file("sni");
+    let host = section
+        .file("checkhost")
+        .or(section.file("checkip"))
+        .or(sni);
     let verify = Verify::of(section);
     let bundle = section.file("capath").and_then(|path| bundle(path, dir));
     let ca = section.file("cafile").or(bundle.as_ref());
@@ -69,16 +77,29 @@ pub(super) fn client(
         }
     }
     match host {
+        Some(host) if !is_host(&host.value) => {
+            return refuse(
+                section,
+                backend,
+                "the name of the server is not a host name",
+            );
+        }
         Some(host) => {
             tls.set("server_name", Value::text(&host.value));
+            if host.name == "checkhost" && is_ip(&host.value) {
+                tls.note(host.place.differs(
+                    "`server_name` verifies an IP address among the alternative names, `checkHost` \
+                     compares names only",
+                ));
+            }
             if host.name == "sni" && verify.chain {
                 tls.note(
                     host.place
-                        .left_out("the name of a server is always verified"),
+                        .differs("the name of a server is always verified"),
                 );
             }
         }
-        None if tls.get("pin").is_none() => tls.note(section.place.left_out(
+        None if tls.get("pin").is_none() => tls.note(section.place.differs(
             "the name of a server is always verified; without `checkHost` it is the host of \
              `connect`",
         )),
@@ -88,7 +109,7 @@ pub(super) fn client(
         tls.note(
             section
                 .place
-                .left_out("one name is verified: the last `checkHost`"),
+                .differs("one name is verified: the last `checkHost`"),
         );
     }
     backend.tls = Some(tls);

@@ -6,7 +6,7 @@ use super::{
     super::{
         super::{
             access::{Key, Predicate, Verdict},
-            address::is_host,
+            address::{is_host, is_ip},
             model::{Backend, Service, Table, Value},
             regex::Pattern,
         },
@@ -24,7 +24,7 @@ pub(super) fn server(
     dir: Option<&Path>,
 ) {
     let mut tls = Table::default();
-    let Some(cert) = section.one("cert") else {
+    let Some(cert) = section.file("cert") else {
         if section.one("accept").is_some() {
             service
                 .table
@@ -33,7 +33,11 @@ pub(super) fn server(
         service.binds.clear();
         return;
     };
-    certificate(cert, section, &mut tls);
+    if let Err(reason) = certificate(cert, section, &mut tls, dir) {
+        service.table.note(cert.place.left_out(reason));
+        service.binds.clear();
+        return;
+    }
     common(section, &mut tls);
     let verify = Verify::of(section);
     match section.file("cafile") {
@@ -44,7 +48,7 @@ pub(super) fn server(
             service.certificates = true;
             if !verify.requires_certificate {
                 tls.note(
-                    section.place.left_out(
+                    section.place.differs(
                         "client certificates are required: clients without one are refused",
                     ),
                 );
@@ -173,7 +177,8 @@ fn names(section: &Section, service: &mut Service, backend: &Backend) {
             Some(domain) => Pattern::Below(domain.to_owned()),
             None => Pattern::Exact(host),
         };
-        let names_of_host = pattern.names(Key::Dns);
+        // OpenSSL compares `checkHost` with names only.
+        let names_of_host = pattern.names(Key::Dns).filter(|_| !is_ip(&option.value));
         let is_valid = |list: &Vec<String>| {
             let mut names = list.iter().map(|name| name.trim_start_matches("*."));
             names.all(is_host)

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::super::{
     super::{
+        keystore,
         model::{Table, Value},
         pem,
         tls_names::{self, ALL_SUITES, requires_tls13},
@@ -103,11 +104,31 @@ pub(super) fn authorities(key: &'static str, ca: &Setting, section: &Section, tl
 }
 
 /// Translates `cert`, and `key` if it is another file.
-pub(super) fn certificate(cert: &Setting, section: &Section, tls: &mut Table) {
-    tls.set("cert", Value::text(&cert.value));
-    if let Some(key) = section.one("key").filter(|key| key.value != cert.value) {
-        tls.set("key", Value::text(&key.value));
+///
+/// # Errors
+/// If there is no private key.
+pub(super) fn certificate(
+    cert: &Setting,
+    section: &Section,
+    tls: &mut Table,
+    dir: Option<&Path>,
+) -> Result<(), String> {
+    if keystore::is_pkcs12(&cert.value) {
+        keystore::pkcs12(&cert.value, &cert.place, tls);
+        return Ok(());
     }
+    tls.set("cert", Value::text(&cert.value));
+    match section.file("key").filter(|key| key.value != cert.value) {
+        Some(key) => tls.set("key", Value::text(&key.value)),
+        None if pem::lacks_key(&dir.unwrap_or(Path::new("")).join(&cert.value)) => {
+            return Err(format!(
+                "{} has no private key, and there is no `key`",
+                cert.value
+            ));
+        }
+        None => {}
+    }
+    Ok(())
 }
 
 /// Translates TLS versions, cipher suites and groups.
