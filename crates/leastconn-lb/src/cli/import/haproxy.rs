@@ -18,7 +18,7 @@ mod tls;
 use std::{collections::HashMap, path::Path, rc::Rc};
 
 use super::{
-    access::{TooMany, Verdict, always},
+    access::{Condition, Key, Predicate, TooMany, Verdict, always, when},
     model::{Imported, Service, Value},
     names::{Names, valid},
     toml::inline,
@@ -253,6 +253,11 @@ fn evaluate(
         .any(|(_, verdict)| matches!(verdict, Verdict::To(_)))
     {
         service.refused.extend(refused);
+    }
+    if !service.server_names.is_empty() {
+        let named = Predicate::new(Key::Sni, service.server_names.clone());
+        let others = always(Verdict::Refuse);
+        list = when(&Condition::Is(named), &list, &others).map_err(too_many)?;
     }
     service.access = list;
     listeners::limits(service, limits).map_err(too_many)?;

@@ -191,6 +191,8 @@ pub(crate) struct Service {
     /// Restrictions in the source that have no equivalent. If there are any, no client may use the
     /// listener.
     pub(crate) refused: Vec<String>,
+    /// The only server names (SNI) that are accepted. If there are none, all are.
+    pub(crate) server_names: Vec<String>,
     /// The decision for each client.
     pub(crate) access: List,
     /// The decisions and limits of the source, if no client may use the listener.

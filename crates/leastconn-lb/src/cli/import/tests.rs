@@ -1,5 +1,6 @@
 //! Imports of damaged source files: `check` accepts each configuration that is printed.
 
+mod names;
 mod outputs;
 
 use std::{collections::BTreeMap, fs, path::Path, rc::Rc};

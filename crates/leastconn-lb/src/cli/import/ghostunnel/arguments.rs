@@ -281,7 +281,7 @@ fn arguments_of_manifest(line: &str) -> String {
 }
 
 /// Returns logical lines with the number of their first line. Lines are joined after a backslash.
-/// After `server` or `client` alone on a line, the lines with arguments follow it: flags, their
+/// After a line that starts with `server` or `client`, the lines with arguments follow it: flags, their
 /// values, and entries of a list (`- --listen=:8443`).
 fn joined(text: &str) -> Vec<(usize, String)> {
     let mut all: Vec<(usize, String)> = Vec::new();
@@ -304,14 +304,17 @@ fn joined(text: &str) -> Vec<(usize, String)> {
             Some((_, last)) if is_list && is_argument => {
                 last.push(' ');
                 last.push_str(argument);
-                let flag = bare
-                    .strip_prefix("--")
-                    .filter(|flag| !flag.contains(['=', ' ']));
+                let flag = bare.split_whitespace().last();
+                let flag = flag.and_then(|word| word.strip_prefix("--"));
+                let flag = flag.filter(|flag| !flag.contains('='));
                 has_flag = flag.is_some_and(|flag| !SWITCHES.contains(&flag));
             }
             _ => {
-                is_list = matches!(bare, "server" | "client");
-                has_flag = false;
+                let words: Vec<_> = bare.split_whitespace().collect();
+                is_list = matches!(words.first(), Some(&("server" | "client")));
+                let last = words.last().and_then(|word| word.strip_prefix("--"));
+                has_flag =
+                    last.is_some_and(|flag| !flag.contains('=') && !SWITCHES.contains(&flag));
                 all.push((number + 1, line.to_owned()));
             }
         }
@@ -429,6 +432,7 @@ mod tests {
             "  command: server --listen=:1 --target localhost:2 --allow-all\n",
             "docker run x/ghostunnel:v1 server --listen=:1 --target localhost:2 --allow-all",
             "server\n--listen=:1\n--target\nlocalhost:2\n--allow-all\n",
+            "command: >-\n  server --listen=:1 --target\n  localhost:2\n  --allow-all\nports:\n",
         ] {
             let commands = commands(&"t".into(), text).unwrap();
             let words: Vec<_> = commands.iter().map(|(_, words)| words.join("|")).collect();

@@ -33,6 +33,8 @@ pub(crate) const ANY_CASE: &str = "client rules compare `cn`, `ou` and `issuer_c
 pub(crate) struct Scope<'a> {
     /// For each ACL, the words after its name on each of its lines.
     pub(crate) acls: HashMap<String, Vec<Vec<String>>>,
+    /// The expression of each variable. `None` if the variable depends on a condition.
+    pub(crate) variables: &'a HashMap<String, Option<String>>,
     /// Whether the listener terminates TLS.
     pub(crate) tls: bool,
     /// Whether clients present verified certificates.
@@ -150,6 +152,8 @@ fn unknown(parsed: &mut Parsed, reason: String, client_dependent: bool) -> Condi
 
 /// Translates one test: a fetch, flags and values.
 fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
+    let replaced = without_variable(words, scope);
+    let words = replaced.as_deref().unwrap_or(words);
     let criterion = match Criterion::parse(words, scope.dir) {
         Ok(criterion) => criterion,
         Err(reason) => return unknown(parsed, reason, true),
@@ -265,6 +269,15 @@ fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
             unknown(parsed, format!("{text:?} has no equivalent"), by_client)
         }
     }
+}
+
+/// Replaces `var(NAME)` at the start of a test by the expression of the variable.
+fn without_variable(words: &[String], scope: &Scope<'_>) -> Option<Vec<String>> {
+    let (first, rest) = words.split_first()?;
+    let (name, converters) = first.strip_prefix("var(")?.split_once(')')?;
+    let expression = scope.variables.get(name)?.as_ref()?;
+    let replaced = vec![format!("{expression}{converters}")];
+    Some([replaced, rest.to_vec()].concat())
 }
 
 fn networks(values: &[String], parsed: &mut Parsed) -> Condition {

@@ -1,10 +1,15 @@
 //! `bind` lines.
 
+use std::path::Path;
+
 use super::{
     super::{
+        access::Key,
         address::{bracketed, is_ip, is_variable, split_port, with_ports},
         model::{Note, Place, Table, Value},
+        pem,
         toml::VARIABLE_START,
+        values::is_accepted,
     },
     lexer::Line,
     tls::{self, Bases, certificates},
@@ -19,6 +24,8 @@ pub(crate) struct Bind {
     /// Keys of the listener.
     pub(crate) table: Table,
     pub(crate) refused: Vec<String>,
+    /// With `strict-sni`: the only server names that are accepted. Otherwise, all are.
+    pub(crate) names: Vec<String>,
 }
 
 impl Bind {
@@ -28,6 +35,7 @@ impl Bind {
             && self.certificates == other.certificates
             && self.table.keys == other.table.keys
             && self.refused == other.refused
+            && self.names == other.names
     }
 
     /// Returns the ports of the addresses. Empty if one of them is not known.
@@ -81,6 +89,7 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
     let mut verify = "none";
     let mut has_ca = false;
     let mut verify_file = None;
+    let mut is_strict = false;
     let mut rest = line.words.get(2..).unwrap_or(&[]);
     while let Some(word) = rest.first() {
         let value = rest.get(1).map_or("", String::as_str);
@@ -170,11 +179,7 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
                 2
             }
             "strict-sni" => {
-                bind.refused
-                    .push("`strict-sni` has no equivalent".to_owned());
-                tls.note(
-                    place.left_out("server names (SNI) are not compared with the certificate"),
-                );
+                is_strict = true;
                 1
             }
             "crt-ignore-err" | "ca-ignore-err" => {
@@ -194,8 +199,11 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
                     .note(place.left_out("a listener cannot be bound to an interface"));
                 2
             }
+            "v6only" => {
+                bind.table.note(place.left_out(V6_ONLY));
+                1
+            }
             "v4v6"
-            | "v6only"
             | "defer-accept"
             | "tfo"
             | "transparent"
@@ -204,10 +212,7 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
             | "tls-tickets"
             | "quic-force-retry"
             | "generate-certificates" => {
-                if matches!(
-                    word.as_str(),
-                    "transparent" | "generate-certificates" | "v6only"
-                ) {
+                if matches!(word.as_str(), "transparent" | "generate-certificates") {
                     bind.table
                         .note(place.left_out(format!("{word:?} has no equivalent")));
                 }
@@ -258,13 +263,46 @@ pub(crate) fn bind(line: &Line, bases: &Bases) -> Bind {
         has_ca = true;
         tls.set("client_ca", Value::text(file));
     }
+    if is_strict {
+        strict_names(&mut bind, &mut tls, bases, place);
+    }
     if is_tls {
         finish_tls(&mut bind, tls, line, verify, has_ca);
     }
     bind
 }
 
+/// Why `v6only` has no equivalent without a listener for IPv4.
+pub(crate) const V6_ONLY: &str = "an IPv6 wildcard address also accepts IPv4, unless a listener has the \
+    same port of 0.0.0.0";
+
 const ONE_CERTIFICATE: &str = "a listener has one certificate: the first is used";
+
+/// Restricts the clients to the names of the certificate.
+fn strict_names(bind: &mut Bind, tls: &mut Table, bases: &Bases, place: &Place) {
+    let names = match tls.get("cert") {
+        Some(Value::Text(cert)) => {
+            let dir = bases.dir.as_deref().unwrap_or(Path::new(""));
+            pem::names(&dir.join(cert))
+        }
+        _ => Vec::new(),
+    };
+    let names = names.into_iter().filter(|name| is_accepted(Key::Sni, name));
+    bind.names = names.collect();
+    if bind.names.is_empty() {
+        bind.refused
+            .push("the names for `strict-sni` cannot be read from the certificate".to_owned());
+        tls.note(place.left_out(
+            "the certificate cannot be read here, so its names for `strict-sni` are not known: import \
+             on the host that has it",
+        ));
+    } else {
+        tls.note(place.remark(
+            "`strict-sni`: `routes` have the names in the certificate when it was imported, and \
+             `upstream = false` refuses other names",
+        ));
+    }
+}
 
 /// Translates `crt-list`: the first certificate, if no line has TLS settings of its own.
 fn list(bind: &mut Bind, tls: &mut Table, file: &str, bases: &Bases, place: &Place) {

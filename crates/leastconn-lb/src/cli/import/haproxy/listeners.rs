@@ -46,13 +46,32 @@ pub(crate) fn services(front: &Front, names: &mut Names, default: Option<&str>) 
             tls: bind.tls.clone(),
             certificates: bind.certificates,
             refused: bind.refused.clone(),
+            server_names: bind.names.clone(),
             home: default.map(str::to_owned),
             access: always(Verdict::Refuse),
             ..Service::default()
         };
         services.push((bind.clone(), service));
     }
-    services.into_iter().map(|(_, service)| service).collect()
+    let mut services: Vec<_> = services.into_iter().map(|(_, service)| service).collect();
+    let binds: Vec<_> = services
+        .iter()
+        .flat_map(|service| service.binds.clone())
+        .collect();
+    for service in &mut services {
+        // An IPv6 address does not accept IPv4 if another listener has the port.
+        let has_v4 = |bind: &String| {
+            let port = bind.strip_prefix("[::]:");
+            port.is_none_or(|port| binds.contains(&format!("0.0.0.0:{port}")))
+        };
+        if service.binds.iter().all(has_v4) {
+            service
+                .table
+                .notes
+                .retain(|note| note.reason != bind::V6_ONLY);
+        }
+    }
+    services
 }
 
 /// Returns the ports of a listener. Empty if the address of a client's connection may differ.

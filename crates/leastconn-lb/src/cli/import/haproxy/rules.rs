@@ -23,6 +23,8 @@ pub(crate) struct Rules {
     proxy: String,
     is_front: bool,
     acls: HashMap<String, Vec<Vec<String>>>,
+    /// The expression of each variable. `None` if the variable depends on a condition.
+    variables: HashMap<String, Option<String>>,
     /// The `tcp-request` lines of each of the three stages.
     stages: [Vec<Line>; 3],
     uses: Vec<Line>,
@@ -135,6 +137,13 @@ impl Rules {
                     .push(words);
             }
             "tcp-request" if line.word(1) == "inspect-delay" => {}
+            "tcp-request" if line.word(2) == "capture" => {
+                self.notes.push(place.remark(
+                    "only for logs: the access log has the server name (SNI) and the identity of the \
+                     client",
+                ));
+            }
+            "tcp-request" if line.word(2).starts_with("set-var(") => self.variable(line),
             "tcp-request" => match STAGES.iter().position(|stage| *stage == line.word(1)) {
                 Some(stage) => self.stages[stage].push(line.clone()),
                 None => self.notes.push(place.left_out("has no equivalent")),
@@ -168,6 +177,25 @@ impl Rules {
         true
     }
 
+    /// Reads `tcp-request … set-var(NAME) EXPRESSION`. Conditions that compare the variable compare the
+    /// expression instead.
+    fn variable(&mut self, line: &Line) {
+        let name = line.word(2).trim_start_matches("set-var(");
+        let name = name.trim_end_matches(')').to_owned();
+        let is_constant = line.words.len() == 4 && !self.variables.contains_key(&name);
+        let expression = is_constant.then(|| line.word(3).to_owned());
+        self.notes.push(match expression {
+            Some(_) => line
+                .place
+                .remark("replaced by its expression where conditions compare the variable"),
+            None => line.place.left_out(
+                "the variable depends on a condition, or is set twice: conditions that compare it have \
+                 no equivalent",
+            ),
+        });
+        self.variables.insert(name, expression);
+    }
+
     /// Returns the decision for each client: refused, or the backend. In a backend section, the
     /// decision is refused or accepted.
     pub(crate) fn evaluate(&self, surroundings: Surroundings<'_>) -> Result<Evaluated, TooMany> {
@@ -178,6 +206,7 @@ impl Rules {
         evaluated.refused.extend(self.refused.clone());
         let mut scope = Scope {
             acls: self.acls.clone(),
+            variables: &self.variables,
             tls: surroundings.tls,
             certificates: surroundings.certificates,
             tracked: Counters::default(),

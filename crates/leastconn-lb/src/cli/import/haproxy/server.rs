@@ -4,7 +4,9 @@ mod address;
 
 use super::{
     super::{
+        address::split_port,
         model::{Note, Place, Table, Value},
+        toml::inline,
         units,
     },
     lexer::Line,
@@ -144,6 +146,17 @@ impl Agent {
 }
 
 impl Server {
+    /// Formats how connections to the server start.
+    pub(crate) fn shown_connection(&self) -> String {
+        let tls = match &self.tls {
+            Some(tls) => format!("tls = {}", inline(&Value::Table(tls.keys.clone()))),
+            None if self.refused.is_some() => "TLS without verification".to_owned(),
+            None => "no TLS".to_owned(),
+        };
+        let header = self.proxy_protocol.unwrap_or("off");
+        format!("{tls} and proxy_protocol = \"{header}\"")
+    }
+
     /// Formats `observe` and `slowstart` in HAProxy's notation.
     pub(crate) fn shown_ejection(&self) -> String {
         let observe = match self.observe {
@@ -454,6 +467,14 @@ impl Parser<'_> {
             );
         } else {
             let mut tls = self.tls;
+            let host = match server.table.get("address") {
+                Some(Value::Text(address)) => split_port(address).map(|(host, _)| host.to_owned()),
+                _ => None,
+            };
+            // Without `server_name`, each server must have the name of its own address.
+            if host.is_some_and(|host| tls.get("server_name") == Some(&Value::Text(host))) {
+                tls.remove("server_name");
+            }
             if !self.names {
                 tls.note(self.place.differs(
                     "the name of a server is always verified; without `server_name` it is the \

@@ -2,16 +2,16 @@
 
 use super::super::{Program, Translation, translate_text};
 
-fn translated(program: Program, text: &str) -> Translation {
+pub(super) fn translated(program: Program, text: &str) -> Translation {
     translate_text(program, &"t".into(), text, None).unwrap()
 }
 
-fn summary(translation: &Translation) -> String {
+pub(super) fn summary(translation: &Translation) -> String {
     translation.summary("t")
 }
 
 /// Returns the client rules.
-fn rules(translation: &Translation) -> Vec<String> {
+pub(super) fn rules(translation: &Translation) -> Vec<String> {
     let tables = translation.toml.split("[[client]]\n").skip(1);
     let rules = tables.map(|table| {
         let lines = table.lines();

@@ -230,20 +230,13 @@ impl Reader<'_> {
                 || server.proxy_protocol != first.proxy_protocol
                 || server.refused != first.refused;
             if differs {
-                let shown = |server: &Server| match (&server.tls, server.refused.is_some()) {
-                    (Some(_), _) => "TLS".to_owned(),
-                    (None, true) => "TLS without verification".to_owned(),
-                    (None, false) => "no TLS".to_owned(),
-                } + &format!(
-                    " and {} PROXY header",
-                    server.proxy_protocol.map_or("no".to_owned(), |kind| format!("a {kind}"))
-                );
                 let reason = format!(
                     "all servers of an upstream have the same `tls` and `proxy_protocol`: {} as \
-                     `{}`. This server has other settings ({}), so it is no server",
-                    shown(&first),
+                     `{}`. This server has {}, so it is left out. If only the names in the \
+                     certificates differ, use these names as addresses",
+                    first.shown_connection(),
                     first.name,
-                    shown(&server)
+                    server.shown_connection()
                 );
                 backend
                     .servers
