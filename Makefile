@@ -223,10 +223,14 @@ instructions: ## Count instructions per pick, admission, authorization, handshak
 	@scripts/instructions.py
 
 .PHONY: size
-size: ## Print size and start-up time of the release binary; fails if they exceed scripts/size-limits.json
+size: ## Print size and start-up time of the release binary, with limits in scripts/size-limits.json; test the build without cargo features
 	@scripts/setup.sh --build
+	$(CARGO) build --locked --release -p leastconn-lb --no-default-features
+	@# The next build replaces the file.
+	@mkdir -p target/minimal && cp target/release/leastconn-lb target/minimal/leastconn-lb
 	$(CARGO) build --locked --release -p leastconn-lb
 	@scripts/size.py
+	@scripts/minimal-build.py target/minimal/leastconn-lb target/release/leastconn-lb
 
 ##@ Install
 
