@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::{DEADLINE, TestCa, TlsClient, Upstream, eventually, metrics, within};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{CLIENT1, FILE_LOAD_TIME, Running, Site, refused, talk};
@@ -71,6 +72,7 @@ async fn invalid_renewal_keeps_the_current_certificate() {
         .build();
     let (half, _) = new.cert_pem.split_at(new.cert_pem.len() / 2);
     let file = lb.dir().join("server.crt");
+    let current = fs::read_to_string(&file).unwrap();
     assert_eq!(
         lb.reloading(|| fs::write(&file, half).unwrap()).await,
         "rejected"
@@ -88,14 +90,19 @@ async fn invalid_renewal_keeps_the_current_certificate() {
     let whole = || fs::write(&file, &new.cert_pem).unwrap();
     assert_eq!(lb.reloading(whole).await, "rejected");
     assert_eq!(presented(&lb).await, before);
+    // The files in use are back.
+    let previous = || fs::write(&file, &current).unwrap();
+    assert_eq!(lb.reloading(previous).await, "applied");
+    let is_valid = |event: &Value| event["fields"]["message"] == "TLS files valid again, unchanged";
+    lb.wait_log(is_valid, DEADLINE).await;
     new.write(lb.dir(), "server");
     // The certificate and its key are loaded together. The watcher may have read the files
     // any number of times before.
     eventually(FILE_LOAD_TIME, || async {
         let [applied, rejected] = lb.reloads().await;
-        (applied == 1.0)
+        (applied == 2.0)
             .then_some(())
-            .ok_or(format!("{rejected} rejected"))
+            .ok_or(format!("{applied} applied, {rejected} rejected"))
     })
     .await
     .unwrap();

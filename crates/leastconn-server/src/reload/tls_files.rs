@@ -78,6 +78,9 @@ impl Reloader {
             Ok(_) => {
                 changed.iter().for_each(TlsOwner::log_loaded);
                 // If no file was replaced, report a success only if all errors are gone.
+                if !has_changes && had_errors && bad.is_empty() {
+                    tracing::info!("TLS files valid again, unchanged");
+                }
                 if has_changes || (had_errors && bad.is_empty()) {
                     self.conclude(None, NOT_LOADED);
                 }
