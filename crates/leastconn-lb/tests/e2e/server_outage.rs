@@ -188,6 +188,27 @@ async fn ejected_server_that_goes_down_is_logged_before_panic() {
 }
 
 #[tokio::test]
+async fn drain_of_the_last_server_is_logged() {
+    let web = Upstream::named("web1").await;
+    let lb = site(&[NO_PROBES], &entries(&[&web])).start().await;
+    let logged = async |message: &'static str| {
+        let is = |event: &Value| event["fields"]["message"] == message;
+        lb.wait_log(is, DEADLINE).await
+    };
+    ctl(&lb, &["drain", "web/web1"]).await.ok();
+    let warning = "all servers out of service: refusing connections";
+    assert_eq!(logged(warning).await["fields"]["upstream"], "web");
+    let log = lb.stderr();
+    assert!(
+        log.find("set_server_state").unwrap() < log.find(warning).unwrap(),
+        "{log}"
+    );
+    ctl(&lb, &["ready", "web/web1"]).await.ok();
+    logged("server available again").await;
+    lb.quiet().await;
+}
+
+#[tokio::test]
 async fn full_servers_are_reported() {
     let web = Upstream::named("web1").await;
     let servers = [

@@ -94,6 +94,8 @@ struct State {
     servers: Vec<Arc<Server>>,
     panic: PanicPolicy,
     is_panicking: bool,
+    /// Whether no server is available because all of them were taken out of service.
+    is_out_of_service: bool,
 }
 
 impl ServerGroup {
@@ -192,12 +194,14 @@ impl ServerGroup {
     /// Publishes the panic state while the lock is held, so that the last published value reflects
     /// all changes. Then notifies the queue.
     fn publish(&self, mut state: MutexGuard<'_, State>) {
-        let before = state.is_panicking;
+        let before = (state.is_panicking, state.is_out_of_service);
+        let none_available = !state.any_available() && !state.servers.is_empty();
         state.is_panicking =
-            !state.any_available() && state.servers.iter().any(|server| server.is_unhealthy());
+            none_available && state.servers.iter().any(|server| server.is_unhealthy());
+        state.is_out_of_service = none_available && !state.is_panicking;
         #[cfg(feature = "tokio")]
         {
-            if state.is_panicking != before {
+            if (state.is_panicking, state.is_out_of_service) != before {
                 self.log(&state);
             }
             self.panicking.send_replace(state.is_panicking);
@@ -246,7 +250,12 @@ impl ServerGroup {
     #[cfg(feature = "tokio")]
     fn log(&self, state: &State) {
         let upstream = &self.id;
-        if state.is_panicking {
+        if state.is_out_of_service {
+            tracing::warn!(
+                %upstream,
+                "all servers out of service: refusing connections"
+            );
+        } else if state.is_panicking {
             match state.panic {
                 PanicPolicy::Dial => tracing::warn!(
                     %upstream,
