@@ -501,8 +501,14 @@ fn kill_matching(
         ));
     }
     log_command!(caller, "kill", filter = %filter, killed);
-    // Members of a fleet have the same rules.
-    let identity = request.identity.as_ref().filter(|_| killed == 0);
+    // Members of a fleet have the same rules. With other filters, the identity is not the only
+    // possible cause.
+    let only = Kill {
+        identity: request.identity.clone(),
+        ..unfiltered
+    };
+    let identity = request.identity.as_ref();
+    let identity = identity.filter(|_| killed == 0 && *request == only);
     let note = identity.and_then(|identity| {
         unmatched(
             identity,
