@@ -149,6 +149,25 @@ async fn full_servers_are_shown() {
 }
 
 #[tokio::test]
+async fn reached_connection_limit_is_shown() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]).process("max_connections = 1");
+    let lb = site.start().await;
+    let Some(page) = Page::open(&lb).await else {
+        return;
+    };
+    page.wait_hidden("limits").await;
+    let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    read_line(&mut stream).await.unwrap();
+    page.wait_visible("limits").await;
+    let text = page.text("#limits").await;
+    assert!(text.ends_with("is reached: 1 connection of 1."), "{text}");
+    drop(stream);
+    page.wait_hidden("limits").await;
+    page.assert_no_errors().await;
+}
+
+#[tokio::test]
 async fn expiring_crl_has_a_banner_and_a_badge() {
     let Some((_web, lb, page)) = open_usual().await else {
         return;

@@ -275,10 +275,15 @@ async fn process_is_not_ready_before_the_first_answer() {
             (status == 503).then_some(()).ok_or(status.to_string())
         };
         eventually(DEADLINE, ready).await.unwrap();
+        let status = leastconn_testkit::http_get(admin.address, "/api/v1/status").await;
+        let (_, status) = status.unwrap();
+        assert!(status.contains("\"waits_for_servers\":true"), "{status}");
         file.list(&[&all[0]]);
     };
     let (lb, ()) = tokio::join!(start, list);
     assert_eq!(lb.http_get("/readyz").await.0, 200);
+    let (_, status) = lb.http_get("/api/v1/status").await;
+    assert!(!status.contains("waits_for_servers"), "{status}");
     assert_eq!(lb.server_names().await, ["web1"]);
     lb.idle().await;
 }

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::outage::{Outage, UnhealthyServer, health_name, kept_line, line};
-use crate::snapshot::Snapshot;
+use crate::{snapshot::Snapshot, upstream::Upstream};
 
 /// An upstream at a glance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -46,6 +46,9 @@ pub struct UpstreamSummary {
     /// How long the oldest waiting connection has been waiting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub longest_wait_ms: Option<u64>,
+    /// Whether the balancer is not ready because no servers of this upstream were discovered yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits_for_servers: bool,
 }
 
 /// The balancer's own zone.
@@ -59,7 +62,12 @@ pub struct OwnZone {
 
 impl UpstreamSummary {
     pub(crate) fn all(snapshot: &Snapshot) -> Vec<Self> {
-        snapshot.pools().map(Self::of).collect()
+        let upstreams = snapshot.running_upstreams();
+        let summary = |upstream: &Upstream| Self {
+            waits_for_servers: upstream.is_waiting_for_servers(),
+            ..Self::of(upstream.pool())
+        };
+        upstreams.map(summary).collect()
     }
 
     pub(crate) fn of(pool: &Pool) -> Self {
@@ -84,6 +92,7 @@ impl UpstreamSummary {
             queued: queue.waiting,
             queue_size: pool.queue_policy().size,
             longest_wait_ms: longest_wait.map(|wait| u64::try_from(wait).unwrap_or(u64::MAX)),
+            waits_for_servers: false,
             name: pool.id().to_string(),
             balance: pool.balance().as_str().to_owned(),
             servers: status.len(),
@@ -150,7 +159,14 @@ pub fn outage_lines(upstreams: &[UpstreamSummary], max_lines: usize) -> Vec<Stri
     let mut lines: Vec<_> = upstreams
         .iter()
         .filter(|upstream| upstream.available == 0)
-        .map(|upstream| format!("upstream {}: NO server is available", upstream.name))
+        .map(|upstream| {
+            let why = if upstream.waits_for_servers {
+                ", because none was discovered yet"
+            } else {
+                ""
+            };
+            format!("upstream {}: NO server is available{why}", upstream.name)
+        })
         .collect();
     lines.extend(upstreams.iter().filter_map(UpstreamSummary::full_line));
     lines.extend(upstreams.iter().filter_map(UpstreamSummary::queue_line));
@@ -203,12 +219,19 @@ mod tests {
             queued: 0,
             queue_size: 0,
             longest_wait_ms: None,
+            waits_for_servers: false,
         }
     }
 
     #[test]
     fn upstreams_without_server_come_first() {
         assert_eq!(outage_lines(&[upstream("web", 3, 0)], 4), [""; 0]);
+        let mut waiting = upstream("mq", 0, 0);
+        waiting.waits_for_servers = true;
+        assert_eq!(
+            outage_lines(&[waiting], 4),
+            ["upstream mq: NO server is available, because none was discovered yet"]
+        );
         let down = "is down since 2026-11-24T03:12:09.123Z: HTTP status 503";
         assert_eq!(
             outage_lines(&[upstream("web", 3, 1), upstream("db", 0, 2)], 4),

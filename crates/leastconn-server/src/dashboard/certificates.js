@@ -63,6 +63,10 @@ function row({ one }) {
 
 function expires(one, ms) {
   if (ms >= 0) return `expires in ${as.span(ms)}`;
-  const consequence = one.kind === "crl" ? `: clients of ${one.name} are refused (crl_expired)` : "";
+  const consequence = {
+    crl: `: clients of ${one.name} are refused (crl_expired)`,
+    authorities: ": certificates that it issued are refused",
+    certificate: ": peers that verify it refuse the connection",
+  }[one.kind] ?? "";
   return `expired ${as.span(-ms)} ago${consequence}`;
 }

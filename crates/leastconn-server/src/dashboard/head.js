@@ -52,6 +52,7 @@ export function head(status) {
   text($("blocks"), `${as.plural(blocks, "client is", "clients are")} blocked by operators: ctl blocks lists them.`);
   outages(status);
   full(status);
+  limits(status);
   draining(status);
   const { log, sandbox } = status;
   const process = [
@@ -94,8 +95,13 @@ function outages(status) {
   const all = status.upstreams.flatMap((upstream) =>
     (upstream.unhealthy_servers ?? []).map((one) => `${upstream.name}/${one.server} is ${one.health} since ${as.when(one.since, status.time)}: ${one.reason}`),
   );
-  const shown = all.slice(0, SHOWN);
-  if (unhealthy > shown.length) shown.push(`${as.count(unhealthy - shown.length)} more are ejected or down`);
+  const waiting = status.upstreams.filter((one) => one.waits_for_servers);
+  const shown = [
+    ...waiting.map((one) => `${one.name}: no server was discovered yet, so the balancer is not ready`),
+    ...all,
+  ].slice(0, SHOWN);
+  const listed = Math.max(0, shown.length - waiting.length);
+  if (unhealthy > listed) shown.push(`${as.count(unhealthy - listed)} more are ejected or down`);
   lines($("outages-servers"), [...shown, ...failing.slice(0, SHOWN)]);
 }
 
@@ -109,6 +115,17 @@ function full(status) {
     queued ? `${as.plural(queued, "connection")} waiting` : size ? "new connections are queued" : "new connections are refused";
   $("full").hidden = all.length === 0;
   lines($("full-upstreams"), all.slice(0, SHOWN).map((one) => `${one.name}: ${as.count(one.available)} of ${as.count(one.servers)}, ${effect(one)}`));
+}
+
+/** Shows limits of the process that are reached. */
+function limits({ connections, memory }) {
+  const { open, limit } = connections;
+  const reached = [
+    open >= limit && `${as.plural(open, "connection")} of ${as.count(limit)}`,
+    memory && memory.used_bytes > memory.limit_bytes && `${as.bytes(memory.used_bytes)} of ${as.bytes(memory.limit_bytes)} memory`,
+  ].filter(Boolean);
+  $("limits").hidden = reached.length === 0;
+  text($("limits"), `New connections are refused (overloaded), because a limit of the process is reached: ${reached.join(", ")}.`);
 }
 
 /** The number of servers that are down, ejected and failing. */
