@@ -3,7 +3,9 @@
 
 use leastconn_testkit::client::{read_line, read_to_close};
 use leastconn_testkit::{DEADLINE, Upstream, within};
+use serde_json::Value;
 
+use crate::ctl::ctl;
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entry, refused, talk, tcp};
 
 const OVERLOADED: &str = r#"leastconn_connections_total{listener="main",outcome="overloaded"}"#;
@@ -34,6 +36,45 @@ async fn connections_above_the_limit_are_overloaded() {
     drop(held);
     lb.wait_metric(ACTIVE, 0.0, DEADLINE).await;
     talk(tcp(lb.main()).await).await.unwrap();
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn reached_connection_limit_is_logged_once() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::plain(&[&web])
+        .process("max_connections = 1")
+        .admin("socket = \"lb.sock\"")
+        .start()
+        .await;
+    let mut held = tcp(lb.main()).await;
+    read_line(&mut held).await.unwrap();
+    for n in 0..3 {
+        let mut stream = tcp(lb.main()).await;
+        assert!(
+            read_to_close(&mut stream)
+                .await
+                .unwrap_or_default()
+                .is_empty()
+        );
+        let record = lb.expect_record(n, "overloaded").await;
+        assert_eq!(
+            record["detail"],
+            "the connection limit of the process is reached (`max_connections`)"
+        );
+    }
+    let start = "connection limit reached: refusing connections";
+    let is = |event: &Value, message: &str| event["fields"]["message"] == message;
+    let reached = lb.wait_log(|event| is(event, start), DEADLINE).await;
+    assert_eq!(reached["fields"]["reason"], "max_connections", "{reached}");
+    let status = ctl(&lb, &["status"]).await.ok();
+    let line = "1 open (limit 1): new connections are REFUSED";
+    assert!(status.contains(line), "{status}");
+    drop(held);
+    let end = |event: &Value| is(event, "connection limit no longer reached");
+    let end = lb.wait_log(end, DEADLINE).await;
+    assert_eq!(end["fields"]["refused"], 3, "{end}");
+    assert_eq!(lb.stderr().matches(start).count(), 1);
     lb.quiet().await;
 }
 

@@ -142,6 +142,17 @@ async fn admin_answers_without_free_descriptors() {
     for _ in 0..200 {
         silent.push(tcp(lb.main()).await);
     }
+    let is_warning = |event: &serde_json::Value| {
+        let fields = &event["fields"];
+        fields["message"] == "connection limit reached: refusing connections"
+            && fields["reason"] == "limit on open files (LimitNOFILE)"
+    };
+    lb.wait_log(is_warning, DEADLINE).await;
+    let refused = lb
+        .wait_record(|record| record["outcome"] == "overloaded", DEADLINE)
+        .await;
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.ends_with("as many as the limit on open files allows (`LimitNOFILE`)"));
     let overloaded = r#"leastconn_connections_total{listener="main",outcome="overloaded"}"#;
     let start = lb.metrics().await;
     assert!(start.contains_key(&leastconn_testkit::metrics::normalise(overloaded)));

@@ -234,8 +234,32 @@ fn start(mut stream: TcpStream, origin: Origin, listener: &str, context: &Arc<Se
         return;
     }
     let Some(slot) = context.slots.try_acquire() else {
-        let detail = "the connection limit of the process is reached (`max_connections`)";
-        record.end(ReasonCode::Overloaded, Some(detail));
+        let limit = context.slots.max();
+        let process = &snapshot.config.process;
+        let is_configured = process
+            .max_connections
+            .is_some_and(|max| max.get() == limit);
+        if context.slots.refused(accepted_at) {
+            let reason = if is_configured {
+                "max_connections"
+            } else {
+                "limit on open files (LimitNOFILE)"
+            };
+            tracing::warn!(
+                limit,
+                reason,
+                "connection limit reached: refusing connections"
+            );
+        }
+        let detail = if is_configured {
+            "the connection limit of the process is reached (`max_connections`)".to_owned()
+        } else {
+            format!(
+                "the connection limit of the process is reached: {limit}, as many as the limit on open \
+                 files allows (`LimitNOFILE`)"
+            )
+        };
+        record.end(ReasonCode::Overloaded, Some(&detail));
         return;
     };
     let context = Arc::clone(context);

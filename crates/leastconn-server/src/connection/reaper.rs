@@ -33,6 +33,7 @@ pub async fn run(context: Arc<ServerContext>) {
         // Read the clock before the snapshot, so that the next visit covers a snapshot that is
         // installed between these two reads.
         let now = Timestamp::now();
+        context.slots.log_recovery(net::now());
         let snapshot = context.snapshot();
         let next = snapshot.policy.next_expiry(last);
         let rule_expired = next.is_some_and(|next| next <= now);

@@ -1,15 +1,33 @@
 //! The limit on open connections of the process.
 
-use std::{mem, sync::Arc};
+use std::{
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How long no connection must have been refused before the log says that the limit is no longer
+/// reached.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// The limit on open connections (`process.max_connections`).
 #[derive(Debug)]
 pub struct ConnectionSlots {
     semaphore: Arc<Semaphore>,
     max: Mutex<usize>,
+    /// While the limit is reached and connections are refused.
+    exhausted: Mutex<Option<Exhausted>>,
+}
+
+/// A period during which connections are refused.
+#[derive(Clone, Copy, Debug)]
+struct Exhausted {
+    since: Instant,
+    last: Instant,
+    refused: u64,
 }
 
 /// The slot of one open connection. Dropping it frees the slot.
@@ -21,6 +39,36 @@ impl ConnectionSlots {
         Self {
             semaphore: Arc::new(Semaphore::new(max)),
             max: Mutex::new(max),
+            exhausted: Mutex::new(None),
+        }
+    }
+
+    /// Records a refused connection. Returns whether it is the first one of a period.
+    pub fn refused(&self, now: Instant) -> bool {
+        let mut exhausted = self.exhausted.lock();
+        let is_first = exhausted.is_none();
+        let period = exhausted.get_or_insert(Exhausted {
+            since: now,
+            last: now,
+            refused: 0,
+        });
+        period.last = now;
+        period.refused += 1;
+        is_first
+    }
+
+    /// Logs that connections are accepted again, if slots are free and none was refused for a while.
+    /// Call this about once a second.
+    pub fn log_recovery(&self, now: Instant) {
+        let mut exhausted = self.exhausted.lock();
+        let ended = exhausted.take_if(|period| {
+            self.semaphore.available_permits() > 0
+                && now.saturating_duration_since(period.last) >= QUIET
+        });
+        drop(exhausted);
+        if let Some(Exhausted { since, refused, .. }) = ended {
+            let seconds = now.saturating_duration_since(since).as_secs();
+            tracing::info!(refused, seconds, "connection limit no longer reached");
         }
     }
 

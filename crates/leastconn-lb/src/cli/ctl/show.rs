@@ -2,6 +2,7 @@
 
 pub(super) mod blocks;
 mod discovery;
+mod expiry;
 pub(super) mod fleet;
 
 use leastconn::AdminState;
@@ -9,9 +10,8 @@ use leastconn::AdminState;
 use super::table::{Align, Cell, OutputStyle, Table, Tone};
 use crate::figures;
 use leastconn_server::api::{
-    Certificate, CertificateKind, CertificateState, Clients, Connections, ListenerStatus, Phase,
-    Refusals, ReloadOutcome, ServerState, Servers, Stage, StateSet, Status, UpstreamSummary,
-    WeightSet, outage, outage_lines,
+    Clients, Connections, ListenerStatus, Phase, Refusals, ReloadOutcome, ServerState, Servers,
+    Stage, StateSet, Status, UpstreamSummary, WeightSet, outage, outage_lines,
 };
 
 /// Maximum number of lines about unavailable upstreams and servers.
@@ -27,7 +27,17 @@ pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
         Phase::Ready => ("ready", Tone::Good),
         Phase::Draining => ("draining", Tone::Warning),
     };
-    row("state", &style.paint(phase, tone));
+    let waiting = status.upstreams.iter().filter(|one| one.waits_for_servers);
+    let waiting: Vec<_> = waiting.map(|one| &*one.name).collect();
+    let reason = match &waiting[..] {
+        [..] if status.phase != Phase::Starting => String::new(),
+        [] => String::new(),
+        names => format!(
+            ": waits until servers are discovered for {}",
+            names.join(", ")
+        ),
+    };
+    row("state", &format!("{}{reason}", style.paint(phase, tone)));
     row(
         "version",
         &format!("{}, pid {}", status.version, status.pid),
@@ -116,9 +126,14 @@ pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
     row(
         "connections",
         &format!(
-            "{} open (limit {}), {} accepted since start, {} received, {} sent",
+            "{} open (limit {}){}, {} accepted since start, {} received, {} sent",
             connections.open,
             connections.limit,
+            if connections.open >= connections.limit {
+                style.paint(": new connections are REFUSED", Tone::Bad)
+            } else {
+                String::new()
+            },
             connections.accepted,
             figures::bytes(connections.bytes_received),
             figures::bytes(connections.bytes_sent)
@@ -159,18 +174,7 @@ pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
             status.log.level, status.log.access
         ),
     );
-    let expiring = status.certificates.iter();
-    let expiring = expiring.filter(|file| file.state != CertificateState::Valid);
-    let mut lines: Vec<_> = expiring.map(|file| expiry(file, style)).collect();
-    for file in &status.certificates {
-        lines.extend(file.expired.iter().map(|name| {
-            let text = format!("{}: {name} has expired: its clients are refused", file.file);
-            style.paint(&text, Tone::Bad)
-        }));
-    }
-    if lines.is_empty() {
-        lines.extend(status.certificates.first().map(first_expiry));
-    }
+    let lines = expiry::lines(&status.certificates, style);
     for (n, line) in lines.iter().enumerate() {
         row(if n == 0 { "certificates" } else { "" }, line);
     }
@@ -181,44 +185,6 @@ pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
         out.push_str(&upstreams(&status.upstreams, style));
     }
     out
-}
-
-/// Returns the line that is shown if no file expires soon.
-fn first_expiry(file: &Certificate) -> String {
-    format!(
-        "none expires soon; the first to expire is {} at {}, in {}",
-        file.file,
-        file.not_after,
-        days(file)
-    )
-}
-
-fn days(file: &Certificate) -> String {
-    match file.days_left {
-        ..1 => "less than a day".to_owned(),
-        1 => "1 day".to_owned(),
-        days => format!("{days} days"),
-    }
-}
-
-fn expiry(file: &Certificate, style: &OutputStyle) -> String {
-    let at = &file.not_after;
-    let (when, tone) = match file.state {
-        CertificateState::Expired if file.kind == CertificateKind::Crl => (
-            format!("expired at {at}: clients of its issuer are refused (crl_expired)"),
-            Tone::Bad,
-        ),
-        CertificateState::Expired => (format!("expired at {at}"), Tone::Bad),
-        CertificateState::ExpiresNow => (format!("expires in {}, at {at}", days(file)), Tone::Bad),
-        CertificateState::Valid | CertificateState::ExpiresSoon => {
-            (format!("expires in {}, at {at}", days(file)), Tone::Warning)
-        }
-    };
-    let name = match &*file.name {
-        "" => String::new(),
-        name => format!(" ({name})"),
-    };
-    style.paint(&format!("{}{name} {when}", file.file), tone)
 }
 
 fn listeners(listeners: &[ListenerStatus], style: &OutputStyle) -> String {
