@@ -10,6 +10,7 @@ mod agent;
 mod counting;
 mod external;
 mod group;
+mod health_change;
 mod outage;
 mod picking;
 mod recent_failures;
@@ -28,6 +29,9 @@ pub use external::SlotGrant;
 use external::{ExternalLoad, HeldSlots};
 pub(crate) use group::{ServerGroup, Slots};
 pub use group::{SlotRequest, SlotSource};
+use health_change::HealthChange;
+#[cfg(feature = "tokio")]
+use health_change::Transition;
 use outage::{Cause, Condition, Success};
 pub use outage::{Failure, Outage};
 pub(crate) use picking::Candidate;
@@ -421,7 +425,7 @@ impl Server {
         HealthChange {
             is_up_changed: was_up != is_up,
             #[cfg(feature = "tokio")]
-            went_down: was != Availability::Down && health.availability() == Availability::Down,
+            transition: Transition::between(was, health.availability()),
             recovered: was_troubled && !health.is_troubled(),
         }
     }
@@ -569,17 +573,6 @@ impl Server {
         }
         ramp.share_after(now.saturating_sub(start))
     }
-}
-
-/// The effects of a health change.
-#[derive(Clone, Copy, Debug)]
-struct HealthChange {
-    is_up_changed: bool,
-    /// Whether the server was up or ejected before, and is down now.
-    #[cfg(feature = "tokio")]
-    went_down: bool,
-    /// Whether all remembered failures were cleared.
-    recovered: bool,
 }
 
 /// Returns the nanoseconds since `epoch`, plus one, so that zero can mean "never".

@@ -6,9 +6,9 @@
 
 use std::{fmt, num::NonZeroU32, time::Duration};
 
-use super::{Cause, EJECTED, Server};
 #[cfg(feature = "tokio")]
-use super::{HealthChange, Success};
+use super::health_change::Transition;
+use super::{Cause, EJECTED, Server};
 use crate::{
     health::{Health, Siblings},
     spec::{PanicPolicy, UpstreamId},
@@ -98,6 +98,18 @@ struct State {
     is_out_of_service: bool,
 }
 
+/// A message about the availability of all servers.
+#[derive(Clone, Copy, Debug)]
+enum AvailabilityMessage {
+    /// All servers were taken out of service.
+    OutOfService,
+    /// Panic begins, with [`PanicPolicy::Dial`].
+    Dial,
+    /// Panic begins, with [`PanicPolicy::Refuse`].
+    Refuse,
+    Available,
+}
+
 impl ServerGroup {
     pub(crate) fn new(id: UpstreamId, slots: Arc<dyn Slots>) -> Self {
         Self {
@@ -144,7 +156,8 @@ impl ServerGroup {
     pub(crate) fn set_servers(&self, servers: Vec<Arc<Server>>) {
         let mut state = self.state.lock();
         state.servers = servers;
-        self.publish(state);
+        let message = self.publish(state);
+        self.log_availability(message);
     }
 
     pub(crate) fn set_panic(&self, panic: PanicPolicy) {
@@ -153,7 +166,8 @@ impl ServerGroup {
 
     /// Updates the panic state after a server's administrative state has changed.
     pub(super) fn refresh(&self) {
-        self.publish(self.state.lock());
+        let message = self.publish(self.state.lock());
+        self.log_availability(message);
     }
 
     /// Changes the health of `server`. Returns whether the server came up, went down or was
@@ -176,13 +190,17 @@ impl ServerGroup {
             siblings = siblings.none_available();
         }
         let changed = server.change_health(cause, |health| change(health, siblings));
-        // Log this first: the next message may be that no server is available, or that one is
+        let mut message = None;
+        if changed.is_up_changed || changed.recovered {
+            message = self.publish(state);
+        } else {
+            drop(state);
+        }
+        // Log the change first: it may be the reason why no server is available, or why one is
         // available again.
         #[cfg(feature = "tokio")]
-        self.log_change(server, cause, changed);
-        if changed.is_up_changed || changed.recovered {
-            self.publish(state);
-        }
+        self.log_change(server, cause, changed.transition);
+        self.log_availability(message);
         changed.is_up_changed
     }
 
@@ -192,83 +210,79 @@ impl ServerGroup {
     }
 
     /// Publishes the panic state while the lock is held, so that the last published value reflects
-    /// all changes. Then notifies the queue.
-    fn publish(&self, mut state: MutexGuard<'_, State>) {
+    /// all changes. Then releases the lock and notifies the queue. Returns the message to log.
+    ///
+    /// Callers log without the lock: standard error may block, and a subscriber may use the pool.
+    fn publish(&self, mut state: MutexGuard<'_, State>) -> Option<AvailabilityMessage> {
         let before = (state.is_panicking, state.is_out_of_service);
         let none_available = !state.any_available() && !state.servers.is_empty();
         state.is_panicking =
             none_available && state.servers.iter().any(|server| server.is_unhealthy());
         state.is_out_of_service = none_available && !state.is_panicking;
+        let is_changed = (state.is_panicking, state.is_out_of_service) != before;
+        let message = is_changed.then(|| match state.panic {
+            _ if state.is_out_of_service => AvailabilityMessage::OutOfService,
+            PanicPolicy::Dial if state.is_panicking => AvailabilityMessage::Dial,
+            PanicPolicy::Refuse if state.is_panicking => AvailabilityMessage::Refuse,
+            PanicPolicy::Dial | PanicPolicy::Refuse => AvailabilityMessage::Available,
+        });
         #[cfg(feature = "tokio")]
-        {
-            if (state.is_panicking, state.is_out_of_service) != before {
-                self.log(&state);
-            }
-            self.panicking.send_replace(state.is_panicking);
-        }
-        #[cfg(not(feature = "tokio"))]
-        let _ = before;
+        self.panicking.send_replace(state.is_panicking);
         drop(state);
         self.slots.changed();
+        message
     }
 
     #[cfg(feature = "tokio")]
-    fn log_change(&self, server: &Server, cause: Cause<'_>, changed: HealthChange) {
-        let (upstream, server) = (&self.id, server.id());
-        match cause {
-            Cause::Success(success) if changed.is_up_changed => {
-                let cause = match success {
-                    Success::Probe => "health check",
-                    Success::Agent => "agent check",
-                    Success::Connect => "connect",
-                    Success::Connection => "connection",
-                };
-                tracing::info!(%upstream, %server, cause, "server up");
+    fn log_change(&self, server: &Server, cause: Cause<'_>, transition: Option<Transition>) {
+        let Some(transition) = transition else {
+            return;
+        };
+        let (upstream, server, failure) = (&self.id, server.id(), cause.failure());
+        let cause = cause.name();
+        match (transition, failure) {
+            (Transition::Up, None) => tracing::info!(%upstream, %server, cause, "server up"),
+            // The trial connection of an ejected server has failed early, as those of all other
+            // servers do.
+            (Transition::Up, Some(_)) => {
+                let reason = "no other server serves connections";
+                tracing::info!(%upstream, %server, cause, reason, "server up");
             }
-            // An ejected server may also go down.
-            Cause::Probe(failure) if changed.went_down => {
-                tracing::warn!(%upstream, %server, cause = "health check", reason = %failure.error(), "server down");
+            (Transition::Ejected, Some(failure)) => {
+                tracing::warn!(%upstream, %server, cause, reason = %failure.error(), "server ejected");
             }
-            Cause::Agent(failure) if changed.went_down => {
-                tracing::warn!(%upstream, %server, cause = "agent check", reason = %failure.error(), "server down");
+            (Transition::Down, Some(failure)) => {
+                tracing::warn!(%upstream, %server, cause, reason = %failure.error(), "server down");
             }
-            Cause::Connect(failure) if changed.is_up_changed => {
-                tracing::warn!(%upstream, %server, cause = "connect", reason = %failure.error(), "server ejected");
-            }
-            Cause::Early(failure) if changed.is_up_changed => {
-                tracing::warn!(%upstream, %server, cause = "connection", reason = %failure.error(), "server ejected");
-            }
-            Cause::Probe(_)
-            | Cause::Agent(_)
-            | Cause::Connect(_)
-            | Cause::Early(_)
-            | Cause::Success(_)
-            | Cause::Other => {}
+            (Transition::Ejected | Transition::Down, None) => {}
         }
     }
 
-    #[cfg(feature = "tokio")]
-    fn log(&self, state: &State) {
-        let upstream = &self.id;
-        if state.is_out_of_service {
-            tracing::warn!(
-                %upstream,
-                "all servers out of service: refusing connections"
-            );
-        } else if state.is_panicking {
-            match state.panic {
-                PanicPolicy::Dial => tracing::warn!(
+    fn log_availability(&self, message: Option<AvailabilityMessage>) {
+        #[cfg(feature = "tokio")]
+        {
+            let upstream = &self.id;
+            match message {
+                Some(AvailabilityMessage::OutOfService) => tracing::warn!(
+                    %upstream,
+                    "all servers out of service: refusing connections"
+                ),
+                Some(AvailabilityMessage::Dial) => tracing::warn!(
                     %upstream,
                     "all servers unavailable: connecting to any of them"
                 ),
-                PanicPolicy::Refuse => tracing::warn!(
+                Some(AvailabilityMessage::Refuse) => tracing::warn!(
                     %upstream,
                     "all servers unavailable: refusing connections"
                 ),
+                Some(AvailabilityMessage::Available) => {
+                    tracing::info!(%upstream, "server available again")
+                }
+                None => {}
             }
-        } else {
-            tracing::info!(%upstream, "server available again");
         }
+        #[cfg(not(feature = "tokio"))]
+        let _ = message;
     }
 
     /// Notifies when a server becomes available or unavailable. The value tells whether the
@@ -284,3 +298,6 @@ impl State {
         self.servers.iter().any(|server| server.is_available())
     }
 }
+
+#[cfg(all(test, feature = "tokio", not(loom)))]
+mod tests;

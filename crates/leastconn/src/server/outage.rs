@@ -63,6 +63,30 @@ pub(super) enum Cause<'a> {
     Other,
 }
 
+#[cfg(feature = "tokio")]
+impl<'a> Cause<'a> {
+    /// The value of `cause` in log messages.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Probe(_) | Self::Success(Success::Probe) => "health check",
+            Self::Agent(_) | Self::Success(Success::Agent) => "agent check",
+            Self::Connect(_) | Self::Success(Success::Connect) => "connect",
+            Self::Early(_) | Self::Success(Success::Connection) => "connection",
+            Self::Other => "configuration",
+        }
+    }
+
+    pub(super) const fn failure(self) -> Option<Failure<'a>> {
+        match self {
+            Self::Probe(failure)
+            | Self::Agent(failure)
+            | Self::Connect(failure)
+            | Self::Early(failure) => Some(failure),
+            Self::Success(_) | Self::Other => None,
+        }
+    }
+}
+
 /// What has succeeded.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Success {
@@ -155,10 +179,11 @@ impl Condition {
 }
 
 impl Server {
-    /// Returns the failure of a server that is up and still gets connections only because
+    /// Returns the failure of a server that is up only because
     /// [`max_ejected`](crate::health::PassivePolicy::max_ejected) does not allow its ejection: since
-    /// when it would be ejected, and the last error. Returns `None` for all other servers, and if the
-    /// failure was reported without an error ([`Self::connect_failed`]).
+    /// when it would be ejected, and the last error. The administrative state is disregarded. Returns
+    /// `None` for all other servers, and if the failure was reported without an error
+    /// ([`Self::connect_failed`]).
     pub fn kept_in_use(&self) -> Option<Outage> {
         self.condition.lock().kept_in_use.clone()
     }
