@@ -236,8 +236,11 @@ pub struct Health {
     ejections: u32,
     /// When the current trial started.
     trial_started: Option<Instant>,
-    /// Whether the last failure would have ejected the server without `max_ejected`.
-    is_kept_in_use: bool,
+    /// Whether connect failures would have ejected the server without `max_ejected`.
+    is_kept_despite_connects: bool,
+    /// Whether early failures would have ejected the server without `max_ejected`. A successful
+    /// connect does not clear this.
+    is_kept_despite_early: bool,
 }
 
 impl Health {
@@ -259,7 +262,8 @@ impl Health {
             ejected_at: None,
             ejections: 0,
             trial_started: None,
-            is_kept_in_use: false,
+            is_kept_despite_connects: false,
+            is_kept_despite_early: false,
         }
     }
 
@@ -343,8 +347,8 @@ impl Health {
         };
         self.last_failure = Some(now);
         let is_due = self.failures >= self.passive.max_fails;
-        self.is_kept_in_use = is_due && !self.may_be_ejected(siblings);
-        if is_due && !self.is_kept_in_use {
+        self.is_kept_despite_connects = is_due && !self.may_be_ejected(siblings);
+        if is_due && !self.is_kept_despite_connects {
             self.eject(now);
         }
     }
@@ -367,8 +371,8 @@ impl Health {
                 self.reinstate();
             }
         } else if self.early_failures >= self.passive.max_early && siblings.another_serves {
-            self.is_kept_in_use = !self.may_be_ejected(siblings);
-            if !self.is_kept_in_use {
+            self.is_kept_despite_early = !self.may_be_ejected(siblings);
+            if !self.is_kept_despite_early {
                 self.eject(now);
                 self.is_ejected_as_early = true;
             }
@@ -385,7 +389,8 @@ impl Health {
             self.reinstate();
         }
         self.early_failures = 0;
-        self.is_kept_in_use = false;
+        self.is_kept_despite_connects = false;
+        self.is_kept_despite_early = false;
     }
 
     fn is_from_before_ejection(&self, started: Instant) -> bool {
@@ -407,7 +412,8 @@ impl Health {
         self.ejected_until = Some(deadline::after(now, scaled.min(MAX_EJECTION).max(first)));
         self.ejected_at = Some(now);
         self.trial_started = None;
-        self.is_kept_in_use = false;
+        self.is_kept_despite_connects = false;
+        self.is_kept_despite_early = false;
         self.successes_since_ejection = 0;
         self.failures = 0;
         self.last_failure = None;
@@ -441,9 +447,10 @@ impl Health {
     }
 
     /// Whether the server has failed often enough for an ejection, and is not ejected only because of
-    /// [`PassivePolicy::max_ejected`]. Ends with a success, or when a later failure ejects the server.
+    /// [`PassivePolicy::max_ejected`]. Ends with a success (after early failures, with a connection
+    /// that does not fail early), or when a later failure ejects the server.
     pub const fn is_kept_in_use(&self) -> bool {
-        self.is_kept_in_use
+        self.is_kept_despite_connects || self.is_kept_despite_early
     }
 
     /// Takes the server down until its first successful probe. Has no effect if there are no active
@@ -467,6 +474,9 @@ impl Health {
         if passive.max_early == 0 {
             self.early_failures = 0;
         }
+        if passive.max_early == 0 || self.early_failures < passive.max_early {
+            self.is_kept_despite_early = false;
+        }
         let is_disabled = if self.is_ejected_as_early {
             passive.max_early == 0
         } else {
@@ -483,7 +493,7 @@ impl Health {
         self.is_ejected_as_early = false;
         self.ejections = 0;
         self.trial_started = None;
-        self.is_kept_in_use = false;
+        self.is_kept_despite_connects = false;
         self.failures = 0;
         self.last_failure = None;
     }

@@ -271,6 +271,55 @@ fn early_ejections_stay_within_max_ejected() {
     assert_eq!(health.availability(), Availability::Up);
 }
 
+/// `max_ejected` does not allow the ejection of this server.
+const EJECTED_SIBLING: Siblings = Siblings::new(2, 1);
+
+#[test]
+fn connects_do_not_hide_early_failures() {
+    let mut health = Health::new(None, passive(2, 10));
+    (0..3).for_each(|_| health.failed_early(at(0), at(0), EJECTED_SIBLING));
+    assert!(health.is_kept_in_use());
+    health.connect_succeeded();
+    assert!(health.is_kept_in_use());
+    // Too few failures for an ejection.
+    health.connect_failed(at(1), at(1), EJECTED_SIBLING);
+    assert!(health.is_kept_in_use());
+    health.served(at(1));
+    assert!(!health.is_kept_in_use());
+    // Connect failures are cleared by a connect, even after early failures that did not count,
+    // because all servers had them.
+    let none_serves = Siblings {
+        another_serves: false,
+        ..EJECTED_SIBLING
+    };
+    (0..3).for_each(|_| health.failed_early(at(2), at(2), none_serves));
+    (0..2).for_each(|_| health.connect_failed(at(2), at(2), EJECTED_SIBLING));
+    assert!(health.is_kept_in_use());
+    health.connect_succeeded();
+    assert!(!health.is_kept_in_use());
+}
+
+#[test]
+fn server_kept_in_use_follows_the_policy() {
+    let mut health = Health::new(None, passive(1, 10));
+    let mut next = passive(1, 10);
+    for max_early in [0, 4] {
+        health.set_policies(None, passive(1, 10));
+        (0..3).for_each(|_| health.failed_early(at(0), at(0), EJECTED_SIBLING));
+        assert!(health.is_kept_in_use());
+        health.set_policies(None, passive(1, 20));
+        assert!(health.is_kept_in_use());
+        next.max_early = max_early;
+        health.set_policies(None, next);
+        assert!(!health.is_kept_in_use());
+    }
+    // Without ejections after connect failures, those after early failures remain.
+    let mut health = Health::new(None, passive(1, 10));
+    (0..3).for_each(|_| health.failed_early(at(0), at(0), EJECTED_SIBLING));
+    health.set_policies(None, passive(0, 10));
+    assert!(health.is_kept_in_use());
+}
+
 #[test]
 fn max_early_zero_disables_early_ejection() {
     let mut never = passive(1, 10);

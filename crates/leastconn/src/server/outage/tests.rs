@@ -9,7 +9,7 @@ use std::{
 use super::{Failure, Outage};
 use crate::{
     Address, Pool, Server, ServerSpec,
-    health::{ActivePolicy, Availability, PassivePolicy},
+    health::{ActivePolicy, Availability, PassivePolicy, Ratio},
 };
 
 const FALL_2: ActivePolicy = ActivePolicy {
@@ -135,4 +135,30 @@ fn server_kept_in_use_shows_its_error() {
     fail(&b, 5, "reset");
     assert_eq!(b.kept_in_use(), None);
     assert_eq!(b.outage(), outage(5, "reset"));
+}
+
+/// A server that accepts connections and closes them.
+#[test]
+fn early_failures_keep_their_start_across_connects() {
+    let never = PassivePolicy {
+        max_early: 2,
+        max_ejected: Ratio::new(0.0).unwrap(),
+        ..PassivePolicy::default()
+    };
+    let pool = Pool::builder("web").servers(specs()).passive(never).build();
+    let pool = pool.unwrap();
+    let (a, b, started) = (server(&pool), pool.server("b").unwrap(), now());
+    b.connect_succeeded();
+    for seconds in 1..=4 {
+        a.connect_succeeded();
+        let expected = match seconds {
+            1 | 2 => None,
+            _ => outage(2, "closed"),
+        };
+        assert_eq!(a.kept_in_use(), expected);
+        let later = started + Duration::from_secs(seconds);
+        a.failed_early(later, later, Failure::new(at(seconds), &"closed"));
+    }
+    a.served(started + Duration::from_secs(5));
+    assert_eq!(a.kept_in_use(), None);
 }
