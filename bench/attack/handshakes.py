@@ -1,8 +1,8 @@
 """CPU time per handshake that is refused because of its certificates.
 
 The client presents untrusted certificates that are expensive to verify: mazes of CAs,
-long chains with and without valid signatures, large keys, many names and extensions. In a maze, all CAs have the same
-name, so each CA is a candidate issuer of all other CAs.
+long chains with and without valid signatures, large keys, many names and extensions. In a
+maze, all CAs have the same name, so each CA is a candidate issuer of all other CAs.
 """
 
 import socket

@@ -143,6 +143,19 @@ async fn failing_server_that_is_still_used_says_why() {
             "{shown}"
         );
     }
+    let failing = || async { get(&lb, "status").await["upstreams"][0]["failing"].take() };
+    assert_eq!(failing().await, 1);
+    // A server in drain or maintenance is not used.
+    for state in ["maint", "drain"] {
+        ctl(&lb, &[state, "web/web1"]).await.ok();
+        assert_eq!(failing().await, 0);
+        for command in ["servers", "status"] {
+            let shown = ctl(&lb, &[command]).await.ok();
+            assert!(!shown.contains("failing"), "{shown}");
+        }
+    }
+    ctl(&lb, &["ready", "web/web1"]).await.ok();
+    assert_eq!(failing().await, 1);
     lb.quiet().await;
 }
 

@@ -56,9 +56,11 @@ pub(super) const fn health_name(status: &ServerStatus) -> &'static str {
 }
 
 impl Outage {
-    /// The failure of a server that stays in use because of `max_ejected`.
-    pub(super) fn of_kept(server: &leastconn::Server) -> Option<Self> {
-        Some(Self::new(&server.kept_in_use()?, None))
+    /// The failure of a server that stays in use because of `max_ejected`. Returns `None` for a
+    /// server that gets no connections for another reason, such as drain or maintenance.
+    pub(super) fn of_kept(server: &leastconn::Server, status: &ServerStatus) -> Option<Self> {
+        let failure = server.kept_in_use().filter(|_| status.is_available())?;
+        Some(Self::new(&failure, None))
     }
 
     pub(super) fn of(server: &leastconn::Server) -> Option<Self> {
@@ -89,13 +91,14 @@ impl UnhealthyServer {
         listed.take(LISTED).collect()
     }
 
-    /// Returns up to [`LISTED`] servers that fail and stay in use because of `max_ejected`.
-    pub(super) fn first_kept<'a>(
-        servers: impl Iterator<Item = &'a leastconn::Server>,
+    /// Returns all servers that fail and stay in use because of `max_ejected`.
+    pub(super) fn all_kept<'a>(
+        servers: impl Iterator<Item = (&'a leastconn::Server, &'a ServerStatus)>,
     ) -> Vec<Self> {
-        let listed =
-            servers.filter_map(|server| Some(Self::new(server, UP, Outage::of_kept(server)?)));
-        listed.take(LISTED).collect()
+        let kept = servers.filter_map(|(server, status)| {
+            Some(Self::new(server, UP, Outage::of_kept(server, status)?))
+        });
+        kept.collect()
     }
 
     fn new(server: &leastconn::Server, health: &str, outage: Outage) -> Self {

@@ -89,8 +89,8 @@ pub struct Server {
     /// While ejected or down: since when, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outage: Option<Outage>,
-    /// For a server that fails but is still `up`, because `max_ejected` does not allow its ejection:
-    /// since when, and the last error.
+    /// For a server that fails but still gets connections, because `max_ejected` does not allow its
+    /// ejection: since when, and the last error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_in_use: Option<Outage>,
     /// Progress of a slow start.
@@ -291,7 +291,7 @@ impl Server {
             checked: true,
             agent: Agent::of(&member.server.agent()),
             outage: Outage::of(&member.server),
-            kept_in_use: Outage::of_kept(&member.server),
+            kept_in_use: Outage::of_kept(&member.server, &status),
             slow_start: slow.map(|slow| SlowStart {
                 share: thousandths(slow.share),
                 remaining_seconds: thousandths(slow.remaining.as_secs_f64()),

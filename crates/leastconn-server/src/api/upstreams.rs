@@ -4,7 +4,7 @@ use leastconn::{AdminState, Pool, net};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::outage::{Outage, UnhealthyServer, health_name, kept_line, line};
+use super::outage::{LISTED, Outage, UnhealthyServer, health_name, kept_line, line};
 use crate::{snapshot::Snapshot, upstream::Upstream};
 
 /// An upstream at a glance.
@@ -28,8 +28,11 @@ pub struct UpstreamSummary {
     /// The first five unhealthy servers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unhealthy_servers: Vec<UnhealthyServer>,
-    /// Servers that fail, but are still used because `max_ejected` allows no further ejection: the
-    /// first five.
+    /// Number of servers that fail, but still get connections because `max_ejected` allows no further
+    /// ejection.
+    #[serde(default)]
+    pub failing: usize,
+    /// The first five of the failing servers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failing_servers: Vec<UnhealthyServer>,
     /// Open connections to the servers, including those being opened.
@@ -86,6 +89,10 @@ impl UpstreamSummary {
             .zip(&status)
             .filter(|(_, status)| !status.is_up() && status.admin != AdminState::Maint)
             .map(|(member, status)| (&*member.server, health_name(status)));
+        let servers = members.iter().map(|member| &*member.server);
+        let mut failing = UnhealthyServer::all_kept(servers.zip(&status));
+        let failing_count = failing.len();
+        failing.truncate(LISTED);
         let queue = pool.queue_status(net::now());
         let longest_wait = queue.longest_wait.map(|wait| wait.as_millis());
         Self {
@@ -100,7 +107,8 @@ impl UpstreamSummary {
             at_max_conns: at_max_conns.count(),
             unhealthy: unhealthy.clone().count(),
             unhealthy_servers: UnhealthyServer::first(unhealthy),
-            failing_servers: UnhealthyServer::first_kept(members.iter().map(|one| &*one.server)),
+            failing: failing_count,
+            failing_servers: failing,
             active: status
                 .iter()
                 .map(|status| u64::from(status.in_flight))
@@ -153,8 +161,8 @@ impl UpstreamSummary {
 }
 
 /// Text lines for upstreams without an available server or with all of them at `max_conns`, for
-/// upstreams with waiting connections, for failing servers that are still used, and for unhealthy servers: at most `max_lines`, plus one
-/// line with the number of omitted unhealthy servers.
+/// upstreams with waiting connections, for failing servers that are still used, and for unhealthy
+/// servers: at most `max_lines`, plus one line with the numbers of what is left out.
 pub fn outage_lines(upstreams: &[UpstreamSummary], max_lines: usize) -> Vec<String> {
     let mut lines: Vec<_> = upstreams
         .iter()
@@ -170,33 +178,61 @@ pub fn outage_lines(upstreams: &[UpstreamSummary], max_lines: usize) -> Vec<Stri
         .collect();
     lines.extend(upstreams.iter().filter_map(UpstreamSummary::full_line));
     lines.extend(upstreams.iter().filter_map(UpstreamSummary::queue_line));
-    lines.extend(upstreams.iter().flat_map(|upstream| {
-        let failing = upstream.failing_servers.iter();
-        failing.map(|one| kept_line(&upstream.name, &one.server, &Outage::from(one)))
-    }));
+    let mut left_out = Vec::new();
+    let more = lines.len().saturating_sub(max_lines);
+    if more > 0 {
+        let messages = if more == 1 { "message" } else { "messages" };
+        left_out.push(format!("{more} more {messages} about upstreams"));
+    }
     lines.truncate(max_lines);
-    let unhealthy: usize = upstreams.iter().map(|upstream| upstream.unhealthy).sum();
-    let servers = upstreams.iter().flat_map(|upstream| {
+    let failing = upstreams.iter().flat_map(|upstream| {
+        let servers = upstream.failing_servers.iter();
+        servers.map(|one| kept_line(&upstream.name, &one.server, &Outage::from(one)))
+    });
+    let count = upstreams.iter().map(|upstream| upstream.failing).sum();
+    left_out.extend(add_servers(
+        &mut lines, max_lines, failing, count, "failing",
+    ));
+    let unhealthy = upstreams.iter().flat_map(|upstream| {
         let servers = upstream.unhealthy_servers.iter();
         servers.map(|one| line(&upstream.name, &one.server, &one.health, &Outage::from(one)))
     });
-    let servers: Vec<_> = servers.take(max_lines - lines.len()).collect();
-    let more = unhealthy.saturating_sub(servers.len());
-    lines.extend(servers);
-    if more > 0 {
-        let (servers, are) = if more == 1 {
-            ("server", "is")
-        } else {
-            ("servers", "are")
-        };
-        lines.push(format!("{more} more {servers} {are} ejected or down"));
+    let count = upstreams.iter().map(|upstream| upstream.unhealthy).sum();
+    left_out.extend(add_servers(
+        &mut lines,
+        max_lines,
+        unhealthy,
+        count,
+        "ejected or down",
+    ));
+    if !left_out.is_empty() {
+        lines.push(left_out.join(", "));
     }
     lines
 }
 
+/// Adds lines up to `max_lines`. Returns how many of `count` servers are left out, if any are.
+fn add_servers(
+    lines: &mut Vec<String>,
+    max_lines: usize,
+    servers: impl Iterator<Item = String>,
+    count: usize,
+    condition: &str,
+) -> Option<String> {
+    let before = lines.len();
+    lines.extend(servers.take(max_lines.saturating_sub(before)));
+    let more = count.saturating_sub(lines.len() - before);
+    let (servers, are) = match more {
+        0 => return None,
+        1 => ("server", "is"),
+        _ => ("servers", "are"),
+    };
+    Some(format!("{more} more {servers} {are} {condition}"))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{super::outage::LISTED, *};
+    use super::*;
 
     fn upstream(name: &str, available: usize, unhealthy: usize) -> UpstreamSummary {
         let listed = (0..unhealthy.min(LISTED)).map(|n| UnhealthyServer {
@@ -213,6 +249,7 @@ mod tests {
             at_max_conns: 0,
             unhealthy,
             unhealthy_servers: listed.collect(),
+            failing: 0,
             failing_servers: Vec::new(),
             active: 0,
             zone: None,
@@ -283,15 +320,20 @@ mod tests {
         );
     }
 
-    #[test]
-    fn failing_servers_that_are_still_used_say_why() {
-        let mut web = upstream("web", 1, 0);
-        web.failing_servers = vec![UnhealthyServer {
+    fn failing_server() -> UnhealthyServer {
+        UnhealthyServer {
             server: "web1".to_owned(),
             health: "up".to_owned(),
             since: "2026-11-24T03:12:09.123Z".to_owned(),
             reason: "Connection refused".to_owned(),
-        }];
+        }
+    }
+
+    #[test]
+    fn failing_servers_that_are_still_used_say_why() {
+        let mut web = upstream("web", 1, 0);
+        web.failing = 1;
+        web.failing_servers = vec![failing_server()];
         assert_eq!(
             outage_lines(&[web], 4),
             [
@@ -307,5 +349,26 @@ mod tests {
         assert_eq!(outage_lines(&many, 4).len(), 5);
         let last = outage_lines(&[upstream("web", 1, 9)], 6).pop();
         assert_eq!(last.as_deref(), Some("4 more servers are ejected or down"));
+    }
+
+    #[test]
+    fn omitted_lines_are_counted() {
+        let mut many: Vec<_> = (0..3).map(|_| upstream("web", 0, 9)).collect();
+        many[0].failing = 7;
+        many[0].failing_servers = vec![failing_server(); LISTED];
+        let last = |max_lines| outage_lines(&many, max_lines).pop().unwrap();
+        assert_eq!(
+            last(2),
+            "1 more message about upstreams, 7 more servers are failing, 27 more servers are ejected \
+             or down"
+        );
+        assert_eq!(
+            last(9),
+            "2 more servers are failing, 26 more servers are ejected or down"
+        );
+        let mut one = upstream("web", 1, 0);
+        one.failing = 1;
+        one.failing_servers = vec![failing_server()];
+        assert_eq!(outage_lines(&[one], 0), ["1 more server is failing"]);
     }
 }

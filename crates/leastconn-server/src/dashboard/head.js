@@ -85,13 +85,14 @@ export function title(status) {
 function outages(status) {
   const without = status.upstreams.filter((one) => one.available === 0).map((one) => one.name);
   const unhealthy = status.upstreams.reduce((sum, one) => sum + one.unhealthy, 0);
-  const failing = status.upstreams.flatMap((upstream) =>
+  const failing = status.upstreams.reduce((sum, one) => sum + one.failing, 0);
+  const allFailing = status.upstreams.flatMap((upstream) =>
     (upstream.failing_servers ?? []).map((one) => `${upstream.name}/${one.server} is failing since ${as.when(one.since, status.time)}: ${one.reason}. Still used, because max_ejected allows no further ejection`),
   );
-  $("outages").hidden = without.length + unhealthy + failing.length === 0;
+  $("outages").hidden = without.length + unhealthy + failing === 0;
   $("outages").className = `banner ${without.length ? "bad" : "warn"}`;
   const names = without.slice(0, SHOWN).join(", ") + (without.length > SHOWN ? `, and ${as.count(without.length - SHOWN)} more` : "");
-  text($("outages-title"), without.length ? `No server available: ${names}` : outageTitle(status, unhealthy, failing.length));
+  text($("outages-title"), without.length ? `No server available: ${names}` : outageTitle(status, unhealthy, failing));
   const all = status.upstreams.flatMap((upstream) =>
     (upstream.unhealthy_servers ?? []).map((one) => `${upstream.name}/${one.server} is ${one.health} since ${as.when(one.since, status.time)}: ${one.reason}`),
   );
@@ -102,7 +103,9 @@ function outages(status) {
   ].slice(0, SHOWN);
   const listed = Math.max(0, shown.length - waiting.length);
   if (unhealthy > listed) shown.push(`${as.count(unhealthy - listed)} more are ejected or down`);
-  lines($("outages-servers"), [...shown, ...failing.slice(0, SHOWN)]);
+  const shownFailing = allFailing.slice(0, SHOWN);
+  if (failing > shownFailing.length) shownFailing.push(`${as.count(failing - shownFailing.length)} more are failing`);
+  lines($("outages-servers"), [...shown, ...shownFailing]);
 }
 
 /** Whether all available servers of an upstream are at `max_conns`. */
@@ -133,10 +136,12 @@ function outageTitle(status, unhealthy, failing) {
   // The response lists only the first servers of each upstream.
   const listed = status.upstreams.flatMap((one) => one.unhealthy_servers ?? []);
   const ejected = listed.filter((one) => one.health === "ejected").length;
-  if (unhealthy > listed.length) return `${as.plural(unhealthy, "server")} ejected or down`;
   const down = unhealthy - ejected;
-  const counts = [down && `${as.plural(down, "server")} down`, ejected && `${as.plural(ejected, "server")} ejected`, failing && `${as.plural(failing, "server")} failing`];
-  return counts.filter(Boolean).join(", ");
+  const counts =
+    unhealthy > listed.length
+      ? [`${as.plural(unhealthy, "server")} ejected or down`]
+      : [down && `${as.plural(down, "server")} down`, ejected && `${as.plural(ejected, "server")} ejected`];
+  return [...counts, failing && `${as.plural(failing, "server")} failing`].filter(Boolean).join(", ");
 }
 
 function draining(status) {
