@@ -2,6 +2,7 @@
 
 mod names;
 mod outputs;
+mod rejected;
 
 use std::{collections::BTreeMap, fs, path::Path, rc::Rc};
 
@@ -88,7 +89,7 @@ fn site(sources: &Path) -> TempDir {
 }
 
 /// Returns the errors of `check`, except those about files and variables that do not exist.
-fn errors(translation: &Translation, dir: &Path) -> Vec<String> {
+fn check_errors(translation: &Translation, dir: &Path) -> Vec<String> {
     let loaded = leastconn_config::load_text("imported.toml", &translation.toml, dir);
     let Err(problems) = loaded else {
         return Vec::new();
@@ -145,7 +146,7 @@ fn check_damaged(program: Program, ending: &str) {
                     assert_ne!(translation.exit_code(), DONE, "{summary}");
                 }
                 Ok(translation) => {
-                    for error in errors(&translation, dir.path()) {
+                    for error in check_errors(&translation, dir.path()) {
                         let first = error.lines().next().unwrap_or("").to_owned();
                         failures
                             .entry(first)

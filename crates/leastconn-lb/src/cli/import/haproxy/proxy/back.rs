@@ -232,11 +232,15 @@ impl Reader<'_> {
             if differs {
                 let reason = format!(
                     "all servers of an upstream have the same `tls` and `proxy_protocol`: {} as \
-                     `{}`. This server has {}, so it is left out. If only the names in the \
-                     certificates differ, use these names as addresses",
+                     `{}`. This server has {}, so it is left out{}",
                     first.shown_connection(),
                     first.name,
-                    server.shown_connection()
+                    server.shown_connection(),
+                    if tls_keys(&server) == tls_keys(&first) {
+                        ""
+                    } else {
+                        ". If only the names in the certificates differ, use these names as addresses"
+                    }
                 );
                 backend
                     .servers
