@@ -110,6 +110,9 @@ impl Resolver<'_> {
     fn check_cn(&mut self, raw: Option<&At<OneOrMany>>) {
         for text in raw.into_iter().flat_map(At::each) {
             let value = text.value;
+            // A label is `*` as a whole in a pattern.
+            let is_odd = |label: &str| label.is_empty() || (label.contains('*') && label != "*");
+            let repeats = value.contains(".*") && value.split('.').any(is_odd);
             let is_dn = value.split(',').all(|part| part.contains('=')) && value.contains("CN=");
             let (says, help) = if value == "*" {
                 (
@@ -125,7 +128,7 @@ impl Resolver<'_> {
                     "looks like a distinguished name: only the common name is compared",
                     format!("write `cn = {cn:?}`"),
                 )
-            } else if value.contains(['^', '$', '\\', '(', '|', '+', '?']) || value.contains(".*") {
+            } else if value.contains(['^', '$', '\\', '(', '|', '+', '?']) || repeats {
                 (
                     "looks like a regular expression: it is compared literally",
                     "`*` matches one whole label, as in \"*.example.com\"".to_owned(),

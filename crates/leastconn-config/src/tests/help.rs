@@ -101,12 +101,20 @@ fn unsupported_common_name_patterns_are_reported() {
             "error: the text looks like a regular expression, which is not supported",
         ),
         (".*", "looks like a regular expression"),
+        (".*.example.com", "looks like a regular expression"),
+        ("client.*x", "looks like a regular expression"),
         ("CN=client1,O=Example", "write `cn = \"client1\"`"),
     ];
     for (name, part) in names {
         let rule =
             format!("[[client]]\nname = \"odd\"\nmatch = {{ cn = {name:?} }}\nallow = [\"web\"]\n");
         says(&format!("{PLAIN}{rule}"), &[part]);
+    }
+    for name in ["*.*.ops", "client.*", "*.client.*.*"] {
+        let rule =
+            format!("[[client]]\nname = \"ok\"\nmatch = {{ cn = {name:?} }}\nallow = [\"web\"]\n");
+        let rendered = rendered(&format!("{PLAIN}{rule}"));
+        assert!(!rendered.contains("regular expression"), "{rendered}");
     }
 }
 
