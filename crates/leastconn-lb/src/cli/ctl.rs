@@ -74,13 +74,13 @@ enum Command {
     /// List open connections, newest first.
     Connections {
         /// Only connections of this client rule.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
         client: Option<String>,
         /// Only connections to this upstream or server.
-        #[arg(long, value_name = "UPSTREAM[/SERVER]")]
+        #[arg(long, value_name = "UPSTREAM[/SERVER]", allow_hyphen_values = true)]
         server: Option<String>,
         /// Only connections of this listener.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
         listener: Option<String>,
         /// Only connections with TEXT in an address, a name or an identity.
         #[arg(long, value_name = "TEXT")]
@@ -185,13 +185,13 @@ enum Command {
 #[group(required = true, multiple = true)]
 struct KillArgs {
     /// Connections of this client rule.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     client: Option<String>,
     /// Connections of this identity, as shown by `ctl connections`: cn:..., dns:..., uri:...
     #[arg(long, value_name = "IDENTITY")]
     identity: Option<String>,
     /// Connections to this server.
-    #[arg(long, value_name = "UPSTREAM/SERVER")]
+    #[arg(long, value_name = "UPSTREAM/SERVER", allow_hyphen_values = true)]
     server: Option<String>,
     /// The connection with this ID, on this balancer.
     #[arg(long, value_name = "ID")]
@@ -541,4 +541,31 @@ fn print(
     out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(DONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::CtlArgs;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        _args: CtlArgs,
+    }
+
+    #[test]
+    fn names_can_start_with_a_hyphen() {
+        for words in [
+            ["kill", "--client", "-.example.com"],
+            ["kill", "--server", "-web/-s"],
+            ["connections", "--client", "-x"],
+            ["connections", "--listener", "-x"],
+            ["connections", "--server", "-web"],
+        ] {
+            let parsed = Cli::try_parse_from(["ctl"].iter().chain(&words));
+            assert!(parsed.is_ok(), "{words:?}: {parsed:?}");
+        }
+    }
 }

@@ -24,11 +24,13 @@ impl Names {
     }
 }
 
-/// Replaces characters that names cannot contain.
+/// Replaces characters that names cannot contain. The name does not start with `-` or `.`, so that it
+/// looks like no option of a command and no hidden file.
 pub(crate) fn valid(name: &str) -> String {
     let name: String = name
         .chars()
         .map(|c| if is_allowed(c) { c } else { '-' })
+        .skip_while(|c| matches!(c, '-' | '.'))
         .take(MAX_LENGTH)
         .collect();
     if name.is_empty() {
@@ -48,7 +50,11 @@ mod tests {
         assert_eq!(names.unique("web"), "web");
         assert_eq!(names.unique("web"), "web-2");
         assert_eq!(names.unique("10.0.0.1:80"), "10.0.0.1-80");
+        assert_eq!(names.unique("*.bad.com"), "bad.com");
+        assert_eq!(names.unique("*.*.bad.com"), "bad.com-2");
+        assert_eq!(names.unique("-.x"), "x");
         assert_eq!(names.unique(""), "unnamed");
+        assert_eq!(names.unique("*.*"), "unnamed-2");
         assert_eq!(names.unique(&"x".repeat(80)).len(), 64);
         assert_eq!(names.unique(&"x".repeat(80)).len(), 64);
     }
