@@ -1,6 +1,8 @@
 //! The same clients reach the same servers through the source program and through the balancer
 //! with the imported configuration.
 
+mod stages;
+
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
@@ -12,7 +14,7 @@ use leastconn_testkit::{
     Balancer, Cert, DEADLINE, Port, TempDir, TestCa, TlsClient, Upstream, client, eventually,
     find_program,
 };
-use tokio::net::TcpSocket;
+use tokio::{io::AsyncWriteExt, net::TcpSocket};
 
 use super::{LB, run, text, write_pem};
 
@@ -34,6 +36,8 @@ struct Site {
     alice: Cert,
     servers: Vec<Upstream>,
     ports: [Port; 2],
+    /// What clients of the second port send first. Each client connects once for each text.
+    headers: Vec<&'static str>,
 }
 
 impl Site {
@@ -77,6 +81,7 @@ impl Site {
             alice,
             servers,
             ports: [Port::reserve(), Port::reserve()],
+            headers: vec![""],
         }
     }
 
@@ -104,17 +109,25 @@ impl Site {
                 all.push((format!("{name} to {sni}"), reached));
             }
         }
-        for last in 1..=4 {
-            let source = SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0));
-            let socket = TcpSocket::new_v4().unwrap();
-            socket.bind(source).unwrap();
-            let reached = match socket.connect(self.ports[1].address).await {
-                Ok(mut stream) => client::read_line(&mut stream).await.ok(),
-                Err(_) => None,
-            };
-            all.push((format!("from 127.0.0.{last}"), reached));
+        for header in &self.headers {
+            for last in 1..=4 {
+                let source = SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0));
+                let reached = self.reached_from(source, header).await;
+                let words: Vec<_> = header.split(' ').skip(2).take(1).collect();
+                let client = format!("from 127.0.0.{last} {}", words.join(" "));
+                all.push((client.trim_end().to_owned(), reached));
+            }
         }
         all
+    }
+
+    /// Connects to the second port.
+    async fn reached_from(&self, source: SocketAddr, header: &str) -> Option<String> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(source).unwrap();
+        let mut stream = socket.connect(self.ports[1].address).await.ok()?;
+        stream.write_all(header.as_bytes()).await.ok()?;
+        client::read_line(&mut stream).await.ok()
     }
 
     fn start(&self, program: &Path, args: &[&str]) -> Program {

@@ -15,11 +15,15 @@ mod sections;
 mod server;
 mod tls;
 
-use std::{collections::HashMap, path::Path, rc::Rc};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    rc::Rc,
+};
 
 use super::{
-    access::{Condition, Key, Predicate, TooMany, Verdict, always, when},
-    model::{Imported, Service, Value},
+    access::{Condition, Key, List, Predicate, TooMany, Verdict, always, when},
+    model::{Imported, Note, Service, Value},
     names::{Names, valid},
     toml::inline,
     units,
@@ -27,7 +31,7 @@ use super::{
 use acl::Periods;
 use listeners::Ports;
 use proxy::{Back, Front};
-use rules::Surroundings;
+use rules::{LimitRule, Rules, Surroundings};
 
 /// Imports the text of a file in `dir`.
 ///
@@ -123,10 +127,12 @@ pub(crate) fn import(file: &Rc<str>, text: &str, dir: Option<&Path>) -> Result<I
             let surroundings = Surroundings {
                 tls: service.tls.is_some(),
                 certificates: service.certificates,
+                has_header: service.table.get("proxy_protocol").is_some(),
                 dir,
                 tables: &tables,
                 ports: &listeners::ports(&service),
                 backends: &backends,
+                ignores_unknown: false,
             };
             evaluate(&mut service, front, default, &backs, surroundings)?;
             upstreams.rename(&mut service);
@@ -181,7 +187,8 @@ impl UpstreamNames {
     }
 
     fn rename(&mut self, service: &mut Service) {
-        for (_, verdict) in &mut service.access {
+        let lists = service.access.iter_mut().chain(&mut service.described);
+        for (_, verdict) in lists {
             if let Verdict::To(name) = verdict {
                 *name = self.name(name);
             }
@@ -195,7 +202,7 @@ pub(crate) const PEERS: &str = "balancers do not send tables to each other. The 
     with a Valkey or Redis server: it shares `rate_limit` and `max_conns` of client rules and the \
     connection counts of servers, but not `source_rate_limit`. See docs/fleet.md";
 
-fn other_section(line: &lexer::Line) -> super::model::Note {
+fn other_section(line: &lexer::Line) -> Note {
     match line.word(0) {
         "peers" => line.place.left_out(PEERS),
         "program" => line.place.left_out("no other programs are started"),
@@ -216,53 +223,116 @@ fn evaluate(
         (None, Some(own)) => front.rules.with_default(own),
         _ => front.rules.clone(),
     };
-    let evaluated = rules.evaluate(surroundings).map_err(too_many)?;
-    let mut list = evaluated.list;
-    service.table.notes.extend(evaluated.notes);
-    service.refused.extend(evaluated.refused);
-    let mut limits = evaluated.limits;
-    let mut used: Vec<&Back> = Vec::new();
-    let mut refused = Vec::new();
-    for back in backs {
-        let name = &back.backend.name;
-        let is_used = |verdict: &Verdict| matches!(verdict, Verdict::To(to) if to == name);
-        if !list.iter().any(|(_, verdict)| is_used(verdict)) {
-            continue;
-        }
-        used.push(back);
-        let own = back.rules.evaluate(surroundings).map_err(too_many)?;
-        service.table.notes.extend(own.notes);
-        let own_list = if own.refused.is_empty() {
-            for mut limit in own.limits {
-                // The limits of a backend apply to the clients that are sent to it.
-                let applies = limit
-                    .applies
-                    .map(|own| listeners::limited_at(&list, name, &own));
-                limit.applies = applies.transpose().map_err(too_many)?;
-                limits.push(limit);
-            }
-            own.list
-        } else {
-            refused.extend(own.refused);
-            always(Verdict::Refuse)
+    let decided = decide(&rules, backs, surroundings).map_err(too_many)?;
+    service.table.notes.extend(decided.notes);
+    service.refused.extend(decided.refused);
+    if !decided.proxies.is_empty() {
+        let proxies = Value::strings(&decided.proxies);
+        service.table.set("proxy_protocol_from", proxies);
+    }
+    let mut list = decided.list;
+    if !is_open(&list) {
+        let surroundings = Surroundings {
+            ignores_unknown: true,
+            ..surroundings
         };
-        list = listeners::through(list, name, &own_list)?;
+        let described = decide(&rules, backs, surroundings).map_err(too_many)?;
+        service.described = described.list;
     }
-    if !list
-        .iter()
-        .any(|(_, verdict)| matches!(verdict, Verdict::To(_)))
-    {
-        service.refused.extend(refused);
-    }
+    let mut reasons = HashSet::new();
+    service
+        .refused
+        .retain(|reason| reasons.insert(reason.clone()));
     if !service.server_names.is_empty() {
         let named = Predicate::new(Key::Sni, service.server_names.clone());
         let others = always(Verdict::Refuse);
         list = when(&Condition::Is(named), &list, &others).map_err(too_many)?;
     }
+    let is_used = |back: &&Back| decided.used.contains(&back.backend.name);
+    let used: Vec<&Back> = backs.iter().filter(is_used).collect();
     service.access = list;
-    listeners::limits(service, limits).map_err(too_many)?;
+    listeners::limits(service, decided.limits).map_err(too_many)?;
     timeouts(service, front, &used);
     Ok(())
+}
+
+fn is_open(list: &List) -> bool {
+    list.iter()
+        .any(|(_, verdict)| matches!(verdict, Verdict::To(_)))
+}
+
+/// The rules of a section and of its backends.
+#[derive(Default)]
+struct Decided {
+    list: List,
+    limits: Vec<LimitRule>,
+    notes: Vec<Note>,
+    /// Why no client may use the listener. The list is that of the source then.
+    refused: Vec<String>,
+    proxies: Vec<String>,
+    /// The backends in the list.
+    used: HashSet<String>,
+}
+
+fn decide(
+    rules: &Rules,
+    backs: &[Back],
+    surroundings: Surroundings<'_>,
+) -> Result<Decided, TooMany> {
+    let front = rules.evaluate(surroundings)?;
+    let mut decided = Decided {
+        list: front.list,
+        limits: front.limits,
+        notes: front.notes,
+        refused: front.refused,
+        proxies: front.proxies,
+        used: HashSet::new(),
+    };
+    let mut closed = HashSet::new();
+    let (mut closed_limits, mut reasons) = (Vec::new(), Vec::new());
+    for back in backs {
+        let name = &back.backend.name;
+        let is_used = |verdict: &Verdict| matches!(verdict, Verdict::To(to) if to == name);
+        if !decided.list.iter().any(|(_, verdict)| is_used(verdict)) {
+            continue;
+        }
+        decided.used.insert(name.clone());
+        if back.rules.is_repeated_by(rules) {
+            continue;
+        }
+        let own = back.rules.evaluate(surroundings)?;
+        decided.notes.extend(own.notes);
+        let limits = match own.refused.is_empty() {
+            true => &mut decided.limits,
+            false => &mut closed_limits,
+        };
+        for mut limit in own.limits {
+            // The limits of a backend apply to the clients that are sent to it.
+            let applies = limit
+                .applies
+                .map(|own| listeners::limited_at(&decided.list, name, &own));
+            limit.applies = applies.transpose()?;
+            limits.push(limit);
+        }
+        if !own.refused.is_empty() {
+            closed.insert(name.clone());
+            reasons.extend(own.refused);
+        }
+        decided.list = listeners::through(decided.list, name, &own.list)?;
+    }
+    let is_closed = |verdict: &Verdict| matches!(verdict, Verdict::To(to) if closed.contains(to));
+    let mut open = decided.list.iter();
+    if open.any(|(_, verdict)| matches!(verdict, Verdict::To(_)) && !is_closed(verdict)) {
+        for (_, verdict) in &mut decided.list {
+            if is_closed(verdict) {
+                *verdict = Verdict::Refuse;
+            }
+        }
+    } else {
+        decided.refused.extend(reasons);
+        decided.limits.extend(closed_limits);
+    }
+    Ok(decided)
 }
 
 /// Sets the idle timeout to `timeout tunnel` or else to the shorter of the client and server
@@ -312,7 +382,7 @@ fn timeouts(service: &mut Service, front: &Front, used: &[&Back]) {
         service
             .table
             .keys
-            .sort_by_key(|(key, _)| *key != "proxy_protocol");
+            .sort_by_key(|(key, _)| !key.starts_with("proxy_protocol"));
     }
 }
 

@@ -195,6 +195,9 @@ pub(crate) struct Service {
     pub(crate) server_names: Vec<String>,
     /// The decision for each client.
     pub(crate) access: List,
+    /// The decision for each client without the rules that have no equivalent, for comments at a
+    /// listener that no client may use. Empty if it is the same as `access`.
+    pub(crate) described: List,
     /// The decisions and limits of the source, if no client may use the listener.
     pub(crate) closed_rules: Vec<String>,
     /// The upstream that is configured if no client may use the listener.

@@ -23,6 +23,28 @@ pub(crate) enum Pattern {
 }
 
 impl Pattern {
+    /// Describes the names that the source matches, but not [`Self::names`].
+    pub(crate) fn others(&self, key: Key) -> Option<&'static str> {
+        match self {
+            Self::Exact(_) => None,
+            // `*` in a rule does not match `*` in a certificate. Handshakes with `*` in the server
+            // name (SNI) fail.
+            Self::Label(_) => (key != Key::Sni).then_some("names in which a label is `*`"),
+            Self::Below(_) | Self::After(_) | Self::Around(..) => {
+                Some("names with more than three further labels")
+            }
+        }
+    }
+
+    pub(crate) fn has_capital(&self) -> bool {
+        let (Self::Exact(text)
+        | Self::Below(text)
+        | Self::Label(text)
+        | Self::After(text)
+        | Self::Around(text, _)) = self;
+        text.contains(|c: char| c.is_ascii_uppercase())
+    }
+
     /// Returns the pattern as values of `key`. `None` if it cannot be expressed.
     pub(crate) fn names(&self, key: Key) -> Option<Vec<String>> {
         let lower = |text: &str| match key {

@@ -151,7 +151,13 @@ fn target(target: &Target) -> Option<Value> {
 fn how_to_open(planned: &PlannedListener) -> String {
     let mut text = steps_to_open(planned);
     let mut notes = planned.service.table.notes.iter();
-    if planned.service.closed_rules.is_empty() && notes.any(|note| note.kind != Kind::Remark) {
+    let has_notes = notes.any(|note| note.kind != Kind::Remark);
+    if !planned.service.closed_rules.is_empty() {
+        if has_notes {
+            text.push_str(" The comments below name rules without an equivalent.");
+        }
+        text.push_str(" Left out here:");
+    } else if has_notes {
         text.push_str(" The comments below list the rules of the source that this must preserve.");
     }
     text
@@ -168,7 +174,7 @@ fn steps_to_open(planned: &PlannedListener) -> String {
         };
         return format!(
             "To open it, add client rules with these decisions and limits in this order{upstream}. A \
-             rule that allows more admits clients that the source refuses. Left out here:"
+             rule that allows more admits clients that the source refuses."
         );
     }
     if !is_refused {

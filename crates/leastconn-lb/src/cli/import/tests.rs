@@ -1,5 +1,6 @@
 //! Imports of damaged source files: `check` accepts each configuration that is printed.
 
+mod closed;
 mod names;
 mod outputs;
 mod rejected;

@@ -49,6 +49,13 @@ pub(crate) struct Scope<'a> {
     pub(crate) ports: &'a [u16],
     /// The name of the proxy and of its stick table.
     pub(crate) proxy: &'a str,
+    /// The backend of all clients. `None` if they may have different ones.
+    pub(crate) target: Option<&'a str>,
+    /// Whether clients must send a PROXY header.
+    pub(crate) has_header: bool,
+    /// Whether the current rule is in the stage `connection`, which precedes the PROXY header and the
+    /// TLS handshake.
+    pub(crate) is_early: bool,
 }
 
 /// A parsed condition.
@@ -170,6 +177,11 @@ fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
         ..
     } = &criterion;
     let text = words.first().map_or("", String::as_str);
+    if scope.is_early && fetch.starts_with("ssl_") {
+        let reason =
+            format!("the stage `connection` is before the TLS handshake, without {text:?}");
+        return unknown(parsed, reason, true);
+    }
     let is_text = match (*fetch, argument.to_ascii_lowercase().as_str()) {
         ("ssl_fc_sni", "") => scope.tls,
         ("ssl_c_s_dn", "cn" | "ou") | ("ssl_c_i_dn", "cn") => true,
@@ -203,6 +215,12 @@ fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
         // Without a server, the clients are refused anyway.
         ("nbsrv", _)
             if parsed.refuses
+                && scope.target
+                    == Some(if argument.is_empty() {
+                        scope.proxy
+                    } else {
+                        argument
+                    })
                 && matches!(values.join(" ").as_str(), "0" | "eq 0" | "lt 1" | "le 0") =>
         {
             Condition::Constant(false)
@@ -327,37 +345,35 @@ fn ports(values: &[String], ports: &[u16]) -> Option<Condition> {
 
 /// Returns the names that a value matches with a matching method. `None` if they cannot be
 /// expressed. The second value describes further names that the source matches.
-pub(super) fn patterns(method: &str, value: &str) -> Option<(Vec<Pattern>, Option<String>)> {
-    let deeper = "names with more than three further labels".to_owned();
-    let bare = value.trim_matches('.');
-    match method {
-        "str" => Some((vec![Pattern::Exact(value.to_owned())], None)),
-        "end" => Some(match value.strip_prefix('.') {
-            Some(domain) => (vec![Pattern::Below(domain.to_owned())], Some(deeper)),
-            None => (
-                vec![
+pub(super) fn patterns(
+    key: Key,
+    method: &str,
+    value: &str,
+) -> Option<(Vec<Pattern>, Option<String>)> {
+    let patterns = match method {
+        "str" => vec![Pattern::Exact(value.to_owned())],
+        "end" => match value.strip_prefix('.') {
+            Some(domain) => vec![Pattern::Below(domain.to_owned())],
+            None => {
+                let patterns = vec![
                     Pattern::Exact(value.to_owned()),
                     Pattern::Below(value.to_owned()),
-                ],
-                Some(format!("names such as \"x{value}\"")),
-            ),
-        }),
-        "beg" => {
-            let text = value.strip_suffix('.')?;
-            Some((vec![Pattern::After(text.to_owned())], Some(deeper)))
-        }
-        "dom" => Some((vec![Pattern::Around(bare.to_owned(), 0)], Some(deeper))),
+                ];
+                return Some((patterns, Some(format!("names such as \"x{value}\""))));
+            }
+        },
+        "beg" => vec![Pattern::After(value.strip_suffix('.')?.to_owned())],
+        "dom" => vec![Pattern::Around(value.trim_matches('.').to_owned(), 0)],
         "sub" => {
             let text = value.strip_prefix('.')?.strip_suffix('.')?;
-            Some((vec![Pattern::Around(text.to_owned(), 1)], Some(deeper)))
+            vec![Pattern::Around(text.to_owned(), 1)]
         }
-        "reg" => {
-            let patterns = regex::patterns(value)?;
-            let is_deep = patterns.iter().any(|p| matches!(p, Pattern::Below(_)));
-            Some((patterns, is_deep.then_some(deeper)))
-        }
-        _ => None,
-    }
+        "reg" => regex::patterns(value)?,
+        _ => return None,
+    };
+    let others = patterns.iter().find_map(|pattern| pattern.others(key));
+    let others = others.map(str::to_owned);
+    Some((patterns, others))
 }
 
 /// Translates a test of a text. `any_case` means that the source ignores case.
@@ -373,7 +389,7 @@ fn texts(
     let mut more = (any_case && key != Key::Sni).then(|| "differences in case".to_owned());
     let mut omitted = Vec::new();
     for value in values {
-        let Some((patterns, others)) = patterns(method, value) else {
+        let Some((patterns, others)) = patterns(key, method, value) else {
             return unknown(
                 parsed,
                 format!("{value:?} with `-m {method}` has no equivalent"),

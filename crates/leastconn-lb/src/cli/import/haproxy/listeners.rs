@@ -127,6 +127,14 @@ impl Ports {
 /// Applies the limits of the rules to a listener, whose access list is complete.
 pub(crate) fn limits(service: &mut Service, limits: Vec<LimitRule>) -> Result<(), TooMany> {
     for rule in limits {
+        if rules::limit_key(rule.limit) == Tracked::Proxy {
+            service.refused.push(LIMIT.to_owned());
+            service.table.note(rule.place.left_out(
+                "before the PROXY header, `src` is the address of the proxy: there is no limit for \
+                 each proxy. In the stage `session`, `src` is the address of the client",
+            ));
+            continue;
+        }
         let Some(applies) = rule.applies else {
             service.table.note(rule.place.left_out(
                 "the limit applies to some clients only, and the condition that selects them has no \
@@ -258,9 +266,11 @@ fn per_client(service: &Service, limit: Limit) -> Option<Limits> {
     }
 }
 
+/// Why a limit closes a listener.
+const LIMIT: &str = "a limit of the source has no equivalent";
+
 fn refuse(service: &mut Service, place: &Place) {
-    let reason = "a limit of the source has no equivalent";
-    service.refused.push(reason.to_owned());
+    service.refused.push(LIMIT.to_owned());
     service
         .table
         .note(place.left_out("limits are per source or per client certificate"));
@@ -309,7 +319,7 @@ fn source_rate(service: &mut Service, rate: Rate, place: &Place) {
 }
 
 /// Applies the rules of each backend to the clients that are sent to it.
-pub(crate) fn through(list: List, backend: &str, own: &List) -> Result<List, String> {
+pub(crate) fn through(list: List, backend: &str, own: &List) -> Result<List, TooMany> {
     let to = Verdict::To(backend.to_owned());
     let own = own
         .iter()
@@ -321,7 +331,7 @@ pub(crate) fn through(list: List, backend: &str, own: &List) -> Result<List, Str
             (predicate.clone(), verdict)
         })
         .collect();
-    chain(&list, &to, &own).map_err(|_| "the access rules have too many cases".to_owned())
+    chain(&list, &to, &own)
 }
 
 /// Returns the list that accepts the clients that `list` sends to `backend` and that `applies`

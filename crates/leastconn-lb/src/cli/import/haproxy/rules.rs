@@ -1,8 +1,12 @@
 //! `acl`, `tcp-request`, `use_backend` and `default_backend` lines.
 
 mod dynamic;
+mod proxies;
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+};
 
 use super::{
     super::{
@@ -16,15 +20,20 @@ use super::{
     sections::Proxy,
 };
 use dynamic::dynamic_backends;
+use proxies::accept_proxies;
 
 /// The rules of a section, in the order of the file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rules {
     proxy: String,
     is_front: bool,
+    /// Whether these are the rules of a `listen` section for connections from other sections.
+    is_listen: bool,
     acls: HashMap<String, Vec<Vec<String>>>,
     /// The expression of each variable. `None` if the variable depends on a condition.
     variables: HashMap<String, Option<String>>,
+    /// The variables that are set in the stage `connection`.
+    early_variables: HashSet<String>,
     /// The `tcp-request` lines of each of the three stages.
     stages: [Vec<Line>; 3],
     uses: Vec<Line>,
@@ -40,6 +49,8 @@ pub(crate) struct Evaluated {
     pub(crate) limits: Vec<LimitRule>,
     pub(crate) notes: Vec<Note>,
     pub(crate) refused: Vec<String>,
+    /// The only addresses from which PROXY headers are accepted. If there are none, all are.
+    pub(crate) proxies: Vec<String>,
 }
 
 /// A rule that refuses clients above a limit.
@@ -57,12 +68,17 @@ pub(crate) struct LimitRule {
 pub(crate) struct Surroundings<'a> {
     pub(crate) tls: bool,
     pub(crate) certificates: bool,
+    /// Whether clients must send a PROXY header.
+    pub(crate) has_header: bool,
     pub(crate) dir: Option<&'a Path>,
     pub(crate) tables: &'a HashMap<String, Periods>,
     /// The ports of the listener.
     pub(crate) ports: &'a [u16],
     /// The names of all sections with servers.
     pub(crate) backends: &'a [&'a str],
+    /// Whether rules that refuse clients by a condition without an equivalent are ignored. The result
+    /// only describes the other rules: it must not admit clients.
+    pub(crate) ignores_unknown: bool,
 }
 
 const STAGES: [&str; 3] = ["connection", "session", "content"];
@@ -94,16 +110,35 @@ impl Rules {
         words.any(|word| word.starts_with("dst_port"))
     }
 
-    /// Returns the rules of this backend for connections from other sections.
+    /// Returns the rules of this backend for connections from other sections. Of a `listen` section,
+    /// only the rules of the stage `content` apply to them.
     pub(crate) fn for_backend(&self) -> Self {
+        let mut rules = self.clone();
         if self.is_front {
-            Self {
-                refused: self.refused.clone(),
-                ..Self::default()
-            }
-        } else {
-            self.clone()
+            let [_, _, content] = rules.stages;
+            rules.stages = [Vec::new(), Vec::new(), content];
+            rules.is_front = false;
+            rules.is_listen = true;
+            rules.notes.clear();
         }
+        rules
+    }
+
+    /// Whether these are the rules of [`Self::for_backend`] for the `listen` section itself, which has
+    /// evaluated them already.
+    pub(crate) fn is_repeated_by(&self, front: &Self) -> bool {
+        self.is_listen && self.proxy == front.proxy
+    }
+
+    /// Returns the backend of all clients. `None` if they may have different ones.
+    fn target(&self) -> Option<&str> {
+        if !self.is_front {
+            return Some(&self.proxy);
+        }
+        let uses = self.uses.iter().map(|line| line.word(1));
+        let mut targets = uses.chain(self.default_backend());
+        let first = targets.next()?;
+        targets.all(|target| target == first).then_some(first)
     }
 
     /// Returns the rules with this backend as the default.
@@ -193,6 +228,9 @@ impl Rules {
                  no equivalent",
             ),
         });
+        if line.word(1) == STAGES[0] {
+            self.early_variables.insert(name.clone());
+        }
         self.variables.insert(name, expression);
     }
 
@@ -204,9 +242,13 @@ impl Rules {
             ..Evaluated::default()
         };
         evaluated.refused.extend(self.refused.clone());
+        let has_header = surroundings.has_header;
+        let mut variables = self.variables.clone();
+        // They may have the address of the proxy.
+        variables.retain(|name, _| !has_header || !self.early_variables.contains(name));
         let mut scope = Scope {
             acls: self.acls.clone(),
-            variables: &self.variables,
+            variables: &variables,
             tls: surroundings.tls,
             certificates: surroundings.certificates,
             tracked: Counters::default(),
@@ -214,8 +256,12 @@ impl Rules {
             tables: surroundings.tables,
             ports: surroundings.ports,
             proxy: &self.proxy,
+            target: self.target(),
+            has_header,
+            is_early: false,
         };
-        for stage in &self.stages {
+        for (stage_number, stage) in self.stages.iter().enumerate() {
+            scope.is_early = stage_number == 0;
             for (number, line) in stage.iter().enumerate() {
                 if !line.word(2).starts_with("track-sc") {
                     continue;
@@ -228,19 +274,25 @@ impl Rules {
                     }
                     applies => applies,
                 };
-                if let Some((counter, tracking)) = acl::tracked(line, applies) {
+                if let Some((counter, tracking)) = acl::tracked(line, applies, &scope) {
                     scope.tracked.add(counter, tracking);
                 }
             }
         }
+        scope.is_early = false;
         let mut list = if self.is_front {
-            self.backends(&scope, surroundings.backends, &mut evaluated)?
+            self.backends(&scope, surroundings, &mut evaluated)?
         } else {
             always(Verdict::Accept)
         };
-        for stage in self.stages.iter().rev() {
-            let passes = self.stage(stage, &scope, &mut evaluated)?;
-            list = chain(&passes, &Verdict::Accept, &list)?;
+        for (number, stage) in self.stages.iter().enumerate().rev() {
+            scope.is_early = number == 0;
+            let passes = self.stage(stage, &scope, surroundings, &mut evaluated)?;
+            if scope.is_early && has_header && passes.len() > 1 {
+                accept_proxies(&passes, stage, &mut evaluated);
+            } else {
+                list = chain(&passes, &Verdict::Accept, &list)?;
+            }
         }
         evaluated.list = list;
         Ok(evaluated)
@@ -251,6 +303,7 @@ impl Rules {
         &self,
         lines: &[Line],
         scope: &Scope<'_>,
+        surroundings: Surroundings<'_>,
         evaluated: &mut Evaluated,
     ) -> Result<List, TooMany> {
         let mut list = always(Verdict::Accept);
@@ -299,7 +352,7 @@ impl Rules {
                         &mut evaluated.notes,
                         "the clients are refused",
                     );
-                    let condition = resolved(&parsed, true);
+                    let condition = resolved(&parsed, !surroundings.ignores_unknown);
                     list = when(&condition, &always(Verdict::Refuse), &list)?;
                 }
                 "expect-proxy" => {
@@ -326,10 +379,11 @@ impl Rules {
     fn backends(
         &self,
         scope: &Scope<'_>,
-        backends: &[&str],
+        surroundings: Surroundings<'_>,
         evaluated: &mut Evaluated,
     ) -> Result<List, TooMany> {
         let to = |name: &str| always(Verdict::To(name.to_owned()));
+        let holds = !surroundings.ignores_unknown;
         let default = match self.default_backend() {
             Some(name) => to(name),
             None => always(Verdict::Refuse),
@@ -342,7 +396,7 @@ impl Rules {
             note_wider(&parsed, place, &mut evaluated.notes);
             let applies = resolved(&parsed, false);
             if line.word(1).contains("%[") {
-                match dynamic_backends(line.word(1), scope, backends) {
+                match dynamic_backends(line.word(1), scope, surroundings.backends) {
                     Ok(found) => {
                         let notes = found.omitted.iter().map(|reason| place.differs(reason));
                         evaluated.notes.extend(notes);
@@ -361,8 +415,10 @@ impl Rules {
                         evaluated
                             .notes
                             .push(place.left_out(format!("{reason}; the clients are refused")));
-                        let condition = resolved(&parsed, true);
-                        list = when(&condition, &always(Verdict::Refuse), &list)?;
+                        if holds {
+                            let condition = resolved(&parsed, true);
+                            list = when(&condition, &always(Verdict::Refuse), &list)?;
+                        }
                     }
                 }
                 continue;
@@ -374,7 +430,7 @@ impl Rules {
                     &mut evaluated.notes,
                     "the clients are refused",
                 );
-                let maybe = resolved(&parsed, true);
+                let maybe = resolved(&parsed, holds);
                 list = when(&maybe, &always(Verdict::Refuse), &list)?;
             } else {
                 note_unknown(&parsed, place, &mut evaluated.notes, "the rule is dropped");

@@ -55,16 +55,117 @@ pub(crate) struct Sections {
 }
 
 /// The section that the current lines belong to.
+#[derive(Clone, Debug)]
 enum Current {
     None,
     Global,
-    Defaults,
-    Proxy,
+    /// The `defaults` section of this name.
+    Defaults(String),
+    /// The index of a section in [`Sections::proxies`].
+    Proxy(usize),
     /// The `resolvers` section of this name.
     Resolvers(String),
     /// The `peers` section of this name.
     Peers(String),
     Other,
+}
+
+/// The words that start a section.
+const HEADS: [&str; 19] = [
+    "global",
+    "defaults",
+    "frontend",
+    "backend",
+    "listen",
+    "resolvers",
+    "peers",
+    "userlist",
+    "mailers",
+    "program",
+    "cache",
+    "ring",
+    "http-errors",
+    "fcgi-app",
+    "log-forward",
+    "log-profile",
+    "crt-store",
+    "traces",
+    "acme",
+];
+
+/// The conditions that are not known.
+#[derive(Default)]
+struct Conditions {
+    blocks: Vec<Block>,
+    /// Conditions after which a section started, and that have ended since, each with the section
+    /// before it. The next line belongs to that section if the condition is false.
+    ended: Vec<(Current, Line)>,
+}
+
+/// A block that starts with `.if`.
+struct Block {
+    /// The `.if`, `.elif` or `.else` line of the current branch.
+    line: Line,
+    /// The section that the `.if` line is in.
+    before: Current,
+    /// Whether a section starts in the block.
+    has_head: bool,
+    /// Whether the current section has this condition.
+    is_attached: bool,
+}
+
+impl Conditions {
+    /// Reads a line that starts, continues or ends a block.
+    fn line(&mut self, line: Line, current: &Current) {
+        let mut block = Block {
+            before: current.clone(),
+            has_head: false,
+            is_attached: false,
+            line,
+        };
+        let is_end = block.line.word(0) == ".endif";
+        if block.line.word(0) != ".if"
+            && let Some(last) = self.blocks.pop()
+        {
+            if last.has_head {
+                self.ended.push((last.before.clone(), last.line));
+            }
+            (block.before, block.has_head) = (last.before, last.has_head);
+        }
+        if !is_end {
+            self.blocks.push(block);
+        }
+    }
+
+    /// Reads the head of a section. Returns the conditions that the section before it does not have.
+    fn head(&mut self) -> Vec<Line> {
+        self.ended.clear();
+        let mut unused = Vec::new();
+        for block in &mut self.blocks {
+            if !block.is_attached {
+                unused.push(block.line.clone());
+            }
+            (block.has_head, block.is_attached) = (true, true);
+        }
+        unused
+    }
+
+    /// Reads another line. Returns the sections that depend on conditions because of it.
+    fn ordinary(&mut self, current: &Current) -> Vec<(Current, Line)> {
+        let mut found = std::mem::take(&mut self.ended);
+        for block in &mut self.blocks {
+            if !block.is_attached {
+                found.push((current.clone(), block.line.clone()));
+            }
+            block.is_attached = true;
+        }
+        found
+    }
+
+    /// Returns the conditions of the current branches.
+    fn open(&self) -> impl Iterator<Item = Line> {
+        self.blocks.iter().map(|block| block.line.clone())
+    }
 }
 
 pub(crate) fn sections(lines: Vec<Line>) -> Result<Sections, String> {
@@ -73,35 +174,46 @@ pub(crate) fn sections(lines: Vec<Line>) -> Result<Sections, String> {
     // The lines of the last `defaults` section, and its name.
     let (mut defaults, mut name) = (Vec::<Line>::new(), String::new());
     let mut current = Current::None;
-    // The open conditions that are not known.
-    let mut conditions: Vec<Line> = Vec::new();
+    let mut conditions = Conditions::default();
     for line in lines {
         match line.word(0) {
             ".if" | ".elif" | ".else" | ".endif" => {
-                if line.word(0) != ".if" {
-                    conditions.pop();
+                conditions.line(line, &current);
+                continue;
+            }
+            word if word.starts_with('.') => {
+                all.stray.push(line);
+                continue;
+            }
+            word if HEADS.contains(&word) => {
+                let has_conditions = matches!(word, "defaults" | "frontend" | "backend" | "listen");
+                let unused = conditions.head();
+                if !has_conditions {
+                    all.stray.extend(unused);
                 }
-                if line.word(0) != ".endif" {
-                    conditions.push(line.clone());
-                    match &current {
-                        Current::Defaults => defaults.push(line),
-                        Current::Proxy => {
-                            if let Some(proxy) = all.proxies.last_mut() {
-                                proxy.lines.push(line);
-                            }
+            }
+            _ => {
+                for (section, condition) in conditions.ordinary(&current) {
+                    match section {
+                        Current::Defaults(of) if of != name => {
+                            named.entry(of).or_default().push(condition);
                         }
-                        _ => all.stray.push(line),
+                        Current::Defaults(_) => defaults.push(condition),
+                        Current::Proxy(number) => all.proxies[number].lines.push(condition),
+                        _ => all.stray.push(condition),
                     }
                 }
             }
+        }
+        match line.word(0) {
             "global" => current = Current::Global,
             "defaults" => {
                 named.insert(name, defaults);
                 let (own, from) = head_names(&line);
                 name = own;
                 defaults = inherited(&line, from, &named, &[])?;
-                defaults.extend(conditions.iter().cloned());
-                current = Current::Defaults;
+                defaults.extend(conditions.open());
+                current = Current::Defaults(name.clone());
             }
             kind @ ("frontend" | "backend" | "listen") => {
                 let (own, from) = head_names(&line);
@@ -109,7 +221,8 @@ pub(crate) fn sections(lines: Vec<Line>) -> Result<Sections, String> {
                     Some(from) if from == name => defaults.clone(),
                     from => inherited(&line, from, &named, &defaults)?,
                 };
-                lines.extend(conditions.iter().cloned());
+                lines.extend(conditions.open());
+                current = Current::Proxy(all.proxies.len());
                 all.proxies.push(Proxy {
                     name: own,
                     is_front: kind != "backend",
@@ -117,7 +230,6 @@ pub(crate) fn sections(lines: Vec<Line>) -> Result<Sections, String> {
                     head: line,
                     lines,
                 });
-                current = Current::Proxy;
             }
             "resolvers" => {
                 let name = line.word(1).to_owned();
@@ -128,21 +240,15 @@ pub(crate) fn sections(lines: Vec<Line>) -> Result<Sections, String> {
                 current = Current::Peers(line.word(1).to_owned());
                 all.others.push(line);
             }
-            "userlist" | "mailers" | "program" | "cache" | "ring" | "http-errors" | "fcgi-app"
-            | "log-forward" | "log-profile" | "crt-store" | "traces" | "acme" => {
+            word if HEADS.contains(&word) => {
                 all.others.push(line);
                 current = Current::Other;
             }
-            word if word.starts_with('.') => all.stray.push(line),
             _ => match &current {
                 Current::None => all.stray.push(line),
                 Current::Global => all.global.push(line),
-                Current::Defaults => defaults.push(line),
-                Current::Proxy => {
-                    if let Some(proxy) = all.proxies.last_mut() {
-                        proxy.lines.push(line);
-                    }
-                }
+                Current::Defaults(_) => defaults.push(line),
+                Current::Proxy(number) => all.proxies[*number].lines.push(line),
                 Current::Resolvers(name) => {
                     all.resolvers.entry(name.clone()).or_default().push(line);
                 }

@@ -188,6 +188,42 @@ fn sections_that_depend_on_unknown_conditions_are_closed() {
             ),
             0,
         ),
+        // The condition concerns only the section after it.
+        (
+            format!(
+                "frontend f\n{front}\n{back}\n.if defined(X)\nfrontend g\nbind 127.0.0.1:3\n.endif"
+            ),
+            1,
+        ),
+        (
+            format!(
+                "frontend f\n{front}\n{back}\n.if 0\n.elif defined(X)\n.else\n.endif\nbackend c"
+            ),
+            1,
+        ),
+        (
+            format!("defaults\n.if defined(X)\nuserlist g\n.endif\nfrontend f\n{front}\n{back}"),
+            1,
+        ),
+        // The last line belongs to `f` if the condition is false.
+        (
+            format!(
+                "{back}\nfrontend f\n{front}\n.if defined(X)\nfrontend g\nbind 127.0.0.1:3\n.else\ntcp-request content reject\n.endif"
+            ),
+            0,
+        ),
+        (
+            format!(
+                "{back}\nfrontend f\n{front}\n.if defined(X)\nfrontend g\nbind 127.0.0.1:3\n.endif\ntcp-request content reject"
+            ),
+            0,
+        ),
+        (
+            format!(
+                "{back}\nfrontend f\n{front}\n.if defined(X)\n.if defined(Y)\nfrontend g\n.endif\n.endif\ntcp-request content reject"
+            ),
+            0,
+        ),
     ] {
         let closed = imported(&text);
         let backs_open = closed.backends.iter().all(|b| b.refused.is_empty());
@@ -213,3 +249,4 @@ mod fetches;
 mod limits;
 mod names;
 mod ports;
+mod stages;

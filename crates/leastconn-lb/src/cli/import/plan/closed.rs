@@ -12,15 +12,18 @@ const LARGEST: usize = 200;
 /// Returns the decisions and limits of the source, so that opening the listener can restore them.
 /// Empty if the source sends all clients to one upstream without a limit.
 pub(super) fn decisions(service: &Service) -> Vec<String> {
-    let is_plain = matches!(service.access.as_slice(), [] | [_]);
+    let access = match service.described.as_slice() {
+        [] => &service.access,
+        _ => &service.described,
+    };
+    let is_plain = matches!(access.as_slice(), [] | [_]);
     let is_unlimited = service.limits == Limits::default() && service.conditional.is_empty();
     if is_plain && is_unlimited {
         return Vec::new();
     }
     let is_open = |(_, verdict): &(Predicate, Verdict)| matches!(verdict, Verdict::To(_));
-    let has_targets = service.access.iter().any(is_open);
-    let mut lines: Vec<_> = service
-        .access
+    let has_targets = access.iter().any(is_open);
+    let mut lines: Vec<_> = access
         .iter()
         .take(if has_targets { LARGEST } else { 0 })
         .map(|(predicate, verdict)| {
@@ -31,7 +34,7 @@ pub(super) fn decisions(service: &Service) -> Vec<String> {
             }
         })
         .collect();
-    let more = service.access.len().saturating_sub(LARGEST);
+    let more = access.len().saturating_sub(LARGEST);
     if more > 0 && has_targets {
         lines.push(format!("and {more} more, see the source"));
     }

@@ -27,14 +27,16 @@ pub(crate) struct Tracking {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tracked {
     Source,
+    /// The address from which the PROXY header comes.
+    Proxy,
     CommonName,
     Other,
 }
 
 impl Tracked {
-    fn parse(fetch: &str, argument: &str) -> Self {
+    fn parse(fetch: &str, argument: &str, scope: &Scope<'_>) -> Self {
         match (fetch, argument.to_ascii_lowercase().as_str()) {
-            ("src", "") => Self::Source,
+            ("src", "") => scope.source(),
             ("ssl_c_s_dn", "cn") => Self::CommonName,
             _ => Self::Other,
         }
@@ -154,11 +156,13 @@ fn counter<'a>(criterion: &Criterion<'a>, scope: &Scope<'_>) -> Option<(Tracking
     if let Some(what) = criterion.fetch.strip_prefix("src_") {
         let table = (!argument.is_empty()).then_some(argument);
         let name = table.as_deref().unwrap_or(scope.proxy);
-        let counted = scope.counted(Tracked::Source, name);
+        let source = scope.source();
+        let counted = scope.counted(source, name);
+        let counted = counted.or_else(|| scope.counted(Tracked::Proxy, name));
         // Without a `track-sc` rule here, other sections count the clients.
         let everyone = Some(Condition::Constant(true));
         let tracking = Tracking {
-            key: Tracked::Source,
+            key: counted.as_ref().map_or(source, |tracking| tracking.key),
             table,
             applies: counted.map_or(everyone, |tracking| tracking.applies),
         };
@@ -179,12 +183,21 @@ fn counter<'a>(criterion: &Criterion<'a>, scope: &Scope<'_>) -> Option<(Tracking
 fn looked_up<'a>(criterion: &Criterion<'a>, scope: &Scope<'_>) -> Option<(Tracking, &'a str)> {
     let (name, table) = criterion.converters.strip_suffix(')')?.split_once('(')?;
     let what = name.strip_prefix("table_")?;
-    let key = Tracked::parse(criterion.fetch, criterion.argument);
+    let key = Tracked::parse(criterion.fetch, criterion.argument, scope);
     let tracking = scope.counted(key, table)?;
     (key != Tracked::Other).then_some((tracking, what))
 }
 
 impl Scope<'_> {
+    /// Returns what `src` is in the current rule.
+    fn source(&self) -> Tracked {
+        if self.is_early && self.has_header {
+            Tracked::Proxy
+        } else {
+            Tracked::Source
+        }
+    }
+
     /// Returns the `track-sc` rules for a key of a table as one. A look-up of the key also concerns
     /// connections that are not counted. These are unknown, unless the condition of the rules
     /// compares only the key.
@@ -205,7 +218,11 @@ impl Scope<'_> {
 
 /// Parses `tcp-request … track-scN KEY [table NAME]`. Returns the counter and what it counts.
 /// `applies` are the clients to which the rule applies.
-pub(crate) fn tracked(line: &Line, applies: Option<Condition>) -> Option<(String, Tracking)> {
+pub(crate) fn tracked(
+    line: &Line,
+    applies: Option<Condition>,
+    scope: &Scope<'_>,
+) -> Option<(String, Tracking)> {
     let counter = line.word(2).strip_prefix("track-sc")?;
     let (fetch, argument) = match line.word(3).strip_suffix(')') {
         Some(call) => call.split_once('(')?,
@@ -214,7 +231,7 @@ pub(crate) fn tracked(line: &Line, applies: Option<Condition>) -> Option<(String
     let table = line.words.iter().position(|word| word == "table");
     let table = table.and_then(|at| line.words.get(at + 1)).cloned();
     let tracking = Tracking {
-        key: Tracked::parse(fetch, argument),
+        key: Tracked::parse(fetch, argument, scope),
         table,
         applies,
     };

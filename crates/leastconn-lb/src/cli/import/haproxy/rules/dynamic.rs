@@ -173,11 +173,8 @@ fn mapped(
                 .split_once('/')
                 .and_then(|(_, bits)| bits.parse().ok());
             let length: usize = prefix.unwrap_or(usize::MAX);
-            cases.push((
-                length,
-                Predicate::new(key, vec![network.to_string()]),
-                target,
-            ));
+            let predicate = Predicate::new(key, vec![network.to_string()]);
+            cases.push((length, predicate, target, None));
             continue;
         }
         // Only a certificate or server name with this literal text matches.
@@ -189,8 +186,17 @@ fn mapped(
             found.omitted.push(reason);
             continue;
         }
-        let (patterns, others) = patterns(method, value).ok_or_else(|| unknown(value))?;
+        let (mut patterns, others) = patterns(key, method, value).ok_or_else(|| unknown(value))?;
+        patterns.retain(|pattern| !expression.is_lower || !pattern.has_capital());
+        if patterns.is_empty() {
+            found.omitted.push(format!(
+                "{value:?} in {:?} never matches a name in lower case: the entry is omitted",
+                map.file
+            ));
+            continue;
+        }
         if method == "end" && !value.starts_with('.') {
+            let others = others.iter();
             found
                 .omitted
                 .extend(others.map(|names| format!("{value:?} does not match {names}")));
@@ -201,13 +207,28 @@ fn mapped(
             .ok_or_else(|| unknown(value))?;
         // The longest prefix decides.
         let length = if method == "beg" { value.len() } else { 0 };
-        cases.push((length, Predicate::new(key, names.concat()), target));
+        cases.push((length, Predicate::new(key, names.concat()), target, others));
     }
     // Sorting is stable: of other cases, the first one decides.
     cases.sort_by_key(|(length, ..)| std::cmp::Reverse(*length));
+    for (number, (_, _, target, others)) in cases.iter().enumerate() {
+        // A name with a longer prefix matches no shorter prefix with more labels than that.
+        let later = cases[number + 1..].iter().filter(|_| method != "beg");
+        let mut later = later
+            .map(|(_, _, target, _)| target)
+            .chain([&found.default]);
+        if let (None, Some(others)) = (target, others)
+            && later.any(Option::is_some)
+        {
+            return Err(format!(
+                "an entry of {:?} is for a backend that does not exist, and {others} cannot be matched",
+                map.file
+            ));
+        }
+    }
     let cases = cases
         .into_iter()
-        .map(|(_, predicate, target)| (predicate, target));
+        .map(|(_, predicate, target, _)| (predicate, target));
     found.cases = cases.collect();
     Ok(found)
 }

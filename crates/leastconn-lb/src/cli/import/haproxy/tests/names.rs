@@ -179,3 +179,79 @@ fn maps_lead_to_existing_backends_or_the_default() {
         assert_eq!(access.collect::<Vec<_>>().join(", "), expected, "{rule}");
     }
 }
+
+#[test]
+fn wildcards_do_not_refuse_names_with_wildcards() {
+    let is_open = |rule: &str| {
+        let text = format!(
+            "frontend f\n{BIND}\n{rule}\ndefault_backend b\nbackend b\nserver s 127.0.0.1:1"
+        );
+        let access = imported(&text).services.remove(0).access;
+        access
+            .iter()
+            .any(|(_, verdict)| matches!(verdict, Verdict::To(_)))
+    };
+    let label = "^[^.]+\\.bad\\.com$";
+    for (rule, expected) in [
+        (
+            format!("content reject if {{ ssl_c_s_dn(cn) -m reg {label} }}"),
+            false,
+        ),
+        (
+            format!("content reject unless !{{ ssl_c_s_dn(cn) -m reg {label} }}"),
+            false,
+        ),
+        (
+            format!("content reject unless {{ ssl_c_s_dn(cn) -m reg {label} }}"),
+            true,
+        ),
+        // Handshakes with `*` in the server name (SNI) fail.
+        (
+            format!("content reject if {{ ssl_fc_sni -m reg {label} }}"),
+            true,
+        ),
+        (
+            "content reject if { ssl_c_s_dn(cn) -m reg ^(a|b)$ }".to_owned(),
+            true,
+        ),
+    ] {
+        assert_eq!(is_open(&format!("tcp-request {rule}")), expected, "{rule}");
+    }
+}
+
+#[test]
+fn values_in_maps_never_match_if_the_name_is_in_lower_case() {
+    let dir = leastconn_testkit::TempDir::new().unwrap();
+    let decisions = |rule: &str, map: &str| {
+        std::fs::write(dir.path().join("m.map"), map).unwrap();
+        let text = format!(
+            "frontend f\n{BIND}\nuse_backend %[ssl_c_s_dn(cn),{rule}]\n\
+             backend b\nserver s 127.0.0.1:1\nbackend c\nserver s 127.0.0.1:2"
+        );
+        let mut imported = import(&"t".into(), &text, Some(dir.path())).unwrap();
+        format!("{:?}", imported.services.remove(0).access)
+    };
+    for (rule, map) in [
+        ("lower,map(m.map)", "Alice b\nbob c"),
+        ("lower,map_beg(m.map)", "Alice. b\nbob. c"),
+        ("lower,map_end(m.map)", ".Alice b\n.bob c"),
+        ("lower,map_reg(m.map)", "^(Alice|bob)$ c"),
+    ] {
+        let access = decisions(rule, map);
+        assert!(
+            !access.contains("Alice") && access.contains("bob"),
+            "{rule}: {access}"
+        );
+    }
+    // `x` does not exist, and clients without a backend are refused.
+    for (rule, map, expected) in [
+        ("map_reg(m.map,b)", "^[^.]+\\.bad$ x", false),
+        ("map_end(m.map,b)", ".bad x", false),
+        ("map_reg(m.map)", "^[^.]+\\.bad$ x\n^.*\\.good$ b", false),
+        ("map_beg(m.map)", "bad. x\ngood. b", true),
+        ("map(m.map,b)", "bad x", true),
+    ] {
+        let access = decisions(rule, map);
+        assert_eq!(access.contains("To("), expected, "{rule}: {access}");
+    }
+}

@@ -239,11 +239,9 @@ impl Source {
                     ],
                     None => vec![Pattern::Exact(text.to_owned())],
                 };
-                let is_narrower = |pattern: &Pattern| matches!(pattern, Pattern::Below(_));
-                if refuses && patterns.iter().any(is_narrower) {
-                    return Err(
-                        "names with more than three further labels cannot be matched".to_owned(),
-                    );
+                let others = patterns.iter().find_map(|pattern| pattern.others(*key));
+                if let Some(others) = others.filter(|_| refuses) {
+                    return Err(format!("{others} cannot be matched"));
                 }
                 let names = patterns.iter().map(|pattern| pattern.names(*key));
                 let names = names
