@@ -102,14 +102,18 @@ fn days() -> clap::builder::RangedI64ValueParser<u32> {
 /// # Errors
 /// [`PkiError`], with the file and what to do about it.
 pub fn run(command: PkiCommand) -> Result<(), PkiError> {
-    run_to(command, &mut std::io::stdout())
+    run_to(command, &mut std::io::stdout(), &mut std::io::stderr())
 }
 
-/// Like [`run`], with output to `out`.
+/// Like [`run`], with output to `out` and warnings to `warnings`.
 ///
 /// # Errors
-/// Like [`run`]. Errors of `out` are ignored, because the files have been written.
-pub fn run_to(command: PkiCommand, out: &mut dyn Write) -> Result<(), PkiError> {
+/// Like [`run`]. Errors of `out` and `warnings` are ignored, because the files have been written.
+pub fn run_to(
+    command: PkiCommand,
+    out: &mut dyn Write,
+    warnings: &mut dyn Write,
+) -> Result<(), PkiError> {
     match command {
         PkiCommand::Init {
             dir,
@@ -126,13 +130,27 @@ pub fn run_to(command: PkiCommand, out: &mut dyn Write) -> Result<(), PkiError> 
             cert,
             days,
             copy,
-        } => revoke(&dir, &cert, days, &copy, out),
+        } => {
+            let crl = Crl {
+                dir: &dir,
+                days,
+                copies: &copy,
+            };
+            revoke(&crl, &cert, out, warnings)
+        }
         PkiCommand::Crl {
             dir,
             days,
             copy,
             new,
-        } => renew(&dir, days, &copy, new, out),
+        } => {
+            let crl = Crl {
+                dir: &dir,
+                days,
+                copies: &copy,
+            };
+            renew(&crl, new, out, warnings)
+        }
     }
 }
 
@@ -204,17 +222,26 @@ fn issue(args: Issue, out: &mut dyn Write) -> Result<(), PkiError> {
     Ok(())
 }
 
-fn revoke(
-    dir: &Path,
-    cert: &Path,
+/// The CRL to write.
+#[derive(Clone, Copy)]
+struct Crl<'a> {
+    /// The directory of the CA.
+    dir: &'a Path,
     days: u32,
-    copies: &[PathBuf],
+    copies: &'a [PathBuf],
+}
+
+fn revoke(
+    crl: &Crl<'_>,
+    cert: &Path,
     out: &mut dyn Write,
+    warnings: &mut dyn Write,
 ) -> Result<(), PkiError> {
+    let Crl { dir, days, copies } = *crl;
     let _lock = Lock::take(dir)?;
     let authority = Authority::load(dir)?;
     let mut list = RevocationList::load(dir, &authority)?;
-    let added = merge_openssl(&mut list, dir, out)?;
+    let added = merge_openssl(&mut list, dir, warnings)?;
     if !list
         .revoke(&authority, dir, cert)
         .map_err(|error| with_hint(error, dir))?
@@ -228,12 +255,12 @@ fn revoke(
 }
 
 fn renew(
-    dir: &Path,
-    days: u32,
-    copies: &[PathBuf],
+    crl: &Crl<'_>,
     is_new: bool,
     out: &mut dyn Write,
+    warnings: &mut dyn Write,
 ) -> Result<(), PkiError> {
+    let Crl { dir, days, copies } = *crl;
     let _lock = Lock::take(dir)?;
     let authority = Authority::load(dir)?;
     let mut list = if is_new {
@@ -242,7 +269,7 @@ fn renew(
     } else {
         RevocationList::load(dir, &authority)?
     };
-    merge_openssl(&mut list, dir, out)?;
+    merge_openssl(&mut list, dir, warnings)?;
     write_crl(dir, &authority.crl(&list, days)?, copies, out)
 }
 
@@ -276,7 +303,7 @@ fn with_hint(error: PkiError, dir: &Path) -> PkiError {
 fn merge_openssl(
     list: &mut RevocationList,
     dir: &Path,
-    out: &mut dyn Write,
+    warnings: &mut dyn Write,
 ) -> Result<usize, PkiError> {
     let Some(added) = list.merge_openssl(dir)? else {
         return Ok(0);
@@ -285,7 +312,7 @@ fn merge_openssl(
     let database = database.display();
     let added_text = figures::count(added, "revocation");
     let _ = writeln!(
-        out,
+        warnings,
         "warning: {database} is the database of `openssl ca`: {added_text} added from it. `openssl ca \
          -gencrl` would sign a CRL without the revocations by `pki revoke`: revoke with `openssl ca \
          -revoke`, then sign with `pki crl`"

@@ -36,23 +36,46 @@ impl Database {
         };
         let mut revoked = Vec::new();
         for (number, line) in (1..).zip(text.lines()) {
-            if !line.starts_with('R') {
-                continue;
-            }
-            let entry = entry(line).ok_or_else(|| PkiError::Malformed {
+            let reason = match entry(line) {
+                Ok(entry) => {
+                    revoked.extend(entry);
+                    continue;
+                }
+                Err(reason) => format!("line {number} {reason}"),
+            };
+            return Err(PkiError::Malformed {
                 path: dir.join(DATABASE),
                 what: "database of `openssl ca`",
-                reason: format!("line {number} has no revocation date or no serial number"),
-            })?;
-            revoked.push(entry);
+                reason,
+            });
         }
-        let next_number = read_if_present(&dir.join(NUMBER))?;
         Ok(Some(Self {
             revoked,
-            next_number: next_number
-                .and_then(|text| BigUint::parse_bytes(text.trim().as_bytes(), 16)),
+            next_number: next_number(&dir.join(NUMBER))?,
         }))
     }
+}
+
+/// Reads the number of the next CRL. Without it, a CRL could get a number that `openssl ca` has
+/// already used, so a damaged file is an error.
+fn next_number(path: &Path) -> Result<Option<BigUint>, PkiError> {
+    let Some(text) = read_if_present(path)? else {
+        return Ok(None);
+    };
+    match hexadecimal(text.trim()) {
+        Some(number) => Ok(Some(number)),
+        None => Err(PkiError::Malformed {
+            path: path.to_owned(),
+            what: "file with the number of the next CRL",
+            reason: format!("{:?} is not a hexadecimal number", text.trim()),
+        }),
+    }
+}
+
+/// Parses digits without a sign or separators, which [`BigUint::parse_bytes`] accepts.
+fn hexadecimal(text: &str) -> Option<BigUint> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    BigUint::parse_bytes(text.as_bytes(), 16).filter(|_| is_number)
 }
 
 fn read_if_present(path: &Path) -> Result<Option<String>, PkiError> {
@@ -66,13 +89,27 @@ fn read_if_present(path: &Path) -> Result<Option<String>, PkiError> {
     }
 }
 
-/// Parses the line of a revoked certificate: `R`, expiry, revocation date with an optional reason,
-/// serial number, file, subject, separated by tabs.
-fn entry(line: &str) -> Option<RevokedCertParams> {
-    let mut fields = line.split('\t').skip(2);
+/// Parses a line: `V` (valid), `E` (expired) or `R` (revoked), expiry, revocation date with an
+/// optional reason, serial number, file, subject, separated by tabs. Returns `None` unless the
+/// certificate is revoked.
+fn entry(line: &str) -> Result<Option<RevokedCertParams>, &'static str> {
+    let mut fields = line.split('\t');
+    match fields.next().unwrap_or("") {
+        "R" => revoked(fields)
+            .map(Some)
+            .ok_or("has no revocation date or no serial number"),
+        "V" | "E" => Ok(None),
+        text if text.is_empty() || text.starts_with('#') => Ok(None),
+        _ => Err("does not start with `V`, `E` or `R` and a tab"),
+    }
+}
+
+/// Parses the fields after `R`.
+fn revoked<'a>(fields: impl Iterator<Item = &'a str>) -> Option<RevokedCertParams> {
+    let mut fields = fields.skip(1);
     let (revocation, serial) = (fields.next()?, fields.next()?);
     let mut revocation = revocation.split(',');
-    let serial = BigUint::parse_bytes(serial.as_bytes(), 16)?;
+    let serial = hexadecimal(serial)?;
     let revocation_time = date(revocation.next()?)?.to_datetime();
     Some(RevokedCertParams {
         serial_number: serial.to_bytes_be().into(),

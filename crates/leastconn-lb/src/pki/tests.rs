@@ -1,4 +1,5 @@
 mod missing_files;
+mod openssl_database;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -22,12 +23,18 @@ struct Cli {
 
 /// Runs `pki ARGS…` with `DIR` replaced by `dir`, and returns the output.
 fn pki(dir: &Path, args: &[&str]) -> Result<String, PkiError> {
+    pki_with_warnings(dir, args).map(|(out, _)| out)
+}
+
+/// Returns the output and the warnings.
+fn pki_with_warnings(dir: &Path, args: &[&str]) -> Result<(String, String), PkiError> {
     let dir = dir.to_str().unwrap();
     let args = args.iter().map(|arg| arg.replace("DIR", dir));
     let cli = Cli::try_parse_from(std::iter::once("pki".to_owned()).chain(args)).unwrap();
-    let mut out = Vec::new();
-    run_to(cli.command, &mut out)?;
-    Ok(String::from_utf8(out).unwrap())
+    let (mut out, mut warnings) = (Vec::new(), Vec::new());
+    run_to(cli.command, &mut out, &mut warnings)?;
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ok((text(out), text(warnings)))
 }
 
 fn new_ca() -> tempfile::TempDir {
@@ -496,67 +503,6 @@ fn conflicting_spiffe_ids_are_not_issued() {
     issue(&["https://lb.com/a", "https://lb.com/b"]).unwrap();
     let der = read_certificate(&dir.path().join("x.crt")).unwrap();
     leastconn_tls::certificate::Certificate::from_der(&der).unwrap();
-}
-
-/// `openssl ca` keeps revocations in its database, and has its own CRL number.
-#[test]
-fn revocations_by_openssl_are_added_to_the_crl() {
-    let dir = new_ca();
-    let dir = dir.path();
-    let config = "[ca]\ndefault_ca = c\n[c]\ndatabase = index.txt\nserial = serial\ncrlnumber = crlnumber\n\
-                  certificate = ca.crt\nprivate_key = ca.key\ndefault_md = sha256\ndefault_crl_days = 30\n\
-                  crl_extensions = e\n[e]\nauthorityKeyIdentifier = keyid\n";
-    for (name, text) in [
-        ("ca.cnf", config),
-        ("index.txt", ""),
-        ("crlnumber", "2000\n"),
-    ] {
-        std::fs::write(dir.join(name), text).unwrap();
-    }
-    for cn in ["a", "b", "c"] {
-        pki(dir, &["issue", "DIR", "--cn", cn]).unwrap();
-    }
-    let revoke = [
-        "ca",
-        "-config",
-        "ca.cnf",
-        "-revoke",
-        "a.crt",
-        "-crl_reason",
-        "keyCompromise",
-    ];
-    let (done, text) = openssl(dir, &revoke);
-    assert!(done, "{text}");
-
-    let printed = pki(dir, &["revoke", "DIR", "DIR/b.crt"]).unwrap();
-    assert!(printed.contains("1 revocation added from it"), "{printed}");
-    let revoked = rustls::Error::InvalidCertificate(CertificateError::Revoked);
-    assert_eq!(verify(dir, "a.crt"), Err(revoked.clone()));
-    assert_eq!(verify(dir, "b.crt"), Err(revoked));
-    verify(dir, "c.crt").unwrap();
-    let (_, text) = openssl(dir, &["crl", "-in", "ca.crl", "-noout", "-text"]);
-    assert!(text.contains("Key Compromise"), "{text}");
-    let (_, number) = openssl(dir, &["crl", "-in", "ca.crl", "-noout", "-crlnumber"]);
-    assert!(number.to_lowercase().contains("0x2000"), "{number}");
-
-    // A CRL that `openssl ca` signed is a basis, too. The next number is higher.
-    let (done, text) = openssl(
-        dir,
-        &["ca", "-config", "ca.cnf", "-gencrl", "-out", "ca.crl"],
-    );
-    assert!(done, "{text}");
-    let (done, text) = openssl(dir, &["ca", "-config", "ca.cnf", "-revoke", "c.crt"]);
-    assert!(done, "{text}");
-    let printed = pki(dir, &["crl", "DIR"]).unwrap();
-    assert!(printed.contains("1 revocation added from it"), "{printed}");
-    assert!(verify(dir, "a.crt").is_err() && verify(dir, "c.crt").is_err());
-
-    std::fs::write(dir.join("index.txt"), "V\t1\nR\t300101000000Z\n").unwrap();
-    let error = pki(dir, &["crl", "DIR"]).unwrap_err().to_string();
-    assert!(
-        error.contains("index.txt is not a usable database of `openssl ca`: line 2"),
-        "{error}"
-    );
 }
 
 #[test]
