@@ -305,6 +305,16 @@ pub(crate) fn chain(list: &List, from: &Verdict, next: &List) -> Result<List, To
     Ok(all)
 }
 
+/// Whether `list` admits only clients that `other` admits. Returns `false` if this is uncertain.
+pub(crate) fn admits_no_more(list: &List, other: &List) -> bool {
+    let refuses = |(_, verdict): &(Predicate, Verdict)| *verdict == Verdict::Refuse;
+    let has_same = || {
+        let mut pairs = list.iter().zip(other);
+        list.len() == other.len() && pairs.all(|(a, b)| a.0 == b.0 && refuses(a) == refuses(b))
+    };
+    list.iter().all(refuses) || !other.iter().any(refuses) || has_same()
+}
+
 /// Removes redundant entries.
 pub(crate) fn simplified(list: List) -> List {
     let mut kept: List = Vec::new();

@@ -3,20 +3,24 @@
 mod listen;
 mod map;
 mod parser;
+mod proxy;
 mod server;
 mod server_names;
 mod settings;
 mod upstream;
+mod virtual_servers;
 
 use std::{path::Path, rc::Rc};
 
 use super::{
     access::Verdict,
-    model::{Backend, Imported, Service, Value},
+    model::{Backend, Imported, Value},
     names::Names,
 };
 use parser::Directive;
+use server_names::Block;
 use settings::Settings;
+use virtual_servers::Member;
 
 /// Why a log server is not translated.
 pub(crate) const NETWORK_LOG: &str = "messages are not sent to a syslog server: they go to standard \
@@ -108,34 +112,52 @@ fn services(stream: &[Directive], imported: &mut Imported) -> Result<(), String>
     // The targets of servers without a listener.
     let mut unused = Vec::new();
     for block in stream.iter().filter(|line| line.name() == "server") {
-        let settings = Settings {
-            stream,
-            server: block.children(),
-        };
         let udp = block.children().iter().filter(|line| listen::is_udp(line));
         let notes = udp.map(|line| line.place.left_out("UDP is not supported"));
         imported.notes.extend(notes);
-        let services = server::services(settings, &mut names);
-        if services.is_empty() {
+        let is_listen = |line: &&Directive| line.name() == "listen" && !listen::is_udp(line);
+        if !block.children().iter().any(|line| is_listen(&line)) {
             let mut lines = block.children().iter();
             let pass = lines.find(|line| line.name() == "proxy_pass");
             unused.extend(pass.map(|line| line.word(1)));
         }
-        for (mut service, pass) in services {
+    }
+    for group in virtual_servers::groups(stream) {
+        let base = group.base();
+        let mut listen = group.members[base].listen.clone();
+        for member in &group.members {
+            listen.add(&member.listen);
+        }
+        listen.addresses.clone_from(&group.addresses);
+        let name = names.unique(&listen.name);
+        let mut blocks = Vec::new();
+        for Member { block, .. } in &group.members {
+            let settings = Settings {
+                stream,
+                server: block.children(),
+            };
+            let Some(pass) = server::pass(settings) else {
+                continue;
+            };
+            let (mut service, passes) = server::service(name.clone(), &listen, pass, settings);
+            // The notes about the address are those of the first block.
+            listen.table.notes.clear();
             for (_, verdict) in &mut service.access {
                 if let Verdict::To(target) = verdict {
-                    *target = resolve(target, &pass, settings, &mut known, &mut upstreams);
+                    *target = resolve(target, pass, settings, &mut known, &mut upstreams);
                 }
             }
-            let names = server_names::of(block);
-            let same_address = |other: &&mut Service| other.binds == service.binds;
-            match imported.services.iter_mut().find(same_address) {
-                Some(first) if !service.binds.is_empty() && !names.is_empty() => {
-                    server_names::add(first, service, &names, &block.place)?;
-                }
-                _ => imported.services.push(service),
-            }
+            blocks.push(Block {
+                names: server_names::of(block),
+                place: block.place.clone(),
+                reads_name: settings.is_on("ssl_preread"),
+                service,
+                passes,
+            });
         }
+        imported
+            .services
+            .extend(server_names::combined(blocks, base)?);
     }
     for line in stream {
         match line.name() {
@@ -500,36 +522,6 @@ mod tests {
     }
 
     const SERVER: &str = "ssl_certificate server.pem; ssl_certificate_key server.key;";
-
-    #[test]
-    fn server_names_select_the_server_block() {
-        let verified = "ssl_client_certificate ca.crt; ssl_verify_client on;";
-        let text = format!(
-            "server {{ listen 1 ssl; server_name a.x; {SERVER} proxy_pass 127.0.0.1:1; }}
-            server {{ listen 1 ssl; server_name b.x .c.x; {SERVER} proxy_pass 127.0.0.1:2; }}
-            server {{ listen 1 ssl; server_name d.x; {SERVER} {verified} proxy_pass 127.0.0.1:3; }}"
-        );
-        let imported = import(&"t".into(), &text, None).unwrap();
-        assert_eq!(imported.services.len(), 1);
-        let access = imported.services[0]
-            .access
-            .iter()
-            .map(|(predicate, verdict)| {
-                let names = predicate.get(Key::Sni).map(|names| names.join("|"));
-                let names = names.unwrap_or_default();
-                match verdict {
-                    Verdict::To(target) => format!("{names} {target}"),
-                    _ => format!("{names} refused"),
-                }
-            });
-        let expected = [
-            // Clients need a certificate for this name only.
-            "d.x refused",
-            "b.x|c.x|*.c.x|*.*.c.x|*.*.*.c.x 127.0.0.1-2",
-            " 127.0.0.1-1",
-        ];
-        assert_eq!(access.collect::<Vec<_>>(), expected);
-    }
 
     #[test]
     fn scripts_that_may_refuse_clients_close_the_listener() {

@@ -6,7 +6,7 @@ mod service;
 use std::{path::Path, rc::Rc};
 
 use super::{
-    access::{Condition, Key, Predicate, TooMany, Verdict, always, when},
+    access::{Condition, Key, Predicate, TooMany, Verdict, admits_no_more, always, when},
     model::{Backend, Imported, Place, Service},
     names::Names,
     regex::Pattern,
@@ -88,17 +88,6 @@ impl VirtualService {
             place,
             service,
         } = self;
-        // A `*` at the start stands for any text.
-        let pattern = match pattern.strip_prefix("*.") {
-            Some(domain) => Pattern::Below(domain.to_owned()),
-            None => Pattern::Exact(pattern),
-        };
-        let Some(names) = pattern.names(Key::Sni) else {
-            master.table.note(place.left_out(
-                "the server name has no equivalent: its clients are those of the other service",
-            ));
-            return Ok(());
-        };
         if master.tls.is_none() {
             master.table.note(place.left_out(
                 "the other service has no TLS, so a client sends no server name: no client reaches \
@@ -106,6 +95,11 @@ impl VirtualService {
             ));
             return Ok(());
         }
+        // A `*` at the start stands for any text.
+        let pattern = match pattern.strip_prefix("*.") {
+            Some(domain) => Pattern::Below(domain.to_owned()),
+            None => Pattern::Exact(pattern),
+        };
         let tls = |service: &Service, keys: &[&str]| {
             let tls = service.tls.as_ref();
             let values = keys
@@ -138,6 +132,22 @@ impl VirtualService {
                         .table
                         .note(place.differs("clients need a certificate as in the other service"));
                 }
+                let others = ["min_version", "ciphers", "groups"];
+                if tls(master, &others) != tls(&service, &others) {
+                    master.table.note(place.differs(
+                        "TLS versions, cipher suites and groups are those of the other service",
+                    ));
+                }
+                let timeouts = ["handshake_timeout", "idle_timeout", "half_close_timeout"];
+                let has_same = |key: &&str| master.table.get(key) == service.table.get(key);
+                if !timeouts.iter().all(has_same) {
+                    let reason = "timeouts are those of the other service";
+                    master.table.note(place.differs(reason));
+                }
+                if master.table.get("starttls") != service.table.get("starttls") {
+                    let reason = "`protocol` is that of the other service";
+                    master.table.note(place.left_out(reason));
+                }
                 service.access
             }
         };
@@ -146,8 +156,29 @@ impl VirtualService {
             .table
             .notes
             .extend(service.tls.into_iter().flat_map(|tls| tls.notes));
-        let named = Condition::Is(Predicate::new(Key::Sni, names));
-        master.access = when(&named, &access, &master.access)?;
+        let names = pattern.names(Key::Sni);
+        let is_narrower = matches!(pattern, Pattern::Below(_)) && names.is_some();
+        if is_narrower && access != master.access {
+            master.table.note(place.differs(
+                "the pattern also matches names with more than three further labels: they are those \
+                 of the other service",
+            ));
+        }
+        if names.is_none() && admits_no_more(&master.access, &access) {
+            master.table.note(place.differs(
+                "the server name has no equivalent: its clients are those of the other service",
+            ));
+        } else if names.is_none() {
+            master.table.note(place.left_out(
+                "the server name has no equivalent: clients that match no earlier pattern are \
+                 refused",
+            ));
+            master.access = always(Verdict::Refuse);
+        }
+        if let Some(names) = names {
+            let named = Condition::Is(Predicate::new(Key::Sni, names));
+            master.access = when(&named, &access, &master.access)?;
+        }
         Ok(())
     }
 }

@@ -17,10 +17,27 @@ pub(crate) struct Listen {
     pub(crate) addresses: Vec<String>,
     pub(crate) tls: bool,
     pub(crate) proxy_protocol: bool,
+    pub(crate) is_default: bool,
     pub(crate) table: Table,
 }
 
 impl Listen {
+    /// Adds the options that other `listen` lines set for the same address.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.tls |= other.tls;
+        self.proxy_protocol |= other.proxy_protocol;
+        for (key, value) in &other.table.keys {
+            if self.table.get(key).is_none() {
+                self.table.set(key, value.clone());
+            }
+        }
+        for note in &other.table.notes {
+            if !self.table.notes.contains(note) {
+                self.table.note(note.clone());
+            }
+        }
+    }
+
     /// Whether both addresses can belong to one listener.
     pub(crate) fn same_settings(&self, other: &Self) -> bool {
         (self.tls, self.proxy_protocol) == (other.tls, other.proxy_protocol)
@@ -67,8 +84,8 @@ pub(crate) fn listen(line: &Directive) -> Listen {
             "backlog" => listen
                 .table
                 .note(place.left_out(format!("{option:?} has no equivalent"))),
-            "reuseport" | "bind" | "deferred" | "fastopen" | "rcvbuf" | "sndbuf"
-            | "default_server" | "ipv6only" => {}
+            "default_server" => listen.is_default = true,
+            "reuseport" | "bind" | "deferred" | "fastopen" | "rcvbuf" | "sndbuf" | "ipv6only" => {}
             _ => listen
                 .table
                 .note(place.left_out(format!("{option:?} has no equivalent"))),

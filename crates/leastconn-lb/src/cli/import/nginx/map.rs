@@ -159,6 +159,34 @@ fn definition<'a>(name: &str, scope: Scope<'a>) -> Option<&'a Directive> {
     })
 }
 
+/// Whether the value of `$name` depends on the address of the client.
+pub(crate) fn reads_address(name: &str, scope: Scope<'_>) -> bool {
+    let mut names = vec![name];
+    let mut at = 0;
+    while let Some(name) = names.get(at).copied() {
+        at += 1;
+        if matches!(name, "$remote_addr" | "$binary_remote_addr") {
+            return true;
+        }
+        let Some(map) = definition(name, scope) else {
+            continue;
+        };
+        let source = match (map.name(), map.arguments()) {
+            ("geo", [_]) => "$remote_addr",
+            (_, [source, _]) => source.as_str(),
+            _ => continue,
+        };
+        let values = map.children().iter().map(|line| line.word(1));
+        let variables = values.filter(|value| value.starts_with('$'));
+        for used in variables.chain([source]) {
+            if !names.contains(&used) {
+                names.push(used);
+            }
+        }
+    }
+    false
+}
+
 /// Returns the values of a map whose source is the variable of another map.
 fn composed(
     map: &Directive,

@@ -6,14 +6,14 @@ use super::{
     super::{
         access::{Condition, Key, List, Predicate, Verdict, always, chain, when},
         model::{Limits, Note, Service, Table, Value},
-        names::Names,
         networks::network,
         tls_names, units,
     },
     NETWORK_LOG,
-    listen::{self, Listen},
+    listen::Listen,
     map::{self, Scope},
     parser::Directive,
+    proxy::{self, Address},
     settings::Settings,
     upstream,
 };
@@ -161,46 +161,20 @@ pub(crate) fn remark(line: &Directive) -> Option<Note> {
     }
 }
 
-/// Returns the listeners of a `server` block. `listen` lines with the same settings become one
-/// listener. The verdicts contain targets of `proxy_pass`.
-pub(crate) fn services(settings: Settings<'_>, names: &mut Names) -> Vec<(Service, Directive)> {
-    let listens: Vec<Listen> = settings
-        .server
-        .iter()
-        .filter(|line| line.name() == "listen" && !listen::is_udp(line))
-        .map(listen::listen)
-        .collect();
-    let pass = settings
-        .server
-        .iter()
-        .find(|line| line.name() == "proxy_pass");
-    let Some(pass) = pass.or_else(|| settings.server.iter().find(|line| line.name() == "listen"))
-    else {
-        return Vec::new();
-    };
-    let mut services: Vec<(Listen, Service)> = Vec::new();
-    for listen in listens {
-        let found = services
-            .iter_mut()
-            .find(|(first, _)| first.same_settings(&listen));
-        if let Some((_, service)) = found {
-            service.binds.extend(listen.addresses.iter().cloned());
-            service
-                .table
-                .notes
-                .extend(listen.table.notes.iter().cloned());
-            continue;
-        }
-        let name = names.unique(&listen.name);
-        services.push((listen.clone(), service(name, &listen, pass, settings)));
-    }
-    services
-        .into_iter()
-        .map(|(_, service)| (service, pass.clone()))
-        .collect()
+/// Returns the line with the target of a `server` block or, if there is none, a line to refer to.
+pub(crate) fn pass(settings: Settings<'_>) -> Option<&Directive> {
+    let line = |name: &str| settings.server.iter().find(|line| line.name() == name);
+    line("proxy_pass").or_else(|| line("listen"))
 }
 
-fn service(name: String, listen: &Listen, pass: &Directive, settings: Settings<'_>) -> Service {
+/// Returns the listener for an address of a `server` block, and the decisions of `allow` and `deny`.
+/// The verdicts contain targets of `proxy_pass`.
+pub(crate) fn service(
+    name: String,
+    listen: &Listen,
+    pass: &Directive,
+    settings: Settings<'_>,
+) -> (Service, List) {
     let mut service = Service {
         name,
         place: Some(pass.place.clone()),
@@ -214,20 +188,24 @@ fn service(name: String, listen: &Listen, pass: &Directive, settings: Settings<'
         tls(&mut service, settings);
     }
     remarks(&mut service, settings);
-    service.access = match access(&mut service, listen, pass, settings) {
-        Ok(list) => list,
-        Err(reason) => {
-            service.table.note(
-                pass.place
-                    .left_out(format!("{reason}; all clients are refused")),
-            );
-            service.refused.push(reason);
-            also_left_out(&mut service, settings);
-            always(Verdict::Refuse)
-        }
+    let address = if listen.proxy_protocol {
+        proxy::trusted(&mut service, settings)
+    } else {
+        Address::Client
     };
-    limits(&mut service, settings);
-    service
+    let decisions = access(&mut service, address, pass, settings);
+    let (passes, list) = decisions.unwrap_or_else(|reason| {
+        service.table.note(
+            pass.place
+                .left_out(format!("{reason}; all clients are refused")),
+        );
+        service.refused.push(reason);
+        also_left_out(&mut service, settings);
+        (always(Verdict::Refuse), always(Verdict::Refuse))
+    });
+    service.access = list;
+    limits(&mut service, address, settings);
+    (service, passes)
 }
 
 /// Adds notes for the restrictions and the upstream settings of a listener without a translated
@@ -329,6 +307,13 @@ fn tls(service: &mut Service, settings: Settings<'_>) {
         "off" => tls.set("client_auth", Value::text("none")),
         mode => {
             let ca = text("ssl_client_certificate").or_else(|| text("ssl_trusted_certificate"));
+            let trusted = settings.one("ssl_trusted_certificate");
+            if let Some(line) = trusted.filter(|line| ca.as_deref() != Some(line.word(1))) {
+                tls.note(line.place.left_out(
+                    "nginx accepts the certificates of both files: for the same, join both files \
+                     for `client_ca`",
+                ));
+            }
             if let (Some(line), "optional" | "optional_no_ca") = (verify, mode) {
                 tls.note(line.place.differs(
                     "client certificates are required and verified: other clients are refused",
@@ -398,38 +383,20 @@ fn tls(service: &mut Service, settings: Settings<'_>) {
     service.tls = Some(tls);
 }
 
-/// Translates `allow`, `deny` and `proxy_pass`.
+/// Translates `allow`, `deny` and `proxy_pass`. Returns the decisions of `allow` and `deny`, and those
+/// of all three.
 fn access(
     service: &mut Service,
-    listen: &Listen,
+    address: Address,
     pass: &Directive,
     settings: Settings<'_>,
-) -> Result<List, String> {
+) -> Result<(List, List), String> {
     if pass.name() != "proxy_pass" {
         return Err("there is no `proxy_pass`".to_owned());
     }
     let rules = settings.all(&["allow", "deny"]);
-    let trusted = settings.all(&["set_real_ip_from"]);
-    if listen.proxy_protocol {
-        let sources: Vec<_> = trusted
-            .iter()
-            .filter_map(|line| network(line.word(1)))
-            .map(|network| network.to_string())
-            .collect();
-        if !sources.is_empty() {
-            service
-                .table
-                .set("proxy_protocol_from", Value::strings(&sources));
-        } else if !rules.is_empty() {
-            service
-                .refused
-                .push("`allow` and `deny` apply to the address of the proxy".to_owned());
-            service.table.note(
-                rules[0]
-                    .place
-                    .left_out("rules apply to the address in the PROXY header"),
-            );
-        }
+    if let (Address::Proxy, [line, ..]) = (address, rules.as_slice()) {
+        proxy::refuse(service, line, "`allow` and `deny` apply to");
     }
     let mut passes = always(Verdict::Accept);
     for line in rules.iter().rev() {
@@ -477,6 +444,9 @@ fn access(
             tls: service.tls.is_some(),
             certificates: service.certificates,
         };
+        if address == Address::Proxy && map::reads_address(target, scope) {
+            proxy::refuse(service, pass, &format!("{target} depends on"));
+        }
         let mut notes = Vec::new();
         let list = map::values(target, scope, &mut notes)?;
         service.table.notes.extend(notes);
@@ -486,11 +456,12 @@ fn access(
     } else {
         always(Verdict::To(target.to_owned()))
     };
-    chain(&passes, &Verdict::Accept, &targets).map_err(|_| "too many rules".to_owned())
+    let list = chain(&passes, &Verdict::Accept, &targets).map_err(|_| "too many rules")?;
+    Ok((passes, list))
 }
 
 /// Translates `limit_conn`.
-fn limits(service: &mut Service, settings: Settings<'_>) {
+fn limits(service: &mut Service, address: Address, settings: Settings<'_>) {
     if settings.is_on("limit_conn_dry_run") {
         return;
     }
@@ -506,6 +477,9 @@ fn limits(service: &mut Service, settings: Settings<'_>) {
             tls: service.tls.is_some(),
             certificates: service.certificates,
         };
+        if address == Address::Proxy && matches!(key, "$binary_remote_addr" | "$remote_addr") {
+            proxy::refuse(service, line, "`limit_conn` counts connections by");
+        }
         match (key, limit) {
             // A client with a certificate is limited by its identity.
             (key, Some(limit)) if map::identifies_client(key, scope) => {
@@ -545,3 +519,6 @@ fn max_conns(service: &mut Service, limit: u64, line: &Directive) {
     service.limited_by.push(line.place.clone());
     service.counter = Some(line.word(1).to_owned());
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,42 @@ fn services_for_server_names_keep_their_verification() {
 }
 
 #[test]
+fn settings_of_services_for_server_names_are_noted() {
+    for (option, expected) in [
+        ("TIMEOUTidle = 9", "timeouts are those"),
+        ("TIMEOUTbusy = 9", "timeouts are those"),
+        ("TIMEOUTclose = 9", "timeouts are those"),
+        ("sslVersionMin = TLSv1.3", "TLS versions"),
+        ("", ""),
+    ] {
+        let text = format!(
+            "cert = a.pem\n[m]\naccept = 1\nconnect = 2\n[s]\nsni = m:a.x\nconnect = 3\n{option}"
+        );
+        let service = imported(&text).services.remove(0);
+        let mut notes = service.table.notes.iter();
+        let noted = notes.find(|note| note.kind == Kind::Differs);
+        let reason = noted.map_or("", |note| &note.reason);
+        assert!(reason.starts_with(expected), "{option}: {reason}");
+        assert_eq!(noted.is_some(), !expected.is_empty(), "{option}: {reason}");
+    }
+}
+
+#[test]
+fn patterns_without_an_equivalent_admit_no_client_of_another_service() {
+    for (pattern, option, expected) in [
+        ("*.x", "libwrap = yes", "*.x|*.*.x|*.*.*.x refused,  m"),
+        ("*a.x", "libwrap = yes", " refused"),
+        ("*a.x", "", " m"),
+    ] {
+        let text = format!(
+            "cert = a.pem\n[m]\naccept = 1\nconnect = 2\n\
+             [s]\nsni = m:{pattern}\nconnect = 3\n{option}"
+        );
+        assert_eq!(decisions(&text, Key::Sni).join(", "), expected, "{text}");
+    }
+}
+
+#[test]
 fn names_of_certificates_are_compared_as_openssl_does() {
     for (hosts, expected) in [
         (&["a.x"][..], &["a.x s", " refused"][..]),
