@@ -147,7 +147,7 @@ async fn status_servers_and_clients_add_up() {
     assert_eq!(listener["client_certificate"], true);
     assert_eq!(
         status["upstreams"],
-        json!([{ "name": "web", "balance": "least_conn", "servers": 2, "unhealthy": 0, "available": 2, "at_max_conns": 0, "active": 4, "queued": 0, "queue_size": 0 }])
+        json!([{ "name": "web", "balance": "least_conn", "servers": 2, "unhealthy": 0, "available": 2, "failing": 0, "at_max_conns": 0, "active": 4, "queued": 0, "queue_size": 0 }])
     );
     let files = status["certificates"].as_array().unwrap();
     assert_eq!(files.len(), 3);
