@@ -26,21 +26,36 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 
 /// The server that is most similar to `written`: `UPSTREAM/SERVER`, or only the name of a server.
 /// `servers` are pairs of names.
+///
+/// A server whose name has other digits is another machine, and is not suggested. If `written` is an
+/// address, the server may have a longer name with the same digits.
 pub fn nearest_server(written: &str, servers: &[(String, String)]) -> Option<String> {
-    let names: Vec<_> = servers
-        .iter()
-        .map(|(upstream, server)| format!("{upstream}/{server}"))
-        .collect();
-    if let Some(meant) = nearest(written, names.iter().map(String::as_str)) {
-        return Some(meant.to_owned());
-    }
-    // The upstream is missing or wrong.
-    let written = written
+    /// The number of digits from which on a name is taken for an address, such as `10.0.0.1:80`.
+    const ADDRESS: usize = 6;
+    // The upstream may be missing or wrong.
+    let name = written
         .rsplit_once('/')
         .map_or(written, |(_, server)| server);
-    let meant = nearest(written, servers.iter().map(|(_, server)| server.as_str()))?;
-    let at = servers.iter().position(|(_, server)| server == meant)?;
-    names.into_iter().nth(at)
+    let written_digits = digits(name);
+    let candidates: Vec<_> = servers
+        .iter()
+        .filter(|(_, server)| digits(server) == written_digits)
+        .map(|(upstream, server)| (format!("{upstream}/{server}"), server.as_str()))
+        .collect();
+    if let Some(meant) = nearest(written, candidates.iter().map(|(full, _)| full.as_str())) {
+        return Some(meant.to_owned());
+    }
+    let meant = nearest(name, candidates.iter().map(|(_, server)| *server));
+    let found = match meant {
+        Some(meant) => candidates.iter().find(|(_, server)| *server == meant),
+        None if written_digits.len() >= ADDRESS => candidates.first(),
+        None => None,
+    };
+    found.map(|(full, _)| full.clone())
+}
+
+fn digits(name: &str) -> String {
+    name.chars().filter(char::is_ascii_digit).collect()
 }
 
 /// Joins words for a message: "a", "a or b", "a, b or c".
@@ -74,6 +89,8 @@ mod tests {
             ("web", "web1"),
             ("billing", "bill-1"),
             ("billing", "bill-2"),
+            ("db", "main.10.0.0.1-5432"),
+            ("db", "10.0.0.2:5432"),
         ];
         let servers = servers.map(|(upstream, server)| (upstream.to_owned(), server.to_owned()));
         for (written, meant) in [
@@ -82,6 +99,11 @@ mod tests {
             ("bill-1", Some("billing/bill-1")),
             ("bililng/bill-1", Some("billing/bill-1")),
             ("x/bill-2", Some("billing/bill-2")),
+            ("10.0.0.1:5432", Some("db/main.10.0.0.1-5432")),
+            ("main/10.0.0.1:5432", Some("db/main.10.0.0.1-5432")),
+            ("dbs/10.0.0.2:5432", Some("db/10.0.0.2:5432")),
+            ("10.0.0.3:5432", None),
+            ("web2", None),
             ("other/thing", None),
             ("", None),
         ] {
