@@ -34,7 +34,7 @@ pub(crate) fn render(head: &str, imported: &Imported, plan: &Plan) -> (String, V
     }
     admin(&mut out, &imported.admin);
     for planned in &plan.listeners {
-        listener(&mut out, planned);
+        listener(&mut out, planned, plan);
     }
     for backend in &plan.upstreams {
         upstream(&mut out, backend);
@@ -97,7 +97,7 @@ fn admin(out: &mut Writer, table: &Table) {
     }
 }
 
-fn listener(out: &mut Writer, planned: &PlannedListener) {
+fn listener(out: &mut Writer, planned: &PlannedListener, plan: &Plan) {
     let service = &planned.service;
     out.blank();
     if service.binds.is_empty() {
@@ -112,7 +112,7 @@ fn listener(out: &mut Writer, planned: &PlannedListener) {
         out.comment("", &format!("No client may use this listener: {reason}."));
     }
     if !service.refused.is_empty() {
-        out.comment("", &how_to_open(planned));
+        out.comment("", &how_to_open(planned, plan));
         for line in &service.closed_rules {
             out.comment("", &format!("- {line}"));
         }
@@ -147,9 +147,20 @@ fn target(target: &Target) -> Option<Value> {
     }
 }
 
+/// The name of a backend, with the upstream that its servers are in if that has another name.
+fn with_upstream(backend: &str, plan: &Plan) -> String {
+    let mut merged = plan.merged.iter().filter(|(name, _)| name == backend);
+    match merged.next() {
+        Some((_, upstream)) if plan.upstreams.iter().all(|other| other.name != backend) => {
+            format!("{backend}, whose servers are in `{upstream}`")
+        }
+        _ => backend.to_owned(),
+    }
+}
+
 /// Explains how to open a listener that no client may use.
-fn how_to_open(planned: &PlannedListener) -> String {
-    let mut text = steps_to_open(planned);
+fn how_to_open(planned: &PlannedListener, plan: &Plan) -> String {
+    let mut text = steps_to_open(planned, plan);
     let mut notes = planned.service.table.notes.iter();
     let has_notes = notes.any(|note| note.kind != Kind::Remark);
     if !planned.service.closed_rules.is_empty() {
@@ -163,7 +174,7 @@ fn how_to_open(planned: &PlannedListener) -> String {
     text
 }
 
-fn steps_to_open(planned: &PlannedListener) -> String {
+fn steps_to_open(planned: &PlannedListener, plan: &Plan) -> String {
     let service = &planned.service;
     let is_refused = planned.upstream == Target::Refuse;
     if !service.closed_rules.is_empty() {
@@ -182,10 +193,14 @@ fn steps_to_open(planned: &PlannedListener) -> String {
     }
     let mut text = "To open it, set `upstream` to an upstream instead of `false`".to_owned();
     if !service.targets.is_empty() {
-        let targets = service.targets.join(", ");
+        let targets = service.targets.iter().map(|name| with_upstream(name, plan));
+        let targets = targets.collect::<Vec<_>>().join(", ");
         text.push_str(&format!(" (the source used: {targets})"));
     } else if let Some(home) = &service.home {
-        text.push_str(&format!(" (the source used: {home})"));
+        text.push_str(&format!(
+            " (the source used: {})",
+            with_upstream(home, plan)
+        ));
     }
     text.push_str(
         ", and add that upstream to `allow` of a client rule. Rules that allow it already then apply \

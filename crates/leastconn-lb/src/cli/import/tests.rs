@@ -1,6 +1,7 @@
 //! Imports of damaged source files: `check` accepts each configuration that is printed.
 
 mod closed;
+mod merged;
 mod names;
 mod outputs;
 mod rejected;

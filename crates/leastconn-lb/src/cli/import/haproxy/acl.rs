@@ -242,7 +242,11 @@ fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
             | "req_ssl_hello_type" | "req.ssl_ver" | "req_ssl_ver",
             _,
         ) => {
-            let reason = "routing by SNI needs TLS at the listener; TLS is never passed through";
+            let reason = if scope.tls {
+                "behind `bind … ssl` it sees decrypted bytes and never matches; use `ssl_fc_sni`"
+            } else {
+                "routing by SNI needs TLS at the listener; TLS is never passed through"
+            };
             unknown(parsed, reason.to_owned(), true)
         }
         ("ssl_c_s_dn" | "ssl_c_i_dn", _) if !scope.certificates => Condition::Constant(false),

@@ -3,7 +3,7 @@
 use super::{
     super::{
         access::{List, Verdict, always},
-        model::{Backend, Kind, Note, ServerLine, Service},
+        model::{Backend, Kind, Note, ServerLine, Service, Value},
         names::Names,
     },
     Unit,
@@ -211,7 +211,9 @@ impl Planner {
                     source.name
                 ),
                 None => format!(
-                    "its clients use {} with different `tls` or `proxy_protocol`",
+                    "its clients use {} with different `tls` or `proxy_protocol`, but a listener \
+                     has one upstream for them: give the backends the same settings, or use a \
+                     listener for each",
                     quoted.join(", ")
                 ),
             };
@@ -223,6 +225,20 @@ impl Planner {
             }
             unit.list = always(Verdict::Refuse);
             return Target::Refuse;
+        }
+        if let Some(check) = common_check(&sources)
+            && sources[0].table.get("health_check") != Some(&check)
+        {
+            let reason = format!(
+                "the health checks of {} differ: these servers are only checked for whether they \
+                 accept connections, or not at all if one of the backends checks MySQL",
+                quoted.join(" and ")
+            );
+            let place = sources[0].place.as_ref().or(service.place.as_ref());
+            let note = place.map(|place| place.differs(reason));
+            let table = &mut sources[0].table;
+            table.notes.extend(note);
+            table.set("health_check", check);
         }
         let name = self.names.unique(&service.name);
         let mut merged = Backend {
@@ -291,6 +307,46 @@ impl Planner {
         }
         (self.upstreams, self.merged)
     }
+}
+
+/// The health check of an upstream for the servers of several backends, if these check their servers
+/// in different ways. The probes of one backend could fail on the servers of another, for example at
+/// another port.
+fn common_check(sources: &[Backend]) -> Option<Value> {
+    type Keys = [(&'static str, Value)];
+    const TIMING: [&str; 4] = ["interval", "timeout", "rise", "fall"];
+    fn keys(backend: &Backend) -> &Keys {
+        match backend.table.get("health_check") {
+            Some(Value::Table(keys)) => keys,
+            _ => &[],
+        }
+    }
+    let is_tcp = |name: &str, value: &Value| {
+        name == "type" && [Value::text("tcp"), Value::text("none")].contains(value)
+    };
+    let probe = |backend| -> Vec<_> {
+        let keys = keys(backend).iter();
+        keys.filter(|(name, value)| !TIMING.contains(name) && !is_tcp(name, value))
+            .collect()
+    };
+    if sources
+        .iter()
+        .all(|other| probe(other) == probe(&sources[0]))
+    {
+        return None;
+    }
+    // MySQL blocks hosts whose probes do not log in.
+    let has_mysql = |backend| keys(backend).contains(&("type", Value::text("mysql")));
+    if sources.iter().any(has_mysql) {
+        return Some(Value::Table(vec![("type", Value::text("none"))]));
+    }
+    if probe(&sources[0]).is_empty() {
+        return None;
+    }
+    let timing = keys(&sources[0]).iter();
+    let timing = timing.filter(|(name, _)| TIMING.contains(name)).cloned();
+    let tcp = [("type", Value::text("tcp"))].into_iter();
+    Some(Value::Table(tcp.chain(timing).collect()))
 }
 
 /// Replaces servers that are looked up in DNS by one server with the host name: client rules select
