@@ -144,10 +144,12 @@ fn finish(program: Program, file: &str, mut imported: Imported) -> Result<Transl
     if !commands.is_empty() {
         toml = with_commands(&toml, &commands);
     }
-    if listeners(&plan).is_empty() {
+    let listeners = plan.listeners.iter();
+    let listeners = listeners.filter(|listener| !listener.service.binds.is_empty());
+    let listeners: Vec<_> = listeners.collect();
+    if listeners.is_empty() {
         toml.push_str("\n# No listener was translated, so `check` and `run` reject this file.\n");
     }
-    let listeners = listeners(&plan);
     let closed = listeners
         .iter()
         .filter(|listener| !listener.service.refused.is_empty())
@@ -163,14 +165,6 @@ fn finish(program: Program, file: &str, mut imported: Imported) -> Result<Transl
 /// Why `check` rejects a configuration.
 const NO_LISTENER: &str =
     "no listener was translated, so `check` and `run` reject this configuration";
-
-/// Returns the listeners that have an address.
-fn listeners(plan: &plan::Plan) -> Vec<&plan::PlannedListener> {
-    let listeners = plan.listeners.iter();
-    listeners
-        .filter(|listener| !listener.service.binds.is_empty())
-        .collect()
-}
 
 /// Returns the commands that must run before the configuration can be used.
 fn commands(notes: &[Note]) -> Vec<&str> {

@@ -38,6 +38,14 @@ impl Agent {
         Self { port, line }
     }
 
+    /// The agent check of an upstream with this agent.
+    fn check(&self) -> String {
+        format!(
+            "agent_check = {{ port = {}, interval = \"100ms\", send = \"state?\\n\" }}",
+            self.port
+        )
+    }
+
     fn report(&self, line: &'static str) {
         *self.line.lock() = line;
     }
@@ -59,10 +67,7 @@ async fn wait_server(lb: &Running, is_reached: impl Fn(&Value) -> bool) {
 async fn agent_sets_state_weight_and_limit() {
     let web = Upstream::named("web1").await;
     let agent = Agent::start().await;
-    let check = format!(
-        "agent_check = {{ port = {}, interval = \"100ms\", send = \"state?\\n\" }}",
-        agent.port
-    );
+    let check = agent.check();
     let lb = Site::new()
         .admin(SOCKET)
         .listener("main", &["upstream = \"web\""])
@@ -116,10 +121,7 @@ async fn agent_sets_state_weight_and_limit() {
 async fn agent_report_is_logged_before_its_effects() {
     let web = Upstream::named("web1").await;
     let agent = Agent::start().await;
-    let check = format!(
-        "agent_check = {{ port = {}, interval = \"100ms\", send = \"state?\\n\" }}",
-        agent.port
-    );
+    let check = agent.check();
     let lb = Site::new()
         .listener("main", &["upstream = \"web\""])
         .upstream("web", &[NO_PROBES, &check], &entries(&[&web]))

@@ -194,6 +194,10 @@ pub(crate) fn always(verdict: Verdict) -> List {
     vec![(Predicate::default(), verdict)]
 }
 
+/// Why a condition on the server name has no equivalent at a listener without TLS.
+pub(crate) const SNI_NEEDS_TLS: &str =
+    "routing by SNI needs TLS at the listener; TLS is never passed through";
+
 /// A condition in the source file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Condition {

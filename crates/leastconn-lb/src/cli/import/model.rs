@@ -218,6 +218,12 @@ pub(crate) struct Service {
 }
 
 impl Service {
+    /// Whether these settings in `tls` of both listeners are the same.
+    pub(crate) fn has_same_tls(&self, other: &Self, keys: &[&str]) -> bool {
+        let value = |service: &Self, key: &str| service.tls.as_ref()?.get(key).cloned();
+        keys.iter().all(|key| value(self, key) == value(other, key))
+    }
+
     /// Lets every client reach `upstream`.
     pub(crate) fn open_to_all(&mut self, upstream: &str) {
         self.access = vec![(Predicate::default(), Verdict::To(upstream.to_owned()))];

@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_are_in_file_order_and_only_about_rules_that_exist() {
+    fn comments_are_ordered_and_about_existing_rules() {
         let map = "~CN=alice web;\n'~*(^|,)CN=bob(,|$)' other;\n~^CN=dave, web;";
         let service = imported(map).services.remove(0);
         let notes = service.table.notes.iter();
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn longer_names_of_an_expression_are_not_admitted_by_later_entries() {
+    fn later_entries_admit_no_longer_names_of_expressions() {
         for case in [
             "~CN=intern",
             "~(^|,)CN=intern",

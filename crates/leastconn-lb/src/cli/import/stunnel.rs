@@ -100,15 +100,8 @@ impl VirtualService {
             Some(domain) => Pattern::Below(domain.to_owned()),
             None => Pattern::Exact(pattern),
         };
-        let tls = |service: &Service, keys: &[&str]| {
-            let tls = service.tls.as_ref();
-            let values = keys
-                .iter()
-                .map(|key| tls.and_then(|tls| tls.get(key)).cloned());
-            values.collect::<Vec<_>>()
-        };
         let verification = ["client_auth", "client_ca", "crl", "client_pins"];
-        let is_verified_alike = tls(master, &verification) == tls(&service, &verification);
+        let is_verified_alike = master.has_same_tls(&service, &verification);
         let refused = if service.certificates && !is_verified_alike {
             Some("clients are verified in the same way for all server names".to_owned())
         } else {
@@ -122,7 +115,7 @@ impl VirtualService {
                 always(Verdict::Refuse)
             }
             None => {
-                if tls(master, &["cert"]) != tls(&service, &["cert"]) {
+                if !master.has_same_tls(&service, &["cert"]) {
                     master.table.note(
                         place.left_out("a listener has one certificate: that of the other service"),
                     );
@@ -133,7 +126,7 @@ impl VirtualService {
                         .note(place.differs("clients need a certificate as in the other service"));
                 }
                 let others = ["min_version", "ciphers", "groups"];
-                if tls(master, &others) != tls(&service, &others) {
+                if !master.has_same_tls(&service, &others) {
                     master.table.note(place.differs(
                         "TLS versions, cipher suites and groups are those of the other service",
                     ));

@@ -108,16 +108,11 @@ impl Writer {
             Kind::Differs => "differs: ",
             Kind::Remark => "",
         };
-        let reason = self.short_reason(note);
+        let reason = shorter(&mut self.explained, note);
         let text = format!("{prefix}{reason}");
         for line in wrapped(&text, WIDTH - indent.len() - 4) {
             self.line(&format!("{indent}#   {line}"));
         }
-    }
-
-    /// Returns a reference to the first line with this reason, if the reason is long.
-    fn short_reason(&mut self, note: &Note) -> String {
-        shorter(&mut self.explained, note)
     }
 
     /// Writes the keys of a table, then its notes.

@@ -31,7 +31,7 @@ backend two
 ";
 
 #[tokio::test]
-async fn haproxy_and_the_balancer_apply_rules_at_the_same_time() {
+async fn haproxy_and_the_balancer_apply_rules_alike() {
     let mut site = Site::new().await;
     site.headers = vec![
         "PROXY TCP4 127.0.0.2 127.0.0.1 1 2\r\n",

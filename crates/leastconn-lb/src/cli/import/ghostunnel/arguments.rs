@@ -281,8 +281,8 @@ fn arguments_of_manifest(line: &str) -> String {
 }
 
 /// Returns logical lines with the number of their first line. Lines are joined after a backslash.
-/// After a line that starts with `server` or `client`, the lines with arguments follow it: flags, their
-/// values, and entries of a list (`- --listen=:8443`).
+/// After a line that starts with `server` or `client`, the lines with arguments follow it: flags,
+/// their values, and entries of a list (`- --listen=:8443`).
 fn joined(text: &str) -> Vec<(usize, String)> {
     let mut all: Vec<(usize, String)> = Vec::new();
     let (mut continues, mut is_list) = (false, false);

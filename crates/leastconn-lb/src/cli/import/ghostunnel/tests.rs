@@ -85,7 +85,7 @@ fn status_address_is_used_for_the_admin_table() {
 }
 
 #[test]
-fn keystores_without_pem_keep_the_listener_with_a_command_to_convert_them() {
+fn keystores_keep_the_listener_with_a_conversion_command() {
     for (keystore, cert, key, command) in [
         (
             "/etc/s.p12",

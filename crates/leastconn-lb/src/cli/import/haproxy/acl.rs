@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::super::{
-    access::{Condition, Key, Predicate},
+    access::{Condition, Key, Predicate, SNI_NEEDS_TLS},
     networks::network,
     regex::{self, Pattern},
 };
@@ -245,7 +245,7 @@ fn test(words: &[String], scope: &Scope<'_>, parsed: &mut Parsed) -> Condition {
             let reason = if scope.tls {
                 "behind `bind … ssl` it sees decrypted bytes and never matches; use `ssl_fc_sni`"
             } else {
-                "routing by SNI needs TLS at the listener; TLS is never passed through"
+                SNI_NEEDS_TLS
             };
             unknown(parsed, reason.to_owned(), true)
         }

@@ -127,7 +127,7 @@ impl Ports {
 /// Applies the limits of the rules to a listener, whose access list is complete.
 pub(crate) fn limits(service: &mut Service, limits: Vec<LimitRule>) -> Result<(), TooMany> {
     for rule in limits {
-        if rules::limit_key(rule.limit) == Tracked::Proxy {
+        if let Limit::Rate(Tracked::Proxy, ..) | Limit::Open(Tracked::Proxy, _) = rule.limit {
             service.refused.push(LIMIT.to_owned());
             service.table.note(rule.place.left_out(
                 "before the PROXY header, `src` is the address of the proxy: there is no limit for \
@@ -184,7 +184,7 @@ fn extent(access: &List, applies: &List) -> Result<Extent, TooMany> {
 
 /// Applies a limit to all clients.
 fn limit_all(service: &mut Service, limit: Limit, place: &Place) {
-    if let (Limit::Rate(_, number, period), Tracked::Source) = (limit, rules::limit_key(limit)) {
+    if let Limit::Rate(Tracked::Source, number, period) = limit {
         source_rate(service, rules::rate(number, period), place);
         note_bucket(service, limit, place);
         return;
@@ -214,13 +214,10 @@ fn limit_all(service: &mut Service, limit: Limit, place: &Place) {
 
 /// Applies a limit to some clients: the rules of these clients have it.
 fn limit_some(service: &mut Service, limit: Limit, place: &Place, applies: List) {
-    if let (Limit::Rate(..), Tracked::Source, true) =
-        (limit, rules::limit_key(limit), service.certificates)
+    if let Limit::Rate(Tracked::Source, number, period) = limit
+        && service.certificates
     {
-        let rate = match limit {
-            Limit::Rate(_, number, period) => inline(&rules::rate(number, period).value()),
-            Limit::Open(..) => String::new(),
-        };
+        let rate = inline(&rules::rate(number, period).value());
         service.table.note(place.left_out(format!(
             "a rate of new connections per address applies to all clients of a listener, and this \
              limit applies to some: no client is limited. `source_rate_limit = {rate}` limits all"

@@ -15,7 +15,7 @@ use super::{
         model::{Note, Place, Rate},
     },
     PEERS,
-    acl::{self, Counters, Limit, Parsed, Periods, Scope, Tracked},
+    acl::{self, Counters, Limit, Parsed, Periods, Scope},
     lexer::Line,
     sections::Proxy,
 };
@@ -559,12 +559,6 @@ fn only_limits(parsed: &Parsed) -> Option<Vec<(Limit, Option<Vec<Condition>>)>> 
         limits.push((limit.limit, applies));
     }
     Some(limits)
-}
-
-pub(crate) fn limit_key(limit: Limit) -> Tracked {
-    match limit {
-        Limit::Rate(key, ..) | Limit::Open(key, _) => key,
-    }
 }
 
 /// Returns the rate limit that allows `number` connections in `period` milliseconds.

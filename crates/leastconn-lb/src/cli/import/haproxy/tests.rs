@@ -1,6 +1,6 @@
 use super::{
     super::{
-        model::{Imported, Kind, ServerLine},
+        model::{Imported, Kind, ServerLine, Service},
         plan,
     },
     Value, Verdict, import,
@@ -10,6 +10,12 @@ const BIND: &str = "bind :8443 ssl crt server.pem ca-file ca.crt verify required
 
 fn imported(text: &str) -> Imported {
     import(&"t".into(), text, None).unwrap()
+}
+
+/// Whether any client may use a listener.
+fn is_open(service: &Service) -> bool {
+    let mut access = service.access.iter();
+    service.refused.is_empty() && access.any(|(_, verdict)| matches!(verdict, Verdict::To(_)))
 }
 
 #[test]
@@ -233,7 +239,7 @@ fn sections_that_depend_on_unknown_conditions_are_closed() {
 }
 
 #[test]
-fn clients_of_other_backends_are_not_refused_with_a_disabled_one() {
+fn disabled_backends_refuse_only_their_own_clients() {
     let text = "frontend f
             bind 127.0.0.1:1
             use_backend old if { src 10.0.0.0/8 }

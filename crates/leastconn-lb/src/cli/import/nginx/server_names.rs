@@ -7,7 +7,10 @@ use std::cmp::Reverse;
 
 use super::{
     super::{
-        access::{Key, List, Predicate, TooMany, Verdict, always, chain, first_of, intersection},
+        access::{
+            Key, List, Predicate, SNI_NEEDS_TLS, TooMany, Verdict, always, chain, first_of,
+            intersection,
+        },
         model::{Place, Service, Table},
         regex::{self, Pattern},
     },
@@ -78,9 +81,8 @@ pub(super) fn combined(mut blocks: Vec<Block>, base: usize) -> Result<Option<Ser
     } else if service.binds.is_empty() {
         Some("the default `server` block of this address was not translated")
     } else if reads_name && blocks.iter().any(|block| !block.names.is_empty()) {
-        let reason = "routing by SNI needs TLS at the listener; TLS is never passed through";
-        service.refused.push(reason.to_owned());
-        Some(reason)
+        service.refused.push(SNI_NEEDS_TLS.to_owned());
+        Some(SNI_NEEDS_TLS)
     } else {
         Some(
             "no client reaches this block: without TLS and `ssl_preread`, nginx does not read server \
@@ -138,15 +140,8 @@ pub(super) fn combined(mut blocks: Vec<Block>, base: usize) -> Result<Option<Ser
 /// a listener has once. `passes` are the decisions of `allow` and `deny` in the default block.
 fn access(service: &mut Service, block: &mut Block, passes: &List) -> Result<List, TooMany> {
     let (place, other) = (&block.place, &mut block.service);
-    let tls = |service: &Service, keys: &[&str]| {
-        let table = service.tls.as_ref();
-        let values = keys
-            .iter()
-            .map(|key| table.and_then(|tls| tls.get(key)).cloned());
-        values.collect::<Vec<_>>()
-    };
     let verification = ["client_auth", "client_ca", "crl"];
-    let is_verified_alike = tls(service, &verification) == tls(other, &verification);
+    let is_verified_alike = service.has_same_tls(other, &verification);
     let refused = if other.certificates && !is_verified_alike {
         Some("clients are verified in the same way for all server names")
     } else {
@@ -158,13 +153,13 @@ fn access(service: &mut Service, block: &mut Block, passes: &List) -> Result<Lis
         return Ok(always(Verdict::Refuse));
     }
     let certificates = ["cert", "key"];
-    if tls(service, &certificates) != tls(other, &certificates) {
+    if !service.has_same_tls(other, &certificates) {
         service.table.note(place.left_out(
             "a listener has one certificate: that of the default `server` block of this address",
         ));
     }
     let others = ["min_version", "ciphers", "groups", "alpn"];
-    if tls(service, &others) != tls(other, &others) {
+    if !service.has_same_tls(other, &others) {
         service.table.note(place.differs(
             "TLS versions, cipher suites, groups and ALPN protocols are those of the default \
              `server` block of this address",

@@ -29,8 +29,9 @@ pub(crate) struct Rule {
 /// limits. These rules do not have the limits.
 pub(super) type Undecided = BTreeSet<(usize, usize)>;
 
-/// Returns the client rules for all units, without names. At listeners without client certificates, only rules
-/// by source address can match, so only these are combined with the lists of such listeners.
+/// Returns the client rules for all units, without names. At listeners without client certificates,
+/// only rules by source address can match, so only these are combined with the lists of such
+/// listeners.
 pub(super) fn rules(
     units: &[Unit],
     services: &[Service],

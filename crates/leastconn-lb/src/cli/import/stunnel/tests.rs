@@ -74,7 +74,7 @@ fn settings_of_services_for_server_names_are_noted() {
 }
 
 #[test]
-fn patterns_without_an_equivalent_admit_no_client_of_another_service() {
+fn untranslated_patterns_admit_no_client_of_another_service() {
     for (pattern, option, expected) in [
         ("*.x", "libwrap = yes", "*.x|*.*.x|*.*.*.x refused,  m"),
         ("*a.x", "libwrap = yes", " refused"),
@@ -189,7 +189,7 @@ fn pinned_certificates_with_a_crl_close_the_service() {
 }
 
 #[test]
-fn names_of_certificates_are_reported_as_carried_over_in_part() {
+fn partly_translated_certificate_names_are_reported() {
     let text = "[s]\ncert = a.pem\naccept = 1\nconnect = 2\nverifyChain = yes\nCAfile = ca.crt\n\
         checkHost = a.x\nTIMEOUTidle = 5";
     let notes = imported(text).services.remove(0).table.notes;

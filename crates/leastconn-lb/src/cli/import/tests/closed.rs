@@ -67,7 +67,7 @@ fn comments_list_the_rules_beside_one_without_an_equivalent() {
 }
 
 #[test]
-fn expressions_for_one_label_do_not_refuse_names_with_a_wildcard() {
+fn one_label_expressions_do_not_refuse_wildcard_names() {
     let source = |target: &str, rest: &str| {
         format!(
             "stream {{

@@ -29,7 +29,7 @@ fn unwrapped(toml: &str) -> String {
 }
 
 #[test]
-fn servers_are_not_checked_in_the_way_of_another_backend() {
+fn servers_are_not_checked_like_another_backend() {
     let port = "option tcp-check\n tcp-check connect port 9";
     let http = "option httpchk GET /health";
     let mysql = "option mysql-check user haproxy";

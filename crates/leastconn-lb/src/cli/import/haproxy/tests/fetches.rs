@@ -1,6 +1,6 @@
 //! Fetches that are followed by converters or compared with numbers.
 
-use super::{BIND, Kind, Verdict, imported};
+use super::{BIND, Kind, imported, is_open};
 
 /// Returns whether a client is admitted, the reasons with exit code 1, and the names in the rules.
 fn admits(rules: &str, bind: &str) -> (bool, Vec<String>, String) {
@@ -16,9 +16,7 @@ fn admits(rules: &str, bind: &str) -> (bool, Vec<String>, String) {
     );
     let imported = imported(&text);
     let service = &imported.services[0];
-    let mut access = service.access.iter();
-    let is_open =
-        service.refused.is_empty() && access.any(|(_, verdict)| matches!(verdict, Verdict::To(_)));
+    let is_open = is_open(service);
     let notes = service.table.notes.iter();
     let notes = notes.filter(|note| note.kind != Kind::Remark);
     let notes = notes.map(|note| note.reason.clone()).collect();

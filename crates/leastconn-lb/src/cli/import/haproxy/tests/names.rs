@@ -220,7 +220,7 @@ fn wildcards_do_not_refuse_names_with_wildcards() {
 }
 
 #[test]
-fn values_in_maps_never_match_if_the_name_is_in_lower_case() {
+fn capitals_in_maps_never_match_lowered_names() {
     let dir = leastconn_testkit::TempDir::new().unwrap();
     let decisions = |rule: &str, map: &str| {
         std::fs::write(dir.path().join("m.map"), map).unwrap();

@@ -1,11 +1,11 @@
 //! The stage `connection`, rules about servers, and rules of `listen` sections.
 
-use super::{BIND, Kind, Value, Verdict, imported};
+use super::{BIND, Kind, Value, Verdict, imported, is_open};
 
 /// The `source` entries of a listener, whether clients reach a server, and the value of
 /// `proxy_protocol_from`.
 fn listener(bind: &str, rules: &str) -> (String, bool, Option<Value>) {
-    let text = format!(
+    let imported = imported(&format!(
         "frontend f
             bind :1 {bind}
             stick-table type ip size 100k expire 30s store conn_cur,conn_rate(10s)
@@ -13,12 +13,9 @@ fn listener(bind: &str, rules: &str) -> (String, bool, Option<Value>) {
             default_backend b
         backend b
             server s 127.0.0.1:1"
-    );
-    let imported = imported(&text);
+    ));
     let service = &imported.services[0];
-    let mut access = service.access.iter();
-    let is_open =
-        service.refused.is_empty() && access.any(|(_, verdict)| matches!(verdict, Verdict::To(_)));
+    let is_open = is_open(service);
     let mut notes = service.table.notes.iter();
     assert_eq!(
         is_open,
@@ -122,7 +119,7 @@ fn rules_about_servers_of_other_backends_refuse_the_clients() {
 }
 
 #[test]
-fn rules_of_listen_sections_apply_to_clients_of_other_sections() {
+fn rules_of_listen_sections_apply_to_other_clients() {
     let imported = imported(
         "frontend f
             bind :1

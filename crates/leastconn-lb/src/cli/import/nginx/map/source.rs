@@ -2,7 +2,7 @@
 
 use super::{
     super::super::{
-        access::{Condition, Key, Predicate},
+        access::{Condition, Key, Predicate, SNI_NEEDS_TLS},
         dn,
         networks::network,
         regex::{self, Pattern},
@@ -40,10 +40,7 @@ impl Source {
             "$ssl_preread_server_name"
             | "$ssl_preread_alpn_protocols"
             | "$ssl_preread_protocol" => {
-                return Err(
-                    "routing by SNI needs TLS at the listener; TLS is never passed through"
-                        .to_owned(),
-                );
+                return Err(SNI_NEEDS_TLS.to_owned());
             }
             other if !is_common_name(other, scope) => {
                 return Err(format!("{other} has no equivalent"));

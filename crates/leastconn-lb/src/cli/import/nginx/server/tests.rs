@@ -18,7 +18,7 @@ fn notes(service: &Service, text: &str) -> usize {
 
 /// Without a trusted proxy, nginx compares the address of the proxy.
 #[test]
-fn rules_for_the_address_of_a_proxy_are_not_translated() {
+fn rules_by_proxy_address_are_not_translated() {
     let blocks = "geo $geo { 127.0.0.5 127.0.0.1:1; default ''; }
         geo $remote_addr $named { 127.0.0.5 127.0.0.1:1; }
         map $remote_addr $map { 127.0.0.5 127.0.0.1:1; default 127.0.0.1:2; }

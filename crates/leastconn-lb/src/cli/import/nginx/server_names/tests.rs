@@ -125,7 +125,7 @@ fn restrictions_of_the_default_block_apply_to_all_names() {
 }
 
 #[test]
-fn names_without_an_equivalent_admit_no_client_of_another_block() {
+fn untranslated_names_admit_no_client_of_another_block() {
     for name in ["*.x", "w.*", "~^.+\\.x$"] {
         let service = blocks(&[
             "server_name a.y;",
