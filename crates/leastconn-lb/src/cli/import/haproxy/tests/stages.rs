@@ -1,6 +1,6 @@
 //! The stage `connection`, rules about servers, and rules of `listen` sections.
 
-use super::{BIND, Kind, Value, Verdict, imported, is_open};
+use super::{BIND, Kind, Value, imported, is_open};
 
 /// The `source` entries of a listener, whether clients reach a server, and the value of
 /// `proxy_protocol_from`.
